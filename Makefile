@@ -1,0 +1,61 @@
+# `make demo` and `make test` prepare what they need (.venv, dependencies, native core) and reuse it the next time.
+# Overridable: PYTHON (3.10 or newer), CXX, KSL_CUDA=on|off|auto, ARGS (further arguments of `kslottery run`).
+
+PYTHON ?= python3
+KSL_CUDA ?= auto
+ARGS ?=
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: demo test unit lint format fuzz clean help
+
+BIN := .venv/bin
+NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt setup.py
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /make \1\t/' | expand -t 16
+
+demo: .venv/native ## KS-Lottery end to end on SmolLM2-135M and real translations; the report lands in runs/demo
+	@$(BIN)/kslottery run --output runs/demo $(ARGS)
+
+test: lint unit ## everything that CI runs: linters, types, formats, tests, doctests
+
+unit: .venv/native
+	@$(BIN)/python -m pytest -q
+
+lint: .venv/native ## ruff, mypy, clang-format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; echo "run 'make format'"; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/clang-format --dry-run -Werror $(filter %.cpp %.h %.cu %.cuh,$(NATIVE))
+	@echo "lint: clean"
+
+format: .venv/native ## let the formatters rewrite the files
+	@$(BIN)/ruff check --fix .; $(BIN)/ruff format .
+	@$(BIN)/clang-format -i $(filter %.cpp %.h %.cu %.cuh,$(NATIVE))
+
+fuzz: .venv/native ## KS kernels against scipy on random and adversarial rows; FUZZ_SECONDS=600 for longer
+	@$(BIN)/python tests/ops/fuzz_ks.py --seconds $(or $(FUZZ_SECONDS),60)
+
+clean: ## remove what was built; .venv and runs/ stay
+	@rm -rf build dist ./*.egg-info kslottery_fast/*.so .venv/native
+
+# What is missing is said in one line, before anything is downloaded or built.
+.venv/python: Makefile
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.10 or newer, or name it: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $$($(PYTHON) --version) is too old; Python 3.10 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 2; }
+	@command -v $${CXX:-c++} >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || { echo "error: no C++ compiler found; install g++ or clang (Debian, Ubuntu: apt install g++), or set CXX" >&2; exit 2; }
+	@test -x $(BIN)/python || { echo "Making the virtual environment .venv"; $(PYTHON) -m venv .venv; }
+	@touch $@
+
+# -qq keeps pip to its errors; the long part is the download of torch.
+.venv/installed: .venv/python constraints.txt pyproject.toml
+	@echo "Installing the pinned dependencies into .venv (a few minutes the first time)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt setuptools pybind11 cmake ninja
+	@KSL_CUDA=$(KSL_CUDA) $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+.venv/native: .venv/installed $(NATIVE)
+	@echo "Building the native core (KSL_CUDA=$(KSL_CUDA))"
+	@mkdir -p build && KSL_CUDA=$(KSL_CUDA) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python setup.py -q build_ext --inplace > build/build.log 2>&1 || { cat build/build.log >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,85 @@
+// kslottery_fast._C: the functions of ksl.h for Python, and nothing else.
+//
+// Pointers come as integers and a matrix as the tuple (pointer, rows, cols, row_stride, col_stride, dtype);
+// pointers may be 0 where ksl.h says "or null". Whoever calls this keeps the memory alive and has checked the
+// sizes: kslottery_fast/ops does both. Every call releases the GIL; std::invalid_argument becomes ValueError.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <tuple>
+
+#include "ksl.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using Address = uintptr_t;
+using MatrixArgs = std::tuple<Address, int64_t, int64_t, int64_t, int64_t, int32_t>;
+
+template <typename T>
+T *pointer(Address address) {
+    return reinterpret_cast<T *>(address);
+}
+
+template <typename M, typename T>
+M matrix(const MatrixArgs &args) {
+    const auto &[data, rows, cols, row_stride, col_stride, dtype] = args;
+    return {pointer<T>(data), rows, cols, row_stride, col_stride, static_cast<ksl::DType>(dtype)};
+}
+
+ksl::Matrix input(const MatrixArgs &args) { return matrix<ksl::Matrix, const void>(args); }
+
+ksl::MutableMatrix output(const MatrixArgs &args) { return matrix<ksl::MutableMatrix, void>(args); }
+
+void ks_rows(const MatrixArgs &x, const MatrixArgs &y, Address plus, Address minus, Address plus_at,
+             Address minus_at, Address flags, int threads) {
+    ksl::ks_rows(input(x), input(y), pointer<int64_t>(plus), pointer<int64_t>(minus),
+                 pointer<double>(plus_at), pointer<double>(minus_at), pointer<uint8_t>(flags), threads);
+}
+
+void ks_statistics(const MatrixArgs &x, const MatrixArgs &y, Address h, Address flags, int threads) {
+    ksl::ks_statistics(input(x), input(y), pointer<int64_t>(h), pointer<uint8_t>(flags), threads);
+}
+
+void ks_decide(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Address decided, Address flags,
+               int threads) {
+    ksl::ks_decide(input(x), input(y), threshold, pointer<uint8_t>(decided), pointer<uint8_t>(flags),
+                   threads);
+}
+
+void row_adamw(const MatrixArgs &table, Address row_ids, int64_t k, Address master, const MatrixArgs &grad,
+               Address exp_avg, Address exp_avg_sq, int64_t step, double lr, double beta1, double beta2,
+               double eps, double weight_decay, int threads) {
+    ksl::row_adamw(output(table), pointer<const int64_t>(row_ids), k, pointer<void>(master), input(grad),
+                   pointer<void>(exp_avg), pointer<void>(exp_avg_sq),
+                   {lr, beta1, beta2, eps, weight_decay, step}, threads);
+}
+
+void row_embedding(const MatrixArgs &table, const MatrixArgs &rows, Address slots, Address ids, int64_t n,
+                   Address out, int threads) {
+    ksl::row_embedding(input(table), input(rows), pointer<const int32_t>(slots), pointer<const int64_t>(ids),
+                       n, pointer<void>(out), threads);
+}
+
+void row_embedding_backward(const MatrixArgs &grad_out, Address slots, int64_t vocab, Address ids, int64_t n,
+                            int64_t k, Address grad_rows, int32_t grad_rows_dtype, int threads) {
+    ksl::row_embedding_backward(input(grad_out), pointer<const int32_t>(slots), vocab,
+                                pointer<const int64_t>(ids), n, k, pointer<void>(grad_rows),
+                                static_cast<ksl::DType>(grad_rows_dtype), threads);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+    const py::call_guard<py::gil_scoped_release> no_gil;
+    m.attr("version") = KSL_VERSION;
+    m.attr("cuda_reason") = KSL_CUDA_REASON;  // why there are no CUDA kernels; empty where there are
+    m.def("active_isa", &ksl::active_isa);
+    m.def("ks_rows", &ks_rows, no_gil);
+    m.def("ks_statistics", &ks_statistics, no_gil);
+    m.def("ks_decide", &ks_decide, no_gil);
+    m.def("row_adamw", &row_adamw, no_gil);
+    m.def("row_embedding", &row_embedding, no_gil);
+    m.def("row_embedding_backward", &row_embedding_backward, no_gil);
+}

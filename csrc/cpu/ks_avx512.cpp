@@ -1,0 +1,140 @@
+// The bucket engine for x86 CPUs with AVX-512 F, BW, DQ and VL (Intel since 2017, AMD since 2022).
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "ks_kernels.h"
+#include "ks_keys.h"
+
+// Only what comes after this line is compiled for AVX-512: the functions of the headers above are shared with code that
+// must run anywhere.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,bmi,bmi2,popcnt"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,bmi,bmi2,popcnt")
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms inside GCC's own intrinsics (its bug 105593)
+#endif
+#define KSL_ISA avx512
+#include "ks_loops.h"
+
+namespace ksl {
+namespace KSL_ISA {
+namespace {
+
+struct Loops : GenericLoops {
+    using GenericLoops::locate;
+
+    // As the generic one, 32 values at a time.
+    static bool locate(const LinearMap<float> &map, const float *values, int64_t n, uint16_t *locations) {
+        const __m512 low = _mm512_set1_ps(map.low), scale = _mm512_set1_ps(map.scale), top = _mm512_set1_ps(map.top);
+        const __m512 zero = _mm512_setzero_ps();
+        const __m512i row_mask = _mm512_set1_epi16(static_cast<int16_t>(((1 << map.lane_bits) - 1) * kLanes));
+        const __m128i lane_bits = _mm_cvtsi32_si128(map.lane_bits);
+        alignas(64) uint16_t even_words[32];
+        for (int k = 0; k < 32; ++k) even_words[k] = static_cast<uint16_t>(2 * k);
+        const __m512i even = _mm512_load_si512(even_words);
+        __m512 nan = zero;
+        const auto buckets = [&](__m512 v) {
+            nan = _mm512_fmadd_ps(v, zero, nan);
+            const __m512 t = _mm512_mul_ps(_mm512_sub_ps(v, low), scale);
+            return _mm512_cvttps_epi32(_mm512_min_ps(_mm512_max_ps(t, zero), top));
+        };
+        const auto store = [&](__m512 first, __m512 second, uint16_t *to) {
+            const __m512i bucket = _mm512_permutex2var_epi16(buckets(first), even, buckets(second));
+            const __m512i row = _mm512_and_si512(_mm512_slli_epi16(bucket, 4), row_mask);
+            _mm512_storeu_si512(to, _mm512_or_si512(row, _mm512_srl_epi16(bucket, lane_bits)));
+        };
+        int64_t i = 0;
+        for (; i + 32 <= n; i += 32) {
+            store(_mm512_loadu_ps(values + i), _mm512_loadu_ps(values + i + 16), locations + i);
+        }
+        if (i < n) {
+            const uint32_t rest = (uint32_t{1} << (n - i)) - 1;
+            store(_mm512_maskz_loadu_ps(static_cast<__mmask16>(rest), values + i),
+                  _mm512_maskz_loadu_ps(static_cast<__mmask16>(rest >> 16), values + i + 16), locations + i);
+        }
+        return _mm512_cmp_ps_mask(nan, nan, _CMP_UNORD_Q) == 0;
+    }
+
+    static void mark_wanted(Workspace &w, int rows, const Bounds &bounds, int32_t best) {
+        const __m512i limit = _mm512_set1_epi32(best);
+        __m512i at = _mm512_loadu_si512(bounds.lane_start);
+        for (int s = 0; s < rows; ++s) {
+            const __m512i cx = _mm512_load_si512(w.x_count + s * kLanes), cy = _mm512_load_si512(w.y_count + s * kLanes);
+            _mm512_store_si512(w.before + s * kLanes, at);
+            const __m512i up = _mm512_add_epi32(at, cx), down = _mm512_sub_epi32(cy, at);
+            w.wanted[s] = _mm512_cmpgt_epi32_mask(_mm512_max_epi32(up, down), limit);
+            at = _mm512_sub_epi32(up, cy);
+        }
+    }
+
+    // The whole bit map of wanted buckets stands in registers, where a permutation looks up 32 of them at once.
+    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions) {
+        static_assert(kMaxBucketBits == 11, "four registers hold 2^11 bits");
+        const __m512i w0 = _mm512_load_si512(wanted), w1 = _mm512_load_si512(wanted + 32);
+        const __m512i w2 = _mm512_load_si512(wanted + 64), w3 = _mm512_load_si512(wanted + 96);
+        const __m512i one = _mm512_set1_epi16(1), fifteen = _mm512_set1_epi16(15), upper = _mm512_set1_epi16(64);
+        const __m512i sixteen = _mm512_set1_epi32(16);
+        __m512i position = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        int64_t count = 0;
+        const auto append = [&](uint32_t mask) {
+            _mm512_storeu_si512(positions + count, _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), position));
+            count += __builtin_popcount(mask & 0xffff);
+            position = _mm512_add_epi32(position, sixteen);
+        };
+        for (int64_t i = 0; i < n; i += 32) {
+            const __m512i location = _mm512_loadu_si512(locations + i);
+            const __m512i word = _mm512_srli_epi16(location, 4);
+            const __m512i bits = _mm512_mask_blend_epi16(_mm512_test_epi16_mask(word, upper),
+                                                         _mm512_permutex2var_epi16(w0, word, w1),
+                                                         _mm512_permutex2var_epi16(w2, word, w3));
+            uint32_t mask = _mm512_test_epi16_mask(bits, _mm512_sllv_epi16(one, _mm512_and_si512(location, fifteen)));
+            if (n - i < 32) mask &= (uint32_t{1} << (n - i)) - 1;
+            append(mask);
+            append(mask >> 16);
+        }
+        return count;
+    }
+
+    using GenericLoops::search;
+
+    static int32_t search(const uint32_t *keys, int32_t nx, int32_t ny, int32_t before) {
+        const __m512i one = _mm512_set1_epi32(1);
+        __m512i largest = _mm512_setzero_si512();
+        for (int32_t begin = 0; begin < nx + ny; begin += kLanes) {
+            const __m512i candidates = _mm512_loadu_si512(keys + begin);
+            __m512i at = _mm512_set1_epi32(before);
+            for (int32_t j = 0; j < nx; ++j) {
+                const __mmask16 below = _mm512_cmple_epu32_mask(_mm512_set1_epi32(static_cast<int32_t>(keys[j])), candidates);
+                at = _mm512_mask_add_epi32(at, below, at, one);
+            }
+            for (int32_t j = nx; j < nx + ny; ++j) {
+                const __mmask16 below = _mm512_cmple_epu32_mask(_mm512_set1_epi32(static_cast<int32_t>(keys[j])), candidates);
+                at = _mm512_mask_sub_epi32(at, below, at, one);
+            }
+            const int32_t lanes = nx + ny - begin < kLanes ? nx + ny - begin : kLanes;
+            const __mmask16 valid = static_cast<__mmask16>((1u << lanes) - 1);
+            largest = _mm512_mask_max_epi32(largest, valid, largest, _mm512_abs_epi32(at));
+        }
+        return _mm512_reduce_max_epi32(largest);
+    }
+};
+
+}
+}  // namespace KSL_ISA
+}  // namespace ksl
+
+#include "ks_engine.h"
+
+namespace ksl {
+const Kernels kAvx512Kernels{"avx512", avx512::row_statistic<float>, avx512::row_statistic<double>, avx512::row_statistic<Float16>, avx512::row_statistic<BFloat16>};
+}  // namespace ksl
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

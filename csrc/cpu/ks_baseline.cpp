@@ -1,0 +1,23 @@
+// The bucket engine for any CPU of the architecture that this is compiled for.
+#include <cstdint>
+#include <cstring>
+
+#include "ks_kernels.h"
+#include "ks_keys.h"
+
+#define KSL_ISA baseline
+#include "ks_loops.h"
+
+namespace ksl {
+namespace KSL_ISA {
+namespace {
+using Loops = GenericLoops;
+}
+}  // namespace KSL_ISA
+}  // namespace ksl
+
+#include "ks_engine.h"
+
+namespace ksl {
+const Kernels kBaselineKernels{"baseline", baseline::row_statistic<float>, baseline::row_statistic<double>, baseline::row_statistic<Float16>, baseline::row_statistic<BFloat16>};
+}  // namespace ksl

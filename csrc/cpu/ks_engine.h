@@ -1,0 +1,119 @@
+// The bucket engine: a first look at a row that decides most of them, and a closer one where that is not enough.
+//
+// Included by ks_baseline.cpp, ks_avx2.cpp and ks_avx512.cpp, each of which sets the instruction set, KSL_ISA, the
+// namespace of its own copy, and in it Loops: the vector loops of ks_loops.h or better ones.
+//
+// A row goes through these steps (n values on each side, B buckets):
+//   1. identical_rows: most rows of a fine-tuned table have not changed at all, and cost one read.
+//   2. A linear map of values to buckets from a small sample. Monotone, hence right whatever it is; it only has to be
+//      good. Every operation in it rounds monotonically, so it is monotone in floating point too.
+//   3. count_values: two tables of counts. One increment per value is what the whole engine's time is made of.
+//   4. scan: the lower and the upper bound of h. ks_decide mostly ends here.
+//   5. look_into: the values of the buckets that reach beyond the lower bound, bucket by bucket.
+#pragma once
+
+namespace ksl {
+namespace KSL_ISA {
+namespace {
+
+constexpr int64_t kZoomFrom = 64;  // keys in a bucket from which zooming beats comparing all with all
+
+// Copies the keys of the values at these positions to the places of their buckets.
+template <typename T, typename Key>
+void gather(const T *values, const uint16_t *locations, const int32_t *positions, int64_t count, int64_t *begin,
+            Key *keys) {
+    for (int64_t i = 0; i < count; ++i) {
+        keys[begin[locations[positions[i]]]++] = key_of(values[positions[i]]);
+    }
+}
+
+// Marks those of the coarse buckets that reach beyond `best`.
+inline void mark_wanted(const CoarseBuckets &coarse, Workspace &w, int rows, int64_t best) {
+    std::memset(w.wanted, 0, static_cast<size_t>(rows) * sizeof *w.wanted);
+    for (const CoarseBuckets::Bucket &bucket : coarse.buckets) {
+        if (bucket.reach <= best) continue;
+        w.wanted[bucket.location / kLanes] |= static_cast<uint16_t>(1u << bucket.location % kLanes);
+        w.before[bucket.location] = bucket.before;
+    }
+}
+
+// The larger of `best` and the differences inside the buckets that reach beyond it.
+template <typename T>
+int64_t look_into(const MapOf<T> &map, const T *x, const T *y, int64_t n, Goal goal, int rows, const Bounds &bounds, int64_t best,
+                  Workspace &w) {
+    using Key = key_t<T>;
+    if (map.single_valued()) {
+        mark_wanted(map.coarse_buckets(w.x_count, w.y_count, bounds), w, rows, best);
+    } else {
+        Loops::mark_wanted(w, rows, bounds, static_cast<int32_t>(best));
+    }
+    int64_t parts = 0, end = 0, farthest = 0;
+    for (int s = 0; s < rows; ++s) {
+        for (uint32_t bits = w.wanted[s]; bits != 0; bits &= bits - 1) {
+            const int at = s * kLanes + __builtin_ctz(bits);
+            const int32_t cx = w.x_count[at], cy = w.y_count[at];
+            const int64_t far = reach(w.before[at], cx, cy);
+            farthest = far > farthest ? far : farthest;
+            w.parts[parts++] = {w.before[at], cx, cy, end};
+            w.x_begin[at] = end;
+            w.y_begin[at] = end + cx;
+            end += cx + cy;
+        }
+    }
+    Key *keys = w.key_buffer<Key>(0, n), *scratch = w.key_buffer<Key>(2, n);
+    int64_t found = Loops::find_wanted(w.x_location, n, w.wanted, w.position);
+    gather(x, w.x_location, w.position, found, w.x_begin, keys);
+    found = Loops::find_wanted(w.y_location, n, w.wanted, w.position);
+    gather(y, w.y_location, w.position, found, w.y_begin, keys);
+    // Those that reach farthest first: they are likely to raise `best` beyond the reach of most of the others.
+    for (int64_t limit : {(best + farthest) / 2, int64_t{-1}}) {
+        for (int64_t k = 0; k < parts && best < goal.stop; ++k) {
+            Workspace::Part &part = w.parts[k];
+            const int64_t far = reach(part.before, part.nx, part.ny);
+            if (far <= best || far <= limit) continue;
+            Key *part_keys = keys + part.begin;
+            if (part.nx + part.ny < kZoomFrom) {
+                const int32_t inside = Loops::search(part_keys, part.nx, part.ny, part.before);
+                best = inside > best ? inside : best;
+            } else {
+                best = zoom(part_keys, part.nx, part_keys + part.nx, part.ny, scratch + part.begin,
+                            scratch + part.begin + part.nx, part.before, best, goal.stop);
+            }
+            part.nx = part.ny = 0;  // done: nothing inside it can be farther than `best` any more
+        }
+    }
+    return best;
+}
+
+inline int bucket_bits(int64_t n) {
+    int bits = 6;
+    while (bits < 11 && int64_t{2} << bits < n) ++bits;
+    return bits;
+}
+
+constexpr int64_t kBucketsFrom = 64;  // shorter rows are not worth the tables
+
+template <typename T>
+Outcome row_statistic(const T *x, const T *y, int64_t n, Goal goal, Workspace &w) {
+    const int same = Loops::identical_rows(x, y, n);
+    if (same == 1) return {goal.floor > 0 ? goal.floor : 0, 0};
+    if (n < kBucketsFrom) return zoom_row(x, y, n, goal, w);
+    MapOf<T> map;
+    const int bits = bucket_bits(n), rows = (1 << bits) / kLanes;
+    if (same == -1 || !map.fit(x, y, n, bits)) return zoom_row(x, y, n, goal, w);
+    if (!Loops::locate(map, x, n, w.x_location) || !Loops::locate(map, y, n, w.y_location)) {
+        return zoom_row(x, y, n, goal, w);
+    }
+    std::memset(w.x_count, 0, sizeof(int32_t) << bits);
+    std::memset(w.y_count, 0, sizeof(int32_t) << bits);
+    Loops::count_values(w.x_location, w.y_location, n, w.x_count, w.y_count);
+    Bounds bounds = Loops::scan(w.x_count, w.y_count, rows);
+    if (map.single_valued()) bounds.upper = map.coarse_buckets(w.x_count, w.y_count, bounds).upper(bounds.lower);
+    const int64_t best = bounds.lower > goal.floor ? bounds.lower : goal.floor;
+    if (best >= goal.stop || bounds.upper <= best) return {best, 0};
+    return {look_into(map, x, y, n, goal, rows, bounds, best, w), 0};
+}
+
+}  // namespace
+}  // namespace KSL_ISA
+}  // namespace ksl

@@ -1,0 +1,165 @@
+// ks_rows, ks_statistics, ks_decide: checks, and the loop over rows.
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <string>
+
+#include "../check.h"
+#include "../ksl.h"
+#include "../parallel.h"
+#include "ks_input.h"
+#include "ks_kernels.h"
+#include "ks_sort.h"
+
+namespace ksl {
+namespace {
+
+void check_samples(const Matrix &x, const Matrix &y) {
+    KSL_CHECK(x.rows == y.rows, "x has ", x.rows, " rows and y has ", y.rows, "; expected as many");
+    KSL_CHECK(x.rows == 0 || (x.cols > 0 && y.cols > 0), "a row of x has ", x.cols, " values and a row of y ", y.cols,
+              "; expected at least one in each");
+}
+
+void check_tables(const Matrix &x, const Matrix &y) {
+    KSL_CHECK(x.rows == y.rows && x.cols == y.cols, "the tables have shapes [", x.rows, ", ", x.cols, "] and [",
+              y.rows, ", ", y.cols, "]; expected one shape");
+    check_samples(x, y);
+}
+
+// f(first, last) over chunks of rows that are long enough to be worth a thread.
+template <typename F>
+void for_rows(const Matrix &x, const Matrix &y, int threads, F &&f) {
+    const int64_t grain = (int64_t{1} << 18) / (x.cols + y.cols + 1);
+    parallel_for(0, x.rows, grain, threads, [&](int64_t first, int64_t last) {
+        IeeeMode ieee;
+        f(first, last);
+    });
+}
+
+// f(T{}) with the narrower of float and double that holds the values of both.
+template <typename F>
+void with_compute_type(const Matrix &x, const Matrix &y, F &&f) {
+    if (x.dtype == DType::kFloat64 || y.dtype == DType::kFloat64) {
+        f(double{});
+    } else {
+        f(float{});
+    }
+}
+
+// Calls f(row, flags, sides) for every row; sides is null for a row with NaN.
+template <typename T, typename F>
+void for_sorted_rows(const Matrix &x, const Matrix &y, int threads, F &&f) {
+    using Key = key_t<T>;
+    const int64_t n = x.cols, m = y.cols, gcd = std::gcd(n, m);
+    for_rows(x, y, threads, [&](int64_t first, int64_t last) {
+        RowReader<T> x_rows(x), y_rows(y);
+        std::vector<Key> x_keys(n), y_keys(m), scratch(std::max(n, m));
+        for (int64_t r = first; r < last; ++r) {
+            const uint8_t flags =
+                ordered_keys(x_rows.row(r), n, x_keys.data()) | ordered_keys(y_rows.row(r), m, y_keys.data());
+            if (flags & kHasNaN) {
+                f(r, flags, static_cast<const Sides<Key> *>(nullptr));
+                continue;
+            }
+            sort_keys(x_keys.data(), n, scratch.data());
+            sort_keys(y_keys.data(), m, scratch.data());
+            const Sides<Key> sides = walk_sorted(x_keys.data(), n, y_keys.data(), m, gcd);
+            f(r, flags, &sides);
+        }
+    });
+}
+
+// The kernels for this CPU, or those that KSL_ISA names.
+const Kernels &choose_kernels() {
+    const char *wish = std::getenv("KSL_ISA");
+    const std::string name = wish ? wish : "";
+    const Kernels *best = nullptr;
+    bool known = false;
+    const auto consider = [&](const Kernels &kernels, bool supported) {
+        known |= name == kernels.isa;
+        if (supported && !best && (name.empty() || name == kernels.isa)) best = &kernels;
+    };
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    consider(kAvx512Kernels, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                                 __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"));
+    consider(kAvx2Kernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                               __builtin_cpu_supports("bmi2"));
+#endif
+    consider(kBaselineKernels, true);
+    KSL_CHECK(best, "KSL_ISA=", name,
+              known ? ": this CPU does not have it; " : " is not known here; expected avx512, avx2 or baseline, ",
+              "unset it to get the best that this CPU has");
+    return *best;
+}
+
+const Kernels &kernels() {
+    static const Kernels &chosen = choose_kernels();  // thread-safe; a throw is tried again at the next call
+    return chosen;
+}
+
+// Calls f(row, outcome) for every row of two tables of one shape.
+template <typename F>
+void for_bucketed_rows(const Matrix &x, const Matrix &y, Goal goal, int threads, F &&f) {
+    check_tables(x, y);
+    if (x.rows == 0) return;
+    KSL_CHECK(x.cols <= INT32_MAX, "rows of ", x.cols, " values; expected fewer than 2^31");
+    const auto run = [&](auto tag, auto kernel) {
+        for_rows(x, y, threads, [&](int64_t first, int64_t last) {
+            RowReader<decltype(tag)> x_rows(x), y_rows(y);
+            const auto workspace = std::make_unique<Workspace>(x.cols);
+            for (int64_t r = first; r < last; ++r) f(r, kernel(x_rows.row(r), y_rows.row(r), x.cols, goal, *workspace));
+        });
+    };
+    if (x.dtype == DType::kFloat64 || y.dtype == DType::kFloat64) {
+        run(double{}, kernels().float64);
+    } else if (x.dtype == DType::kFloat16 && y.dtype == DType::kFloat16) {
+        run(Float16{}, kernels().float16);
+    } else if (x.dtype == DType::kBFloat16 && y.dtype == DType::kBFloat16) {
+        run(BFloat16{}, kernels().bfloat16);
+    } else {
+        run(float{}, kernels().float32);
+    }
+}
+
+}  // namespace
+
+void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at, double *minus_at,
+             uint8_t *flags, int threads) {
+    check_samples(x, y);
+    if (x.rows == 0) return;
+    KSL_CHECK(y.cols / std::gcd(x.cols, y.cols) <= INT64_MAX / x.cols, "rows of ", x.cols, " and ", y.cols,
+              " values: their least common multiple does not fit 64 bits");
+    with_compute_type(x, y, [&](auto tag) {
+        using T = decltype(tag);
+        for_sorted_rows<T>(x, y, threads, [&](int64_t r, uint8_t row_flags, const Sides<key_t<T>> *sides) {
+            const double nan = std::numeric_limits<double>::quiet_NaN();
+            flags[r] = row_flags;
+            plus[r] = sides ? sides->plus.count : -1;
+            minus[r] = sides ? sides->minus.count : -1;
+            if (plus_at) plus_at[r] = sides ? static_cast<double>(value_of_key<T>(sides->plus.at)) : nan;
+            if (minus_at) minus_at[r] = sides ? static_cast<double>(value_of_key<T>(sides->minus.at)) : nan;
+        });
+    });
+}
+
+void ks_statistics(const Matrix &x, const Matrix &y, int64_t *h, uint8_t *flags, int threads) {
+    for_bucketed_rows(x, y, Goal{0, INT64_MAX}, threads, [&](int64_t r, const Outcome &outcome) {
+        h[r] = outcome.h;
+        flags[r] = outcome.flags;
+    });
+}
+
+void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags, int threads) {
+    const int64_t floor = threshold > INT64_MIN ? threshold - 1 : threshold;
+    for_bucketed_rows(x, y, Goal{floor, threshold}, threads, [&](int64_t r, const Outcome &outcome) {
+        decided[r] = !(outcome.flags & kHasNaN) && outcome.h >= threshold;
+        flags[r] = outcome.flags;
+    });
+}
+
+const char *active_isa() { return kernels().isa; }
+
+}  // namespace ksl

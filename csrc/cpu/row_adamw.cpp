@@ -1,0 +1,108 @@
+// AdamW on some rows of a table (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization").
+//
+// The operations and their order are those of torch.optim.AdamW's single-tensor implementation, each
+// correctly rounded by itself. Torch's own vector code fuses some multiplications and additions into one
+// rounding, and its square root, from a math library, may be one unit off: the two agree to a unit or two in
+// the last place of each step.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "check.h"
+#include "cpu/spans.h"
+#include "ksl.h"
+#include "parallel.h"
+
+namespace ksl {
+namespace {
+
+// The scalars of one step, computed in double and rounded once, as Python scalars are in torch.
+template <typename C>
+struct Coefficients {
+    C decay, one_minus_beta1, beta2, one_minus_beta2, root_bias2, eps, minus_step_size;
+
+    explicit Coefficients(const AdamW &h)
+        : decay(static_cast<C>(1 - h.lr * h.weight_decay)),
+          one_minus_beta1(static_cast<C>(1 - h.beta1)),
+          beta2(static_cast<C>(h.beta2)),
+          one_minus_beta2(static_cast<C>(1 - h.beta2)),
+          root_bias2(static_cast<C>(std::sqrt(1 - std::pow(h.beta2, static_cast<double>(h.step))))),
+          eps(static_cast<C>(h.eps)),
+          minus_step_size(static_cast<C>(-h.lr / (1 - std::pow(h.beta1, static_cast<double>(h.step))))) {}
+};
+
+template <typename C>
+void update(const Coefficients<C> &c, int64_t n, const C *__restrict grad, C *__restrict param,
+            C *__restrict exp_avg, C *__restrict exp_avg_sq) {
+    // torch.lerp computes from the nearer end, so that weight 1 gives the end itself.
+    if (c.one_minus_beta1 < C(0.5)) {
+        for (int64_t i = 0; i < n; ++i) exp_avg[i] = exp_avg[i] + c.one_minus_beta1 * (grad[i] - exp_avg[i]);
+    } else {
+        for (int64_t i = 0; i < n; ++i)
+            exp_avg[i] = grad[i] - (grad[i] - exp_avg[i]) * (1 - c.one_minus_beta1);
+    }
+    for (int64_t i = 0; i < n; ++i) {
+        exp_avg_sq[i] = exp_avg_sq[i] * c.beta2 + c.one_minus_beta2 * grad[i] * grad[i];
+        const C denominator = std::sqrt(exp_avg_sq[i]) / c.root_bias2 + c.eps;
+        param[i] = param[i] * c.decay + c.minus_step_size * exp_avg[i] / denominator;
+    }
+}
+
+template <typename C>
+void update_rows(const MutableMatrix &table, const int64_t *row_ids, int64_t k, C *master, const Matrix &grad,
+                 C *exp_avg, C *exp_avg_sq, const AdamW &hyper, int threads) {
+    const Coefficients<C> coefficients(hyper);
+    const int64_t cols = table.cols;
+    parallel_for(0, k, rows_per_chunk(cols), threads, [&](int64_t lo, int64_t hi) {
+        C grads[kSpan], params[kSpan];
+        for (int64_t i = lo; i < hi; ++i) {
+            const int64_t row = row_ids ? row_ids[i] : i;
+            for (int64_t col = 0; col < cols; col += kSpan) {
+                const int64_t n = std::min(kSpan, cols - col), at = i * cols + col;
+                C *param = master ? master + at : params;
+                if (!master) load_span(table, row, col, n, param);
+                load_span(grad, i, col, n, grads);
+                update(coefficients, n, grads, param, exp_avg + at, exp_avg_sq + at);
+                store_span(table, row, col, n, param);
+            }
+        }
+    });
+}
+
+// Two threads must never write one row, and no row outside the table.
+void check_rows(const int64_t *row_ids, int64_t k, int64_t rows) {
+    if (!row_ids) {
+        KSL_CHECK(k <= rows, "grad has ", k, " rows, but table has ", rows);
+        return;
+    }
+    std::vector<bool> seen(static_cast<size_t>(rows));
+    for (int64_t i = 0; i < k; ++i) {
+        const int64_t row = row_ids[i];
+        KSL_CHECK(0 <= row && row < rows, "rows[", i, "] is ", row, ", outside the table's rows 0 to ",
+                  rows - 1);
+        KSL_CHECK(!seen[static_cast<size_t>(row)], "rows holds ", row,
+                  " twice; each row can be updated once a step");
+        seen[static_cast<size_t>(row)] = true;
+    }
+}
+
+}  // namespace
+
+void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master,
+               const Matrix &grad, void *exp_avg, void *exp_avg_sq, const AdamW &hyper, int threads) {
+    KSL_CHECK(grad.rows == k && grad.cols == table.cols, "grad is [", grad.rows, ", ", grad.cols,
+              "], expected [", k, ", ", table.cols, "]");
+    KSL_CHECK(hyper.step >= 1, "step is ", hyper.step, ", but steps count from 1");
+    check_rows(row_ids, k, table.rows);
+    if (table.dtype == DType::kFloat64) {
+        KSL_CHECK(!master, "master is for tables narrower than float32");
+        update_rows<double>(table, row_ids, k, nullptr, grad, static_cast<double *>(exp_avg),
+                            static_cast<double *>(exp_avg_sq), hyper, threads);
+    } else {
+        KSL_CHECK(!master || table.dtype != DType::kFloat32, "master is for tables narrower than float32");
+        update_rows<float>(table, row_ids, k, static_cast<float *>(master), grad,
+                           static_cast<float *>(exp_avg), static_cast<float *>(exp_avg_sq), hyper, threads);
+    }
+}
+
+}  // namespace ksl

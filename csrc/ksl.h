@@ -1,0 +1,79 @@
+// The native API of kslottery-fast: raw pointers, int64 sizes and strides, no torch.
+//
+// Every function is synchronous on the CPU, reads its inputs only, writes its outputs only, throws
+// std::invalid_argument for arguments that it cannot take, and gives the same bits for any thread count and
+// any ISA.
+#pragma once
+
+#include <cstdint>
+
+namespace ksl {
+
+enum class DType : int32_t { kFloat64 = 0, kFloat32 = 1, kFloat16 = 2, kBFloat16 = 3 };
+
+// A read-only [rows, cols] matrix. Strides count elements, not bytes, and may be anything.
+struct Matrix {
+    const void *data;
+    int64_t rows, cols;
+    int64_t row_stride, col_stride;
+    DType dtype;
+};
+
+// The same, writable.
+struct MutableMatrix {
+    void *data;
+    int64_t rows, cols;
+    int64_t row_stride, col_stride;
+    DType dtype;
+};
+
+// Bits of a row's flags.
+enum : uint8_t { kHasNaN = 1, kHasInf = 2 };
+
+// Exact two-sample Kolmogorov-Smirnov statistics, row by row: x is [R, n], y is [R, m].
+//
+// With F_x, F_y the right-continuous empirical CDFs, g = gcd(n, m) and t over all sample values:
+//   plus[r]  = max(0, max_t  (F_x(t) - F_y(t))) * n * m / g      (an exact integer)
+//   minus[r] = max(0, max_t -(F_x(t) - F_y(t))) * n * m / g
+// so for n = m = d both count in units of 1 / d, and D = max(plus, minus) / d.
+// plus_at[r] / minus_at[r] (optional, may be null) are the sample values where scipy.stats.ks_2samp finds
+// them. flags[r] says whether NaN or Inf stands in either row; the other outputs of a row with NaN are -1 and
+// NaN.
+void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at,
+             double *minus_at, uint8_t *flags, int threads);
+
+// h[r] = max(plus[r], minus[r]) for two tables of one shape; the quick way where sides and places are not
+// wanted.
+void ks_statistics(const Matrix &x, const Matrix &y, int64_t *h, uint8_t *flags, int threads);
+
+// decided[r] = (h[r] >= threshold) for two tables of one shape: cheaper than knowing h. Rows with NaN give 0.
+void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags,
+               int threads);
+
+// The instruction set that the KS kernels use: "avx512", "avx2" or "baseline". KSL_ISA in the environment
+// overrides the choice at the first call; a name that is unknown or that this CPU lacks throws.
+const char *active_isa();
+
+struct AdamW {
+    double lr, beta1, beta2, eps, weight_decay;
+    int64_t step;  // counts from 1: the number of the update that is being made
+};
+
+// One AdamW update of k rows of a table, in place: torch.optim.AdamW on the sub-table table[row_ids].
+// master [k, cols] float32 or null: the exact values of the rows where the table's dtype is narrower; it is
+// updated and the table gets its rounding. grad [k, cols]; exp_avg, exp_avg_sq [k, cols] float32 (float64 for
+// a float64 table), contiguous. row_ids [k] distinct, or null for the rows 0..k-1.
+void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master,
+               const Matrix &grad, void *exp_avg, void *exp_avg_sq, const AdamW &hyper, int threads);
+
+// out[i] = slots[ids[i]] < 0 ? table[ids[i]] : rows[slots[ids[i]]], in the table's dtype. slots [table.rows];
+// out [n, cols] contiguous.
+void row_embedding(const Matrix &table, const Matrix &rows, const int32_t *slots, const int64_t *ids,
+                   int64_t n, void *out, int threads);
+
+// grad_rows[s] = sum of grad_out[i] over the i with slots[ids[i]] == s, added up in the order of i in float32
+// (float64 for float64): deterministic. slots [vocab]; grad_rows [k, cols] contiguous, overwritten.
+void row_embedding_backward(const Matrix &grad_out, const int32_t *slots, int64_t vocab, const int64_t *ids,
+                            int64_t n, int64_t k, void *grad_rows, DType grad_rows_dtype, int threads);
+
+}  // namespace ksl

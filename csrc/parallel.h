@@ -1,0 +1,136 @@
+// parallel_for: a loop over chunks, handed out dynamically to the calling thread and to a small pool of
+// helpers.
+//
+// - The helpers are started when first needed and then sleep between loops: starting a thread costs 20 to 50
+//   microseconds, waking one a few.
+// - Several threads may run loops at once, and a loop may run inside a loop: a caller always works on its own
+// loop and
+//   never waits for a helper that has not started on it, so nothing can deadlock.
+// - After fork() the child has no helpers and a mutex in an unknown state: it abandons that pool and makes
+// its own.
+// - The first exception that a chunk throws ends the loop and is thrown again in the caller.
+#pragma once
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+namespace ksl {
+namespace detail {
+
+struct Job {
+    void (*work)(void *);  // must not throw
+    void *context;
+    int running = 0;  // helpers inside work(); guarded by the pool's mutex
+    std::condition_variable idle;
+};
+
+class ThreadPool {
+  public:
+    // The pool of this process. It is never destroyed: its threads sleep in it until the process ends.
+    static ThreadPool &instance() {
+        ThreadPool *pool = current_.load();
+        if (pool == nullptr) {
+            auto *fresh = new ThreadPool;
+            if (current_.compare_exchange_strong(pool, fresh)) return *fresh;
+            delete fresh;  // another thread was first; `pool` is now its
+        }
+        return *pool;
+    }
+
+    // Calls work(context) here and on up to `helpers` pool threads; returns when every call has returned.
+    void run(void (*work)(void *), void *context, int helpers) {
+        Job job{work, context, 0, {}};
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            start_threads(helpers);
+            queue_.insert(queue_.end(), static_cast<size_t>(std::min(helpers, started_)), &job);
+        }
+        wake_.notify_all();
+        work(context);
+        std::unique_lock<std::mutex> lock(mutex_);
+        queue_.erase(std::remove(queue_.begin(), queue_.end(), &job),
+                     queue_.end());  // helpers that came too late
+        job.idle.wait(lock, [&job] { return job.running == 0; });
+    }
+
+  private:
+    static constexpr int kMaxThreads = 256;
+
+    void start_threads(int wanted) {
+        try {
+            for (; started_ < std::min(wanted, kMaxThreads); ++started_)
+                std::thread([this] { serve(); }).detach();
+        } catch (const std::system_error &) {
+            // The system gives no more threads: the loop runs on those there are, at worst on the caller
+            // alone.
+        }
+    }
+
+    void serve() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        for (;;) {
+            wake_.wait(lock, [this] { return !queue_.empty(); });
+            Job *job = queue_.front();
+            queue_.pop_front();
+            ++job->running;
+            lock.unlock();
+            job->work(job->context);
+            lock.lock();
+            if (--job->running == 0) job->idle.notify_one();
+        }
+    }
+
+    static inline std::atomic<ThreadPool *> current_{nullptr};
+    static inline const int forgotten_in_child_ =
+        pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr); });
+
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::deque<Job *> queue_;
+    int started_ = 0;
+};
+
+}  // namespace detail
+
+// f(lo, hi) on disjoint ranges that together cover [begin, end), each of at most `grain` indices unless one
+// thread does it all, on up to `threads` threads. f must give the same results however the range is cut.
+template <typename F>
+void parallel_for(int64_t begin, int64_t end, int64_t grain, int threads, F &&f) {
+    if (begin >= end) return;
+    grain = std::max<int64_t>(grain, 1);
+    const int64_t chunks = (end - begin - 1) / grain + 1;
+    const int64_t helpers = std::min<int64_t>(threads, chunks) - 1;
+    if (helpers <= 0) {
+        f(begin, end);
+        return;
+    }
+    std::atomic<int64_t> next{0};
+    std::mutex error_mutex;
+    std::exception_ptr error;
+    auto work = [&] {
+        try {
+            for (int64_t chunk; (chunk = next.fetch_add(1)) < chunks;) {
+                const int64_t lo = begin + chunk * grain;
+                f(lo, end - lo < grain ? end : lo + grain);
+            }
+        } catch (...) {
+            next.store(chunks);
+            std::lock_guard<std::mutex> lock(error_mutex);
+            if (!error) error = std::current_exception();
+        }
+    };
+    detail::ThreadPool::instance().run([](void *context) { (*static_cast<decltype(work) *>(context))(); },
+                                       &work, static_cast<int>(helpers));
+    if (error) std::rethrow_exception(error);
+}
+
+}  // namespace ksl

@@ -1,0 +1,289 @@
+"""TicketTrainer: a transformers Trainer that trains the rows of a few tokens and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from torch.nn import functional as F
+
+from kslottery_fast.errors import InputError
+from kslottery_fast.files import write_safetensors
+from kslottery_fast.logits import supervised_logits
+from kslottery_fast.optim import RowAdamW
+from kslottery_fast.rows import (
+    active_token_ids,
+    attach_rows,
+    detach_rows,
+    embedding_table,
+    get_rows,
+    output_role,
+)
+
+ROWS_FILE = "ticket_rows.safetensors"
+"""In every checkpoint: ``rows`` [k, d], ``token_ids`` [k], other trained parameters as ``other.<name>``."""
+
+
+if TYPE_CHECKING:
+    _Trainer = transformers.Trainer
+else:
+    _Trainer = object
+
+
+class TicketTrainerMixin(_Trainer):
+    """What makes a Trainer (or TRL's SFTTrainer, ...) train rows; put it first among the bases.
+
+    Parameters
+    ----------
+    *args, **kwargs : those of the Trainer.
+    tickets : the tokens to train: Tickets, token ids, or "active" for the active vocabulary of
+        ``train_dataset`` (Embed Tuning; every batch is then checked for tokens outside). ``attach_rows`` is
+        called if need be. None trains whatever is trainable in the model.
+    output : as for :func:`kslottery_fast.rows.attach_rows`.
+    supervised_logits_only : compute logits at supervised positions alone: the same loss, less work.
+        Evaluation is not changed by it.
+
+    Notes
+    -----
+    The optimizer is :class:`kslottery_fast.optim.RowAdamW` with the learning rate, betas, epsilon and weight
+    decay of the TrainingArguments. Checkpoints, and ``save_model``, hold the rows and not the model; for an
+    ordinary model call ``merge_rows(model).save_pretrained(...)`` after training.
+
+    Raises
+    ------
+    InputError : nothing to train, tickets that do not fit the model or differ from the rows attached already,
+        an option that ``supervised_logits_only`` cannot serve, a checkpoint of other rows.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        tickets: Any = None,
+        output: str = "auto",
+        supervised_logits_only: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self._supervised_logits_only = supervised_logits_only
+        self._check_active = isinstance(tickets, str)
+        if isinstance(tickets, str):
+            if tickets != "active":
+                raise InputError(f"tickets must be Tickets, token ids or 'active', not {tickets!r}")
+            if kwargs.get("train_dataset") is None:
+                raise InputError("tickets='active' needs train_dataset, given by name")
+        self._tickets, self._output, self._train_dataset = tickets, output, kwargs.get("train_dataset")
+        model = kwargs.get("model", args[0] if args else None)
+        attached_here = model is not None and self._attach(model)
+        try:
+            super().__init__(*args, **kwargs)
+            if supervised_logits_only:
+                self._check_plain_loss()
+        except BaseException:
+            if model is not None and attached_here:
+                detach_rows(model)
+            raise
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Attach the rows to every model that ``model_init`` makes."""
+        model: nn.Module = super().call_model_init(trial)
+        self._attach(model)
+        return model
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """RowAdamW over all that trains: the rows, and LoRA weights or the like beside them."""
+        model = self.model if model is None else model
+        assert model is not None
+        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            decayed = set(self.get_decay_parameter_names(model))
+            trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+            groups = [
+                {
+                    "params": [p for name, p in trained if name in decayed],
+                    "weight_decay": self.args.weight_decay,
+                },
+                {"params": [p for name, p in trained if name not in decayed], "weight_decay": 0.0},
+            ]
+            self.optimizer = RowAdamW(
+                [group for group in groups if group["params"]],
+                lr=self.args.learning_rate,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+            )
+        # Called without the model, which older releases do not take.
+        return self.optimizer if self.optimizer is not None else super().create_optimizer()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Trainer's loss; ``supervised_logits_only`` gets the same number from the supervised positions."""
+        if self._check_active and model.training:
+            self._check_batch(model, inputs)
+        if not self._supervised_logits_only or return_outputs or "labels" not in inputs:
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        logits, targets = supervised_logits(model, inputs)
+        # As transformers' fixed_cross_entropy does it: in float32, a mean over the batch, or a sum over the
+        # number of targets in all batches of the accumulated step.
+        if num_items_in_batch is None:
+            return F.cross_entropy(logits.float(), targets)
+        loss = F.cross_entropy(logits.float(), targets, reduction="sum") / num_items_in_batch
+        if self.args.average_tokens_across_devices:
+            replicas = self.get_tp_size() if hasattr(self, "get_tp_size") else 1
+            loss = loss * (
+                self.args.n_gpu if self.args.n_gpu > 1 else self.accelerator.num_processes // replicas
+            )
+        return loss
+
+    def _attach(self, model: nn.Module) -> bool:
+        """Attach the tickets; tell whether that was done here."""
+        attached = get_rows(model)
+        if attached is None and self._tickets is None:
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise InputError(
+                    "the model has no trainable parameter; pass tickets=, or call attach_rows first"
+                )
+            return False
+        ids = self._tickets
+        if isinstance(ids, str):
+            ids = _active(self._train_dataset, model)
+        if attached is None:
+            attach_rows(model, ids, output=self._output)
+            return True
+        if ids is not None:
+            wanted = torch.as_tensor(getattr(ids, "token_ids", ids))
+            if not torch.equal(wanted.cpu().sort().values, attached.token_ids.cpu().sort().values):
+                raise InputError(
+                    "the rows attached to the model are not those of tickets; call detach_rows first"
+                )
+        if self._output not in ("auto", output_role(model)):
+            raise InputError(
+                f"the rows are attached with output={output_role(model)!r}, not {self._output!r}"
+            )
+        return False
+
+    def _check_plain_loss(self) -> None:
+        if self.label_smoother is not None or self.compute_loss_func is not None:
+            raise InputError(
+                "supervised_logits_only computes plain cross entropy; drop label smoothing or loss_func"
+            )
+
+    def _check_batch(self, model: nn.Module, inputs: dict[str, Any]) -> None:
+        embedding = get_rows(model)
+        assert embedding is not None
+        mask = inputs.get("attention_mask")
+        for key, attended in (("input_ids", mask), ("decoder_input_ids", None)):
+            ids = inputs.get(key)
+            if ids is None:
+                continue
+            outside = embedding.slots[ids] < 0
+            if attended is not None and attended.shape == ids.shape:
+                outside &= attended.bool()
+            if bool(outside.any()):
+                token = ids[outside][0].item()
+                raise InputError(
+                    f"{key} holds token {token}, which is not in the active vocabulary that trains"
+                )
+
+    # ---- checkpoints: rows, not models ----
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        if get_rows(model) is None:
+            super()._save(output_dir, state_dict)
+            return
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        metadata = {"vocab_size": str(len(embedding_table(model))), "output": output_role(model)}
+        write_safetensors(folder / ROWS_FILE, _trained_tensors(model), metadata)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+        torch.save(self.args, folder / "training_args.bin")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        model = self.accelerator.unwrap_model(self.model if model is None else model)
+        if get_rows(model) is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_checkpoint(model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        if get_rows(model) is None:
+            super()._load_best_model()
+        else:
+            load_checkpoint(model, str(self.state.best_model_checkpoint))
+
+
+class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
+    """A ``transformers.Trainer`` with one more argument, the tickets; see :class:`TicketTrainerMixin`.
+
+    Examples
+    --------
+    ::
+
+        trainer = TicketTrainer(model=model, args=args, train_dataset=data,
+        tickets=Tickets.load("tickets.json")) trainer.train()
+        merge_rows(model).save_pretrained("tuned")
+    """
+
+
+@torch.no_grad()
+def load_checkpoint(model: nn.Module, folder: str | Path) -> None:
+    """Put the trained tensors of a TicketTrainer checkpoint into a model with the same rows attached.
+
+    Raises
+    ------
+    InputError : no such file, or one of other rows, another vocabulary, another role of the head, other
+        parameters or shapes. The model is then as it was.
+    """
+    path = Path(folder) / ROWS_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} has no {ROWS_FILE}: it is not a checkpoint of a TicketTrainer")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata, saved = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged ({error}); resume from an earlier checkpoint") from None
+    trained = _trained_tensors(model)
+    for name, ours in (("vocab_size", str(len(embedding_table(model)))), ("output", output_role(model))):
+        if metadata.get(name) != ours:
+            raise InputError(f"{path} was saved with {name} {metadata.get(name)}, the model has {ours}")
+    if not torch.equal(saved.get("token_ids", torch.empty(0)), trained["token_ids"].cpu()):
+        raise InputError(f"{path} holds the rows of other tokens than those attached to the model")
+    shapes = {name: tensor.shape for name, tensor in trained.items()}
+    if {name: tensor.shape for name, tensor in saved.items()} != shapes:
+        raise InputError(f"{path} does not hold the tensors that the model trains")
+    for name, tensor in trained.items():
+        tensor.copy_(saved[name])
+
+
+def _trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    embedding = get_rows(model)
+    assert embedding is not None
+    others = {
+        f"other.{name}": parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter is not embedding.rows
+    }
+    return {"rows": embedding.rows, "token_ids": embedding.token_ids, **others}
+
+
+def _active(dataset: Any, model: nn.Module) -> torch.Tensor:
+    config: Any = getattr(model, "config", None)
+    if not getattr(config, "is_encoder_decoder", False):
+        return active_token_ids(dataset)
+    # A decoder reads the labels shifted by one: its start token first, and the padding token in place of
+    # -100.
+    ids = active_token_ids(dataset, keys=("input_ids", "decoder_input_ids", "labels"))
+    extra = [token for token in (config.decoder_start_token_id, config.pad_token_id) if token is not None]
+    return torch.cat([ids, torch.tensor(extra, dtype=torch.int64)]).unique()

@@ -1,0 +1,102 @@
+"""Translation pairs and what makes one usable: the cleaning rules, each with a count of what it dropped.
+
+The rules, in order; the first that holds drops the pair and is counted under its name:
+
+- ``empty``: the source or the target is empty after normalisation, or holds neither a letter nor a digit.
+- ``several lines``: a line break inside the source or the target (one at either end is trimmed).
+- ``too long``: the source or the target has more than ``max_characters`` characters.
+- ``identical``: source and target are the same text: nothing was translated.
+- ``placeholders``: the ``%s``, ``%(name)s`` and ``{name}`` of the target are not those of the source, as
+  multisets.
+- ``markup``: the HTML tags of the target are not those of the source, as multisets of tag names.
+- ``duplicate source``: an earlier pair has the same source; one source keeps one target.
+
+Before that the text is normalised: Unicode NFC, runs of white space to one blank, none at the ends.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# A conversion such as %s, %d, %(name)s, %.2f, %%; the blank flag is left out: "100 % of" is prose.
+_PRINTF = re.compile(r"%(?:\([^)]*\))?[#0+-]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa%]")
+_BRACES = re.compile(r"\{[^{}]*\}")
+_TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?=[\s/>])")
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A source text, its translation, and where it was read (file and, where there is one, line)."""
+
+    source: str
+    target: str
+    origin: str = ""
+
+
+def clean_pairs(pairs: Iterable[Pair], *, max_characters: int = 200) -> tuple[list[Pair], Counter[str]]:
+    """The usable pairs in their order, and how many the rules of this module dropped, by rule."""
+    kept: dict[str, Pair] = {}
+    dropped: Counter[str] = Counter()
+    for pair in pairs:
+        reason = _why_not(pair.source.strip(), pair.target.strip(), max_characters)
+        clean = Pair(normalise(pair.source), normalise(pair.target), pair.origin)
+        if reason is None and clean.source in kept:
+            reason = "duplicate source"
+        if reason is None:
+            kept[clean.source] = clean
+        else:
+            dropped[reason] += 1
+    return list(kept.values()), dropped
+
+
+def normalise(text: str) -> str:
+    r"""NFC, with runs of white space as one blank and none at the ends.
+
+    Examples
+    --------
+    >>> normalise("  Save\u00a0 it\n")
+    'Save it'
+    """
+    return _SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip()
+
+
+def comparison_key(text: str) -> str:
+    """What texts that read the same have in common: letters, digits and marks, case folded, single blanks.
+
+    Examples
+    --------
+    >>> comparison_key("Save, and add another…") == comparison_key("save and add ANOTHER")
+    True
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return _SPACE.sub(" ", "".join(c if unicodedata.category(c)[0] in "LNM" else " " for c in folded)).strip()
+
+
+def _why_not(source: str, target: str, max_characters: int) -> str | None:
+    if not comparison_key(source) or not comparison_key(target):
+        return "empty"
+    if len(source.splitlines()) > 1 or len(target.splitlines()) > 1:
+        return "several lines"
+    source, target = normalise(source), normalise(target)
+    if max(len(source), len(target)) > max_characters:
+        return "too long"
+    if source == target:
+        return "identical"
+    if _placeholders(source) != _placeholders(target):
+        return "placeholders"
+    if _tags(source) != _tags(target):
+        return "markup"
+    return None
+
+
+def _placeholders(text: str) -> Counter[str]:
+    return Counter(_PRINTF.findall(text) + _BRACES.findall(text))
+
+
+def _tags(text: str) -> Counter[str]:
+    return Counter(tag.lower() for tag in _TAG.findall(text))

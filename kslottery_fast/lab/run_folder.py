@@ -1,0 +1,119 @@
+"""A folder that belongs to one run, and its finished stages: what makes a run resumable after Ctrl-C or kill -9.
+
+A stage's results lie in ``stages/<name>/``, and the folder appears by one rename when the stage is complete. So a
+stage is finished if and only if its folder exists; whatever was killed left a hidden temporary folder, which the next
+run removes. ``run.json`` names the format and the settings; a run with other settings is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kslottery_fast.errors import InputError
+from kslottery_fast.files import atomic_directory, read_json, write_json
+
+from .settings import differences
+
+FORMAT = "kslottery-run/1"
+
+
+class RunFolder:
+    """The folder of one run; make it with :func:`open_run_folder`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def finished(self, stage: str) -> bool:
+        """Whether the stage is complete."""
+        return self.stage_path(stage).is_dir()
+
+    def stage_path(self, stage: str) -> Path:
+        """Where the results of a finished stage lie."""
+        return self.path / "stages" / stage
+
+    @contextlib.contextmanager
+    def write_stage(self, stage: str) -> Iterator[Path]:
+        """Yield a temporary folder that becomes the stage's, with the time that it took, when the block succeeds."""
+        started = time.perf_counter()
+        with atomic_directory(self.stage_path(stage)) as folder:
+            yield folder
+            write_json(folder / "stage.json", {"stage": stage, "seconds": round(time.perf_counter() - started, 1)})
+
+    def seconds(self, stage: str) -> float:
+        """How long a finished stage took."""
+        return float(read_json(self.stage_path(stage) / "stage.json")["seconds"])
+
+
+@contextlib.contextmanager
+def open_run_folder(path: Path, settings: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """Make the folder of a run, or take up the one that a run with the same settings left.
+
+    Raises
+    ------
+    InputError : the folder holds something else, or a run with other settings (the differences are shown); another
+        process is at work in it; it cannot be written.
+    """
+    header = path / "run.json"
+    try:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"output {path} is a file; give a folder that is new, empty, or this run's own")
+        if header.exists():
+            _compare(path, read_json(header), settings)
+        elif path.is_dir() and any(entry.name not in (".lock",) for entry in path.iterdir()):
+            raise InputError(f"output {path} holds other files and no run; give a folder that is new or empty")
+        path.mkdir(parents=True, exist_ok=True)
+        with _lock(path):
+            if not header.exists():
+                write_json(header, {"format": FORMAT, "settings": dict(settings)})
+            stages = path / "stages"
+            stages.mkdir(exist_ok=True)
+            # What a killed process left half-done; the lock says that nobody is at work on it.
+            for leftover in [
+                *stages.glob(".*.tmp"),
+                *stages.glob(".*.old"),
+                *path.glob(".*.tmp"),
+                *path.glob(".*.old"),
+            ]:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            yield RunFolder(path)
+    except OSError as error:
+        raise _os_error(path, error) from error
+
+
+def _compare(path: Path, header: Any, settings: Mapping[str, Any]) -> None:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise InputError(f"{path}/run.json is not of the format {FORMAT}; give another --output")
+    different = differences(header["settings"], settings)
+    if different:
+        raise InputError(
+            f"output {path} belongs to a run with other settings ({'; '.join(different)}); "
+            "give another --output, or the settings of that run to resume it"
+        )
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with (path / ".lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"output {path} is in use by another run; wait for it, or give another --output") from None
+        yield
+
+
+def _os_error(path: Path, error: OSError) -> InputError:
+    if error.errno == errno.ENOSPC:
+        try:
+            free = f", {shutil.disk_usage(path).free / 1e6:,.0f} MB free"
+        except OSError:
+            free = ""
+        return InputError(f"no space left for {path}{free}; make room and run the same command again to resume")
+    return InputError(f"output {path}: {os.strerror(error.errno) if error.errno else error}")

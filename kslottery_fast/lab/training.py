@@ -1,0 +1,173 @@
+"""Train some rows of a model's table on encoded examples, in an ordinary transformers Trainer loop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from kslottery_fast.errors import InputError
+from kslottery_fast.evaluate import collate
+from kslottery_fast.integrations.trainer import TicketTrainer
+from kslottery_fast.rows import attach_rows, detach_rows, get_rows
+
+Features = Sequence[Mapping[str, Sequence[int]]]
+
+
+@dataclass(frozen=True)
+class TrainedRows:
+    """``token_ids`` int64 [k], their trained ``rows`` float32 [k, d], and the loss of every step in nats per token."""
+
+    token_ids: torch.Tensor
+    rows: torch.Tensor
+    losses: list[float]
+
+
+class GroupedBatches(torch.utils.data.Sampler[int]):
+    """Random order in which the examples of a batch have similar lengths: less padding, the same examples.
+
+    Every epoch shuffles the examples, cuts them into groups of ``group`` batches, sorts each group by length, and
+    shuffles the batches.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, group: int = 16) -> None:
+        self.lengths, self.batch_size, self.group = lengths, batch_size, group
+        self.random = random.Random(seed)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(range(len(self.lengths)))
+        self.random.shuffle(order)
+        size = self.group * self.batch_size
+        batches = []
+        for start in range(0, len(order), size):
+            part = sorted(order[start : start + size], key=lambda i: (self.lengths[i], i))
+            batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
+        self.random.shuffle(batches)
+        # A short batch anywhere but at the end would shift the borders of all that follow it.
+        batches.sort(key=lambda batch: len(batch) < self.batch_size)
+        for batch in batches:
+            yield from batch
+
+
+class _LabTrainer(TicketTrainer):
+    """TicketTrainer with batches of similar lengths."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+        features: Any = self.train_dataset if train_dataset is None else train_dataset
+        lengths = [len(feature["input_ids"]) for feature in features]
+        return GroupedBatches(lengths, self.args.per_device_train_batch_size, self.args.seed)
+
+
+class _Watch(TrainerCallback):
+    """Passes the steps on to a progress callback and stops at a loss that is no number."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None) -> None:
+        self.progress = progress
+        self.losses: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.progress:
+            self.progress(state.global_step, state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self.losses.append(float(logs["loss"]))
+
+
+def train_rows(
+    model: nn.Module,
+    token_ids: torch.Tensor,
+    features: Features,
+    *,
+    pad_token_id: int,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    output: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> TrainedRows:
+    """Fine-tune the rows ``token_ids`` of a model's input embedding, everything else frozen, and take them off again.
+
+    Parameters
+    ----------
+    model : comes back as it was, bit for bit.
+    token_ids : int64 [k]: all active rows for Embed Tuning, the tickets for Partial Tuning.
+    features : what :func:`kslottery_fast.evaluate.encode` gives, one for each training example.
+    pad_token_id, batch_size, seed : of the batches; examples of a batch have similar lengths.
+    steps, learning_rate : updates of AdamW without weight decay; the rate falls linearly to zero. Gradients are
+        clipped to norm 1, as Trainer does by default.
+    output : role of a tied table, see :func:`kslottery_fast.attach_rows`.
+    progress : called with (step, steps).
+
+    Raises
+    ------
+    InputError : training diverged (a loss or row that is no finite number), or what ``attach_rows`` refuses.
+    """
+    set_seed(seed)
+    attach_rows(model, token_ids, output=output)
+    try:
+        watch = _Watch(progress)
+        with tempfile.TemporaryDirectory(prefix="kslottery-") as scratch, quiet_trainer():
+            arguments = TrainingArguments(
+                output_dir=scratch,
+                max_steps=steps,
+                per_device_train_batch_size=batch_size,
+                learning_rate=learning_rate,
+                lr_scheduler_type="linear",
+                weight_decay=0.0,
+                seed=seed,
+                logging_steps=1,
+                logging_nan_inf_filter=False,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                remove_unused_columns=False,
+                use_cpu=next(model.parameters()).device.type == "cpu",
+                dataloader_pin_memory=False,
+            )
+            trainer = _LabTrainer(
+                model=model,
+                args=arguments,
+                train_dataset=features,
+                data_collator=partial(collate, pad_token_id=pad_token_id),
+                callbacks=[watch],
+                supervised_logits_only=True,
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+        embedding = get_rows(model)
+        assert embedding is not None
+        rows = embedding.rows.detach().float().cpu().clone()
+        if not rows.isfinite().all():
+            raise InputError(f"training diverged at learning rate {learning_rate:g}: rows hold NaN or Inf; lower it")
+        return TrainedRows(embedding.token_ids.cpu().clone(), rows, watch.losses)
+    finally:
+        detach_rows(model)
+
+
+@contextlib.contextmanager
+def quiet_trainer() -> Iterator[None]:
+    """Keep the notes of Trainer and accelerate off the terminal; warnings of ours and errors still show."""
+    loggers = [logging.getLogger(name) for name in ("transformers.trainer", "accelerate")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,66 @@
+"""Next-token logits at the supervised positions only.
+
+A fine-tuning batch supervises the target side, yet a causal language model computes V logits for every position.
+Gathering the hidden states of the supervised positions in front of the output head leaves the rest out: the same
+numbers, a fraction of the work, and a memory of [n, V] in place of [B, T, V].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import InputError
+
+IGNORE_INDEX = -100
+"""The label of a position that is not supervised, as in transformers and torch's cross entropy."""
+
+
+def supervised_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and targets of the supervised positions of one batch.
+
+    Parameters
+    ----------
+    model : a transformers model with an output head, decoder-only or encoder-decoder.
+    batch : ``input_ids`` [B, T], usually ``attention_mask`` [B, T], and ``labels`` [B, T] with -100 where a position
+        is not supervised. Labels are aligned with the inputs, as transformers wants them: the shift by one that a
+        decoder-only model needs happens here.
+
+    Returns
+    -------
+    (logits, targets) : ``[n, V]`` in the dtype of the model and ``[n]`` int64, in row-major order of (example,
+        position); n is the number of supervised positions.
+
+    Raises
+    ------
+    InputError : no labels, or a model without an output head.
+    """
+    labels = batch.get("labels")
+    if labels is None:
+        raise InputError("batch has no 'labels'; give int64 [B, T] with -100 at positions that are not supervised")
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if head is None:
+        raise InputError(f"{type(model).__name__} has no output head; load it as a causal or seq2seq language model")
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    config = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        inputs.setdefault("decoder_input_ids", model.prepare_decoder_input_ids_from_labels(labels=labels))  # type: ignore[operator]
+        targets = labels
+    else:
+        # Position t predicts token t + 1; the last position has nothing to predict.
+        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+    positions = (targets.reshape(-1) != IGNORE_INDEX).nonzero().squeeze(1)
+
+    def gather(_module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = arguments[0]
+        return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)[None], *arguments[1:])
+
+    hook = head.register_forward_pre_hook(gather)
+    try:
+        logits = model(**inputs).logits
+    finally:
+        hook.remove()
+    return logits.squeeze(0), targets.reshape(-1).index_select(0, positions)

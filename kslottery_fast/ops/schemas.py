@@ -1,0 +1,235 @@
+"""What the operators are: their schemas, the checks of their arguments, and their fake kernels.
+
+The checks look at shapes, strides, dtypes and devices only, so that they also run on fake tensors; values
+(token ids in range, rows distinct) are checked by the kernels, which read them anyway.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kslottery_fast.errors import InputError
+
+NAMESPACE = "kslottery"
+
+SCHEMAS = {
+    # x [R, n], y [R, m] -> int64 [R], int64 [R], float64 [R], float64 [R], uint8 [R]
+    "ks_rows": "(Tensor x, Tensor y)"
+    " -> (Tensor plus, Tensor minus, Tensor plus_at, Tensor minus_at, Tensor flags)",
+    # [V, d], [V, d] -> int64 [V], uint8 [V]
+    "ks_statistics": "(Tensor before, Tensor after) -> (Tensor h, Tensor flags)",
+    # [V, d], [V, d] -> bool [V], uint8 [V]
+    "ks_decide": "(Tensor before, Tensor after, int threshold) -> (Tensor decided, Tensor flags)",
+    # table [V, d], rows int64 [k], grad [k, d], exp_avg and exp_avg_sq [k, d], master float32 [k, d]
+    "row_adamw_": "(Tensor(a!) table, Tensor? rows, Tensor grad, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq,"
+    " *, int step, float lr, float beta1, float beta2, float eps, float weight_decay,"
+    " Tensor(d!)? master=None) -> ()",
+    # table [V, d], rows [k, d], slots int32 [V], ids int64 [...] -> [..., d]
+    "row_embedding": "(Tensor table, Tensor rows, Tensor slots, Tensor ids) -> Tensor",
+    # grad_out [..., d], slots int32 [V], ids int64 [...] -> float32 [k, d] (float64 for float64)
+    "row_embedding_backward": "(Tensor grad_out, Tensor slots, Tensor ids, SymInt k) -> Tensor",
+}
+
+DTYPE_CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+"""The DType codes of csrc/ksl.h."""
+
+HAS_NAN, HAS_INF = 1, 2
+"""The bits of a row's flags."""
+
+LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+for _name, _schema in SCHEMAS.items():
+    LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+def shape_of(tensor: Tensor) -> str:
+    """The shape as error messages show it: ``[2, 3]``."""
+    return str(list(tensor.shape))
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    """A strided tensor of one of the four element types."""
+    if tensor.dtype not in DTYPE_CODES:
+        raise InputError(f"{name} has dtype {tensor.dtype}; expected float32, float64, float16 or bfloat16")
+    if tensor.layout is not torch.strided:
+        raise InputError(f"{name} has layout {tensor.layout}; expected a dense tensor: use {name}.to_dense()")
+
+
+def check_matrix(name: str, tensor: Tensor) -> None:
+    """A floating-point matrix."""
+    check_floating(name, tensor)
+    if tensor.dim() != 2:
+        raise InputError(f"{name} has shape {shape_of(tensor)}; expected two dimensions, one row per token")
+
+
+def check_same_device(**tensors: Tensor | None) -> None:
+    """All on the device of the first."""
+    (first_name, first), *others = [(name, t) for name, t in tensors.items() if t is not None]
+    for name, tensor in others:
+        if tensor.device != first.device:
+            raise InputError(
+                f"{name} is on {tensor.device}, {first_name} on {first.device}; move them to one device"
+            )
+
+
+def check_samples(x: Tensor, y: Tensor) -> None:
+    """The arguments of ks_rows."""
+    check_matrix("x", x)
+    check_matrix("y", y)
+    check_same_device(x=x, y=y)
+    if x.shape[0] != y.shape[0]:
+        raise InputError(f"x has {x.shape[0]} rows and y has {y.shape[0]}; row r is tested against row r")
+    for name, sample in (("x", x), ("y", y)):
+        if sample.shape[1] == 0:
+            raise InputError(f"{name} has shape {shape_of(sample)}; a sample needs at least one value")
+
+
+def check_tables(before: Tensor, after: Tensor) -> None:
+    """The arguments of ks_statistics and ks_decide."""
+    check_matrix("before", before)
+    check_matrix("after", after)
+    check_same_device(before=before, after=after)
+    if before.shape != after.shape:
+        raise InputError(
+            f"before has shape {shape_of(before)} and after {shape_of(after)}; expected one shape [V, d]"
+        )
+    if before.shape[1] == 0:
+        raise InputError(f"before has shape {shape_of(before)}; a row needs at least one value")
+
+
+def row_adamw_(
+    table: Tensor,
+    rows: Tensor | None,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    *,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    master: Tensor | None = None,
+) -> None:
+    """Checks the arguments of row_adamw_, which has no outputs."""
+    check_matrix("table", table)
+    check_matrix("grad", grad)
+    check_same_device(
+        table=table, rows=rows, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, master=master
+    )
+    if any(size > 1 and stride == 0 for size, stride in zip(table.shape, table.stride(), strict=True)):
+        raise InputError("table is an expanded tensor whose rows share memory; clone it first")
+    if rows is not None and (rows.dim() != 1 or rows.dtype != torch.int64):
+        raise InputError(
+            f"rows is {rows.dtype} {shape_of(rows)}; expected one int64 token id per row of grad"
+        )
+    count = table.shape[0] if rows is None else rows.shape[0]
+    if tuple(grad.shape) != (count, table.shape[1]):
+        raise InputError(
+            f"grad has shape {shape_of(grad)}; expected [{count}, {table.shape[1]}], one row per updated row"
+        )
+    state_dtype = torch.float64 if table.dtype == torch.float64 else torch.float32
+    state = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    if master is not None:
+        if table.dtype in (torch.float32, torch.float64):
+            raise InputError(f"master is for tables narrower than float32, table is {table.dtype}; pass None")
+        state["master"] = master
+    for name, tensor in state.items():
+        if tensor.dtype != state_dtype or tensor.shape != grad.shape or not tensor.is_contiguous():
+            raise InputError(
+                f"{name} is {tensor.dtype} {shape_of(tensor)} with strides {tensor.stride()}; "
+                f"expected contiguous {state_dtype} {shape_of(grad)}"
+            )
+    if step < 1:
+        raise InputError(f"step is {step}; expected the number of this update, counted from 1")
+    for name, value in (("beta1", beta1), ("beta2", beta2)):
+        if not 0 <= value < 1:
+            raise InputError(f"{name} is {value}; expected 0 <= {name} < 1")
+    for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
+        if not 0 <= value < math.inf:
+            raise InputError(f"{name} is {value}; expected a finite number of at least 0")
+
+
+def check_slots_and_ids(slots: Tensor, ids: Tensor) -> None:
+    """What row_embedding and its backward share."""
+    if slots.dtype != torch.int32 or slots.dim() != 1:
+        raise InputError(
+            f"slots is {slots.dtype} {shape_of(slots)}; expected int32 [V]: the row of each token, or -1"
+        )
+    if ids.dtype != torch.int64:
+        raise InputError(f"ids has dtype {ids.dtype}; expected int64 token ids: use ids.long()")
+
+
+def check_row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> None:
+    """The arguments of row_embedding."""
+    check_matrix("table", table)
+    check_matrix("rows", rows)
+    check_slots_and_ids(slots, ids)
+    check_same_device(table=table, rows=rows, slots=slots, ids=ids)
+    if rows.shape[1] != table.shape[1]:
+        raise InputError(f"rows has shape {shape_of(rows)}; expected {table.shape[1]} columns, as table has")
+    if slots.shape[0] != table.shape[0]:
+        raise InputError(
+            f"slots has {slots.shape[0]} entries; expected {table.shape[0]}, one per row of table"
+        )
+
+
+def check_row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int) -> None:
+    """The arguments of row_embedding_backward."""
+    check_floating("grad_out", grad_out)
+    check_slots_and_ids(slots, ids)
+    check_same_device(grad_out=grad_out, slots=slots, ids=ids)
+    if grad_out.dim() != ids.dim() + 1 or grad_out.shape[:-1] != ids.shape:
+        raise InputError(
+            f"grad_out has shape {shape_of(grad_out)}; expected the shape of ids, {shape_of(ids)}, and [d]"
+        )
+    if k < 0:
+        raise InputError(f"k is {k}; expected the number of trained rows")
+
+
+def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The checked, unfilled outputs of ks_rows."""
+    check_samples(x, y)
+    rows = x.shape[0]
+    return (
+        x.new_empty(rows, dtype=torch.int64),
+        x.new_empty(rows, dtype=torch.int64),
+        x.new_empty(rows, dtype=torch.float64),
+        x.new_empty(rows, dtype=torch.float64),
+        x.new_empty(rows, dtype=torch.uint8),
+    )
+
+
+def ks_statistics(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """The checked, unfilled outputs of ks_statistics."""
+    check_tables(before, after)
+    rows = before.shape[0]
+    return before.new_empty(rows, dtype=torch.int64), before.new_empty(rows, dtype=torch.uint8)
+
+
+def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
+    """The checked, unfilled outputs of ks_decide."""
+    check_tables(before, after)
+    rows = before.shape[0]
+    return before.new_empty(rows, dtype=torch.bool), before.new_empty(rows, dtype=torch.uint8)
+
+
+def row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> Tensor:
+    """The checked, unfilled output of row_embedding."""
+    check_row_embedding(table, rows, slots, ids)
+    return table.new_empty((*ids.shape, table.shape[1]))
+
+
+def row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int) -> Tensor:
+    """The checked, unfilled output of row_embedding_backward: float32, or float64 for float64."""
+    check_row_embedding_backward(grad_out, slots, ids, k)
+    dtype = torch.float64 if grad_out.dtype == torch.float64 else torch.float32
+    return grad_out.new_empty((k, grad_out.shape[-1]), dtype=dtype)
+
+
+# A fake kernel checks the arguments and allocates the outputs; the real ones start with the same functions.
+for _fake in (ks_rows, ks_statistics, ks_decide, row_adamw_, row_embedding, row_embedding_backward):
+    torch.library.register_fake(f"{NAMESPACE}::{_fake.__name__}", _fake, lib=LIBRARY)

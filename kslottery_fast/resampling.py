@@ -1,0 +1,156 @@
+"""Uncertainty of what was measured on a sample of sentences: percentile bootstrap and Clopper-Pearson bounds.
+
+The unit that is sampled is the sentence. Tokens of one sentence depend on each other, so every interval here
+takes sentences, never tokens, as the independent draws.
+
+References: Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), chapter 13; Clopper and Pearson,
+Biometrika 26 (1934); Koehn, *Statistical Significance Tests for Machine Translation Evaluation* (EMNLP 2004).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaincinv
+
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured value and its interval, ``low <= value <= high``, all in the unit of the value."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float]:
+        """The three numbers by name, for JSON."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Interval:
+        """The inverse of :meth:`to_dict`; anything else is an InputError."""
+        try:
+            return cls(float(data["value"]), float(data["low"]), float(data["high"]))
+        except (KeyError, TypeError, ValueError):
+            raise InputError(
+                f"an interval needs the numbers 'value', 'low' and 'high', got {data!r}"
+            ) from None
+
+
+def clopper_pearson(
+    successes: int,
+    trials: int,
+    confidence: float = 0.95,
+    *,
+    side: Literal["two-sided", "lower", "upper"] = "two-sided",
+) -> Interval:
+    """Exact interval for a share, from independent trials.
+
+    Parameters
+    ----------
+    successes, trials : counts, ``0 <= successes <= trials`` and ``trials >= 1``.
+    confidence : coverage, strictly between 0 and 1.
+    side : "two-sided" leaves (1 - confidence) / 2 on either side; "lower" and "upper" spend all of it on one
+        bound and set the other to 1 or 0.
+
+    Returns
+    -------
+    Interval : the share and its bounds, as ``scipy.stats.binomtest(...).proportion_ci(method="exact")`` gives
+        them.
+
+    Raises
+    ------
+    InputError : counts or confidence out of range.
+
+    Examples
+    --------
+    >>> clopper_pearson(0, 100, 0.95, side="upper").high < 3 / 100  # the "rule of three"
+    True
+    """
+    _check_confidence(confidence)
+    if trials < 1 or not 0 <= successes <= trials:
+        raise InputError(f"need 0 <= successes <= trials and trials >= 1, got {successes} of {trials}")
+    if side not in ("two-sided", "lower", "upper"):
+        raise InputError(f"side is {side!r}; expected 'two-sided', 'lower' or 'upper'")
+    tail = (1 - confidence) / 2 if side == "two-sided" else 1 - confidence
+    failures = trials - successes
+    low = 0.0 if side == "upper" or successes == 0 else float(betaincinv(successes, failures + 1, tail))
+    high = 1.0 if side == "lower" or failures == 0 else float(betaincinv(successes + 1, failures, 1 - tail))
+    return Interval(successes / trials, low, high)
+
+
+def bootstrap_interval(
+    statistics: ArrayLike,
+    score: Callable[[NDArray[Any]], float],
+    *,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap of a corpus score that is a function of sums over sentences.
+
+    NLL per token, BLEU, chrF and every mean have this form, so a resample costs one sum, not a second
+    evaluation. The same ``seed`` and number of sentences give the same resamples: two systems scored on the
+    same sentences are resampled in pairs.
+
+    Parameters
+    ----------
+    statistics : [n, s], what each of the n sentences contributes; integers stay exact.
+    score : from the [s] sums to the score, e.g. ``lambda sums: sums[0] / sums[1]``.
+    n_bootstrap : resamples, at least 1.
+    seed : of numpy's default generator.
+    confidence : coverage of the interval between the two percentiles.
+
+    Returns
+    -------
+    Interval : the score of the sample and the percentiles of the resampled scores, widened where needed to
+        hold the score itself (a skewed score such as BLEU can fall outside its own percentiles).
+
+    Raises
+    ------
+    InputError : no sentences, not a matrix, n_bootstrap below 1, confidence out of range.
+
+    Examples
+    --------
+    >>> bootstrap_interval([[2.0, 1], [2.0, 1]], lambda sums: sums[0] / sums[1])
+    Interval(value=2.0, low=2.0, high=2.0)
+    """
+    _check_confidence(confidence)
+    check_bootstrap(n_bootstrap)
+    table = np.asarray(statistics)
+    if table.ndim != 2 or len(table) == 0:
+        raise InputError(
+            f"statistics has shape {table.shape}; expected [sentences, statistics], one sentence or more"
+        )
+    value = float(score(table.sum(axis=0)))
+    scores = [float(score(sums)) for sums in _resampled_sums(table, n_bootstrap, seed)]
+    low, high = np.quantile(scores, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def check_bootstrap(n_bootstrap: int) -> None:
+    """Refuse a number of resamples that is not an integer of at least 1."""
+    if isinstance(n_bootstrap, bool) or not isinstance(n_bootstrap, int):
+        raise TypeError(f"n_bootstrap is a {type(n_bootstrap).__name__}; expected an int, e.g. 1000")
+    if n_bootstrap < 1:
+        raise InputError(f"n_bootstrap is {n_bootstrap}; expected at least 1, e.g. 1000")
+
+
+def _resampled_sums(table: NDArray[Any], n_bootstrap: int, seed: int) -> Iterator[NDArray[Any]]:
+    """Sums over n sentences drawn with replacement, one [s] vector for each resample."""
+    generator = np.random.default_rng(seed)
+    for _ in range(n_bootstrap):
+        # Not counts @ table: how a BLAS rounds depends on its threads, numpy's own sum does not.
+        yield table[generator.integers(len(table), size=len(table))].sum(axis=0)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not (math.isfinite(confidence) and 0 < confidence < 1):
+        raise InputError(f"confidence is {confidence}; expected a number strictly between 0 and 1, e.g. 0.95")

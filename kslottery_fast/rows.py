@@ -1,0 +1,314 @@
+"""Training and moving single rows of an embedding table.
+
+Rows are an overlay: the base table stays frozen and untouched, k trained rows are a small float32 parameter,
+and a slot map says which token reads which row. Nothing of size [V, d] is ever made, neither copy, gradient
+nor optimizer state. :func:`merge_rows` writes the rows into the table when it is time to save an ordinary
+model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import InputError
+from .overlay import Overlay, RowEmbedding, RowHead, overlay, remove_overlay
+from .tables import (
+    active_token_ids,
+    check_can_untie,
+    check_finite,
+    check_table,
+    check_token_ids,
+    embedding_table,
+    input_embedding,
+    input_modules,
+    is_tied,
+    split_roles,
+    table_users,
+)
+
+__all__ = [
+    "RowEmbedding",
+    "active_token_ids",
+    "attach_rows",
+    "detach_rows",
+    "embedding_table",
+    "get_rows",
+    "is_tied",
+    "merge_rows",
+    "output_role",
+    "transfer_rows",
+    "untie_output",
+]
+
+
+@dataclass
+class _Attachment:
+    """Kept on the model that was given to attach_rows."""
+
+    output: str  # "frozen" | "tied"
+    requires_grad: dict[str, bool]  # the flags of all parameters, as they were
+
+
+_MARK = "_kslottery_attachment"
+
+
+def attach_rows(model: nn.Module, token_ids: Any, *, output: str = "auto") -> nn.Module:
+    """Freeze a model and make single rows of its input embedding trainable.
+
+    Parameters
+    ----------
+    model : a transformers model, decoder-only or encoder-decoder, or an ``nn.Embedding``. Changed in place.
+    token_ids : k distinct token ids, or Tickets. k may be thousands (the active vocabulary of a corpus).
+    output : what the head of a tied model does. "frozen": it keeps the original rows, only the input role
+        trains. "tied": its k logit columns follow the rows. "auto" is "frozen": through a tied head every row
+        gets a tiny gradient, which Adam turns into full-size steps.
+
+    Returns
+    -------
+    The model. Its only trainable parameter is ``get_rows(model).rows``, [k, d] float32, equal to the base
+    rows.
+
+    Raises
+    ------
+    InputError : bad token ids, rows attached already, no input embedding, a quantized or offloaded table, an
+        unknown ``output``, or "tied" for a model that is not. The model is then as it was.
+
+    Examples
+    --------
+    >>> model = attach_rows(torch.nn.Embedding(10, 4), [7, 3])
+    >>> [(name, list(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
+    [('rows', [2, 4])]
+    >>> model(torch.tensor([1, 7])).shape
+    torch.Size([2, 4])
+    """
+    _check_output(output)
+    if get_rows(model) is not None:
+        raise InputError("rows are attached to this model already; call merge_rows or detach_rows first")
+    weight = check_table(input_embedding(model))
+    ids = check_token_ids(token_ids, weight.shape[0]).to(weight.device, copy=True)
+    modules = input_modules(model, ids)
+    heads = table_users(model, weight)[1] if output == "tied" else []
+    if output == "tied" and not heads:
+        raise InputError("output='tied' needs a head that shares the input table; this model is not tied")
+    for module in modules:
+        check_table(module)
+        if "forward" in vars(module) and "_old_forward" not in vars(module):
+            raise InputError(
+                "the embedding's forward has been replaced on the instance; attach the rows first"
+            )
+
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    rows = weight.detach().index_select(0, ids).to(torch.promote_types(weight.dtype, torch.float32))
+    parameter = nn.Parameter(rows)
+    vars(model)[_MARK] = _Attachment("tied" if output == "tied" else "frozen", flags)
+    try:
+        model.requires_grad_(False)
+        for module in modules:
+            overlay(module, RowEmbedding, parameter, ids)
+        for head in heads:
+            overlay(head, RowHead, parameter, ids)
+        for part in model.modules():
+            if get_rows(part) is not None:
+                vars(part).update({name: refuse for name, refuse in _GUARDS.items() if hasattr(part, name)})
+    except BaseException:
+        _restore(model)
+        raise
+    return model
+
+
+def get_rows(model: nn.Module) -> RowEmbedding | None:
+    """Return the embedding that rows are attached to, or None. Wrappers are looked through."""
+    return next((module for module in model.modules() if isinstance(module, RowEmbedding)), None)
+
+
+def output_role(model: nn.Module) -> str:
+    """Return what the head does, "frozen" or "tied"; InputError if no rows are attached."""
+    return _attachment(model)[1].output
+
+
+def detach_rows(model: nn.Module) -> nn.Module:
+    """Take the rows off: the original model, bit for bit, with the requires_grad flags that it had.
+
+    Raises
+    ------
+    InputError : no rows are attached.
+    """
+    _restore(_attachment(model)[0])
+    return model
+
+
+@torch.no_grad()
+def merge_rows(model: nn.Module) -> nn.Module:
+    """Write the rows into the table: an ordinary model with the same logits, ready for save_pretrained.
+
+    A tied model with a frozen head cannot keep one table for two roles: its head gets a copy of the old
+    table, see :func:`untie_output`. The requires_grad flags become what they were before :func:`attach_rows`.
+
+    Raises
+    ------
+    InputError : no rows are attached, a row holds NaN or Inf in the dtype of the table, or the architecture
+        cannot be untied. The model is then as it was.
+    """
+    owner, attachment = _attachment(model)
+    embeddings = [module for module in owner.modules() if isinstance(module, RowEmbedding)]
+    ids = embeddings[0].token_ids
+    values = embeddings[0].rows.to(embeddings[0].weight.dtype)
+    check_finite(values, ids, f"cannot merge into a {values.dtype} table")
+    untie = attachment.output == "frozen" and is_tied(owner)
+    if untie:
+        check_can_untie(owner)
+    _restore(owner)
+    if untie:
+        split_roles(owner)
+    _write(embeddings, ids, values)
+    return model
+
+
+@torch.no_grad()
+def transfer_rows(
+    source: nn.Module | torch.Tensor,
+    target: nn.Module | torch.Tensor,
+    token_ids: Any,
+    *,
+    output: str = "auto",
+) -> Any:
+    """Partial Transfer: copy the rows ``token_ids`` of one table into another, in place, and nothing else.
+
+    Parameters
+    ----------
+    source : the embed-tuned model, or its table [V, d]. Attached rows count.
+    target : the original model, or its table [V, d]. Only these rows are written.
+    token_ids : distinct token ids, or Tickets of the target's table.
+    output : for a tied target model. "frozen" (and "auto"): the head keeps the old rows, see
+        :func:`untie_output`; "tied": the head sees the new rows too.
+
+    Returns
+    -------
+    The target.
+
+    Raises
+    ------
+    InputError : tables of different dimension, bad ids, NaN or Inf in the rows, a target with attached rows.
+        The target is then as it was.
+
+    Examples
+    --------
+    >>> before, after = torch.zeros(4, 2), torch.ones(4, 2)
+    >>> transfer_rows(after, before, [1, 2])
+    tensor([[0., 0.],
+            [1., 1.],
+            [1., 1.],
+            [0., 0.]])
+    """
+    _check_output(output)
+    origin, table = _table(source, "source"), _table(target, "target")
+    if isinstance(target, nn.Module) and get_rows(target) is not None:
+        raise InputError("the target has attached rows; call merge_rows or detach_rows on it first")
+    if origin.shape[1] != table.shape[1]:
+        raise InputError(f"source has rows of dimension {origin.shape[1]}, target of {table.shape[1]}")
+    ids = check_token_ids(token_ids, table.shape[0])
+    check_token_ids(ids, origin.shape[0], "token_ids (in the source)")
+    values = _read(source, origin, ids).to(device=table.device, dtype=table.dtype)
+    check_finite(values, ids, "cannot transfer")
+    if not isinstance(target, nn.Module):
+        return table.index_copy_(0, ids.to(table.device), values)
+    modules = input_modules(target, ids)
+    if output != "tied":
+        split_roles(target)
+    _write(modules, ids, values)
+    return target
+
+
+def untie_output(model: nn.Module) -> nn.Module:
+    """Give the output head its own copy of the table; the logits stay as they are, bit for bit.
+
+    In a model whose encoder and decoder share the table too, those get copies as well:
+    ``tie_word_embeddings`` is one flag for all of them, and ``from_pretrained`` would otherwise find some of
+    the tables missing.
+
+    Parameters
+    ----------
+    model : a transformers model. One that is not tied is left alone.
+
+    Returns
+    -------
+    The model, with ``config.tie_word_embeddings = False``.
+
+    Raises
+    ------
+    InputError : rows are attached, or the architecture scales its logits by the same flag (UMT5, for one).
+    """
+    if get_rows(model) is not None:
+        raise InputError("untie_output needs a model without attached rows; call it before attach_rows")
+    return split_roles(model)
+
+
+def _check_output(output: str) -> None:
+    if output not in ("auto", "frozen", "tied"):
+        raise InputError(f"output must be 'auto', 'frozen' or 'tied', not {output!r}")
+
+
+def _table(owner: nn.Module | torch.Tensor, name: str) -> torch.Tensor:
+    table = embedding_table(owner) if isinstance(owner, nn.Module) else owner
+    if not torch.is_tensor(table):
+        raise TypeError(f"{name} must be a model or a tensor [V, d], not {type(owner).__name__}")
+    if table.dim() != 2 or not table.dtype.is_floating_point:
+        raise InputError(
+            f"{name} must be a floating-point table [V, d], not {table.dtype} {list(table.shape)}"
+        )
+    return table
+
+
+def _read(owner: nn.Module | torch.Tensor, table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Rows [k, d] of a table, with attached rows in place of their base rows."""
+    values = table.index_select(0, ids.to(table.device))
+    attached = get_rows(owner) if isinstance(owner, nn.Module) else None
+    if attached is None:
+        return values
+    slots = attached.slots[ids.to(attached.slots.device)].long().unsqueeze(1)
+    return torch.where(slots >= 0, attached.rows[slots.squeeze(1).clamp(min=0)], values)
+
+
+def _write(modules: list[Any], ids: torch.Tensor, values: torch.Tensor) -> None:
+    for module in modules:
+        module.weight.index_copy_(0, ids.to(module.weight.device), values.to(module.weight))
+
+
+def _attachment(model: nn.Module) -> tuple[nn.Module, _Attachment]:
+    for module in model.modules():
+        if _MARK in vars(module):
+            return module, vars(module)[_MARK]
+    raise InputError("no rows are attached to this model; call attach_rows first")
+
+
+def _restore(model: nn.Module) -> None:
+    for module in model.modules():
+        for name, refuse in _GUARDS.items():
+            if vars(module).get(name) is refuse:
+                delattr(module, name)
+        if isinstance(module, Overlay):
+            remove_overlay(module)
+    flags = vars(model).pop(_MARK).requires_grad
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(flags[name])
+
+
+# Plain functions on the instance, so that deepcopy and pickle keep them as they are.
+def _refuse_save(*_args: Any, **_kwargs: Any) -> None:
+    raise InputError(
+        "with rows attached, save_pretrained would write a checkpoint that from_pretrained cannot read; call "
+        "merge_rows(model) first, or save the rows alone with kslottery_fast.integrations.peft.save_adapter"
+    )
+
+
+def _refuse_resize(*_args: Any, **_kwargs: Any) -> None:
+    raise InputError(
+        "resize_token_embeddings needs a model without attached rows; call merge_rows or detach_rows first"
+    )
+
+
+_GUARDS = {"save_pretrained": _refuse_save, "resize_token_embeddings": _refuse_resize}

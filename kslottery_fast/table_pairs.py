@@ -1,0 +1,106 @@
+"""Two tables that are compared row by row: what may be passed, and errors that name argument and rows."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .ks_samples import KERNEL_DTYPES, tensor_view
+from .overlay import Overlay
+
+Table: TypeAlias = Tensor | nn.Embedding | npt.NDArray[Any]
+"""A [V, d] table: tensor, Parameter, nn.Embedding or numpy array of float64, float32, float16 or bfloat16."""
+
+_DIVERGED = "training diverged; lower the learning rate, warm up longer or clip gradients"
+_DAMAGED = "this is no healthy checkpoint; load it anew or take an earlier one"
+_SHOWN = 5
+
+
+def table_pair(before: Any, after: Any, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
+    """Two [V, d] tensors of one shape, d >= 1, on the device of the first; copied only between devices.
+
+    Raises
+    ------
+    InputError
+        Shapes that are not [V, d] or differ; rows attached but not merged; d = 0.
+    TypeError
+        Not a table of floats.
+    """
+    tables = _as_table(before, names[0]), _as_table(after, names[1])
+    shapes = [list(table.shape) for table in tables]
+    both = f"{names[0]} is {shapes[0]} and {names[1]} is {shapes[1]}"
+    if shapes[0][1] != shapes[1][1]:
+        raise InputError(f"{both}: rows of different lengths are not two states of one model")
+    if shapes[0] != shapes[1]:
+        shared = min(shapes[0][0], shapes[1][0])
+        raise InputError(
+            f"{both}: was the vocabulary resized between them? Compare the rows that they share, [:{shared}]"
+        )
+    if shapes[0][1] == 0:
+        raise InputError(
+            f"{names[0]} and {names[1]} are {shapes[0]}: rows without numbers cannot be compared"
+        )
+    return tables[0], tables[1].to(tables[0].device)
+
+
+def same_memory(before: Tensor, after: Tensor) -> bool:
+    """Whether both are views of the same numbers, so that nothing can differ."""
+    return before.numel() > 0 and before.data_ptr() == after.data_ptr() and before.stride() == after.stride()
+
+
+def refuse_flagged(before: Tensor, after: Tensor, flags: Tensor, bits: int, names: tuple[str, str]) -> None:
+    """Raise InputError if a row has one of the flag ``bits`` (1 NaN, 2 Inf), naming table and first rows."""
+    flagged = torch.nonzero(flags & bits)[:, 0]
+    if not len(flagged):
+        return
+    what = {1: "NaN", 2: "Inf", 3: "NaN or Inf"}[bits]
+    bad = {1: torch.isnan, 2: torch.isinf, 3: _not_finite}[bits]
+    parts = []
+    for table, name in zip((before, after), names, strict=True):
+        rows = flagged[bad(table[flagged]).any(dim=1)]
+        if len(rows):
+            shown = ", ".join(map(str, rows[:_SHOWN].tolist())) + (", ..." if len(rows) > _SHOWN else "")
+            plural = "row" if len(rows) == 1 else "rows"
+            parts.append((name, f"{name} has {what} in {len(rows)} {plural} (token ids {shown})"))
+    found = " and ".join(text for _, text in parts)
+    only_after = [name for name, _ in parts] == [names[1]]
+    raise InputError(f"{found}: {_DIVERGED if only_after else _DAMAGED}")
+
+
+def _not_finite(table: Tensor) -> Tensor:
+    return ~torch.isfinite(table)
+
+
+def _as_table(value: Any, name: str) -> Tensor:
+    if isinstance(value, Overlay):
+        raise InputError(
+            f"{name} is an embedding with attached rows, which its table lacks: call merge_rows(model) first"
+        )
+    if isinstance(value, nn.Module):
+        weight = getattr(value, "weight", None)
+        if not isinstance(value, nn.Embedding) or not isinstance(weight, Tensor):
+            raise TypeError(
+                f"{name} is a {type(value).__name__}: expected a [V, d] table; for a model pass "
+                "model.get_input_embeddings()"
+            )
+        value = weight
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind != "f" or value.dtype.itemsize > 8:
+            raise TypeError(f"{name} has dtype {value.dtype}: expected float64, float32 or float16")
+        value = tensor_view(value)
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}: expected a [V, d] tensor, array or nn.Embedding"
+        )
+    if value.dtype not in KERNEL_DTYPES:
+        raise TypeError(f"{name} has dtype {value.dtype}: expected float64, float32, float16 or bfloat16")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} has layout {value.layout}: expected a dense table, {name}.to_dense()")
+    if value.ndim != 2:
+        raise InputError(f"{name} has shape {list(value.shape)}: expected [V, d], one row per token")
+    return value.detach()

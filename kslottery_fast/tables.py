@@ -1,0 +1,234 @@
+"""Where a model keeps its token table: finding it and its users, checking token ids, splitting the two roles.
+
+A table may have several users: the input embedding, the embeddings of encoder and decoder (T5, M2M100), and
+the output head (tied models). Sharing is told by the identity of the Parameter, never by the config, which
+may be wrong.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import InputError
+
+TABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""What a table may be made of; anything else is a quantized format."""
+
+
+def input_embedding(model: nn.Module) -> nn.Embedding:
+    """Return the module that turns token ids into vectors; an ``nn.Embedding`` is its own."""
+    if isinstance(model, nn.Embedding):
+        return model
+    getter = getattr(model, "get_input_embeddings", None)
+    try:
+        embedding = getter() if getter is not None else None
+    except NotImplementedError:
+        embedding = None
+    if not isinstance(embedding, nn.Embedding):
+        found = "none" if embedding is None else f"a {type(embedding).__name__}"
+        raise InputError(
+            f"{type(model).__name__} has no input embedding: expected an nn.Embedding, found {found}"
+        )
+    return embedding
+
+
+def embedding_table(model: nn.Module) -> torch.Tensor:
+    """Return the weight [V, d] of the input embedding, itself and not a copy.
+
+    With rows attached this is the frozen base table: the trained rows are in ``get_rows(model).rows``.
+
+    Raises
+    ------
+    InputError : the model has no input embedding.
+
+    Examples
+    --------
+    >>> embedding_table(torch.nn.Embedding(10, 4)).shape
+    torch.Size([10, 4])
+    """
+    return input_embedding(model).weight
+
+
+def table_users(model: nn.Module, table: torch.Tensor) -> tuple[list[nn.Embedding], list[nn.Module]]:
+    """Return the modules that hold ``table`` as their weight: (embeddings, output heads)."""
+    users = [module for module in model.modules() if module._parameters.get("weight") is table]
+    embeddings = [module for module in users if isinstance(module, nn.Embedding)]
+    return embeddings, [module for module in users if not isinstance(module, nn.Embedding)]
+
+
+def input_modules(model: nn.Module, token_ids: torch.Tensor) -> list[nn.Embedding]:
+    """Return every embedding that reads the input table: its users, and copies in encoder or decoder.
+
+    An untied M2M100 keeps three copies of one table, since its config has one flag for all sharing. A copy is
+    known by equal rows at ``token_ids``: k * d reads, not V * d.
+    """
+    table = embedding_table(model)
+    modules, _ = table_users(model, table)
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return modules
+    values = table.detach()[token_ids.to(table.device)]
+    for part in (model.get_encoder(), model.get_decoder()):  # type: ignore[operator]
+        other = part.get_input_embeddings()
+        if not isinstance(other, nn.Embedding) or any(other is module for module in modules):
+            continue
+        weight = other.weight.detach()
+        if weight.shape == table.shape and torch.equal(
+            weight[token_ids.to(weight.device)].to(values), values
+        ):
+            modules.append(other)
+    return modules
+
+
+def is_tied(model: nn.Module) -> bool:
+    """Tell whether an output head uses the very table of the input embedding.
+
+    Examples
+    --------
+    >>> is_tied(torch.nn.Embedding(10, 4))
+    False
+    """
+    return bool(table_users(model, embedding_table(model))[1])
+
+
+def split_roles(model: nn.Module) -> nn.Module:
+    """Give every other user of the input table its own copy; see :func:`kslottery_fast.rows.untie_output`."""
+    table = embedding_table(model)
+    embeddings, heads = table_users(model, table)
+    if not heads:
+        return model
+    check_can_untie(model)
+    primary = input_embedding(model)
+    for module in [*(other for other in embeddings if other is not primary), *heads]:
+        module.weight = nn.Parameter(table.detach().clone(), requires_grad=table.requires_grad)
+    config: Any = getattr(model, "config", None)
+    for part in (config, config.get_text_config(decoder=True)) if config is not None else ():
+        if hasattr(part, "tie_word_embeddings"):
+            part.tie_word_embeddings = False
+    for module in model.modules():
+        # transformers 5 keeps the list of what is tied on every model, for tie_weights and save_pretrained.
+        if hasattr(module, "all_tied_weights_keys"):
+            expand: Any = module.get_expanded_tied_weights_keys
+            module.all_tied_weights_keys = expand(all_submodels=True)
+    return model
+
+
+def check_can_untie(model: nn.Module) -> None:
+    """Refuse an architecture whose forward reads ``config.tie_word_embeddings`` to scale its logits."""
+    code = getattr(inspect.unwrap(type(model).forward), "__code__", None)
+    if is_tied(model) and code is not None and "tie_word_embeddings" in code.co_names:
+        raise InputError(
+            f"{type(model).__name__} scales its logits by config.tie_word_embeddings, so its head cannot "
+            "get a table of its own; use output='tied', or keep the rows attached and save them as an adapter"
+        )
+
+
+def check_table(embedding: nn.Embedding) -> torch.Tensor:
+    """Return the weight of an embedding whose rows can be replaced; refuse the others."""
+    weight = embedding.weight
+    if weight.is_meta:
+        raise InputError(
+            "the embedding table is offloaded (device meta); load the model with the table in memory"
+        )
+    if weight.dtype not in TABLE_DTYPES:
+        raise InputError(
+            f"the embedding table is quantized ({weight.dtype}); load it in a floating-point dtype"
+        )
+    if embedding.max_norm is not None:
+        raise InputError(
+            "the embedding has max_norm, which rewrites its table in every forward; set it to None"
+        )
+    if embedding.scale_grad_by_freq:
+        raise InputError("the embedding has scale_grad_by_freq, which rows do not support; set it to False")
+    return weight
+
+
+def check_token_ids(token_ids: Any, vocab_size: int, name: str = "token_ids") -> torch.Tensor:
+    """Return distinct token ids of a table with ``vocab_size`` rows: int64 [k], on the CPU, order kept.
+
+    Parameters
+    ----------
+    token_ids : integers in a sequence, array or tensor, or Tickets (anything with token_ids and vocab_size).
+
+    Raises
+    ------
+    InputError : empty, not integer, not one-dimensional, negative, out of range, duplicate, or Tickets of a
+        table with another number of rows.
+    """
+    if hasattr(token_ids, "token_ids") and hasattr(token_ids, "vocab_size"):
+        if token_ids.vocab_size != vocab_size:
+            raise InputError(
+                f"{name}: these tickets are of a table with {token_ids.vocab_size} rows, this one has "
+                f"{vocab_size}; select the tickets of this model, or load the model of these tickets"
+            )
+        token_ids = token_ids.token_ids
+    if not torch.is_tensor(token_ids):
+        if isinstance(token_ids, (str, bytes, Mapping)) or not isinstance(token_ids, Iterable):
+            raise TypeError(
+                f"{name} must be a sequence of integers or Tickets, not {type(token_ids).__name__}"
+            )
+        token_ids = torch.as_tensor(token_ids if hasattr(token_ids, "dtype") else list(token_ids))
+    ids = token_ids.detach().cpu()
+    if ids.numel() == 0:
+        raise InputError(f"{name} is empty; give at least one token id")
+    if ids.dim() != 1:
+        raise InputError(f"{name} has the shape {list(ids.shape)}, expected one dimension")
+    if ids.dtype == torch.bool or ids.dtype.is_floating_point or ids.dtype.is_complex:
+        hint = "; mask.nonzero().squeeze(1) turns a mask into ids" if ids.dtype == torch.bool else ""
+        raise InputError(f"{name} has the dtype {ids.dtype}, expected integers{hint}")
+    ids = ids.to(torch.int64)
+    outside = ids[(ids < 0) | (ids >= vocab_size)]
+    if len(outside):
+        raise InputError(
+            f"{name} has {outside[0].item()}, outside 0..{vocab_size - 1} ({len(outside)} such ids)"
+        )
+    distinct, counts = ids.unique(return_counts=True)
+    if len(distinct) != len(ids):
+        raise InputError(f"{name} has {distinct[counts > 1][0].item()} more than once; remove the duplicates")
+    return ids
+
+
+def check_finite(values: torch.Tensor, token_ids: torch.Tensor, what: str) -> None:
+    """Refuse rows [k, d] with NaN or Inf; the message names the first tokens."""
+    bad = token_ids.cpu()[~torch.isfinite(values).all(dim=1).cpu()]
+    if len(bad):
+        shown = ", ".join(str(token) for token in bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
+        raise InputError(f"{what}: {len(bad)} of {len(token_ids)} rows hold NaN or Inf (token ids {shown})")
+
+
+def active_token_ids(
+    dataset: Iterable[Mapping[str, Any]], *, keys: tuple[str, ...] = ("input_ids",)
+) -> torch.Tensor:
+    """Return the active vocabulary of a dataset: the sorted distinct token ids, int64.
+
+    Parameters
+    ----------
+    dataset : examples or batches as mappings; each of the ``keys`` that is there holds a list or tensor of
+        ids.
+    keys : what the embedding reads. An encoder-decoder model also reads ``labels``, shifted, and its
+        decoder_start_token_id; -100 is left out.
+
+    Raises
+    ------
+    InputError : no token at all, or a negative id other than -100.
+
+    Examples
+    --------
+    >>> active_token_ids([{"input_ids": [5, 2, 5]}, {"input_ids": torch.tensor([9, 2])}])
+    tensor([2, 5, 9])
+    """
+    active: set[int] = set()
+    for example in dataset:
+        for key in keys:
+            if example.get(key) is not None:
+                active.update(torch.as_tensor(example[key]).reshape(-1).tolist())
+    active.discard(-100)
+    if not active:
+        raise InputError(f"the dataset has no token under {' or '.join(keys)}")
+    if min(active) < 0:
+        raise InputError(f"the dataset has the negative token id {min(active)}")
+    return torch.tensor(sorted(active), dtype=torch.int64)

@@ -1,0 +1,84 @@
+"""Builds kslottery_fast._C with CMake and ninja; everything else about the package stands in pyproject.toml.
+
+Environment: KSL_CUDA=on|off|auto, KSL_SANITIZE=address|undefined, KSL_WERROR=ON, CXX and CMAKE_ARGS as usual.
+CMake works in build/, which is kept: a rebuild compiles only what changed.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+OPTIONS = ("KSL_CUDA", "KSL_SANITIZE", "KSL_WERROR")
+
+
+def need(what: str, remedy: str, *candidates: str | None) -> str:
+    """The path of the first program that exists, or one clear line."""
+    for candidate in candidates:
+        if candidate and (path := shutil.which(candidate)):
+            return path
+    raise SystemExit(f"error: building kslottery-fast needs {what}; {remedy}")
+
+
+class CMakeBuild(build_ext):
+    """build_ext that lets CMake make the module and only puts it in its place."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Configure, build and copy kslottery_fast._C."""
+        cmake = need("cmake 3.24 or newer", "install it with `pip install cmake`", "cmake")
+        ninja = need("ninja", "install it with `pip install ninja`", "ninja")
+        compiler = need(
+            "a C++17 compiler",
+            "install one (Debian and Ubuntu: `apt install g++`; macOS: `xcode-select --install`) or set CXX",
+            *([shlex.split(os.environ["CXX"])[0]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]),
+        )
+        import pybind11
+
+        flavour = os.environ.get("KSL_SANITIZE") or "release"
+        folder = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-{flavour}"
+        definitions = {
+            "CMAKE_CXX_COMPILER": compiler,
+            "CMAKE_MAKE_PROGRAM": ninja,
+            "KSL_VERSION": self.distribution.get_version(),
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": pybind11.get_cmake_dir(),
+            **{name: os.environ[name] for name in OPTIONS if name in os.environ},
+        }
+        arguments = [f"-D{name}={value}" for name, value in definitions.items()]
+        arguments += shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        self._call([cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *arguments])
+        jobs = str(self.parallel or os.cpu_count())
+        self._call([cmake, "--build", str(folder), "--target", "_C", "--parallel", jobs])
+        (built,) = folder.glob("_C*" + Path(self.get_ext_filename("_C")).suffix)
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.copy_file(str(built), str(target))
+
+    def copy_file(self, infile: str, outfile: str, *_args: object, **_kwargs: object) -> tuple[str, bool]:  # type: ignore[override]
+        """Write beside the target and rename: a process that imports the old module keeps it whole."""
+        temporary = f"{outfile}.{os.getpid()}.tmp"
+        shutil.copy2(infile, temporary)
+        Path(temporary).replace(outfile)
+        return outfile, True
+
+    def _call(self, command: list[str]) -> None:
+        try:
+            subprocess.run(command, check=True)
+        except subprocess.CalledProcessError as error:
+            step = "compiling" if "--build" in command else "configuring"
+            raise SystemExit(f"error: {step} the native core of kslottery-fast failed; see above") from error
+
+
+setup(
+    packages=find_packages(include=["kslottery_fast", "kslottery_fast.*"]),
+    ext_modules=[Extension("kslottery_fast._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)

@@ -1,0 +1,79 @@
+"""The command line: bad input is one line and exit code 2, and `info` explains what a run writes."""
+
+import json
+
+import pytest
+
+from kslottery_fast.lab import cli
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--alpha", "0"], "alpha is 0.0; expected a number between 0 and 1"),
+        (["--alpha", "two"], "argument --alpha: invalid float value: 'two'"),
+        (["--target", "klingon"], "klingon"),
+        (["--corpus", "missing.tsv"], "unknown corpus 'missing.tsv'"),
+        (["--template", "{source} {oops}"], "{oops}"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_trained(arguments, message, tmp_path, capsys):
+    output = tmp_path / "run"
+    try:
+        code = cli.main(["run", "--output", str(output), *arguments])
+    except SystemExit as stop:  # argparse ends by itself
+        code = stop.code
+    assert code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("kslottery: error: ")
+    assert message in last
+    assert not list(output.glob("stages/*"))
+
+
+def test_an_unknown_model_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    corpus = tmp_path / "pairs.tsv"
+    corpus.write_text("".join(f"word {i}\tpalabra {i}\n" for i in range(40)), encoding="utf-8")
+    sizes = ["--train", "20", "--validation", "4", "--test", "8"]
+    output = tmp_path / "run"
+    code = cli.main(["run", "--model", "no/such-model", "--corpus", str(corpus), "--output", str(output), *sizes])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert code == 2
+    assert last.startswith("kslottery: error: ")
+    assert "no/such-model" in last
+
+
+def test_ctrl_c_says_how_to_go_on_and_exits_with_130(monkeypatch, capsys, tmp_path):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kslottery_fast.lab.pipeline._run_stages", interrupted)
+    assert cli.main(["run", "--output", str(tmp_path / "run")]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_info_without_a_path_says_which_kernels_are_active_and_why_not_cuda(capsys):
+    assert cli.main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["native core"] == "loaded"
+    assert facts["CPU kernels"].split(",")[0] in ("avx512", "avx2", "baseline")
+    assert facts["CUDA kernels"].startswith(("yes", "no: "))
+
+
+def test_info_names_what_it_does_not_know(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "b.json").write_text("[1]")
+    (tmp_path / "c.json").write_text('{"x": 1}')
+    (tmp_path / "d.safetensors").write_text("x")
+    (tmp_path / "e.json").write_text("{")
+    for name, message in {
+        "missing": "no such file or folder",
+        "a.txt": "expected a run folder",
+        "b.json": "is not a file of kslottery",
+        "c.json": "JSON, but not a file of kslottery",
+        "d.safetensors": "is not a safetensors file",
+        "e.json": "is not valid JSON",
+        ".": "is neither a run",
+    }.items():
+        assert cli.main(["info", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,130 @@
+"""A run's folder: stages that exist whole or not at all, settings that must fit, one process at a time."""
+
+import errno
+import os
+
+import pytest
+
+from kslottery_fast.errors import InputError
+from kslottery_fast.files import read_json
+from kslottery_fast.lab.run_folder import open_run_folder
+from kslottery_fast.lab.settings import RunSettings, differences
+
+SETTINGS = {"alpha": 0.05, "seed": 0}
+
+
+def test_a_stage_is_finished_only_when_its_block_ends(tmp_path):
+    with open_run_folder(tmp_path / "run", SETTINGS) as folder:
+        with folder.write_stage("select") as stage:
+            (stage / "result.txt").write_text("42")
+            assert not folder.finished("select")
+        assert folder.finished("select")
+        assert (folder.stage_path("select") / "result.txt").read_text() == "42"
+        assert folder.seconds("select") >= 0
+
+
+def test_a_stage_that_fails_leaves_nothing(tmp_path):
+    with open_run_folder(tmp_path, SETTINGS) as folder:
+        with pytest.raises(FileNotFoundError), folder.write_stage("select") as stage:
+            (stage / "half.txt").write_text((stage / "missing.txt").read_text())
+        assert not folder.finished("select")
+        assert list((tmp_path / "stages").iterdir()) == []
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
+    with open_run_folder(tmp_path, SETTINGS):
+        pass
+    leftover = tmp_path / "stages" / ".select.abc.tmp"
+    leftover.mkdir()
+    (leftover / "half.txt").write_text("half")
+    (tmp_path / ".summary.json.x.tmp").write_text("{")
+    with open_run_folder(tmp_path, SETTINGS):
+        assert not leftover.exists()
+        assert not (tmp_path / ".summary.json.x.tmp").exists()
+
+
+def test_other_settings_are_refused_with_the_difference_and_nothing_changes(tmp_path):
+    with open_run_folder(tmp_path, SETTINGS):
+        pass
+    before = (tmp_path / "run.json").read_bytes()
+    with (
+        pytest.raises(InputError, match=r"other settings \(alpha: 0.05 there, 0.01 here\)"),
+        open_run_folder(tmp_path, {**SETTINGS, "alpha": 0.01}),
+    ):
+        pass
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="holds other files"), open_run_folder(tmp_path, SETTINGS):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(InputError, match="is a file"), open_run_folder(tmp_path / "run", SETTINGS):
+        pass
+
+
+def test_a_foreign_run_json_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text('{"format": "somebody-else/7"}')
+    with pytest.raises(InputError, match="not of the format"), open_run_folder(tmp_path, SETTINGS):
+        pass
+
+
+def test_a_second_process_is_refused_while_the_first_works(tmp_path):
+    # flock locks belong to the open file, so a second open in this process stands for another process.
+    with (
+        open_run_folder(tmp_path, SETTINGS),
+        pytest.raises(InputError, match="in use by another run"),
+        open_run_folder(tmp_path, SETTINGS),
+    ):
+        pass
+
+
+def test_a_full_disk_is_named_and_what_is_finished_stays(tmp_path):
+    with open_run_folder(tmp_path, SETTINGS) as folder, folder.write_stage("select"):
+        pass
+    with (
+        pytest.raises(InputError, match=r"no space left.*to resume"),
+        open_run_folder(tmp_path, SETTINGS) as folder,
+        folder.write_stage("certify"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == ["select"]
+
+
+def test_the_settings_of_a_run_can_be_read_back(tmp_path):
+    settings = RunSettings(alpha=0.01)
+    with open_run_folder(tmp_path, settings.to_dict()):
+        pass
+    assert RunSettings(**read_json(tmp_path / "run.json")["settings"]) == settings
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"alpha": 0.0}, "alpha is 0.0; expected a number between 0 and 1"),
+        ({"alpha": 1.0}, "alpha is 1.0"),
+        ({"alpha": float("nan")}, "alpha is nan"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; expected a positive number"),
+        ({"tuning_learning_rate": float("inf")}, "tuning_learning_rate is inf"),
+        ({"steps": 0}, "steps is 0; expected an integer of at least 1"),
+        ({"seed": -1}, "seed is -1; expected an integer of at least 0"),
+        ({"method": "guess"}, "method is 'guess'; expected one of auto, exact"),
+        ({"correction": "holm"}, "correction is 'holm'"),
+        ({"output": "loose"}, "output is 'loose'"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"template": "no source"}, "needs {source}"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(changed, message):
+    with pytest.raises(InputError) as error:
+        RunSettings(**changed)
+    assert message in str(error.value)
+
+
+def test_differences_name_settings_that_only_one_side_has():
+    assert differences({"seed": 0}, {"seed": 0, "alpha": 0.1}) == ["alpha: not set there, 0.1 here"]

@@ -1,0 +1,141 @@
+"""Compare the KS kernels with scipy and a brute-force oracle on random and adversarial rows, for a given time.
+
+    python tests/ops/fuzz_ks.py --seconds 60 --seed 0
+
+Every instruction set that this CPU has gets its share of the time, in a process of its own. Prints the rows
+checked and the differences; exit code 1 if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import scipy.stats
+import torch
+from ks_cases import CASES, DTYPES, LAYOUTS, SIZES, expected, lay_out, make_pair
+
+from kslottery_fast import ks_2samp, ops
+from kslottery_fast.errors import InputError
+
+ISAS = ("avx512", "avx2", "baseline")
+VALUES_PER_BATCH = 60_000
+SCIPY_ROWS_PER_BATCH = 3
+
+
+def check_batch(rng: np.random.Generator) -> tuple[int, int, list[str]]:
+    """One random batch: rows checked against the oracle, rows checked against scipy itself, differences."""
+    case = str(rng.choice(list(CASES)))
+    n = int(rng.choice(SIZES)) if rng.random() < 0.97 else int(rng.integers(4097, 70_000))
+    m = n if rng.random() < 0.7 else int(rng.choice(SIZES))
+    dtypes = DTYPES[rng.integers(4)], DTYPES[rng.integers(4)]
+    if rng.random() < 0.7:
+        dtypes = dtypes[0], dtypes[0]
+    rows = max(1, VALUES_PER_BATCH // (n + m))
+    layouts = str(rng.choice(LAYOUTS)), str(rng.choice(LAYOUTS))
+    threads = int(rng.integers(1, 3))
+    x, y = make_pair(case, rng, rows, n, m, dtypes)
+    want = expected(x, y)
+    x, y = lay_out(x, layouts[0]), lay_out(y, layouts[1])
+    torch.set_num_threads(threads)
+    where = f"{case}, n={n}, m={m}, {dtypes}, {layouts}, {threads} threads"
+    differences = []
+
+    def compare(what: str, got: torch.Tensor, wanted: np.ndarray) -> None:
+        if not np.array_equal(got.numpy(), wanted, equal_nan=wanted.dtype.kind == "f"):
+            row = int(np.flatnonzero(got.numpy() != wanted)[0])
+            differences.append(f"{where}: {what}[{row}] is {got[row]}, expected {wanted[row]}")
+
+    for name, got, wanted in zip(want._fields, ops.ks_rows(x, y), want, strict=True):
+        compare(f"ks_rows {name}", got, wanted)
+    if n == m:
+        h = np.maximum(want.plus, want.minus)
+        got_h, flags = ops.ks_statistics(x, y)
+        compare("ks_statistics h", got_h, h)
+        compare("ks_statistics flags", flags, want.flags)
+        some = int(h[rng.integers(rows)])
+        for threshold in {0, 1, n, n + 1, some, some + 1, some - 1, int(1.92 * n**0.5)}:
+            decided, flags = ops.ks_decide(x, y, threshold)
+            compare(f"ks_decide at {threshold}", decided, (h >= threshold) & (h >= 0))
+            compare("ks_decide flags", flags, want.flags)
+    checked = rng.choice(rows, min(rows, SCIPY_ROWS_PER_BATCH), replace=False)
+    for row in checked:
+        differences += compare_with_scipy(x[row], y[row], f"{where}, row {row}")
+    return rows, len(checked), differences
+
+
+def compare_with_scipy(x: torch.Tensor, y: torch.Tensor, where: str) -> list[str]:
+    """All that scipy reports about one row, p-values aside, which tests/test_stats.py is about."""
+    differences = []
+    for alternative in ("two-sided", "less", "greater"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # scipy's p-value of a statistic that is 0
+            want = scipy.stats.ks_2samp(x.double().numpy(), y.double().numpy(), alternative=alternative, method="asymp")
+            got = ks_2samp(x, y, alternative=alternative, method="asymp")
+        for field in ("statistic", "statistic_location", "statistic_sign"):
+            a, b = float(getattr(got, field)), float(getattr(want, field))
+            # The statistic is a multiple of 1 / (n m); scipy subtracts two rounded quotients, so its last bit is off.
+            tolerance = 4e-16 if field == "statistic" else 0.0
+            if not (abs(a - b) <= tolerance or a == b or (np.isnan(a) and np.isnan(b))):
+                differences.append(f"{where}: {alternative} {field} is {a!r}, scipy has {b!r}")
+    return differences
+
+
+def fuzz(seconds: float, seed: int) -> dict[str, object]:
+    """Check batches until the time is over."""
+    rng = np.random.default_rng(seed)
+    end = time.monotonic() + seconds
+    rows, by_scipy, differences = 0, 0, []
+    while time.monotonic() < end:
+        checked, scipy_checked, found = check_batch(rng)
+        rows, by_scipy = rows + checked, by_scipy + scipy_checked
+        differences += found
+    return {"isa": ops.info()["isa"], "rows": rows, "scipy_rows": by_scipy, "differences": differences}
+
+
+def supported(isa: str) -> bool:
+    """Whether this CPU runs these kernels."""
+    code = "from kslottery_fast.ops import info; info()"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "KSL_ISA": isa}, capture_output=True, check=False
+    )
+    return run.returncode == 0
+
+
+def main() -> int:
+    """Run the command line; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--one", action="store_true", help="only the instruction set of KSL_ISA, JSON on stdout")
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(fuzz(arguments.seconds, arguments.seed)))
+        return 0
+    if not ops.info()["native"]:
+        raise InputError(f"there are no native kernels to test: {ops.info()['error']}")
+    isas = [isa for isa in ISAS if supported(isa)]
+    rows, failed = 0, False
+    for number, isa in enumerate(isas):
+        command = [sys.executable, __file__, "--one", "--seconds", str(arguments.seconds / len(isas))]
+        command += ["--seed", str(arguments.seed * len(ISAS) + number)]
+        run = subprocess.run(command, env={**os.environ, "KSL_ISA": isa}, stdout=subprocess.PIPE, text=True, check=True)
+        result = json.loads(run.stdout)
+        found = result["differences"]
+        print(f"{isa:9} {result['rows']:9,} rows, {result['scipy_rows']:7,} by scipy too: {len(found)} differences")
+        print(*found[:10], sep="\n", end="\n" if found else "")
+        rows, failed = rows + result["rows"], failed or bool(found)
+    print(
+        f"{rows:,} rows checked with seed {arguments.seed}: {'DIFFERENCES, see above' if failed else 'no difference'}"
+    )
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Loading the native library: what info() says, and what happens where it is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import kslottery_fast
+from kslottery_fast import ops
+from kslottery_fast.ops import native
+
+PACKAGE = Path(kslottery_fast.__file__).parent
+
+
+def run_python(code, *, cwd=None, **environment):
+    """The code in a fresh interpreter that finds this package first on its path."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(cwd or PACKAGE.parent), "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_info_says_which_kernels_are_active_and_why_there_is_no_cuda():
+    info = native.info()
+    assert info["native"], info["error"]
+    assert info["error"] is None
+    assert info["isa"] in {"avx512", "avx2", "baseline"}
+    assert info["cuda"] == (info["cuda_reason"] == "")
+    assert info["threads"] == torch.get_num_threads()
+
+
+def test_native_library_is_of_the_version_that_is_imported():
+    assert native.info()["version"] == kslottery_fast.__version__
+
+
+def test_isa_can_be_chosen_by_the_environment():
+    code = "from kslottery_fast.ops import info; print(info()['isa'])"
+    assert run_python(code, KSL_ISA="baseline").stdout.strip() == "baseline"
+
+
+def test_an_unknown_isa_is_an_input_error_in_info_and_in_the_kernels():
+    code = """
+        import torch
+        from kslottery_fast import ops
+        from kslottery_fast.errors import InputError
+        for call in (ops.info, lambda: ops.ks_statistics(torch.zeros(1, 4), torch.zeros(1, 4))):
+            try:
+                call()
+            except InputError as error:
+                print(error)
+    """
+    result = run_python(code, KSL_ISA="sse9")
+    assert result.stdout.count("sse9") == 2, result
+
+
+@pytest.fixture
+def package_copy(tmp_path):
+    """The package without its native library."""
+    shutil.copytree(PACKAGE, tmp_path / "kslottery_fast", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return tmp_path
+
+
+FALLBACK = """
+    import torch, warnings
+    from kslottery_fast import ops
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            h, flags = ops.ks_statistics(torch.zeros(1, 4), torch.ones(1, 4))
+    assert h.item() == 4
+    assert [w.category for w in caught] == [RuntimeWarning]
+    info = ops.info()
+    assert (info["native"], info["isa"], info["cuda"]) == (False, "none", False)
+    assert info["error"] in str(caught[0].message)
+    print(caught[0].message)
+"""
+
+
+def test_without_the_library_the_reference_works_and_one_warning_says_why(package_copy):
+    result = run_python(FALLBACK, cwd=package_copy)
+    assert result.returncode == 0, result.stderr
+    assert "No module named 'kslottery_fast._C'" in result.stdout
+    assert "pip install ." in result.stdout
+
+
+def test_a_broken_library_shows_its_load_error_in_full(package_copy):
+    (package_copy / "kslottery_fast" / "_C.abi3.so").write_bytes(b"not a library")
+    result = run_python(FALLBACK, cwd=package_copy)
+    assert result.returncode == 0, result.stderr
+    assert "ImportError" in result.stdout
+    assert "_C.abi3.so" in result.stdout
+
+
+def test_with_the_library_nothing_is_warned_about():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ops.ks_statistics(torch.zeros(1, 4), torch.zeros(1, 4))

@@ -1,0 +1,207 @@
+"""Every operator keeps the contract of torch.library; native and pure-torch kernels agree."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from kslottery_fast import ops
+from kslottery_fast.errors import InputError
+from kslottery_fast.ops import native, reference, schemas
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+HYPER = {"step": 3, "lr": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
+
+
+def random(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def tables(rows=7, d=33, dtype=torch.float32):
+    """Two tables: some rows equal, some slightly moved, many ties."""
+    before = (random(rows, d) * 4).round() / 4
+    moved = before + 0.5 * (torch.arange(rows)[:, None] % 3)
+    return before.to(dtype), moved.to(dtype)
+
+
+def adamw_arguments(vocab=9, d=5, dtype=torch.float32, *, identity=False, master=False):
+    rows = None if identity else torch.tensor([7, 0, 4])
+    k = vocab if identity else 3
+    table = random(vocab, d, dtype=dtype, seed=1)
+    state = torch.float64 if dtype == torch.float64 else torch.float32
+    masters = (table if identity else table[rows]).float() if master else None
+    moments = random(k, d, dtype=state, seed=3), random(k, d, dtype=state, seed=4).square()
+    return (table, rows, random(k, d, seed=2), *moments), {**HYPER, "master": masters}
+
+
+def embedding_arguments(vocab=9, d=5, k=3, dtype=torch.float32, *, grad=True):
+    slots = torch.full((vocab,), -1, dtype=torch.int32)
+    slots[torch.tensor([7, 0, 4])] = torch.arange(k, dtype=torch.int32)
+    rows = random(k, d, seed=5).requires_grad_(grad)
+    return random(vocab, d, dtype=dtype, seed=1), rows, slots, torch.tensor([[7, 1, 0, 7], [2, 4, 8, 3]])
+
+
+def backward_arguments():
+    _, rows, slots, ids = embedding_arguments(grad=False)
+    return random(*ids.shape, rows.shape[1], seed=6), slots, ids, rows.shape[0]
+
+
+def sample_inputs():
+    """(op name, positional arguments, keyword arguments) that every contract test goes through."""
+    for dtype in DTYPES:
+        yield "ks_statistics", tables(dtype=dtype), {}
+        yield "row_adamw_", *adamw_arguments(dtype=dtype)
+        yield "row_embedding", embedding_arguments(dtype=dtype), {}
+    yield "ks_rows", (random(4, 6), random(4, 9, seed=1)), {}
+    yield "ks_rows", (random(0, 6), random(0, 9)), {}
+    yield "ks_statistics", tables(rows=0), {}
+    yield "ks_decide", (*tables(), 10), {}
+    yield "row_adamw_", *adamw_arguments(identity=True)
+    yield "row_adamw_", *adamw_arguments(dtype=torch.bfloat16, master=True)
+    yield "row_embedding", embedding_arguments(grad=False), {}
+    yield "row_embedding_backward", backward_arguments(), {}
+
+
+SAMPLES = list(sample_inputs())
+IDS = [f"{index}-{name}" for index, (name, _, _) in enumerate(SAMPLES)]
+
+
+def clones(arguments):
+    return [a.detach().clone().requires_grad_(a.requires_grad) if torch.is_tensor(a) else a for a in arguments]
+
+
+def strided(tensor):
+    """The same matrix as a transposed view of every second row of a larger one; anything else as it is."""
+    if not torch.is_tensor(tensor) or not tensor.dtype.is_floating_point or tensor.dim() != 2:
+        return tensor
+    view = tensor.new_zeros(tensor.shape[1] * 2, tensor.shape[0] + 1)[::2, 1:].t()
+    return view.copy_(tensor.detach())
+
+
+def run(function, arguments, keywords):
+    """Outputs and all tensor arguments afterwards, for a function that may write in place."""
+    arguments = clones(arguments)
+    keywords = dict(zip(keywords, clones(keywords.values()), strict=True))
+    outputs = function(*arguments, **keywords)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return [t for t in (*outputs, *arguments, *keywords.values()) if torch.is_tensor(t)]
+
+
+def assert_same_bits(got, expected):
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a.detach(), b.detach(), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(("name", "arguments", "keywords"), SAMPLES, ids=IDS)
+class TestEveryOperator:
+    def test_passes_opcheck(self, name, arguments, keywords):
+        op = getattr(torch.ops.kslottery, name).default
+        torch.library.opcheck(op, tuple(clones(arguments)), keywords)
+
+    def test_native_and_reference_agree(self, name, arguments, keywords):
+        assert native.info()["native"], native.info()["error"]
+        got, expected = (run(getattr(m, name), arguments, keywords) for m in (ops, reference))
+        if name == "row_adamw_":  # torch's square root may be one unit off, which the table then shows
+            (table, *got), (expected_table, *expected) = got, expected
+            one_unit = torch.finfo(table.dtype).eps
+            torch.testing.assert_close(table, expected_table, rtol=one_unit, atol=one_unit * HYPER["lr"])
+        assert_same_bits(got, expected)
+
+    def test_compiles_as_one_graph_and_gives_the_same_bits(self, name, arguments, keywords):
+        eager = getattr(ops, name)
+        compiled = torch.compile(eager, fullgraph=True, backend="aot_eager", dynamic=False)
+        assert_same_bits(run(compiled, arguments, keywords), run(eager, arguments, keywords))
+
+    def test_any_number_of_threads_gives_the_same_bits(self, name, arguments, keywords):
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            expected = run(getattr(ops, name), arguments, keywords)
+            torch.set_num_threads(3)
+            assert_same_bits(run(getattr(ops, name), arguments, keywords), expected)
+        finally:
+            torch.set_num_threads(before)
+
+    def test_strided_and_transposed_views_give_the_same_bits(self, name, arguments, keywords):
+        # The moments are the one thing that must be contiguous.
+        viewed = [a if name == "row_adamw_" and i in (3, 4) else strided(a) for i, a in enumerate(clones(arguments))]
+        outputs = getattr(ops, name)(*viewed, **dict(zip(keywords, clones(keywords.values()), strict=True)))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        got = [t for t in (*outputs, *viewed) if torch.is_tensor(t)]
+        expected = run(getattr(ops, name), arguments, keywords)
+        assert_same_bits(got, expected[: len(got)])
+
+    def test_a_gpu_or_any_other_device_gets_the_reference(self, name, arguments, keywords):
+        kernel = f"kslottery::{name}"
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(kernel, "CompositeExplicitAutograd")
+        assert not torch._C._dispatch_has_kernel_for_dispatch_key(kernel, "CUDA")
+
+
+BAD_KS = [
+    ((random(3, 4), random(2, 4)), "x has 3 rows and y has 2"),
+    ((random(3, 4), random(3, 0)), r"y has shape \[3, 0\]; a sample needs at least one value"),
+    ((random(12), random(12)), r"x has shape \[12\]; expected two dimensions"),
+    (
+        (torch.ones(3, 4, dtype=torch.int64), random(3, 4)),
+        "x has dtype torch.int64; expected float32, float64",
+    ),
+    ((random(3, 4).to_sparse(), random(3, 4)), r"x has layout torch.sparse_coo; .* use x.to_dense\(\)"),
+    ((random(3, 4), random(3, 4).to("meta")), "y is on meta, x on cpu; move them to one device"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_KS)
+def test_ks_rows_names_the_bad_argument(arguments, message):
+    with pytest.raises(InputError, match=message):
+        ops.ks_rows(*arguments)
+    with pytest.raises(InputError, match=message):
+        reference.ks_rows(*arguments)
+
+
+@pytest.mark.parametrize("op", [ops.ks_statistics, lambda a, b: ops.ks_decide(a, b, 1)])
+def test_tables_must_have_one_shape_with_columns(op):
+    with pytest.raises(InputError, match=r"before has shape \[3, 4\] and after \[3, 5\]; expected one shape"):
+        op(random(3, 4), random(3, 5))
+    with pytest.raises(InputError, match=r"before has shape \[3, 0\]; a row needs at least one value"):
+        op(random(3, 0), random(3, 0))
+
+
+@pytest.mark.parametrize("module", [ops, reference], ids=["native", "reference"])
+class TestNaNAndInfinity:
+    def test_a_row_with_nan_is_flagged_and_has_no_statistic(self, module):
+        before, after = tables(rows=4)
+        after[1, 5], before[2, 0] = math.nan, math.inf
+        before[3, 1], after[3, 2] = -math.inf, math.nan
+        plus, minus, plus_at, minus_at, flags = module.ks_rows(before, after)
+        assert flags.tolist() == [0, schemas.HAS_NAN, schemas.HAS_INF, schemas.HAS_NAN | schemas.HAS_INF]
+        assert [plus[1], minus[1], plus[3], minus[3]] == [-1] * 4
+        assert plus_at[[1, 3]].isnan().all()
+        assert minus_at[[1, 3]].isnan().all()
+        assert module.ks_statistics(before, after)[0][[1, 3]].tolist() == [-1, -1]
+        assert module.ks_decide(before, after, -5)[0].tolist() == [True, False, True, False]
+
+    def test_infinities_are_ordinary_values(self, module):
+        x = torch.tensor([[-math.inf, 0.0, 1.0, math.inf]])
+        y = torch.tensor([[-math.inf, -math.inf, math.inf, math.inf]])
+        plus, minus, plus_at, minus_at, _ = module.ks_rows(x, y)
+        assert (plus.item(), minus.item(), plus_at.item(), minus_at.item()) == (1, 1, 1.0, -math.inf)
+
+
+def test_the_reference_in_blocks_equals_the_reference_at_once(monkeypatch):
+    x, y = random(11, 6), random(11, 9, seed=1)
+    expected = reference.ks_rows(x, y)
+    monkeypatch.setattr(reference, "_BLOCK_ELEMENTS", 40)
+    assert_same_bits(reference.ks_rows(x, y), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["row_embedding", "row_adamw_"])
+def test_compiles_with_the_default_backend(name):
+    arguments, keywords = adamw_arguments() if name == "row_adamw_" else (embedding_arguments(), {})
+    compiled = torch.compile(getattr(ops, name), fullgraph=True)
+    expected = run(getattr(ops, name), arguments, keywords)
+    assert_same_bits(run(compiled, arguments, keywords), expected)

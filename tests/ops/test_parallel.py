@@ -1,0 +1,110 @@
+"""The thread pool under the native kernels: forks, concurrent callers, exceptions, many threads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+
+import numpy as np
+import pytest
+import torch
+
+from kslottery_fast import ops
+from kslottery_fast.errors import InputError
+
+VOCAB, D, N = 300, 64, 20_000
+
+
+@pytest.fixture(autouse=True)
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def look_up(seed=0):
+    """A look-up of many chunks, and whether its result is right.
+
+    Everything but the kernel is numpy: torch's own thread pool does not survive a fork.
+    """
+    generator = np.random.default_rng(seed)
+    table = generator.standard_normal((VOCAB, D)).astype(np.float32)
+    ids = generator.integers(VOCAB, size=N)
+    slots = np.full(VOCAB, -1, np.int32)
+    out = ops.row_embedding(*map(torch.from_numpy, (table, table[:0], slots, ids)))
+    return np.array_equal(out.numpy(), table[ids])
+
+
+def in_child(function):
+    """Whether function() is true in a forked child, which must end within a minute."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            signal.alarm(60)  # a deadlock becomes a failure
+            status = 0 if function() else 2
+        except BaseException:
+            traceback.print_exc(file=sys.stderr)
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+
+
+def test_kernels_work_in_a_forked_child_and_in_its_child():
+    assert look_up()
+    assert in_child(lambda: look_up(1) and in_child(lambda: look_up(2)))
+    assert look_up(3)
+
+
+def test_kernels_work_in_a_child_forked_while_other_threads_compute():
+    stop = threading.Event()
+
+    def work():
+        while not stop.is_set():
+            look_up()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert all(in_child(look_up) for _ in range(5))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_several_python_threads_may_call_at_once():
+    results = []
+    threads = [
+        threading.Thread(target=lambda i=i: results.append(all(look_up(i) for _ in range(10)))) for i in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 6
+
+
+def test_an_exception_in_a_helper_thread_reaches_the_caller_and_the_pool_lives_on():
+    table, slots = torch.zeros(VOCAB, D), torch.full((VOCAB,), -1, dtype=torch.int32)
+    ids = torch.zeros(N, dtype=torch.int64)
+    for position in (0, N // 2, N - 1):
+        bad = ids.clone()
+        bad[position] = VOCAB
+        with pytest.raises(InputError, match=f"ids holds {VOCAB}"):
+            ops.row_embedding(table, torch.zeros(0, D), slots, bad)
+    assert look_up()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7, 64])
+def test_more_threads_than_cores_or_chunks_are_no_problem(threads):
+    torch.set_num_threads(threads)
+    assert look_up()

@@ -1,0 +1,223 @@
+"""row_adamw_ is torch.optim.AdamW on some rows, and touches nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from kslottery_fast import ops
+from kslottery_fast.errors import InputError
+from kslottery_fast.ops import reference
+
+HYPER = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
+VOCAB, D = 40, 67
+ROWS = torch.tensor([31, 2, 17, 39, 0])
+
+
+def random(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def gradients(steps, k, dtype=torch.float32):
+    """Gradients of very different sizes, with exact zeros as frozen or absent tokens have them."""
+    for step in range(steps):
+        grad = random(k, D, seed=100 + step) * 10.0 ** random(k, D, seed=200 + step).mul(2).clamp(-6, 6)
+        yield torch.where(random(k, D, seed=300 + step) > 1.5, 0.0, grad).to(dtype)
+
+
+def torch_adamw(parameter, grads, **hyper):
+    """The yardstick: torch's single-tensor AdamW; yields the parameter and its moments after each step."""
+    parameter = parameter.clone().requires_grad_()
+    optimizer = torch.optim.AdamW(
+        [parameter],
+        lr=hyper["lr"],
+        betas=(hyper["beta1"], hyper["beta2"]),
+        eps=hyper["eps"],
+        weight_decay=hyper["weight_decay"],
+        foreach=False,
+    )
+    for grad in grads:
+        parameter.grad = grad
+        optimizer.step()
+        state = optimizer.state[parameter]
+        yield parameter.detach(), state["exp_avg"], state["exp_avg_sq"]
+
+
+def units(values):
+    """The spacing of floats (one ulp) at each value."""
+    return torch.nextafter(values.abs(), torch.tensor(torch.inf, dtype=values.dtype)) - values.abs()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"weight_decay": 0.0}, {"beta1": 0.3}, {"beta1": 0.0, "beta2": 0.0}, {"eps": 0.1}],
+    ids=str,
+)
+def test_one_step_from_torchs_state_is_within_two_ulp_of_torch(dtype, changes):
+    """Started from torch's own state at each of 20 steps: only one step's rounding is compared.
+
+    A unit is the spacing of floats at the largest term of a moment's sum, and for the parameter the spacing
+    at its old value plus four spacings at its change: what torch's fused multiply-add leaves unrounded.
+    """
+    hyper = {**HYPER, **changes}
+    start = random(len(ROWS), D, dtype=dtype)
+    previous = (start, torch.zeros_like(start), torch.zeros_like(start))
+    grads = list(gradients(20, len(ROWS), dtype))
+    for step, (grad, expected) in enumerate(zip(grads, torch_adamw(start, grads, **hyper), strict=True), start=1):
+        param, exp_avg, exp_avg_sq = (tensor.clone() for tensor in previous)
+        ops.row_adamw_(param, None, grad, exp_avg, exp_avg_sq, step=step, **hyper)
+        scales = (
+            units(previous[0]) + units(expected[0] - previous[0]) * 4,
+            units(torch.maximum(previous[1].abs(), grad.abs())),
+            units(expected[2]),
+        )
+        for got, want, scale in zip((param, exp_avg, exp_avg_sq), expected, scales, strict=True):
+            assert ((got - want).abs() <= 2 * scale).all(), ((got - want).abs() / scale).max()
+        previous = tuple(tensor.clone() for tensor in expected)
+
+
+def test_equals_the_formula_in_numpy_bit_by_bit():
+    """Every operation rounded by itself: what numpy's float32 does, square root included."""
+    param, exp_avg, exp_avg_sq = random(len(ROWS), D), torch.zeros(len(ROWS), D), torch.zeros(len(ROWS), D)
+    p, m, v = param.numpy().copy(), exp_avg.numpy().copy(), exp_avg_sq.numpy().copy()
+    lr, beta1, beta2, eps, weight_decay = HYPER.values()
+    f = np.float32
+    for step, grad in enumerate(gradients(10, len(ROWS)), start=1):
+        ops.row_adamw_(param, None, grad, exp_avg, exp_avg_sq, step=step, **HYPER)
+        g = grad.numpy()
+        m = m + f(1 - beta1) * (g - m)
+        v = v * f(beta2) + f(1 - beta2) * g * g
+        denominator = np.sqrt(v) / f(math.sqrt(1 - beta2**step)) + f(eps)
+        p = p * f(1 - lr * weight_decay) + f(-lr / (1 - beta1**step)) * m / denominator
+        for got, expected in ((param, p), (exp_avg, m), (exp_avg_sq, v)):
+            np.testing.assert_array_equal(got.numpy(), expected)
+
+
+def test_a_hundred_steps_stay_close_to_torch():
+    start = random(len(ROWS), D)
+    grads = list(gradients(100, len(ROWS)))
+    param, exp_avg, exp_avg_sq = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    for step, grad in enumerate(grads, start=1):
+        ops.row_adamw_(param, None, grad, exp_avg, exp_avg_sq, step=step, **HYPER)
+    *_, (expected, _, _) = torch_adamw(start, grads, **HYPER)
+    torch.testing.assert_close(param, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("module", [ops, reference], ids=["native", "reference"])
+class TestBothImplementations:
+    def state(self):
+        return torch.zeros(len(ROWS), D), torch.zeros(len(ROWS), D)
+
+    def test_only_the_given_rows_change(self, module):
+        table = random(VOCAB, D)
+        before, compact, (grad,) = table.clone(), table[ROWS], gradients(1, len(ROWS))
+        module.row_adamw_(table, ROWS, grad, *self.state(), step=1, **HYPER)
+        module.row_adamw_(compact, None, grad, *self.state(), step=1, **HYPER)
+        assert torch.equal(table[ROWS], compact)
+        others = torch.ones(VOCAB, dtype=torch.bool)
+        others[ROWS] = False
+        assert torch.equal(table[others], before[others])
+        assert not torch.equal(table[ROWS], before[ROWS])
+
+    def test_rows_that_are_never_written_may_be_nan(self, module):
+        table = torch.full((VOCAB, D), torch.nan)
+        table[ROWS] = 1.0
+        (grad,) = gradients(1, len(ROWS))
+        module.row_adamw_(table, ROWS, grad, *self.state(), step=1, **HYPER)
+        assert int(table.isnan().all(dim=1).sum()) == VOCAB - len(ROWS)
+        assert table[ROWS].isfinite().all()
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_a_master_keeps_what_the_narrow_table_cannot_hold(self, module, dtype):
+        table = torch.ones(VOCAB, D, dtype=dtype)
+        master, exact = torch.ones(len(ROWS), D), torch.ones(len(ROWS), D)
+        narrow, wide = self.state(), self.state()
+        hyper = {**HYPER, "lr": 1e-5, "weight_decay": 0.0}
+        for step, grad in enumerate([torch.ones(len(ROWS), D)] * 5, start=1):
+            module.row_adamw_(table, ROWS, grad, *narrow, step=step, master=master, **hyper)
+            module.row_adamw_(exact, None, grad, *wide, step=step, **hyper)
+        assert torch.equal(master, exact)
+        assert torch.equal(table[ROWS], exact.to(dtype))
+        assert (master < 1).all()
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_without_a_master_the_new_value_is_rounded_into_the_table(self, module, dtype):
+        table = random(VOCAB, D, dtype=dtype)
+        exact, (grad,) = table[ROWS].float(), gradients(1, len(ROWS))
+        module.row_adamw_(exact, None, grad, *self.state(), step=1, **HYPER)
+        module.row_adamw_(table, ROWS, grad, *self.state(), step=1, **HYPER)
+        assert torch.equal(table[ROWS], exact.to(dtype))
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+    def test_a_gradient_of_another_dtype_counts_as_its_value(self, module, dtype):
+        (grad,) = gradients(1, len(ROWS))
+        grad = grad.clamp(-1, 1).to(dtype)
+        a, b = random(len(ROWS), D), random(len(ROWS), D)
+        module.row_adamw_(a, None, grad, *self.state(), step=1, **HYPER)
+        module.row_adamw_(b, None, grad.float(), *self.state(), step=1, **HYPER)
+        assert torch.equal(a, b)
+
+    def test_the_version_counters_of_what_is_written_go_up(self, module):
+        table, (exp_avg, exp_avg_sq) = random(VOCAB, D, dtype=torch.bfloat16), self.state()
+        master, (grad,) = torch.zeros(len(ROWS), D), gradients(1, len(ROWS))
+        written = (table, exp_avg, exp_avg_sq, master)
+        before = [tensor._version for tensor in (*written, grad, ROWS)]
+        module.row_adamw_(table, ROWS, grad, exp_avg, exp_avg_sq, step=1, master=master, **HYPER)
+        changed = [t._version > v for t, v in zip((*written, grad, ROWS), before, strict=True)]
+        assert changed == [True] * 4 + [False] * 2
+
+    def test_a_parameter_that_requires_grad_is_updated_without_being_recorded(self, module):
+        parameter = torch.nn.Parameter(random(VOCAB, D))
+        (grad,) = gradients(1, len(ROWS))
+        module.row_adamw_(parameter, ROWS, grad, *self.state(), step=1, **HYPER)
+        assert parameter.is_leaf
+
+    def test_no_rows_is_no_work(self, module):
+        table = random(VOCAB, D)
+        before = table.clone()
+        empty = torch.empty(0, D)
+        rows = torch.empty(0, dtype=torch.int64)
+        module.row_adamw_(table, rows, empty, empty.clone(), empty.clone(), step=1, **HYPER)
+        assert torch.equal(table, before)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"rows": torch.tensor([0, 40])}, "rows.* 40, outside the table's rows 0 to 39"),
+            ({"rows": torch.tensor([0, -1])}, "rows.* -1, outside the table's rows 0 to 39"),
+            ({"rows": torch.tensor([3, 3])}, "rows holds 3 twice; each row can be updated once a step"),
+            ({"rows": torch.tensor([0, 1], dtype=torch.int32)}, "rows is torch.int32 .*expected one int64"),
+            ({"rows": torch.tensor([[0, 1]])}, r"rows is torch.int64 \[1, 2\]; expected one int64"),
+            ({"rows": None}, rf"grad has shape \[2, {D}\]; expected \[40, {D}\]"),
+            ({"rows": torch.tensor([0, 1, 2])}, rf"grad has shape \[2, {D}\]; expected \[3, {D}\]"),
+            ({"table": torch.zeros(1, D).expand(VOCAB, D)}, "table is an expanded tensor"),
+            ({"table": torch.zeros(VOCAB)}, "table has shape .*two dimensions"),
+            ({"table": torch.zeros(VOCAB, D, dtype=torch.int32)}, "table has dtype torch.int32"),
+            ({"exp_avg": torch.zeros(2, D, dtype=torch.float64)}, "exp_avg is torch.float64"),
+            ({"exp_avg_sq": torch.zeros(D, 2).t()}, "exp_avg_sq is .* expected contiguous torch.float32"),
+            ({"master": torch.zeros(2, D)}, "master is for tables narrower than float32"),
+            ({"step": 0}, "step is 0; expected .* counted from 1"),
+            ({"lr": -1.0}, "lr is -1.0; expected a finite number"),
+            ({"lr": float("nan")}, "lr is nan; expected a finite number"),
+            ({"eps": -1.0}, "eps is -1.0"),
+            ({"weight_decay": float("inf")}, "weight_decay is inf"),
+            ({"beta1": 1.0}, "beta1 is 1.0; expected 0 <= beta1 < 1"),
+            ({"beta2": -0.1}, "beta2 is -0.1; expected 0 <= beta2 < 1"),
+        ],
+    )
+    def test_bad_arguments_are_named_and_nothing_is_written(self, module, changes, message):
+        arguments = {"table": torch.ones(VOCAB, D), "rows": torch.tensor([0, 1]), "grad": torch.ones(2, D)}
+        arguments |= {
+            "exp_avg": torch.zeros(2, D),
+            "exp_avg_sq": torch.zeros(2, D),
+            "step": 1,
+            **HYPER,
+        } | changes
+        before = {name: value.clone() for name, value in arguments.items() if torch.is_tensor(value)}
+        with pytest.raises(InputError, match=message):
+            module.row_adamw_(**arguments)
+        assert all(torch.equal(value, before[name]) for name, value in arguments.items() if torch.is_tensor(value))
