@@ -17,7 +17,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-OPTIONS = ("KSL_CUDA", "KSL_SANITIZE", "KSL_WERROR")
+OPTIONS = {"KSL_CUDA": "auto", "KSL_SANITIZE": "", "KSL_WERROR": "OFF"}  # with their defaults
 
 
 def need(what: str, remedy: str, *candidates: str | None) -> str:
@@ -50,7 +50,8 @@ class CMakeBuild(build_ext):
             "KSL_VERSION": self.distribution.get_version(),
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
-            **{name: os.environ[name] for name in OPTIONS if name in os.environ},
+            # Always given: what an earlier build was told must not live on in CMake's cache.
+            **{name: os.environ.get(name, default) for name, default in OPTIONS.items()},
         }
         arguments = [f"-D{name}={value}" for name, value in definitions.items()]
         arguments += shlex.split(os.environ.get("CMAKE_ARGS", ""))

@@ -85,9 +85,7 @@ class Certificate:
             values = {name: value for name, value in data.items() if name not in ("checked", "text")}
             agreement = values.pop("agreement")
             if agreement is not None:
-                agreement = Agreement(
-                    **{name: Interval.from_dict(value) for name, value in agreement.items()}
-                )
+                agreement = Agreement(**{name: Interval.from_dict(value) for name, value in agreement.items()})
             levels = tuple(CertificateLevel(**level) for level in values.pop("levels"))
             return cls(**values, levels=levels, agreement=agreement)
         except (AttributeError, KeyError, TypeError) as error:

@@ -72,9 +72,7 @@ class Predictions:
             raise InputError(f"{path} holds no predictions; expected a file that Predictions.save wrote")
         for name, dtype in _DTYPES.items():
             if tensors[name].dtype != dtype or tensors[name].shape != tensors["target"].shape[:1]:
-                raise InputError(
-                    f"{path}: {name} is {tensors[name].dtype} {list(tensors[name].shape)}; make it anew"
-                )
+                raise InputError(f"{path}: {name} is {tensors[name].dtype} {list(tensors[name].shape)}; make it anew")
         margin, sentence = tensors["margin"], tensors["sentence"]
         if not ((margin >= 0) & (margin <= 1)).all() or (sentence.diff() < 0).any():
             raise InputError(f"{path}: margins outside [0, 1] or sentences out of order; make it anew")
@@ -162,8 +160,7 @@ def certificate_from(
     if len(predictions) == 0:
         raise InputError("predictions is empty; nothing can be certified")
     if transfer is not None and not (
-        torch.equal(predictions.target, transfer.target)
-        and torch.equal(predictions.sentence, transfer.sentence)
+        torch.equal(predictions.target, transfer.target) and torch.equal(predictions.sentence, transfer.sentence)
     ):
         raise InputError(
             f"the two models were not run on the same positions ({len(predictions)} and {len(transfer)}); "

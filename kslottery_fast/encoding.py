@@ -70,9 +70,7 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
 def eos_id(tokenizer: Any) -> int:
     """The id of the end-of-text token; a tokenizer without one is an InputError."""
     if tokenizer.eos_token_id is None:
-        raise InputError(
-            "the tokenizer has no end-of-text token; set tokenizer.eos_token to the one the model knows"
-        )
+        raise InputError("the tokenizer has no end-of-text token; set tokenizer.eos_token to the one the model knows")
     return int(tokenizer.eos_token_id)
 
 
@@ -113,9 +111,7 @@ def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> tor
     """Rows of different lengths as one int64 [B, T], filled with ``value`` on the right, or on the left."""
     width = max(map(len, rows))
     fill = [[value] * (width - len(row)) for row in rows]
-    return torch.tensor(
-        [[*f, *r] if left else [*r, *f] for f, r in zip(fill, rows, strict=True)], dtype=torch.int64
-    )
+    return torch.tensor([[*f, *r] if left else [*r, *f] for f, r in zip(fill, rows, strict=True)], dtype=torch.int64)
 
 
 def pad_id(tokenizer: Any) -> int:
@@ -133,9 +129,7 @@ def check_fits(model: Any, ids: Sequence[Sequence[int]], new_tokens: int = 0) ->
     """
     config = getattr(model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
-        raise InputError(
-            f"{type(model).__name__} is an encoder-decoder model; evaluation supports decoder-only models"
-        )
+        raise InputError(f"{type(model).__name__} is an encoder-decoder model; evaluation supports decoder-only models")
     limit = getattr(config, "max_position_embeddings", None)
     longest = max(map(len, ids)) + new_tokens
     if isinstance(limit, int) and longest > limit:

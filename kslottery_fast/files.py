@@ -52,10 +52,11 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _fsync(file)
-        temporary.chmod(0o777 & ~_umask())
+        # mkdtemp and safetensors make private files; an artifact has the permissions of any file its owner makes.
+        for path_inside in [temporary, *temporary.rglob("*")]:
+            path_inside.chmod((0o777 if path_inside.is_dir() else 0o666) & ~_umask())
+            if path_inside.is_file():
+                _fsync(path_inside)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
             target.replace(old / target.name)

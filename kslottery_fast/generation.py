@@ -135,9 +135,7 @@ def check_positive(**sizes: int) -> None:
             raise InputError(f"{name} is {size}; expected at least 1")
 
 
-def _greedy(
-    model: Any, prompts: list[list[int]], ends: set[int], padding: int, max_new_tokens: int
-) -> list[list[int]]:
+def _greedy(model: Any, prompts: list[list[int]], ends: set[int], padding: int, max_new_tokens: int) -> list[list[int]]:
     """Generated token ids of one batch, row by row, each up to its end token included."""
     device = device_of(model)
     tokens = pad(prompts, padding, left=True).to(device)

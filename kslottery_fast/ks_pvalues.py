@@ -28,15 +28,11 @@ Integers = npt.NDArray[np.int64]
 
 MAX_AUTO_N = 10_000  # scipy: 'auto' is exact up to here
 METHODS = ("exact", "asymp", "paper")
-_TINY = (
-    1e-280  # below this a p-value in float64 is close to underflow: its logarithm gets its own computation
-)
+_TINY = 1e-280  # below this a p-value in float64 is close to underflow: its logarithm gets its own computation
 _CHUNK = 64  # counts per pass over the lattice: the working set stays in the L2 cache
 
 
-def resolve_method(
-    n: int, m: int, alternative: str, method: str, *, certain: bool = False
-) -> tuple[str, str | None]:
+def resolve_method(n: int, m: int, alternative: str, method: str, *, certain: bool = False) -> tuple[str, str | None]:
     """Say what a method computes for these sizes ("auto" resolved), and scipy's warning where it falls back.
 
     scipy's second fallback (one-sided with n != m: the number of lattice paths overflows float64) is a limit
@@ -83,12 +79,8 @@ def null_pvalues(counts: Integers, n: int, m: int, alternative: str, method: str
     known = _memory(n, m, one_sided, method)
     new = np.array([h for h in distinct.tolist() if h not in known], dtype=np.int64)
     if new.size:
-        known.update(
-            zip(new.tolist(), zip(*_compute(new, n, m, one_sided, method), strict=True), strict=True)
-        )
-    values = np.array([known[h] for h in distinct.tolist()], dtype=np.float64).reshape(-1, 2)[
-        inverse.reshape(-1)
-    ]
+        known.update(zip(new.tolist(), zip(*_compute(new, n, m, one_sided, method), strict=True), strict=True))
+    values = np.array([known[h] for h in distinct.tolist()], dtype=np.float64).reshape(-1, 2)[inverse.reshape(-1)]
     return values[:, 0].reshape(counts.shape), values[:, 1].reshape(counts.shape)
 
 
@@ -113,6 +105,8 @@ def _compute(counts: Integers, n: int, m: int, one_sided: bool, method: str) -> 
         log_p = -2 * z**2 - 2 * z * (large + 2 * small) / math.sqrt(large * small * (large + small)) / 3
         return np.exp(log_p), log_p
     size = np.round(effective)
+    if size == 0:  # n = m = 1: scipy gives NaN
+        return np.full(counts.shape, np.nan), np.full(counts.shape, np.nan)
     p = np.clip(stats.kstwo.sf(d, size), 0.0, 1.0)
     with np.errstate(divide="ignore"):
         log_p = np.log(p)
@@ -229,9 +223,7 @@ def _outside_probability(
             difference = i * (ng + mg) - s * ng  # exact: far below 2^53
             new[(difference if one_sided else np.abs(difference)) >= levels] = outside
         path[:, lo + 1 : hi + 2] = new
-        if (
-            lo > left_end
-        ):  # the band moves up by at most one column per step: the one that it leaves is outside now
+        if lo > left_end:  # the band moves up by at most one column per step: the one that it leaves is outside now
             path[:, lo] = outside
     return path[:, n + 1]
 

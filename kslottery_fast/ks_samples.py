@@ -134,9 +134,7 @@ def _needs_ranks(x: Any, y: Any, dtype: np.dtype[Any]) -> bool:
     """Whether float64 would make ties of distinct values: long double, or integers beyond 2^53."""
     if dtype.kind == "f":
         return dtype.itemsize > 8
-    return dtype.itemsize == 8 and any(
-        bool(((a > _EXACT) | (a < -_EXACT)).any()) for a in map(_numpy, (x, y))
-    )
+    return dtype.itemsize == 8 and any(bool(((a > _EXACT) | (a < -_EXACT)).any()) for a in map(_numpy, (x, y)))
 
 
 def _ranks(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[Any, Any, npt.NDArray[Any]]:
@@ -182,9 +180,7 @@ def _axes_last(tensor: Tensor, axes: tuple[int, ...] | None, ndim: int) -> Tenso
     return tensor.reshape(*shape[: -len(axes)], math.prod(shape[-len(axes) :]))
 
 
-def _broadcast(
-    x_lead: tuple[int, ...], y_lead: tuple[int, ...], x_shape: Any, y_shape: Any
-) -> tuple[int, ...]:
+def _broadcast(x_lead: tuple[int, ...], y_lead: tuple[int, ...], x_shape: Any, y_shape: Any) -> tuple[int, ...]:
     try:
         return tuple(np.broadcast_shapes(x_lead, y_lead))
     except ValueError:

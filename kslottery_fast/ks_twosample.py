@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.stats
 import torch
 from torch import Tensor
 
@@ -19,6 +18,15 @@ from .ks_samples import Axis, Samples, gather_samples
 from .ops.schemas import HAS_NAN
 
 _ALTERNATIVES = {"t": "two-sided", "g": "greater", "l": "less"}
+try:
+    # A drop-in gives the warning that users of scipy filter; scipy has it under a private name, since version 1.15.
+    from scipy.stats._axis_nan_policy import SmallSampleWarning
+except ImportError:
+
+    class SmallSampleWarning(RuntimeWarning):  # type: ignore[no-redef]
+        """A sample is empty: the result is NaN."""
+
+
 _ADVICE = "See documentation for sample size requirements."
 _ALL_NAN = f"too small; all returned values will be NaN. {_ADVICE}"
 _TOO_SMALL = f"One or more sample arguments is {_ALL_NAN}"
@@ -31,12 +39,6 @@ _TOO_SMALL_ND_OMIT = (
     "After omitting NaNs, one or more axis-slices of one or more sample arguments is too small; "
     f"corresponding elements of returned arrays will be NaN. {_ADVICE}"
 )
-if hasattr(scipy.stats, "SmallSampleWarning"):
-    SmallSampleWarning = scipy.stats.SmallSampleWarning
-else:
-
-    class SmallSampleWarning(RuntimeWarning):  # type: ignore[no-redef]  # scipy before 1.15
-        """A sample is empty: the result is NaN."""
 
 
 class _Pair(NamedTuple):
@@ -96,9 +98,9 @@ def ks_2samp(
 ) -> KsResult:
     """Two-sample Kolmogorov-Smirnov test along an axis: the batched drop-in for ``scipy.stats.ks_2samp``.
 
-    Same numbers, warnings and rules as scipy 1.17, for all rows at once. The differences: ``axis`` is the
-    last one by default (scipy: the first), tensors are taken as well, and where scipy warns once per row this
-    warns once.
+    Same numbers, warnings and rules as scipy 1.17, for all rows at once. The differences: ``axis`` is the last one
+    by default (scipy: the first); tensors are taken as well; where scipy warns once per row this warns once; and
+    where n = m, p is 1 and rounding takes scipy's sum above 1, scipy warns and returns the asymptotic value, this 1.
 
     Parameters
     ----------
@@ -163,9 +165,7 @@ def ks_2samp(
 def _check_options(alternative: str, method: str, nan_policy: str) -> str:
     full = _ALTERNATIVES.get(alternative[:1].lower()) if isinstance(alternative, str) else None
     if full is None:
-        raise InputError(
-            f"Invalid value for alternative: {alternative!r}; use 'two-sided', 'less' or 'greater'"
-        )
+        raise InputError(f"Invalid value for alternative: {alternative!r}; use 'two-sided', 'less' or 'greater'")
     if method not in ("auto", "exact", "asymp"):
         raise InputError(f"Invalid value for method: {method!r}; use 'auto', 'exact' or 'asymp'")
     if nan_policy not in ("propagate", "omit", "raise"):
@@ -286,9 +286,7 @@ def _result(out: npt.NDArray[np.float64], samples: Samples, shape: tuple[int, ..
         typed_location = found if known.all() else np.where(known, found.astype(np.float64), np.nan)
     parts: list[Any] = [statistic, p, typed_location, sign, log_p]
     if samples.tensors:
-        parts = [
-            torch.from_numpy(np.array(v, dtype=np.float64)).reshape(shape).to(samples.device) for v in parts
-        ]
+        parts = [torch.from_numpy(np.array(v, dtype=np.float64)).reshape(shape).to(samples.device) for v in parts]
     elif scalar:
         if not np.isnan(location[0]):
             parts[2], parts[3] = parts[2].astype(samples.dtype), sign.astype(np.int8)

@@ -81,9 +81,7 @@ class RowAdamW(Optimizer):
             raise InputError(f"nonfinite must be 'raise' or 'skip', not {nonfinite!r}")
         self.nonfinite = nonfinite
         self.skipped_steps = 0
-        super().__init__(
-            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "rows": None}
-        )
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "rows": None})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; the same checks as in the constructor."""
@@ -168,9 +166,7 @@ class RowAdamW(Optimizer):
         pairs = []
         for group, saved in zip(self.param_groups, saved_groups, strict=False):
             ours, theirs = group["rows"], saved.get("rows")
-            if (ours is None) != (theirs is None) or (
-                ours is not None and not torch.equal(ours, theirs.cpu())
-            ):
+            if (ours is None) != (theirs is None) or (ours is not None and not torch.equal(ours, theirs.cpu())):
                 raise InputError("the optimizer state is of other rows than this optimizer trains")
             pairs += list(zip(group["params"], itertools.repeat(group), saved["params"], strict=False))
         for param, group, key in pairs:
@@ -209,9 +205,7 @@ class RowAdamW(Optimizer):
             state["exp_avg"] = torch.zeros(shape, **moments)
             state["exp_avg_sq"] = torch.zeros(shape, **moments)
             if param.dtype in (torch.float16, torch.bfloat16):
-                state["master"] = (
-                    (table if rows is None else table.index_select(0, rows)).float().contiguous()
-                )
+                state["master"] = (table if rows is None else table.index_select(0, rows)).float().contiguous()
         state["step"] += 1
         beta1, beta2 = group["betas"]
         row_adamw_(

@@ -39,9 +39,7 @@ class Interval:
         try:
             return cls(float(data["value"]), float(data["low"]), float(data["high"]))
         except (KeyError, TypeError, ValueError):
-            raise InputError(
-                f"an interval needs the numbers 'value', 'low' and 'high', got {data!r}"
-            ) from None
+            raise InputError(f"an interval needs the numbers 'value', 'low' and 'high', got {data!r}") from None
 
 
 def clopper_pearson(
@@ -126,9 +124,7 @@ def bootstrap_interval(
     check_bootstrap(n_bootstrap)
     table = np.asarray(statistics)
     if table.ndim != 2 or len(table) == 0:
-        raise InputError(
-            f"statistics has shape {table.shape}; expected [sentences, statistics], one sentence or more"
-        )
+        raise InputError(f"statistics has shape {table.shape}; expected [sentences, statistics], one sentence or more")
     value = float(score(table.sum(axis=0)))
     scores = [float(score(sums)) for sums in _resampled_sums(table, n_bootstrap, seed)]
     low, high = np.quantile(scores, [(1 - confidence) / 2, (1 + confidence) / 2])

@@ -34,6 +34,7 @@ __all__ = [
     "RowEmbedding",
     "active_token_ids",
     "attach_rows",
+    "attached_model",
     "detach_rows",
     "embedding_table",
     "get_rows",
@@ -97,9 +98,7 @@ def attach_rows(model: nn.Module, token_ids: Any, *, output: str = "auto") -> nn
     for module in modules:
         check_table(module)
         if "forward" in vars(module) and "_old_forward" not in vars(module):
-            raise InputError(
-                "the embedding's forward has been replaced on the instance; attach the rows first"
-            )
+            raise InputError("the embedding's forward has been replaced on the instance; attach the rows first")
 
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     rows = weight.detach().index_select(0, ids).to(torch.promote_types(weight.dtype, torch.float32))
@@ -123,6 +122,11 @@ def attach_rows(model: nn.Module, token_ids: Any, *, output: str = "auto") -> nn
 def get_rows(model: nn.Module) -> RowEmbedding | None:
     """Return the embedding that rows are attached to, or None. Wrappers are looked through."""
     return next((module for module in model.modules() if isinstance(module, RowEmbedding)), None)
+
+
+def attached_model(model: nn.Module) -> nn.Module:
+    """Return the very model that was given to :func:`attach_rows`, without wrappers; InputError if none was."""
+    return _attachment(model)[0]
 
 
 def output_role(model: nn.Module) -> str:
@@ -257,9 +261,7 @@ def _table(owner: nn.Module | torch.Tensor, name: str) -> torch.Tensor:
     if not torch.is_tensor(table):
         raise TypeError(f"{name} must be a model or a tensor [V, d], not {type(owner).__name__}")
     if table.dim() != 2 or not table.dtype.is_floating_point:
-        raise InputError(
-            f"{name} must be a floating-point table [V, d], not {table.dtype} {list(table.shape)}"
-        )
+        raise InputError(f"{name} must be a floating-point table [V, d], not {table.dtype} {list(table.shape)}")
     return table
 
 

@@ -59,9 +59,7 @@ def corpus_score(
     error instead of a wrong interval.
     """
     public = metric.corpus_score(list(hypotheses), [list(references)]).score
-    statistics = np.array(
-        metric._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=np.int64
-    )
+    statistics = np.array(metric._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=np.int64)
 
     def score(sums: np.ndarray[Any, Any]) -> float:
         return float(metric._compute_score_from_stats(sums.tolist()).score)

@@ -77,9 +77,7 @@ def _why_so_few(
     largest: int, d: int, threshold: int, found: int, alpha: float, correction: str | None, top_k: int | None
 ) -> str:
     if largest == 0:
-        return (
-            "no row differs between emb_before and emb_after: nothing was trained, or both are the same model"
-        )
+        return "no row differs between emb_before and emb_after: nothing was trained, or both are the same model"
     if top_k is not None:
         return f"only {found} rows moved (D > 0), top_k asked for {top_k}"
     after_correction = "" if correction is None else " after the correction for many tests"

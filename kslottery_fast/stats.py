@@ -80,6 +80,8 @@ def resolve_table_method(d: int, method: str) -> str:
     if method != "auto" and method not in METHODS:
         raise InputError(f"method is {method!r}: expected 'auto', 'exact', 'asymp' or 'paper'")
     _check_dimension(d)
+    if method == "asymp" and d == 1:
+        raise InputError("method is 'asymp': rows of 1 number have no asymptotic distribution, use 'exact'")
     return resolve_method(d, d, "two-sided", method)[0]
 
 
@@ -136,9 +138,7 @@ def _table_values(h: Any, d: int, method: str, which: int) -> Tensor:
     counts = counts.to(torch.int64)
     low, high = int(counts.min()), int(counts.max())
     if low < 0 or high > d:
-        raise InputError(
-            f"h holds {low if low < 0 else high}: a KS count of rows of {d} numbers lies in 0..{d}"
-        )
+        raise InputError(f"h holds {low if low < 0 else high}: a KS count of rows of {d} numbers lies in 0..{d}")
     values = null_pvalues(counts.cpu().numpy(), d, d, "two-sided", method)[which]
     return torch.from_numpy(np.ascontiguousarray(values)).to(counts.device)
 

@@ -42,9 +42,7 @@ def table_pair(before: Any, after: Any, names: tuple[str, str]) -> tuple[Tensor,
             f"{both}: was the vocabulary resized between them? Compare the rows that they share, [:{shared}]"
         )
     if shapes[0][1] == 0:
-        raise InputError(
-            f"{names[0]} and {names[1]} are {shapes[0]}: rows without numbers cannot be compared"
-        )
+        raise InputError(f"{names[0]} and {names[1]} are {shapes[0]}: rows without numbers cannot be compared")
     return tables[0], tables[1].to(tables[0].device)
 
 
@@ -94,9 +92,7 @@ def _as_table(value: Any, name: str) -> Tensor:
             raise TypeError(f"{name} has dtype {value.dtype}: expected float64, float32 or float16")
         value = tensor_view(value)
     if not isinstance(value, Tensor):
-        raise TypeError(
-            f"{name} is a {type(value).__name__}: expected a [V, d] tensor, array or nn.Embedding"
-        )
+        raise TypeError(f"{name} is a {type(value).__name__}: expected a [V, d] tensor, array or nn.Embedding")
     if value.dtype not in KERNEL_DTYPES:
         raise TypeError(f"{name} has dtype {value.dtype}: expected float64, float32, float16 or bfloat16")
     if value.layout != torch.strided:

@@ -31,9 +31,7 @@ def input_embedding(model: nn.Module) -> nn.Embedding:
         embedding = None
     if not isinstance(embedding, nn.Embedding):
         found = "none" if embedding is None else f"a {type(embedding).__name__}"
-        raise InputError(
-            f"{type(model).__name__} has no input embedding: expected an nn.Embedding, found {found}"
-        )
+        raise InputError(f"{type(model).__name__} has no input embedding: expected an nn.Embedding, found {found}")
     return embedding
 
 
@@ -77,9 +75,7 @@ def input_modules(model: nn.Module, token_ids: torch.Tensor) -> list[nn.Embeddin
         if not isinstance(other, nn.Embedding) or any(other is module for module in modules):
             continue
         weight = other.weight.detach()
-        if weight.shape == table.shape and torch.equal(
-            weight[token_ids.to(weight.device)].to(values), values
-        ):
+        if weight.shape == table.shape and torch.equal(weight[token_ids.to(weight.device)].to(values), values):
             modules.append(other)
     return modules
 
@@ -131,17 +127,11 @@ def check_table(embedding: nn.Embedding) -> torch.Tensor:
     """Return the weight of an embedding whose rows can be replaced; refuse the others."""
     weight = embedding.weight
     if weight.is_meta:
-        raise InputError(
-            "the embedding table is offloaded (device meta); load the model with the table in memory"
-        )
+        raise InputError("the embedding table is offloaded (device meta); load the model with the table in memory")
     if weight.dtype not in TABLE_DTYPES:
-        raise InputError(
-            f"the embedding table is quantized ({weight.dtype}); load it in a floating-point dtype"
-        )
+        raise InputError(f"the embedding table is quantized ({weight.dtype}); load it in a floating-point dtype")
     if embedding.max_norm is not None:
-        raise InputError(
-            "the embedding has max_norm, which rewrites its table in every forward; set it to None"
-        )
+        raise InputError("the embedding has max_norm, which rewrites its table in every forward; set it to None")
     if embedding.scale_grad_by_freq:
         raise InputError("the embedding has scale_grad_by_freq, which rows do not support; set it to False")
     return weight
@@ -168,9 +158,7 @@ def check_token_ids(token_ids: Any, vocab_size: int, name: str = "token_ids") ->
         token_ids = token_ids.token_ids
     if not torch.is_tensor(token_ids):
         if isinstance(token_ids, (str, bytes, Mapping)) or not isinstance(token_ids, Iterable):
-            raise TypeError(
-                f"{name} must be a sequence of integers or Tickets, not {type(token_ids).__name__}"
-            )
+            raise TypeError(f"{name} must be a sequence of integers or Tickets, not {type(token_ids).__name__}")
         token_ids = torch.as_tensor(token_ids if hasattr(token_ids, "dtype") else list(token_ids))
     ids = token_ids.detach().cpu()
     if ids.numel() == 0:
@@ -183,9 +171,7 @@ def check_token_ids(token_ids: Any, vocab_size: int, name: str = "token_ids") ->
     ids = ids.to(torch.int64)
     outside = ids[(ids < 0) | (ids >= vocab_size)]
     if len(outside):
-        raise InputError(
-            f"{name} has {outside[0].item()}, outside 0..{vocab_size - 1} ({len(outside)} such ids)"
-        )
+        raise InputError(f"{name} has {outside[0].item()}, outside 0..{vocab_size - 1} ({len(outside)} such ids)")
     distinct, counts = ids.unique(return_counts=True)
     if len(distinct) != len(ids):
         raise InputError(f"{name} has {distinct[counts > 1][0].item()} more than once; remove the duplicates")
@@ -200,9 +186,7 @@ def check_finite(values: torch.Tensor, token_ids: torch.Tensor, what: str) -> No
         raise InputError(f"{what}: {len(bad)} of {len(token_ids)} rows hold NaN or Inf (token ids {shown})")
 
 
-def active_token_ids(
-    dataset: Iterable[Mapping[str, Any]], *, keys: tuple[str, ...] = ("input_ids",)
-) -> torch.Tensor:
+def active_token_ids(dataset: Iterable[Mapping[str, Any]], *, keys: tuple[str, ...] = ("input_ids",)) -> torch.Tensor:
     """Return the active vocabulary of a dataset: the sorted distinct token ids, int64.
 
     Parameters

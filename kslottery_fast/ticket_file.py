@@ -42,9 +42,7 @@ def fields_of(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict) or "format" not in data:
         raise InputError("not a tickets file: expected a JSON object with the key 'format'")
     if data["format"] != FORMAT:
-        raise InputError(
-            f"format is {data['format']!r}: expected {FORMAT!r}; a newer version may have made it"
-        )
+        raise InputError(f"format is {data['format']!r}: expected {FORMAT!r}; a newer version may have made it")
     missing = [key for key in _KEYS if key not in data]
     foreign = [key for key in data if key not in (*_KEYS, "tokens")]
     if missing or foreign:
@@ -93,9 +91,7 @@ def check_fields(tickets: Tickets) -> None:
             raise InputError(f"{name} is {value!r}: expected an integer of at least {least}")
     V, d = tickets.vocab_size, tickets.dimension
     if tickets.threshold_count > d + 1:
-        raise InputError(
-            f"threshold_count is {tickets.threshold_count}: expected 1..{d + 1} for rows of {d} numbers"
-        )
+        raise InputError(f"threshold_count is {tickets.threshold_count}: expected 1..{d + 1} for rows of {d} numbers")
     for name, choices in (
         ("method", METHODS),
         ("correction", CORRECTIONS),

@@ -293,9 +293,7 @@ def ks_select(
     ([5, 17], 'exact')
     """
     before, after = table_pair(emb_before, emb_after, ("emb_before", "emb_after"))
-    found = select_rows(
-        before, after, alpha, resolve_table_method(before.shape[1], method), correction, top_k
-    )
+    found = select_rows(before, after, alpha, resolve_table_method(before.shape[1], method), correction, top_k)
     for note in found.notes:
         warnings.warn(note, RuntimeWarning, stacklevel=2)
     return Tickets.from_counts(

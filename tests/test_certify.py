@@ -54,9 +54,7 @@ def test_a_certificate_computed_by_hand():
     assert (strict.violations, loose.violations) == (1, 2)
     assert (strict.violating_sentences, loose.violating_sentences) == (1, 2)
     for level in (strict, loose):
-        wanted = binomtest(level.violating_sentences, 3, alternative="less").proportion_ci(
-            0.95, method="exact"
-        )
+        wanted = binomtest(level.violating_sentences, 3, alternative="less").proportion_ci(0.95, method="exact")
         assert level.violating_sentences_upper == pytest.approx(wanted.high)
     assert (certificate.positions, certificate.sentences, certificate.dimension) == (6, 3, D)
     assert certificate.accuracy == pytest.approx(4 / 6)
@@ -120,10 +118,7 @@ def test_sentences_without_a_supervised_position_do_not_count():
 
 def test_the_words_fit_the_numbers_and_promise_nothing():
     text = str(certificate_from(TUNED, TRANSFER, dimension=D, alphas=[0.05, 0.5]))
-    assert (
-        "alpha 0.05 (tau 0.0800): 50.0% certified, 33.3% certified and right; 1 violations, in 1 sentences"
-        in text
-    )
+    assert "alpha 0.05 (tau 0.0800): 50.0% certified, 33.3% certified and right; 1 violations, in 1 sentences" in text
     assert "it is not a proof" in text
     assert "predicts the same token at 50.0% of the positions" in text
     assert "guarantee" not in text
@@ -202,9 +197,7 @@ def test_predictions_equal_those_of_the_full_logits(tiny_llama, batches):
     for b, batch in enumerate(batches):
         with torch.no_grad():
             probabilities = (
-                model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-                .logits.double()
-                .softmax(-1)
+                model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.double().softmax(-1)
             )
         for i, labels in enumerate(batch["labels"].tolist()):
             for t, label in enumerate(labels):

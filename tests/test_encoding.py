@@ -55,9 +55,7 @@ def test_the_prompt_gets_the_special_tokens_of_the_tokenizer_and_the_target_none
 
 
 def test_a_tokenizer_that_ends_every_prompt_is_refused(with_template):
-    with pytest.raises(
-        InputError, match="end-of-text token after every prompt; load it with add_eos_token=False"
-    ):
+    with pytest.raises(InputError, match="end-of-text token after every prompt; load it with add_eos_token=False"):
         encode(with_template("$A <|im_end|>"), Example("Spanish:", " La casa"))
 
 
@@ -116,9 +114,7 @@ def test_without_a_padding_token_the_end_token_pads(tiny_tokenizer):
 def test_sequences_beyond_the_positions_of_the_model_are_refused(tiny_llama):
     model = tiny_llama(max_position_embeddings=16)
     check_fits(model, [[1] * 10], 6)
-    with pytest.raises(
-        InputError, match=r"a sequence needs 17 tokens \(7 to generate\), the model has 16 positions"
-    ):
+    with pytest.raises(InputError, match=r"a sequence needs 17 tokens \(7 to generate\), the model has 16 positions"):
         check_fits(model, [[1] * 3, [1] * 10], 7)
 
 

@@ -75,9 +75,7 @@ def test_a_model_that_diverged_is_refused(tiny_llama, tiny_tokenizer):
     model = tiny_llama()
     with torch.no_grad():
         model.lm_head.weight[5, 0] = float("nan")
-    with pytest.raises(
-        InputError, match="the model gives NaN or infinite log-probabilities: its training diverged"
-    ):
+    with pytest.raises(InputError, match="the model gives NaN or infinite log-probabilities: its training diverged"):
         nll(model, tiny_tokenizer, EXAMPLES)
 
 
@@ -95,18 +93,14 @@ def test_raw_scores_pay_for_not_stopping_and_first_line_scores_do_not(scripted, 
     assert result.mean_chars.value == (20 + 5) / 2
     assert result.mean_chars.low == 5
     assert result.mean_chars.high == 20
-    assert result.nll.value == pytest.approx(
-        math.sqrt(320) / 13, rel=1e-3
-    )  # all of it from the end after "y"
+    assert result.nll.value == pytest.approx(math.sqrt(320) / 13, rel=1e-3)  # all of it from the end after "y"
     assert result.sentence_tokens == [6, 7]
 
 
 def test_every_interval_holds_its_value_and_repeats_with_the_seed(tiny_llama, tiny_tokenizer):
     model = tiny_llama()
     first = evaluate(model, tiny_tokenizer, EXAMPLES, max_new_tokens=6, n_bootstrap=50, seed=1)
-    assert first == evaluate(
-        model, tiny_tokenizer, EXAMPLES, max_new_tokens=6, n_bootstrap=50, seed=1, batch_size=32
-    )
+    assert first == evaluate(model, tiny_tokenizer, EXAMPLES, max_new_tokens=6, n_bootstrap=50, seed=1, batch_size=32)
     other = evaluate(model, tiny_tokenizer, EXAMPLES, max_new_tokens=6, n_bootstrap=50, seed=2)
     assert other.nll.value == first.nll.value
     assert other.nll != first.nll
@@ -185,9 +179,7 @@ def test_progress_counts_every_sentence_twice(scripted, tiny_tokenizer):
 
 def test_examples_must_be_there_and_be_examples(tiny_llama, tiny_tokenizer):
     for function in (nll, evaluate):
-        with pytest.raises(
-            InputError, match=r"examples is empty; give at least one Example\(prompt, target\)"
-        ):
+        with pytest.raises(InputError, match=r"examples is empty; give at least one Example\(prompt, target\)"):
             function(tiny_llama(), tiny_tokenizer, [])
         with pytest.raises(TypeError, match=r"examples holds a tuple; expected Example\(prompt, target\)"):
             function(tiny_llama(), tiny_tokenizer, [("a:", " b")])

@@ -34,9 +34,7 @@ def naive(model, tokenizer, prompt, max_new_tokens, ends=(2,)):
         while len(new) < max_new_tokens and not (new and new[-1] in ends):
             new.append(int(model(input_ids=torch.tensor([ids + new])).logits[0, -1].argmax()))
     ended = new[-1] in ends
-    return GeneratedText(
-        tokenizer.decode(new[:-1] if ended else new, skip_special_tokens=True), ended, len(new)
-    )
+    return GeneratedText(tokenizer.decode(new[:-1] if ended else new, skip_special_tokens=True), ended, len(new))
 
 
 def random_model(name, tiny_llama):
@@ -44,9 +42,7 @@ def random_model(name, tiny_llama):
     if name.startswith("llama"):
         return tiny_llama(name == "llama tied")
     if name == "gpt2":  # learned absolute positions: left padding must not shift them
-        config = GPT2Config(
-            vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=128, initializer_range=0.5
-        )
+        config = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=128, initializer_range=0.5)
         return GPT2LMHeadModel(config).eval()
     if name == "bloom":  # positions from the mask alone
         return BloomForCausalLM(

@@ -50,9 +50,7 @@ def gemma(softcap=5.0):
 
 
 def t5():
-    config = T5Config(
-        vocab_size=60, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
-    )
+    config = T5Config(vocab_size=60, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0)
     return T5ForConditionalGeneration(config)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -18,11 +19,21 @@ from kslottery_fast.ks_pvalues import null_pvalues, resolve_method
 from kslottery_fast.stats import asymptotic_threshold, critical_count, log_pvalues, pvalues
 
 
+@lru_cache(maxsize=4)
+def binomials(total: int) -> list[int]:
+    """C(total, k) for k = 0..total."""
+    row = [1]
+    for k in range(total):
+        row.append(row[-1] * (total - k) // (k + 1))
+    return row
+
+
 def exact_equal_sizes(n: int, h: int, alternative: str) -> Fraction:
     """P(n D >= h) from the binomial coefficients, in integers."""
-    last = 1 if alternative != "two-sided" else n // h
-    terms = [(-1) ** (k + 1) * math.comb(2 * n, n - k * h) for k in range(1, last + 1)]
-    return Fraction((1 if alternative != "two-sided" else 2) * sum(terms), math.comb(2 * n, n))
+    row = binomials(2 * n)
+    if alternative != "two-sided":
+        return Fraction(row[n - h], row[n])
+    return Fraction(2 * sum((-1) ** (k + 1) * row[n - k * h] for k in range(1, n // h + 1)), row[n])
 
 
 def exact_by_counting(n: int, m: int, alternative: str) -> list[Fraction]:
@@ -150,14 +161,16 @@ def test_logarithms_of_unequal_sizes_are_right_where_scipy_underflows() -> None:
 @pytest.mark.parametrize("alternative", ["two-sided", "less"])
 def test_asymptotic_logarithms_continue_smoothly_where_scipy_underflows(alternative: str) -> None:
     d = 30_000
-    counts = np.arange(4400, 4800, 4)
+    counts = np.arange(4400, 4800, 16)
     p, log_p = null_pvalues(counts, d, d, alternative, "asymp")
     assert p[0] > 0
     assert p[-1] == 0
     np.testing.assert_allclose(log_p[p > 1e-290], np.log(p[p > 1e-290]), rtol=1e-12)
     steps = np.diff(log_p)
     assert (steps < 0).all()
-    assert (np.abs(np.diff(steps)) < 0.01).all()  # -4 h / d per count: nearly constant, no jump at the change of formula
+    assert (
+        np.abs(np.diff(steps)) < 0.02
+    ).all()  # -4 h / d per count: nearly constant, no jump at the change of formula
 
 
 def test_asymptotic_logarithm_at_the_largest_statistic_is_minus_infinity() -> None:
@@ -174,18 +187,17 @@ def test_asymptotic_values_are_those_of_kstwo() -> None:
 def test_paper_method_selects_exactly_what_exceeds_tau(d: int, alpha: float) -> None:
     tau = asymptotic_threshold(alpha, d, d)
     h = critical_count(d, alpha, "paper")
-    assert h / d > tau
-    assert (h - 1) / d <= tau or h == 1
-    assert h <= d + 1
+    assert h == d + 1 or h / d > tau
+    assert (h - 1) / d <= tau
 
 
 @pytest.mark.parametrize("method", ["exact", "asymp", "paper"])
 @pytest.mark.parametrize("alpha", [0.2, 0.05, 0.05 / 49_152])
-@pytest.mark.parametrize("d", [1, 4, 30, 576])
+@pytest.mark.parametrize("d", [2, 4, 30, 576])
 def test_critical_count_is_the_boundary_of_p_below_alpha(d: int, alpha: float, method: str) -> None:
     h = critical_count(d, alpha, method)
     assert h == d + 1 or pvalues(h, d, method).item() < alpha
-    assert h == 0 or pvalues(h - 1, d, method).item() >= alpha
+    assert pvalues(h - 1, d, method).item() >= alpha
 
 
 def test_critical_count_beyond_d_says_that_nothing_can_be_significant() -> None:
@@ -231,7 +243,12 @@ def test_pvalues_keep_shape_device_and_dtype() -> None:
         (lambda: pvalues([0.5], 4), TypeError, "h has dtype torch.float32: expected integer counts"),
         (lambda: pvalues([1], 0), InputError, "the sample size is 0: expected at least 1"),
         (lambda: pvalues([1], 2.0), TypeError, "the sample size is 2.0: expected an integer"),
-        (lambda: pvalues([1], 4, "exakt"), InputError, "method is 'exakt': expected 'auto', 'exact', 'asymp' or 'paper'"),
+        (
+            lambda: pvalues([1], 4, "exakt"),
+            InputError,
+            "method is 'exakt': expected 'auto', 'exact', 'asymp' or 'paper'",
+        ),
+        (lambda: pvalues([1], 1, "asymp"), InputError, "rows of 1 number have no asymptotic distribution"),
         (lambda: critical_count(4, 0.0), InputError, "alpha is 0.0: expected a significance level between 0 and 1"),
         (lambda: critical_count(4, 1), InputError, "alpha is 1: expected"),
         (lambda: critical_count(4, math.nan), InputError, "alpha is nan: expected"),

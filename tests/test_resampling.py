@@ -14,13 +14,9 @@ def mean(sums):
     return sums[0] / sums[1]
 
 
-@pytest.mark.parametrize(
-    ("k", "n"), [(0, 1), (1, 1), (0, 17), (17, 17), (3, 17), (48, 96), (1, 2000), (1999, 2000)]
-)
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 17), (17, 17), (3, 17), (48, 96), (1, 2000), (1999, 2000)])
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.999])
-@pytest.mark.parametrize(
-    ("side", "alternative"), [("two-sided", "two-sided"), ("lower", "greater"), ("upper", "less")]
-)
+@pytest.mark.parametrize(("side", "alternative"), [("two-sided", "two-sided"), ("lower", "greater"), ("upper", "less")])
 def test_clopper_pearson_equals_scipy(k, n, confidence, side, alternative):
     wanted = binomtest(k, n, alternative=alternative).proportion_ci(confidence, method="exact")
     interval = clopper_pearson(k, n, confidence, side=side)

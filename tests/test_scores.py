@@ -76,9 +76,7 @@ def test_counts_that_contradict_the_public_score_stop_the_run(monkeypatch):
     metric = bleu_metric()
     monkeypatch.setattr(metric, "corpus_score", lambda h, r: type("S", (), {"score": 12.5})())
     monkeypatch.setattr(metric, "get_signature", lambda: "nrefs:1")
-    with pytest.raises(
-        RuntimeError, match=r"sacrebleu's counts give .*, its score is 12.5; this sacrebleu is newer"
-    ):
+    with pytest.raises(RuntimeError, match=r"sacrebleu's counts give .*, its score is 12.5; this sacrebleu is newer"):
         corpus_score(metric, HYPOTHESES, REFERENCES)
 
 
@@ -129,9 +127,7 @@ def test_spbleu_works_where_the_model_is_at_hand(models, spm, tokenizer, name):
 
 def test_a_missing_model_is_named_with_where_to_get_it(models):
     pytest.importorskip("sentencepiece")
-    with pytest.raises(
-        InputError, match=r"needs the SentencePiece model .*flores200sacrebleuspm, .* get it from http"
-    ):
+    with pytest.raises(InputError, match=r"needs the SentencePiece model .*flores200sacrebleuspm, .* get it from http"):
         bleu_metric("flores200")
 
 
@@ -151,9 +147,7 @@ def test_a_foreign_file_is_refused(models):
     (models / "flores200sacrebleuspm").write_text("<html>not found</html>")
     with pytest.raises(InputError, match="is truncated or damaged"):
         bleu_metric("flores200")
-    (models / "flores200sacrebleuspm").write_bytes(
-        b"\x0a\x01\xff\x12\x00\x1a\x00"
-    )  # the right fields, wrong inside
+    (models / "flores200sacrebleuspm").write_bytes(b"\x0a\x01\xff\x12\x00\x1a\x00")  # the right fields, wrong inside
     with pytest.raises(InputError, match="sentencepiece cannot read"):
         bleu_metric("flores200")
 

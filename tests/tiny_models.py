@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import transformers as T
+from torch import nn
+
+from kslottery_fast.rows import attach_rows, embedding_table, get_rows, is_tied
 
 V = 60
+"""Rows of every table."""
+TOKENS = [7, 5, 40]
+"""The rows that tests train; 5 and 7 stand in every batch."""
 
 _SHAPE = {
     "hidden_size": 16,
@@ -49,9 +57,7 @@ DECODERS = {
 }
 SEQ2SEQ = {
     "t5": lambda **k: T.T5ForConditionalGeneration(
-        T.T5Config(
-            d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0, **_SPECIAL, **k
-        )
+        T.T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0, **_SPECIAL, **k)
     ),
     "m2m100": lambda **k: T.M2M100ForConditionalGeneration(
         T.M2M100Config(max_position_embeddings=32, decoder_start_token_id=2, **_SEQ2SEQ, **_SPECIAL, **k)
@@ -88,3 +94,24 @@ def batch(model: T.PreTrainedModel, seed: int = 0) -> dict[str, torch.Tensor]:
 def logits(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Logits [B, T, V]."""
     return model(**inputs).logits
+
+
+def tuned(model: nn.Module, **options: str) -> nn.Module:
+    """Attach rows and move them far."""
+    attach_rows(model, TOKENS, **options)
+    with torch.no_grad():
+        get_rows(model).rows.add_(torch.randn(3, embedding_table(model).shape[1]))
+    return model
+
+
+def reference_logits(model: nn.Module, rows: torch.Tensor, role: str) -> torch.Tensor:
+    """Logits with the rows in the table by hand; a frozen head sees the old table through a hook."""
+    model = copy.deepcopy(model)
+    table, head = embedding_table(model), model.get_output_embeddings()
+    old = table.detach().clone()
+    with torch.no_grad():
+        table[TOKENS] = rows.to(table.dtype)
+    if role == "frozen" and is_tied(model):
+        bias = getattr(head, "bias", None)
+        head.register_forward_hook(lambda _m, args, _out: nn.functional.linear(args[0], old, bias))
+    return logits(model, batch(model))

@@ -6,8 +6,8 @@
 #include "ks_kernels.h"
 #include "ks_keys.h"
 
-// Only what comes after this line is compiled for AVX2: the functions of the headers above are shared with code that
-// must run anywhere.
+// Only what comes after this line is compiled for AVX2: the functions of the headers above are shared with
+// code that must run anywhere.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi,bmi2,popcnt"))), apply_to = function)
 #else
@@ -27,7 +27,8 @@ using Loops = GenericLoops;
 #include "ks_engine.h"
 
 namespace ksl {
-const Kernels kAvx2Kernels{"avx2", avx2::row_statistic<float>, avx2::row_statistic<double>, avx2::row_statistic<Float16>, avx2::row_statistic<BFloat16>};
+const Kernels kAvx2Kernels{"avx2", avx2::row_statistic<float>, avx2::row_statistic<double>,
+                           avx2::row_statistic<Float16>, avx2::row_statistic<BFloat16>};
 }  // namespace ksl
 
 #if defined(__clang__)

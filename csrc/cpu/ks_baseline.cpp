@@ -19,5 +19,6 @@ using Loops = GenericLoops;
 #include "ks_engine.h"
 
 namespace ksl {
-const Kernels kBaselineKernels{"baseline", baseline::row_statistic<float>, baseline::row_statistic<double>, baseline::row_statistic<Float16>, baseline::row_statistic<BFloat16>};
+const Kernels kBaselineKernels{"baseline", baseline::row_statistic<float>, baseline::row_statistic<double>,
+                               baseline::row_statistic<Float16>, baseline::row_statistic<BFloat16>};
 }  // namespace ksl

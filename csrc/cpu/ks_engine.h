@@ -1,13 +1,16 @@
-// The bucket engine: a first look at a row that decides most of them, and a closer one where that is not enough.
+// The bucket engine: a first look at a row that decides most of them, and a closer one where that is not
+// enough.
 //
-// Included by ks_baseline.cpp, ks_avx2.cpp and ks_avx512.cpp, each of which sets the instruction set, KSL_ISA, the
-// namespace of its own copy, and in it Loops: the vector loops of ks_loops.h or better ones.
+// Included by ks_baseline.cpp, ks_avx2.cpp and ks_avx512.cpp, each of which sets the instruction set,
+// KSL_ISA, the namespace of its own copy, and in it Loops: the vector loops of ks_loops.h or better ones.
 //
 // A row goes through these steps (n values on each side, B buckets):
 //   1. identical_rows: most rows of a fine-tuned table have not changed at all, and cost one read.
-//   2. A linear map of values to buckets from a small sample. Monotone, hence right whatever it is; it only has to be
+//   2. A linear map of values to buckets from a small sample. Monotone, hence right whatever it is; it only
+//   has to be
 //      good. Every operation in it rounds monotonically, so it is monotone in floating point too.
-//   3. count_values: two tables of counts. One increment per value is what the whole engine's time is made of.
+//   3. count_values: two tables of counts. One increment per value is what the whole engine's time is made
+//   of.
 //   4. scan: the lower and the upper bound of h. ks_decide mostly ends here.
 //   5. look_into: the values of the buckets that reach beyond the lower bound, bucket by bucket.
 #pragma once
@@ -20,8 +23,8 @@ constexpr int64_t kZoomFrom = 64;  // keys in a bucket from which zooming beats 
 
 // Copies the keys of the values at these positions to the places of their buckets.
 template <typename T, typename Key>
-void gather(const T *values, const uint16_t *locations, const int32_t *positions, int64_t count, int64_t *begin,
-            Key *keys) {
+void gather(const T *values, const uint16_t *locations, const int32_t *positions, int64_t count,
+            int64_t *begin, Key *keys) {
     for (int64_t i = 0; i < count; ++i) {
         keys[begin[locations[positions[i]]]++] = key_of(values[positions[i]]);
     }
@@ -39,8 +42,8 @@ inline void mark_wanted(const CoarseBuckets &coarse, Workspace &w, int rows, int
 
 // The larger of `best` and the differences inside the buckets that reach beyond it.
 template <typename T>
-int64_t look_into(const MapOf<T> &map, const T *x, const T *y, int64_t n, Goal goal, int rows, const Bounds &bounds, int64_t best,
-                  Workspace &w) {
+int64_t look_into(const MapOf<T> &map, const T *x, const T *y, int64_t n, Goal goal, int rows,
+                  const Bounds &bounds, int64_t best, Workspace &w) {
     using Key = key_t<T>;
     if (map.single_valued()) {
         mark_wanted(map.coarse_buckets(w.x_count, w.y_count, bounds), w, rows, best);
@@ -65,7 +68,8 @@ int64_t look_into(const MapOf<T> &map, const T *x, const T *y, int64_t n, Goal g
     gather(x, w.x_location, w.position, found, w.x_begin, keys);
     found = Loops::find_wanted(w.y_location, n, w.wanted, w.position);
     gather(y, w.y_location, w.position, found, w.y_begin, keys);
-    // Those that reach farthest first: they are likely to raise `best` beyond the reach of most of the others.
+    // Those that reach farthest first: they are likely to raise `best` beyond the reach of most of the
+    // others.
     for (int64_t limit : {(best + farthest) / 2, int64_t{-1}}) {
         for (int64_t k = 0; k < parts && best < goal.stop; ++k) {
             Workspace::Part &part = w.parts[k];
@@ -106,9 +110,14 @@ Outcome row_statistic(const T *x, const T *y, int64_t n, Goal goal, Workspace &w
     }
     std::memset(w.x_count, 0, sizeof(int32_t) << bits);
     std::memset(w.y_count, 0, sizeof(int32_t) << bits);
-    Loops::count_values(w.x_location, w.y_location, n, w.x_count, w.y_count);
-    Bounds bounds = Loops::scan(w.x_count, w.y_count, rows);
-    if (map.single_valued()) bounds.upper = map.coarse_buckets(w.x_count, w.y_count, bounds).upper(bounds.lower);
+    Loops::template count_values<64 / sizeof(T)>(w, n, x + n, y + n);
+    Bounds bounds;
+    if (map.single_valued()) {
+        bounds = Loops::template scan<false>(w.x_count, w.y_count, rows);
+        bounds.upper = map.coarse_buckets(w.x_count, w.y_count, bounds).upper(bounds.lower);
+    } else {
+        bounds = Loops::template scan<true>(w.x_count, w.y_count, rows);
+    }
     const int64_t best = bounds.lower > goal.floor ? bounds.lower : goal.floor;
     if (best >= goal.stop || bounds.upper <= best) return {best, 0};
     return {look_into(map, x, y, n, goal, rows, bounds, best, w), 0};

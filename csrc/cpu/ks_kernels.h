@@ -1,9 +1,8 @@
-// What stands between the loop over rows (ks_rows.cpp, compiled once) and the bucket engine (ks_engine.h, compiled
-// once for each instruction set).
+// What stands between the loop over rows (ks_rows.cpp, compiled once) and the bucket engine (ks_engine.h,
+// compiled once for each instruction set).
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "../dtypes.h"
 #include "../ksl.h"
@@ -13,42 +12,48 @@ namespace ksl {
 
 constexpr int kMaxBucketBits = 11;
 
-// Buffers for rows of n values, kept from row to row. Plain pointers: the engine must not instantiate the standard
-// library's templates, because the linker keeps only one copy of each, and that copy could be AVX-512 code.
+// Buffers for rows of n values, kept from row to row. Its members are plain arrays and pointers: the engine
+// must not instantiate the standard library's templates, because the linker keeps one copy of each, which
+// might be AVX-512 code.
 struct Workspace {
+    // Vector loops read and write whole blocks, up to kSlack elements beyond the n values.
     explicit Workspace(int64_t n)
-        : locations(static_cast<size_t>(2 * (n + 64))),
-          positions(static_cast<size_t>(n + 64)),
-          keys(static_cast<size_t>(4 * n + 64)),
-          x_location(locations.data()),
-          y_location(locations.data() + n + 64),
-          position(positions.data()) {}
+        : x_location(new uint16_t[n + kSlack]),
+          y_location(new uint16_t[n + kSlack]),
+          position(new int32_t[n + kSlack]),
+          keys_(new uint64_t[4 * n + kSlack]) {}
+    ~Workspace() {
+        delete[] x_location;
+        delete[] y_location;
+        delete[] position;
+        delete[] keys_;
+    }
     Workspace(const Workspace &) = delete;
     Workspace &operator=(const Workspace &) = delete;
 
-  private:
-    std::vector<uint16_t> locations;
-    std::vector<int32_t> positions;
-    std::vector<uint64_t> keys;  // also holds 32-bit keys
+    // One of four buffers for n keys each; those that follow each other are adjacent.
+    template <typename Key>
+    Key *key_buffer(int64_t which, int64_t n) {
+        return reinterpret_cast<Key *>(keys_) + which * n;
+    }
 
-  public:
-    uint16_t *x_location, *y_location;  // where each value's bucket is in the tables below
-    int32_t *position;                  // of the values whose bucket is looked into
-    static constexpr int kBuckets = 1 << kMaxBucketBits;
-    alignas(64) int32_t x_count[kBuckets], y_count[kBuckets];
-    int64_t x_begin[kBuckets], y_begin[kBuckets];  // of the keys of a bucket that is looked into
-    alignas(64) int32_t before[kBuckets];        // the difference where a bucket starts
-    alignas(64) uint16_t wanted[kBuckets / 16];  // one bit per bucket: is it looked into?
-    struct Part {
+    struct Part {  // a bucket that is looked into
         int32_t before, nx, ny;
         int64_t begin;  // of its keys, those of x and then those of y
     };
+
+    static constexpr int64_t kSlack = 64;
+    static constexpr int kBuckets = 1 << kMaxBucketBits;
+    uint16_t *const x_location, *const y_location;  // where the bucket of each value stands in these tables:
+    alignas(64) int32_t x_count[kBuckets], y_count[kBuckets];
+    alignas(64) int32_t before[kBuckets];          // the difference where a bucket starts
+    alignas(64) uint16_t wanted[kBuckets / 16];    // one bit for each bucket: is it looked into?
+    int64_t x_begin[kBuckets], y_begin[kBuckets];  // if so, the places of its keys
+    int32_t *const position;                       // of the values in these buckets
     Part parts[kBuckets];
 
-    template <typename Key>
-    Key *key_buffer(int64_t which, int64_t n) {
-        return reinterpret_cast<Key *>(keys.data()) + which * n;
-    }
+  private:
+    uint64_t *const keys_;  // or 32-bit keys
 };
 
 struct Outcome {

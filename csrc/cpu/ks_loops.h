@@ -1,150 +1,20 @@
-// The passes over the values of a row and over its buckets: everything in the bucket engine that wants vectors.
+// The passes over the values of a row and over its buckets: everything in the bucket engine that wants
+// vectors.
 //
-// Plain C++ over blocks of kLanes values, written for the compiler's vectoriser. ks_avx512.cpp replaces some of it.
-// Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its copy.
-//
-// The tables are stored by lanes: lane k holds the k-th sixteenth of the buckets, and bucket s of every lane stands in
-// row s. So a scan needs no prefix sums across a vector: it runs down all lanes at once, and adds up the lanes' totals
-// at the end. A value's `location` is the index s * kLanes + k in these tables.
+// Plain C++ over blocks of kLanes values, written for the compiler's vectoriser. ks_avx512.cpp replaces some
+// of it. Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its
+// copy.
 #pragma once
+
+#include "ks_maps.h"
 
 namespace ksl {
 namespace KSL_ISA {
 namespace {
 
-constexpr int kLanes = 16;
-
-struct Bounds {
-    int32_t lower, upper;
-    int32_t lane_start[kLanes];
-};
-
-template <typename T>
-T total(const T *lanes) {
-    T sum = 0;
-    for (int k = 0; k < kLanes; ++k) sum += lanes[k];
-    return sum;
-}
-
-inline uint16_t location_of(int32_t bucket, int lane_bits) {
-    return static_cast<uint16_t>((bucket & ((1 << lane_bits) - 1)) * kLanes + (bucket >> lane_bits));
-}
-
-// Buckets that hold several different values where all others hold one.
-struct CoarseBuckets {
-    struct Bucket {
-        int32_t location, before;
-        int64_t reach;
-    };
-    Bucket buckets[3];
-
-    int32_t upper(int32_t lower) const {
-        int64_t bound = lower;
-        for (const Bucket &bucket : buckets) bound = bucket.reach > bound ? bucket.reach : bound;
-        return static_cast<int32_t>(bound);
-    }
-};
-
-template <typename T>
-struct LinearMap {
-    T low, scale, top;
-    int lane_bits;  // log2 of the buckets of a lane
-
-    // Over +-5 mean absolute deviations, which for normal data is +-4 standard deviations.
-    bool fit(const T *x, const T *y, int64_t n, int bucket_bits) {
-        constexpr int kPieces = 8, kSample = 2 * kPieces * 8;
-        T sample[kSample];
-        const int64_t step = n / kPieces;
-        for (int piece = 0; piece < kPieces; ++piece) {
-            for (int i = 0; i < 8; ++i) {
-                const int64_t at = step >= 8 ? piece * step + i : (piece * 8 + i) % n;
-                sample[(2 * piece) * 8 + i] = x[at];
-                sample[(2 * piece + 1) * 8 + i] = y[at];
-            }
-        }
-        T sums[kLanes] = {};
-        for (int i = 0; i < kSample; i += kLanes) {
-            for (int k = 0; k < kLanes; ++k) sums[k] += sample[i + k];
-        }
-        const T mean = total(sums) / kSample;
-        T deviations[kLanes] = {};
-        for (int i = 0; i < kSample; i += kLanes) {
-            for (int k = 0; k < kLanes; ++k) {
-                const T d = sample[i + k] - mean;
-                deviations[k] += d < 0 ? -d : d;
-            }
-        }
-        const T half_width = 5 * (total(deviations) / kSample);
-        const T buckets = static_cast<T>(1 << bucket_bits);
-        low = mean - half_width;
-        scale = buckets / (2 * half_width);
-        top = buckets - 1;
-        lane_bits = bucket_bits - 4;
-        return half_width > 0 && scale - scale == 0 && low - low == 0;  // finite all: infinity - infinity is NaN
-    }
-
-    bool single_valued() const { return false; }
-    CoarseBuckets coarse_buckets(const int32_t *, const int32_t *, const Bounds &) const { return {}; }
-};
-
-// The same with integers for 16-bit floats: equal ranges of bit patterns, so buckets get narrower with the values,
-// over the kOctaves factors of two below `top`. Magnitudes beyond share an outermost bucket, smaller ones the middle.
-template <typename T>
-struct BitMap {
-    static constexpr int kOctaves = 8;
-    uint16_t base, limit;
-    int shift, lane_bits;
-
-    bool fit(const T *x, const T *y, int64_t n, int bucket_bits) {
-        constexpr int kMantissaBits = BitsOf<T>::kMantissaBits;
-        uint16_t largest = 0;
-        for (int64_t i = 0; i < 64; ++i) {
-            const uint16_t a = bits_of(x[i * n / 64]) & kMagnitude<T>, b = bits_of(y[i * n / 64]) & kMagnitude<T>;
-            largest = a > largest ? a : largest;
-            largest = b > largest ? b : largest;
-        }
-        const int top = largest + (1 << kMantissaBits) / 2;  // about 1.5 times the largest of the sample
-        limit = static_cast<uint16_t>((1 << (bucket_bits - 1)) - 1);
-        shift = 0;
-        while (limit + 1 < (kOctaves << kMantissaBits) >> shift) ++shift;
-        base = static_cast<uint16_t>(top > limit << shift ? top - (limit << shift) : 0);
-        lane_bits = bucket_bits - 4;
-        return largest < BitsOf<T>::kInfinity;
-    }
-
-    // Whether all buckets but the coarse ones hold one value each: nothing can hide in them.
-    bool single_valued() const { return shift == 0; }
-
-    CoarseBuckets coarse_buckets(const int32_t *x_count, const int32_t *y_count, const Bounds &bounds) const {
-        CoarseBuckets coarse;
-        const int32_t numbers[3] = {0, limit, 2 * limit};
-        for (int i = 0; i < 3; ++i) {
-            const int32_t at = location_of(numbers[i], lane_bits), cx = x_count[at], cy = y_count[at];
-            // The middle bucket is the last of its lane, the outermost ones begin and end with a difference of 0.
-            const int32_t before = i == 0 ? 0 : (i == 1 ? bounds.lane_start[kLanes / 2] : 0) - (cx - cy);
-            coarse.buckets[i] = {at, before, reach(before, cx, cy)};
-        }
-        return coarse;
-    }
-};
-
-template <typename T>
-struct MapFor {
-    using type = LinearMap<T>;
-};
-template <>
-struct MapFor<Float16> {
-    using type = BitMap<Float16>;
-};
-template <>
-struct MapFor<BFloat16> {
-    using type = BitMap<BFloat16>;
-};
-template <typename T>
-using MapOf = typename MapFor<T>::type;
-
 struct GenericLoops {
-    // 1 if both rows hold the same bits and all of them are finite, 0 if they differ, -1 if not all are finite.
+    // 1 if both rows hold the same bits and all of them are finite, 0 if they differ, -1 if not all are
+    // finite.
     template <typename T>
     static int identical_rows(const T *x, const T *y, int64_t n) {
         using Bits = bits_t<T>;
@@ -165,8 +35,8 @@ struct GenericLoops {
         return special ? -1 : 1;
     }
 
-    // Writes the location of each value's bucket; false if there is NaN or infinity among them: 0 * infinity is NaN,
-    // and so is 0 * NaN. The buffer of locations is written in whole blocks, beyond n.
+    // Writes the location of each value's bucket; false if there is NaN or infinity among them: 0 * infinity
+    // is NaN, and so is 0 * NaN. The buffer of locations is written in whole blocks, beyond n.
     template <typename T>
     static bool locate(const LinearMap<T> &map, const T *values, int64_t n, uint16_t *locations) {
         T nan[kLanes] = {};
@@ -209,39 +79,37 @@ struct GenericLoops {
         return largest < BitsOf<T>::kInfinity;
     }
 
-    static void count_values(const uint16_t *x, const uint16_t *y, int64_t n, int32_t *x_count, int32_t *y_count) {
+    // One increment per value: the loop is bound by its loads and stores. Meanwhile it fetches the rows that
+    // come next, kLine values for each line of the cache; the addresses need not exist.
+    template <int kLine>
+    static void count_values(Workspace &w, int64_t n, const void *x_next, const void *y_next) {
         int64_t i = 0;
-        for (; i + 4 <= n; i += 4) {  // four locations at a load: the loop is bound by its loads and stores
-            uint64_t a, b;
-            std::memcpy(&a, x + i, sizeof a);
-            std::memcpy(&b, y + i, sizeof b);
-            for (int k = 0; k < 64; k += 16) {
-                ++x_count[(a >> k) & 0xffff];
-                ++y_count[(b >> k) & 0xffff];
+        for (; i + kLine <= n; i += kLine) {
+            __builtin_prefetch(static_cast<const char *>(x_next) + i / kLine * 64, 0, 2);
+            __builtin_prefetch(static_cast<const char *>(y_next) + i / kLine * 64, 0, 2);
+            for (int k = 0; k < kLine; k += 4) {
+                uint64_t a, b;  // four locations at a load
+                std::memcpy(&a, w.x_location + i + k, sizeof a);
+                std::memcpy(&b, w.y_location + i + k, sizeof b);
+                for (int bit = 0; bit < 64; bit += 16) {
+                    ++w.x_count[(a >> bit) & 0xffff];
+                    ++w.y_count[(b >> bit) & 0xffff];
+                }
             }
         }
         for (; i < n; ++i) {
-            ++x_count[x[i]];
-            ++y_count[y[i]];
+            ++w.x_count[w.x_location[i]];
+            ++w.y_count[w.y_location[i]];
         }
     }
 
-    static Bounds scan(const int32_t *x_count, const int32_t *y_count, int rows) {
-        int32_t at[kLanes] = {}, high[kLanes] = {}, low[kLanes] = {}, up[kLanes] = {}, down[kLanes] = {};
-        for (int s = 0; s < rows; ++s) {
-            for (int k = 0; k < kLanes; ++k) {
-                const int32_t cx = x_count[s * kLanes + k], cy = y_count[s * kLanes + k];
-                const int32_t most = at[k] + cx, least = at[k] - cy;
-                up[k] = most > up[k] ? most : up[k];
-                down[k] = least < down[k] ? least : down[k];
-                at[k] = most - cy;
-                high[k] = at[k] > high[k] ? at[k] : high[k];
-                low[k] = at[k] < low[k] ? at[k] : low[k];
-            }
-        }
+    // From running down each lane: its sum, its highest and lowest edges, and the farthest that its buckets
+    // reach.
+    static Bounds across_lanes(const int32_t *sum, const int32_t *high, const int32_t *low, const int32_t *up,
+                               const int32_t *down) {
         Bounds bounds{0, 0, {}};
         const auto raise = [](int32_t &bound, int32_t value) { bound = value > bound ? value : bound; };
-        for (int32_t k = 0, start = 0; k < kLanes; start += at[k++]) {
+        for (int32_t k = 0, start = 0; k < kLanes; start += sum[k++]) {
             bounds.lane_start[k] = start;
             raise(bounds.lower, start + high[k]);
             raise(bounds.lower, -(start + low[k]));
@@ -249,6 +117,26 @@ struct GenericLoops {
             raise(bounds.upper, -(start + down[k]));
         }
         return bounds;
+    }
+
+    // The bounds; without kInside, of the differences at the edges of buckets alone.
+    template <bool kInside>
+    static Bounds scan(const int32_t *x_count, const int32_t *y_count, int rows) {
+        int32_t at[kLanes] = {}, high[kLanes] = {}, low[kLanes] = {}, up[kLanes] = {}, down[kLanes] = {};
+        for (int s = 0; s < rows; ++s) {
+            for (int k = 0; k < kLanes; ++k) {
+                const int32_t cx = x_count[s * kLanes + k], cy = y_count[s * kLanes + k];
+                const int32_t most = at[k] + cx, least = at[k] - cy;
+                if constexpr (kInside) {
+                    up[k] = most > up[k] ? most : up[k];
+                    down[k] = least < down[k] ? least : down[k];
+                }
+                at[k] = most - cy;
+                high[k] = at[k] > high[k] ? at[k] : high[k];
+                low[k] = at[k] < low[k] ? at[k] : low[k];
+            }
+        }
+        return across_lanes(at, high, low, up, down);
     }
 
     // Marks the buckets that reach beyond `best`, and notes the difference where each bucket starts.
@@ -268,7 +156,8 @@ struct GenericLoops {
     }
 
     // The positions of the values whose bucket is wanted; returns how many. May write a block beyond them.
-    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions) {
+    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted,
+                               int32_t *positions) {
         int64_t count = 0;
         for (int64_t i = 0; i < n; ++i) {
             positions[count] = static_cast<int32_t>(i);
@@ -277,9 +166,9 @@ struct GenericLoops {
         return count;
     }
 
-    // The largest |difference| at the nx + ny sample values of one bucket, which starts at `before`: keys holds those
-    // of x, then those of y. Compares all with all, a block of kLanes at a time, which for few keys beats sorting, as
-    // nothing has to be predicted. May read a block beyond the keys.
+    // The largest |difference| at the nx + ny sample values of one bucket, which starts at `before`: keys
+    // holds those of x, then those of y. Compares all with all, a block of kLanes at a time, which for few
+    // keys beats sorting, as nothing has to be predicted. May read a block beyond the keys.
     template <typename Key>
     static int32_t search(const Key *keys, int32_t nx, int32_t ny, int32_t before) {
         int32_t largest = 0;

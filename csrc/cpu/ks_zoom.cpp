@@ -25,7 +25,8 @@ template <typename Key>
 int64_t zoom_by_sorting(Key *x, int64_t nx, Key *y, int64_t ny, int64_t before, int64_t best) {
     insertion_sort(x, nx);
     insertion_sort(y, ny);
-    for (int64_t i = 0, j = 0; i < nx && j < ny;) {  // once one side is used up, only the end of the range is left
+    for (int64_t i = 0, j = 0;
+         i < nx && j < ny;) {  // once one side is used up, only the end of the range is left
         const Key at = std::min(x[i], y[j]);
         while (i < nx && x[i] == at) ++i;
         while (j < ny && y[j] == at) ++j;
@@ -80,9 +81,11 @@ int64_t zoom_keys(Key *x, int64_t nx, Key *y, int64_t ny, Key *x_scratch, Key *y
         at += x_count[b] - y_count[b];
         best = std::max(best, std::abs(at));
     }
-    if (shift == 0 || best >= stop) return best;  // with one key to a bucket there is nothing between the edges
+    if (shift == 0 || best >= stop)
+        return best;  // with one key to a bucket there is nothing between the edges
 
-    // Buckets to look into; begins of -1 mark the others. Their keys move to the scratch, each bucket together.
+    // Buckets to look into; begins of -1 mark the others. Their keys move to the scratch, each bucket
+    // together.
     struct Part {
         int64_t before;
         int32_t x_begin, nx, y_begin, ny;
@@ -108,8 +111,8 @@ int64_t zoom_keys(Key *x, int64_t nx, Key *y, int64_t ny, Key *x_scratch, Key *y
     gather(y, ny, low, shift, y_count, y_scratch);
     for (int64_t k = 0; k < count; ++k) {
         const Part &part = parts[k];
-        best = zoom_keys(x_scratch + part.x_begin, part.nx, y_scratch + part.y_begin, part.ny, x + part.x_begin,
-                         y + part.y_begin, part.before, best, stop);
+        best = zoom_keys(x_scratch + part.x_begin, part.nx, y_scratch + part.y_begin, part.ny,
+                         x + part.x_begin, y + part.y_begin, part.before, best, stop);
     }
     return best;
 }
@@ -133,8 +136,8 @@ Outcome zoom_row(const T *x, const T *y, int64_t n, Goal goal, Workspace &worksp
     const uint8_t flags = ordered_keys(x, n, x_keys) | ordered_keys(y, n, y_keys);
     if (flags & kHasNaN) return {-1, flags};
     const int64_t best = std::max<int64_t>(goal.floor, 0);
-    return {zoom_keys(x_keys, n, y_keys, n, workspace.key_buffer<Key>(2, n), workspace.key_buffer<Key>(3, n), 0,
-                      best, goal.stop),
+    return {zoom_keys(x_keys, n, y_keys, n, workspace.key_buffer<Key>(2, n), workspace.key_buffer<Key>(3, n),
+                      0, best, goal.stop),
             flags};
 }
 

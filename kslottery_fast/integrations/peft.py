@@ -22,8 +22,15 @@ from torch import nn
 
 from kslottery_fast.errors import InputError
 from kslottery_fast.files import atomic_directory, read_json, write_json, write_safetensors, write_text
-from kslottery_fast.rows import RowEmbedding, attach_rows, get_rows, is_tied, output_role
-from kslottery_fast.tables import check_finite, check_token_ids, embedding_table, table_users
+from kslottery_fast.rows import RowEmbedding, attach_rows, attached_model, get_rows, is_tied, output_role
+from kslottery_fast.tables import (
+    check_finite,
+    check_token_ids,
+    embedding_table,
+    input_embedding,
+    input_modules,
+    table_users,
+)
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -55,18 +62,16 @@ def save_adapter(
     """
     if base not in ("auto", "untied"):
         raise InputError(f"base must be 'auto' or 'untied', not {base!r}")
-    role, embedding, whole = output_role(model), get_rows(model), cast(Any, model)
-    assert embedding is not None
-    names = {id(module): name for name, module in model.named_modules()}
-    heads: list[Any] = list(table_users(model, embedding.weight)[1])
-    config = getattr(whole, "config", None)
+    role, owner = output_role(model), cast(Any, attached_model(model))
+    embedding = cast(RowEmbedding, input_embedding(owner))
+    names = {id(module): name for name, module in owner.named_modules()}
+    heads: list[Any] = list(table_users(owner, embedding.weight)[1])
+    config = getattr(owner, "config", None)
     if not heads and getattr(config, "tie_word_embeddings", False):
-        heads = [whole.get_output_embeddings()]  # not tied, but PEFT goes by the config
+        heads = [owner.get_output_embeddings()]  # not tied, but PEFT goes by the config
     if base == "untied":
         if role == "tied":
-            raise InputError(
-                "base='untied' does not fit rows that the head follows; save them with base='auto'"
-            )
+            raise InputError("base='untied' does not fit rows that the head follows; save them with base='auto'")
         heads = []
     for head in heads:
         if getattr(head, "bias", None) is not None:
@@ -83,9 +88,10 @@ def save_adapter(
         embedding.rows,
         path,
         vocab_size=len(embedding.weight),
-        input_modules=[name for name, module in model.named_modules() if isinstance(module, RowEmbedding)],
+        input_modules=[names[id(module)] for module in input_modules(owner, embedding.token_ids)],
         head_modules=[names[id(head)] for head in heads],
         pinned=pin,
+        task_type=_task_type(owner),
         base_model_name_or_path=base_model_name_or_path or getattr(config, "_name_or_path", None) or None,
     )
 
@@ -99,6 +105,7 @@ def save_rows_adapter(
     input_modules: Sequence[str] = ("model.embed_tokens",),
     head_modules: Sequence[str] = (),
     pinned: tuple[int, torch.Tensor] | None = None,
+    task_type: str | None = "CAUSAL_LM",
     base_model_name_or_path: str | None = None,
 ) -> None:
     """Write rows as a PEFT adapter without a model at hand.
@@ -109,10 +116,11 @@ def save_rows_adapter(
     rows : [k, d], the values of the rows themselves, not differences.
     path : the adapter directory.
     vocab_size : rows of the table.
-    input_modules : names of the embedding modules in the base model.
+    input_modules : names of the embedding modules in the base model, that of get_input_embeddings first.
     head_modules : names of its tied heads; none for an untied base.
     pinned : for input-only rows on a tied base: some token id and the base row [d] of it. Without it the head
         follows the rows.
+    task_type : PEFT's name for the kind of model, "CAUSAL_LM", "SEQ_2_SEQ_LM" or None; AutoPeftModel needs it.
     base_model_name_or_path : recorded for AutoPeftModel.
 
     Raises
@@ -121,28 +129,22 @@ def save_rows_adapter(
     """
     ids = check_token_ids(token_ids, vocab_size)
     if rows.dim() != 2 or len(rows) != len(ids):
-        raise InputError(
-            f"rows has the shape {list(rows.shape)}, expected [{len(ids)}, d], one row per token id"
-        )
+        raise InputError(f"rows has the shape {list(rows.shape)}, expected [{len(ids)}, d], one row per token id")
     check_finite(rows.detach(), ids, "cannot save the adapter")
     folder = Path(path)
-    if (
-        folder.exists()
-        and not (folder / CONFIG_FILE).is_file()
-        and (not folder.is_dir() or any(folder.iterdir()))
-    ):
+    if folder.exists() and not (folder / CONFIG_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is no adapter directory; choose another path")
-    config: dict[str, Any] = {"base_model_name_or_path": base_model_name_or_path, "inference_mode": True}
+    config: dict[str, Any] = {
+        "base_model_name_or_path": base_model_name_or_path,
+        "task_type": task_type,
+        "inference_mode": True,
+    }
     values, indices = rows.detach().float(), ids.tolist()
     if pinned is None:
-        config |= {
-            "peft_type": "TRAINABLE_TOKENS",
-            "target_modules": list(input_modules),
-            "token_indices": indices,
-        }
-        tensors = {
-            f"{_PREFIX}{name}{_TOKENS_KEY}": values.clone() for name in (*input_modules, *head_modules)
-        }
+        # On a tied model PEFT finds what shares the table by itself, and fails on a module named beside it.
+        targets = list(input_modules[:1] if head_modules else input_modules)
+        config |= {"peft_type": "TRAINABLE_TOKENS", "target_modules": targets, "token_indices": indices}
+        tensors = {f"{_PREFIX}{name}{_TOKENS_KEY}": values.clone() for name in (*input_modules, *head_modules)}
     else:
         token, row = pinned
         config |= {
@@ -155,17 +157,13 @@ def save_rows_adapter(
             },
         }
         tensors = {f"{_PREFIX}{name}{_LORA_KEY}": values.clone() for name in input_modules}
-        tensors |= {
-            f"{_PREFIX}{name}{_LORA_KEY}": row.detach().float()[None].clone() for name in head_modules
-        }
+        tensors |= {f"{_PREFIX}{name}{_LORA_KEY}": row.detach().float()[None].clone() for name in head_modules}
     role = "tied" if head_modules and pinned is None else "frozen"
     metadata = {"kslottery_output": role, "kslottery_vocab_size": str(vocab_size)}
     with atomic_directory(folder) as temporary:
         write_json(temporary / CONFIG_FILE, config)
         write_safetensors(temporary / WEIGHTS_FILE, tensors, metadata)
-        write_text(
-            temporary / "README.md", _readme(len(ids), role, base_model_name_or_path, bool(head_modules))
-        )
+        write_text(temporary / "README.md", _readme(len(ids), role, base_model_name_or_path, bool(head_modules)))
 
 
 def load_adapter(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
@@ -190,33 +188,30 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """
     folder = Path(path)
     config, (tensors, metadata) = read_json(folder / CONFIG_FILE), _read_tensors(folder / WEIGHTS_FILE)
-    kind = config.get("peft_type") if isinstance(config, dict) else None
-    indices = config.get(
-        {"TRAINABLE_TOKENS": "token_indices", "LORA": "trainable_token_indices"}.get(kind, "")
-    )
+    if not isinstance(config, dict):
+        raise InputError(f"{folder / CONFIG_FILE} is not the configuration of an adapter")
+    kind = config.get("peft_type")
+    indices: Any = config.get("token_indices" if kind == "TRAINABLE_TOKENS" else "trainable_token_indices")
     suffix = _TOKENS_KEY if kind == "TRAINABLE_TOKENS" else _LORA_KEY
-    if not indices or not all(key.startswith(_PREFIX) and key.endswith(suffix) for key in tensors):
+    ours = kind in ("TRAINABLE_TOKENS", "LORA") and indices
+    if not ours or not all(key.startswith(_PREFIX) and key.endswith(suffix) for key in tensors):
         raise InputError(f"{folder} is a {kind} adapter with more than rows in it; load it with PEFT")
     rows = {key.removeprefix(_PREFIX).removesuffix(suffix): value for key, value in tensors.items()}
     table = embedding_table(model)
     head = cast(Any, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    head_name = next(
-        (name for name, module in model.named_modules() if head is not None and module is head), None
-    )
+    head_name = next((name for name, module in model.named_modules() if head is not None and module is head), None)
     head_rows = rows.pop(head_name, None) if head_name is not None else None
     if not rows:
         raise InputError(f"{folder} holds no rows of an input embedding")
     values = next(iter(rows.values()))
-    if any(not torch.equal(other, values) for other in rows.values()):
+    if any(not torch.equal(other, values) for other in list(rows.values())[1:]):
         raise InputError(f"{folder} holds different rows for different embeddings; load it with PEFT")
     head_ids = indices.get(head_name) if isinstance(indices, dict) else None
     if isinstance(indices, dict):
         indices = next(iter(ids for name, ids in indices.items() if name != head_name))
     ids = check_token_ids(indices, len(table), f"{folder / CONFIG_FILE}: token indices")
     if values.shape != (len(ids), table.shape[1]):
-        raise InputError(
-            f"{folder} has rows {list(values.shape)}, the model needs {[len(ids), table.shape[1]]}"
-        )
+        raise InputError(f"{folder} has rows {list(values.shape)}, the model needs {[len(ids), table.shape[1]]}")
     check_finite(values, ids, f"cannot load {folder}")
     if head is not None and head_ids is not None and head_ids != indices:
         # The head has rows of its own. Ours are pinned to the base; anything else is not a row set for the
@@ -230,15 +225,19 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         if head_rows is not None and not torch.equal(head_rows, values):
             raise InputError(f"{folder} holds different rows for the head; load it with PEFT")
         if (output == "tied" or head_rows is not None) and not is_tied(model):
-            raise InputError(
-                f"{folder} changes the head too, but this model is not tied; load it onto the tied base"
-            )
+            raise InputError(f"{folder} changes the head too, but this model is not tied; load it onto the tied base")
     attach_rows(model, ids, output=output)
     embedding = get_rows(model)
     assert embedding is not None
     with torch.no_grad():
         embedding.rows.copy_(values)
     return model
+
+
+def _task_type(model: Any) -> str | None:
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return "SEQ_2_SEQ_LM"
+    return "CAUSAL_LM" if hasattr(model, "generate") else None
 
 
 def _token_outside(token_ids: list[int], vocab_size: int) -> int:

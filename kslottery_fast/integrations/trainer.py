@@ -137,9 +137,7 @@ class TicketTrainerMixin(_Trainer):
         loss = F.cross_entropy(logits.float(), targets, reduction="sum") / num_items_in_batch
         if self.args.average_tokens_across_devices:
             replicas = self.get_tp_size() if hasattr(self, "get_tp_size") else 1
-            loss = loss * (
-                self.args.n_gpu if self.args.n_gpu > 1 else self.accelerator.num_processes // replicas
-            )
+            loss = loss * (self.args.n_gpu if self.args.n_gpu > 1 else self.accelerator.num_processes // replicas)
         return loss
 
     def _attach(self, model: nn.Module) -> bool:
@@ -147,9 +145,7 @@ class TicketTrainerMixin(_Trainer):
         attached = get_rows(model)
         if attached is None and self._tickets is None:
             if not any(parameter.requires_grad for parameter in model.parameters()):
-                raise InputError(
-                    "the model has no trainable parameter; pass tickets=, or call attach_rows first"
-                )
+                raise InputError("the model has no trainable parameter; pass tickets=, or call attach_rows first")
             return False
         ids = self._tickets
         if isinstance(ids, str):
@@ -160,20 +156,14 @@ class TicketTrainerMixin(_Trainer):
         if ids is not None:
             wanted = torch.as_tensor(getattr(ids, "token_ids", ids))
             if not torch.equal(wanted.cpu().sort().values, attached.token_ids.cpu().sort().values):
-                raise InputError(
-                    "the rows attached to the model are not those of tickets; call detach_rows first"
-                )
+                raise InputError("the rows attached to the model are not those of tickets; call detach_rows first")
         if self._output not in ("auto", output_role(model)):
-            raise InputError(
-                f"the rows are attached with output={output_role(model)!r}, not {self._output!r}"
-            )
+            raise InputError(f"the rows are attached with output={output_role(model)!r}, not {self._output!r}")
         return False
 
     def _check_plain_loss(self) -> None:
         if self.label_smoother is not None or self.compute_loss_func is not None:
-            raise InputError(
-                "supervised_logits_only computes plain cross entropy; drop label smoothing or loss_func"
-            )
+            raise InputError("supervised_logits_only computes plain cross entropy; drop label smoothing or loss_func")
 
     def _check_batch(self, model: nn.Module, inputs: dict[str, Any]) -> None:
         embedding = get_rows(model)
@@ -188,9 +178,7 @@ class TicketTrainerMixin(_Trainer):
                 outside &= attended.bool()
             if bool(outside.any()):
                 token = ids[outside][0].item()
-                raise InputError(
-                    f"{key} holds token {token}, which is not in the active vocabulary that trains"
-                )
+                raise InputError(f"{key} holds token {token}, which is not in the active vocabulary that trains")
 
     # ---- checkpoints: rows, not models ----
 
@@ -251,7 +239,7 @@ def load_checkpoint(model: nn.Module, folder: str | Path) -> None:
         raise InputError(f"{folder} has no {ROWS_FILE}: it is not a checkpoint of a TicketTrainer")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata, saved = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata, saved = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"{path} is damaged ({error}); resume from an earlier checkpoint") from None
     trained = _trained_tensors(model)

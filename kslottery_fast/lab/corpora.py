@@ -55,10 +55,7 @@ class Corpus:
     @cached_property
     def digest(self) -> str:
         """The sha256 of languages, splits and texts, as 64 hexadecimal digits."""
-        splits = [
-            [(pair.source, pair.target) for pair in split]
-            for split in (self.train, self.validation, self.test)
-        ]
+        splits = [[(pair.source, pair.target) for pair in split] for split in (self.train, self.validation, self.test)]
         content = [asdict(self.source_language), asdict(self.target_language), splits]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
@@ -197,9 +194,7 @@ def _read(
     """(pairs, entries left out by reason, licence lines, origin: one record per wheel or file)."""
     if spec in CATALOGUES:
         if source.code != "en":
-            raise InputError(
-                f"the catalogues translate from English, not from {source.name}; give a corpus file"
-            )
+            raise InputError(f"the catalogues translate from English, not from {source.name}; give a corpus file")
         pairs: list[Pair] = []
         skipped: Counter[str] = Counter()
         wheels = [WHEELS[name] for name in CATALOGUES[spec]]
@@ -213,8 +208,7 @@ def _read(
     path = Path(spec).expanduser()
     if not path.exists():
         raise InputError(
-            f"unknown corpus {spec!r}: neither a named one ({', '.join(CATALOGUES)}) nor a file or folder "
-            "that exists"
+            f"unknown corpus {spec!r}: neither a named one ({', '.join(CATALOGUES)}) nor a file or folder that exists"
         )
     if path.is_dir() or path.suffix.lower() == ".po":
         pairs, skipped = read_catalogue_folder(path, target)

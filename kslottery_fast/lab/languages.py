@@ -91,6 +91,4 @@ def find_language(text: str) -> Language:
     near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.6) or None
     guess = names[near[0]] if near else next(iter(difflib.get_close_matches(code, LANGUAGES, n=1)), None)
     hint = f"did you mean {guess} ({LANGUAGES[guess]})? " if guess else ""
-    raise InputError(
-        f"unknown language {text!r}; {hint}Known: {', '.join(LANGUAGES)}. Write CODE=NAME for another one"
-    )
+    raise InputError(f"unknown language {text!r}; {hint}Known: {', '.join(LANGUAGES)}. Write CODE=NAME for another one")

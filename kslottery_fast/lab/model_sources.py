@@ -11,6 +11,7 @@ import difflib
 import errno
 import hashlib
 import socket
+import struct
 import urllib.parse
 import urllib.request
 import warnings
@@ -46,6 +47,7 @@ _MODEL_FILES = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".p
 # What transformers, the hub client, safetensors and gguf raise for a file or name that is not right.
 _LOADING_ERRORS = (
     *(OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, ImportError),
+    struct.error,
     SafetensorError,
 )
 
@@ -74,9 +76,7 @@ class ModelSource:
 
     def load_model(self, dtype: torch.dtype) -> Any:
         """The causal language model in ``dtype``: an ordinary one even if it was quantized in a GGUF file."""
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            self.location, dtype=dtype, **self.options
-        )
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(self.location, dtype=dtype, **self.options)
         if "gguf_file" in self.options:
             # Dequantized, but still marked as quantized: training and saving would be refused.
             model.is_quantized = False

@@ -77,8 +77,6 @@ def load_model(
         tokenizer, model = source.load_tokenizer(), source.load_model(torch_dtype)
     _check_table(model, spec)
     _check_tokenizer(tokenizer, len(model.get_input_embeddings().weight), spec)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # an existing token: the table keeps its size
     provenance = {
         **source.provenance,
         "dtype": str(torch_dtype).removeprefix("torch."),
@@ -89,9 +87,7 @@ def load_model(
         provenance["commit"] = getattr(model.config, "_commit_hash", None) or provenance["revision"]
         identity = f"{provenance['path']}@{provenance['commit']}"
         provenance["sha256"] = hashlib.sha256(identity.encode()).hexdigest()
-    return LoadedModel(
-        model.to(torch_device).eval(), tokenizer, source.name, provenance["sha256"], provenance
-    )
+    return LoadedModel(model.to(torch_device).eval(), tokenizer, source.name, provenance["sha256"], provenance)
 
 
 def native_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
@@ -147,11 +143,15 @@ def _check_table(model: Any, spec: str) -> None:
         )
 
 
-def _check_tokenizer(tokenizer: Any, vocab_size: int, spec: str) -> None:
+def _check_tokenizer(tokenizer: Any, rows: int, spec: str) -> None:
+    """Check eos and vocabulary against the table's rows, and see to a pad token that has one."""
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of model {spec!r} has no eos token; set it in tokenizer_config.json")
-    if len(tokenizer) > vocab_size:
+    # Tokens added after training may lie beyond the table: they cost nothing as long as no text holds them.
+    if tokenizer.vocab_size > rows or tokenizer.eos_token_id >= rows:
         raise InputError(
-            f"the tokenizer of model {spec!r} has {len(tokenizer)} tokens, the embedding table {vocab_size} "
-            "rows: they do not belong together"
+            f"the tokenizer of model {spec!r} (vocabulary {tokenizer.vocab_size}, eos token "
+            f"{tokenizer.eos_token_id}) does not fit its embedding table of {rows} rows"
         )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = tokenizer.eos_token  # an existing row: the table keeps its size

@@ -119,10 +119,7 @@ def _models(data: ReportData) -> str:
     )
     cited = "".join(f"<br>{_text(key)}: <code>{_text(value)}</code>" for key, value in signatures.items())
     note = f'<p class="note">Signatures:{cited}</p>' if cited else ""
-    return (
-        _table(1, caption, ["Model", *(metric.heading + sign[metric.better] for metric in METRICS)], rows)
-        + note
-    )
+    return _table(1, caption, ["Model", *(metric.heading + sign[metric.better] for metric in METRICS)], rows) + note
 
 
 def _top_k_mark(data: ReportData) -> str:
@@ -165,9 +162,7 @@ def _certificate(certificate: Mapping[str, Any]) -> str:
     )
     agreement = certificate.get("agreement")
     if not agreement:
-        return (
-            words + '<p class="mark">Not checked: the transfer model was not run; violations are unknown.</p>'
-        )
+        return words + '<p class="mark">Not checked: the transfer model was not run; violations are unknown.</p>'
     tokens, sentences = agreement["positions"], agreement["sentences"]
     return words + (
         f"<p>The check: the transfer model predicts the same token at <b>{percent(tokens['value'], 1)}</b> "

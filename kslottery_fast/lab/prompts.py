@@ -11,8 +11,7 @@ from kslottery_fast.errors import InputError
 from .pairs import Pair
 
 DEFAULT_TEMPLATE = (
-    "Translate this from {source_language} to {target_language}.\n"
-    "{source_language}: {source}\n{target_language}:"
+    "Translate this from {source_language} to {target_language}.\n{source_language}: {source}\n{target_language}:"
 )
 """The instruction that the models are tuned and evaluated with."""
 
@@ -62,8 +61,7 @@ def check_template(template: str) -> None:
         raise InputError(f"template {template!r}: {error}; a literal brace is written twice") from error
     # A conversion or a format spec would change the text, an attribute would reach into Python.
     plain = all(
-        name is None or (name in _FIELDS and not spec and not conversion)
-        for _, name, spec, conversion in parts
+        name is None or (name in _FIELDS and not spec and not conversion) for _, name, spec, conversion in parts
     )
     if not plain or "source" not in [name for _, name, _, _ in parts]:
         fields = ", ".join("{" + name + "}" for name in _FIELDS)

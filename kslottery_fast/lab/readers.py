@@ -8,6 +8,7 @@ Plurals go because which of the forms translates the singular depends on the plu
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections import Counter
@@ -67,8 +68,7 @@ def read_catalogue_folder(folder: Path, language: Language) -> tuple[list[Pair],
         pairs += _entries(text, origin, skipped)
     if others and not pairs and not skipped:
         raise InputError(
-            f"{folder} has no catalogue in {language.name} ({language.code}); "
-            f"it has: {', '.join(sorted(others))}"
+            f"{folder} has no catalogue in {language.name} ({language.code}); it has: {', '.join(sorted(others))}"
         )
     return pairs, skipped
 
@@ -100,9 +100,9 @@ def read_table(path: Path) -> list[Pair]:
 
 def _read_columns(path: Path, text: str) -> Iterator[Pair]:
     if path.suffix.lower() == ".tsv":
-        rows = csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
-        rows = csv.reader(text.splitlines(keepends=True), strict=True)
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     source, target, width = 0, 1, 2
     first = True
     try:
@@ -132,9 +132,7 @@ def _read_jsonl(path: Path, text: str) -> Iterator[Pair]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path} line {number} is not JSON ({error})") from error
-        if not isinstance(record, dict) or not all(
-            isinstance(record.get(key), str) for key in ("source", "target")
-        ):
+        if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("source", "target")):
             raise InputError(f'{path} line {number}: expected an object {{"source": "...", "target": "..."}}')
         yield Pair(record["source"], record["target"], f"{path.name}:{number}")
 

@@ -52,13 +52,9 @@ def print_table(summary: Mapping[str, Any], console: Console) -> None:
     """
     roomy = console.width >= 90
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, int(roomy), 0, 0), pad_edge=False)
-    table.add_column(
-        "Model", min_width=16 if roomy else 9
-    )  # the labels have two words of nine letters at most
+    table.add_column("Model", min_width=16 if roomy else 9)  # the labels have two words of nine letters at most
     for metric in METRICS:
-        table.add_column(
-            metric.heading.replace("first", "1st").replace(" ", "\n", 1), justify="right", no_wrap=True
-        )
+        table.add_column(metric.heading.replace("first", "1st").replace(" ", "\n", 1), justify="right", no_wrap=True)
     for name, scores in summary["models"].items():
         bounds = (summary.get("intervals") or {}).get(name) or {}
         cells = [Text(model_label(name))]

@@ -91,13 +91,9 @@ class ReportData:
             raise InputError("summary: no 'models'; the report needs the evaluation of at least one model")
         missing = {"count", "alpha", "selected_by", "dimension"} - set(self.summary.get("tickets") or {})
         if missing:
-            raise InputError(
-                f"summary['tickets']: no {', '.join(sorted(missing))}; was it written by this version?"
-            )
+            raise InputError(f"summary['tickets']: no {', '.join(sorted(missing))}; was it written by this version?")
         if self.summary["tickets"]["alpha"] is None and (self.threshold is not None or not self.by_top_k):
-            raise InputError(
-                "summary['tickets']['alpha'] is None, but a threshold or a selection by alpha is given"
-            )
+            raise InputError("summary['tickets']['alpha'] is None, but a threshold or a selection by alpha is given")
         lengths = {len(self.active_token_ids), len(self.statistic), len(self.frequency)}
         if len(lengths) != 1 or 0 in lengths:
             raise InputError(
@@ -115,9 +111,7 @@ class ReportData:
                     f"{len(shift.after)} after"
                 )
             if not (np.isfinite(shift.before).all() and np.isfinite(shift.after).all()):
-                raise InputError(
-                    f"shifts: the row of token {shift.token_id} holds NaN or Inf; the training diverged"
-                )
+                raise InputError(f"shifts: the row of token {shift.token_id} holds NaN or Inf; the training diverged")
 
     @property
     def ticket_mask(self) -> np.ndarray:
@@ -276,8 +270,7 @@ def visible_token(token: str) -> str:
     # C: control, format, surrogate, unassigned; Z: spaces other than U+0020.
     return (
         "".join(
-            signs.get(sign) or (escape_sign(sign) if unicodedata.category(sign)[0] in "CZ" else sign)
-            for sign in token
+            signs.get(sign) or (escape_sign(sign) if unicodedata.category(sign)[0] in "CZ" else sign) for sign in token
         )
         or "(empty)"
     )

@@ -22,7 +22,6 @@ from .picture import (
     WIDTH,
     Picture,
     add_legend,
-    add_title,
     token_label,
 )
 from .report_data import ReportData, Shift, TicketRow, plural
@@ -44,7 +43,7 @@ def histogram(data: ReportData) -> Picture:
     anchor = int(h[mask].min()) if mask.any() else 0
     first = anchor - steps * math.ceil(anchor / steps)
     edges = (np.arange(first, int(h.max()) + 1 + steps, steps) - 0.5) / d
-    figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     axes = figure.subplots()
     axes.hist(
         [data.statistic[~mask], data.statistic[mask]],
@@ -54,17 +53,16 @@ def histogram(data: ReportData) -> Picture:
         label=[f"other active rows ({(~mask).sum():,})", f"tickets ({mask.sum():,})"],
     )
     axes.set_yscale("log")
-    axes.set_ylim(0.7, None)  # below 1, so that a single row is still seen
+    axes.set_ylim(0.7, max(14, 1.5 * axes.get_ylim()[1]))  # from below 1, so that a single row is still seen
     axes.yaxis.set_major_formatter(FuncFormatter(_plain))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_xlim(max(edges[0], -0.01), None)
+    axes.set_xlim(max(edges[0], -0.01), 1.03 * max(edges[-1], data.threshold or 0))
     if data.threshold is not None:
         # Just below the smallest significant value: what is right of the line is significant.
         axes.axvline(data.threshold - 0.5 / d, color=INK, lw=0.9, ls=_DASHED, label=_threshold(data))
     axes.set_xlabel("KS statistic D of a row, before against after Embed Tuning")
     axes.set_ylabel("Rows (log scale)")
-    axes.legend(loc="upper right")
-    title = add_title(figure, f"Shift of the active rows: {data.selection}")
+    title = add_legend(figure, axes, f"Shift of the active rows: {data.selection}", 3)
     return Picture(
         "histogram",
         title,
@@ -117,8 +115,7 @@ def frequency(data: ReportData) -> Picture:
     return Picture(
         "frequency",
         title,
-        f"Scatter plot of D against the corpus count of {plural(len(count), 'token')}, tickets in orange. "
-        f"{overlap}",
+        f"Scatter plot of D against the corpus count of {plural(len(count), 'token')}, tickets in orange. {overlap}",
         "Does the KS test find other tokens than their frequency does? Each point is a token of the active "
         f"vocabulary; orange: {data.selection}. {_threshold_sentence(data)} {overlap} Labels: as many "
         "tickets as fit, the largest D first; ␣ is a space, ↵ a line break.",
@@ -131,7 +128,9 @@ def ecdf(data: ReportData) -> Picture:
     shifts = data.shifts[:MAX_PANELS]
     columns = min(3, len(shifts))
     rows = math.ceil(len(shifts) / columns)
-    figure = Figure(figsize=(max(4.2, WIDTH * columns / 3), 0.9 + 1.75 * rows), layout="constrained")
+    figure = Figure(
+        figsize=(max(4.2, WIDTH * columns / 3), (0.9 if columns == 3 else 1.4) + 1.75 * rows), layout="constrained"
+    )
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     gaps = [_ks_location(shift) for shift in shifts]
     # One scale for all panels: the few coordinates in the outermost tails would squeeze the rest.
@@ -229,12 +228,7 @@ def _label_points(figure: Figure, axes: Axes, tickets: Sequence[TicketRow]) -> N
             label = axes.annotate(token_label(ticket.token), point, (dx, dy), textcoords="offset points")
             label.set(ha=side, va="center_baseline", size=6.5)
             box = label.get_window_extent(renderer)
-            if (
-                frame.x0 < box.x0
-                and box.x1 < frame.x1
-                and box.y1 < frame.y1
-                and not box.count_overlaps(taken)
-            ):
+            if frame.x0 < box.x0 and box.x1 < frame.x1 and box.y1 < frame.y1 and not box.count_overlaps(taken):
                 taken.append(box)
                 labels += 1
                 break

@@ -17,6 +17,7 @@ certify                certificate.json
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -203,10 +204,15 @@ def select(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
     before = embedding_table(shop.model).detach().float().cpu()
     after = before.clone()
     after[tuned.token_ids] = tuned.rows
-    tickets = ks_select(before, after, settings.alpha, method=settings.method, correction=settings.correction)
+    options = {"method": settings.method, "correction": settings.correction}
+    with warnings.catch_warnings():
+        # That nothing is significant, or that fewer than top_k rows moved, is said by every product of the run.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        tickets = ks_select(before, after, settings.alpha, **options)
+        if len(tickets) == 0:
+            tickets = ks_select(before, after, settings.alpha, top_k=settings.top_k, **options)
     if len(tickets) == 0:
-        k = min(settings.top_k, len(tuned.token_ids))
-        tickets = ks_select(before, after, settings.alpha, method=settings.method, top_k=k)
+        raise InputError("Embed Tuning moved no row at all; raise learning_rate or steps")
     tickets.save(folder / "tickets.json")
     write_safetensors(
         folder / "statistics.safetensors",

@@ -100,10 +100,8 @@ def row_adamw_(
             twice = int(values[counts > 1][0])
             raise InputError(f"rows holds {twice} twice; each row can be updated once a step")
     dtype = exp_avg.dtype
-    if master is not None:
-        param = master
-    else:
-        param = (table if rows is None else table.index_select(0, rows)).to(dtype)
+    current = table if rows is None else table.index_select(0, rows)
+    param = current.to(dtype) if master is None else master
     grad = grad.to(dtype)
     weight = torch.tensor(1 - beta1, dtype=dtype)
     if weight < 0.5:

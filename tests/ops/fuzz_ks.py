@@ -26,7 +26,8 @@ from kslottery_fast.errors import InputError
 
 ISAS = ("avx512", "avx2", "baseline")
 VALUES_PER_BATCH = 60_000
-SCIPY_ROWS_PER_BATCH = 3
+ROWS_PER_BATCH = 400
+SCIPY_ROWS_PER_BATCH = 6
 
 
 def check_batch(rng: np.random.Generator) -> tuple[int, int, list[str]]:
@@ -37,7 +38,7 @@ def check_batch(rng: np.random.Generator) -> tuple[int, int, list[str]]:
     dtypes = DTYPES[rng.integers(4)], DTYPES[rng.integers(4)]
     if rng.random() < 0.7:
         dtypes = dtypes[0], dtypes[0]
-    rows = max(1, VALUES_PER_BATCH // (n + m))
+    rows = max(1, min(ROWS_PER_BATCH, VALUES_PER_BATCH // (n + m)))
     layouts = str(rng.choice(LAYOUTS)), str(rng.choice(LAYOUTS))
     threads = int(rng.integers(1, 3))
     x, y = make_pair(case, rng, rows, n, m, dtypes)

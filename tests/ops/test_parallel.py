@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +62,17 @@ def test_kernels_work_in_a_forked_child_and_in_its_child():
     assert look_up()
     assert in_child(lambda: look_up(1) and in_child(lambda: look_up(2)))
     assert look_up(3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads through /proc")
+def test_a_forked_child_gets_helpers_of_its_own():
+    def helpers_after_look_up():
+        before = len(list(Path("/proc/self/task").iterdir()))
+        assert look_up()
+        return len(list(Path("/proc/self/task").iterdir())) - before
+
+    assert look_up()
+    assert in_child(lambda: helpers_after_look_up() == 3)
 
 
 def test_kernels_work_in_a_child_forked_while_other_threads_compute():

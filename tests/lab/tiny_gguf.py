@@ -1,40 +1,11 @@
-"""Tiny random models on disk, for the tests of loading."""
+"""A tiny random model in GGUF, for the tests of loading."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import gguf
 import numpy as np
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-TOKENS = ["<unk>", "<s>", "</s>", "save", "the", "page", "guardar", "la", "página", "."]
-
-
-def save_tiny_folder(folder: Path, *, eos: bool = True, vocab_size: int = len(TOKENS), tie: bool = True) -> Path:
-    """A two-layer LLaMA with d = 16 and a tokenizer of whole words, as save_pretrained writes them."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        tie_word_embeddings=tie,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(TOKENS)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {"unk_token": "<unk>", "bos_token": "<s>"} | ({"eos_token": "</s>"} if eos else {})
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    return folder
 
 
 def write_tiny_gguf(path: Path) -> np.ndarray:
@@ -83,8 +54,3 @@ def write_tiny_gguf(path: Path) -> np.ndarray:
     writer.write_tensors_to_file()
     writer.close()
     return gguf.quants.dequantize(table, gguf.GGMLQuantizationType.Q8_0)
-
-
-def edit_json(path: Path, **changes: object) -> None:
-    """Set keys of a JSON file."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

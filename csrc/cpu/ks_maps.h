@@ -1,0 +1,158 @@
+// Monotone maps of the values of a row to buckets, and where a bucket stands in the tables of counts.
+//
+// Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its copy.
+//
+// The tables are stored by lanes: lane k holds the k-th sixteenth of the buckets, and bucket s of every lane
+// stands in row s. So a scan needs no prefix sums across a vector: it runs down all lanes at once, and adds
+// up the lanes' totals at the end. A value's `location` is the index s * kLanes + k in these tables.
+#pragma once
+
+#include "ks_kernels.h"
+#include "ks_keys.h"
+
+namespace ksl {
+namespace KSL_ISA {
+namespace {
+
+constexpr int kLanes = 16;
+
+struct Bounds {
+    int32_t lower, upper;
+    int32_t lane_start[kLanes];
+};
+
+template <typename T>
+T total(const T *lanes) {
+    T sum = 0;
+    for (int k = 0; k < kLanes; ++k) sum += lanes[k];
+    return sum;
+}
+
+inline uint16_t location_of(int32_t bucket, int lane_bits) {
+    return static_cast<uint16_t>((bucket & ((1 << lane_bits) - 1)) * kLanes + (bucket >> lane_bits));
+}
+
+// Buckets that hold several different values where all others hold one.
+struct CoarseBuckets {
+    struct Bucket {
+        int32_t location, before;
+        int64_t reach;
+    };
+    Bucket buckets[3];
+
+    int32_t upper(int32_t lower) const {
+        int64_t bound = lower;
+        for (const Bucket &bucket : buckets) bound = bucket.reach > bound ? bucket.reach : bound;
+        return static_cast<int32_t>(bound);
+    }
+};
+
+template <typename T>
+struct LinearMap {
+    T low, scale, top;
+    int lane_bits;  // log2 of the buckets of a lane
+
+    // Over +-5 mean absolute deviations, which for normal data is +-4 standard deviations.
+    bool fit(const T *x, const T *y, int64_t n, int bucket_bits) {
+        constexpr int kPieces = 8, kSample = 2 * kPieces * 8;
+        T sample[kSample];
+        const int64_t step = n / kPieces;
+        for (int piece = 0; piece < kPieces; ++piece) {
+            for (int i = 0; i < 8; ++i) {
+                const int64_t at = step >= 8 ? piece * step + i : (piece * 8 + i) % n;
+                sample[(2 * piece) * 8 + i] = x[at];
+                sample[(2 * piece + 1) * 8 + i] = y[at];
+            }
+        }
+        T sums[kLanes] = {};
+        for (int i = 0; i < kSample; i += kLanes) {
+            for (int k = 0; k < kLanes; ++k) sums[k] += sample[i + k];
+        }
+        const T mean = total(sums) / kSample;
+        T deviations[kLanes] = {};
+        for (int i = 0; i < kSample; i += kLanes) {
+            for (int k = 0; k < kLanes; ++k) {
+                const T d = sample[i + k] - mean;
+                deviations[k] += d < 0 ? -d : d;
+            }
+        }
+        const T half_width = 5 * (total(deviations) / kSample);
+        const T buckets = static_cast<T>(1 << bucket_bits);
+        low = mean - half_width;
+        scale = buckets / (2 * half_width);
+        top = buckets - 1;
+        lane_bits = bucket_bits - 4;
+        return half_width > 0 && scale - scale == 0 &&
+               low - low == 0;  // finite all: infinity - infinity is NaN
+    }
+
+    bool single_valued() const { return false; }
+    CoarseBuckets coarse_buckets(const int32_t *, const int32_t *, const Bounds &) const { return {}; }
+};
+
+// The same with integers for 16-bit floats: equal ranges of bit patterns, so buckets get narrower with the
+// values, over the kOctaves factors of two below `top`. Magnitudes beyond share an outermost bucket, smaller
+// ones the middle.
+template <typename T>
+struct BitMap {
+    static constexpr int kOctaves = 8;
+    uint16_t base, limit;
+    int shift, lane_bits;
+
+    bool fit(const T *x, const T *y, int64_t n, int bucket_bits) {
+        constexpr int kMantissaBits = BitsOf<T>::kMantissaBits;
+        uint16_t most[kLanes] = {};
+        for (int piece = 0; piece < 4; ++piece) {
+            for (int k = 0; k < kLanes; ++k) {
+                const uint16_t a = bits_of(x[piece * (n / 4) + k]) & kMagnitude<T>;
+                const uint16_t b = bits_of(y[piece * (n / 4) + k]) & kMagnitude<T>;
+                most[k] = a > most[k] ? a : most[k];
+                most[k] = b > most[k] ? b : most[k];
+            }
+        }
+        uint16_t largest = 0;
+        for (int k = 0; k < kLanes; ++k) largest = most[k] > largest ? most[k] : largest;
+        const int top = largest + (1 << kMantissaBits) / 2;  // about 1.5 times the largest of the sample
+        limit = static_cast<uint16_t>((1 << (bucket_bits - 1)) - 1);
+        shift = 0;
+        while (limit + 1 < (kOctaves << kMantissaBits) >> shift) ++shift;
+        base = static_cast<uint16_t>(top > limit << shift ? top - (limit << shift) : 0);
+        lane_bits = bucket_bits - 4;
+        return largest < BitsOf<T>::kInfinity;
+    }
+
+    // Whether all buckets but the coarse ones hold one value each: nothing can hide in them.
+    bool single_valued() const { return shift == 0; }
+
+    CoarseBuckets coarse_buckets(const int32_t *x_count, const int32_t *y_count, const Bounds &bounds) const {
+        CoarseBuckets coarse;
+        const int32_t numbers[3] = {0, limit, 2 * limit};
+        for (int i = 0; i < 3; ++i) {
+            const int32_t at = location_of(numbers[i], lane_bits), cx = x_count[at], cy = y_count[at];
+            // The middle bucket is the last of its lane, the outermost ones begin and end with a difference
+            // of 0.
+            const int32_t before = i == 0 ? 0 : (i == 1 ? bounds.lane_start[kLanes / 2] : 0) - (cx - cy);
+            coarse.buckets[i] = {at, before, reach(before, cx, cy)};
+        }
+        return coarse;
+    }
+};
+
+template <typename T>
+struct MapFor {
+    using type = LinearMap<T>;
+};
+template <>
+struct MapFor<Float16> {
+    using type = BitMap<Float16>;
+};
+template <>
+struct MapFor<BFloat16> {
+    using type = BitMap<BFloat16>;
+};
+template <typename T>
+using MapOf = typename MapFor<T>::type;
+
+}  // namespace
+}  // namespace KSL_ISA
+}  // namespace ksl

@@ -1,0 +1,155 @@
+"""Attach, detach, merge, transfer and generate on tiny models of nine architectures."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny_models import ALL, TOKENS, batch, logits, make, reference_logits, tuned
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from kslottery_fast.rows import (
+    attach_rows,
+    detach_rows,
+    embedding_table,
+    get_rows,
+    is_tied,
+    merge_rows,
+    output_role,
+    transfer_rows,
+    untie_output,
+)
+
+
+@pytest.mark.parametrize("name", ALL)
+class TestEveryArchitecture:
+    def test_attached_rows_change_nothing_until_they_train_and_only_they_are_trainable(self, name):
+        model = make(name)
+        before = logits(model, batch(model))
+        attach_rows(model, TOKENS)
+        assert torch.equal(logits(model, batch(model)), before)
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        assert len(trainable) == 1
+        assert trainable[0] is get_rows(model).rows
+        assert trainable[0].shape == (3, embedding_table(model).shape[1])
+        assert trainable[0].dtype == torch.float32
+
+    @pytest.mark.parametrize("role", ["frozen", "tied"])
+    def test_logits_are_those_of_a_table_edited_by_hand(self, name, role):
+        model = make(name)
+        base = copy.deepcopy(model)
+        assert is_tied(model)
+        tuned(model, output=role)
+        assert output_role(model) == role
+        want = reference_logits(base, get_rows(model).rows.detach(), role)
+        got = logits(model, batch(model))
+        # A tied head computes its k columns in a product of its own: the same sums in another order.
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5 * want.abs().max().item())
+        assert (got - logits(base, batch(base))).abs().max() > 0.01
+
+    @pytest.mark.parametrize("role", ["frozen", "tied"])
+    def test_merge_keeps_the_logits_and_survives_save_pretrained_bit_for_bit(self, name, role, tmp_path):
+        model = tuned(make(name), output=role)
+        attached = logits(model, batch(model))
+        merge_rows(model)
+        merged = logits(model, batch(model))
+        torch.testing.assert_close(merged, attached, rtol=1e-5, atol=1e-5 * attached.abs().max().item())
+        assert get_rows(model) is None
+        assert is_tied(model) == (role == "tied")
+        if role == "frozen":
+            assert torch.equal(merged, attached)
+            assert model.config.tie_word_embeddings is False
+        model.save_pretrained(tmp_path)
+        auto = AutoModelForSeq2SeqLM if model.config.is_encoder_decoder else AutoModelForCausalLM
+        again = auto.from_pretrained(tmp_path).eval()
+        assert torch.equal(logits(again, batch(again)), merged)
+
+    def test_detach_gives_back_the_original_bit_for_bit(self, name):
+        model = make(name)
+        model.get_input_embeddings().weight.requires_grad_(False)
+        flags = {key: p.requires_grad for key, p in model.named_parameters()}
+        classes = {key: type(module) for key, module in model.named_modules()}
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        attributes = {key: set(vars(module)) for key, module in model.named_modules()}
+        detach_rows(tuned(model, output="tied"))
+        assert {key: p.requires_grad for key, p in model.named_parameters()} == flags
+        assert {key: type(module) for key, module in model.named_modules()} == classes
+        assert {key: set(vars(module)) for key, module in model.named_modules()} == attributes
+        assert model.state_dict().keys() == state.keys()
+        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+    def test_generate_uses_the_rows(self, name):
+        model = tuned(make(name))
+        inputs = {key: batch(model)[key] for key in ("input_ids", "attention_mask")}
+        attached = model.generate(**inputs, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+        merged = merge_rows(model).generate(**inputs, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+        assert torch.equal(attached, merged)
+
+    @pytest.mark.parametrize("role", ["frozen", "tied"])
+    def test_gradients_are_those_of_the_dense_table(self, name, role):
+        model = make(name)
+        if role == "frozen":
+            untie_output(model)
+        dense = copy.deepcopy(model)
+        tuned(model, output=role if role == "tied" else "auto")
+        with torch.no_grad():
+            # An untied seq2seq model has copies of the table: all get the rows, their gradients add up.
+            tables = {id(m.weight): m.weight for m in dense.modules() if _reads_table(m, dense)}.values()
+            for table in tables:
+                table[TOKENS] = get_rows(model).rows
+        for each in (model, dense):
+            each(**batch(each)).logits.square().mean().backward()
+        want = sum(table.grad[TOKENS] for table in tables if table.grad is not None)
+        got = get_rows(model).rows.grad
+        torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-5 * want.abs().max().item())
+
+    def test_gradient_checkpointing_gives_the_same_gradient(self, name):
+        model = tuned(make(name)).train()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        if hasattr(model.config, "dropout_rate"):
+            model.config.dropout_rate = 0.0
+        for module in model.modules():
+            for attribute in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
+                if isinstance(getattr(module, attribute, None), float):
+                    setattr(module, attribute, 0.0)
+        gradients = []
+        for checkpointing in (False, True):
+            if checkpointing:
+                model.gradient_checkpointing_enable({"use_reentrant": True})
+                model.enable_input_require_grads()
+            get_rows(model).rows.grad = None
+            model(**batch(model), use_cache=False).logits.square().mean().backward()
+            gradients.append(get_rows(model).rows.grad.clone())
+        torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
+        assert gradients[0].abs().sum() > 0
+
+    def test_a_deep_copy_is_independent_and_complete(self, name):
+        model = tuned(make(name), output="tied")
+        want = logits(model, batch(model))
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            get_rows(model).rows.zero_()
+        assert torch.equal(logits(other, batch(other)), want)
+        merged = logits(merge_rows(other), batch(other))
+        torch.testing.assert_close(merged, want, rtol=1e-5, atol=1e-5 * want.abs().max().item())
+        assert get_rows(model) is not None
+
+    def test_transfer_writes_only_these_rows_and_only_the_input_role(self, name):
+        source, target = make(name), make(name)
+        with torch.no_grad():
+            embedding_table(source).add_(1)
+        old = embedding_table(target).clone()
+        want = reference_logits(target, embedding_table(source)[TOKENS].detach(), "frozen")
+        assert transfer_rows(source, target, TOKENS) is target
+        new = embedding_table(target)
+        assert (new != old).any(dim=1).nonzero().flatten().tolist() == sorted(TOKENS)
+        assert torch.equal(logits(target, batch(target)), want)
+
+
+def _reads_table(module: nn.Module, model: nn.Module) -> bool:
+    table = embedding_table(model)
+    return isinstance(module, nn.Embedding) and module.weight.shape == table.shape and torch.equal(module.weight, table)
