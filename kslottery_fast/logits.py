@@ -36,18 +36,24 @@ def supervised_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch
 
     Raises
     ------
-    InputError : no labels, or a model without an output head.
+    InputError : no labels, a model without an output head, or an encoder-decoder model that needs
+        ``decoder_input_ids`` and cannot derive them.
     """
     labels = batch.get("labels")
     if labels is None:
         raise InputError("batch has no 'labels'; give int64 [B, T] with -100 at positions that are not supervised")
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    whole: Any = getattr(model, "module", model)  # what DistributedDataParallel and the like wrap
+    head = whole.get_output_embeddings() if hasattr(whole, "get_output_embeddings") else None
     if head is None:
-        raise InputError(f"{type(model).__name__} has no output head; load it as a causal or seq2seq language model")
+        raise InputError(f"{type(whole).__name__} has no output head; load it as a causal or seq2seq language model")
     inputs = {name: value for name, value in batch.items() if name != "labels"}
-    config = getattr(model, "config", None)
-    if getattr(config, "is_encoder_decoder", False):
-        inputs.setdefault("decoder_input_ids", model.prepare_decoder_input_ids_from_labels(labels=labels))  # type: ignore[operator]
+    if getattr(getattr(whole, "config", None), "is_encoder_decoder", False):
+        if "decoder_input_ids" not in inputs:
+            if not hasattr(whole, "prepare_decoder_input_ids_from_labels"):
+                raise InputError(
+                    f"{type(whole).__name__} does not derive decoder_input_ids from labels; put them into the batch"
+                )
+            inputs["decoder_input_ids"] = whole.prepare_decoder_input_ids_from_labels(labels=labels)
         targets = labels
     else:
         # Position t predicts token t + 1; the last position has nothing to predict.

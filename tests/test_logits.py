@@ -1,4 +1,4 @@
-"""supervised_logits gives the rows of the full logits at the supervised positions, on four architectures."""
+"""supervised_logits gives the rows of the full logits at the supervised positions, on five architectures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     LlamaModel,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -143,3 +145,45 @@ def test_a_model_without_an_output_head_is_refused(tiny_llama):
     headless = LlamaModel(tiny_llama(vocab_size=60).config)
     with pytest.raises(InputError, match="LlamaModel has no output head"):
         supervised_logits(headless, batch())
+
+
+def test_a_wrapped_model_is_called_through_its_wrapper_and_gives_the_same_logits(tiny_llama):
+    class Wrapper(torch.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module, self.calls = module, 0
+
+        def forward(self, **inputs):
+            self.calls += 1
+            return self.module(**inputs)
+
+    model = tiny_llama()
+    wrapper = Wrapper(model)
+    ids = torch.arange(3, 23).reshape(2, 10)
+    batch = {"input_ids": ids, "labels": ids}
+    assert torch.equal(supervised_logits(wrapper, batch)[0], supervised_logits(model, batch)[0])
+    assert wrapper.calls == 1
+
+
+def test_an_encoder_decoder_model_that_cannot_derive_decoder_inputs_says_so_and_takes_given_ones():
+    config = M2M100Config(
+        vocab_size=40,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+    )
+    model = M2M100ForConditionalGeneration(config).eval()
+    ids = torch.arange(4, 24).reshape(2, 10)
+    labels = ids.clone()
+    labels[0, :3] = -100
+    with pytest.raises(InputError, match="does not derive decoder_input_ids"):
+        supervised_logits(model, {"input_ids": ids, "labels": labels})
+    given = {"input_ids": ids, "decoder_input_ids": ids.roll(1, 1)}
+    logits, targets = supervised_logits(model, {**given, "labels": labels})
+    supervised = labels != -100
+    torch.testing.assert_close(logits, model(**given).logits[supervised])
+    assert torch.equal(targets, labels[supervised])

@@ -6,7 +6,6 @@
 
 #include "../dtypes.h"
 #include "../ksl.h"
-#include "ks_zoom.h"
 
 namespace ksl {
 
@@ -56,6 +55,12 @@ struct Workspace {
     uint64_t *const keys_;  // or 32-bit keys
 };
 
+// What is asked about a row: its h if that is above `floor`, else just `floor`; and from `stop` on any value
+// that h reaches is as good as h. {0, INT64_MAX} asks for h itself, {t - 1, t} whether h >= t.
+struct Goal {
+    int64_t floor, stop;
+};
+
 struct Outcome {
     int64_t h;  // as the goal asks; -1 for a row with NaN
     uint8_t flags;
@@ -76,9 +81,5 @@ extern const Kernels kBaselineKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels, kAvx512Kernels;
 #endif
-
-// The whole row by its keys alone: for rows with NaN or infinities, and where no linear map can be made.
-template <typename T>
-Outcome zoom_row(const T *x, const T *y, int64_t n, Goal goal, Workspace &workspace);
 
 }  // namespace ksl

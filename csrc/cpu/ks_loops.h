@@ -35,6 +35,20 @@ struct GenericLoops {
         return special ? -1 : 1;
     }
 
+    // Whether all values are equal, and finite.
+    template <typename T>
+    static bool constant(const T *values, int64_t n) {
+        constexpr int64_t kBlock = 64;
+        const key_t<T> first = key_of(values[0]);
+        for (int64_t begin = 0; begin < n; begin += kBlock) {
+            const int64_t end = begin + kBlock < n ? begin + kBlock : n;
+            key_t<T> different = 0;
+            for (int64_t i = begin; i < end; ++i) different |= key_of(values[i]) ^ first;
+            if (different != 0) return false;
+        }
+        return (bits_of(values[0]) & kMagnitude<T>) < BitsOf<T>::kInfinity;
+    }
+
     // Writes the location of each value's bucket; false if there is NaN or infinity among them: 0 * infinity
     // is NaN, and so is 0 * NaN. The buffer of locations is written in whole blocks, beyond n.
     template <typename T>

@@ -1,4 +1,4 @@
-"""Rows as PEFT adapters on disk: what PEFT, AutoPeftModel and vLLM read. Neither direction imports peft.
+"""Rows as PEFT adapters on disk, written and read without importing peft (checked against peft 0.21).
 
 PEFT has one format for rows, TrainableTokens, and it follows ``config.tie_word_embeddings``: on a tied model
 the head always changes with the rows. Rows for the input role alone (``output="frozen"``) need something else

@@ -20,14 +20,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from kslottery_fast.certify import certificate_from, next_token_predictions
+from kslottery_fast.certify import Predictions, certificate_from, next_token_predictions
 from kslottery_fast.errors import InputError
 from kslottery_fast.evaluate import Evaluation, Example, collate, encode, evaluate
 from kslottery_fast.files import read_json, write_json, write_safetensors
@@ -204,13 +204,13 @@ def select(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
     before = embedding_table(shop.model).detach().float().cpu()
     after = before.clone()
     after[tuned.token_ids] = tuned.rows
-    options = {"method": settings.method, "correction": settings.correction}
+    choose = partial(ks_select, before, after, settings.alpha, method=settings.method, correction=settings.correction)
     with warnings.catch_warnings():
         # That nothing is significant, or that fewer than top_k rows moved, is said by every product of the run.
         warnings.simplefilter("ignore", RuntimeWarning)
-        tickets = ks_select(before, after, settings.alpha, **options)
+        tickets = choose()
         if len(tickets) == 0:
-            tickets = ks_select(before, after, settings.alpha, top_k=settings.top_k, **options)
+            tickets = choose(top_k=settings.top_k)
     if len(tickets) == 0:
         raise InputError("Embed Tuning moved no row at all; raise learning_rate or steps")
     tickets.save(folder / "tickets.json")
@@ -269,16 +269,15 @@ def certify(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
     features = [encode(shop.loaded.tokenizer, example) for example in shop.examples("test")]
     size = settings.eval_batch_size
     batches = [collate(features[i : i + size], shop.pad_token_id) for i in range(0, len(features), size)]
-    predictions = []
-    for number, name in enumerate(("embed_tuning", "partial_transfer")):
+    predictions: list[Predictions] = []
+    for name in ("embed_tuning", "partial_transfer"):
+        offset = len(predictions) * len(features)
+
+        def report(done: int, total: int, offset: int = offset) -> None:
+            progress(offset + done, 2 * total)
+
         with shop.dressed(name) as model:
-            predictions.append(
-                next_token_predictions(
-                    model,
-                    batches,
-                    progress=lambda done, total, n=number: progress(n * total + done, 2 * total),
-                )
-            )
+            predictions.append(next_token_predictions(model, batches, progress=report))
     certificate = certificate_from(
         *predictions,
         dimension=embedding_table(shop.model).shape[1],

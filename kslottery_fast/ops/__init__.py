@@ -28,6 +28,13 @@ __all__ = [
 ]
 
 
+def _require_tensors(**arguments: object) -> None:
+    # torch's dispatcher would raise RuntimeError, with the schema in place of the reason.
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+
+
 def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Exact two-sample Kolmogorov-Smirnov statistics, row by row, both sides.
 
@@ -60,6 +67,7 @@ def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     >>> plus.item() / 4, plus_at.item(), minus.item()
     (0.5, 2.0, 0)
     """
+    _require_tensors(x=x, y=y)
     return torch.ops.kslottery.ks_rows(x, y)
 
 
@@ -86,6 +94,7 @@ def ks_statistics(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     >>> ks_statistics(before, after)[0].tolist()
     [0, 2]
     """
+    _require_tensors(before=before, after=after)
     return torch.ops.kslottery.ks_statistics(before, after)
 
 
@@ -106,6 +115,7 @@ def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Te
     ------
     InputError : as for ks_statistics.
     """
+    _require_tensors(before=before, after=after)
     return torch.ops.kslottery.ks_decide(before, after, threshold)
 
 
@@ -158,6 +168,7 @@ def row_adamw_(
     >>> table[3]
     tensor([-0.1000,  0.1000])
     """
+    _require_tensors(table=table, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     torch.ops.kslottery.row_adamw_(
         table,
         rows,
@@ -203,6 +214,7 @@ def row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> Te
     >>> row_embedding(table, rows, slots, torch.tensor([1, 2])).tolist()
     [[0.0, 0.0], [1.0, 1.0]]
     """
+    _require_tensors(table=table, rows=rows, slots=slots, ids=ids)
     return torch.ops.kslottery.row_embedding(table, rows, slots, ids)
 
 
@@ -226,4 +238,5 @@ def row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int)
     ------
     InputError : shapes, dtypes or devices that do not fit; an id outside 0..V-1; a slot of k or more.
     """
+    _require_tensors(grad_out=grad_out, slots=slots, ids=ids)
     return torch.ops.kslottery.row_embedding_backward(grad_out, slots, ids, k)

@@ -133,9 +133,7 @@ def _pointer(tensor: Tensor | None) -> int:
 def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:
     _table, rows, slots, ids = inputs
     if ctx.needs_input_grad[0]:
-        raise InputError(
-            "table requires grad, but row_embedding trains rows only: use table.requires_grad_(False)"
-        )
+        raise InputError("table requires grad, but row_embedding trains rows only: use table.requires_grad_(False)")
     ctx.save_for_backward(slots, ids)
     ctx.k, ctx.rows_dtype = rows.shape[0], rows.dtype
 
@@ -152,6 +150,4 @@ for _kernel in (ks_rows, ks_statistics, ks_decide, row_adamw_, row_embedding, ro
     LIBRARY.impl(_kernel.__name__, _kernel, "CPU")
     LIBRARY.impl(_kernel.__name__, getattr(reference, _kernel.__name__), "CompositeExplicitAutograd")
 
-torch.library.register_autograd(
-    f"{NAMESPACE}::row_embedding", _backward, setup_context=_setup_context, lib=LIBRARY
-)
+torch.library.register_autograd(f"{NAMESPACE}::row_embedding", _backward, setup_context=_setup_context, lib=LIBRARY)

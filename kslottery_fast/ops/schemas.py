@@ -17,8 +17,7 @@ NAMESPACE = "kslottery"
 
 SCHEMAS = {
     # x [R, n], y [R, m] -> int64 [R], int64 [R], float64 [R], float64 [R], uint8 [R]
-    "ks_rows": "(Tensor x, Tensor y)"
-    " -> (Tensor plus, Tensor minus, Tensor plus_at, Tensor minus_at, Tensor flags)",
+    "ks_rows": "(Tensor x, Tensor y) -> (Tensor plus, Tensor minus, Tensor plus_at, Tensor minus_at, Tensor flags)",
     # [V, d], [V, d] -> int64 [V], uint8 [V]
     "ks_statistics": "(Tensor before, Tensor after) -> (Tensor h, Tensor flags)",
     # [V, d], [V, d] -> bool [V], uint8 [V]
@@ -69,9 +68,7 @@ def check_same_device(**tensors: Tensor | None) -> None:
     (first_name, first), *others = [(name, t) for name, t in tensors.items() if t is not None]
     for name, tensor in others:
         if tensor.device != first.device:
-            raise InputError(
-                f"{name} is on {tensor.device}, {first_name} on {first.device}; move them to one device"
-            )
+            raise InputError(f"{name} is on {tensor.device}, {first_name} on {first.device}; move them to one device")
 
 
 def check_samples(x: Tensor, y: Tensor) -> None:
@@ -92,9 +89,7 @@ def check_tables(before: Tensor, after: Tensor) -> None:
     check_matrix("after", after)
     check_same_device(before=before, after=after)
     if before.shape != after.shape:
-        raise InputError(
-            f"before has shape {shape_of(before)} and after {shape_of(after)}; expected one shape [V, d]"
-        )
+        raise InputError(f"before has shape {shape_of(before)} and after {shape_of(after)}; expected one shape [V, d]")
     if before.shape[1] == 0:
         raise InputError(f"before has shape {shape_of(before)}; a row needs at least one value")
 
@@ -117,15 +112,11 @@ def row_adamw_(
     """Checks the arguments of row_adamw_, which has no outputs."""
     check_matrix("table", table)
     check_matrix("grad", grad)
-    check_same_device(
-        table=table, rows=rows, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, master=master
-    )
+    check_same_device(table=table, rows=rows, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, master=master)
     if any(size > 1 and stride == 0 for size, stride in zip(table.shape, table.stride(), strict=True)):
         raise InputError("table is an expanded tensor whose rows share memory; clone it first")
     if rows is not None and (rows.dim() != 1 or rows.dtype != torch.int64):
-        raise InputError(
-            f"rows is {rows.dtype} {shape_of(rows)}; expected one int64 token id per row of grad"
-        )
+        raise InputError(f"rows is {rows.dtype} {shape_of(rows)}; expected one int64 token id per row of grad")
     count = table.shape[0] if rows is None else rows.shape[0]
     if tuple(grad.shape) != (count, table.shape[1]):
         raise InputError(
@@ -156,9 +147,7 @@ def row_adamw_(
 def check_slots_and_ids(slots: Tensor, ids: Tensor) -> None:
     """What row_embedding and its backward share."""
     if slots.dtype != torch.int32 or slots.dim() != 1:
-        raise InputError(
-            f"slots is {slots.dtype} {shape_of(slots)}; expected int32 [V]: the row of each token, or -1"
-        )
+        raise InputError(f"slots is {slots.dtype} {shape_of(slots)}; expected int32 [V]: the row of each token, or -1")
     if ids.dtype != torch.int64:
         raise InputError(f"ids has dtype {ids.dtype}; expected int64 token ids: use ids.long()")
 
@@ -172,9 +161,7 @@ def check_row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor)
     if rows.shape[1] != table.shape[1]:
         raise InputError(f"rows has shape {shape_of(rows)}; expected {table.shape[1]} columns, as table has")
     if slots.shape[0] != table.shape[0]:
-        raise InputError(
-            f"slots has {slots.shape[0]} entries; expected {table.shape[0]}, one per row of table"
-        )
+        raise InputError(f"slots has {slots.shape[0]} entries; expected {table.shape[0]}, one per row of table")
 
 
 def check_row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int) -> None:

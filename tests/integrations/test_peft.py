@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import ALL, V, batch, logits, make
 from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from kslottery_fast.errors import InputError
 from kslottery_fast.integrations.peft import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter, save_rows_adapter
@@ -104,10 +105,19 @@ def test_peft_would_change_the_head_too_if_an_input_only_set_were_written_as_tie
     assert (with_peft(base, tmp_path / "a") - want).abs().max() > 0.1
 
 
+def test_a_model_that_is_untied_although_its_config_says_tied_is_exported_right(tmp_path):
+    # What a merged T5 is after from_pretrained: T5Config always says tied, and PEFT goes by the config.
+    merge_rows(tuned(make("t5"))).save_pretrained(tmp_path / "merged")
+    base = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged").eval()
+    assert base.config.tie_word_embeddings
+    assert not is_tied(base)
+    model = tuned(copy.deepcopy(base))
+    save_adapter(model, tmp_path / "a")
+    assert torch.equal(with_peft(base, tmp_path / "a"), logits(merge_rows(model), batch(base)))
+
+
 def test_auto_peft_finds_the_base_model(tmp_path):
     make("llama").save_pretrained(tmp_path / "base")
-    from transformers import AutoModelForCausalLM
-
     model = tuned(AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval())
     save_adapter(model, tmp_path / "a")
     found = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "a").eval()

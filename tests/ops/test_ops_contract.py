@@ -141,6 +141,17 @@ class TestEveryOperator:
         assert not torch._C._dispatch_has_kernel_for_dispatch_key(kernel, "CUDA")
 
 
+@pytest.mark.parametrize("position", range(2))
+@pytest.mark.parametrize("name", ["ks_rows", "ks_statistics", "ks_decide", "row_embedding", "row_adamw_"])
+def test_something_other_than_a_tensor_is_a_type_error_that_names_it(name, position):
+    _, arguments, keywords = next(sample for sample in SAMPLES if sample[0] == name)
+    arguments = list(arguments)
+    position = 2 * position if name == "row_adamw_" else position  # rows may be None
+    arguments[position] = [[1.0, 2.0]]
+    with pytest.raises(TypeError, match=r"^\w+ is a list; expected a torch.Tensor$"):
+        getattr(ops, name)(*arguments, **keywords)
+
+
 BAD_KS = [
     ((random(3, 4), random(2, 4)), "x has 3 rows and y has 2"),
     ((random(3, 4), random(3, 0)), r"y has shape \[3, 0\]; a sample needs at least one value"),
