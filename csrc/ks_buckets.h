@@ -1,13 +1,13 @@
 // What every backend shares about Kolmogorov-Smirnov statistics: host and device code, no state.
 //
-// Samples are compared by ordered keys: unsigned integers in the order of the values, equal exactly where the
-// values are equal. Unlike comparisons of floats they do not depend on the thread's flush-to-zero or
-// denormals-are-zero mode.
+// Samples are compared by ordered keys: unsigned integers in the order of the values, equal exactly where the values
+// are equal. Unlike comparisons of floats they do not depend on the thread's flush-to-zero or denormals-are-zero
+// mode.
 //
-// With a monotone map of values to buckets, #{x <= t} - #{y <= t} is known exactly at every bucket edge.
-// Between the edges of a bucket that holds cx values of x and cy of y, where it starts at p, it stays within
-// [p - cy, p + cx]. So the edges give a lower bound of h, the largest reach gives an upper bound, and only a
-// bucket that reaches further than the lower bound can hide the maximum.
+// With a monotone map of values to buckets, #{x <= t} - #{y <= t} is known exactly at every bucket edge. Between the
+// edges of a bucket that holds cx values of x and cy of y, where it starts at p, it stays within [p - cy, p + cx]. So
+// the edges give a lower bound of h, the largest reach gives an upper bound, and only a bucket that reaches further
+// than the lower bound can hide the maximum.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@
 
 namespace ksl {
 
-// The ordered key of an IEEE value from its bits: Key is uint16_t, uint32_t or uint64_t. -0 and +0 share a
-// key; the order holds for infinities too. NaN has no place in it.
+// The ordered key of an IEEE value from its bits: Key is uint16_t, uint32_t or uint64_t. -0 and +0 share a key; the
+// order holds for infinities too. NaN has no place in it.
 template <typename Key>
 KSL_HOST_DEVICE inline Key ordered_key(Key bits) {
     constexpr Key kSign = static_cast<Key>(Key{1} << (8 * sizeof(Key) - 1));
@@ -37,8 +37,6 @@ KSL_HOST_DEVICE inline Key bits_of_key(Key key) {
 }
 
 // How far |#{x <= t} - #{y <= t}| can get inside a bucket that starts at p and holds cx and cy values.
-KSL_HOST_DEVICE inline int64_t reach(int64_t p, int64_t cx, int64_t cy) {
-    return p + cx > cy - p ? p + cx : cy - p;
-}
+KSL_HOST_DEVICE inline int64_t reach(int64_t p, int64_t cx, int64_t cy) { return p + cx > cy - p ? p + cx : cy - p; }
 
 }  // namespace ksl

@@ -6,8 +6,8 @@
 #include "ks_kernels.h"
 #include "ks_keys.h"
 
-// Only what comes after this line is compiled for AVX2: the functions of the headers above are shared with
-// code that must run anywhere.
+// Only what comes after this line is compiled for AVX2: the functions of the headers above are shared with code that
+// must run anywhere.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi,bmi2,popcnt"))), apply_to = function)
 #else

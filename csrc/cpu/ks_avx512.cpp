@@ -8,17 +8,16 @@
 #include "ks_kernels.h"
 #include "ks_keys.h"
 
-// Only what comes after this line is compiled for AVX-512: the functions of the headers above are shared with
-// code that must run anywhere.
+// Only what comes after this line is compiled for AVX-512: the functions of the headers above are shared with code
+// that must run anywhere.
 #if defined(__clang__)
-#pragma clang attribute push( \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,bmi,bmi2,popcnt"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,bmi,bmi2,popcnt"))), \
+                             apply_to = function)
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,bmi,bmi2,popcnt")
 #endif
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored \
-    "-Wmaybe-uninitialized"  // false alarms inside GCC's own intrinsics (its bug 105593)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms inside GCC's own intrinsics (its bug 105593)
 #endif
 #define KSL_ISA avx512
 #include "ks_loops.h"
@@ -38,8 +37,8 @@ struct Locations {
 
     __m512i operator()(__m512i bucket) const {
         constexpr int kAndOr = 0xea;  // (a & b) | c
-        return _mm512_ternarylogic_epi32(_mm512_slli_epi16(bucket, 4), row_mask,
-                                         _mm512_srl_epi16(bucket, lane_bits), kAndOr);
+        return _mm512_ternarylogic_epi32(_mm512_slli_epi16(bucket, 4), row_mask, _mm512_srl_epi16(bucket, lane_bits),
+                                         kAndOr);
     }
 };
 
@@ -48,8 +47,7 @@ struct Loops : GenericLoops {
 
     // As the generic one, 32 values at a time.
     static bool locate(const LinearMap<float> &map, const float *values, int64_t n, uint16_t *locations) {
-        const __m512 low = _mm512_set1_ps(map.low), scale = _mm512_set1_ps(map.scale),
-                     top = _mm512_set1_ps(map.top);
+        const __m512 low = _mm512_set1_ps(map.low), scale = _mm512_set1_ps(map.scale), top = _mm512_set1_ps(map.top);
         const __m512 zero = _mm512_setzero_ps();
         const Locations location(map.lane_bits);
         alignas(64) uint16_t even_words[32];
@@ -100,8 +98,7 @@ struct Loops : GenericLoops {
             const uint32_t rest = (uint32_t{1} << (n - i)) - 1;
             store(_mm512_maskz_loadu_epi16(rest, values + i), locations + i);
         }
-        return _mm512_cmpge_epu16_mask(largest,
-                                       _mm512_set1_epi16(static_cast<int16_t>(BitsOf<T>::kInfinity))) == 0;
+        return _mm512_cmpge_epu16_mask(largest, _mm512_set1_epi16(static_cast<int16_t>(BitsOf<T>::kInfinity))) == 0;
     }
 
     template <bool kInside>
@@ -141,32 +138,27 @@ struct Loops : GenericLoops {
         }
     }
 
-    // The whole bit map of wanted buckets stands in registers, where a permutation looks up 32 of them at
-    // once.
-    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted,
-                               int32_t *positions) {
+    // The whole bit map of wanted buckets stands in registers, where a permutation looks up 32 of them at once.
+    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions) {
         static_assert(kMaxBucketBits == 11, "four registers hold 2^11 bits");
         const __m512i w0 = _mm512_load_si512(wanted), w1 = _mm512_load_si512(wanted + 32);
         const __m512i w2 = _mm512_load_si512(wanted + 64), w3 = _mm512_load_si512(wanted + 96);
-        const __m512i one = _mm512_set1_epi16(1), fifteen = _mm512_set1_epi16(15),
-                      upper = _mm512_set1_epi16(64);
+        const __m512i one = _mm512_set1_epi16(1), fifteen = _mm512_set1_epi16(15), upper = _mm512_set1_epi16(64);
         const __m512i sixteen = _mm512_set1_epi32(16);
         __m512i position = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         int64_t count = 0;
         const auto append = [&](uint32_t mask) {
-            _mm512_storeu_si512(positions + count,
-                                _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), position));
+            _mm512_storeu_si512(positions + count, _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), position));
             count += __builtin_popcount(mask & 0xffff);
             position = _mm512_add_epi32(position, sixteen);
         };
         for (int64_t i = 0; i < n; i += 32) {
             const __m512i location = _mm512_loadu_si512(locations + i);
             const __m512i word = _mm512_srli_epi16(location, 4);
-            const __m512i bits = _mm512_mask_blend_epi16(_mm512_test_epi16_mask(word, upper),
-                                                         _mm512_permutex2var_epi16(w0, word, w1),
-                                                         _mm512_permutex2var_epi16(w2, word, w3));
-            uint32_t mask =
-                _mm512_test_epi16_mask(bits, _mm512_sllv_epi16(one, _mm512_and_si512(location, fifteen)));
+            const __m512i bits =
+                _mm512_mask_blend_epi16(_mm512_test_epi16_mask(word, upper), _mm512_permutex2var_epi16(w0, word, w1),
+                                        _mm512_permutex2var_epi16(w2, word, w3));
+            uint32_t mask = _mm512_test_epi16_mask(bits, _mm512_sllv_epi16(one, _mm512_and_si512(location, fifteen)));
             if (n - i < 32) mask &= (uint32_t{1} << (n - i)) - 1;
             append(mask);
             append(mask >> 16);

@@ -1,16 +1,13 @@
-// The bucket engine: a first look at a row that decides most of them, and a closer one where that is not
-// enough.
+// The bucket engine: a first look at a row that decides most of them, and a closer one where that is not enough.
 //
-// Included by ks_baseline.cpp, ks_avx2.cpp and ks_avx512.cpp, each of which sets the instruction set,
-// KSL_ISA, the namespace of its own copy, and in it Loops: the vector loops of ks_loops.h or better ones.
+// Included by ks_baseline.cpp, ks_avx2.cpp and ks_avx512.cpp, each of which sets the instruction set, KSL_ISA, the
+// namespace of its own copy, and in it Loops: the vector loops of ks_loops.h or better ones.
 //
-// A row goes through these steps (n values on each side, B buckets):
+// A row goes through these steps:
 //   1. identical_rows: most rows of a fine-tuned table have not changed at all, and cost one read.
-//   2. A linear map of values to buckets from a small sample. Monotone, hence right whatever it is; it only
-//   has to be
-//      good. Every operation in it rounds monotonically, so it is monotone in floating point too.
-//   3. count_values: two tables of counts. One increment per value is what the whole engine's time is made
-//   of.
+//   2. locate: a map of values to buckets, fitted to a small sample. It must be monotone, and is, because each of its
+//      operations rounds monotonically; that makes the result right. Being well fitted only makes it fast.
+//   3. count_values: two tables of counts. One increment per value is what most of the time goes into.
 //   4. scan: the lower and the upper bound of h. ks_decide mostly ends here.
 //   5. look_into: the values of the buckets that reach beyond the lower bound, bucket by bucket.
 #pragma once
@@ -21,12 +18,10 @@ namespace ksl {
 namespace KSL_ISA {
 namespace {
 
-constexpr int64_t kZoomFrom = 64;  // keys in a bucket from which zooming beats comparing all with all
-
 // Copies the keys of the values at these positions to the places of their buckets.
 template <typename T, typename Key>
-void gather(const T *values, const uint16_t *locations, const int32_t *positions, int64_t count,
-            int64_t *begin, Key *keys) {
+void gather(const T *values, const uint16_t *locations, const int32_t *positions, int64_t count, int64_t *begin,
+            Key *keys) {
     for (int64_t i = 0; i < count; ++i) {
         keys[begin[locations[positions[i]]]++] = key_of(values[positions[i]]);
     }
@@ -44,8 +39,8 @@ inline void mark_wanted(const CoarseBuckets &coarse, Workspace &w, int rows, int
 
 // The larger of `best` and the differences inside the buckets that reach beyond it.
 template <typename T>
-int64_t look_into(const MapOf<T> &map, const T *x, const T *y, int64_t n, Goal goal, int rows,
-                  const Bounds &bounds, int64_t best, Workspace &w) {
+int64_t look_into(const MapOf<T> &map, const T *x, const T *y, int64_t n, Goal goal, int rows, const Bounds &bounds,
+                  int64_t best, Workspace &w) {
     using Key = key_t<T>;
     if (map.single_valued()) {
         mark_wanted(map.coarse_buckets(w.x_count, w.y_count, bounds), w, rows, best);
@@ -70,21 +65,13 @@ int64_t look_into(const MapOf<T> &map, const T *x, const T *y, int64_t n, Goal g
     gather(x, w.x_location, w.position, found, w.x_begin, keys);
     found = Loops::find_wanted(w.y_location, n, w.wanted, w.position);
     gather(y, w.y_location, w.position, found, w.y_begin, keys);
-    // Those that reach farthest first: they are likely to raise `best` beyond the reach of most of the
-    // others.
+    // Those that reach farthest first: they are likely to raise `best` beyond the reach of most of the others.
     for (int64_t limit : {(best + farthest) / 2, int64_t{-1}}) {
         for (int64_t k = 0; k < parts && best < goal.stop; ++k) {
             Workspace::Part &part = w.parts[k];
             const int64_t far = reach(part.before, part.nx, part.ny);
             if (far <= best || far <= limit) continue;
-            Key *part_keys = keys + part.begin;
-            if (part.nx + part.ny < kZoomFrom) {
-                const int32_t inside = Loops::search(part_keys, part.nx, part.ny, part.before);
-                best = inside > best ? inside : best;
-            } else {
-                best = zoom(part_keys, part.nx, part_keys + part.nx, part.ny, scratch + part.begin,
-                            scratch + part.begin + part.nx, part.before, best, goal.stop);
-            }
+            best = zoom(keys + part.begin, part.nx, part.ny, scratch + part.begin, part.before, best, goal.stop);
             part.nx = part.ny = 0;  // done: nothing inside it can be farther than `best` any more
         }
     }

@@ -15,14 +15,12 @@
 
 namespace ksl {
 
-// IEEE arithmetic in this scope, whatever torch.set_flush_denormal(True) or other code has set in this
-// thread: a subnormal that is widened must not become zero.
+// IEEE arithmetic in this scope, whatever torch.set_flush_denormal(True) or other code has set in this thread: a
+// subnormal that is widened must not become zero.
 class IeeeMode {
   public:
 #if defined(__SSE__)
-    IeeeMode() : saved_(_mm_getcsr()) {
-        _mm_setcsr(0x1f80);
-    }  // the power-on value: no flushing, nothing trapped
+    IeeeMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }  // the power-on value: no flushing, nothing trapped
     ~IeeeMode() { _mm_setcsr(saved_); }
     IeeeMode(const IeeeMode &) = delete;
     IeeeMode &operator=(const IeeeMode &) = delete;
@@ -32,10 +30,9 @@ class IeeeMode {
 #endif
 };
 
-// row(r) is row r of the matrix as contiguous T, which holds every value of the matrix's dtype exactly: the
-// matrix's own memory where it is that already, else a copy, valid until the next call. Where the columns are
-// strided a block of rows is copied at a time, because in a transposed table one cache line holds a piece of
-// several rows.
+// row(r) is row r of the matrix as contiguous T, which holds every value of the matrix's dtype exactly: the matrix's
+// own memory where it is that already, else a copy, valid until the next call. Where the columns are strided a block
+// of rows is copied at a time, because in a transposed table one cache line holds a piece of several rows.
 template <typename T>
 class RowReader {
   public:
@@ -54,8 +51,7 @@ class RowReader {
                 if (r < first_ || r >= first_ + count_) copy(r, data);
                 return buffer_.data() + (r - first_) * matrix_.cols;
             } else {
-                fail("a row of dtype code ", static_cast<int32_t>(matrix_.dtype),
-                     " was read as a narrower type");
+                fail("a row of dtype code ", static_cast<int32_t>(matrix_.dtype), " was read as a narrower type");
             }
         });
     }

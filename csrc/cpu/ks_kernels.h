@@ -1,5 +1,5 @@
-// What stands between the loop over rows (ks_rows.cpp, compiled once) and the bucket engine (ks_engine.h,
-// compiled once for each instruction set).
+// What stands between the loop over rows (ks_rows.cpp, compiled once) and the bucket engine (ks_engine.h, compiled
+// once for each instruction set).
 #pragma once
 
 #include <cstdint>
@@ -11,9 +11,9 @@ namespace ksl {
 
 constexpr int kMaxBucketBits = 11;
 
-// Buffers for rows of n values, kept from row to row. Its members are plain arrays and pointers: the engine
-// must not instantiate the standard library's templates, because the linker keeps one copy of each, which
-// might be AVX-512 code.
+// Buffers for rows of n values, kept from row to row. Its members are plain arrays and pointers: the engine must not
+// instantiate the standard library's templates, because the linker keeps one copy of each, which might be AVX-512
+// code.
 struct Workspace {
     // Vector loops read and write whole blocks, up to kSlack elements beyond the n values.
     explicit Workspace(int64_t n)
@@ -55,8 +55,8 @@ struct Workspace {
     uint64_t *const keys_;  // or 32-bit keys
 };
 
-// What is asked about a row: its h if that is above `floor`, else just `floor`; and from `stop` on any value
-// that h reaches is as good as h. {0, INT64_MAX} asks for h itself, {t - 1, t} whether h >= t.
+// What is asked about a row: its h if that is above `floor`, else just `floor`; and from `stop` on any value that h
+// reaches is as good as h. {0, INT64_MAX} asks for h itself, {t - 1, t} whether h >= t.
 struct Goal {
     int64_t floor, stop;
 };

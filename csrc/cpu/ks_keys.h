@@ -9,8 +9,7 @@
 
 namespace ksl {
 
-// The bits of a value, those of infinity, and the width of its mantissa; Key is what its ordered keys are
-// kept in.
+// The bits of a value, those of infinity, and the width of its mantissa; Key is what its ordered keys are kept in.
 template <typename T>
 struct BitsOf;
 template <>
@@ -59,8 +58,7 @@ key_t<T> key_of(const T &value) {
     return ordered_key(bits_of(value));
 }
 
-// Writes the ordered keys of n values and returns the flags of what they hold; with NaN the keys mean
-// nothing.
+// Writes the ordered keys of n values and returns the flags of what they hold; with NaN the keys mean nothing.
 template <typename T>
 uint8_t ordered_keys(const T *values, int64_t n, key_t<T> *keys) {
     bool infinite = false, nan = false;

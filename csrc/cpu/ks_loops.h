@@ -1,9 +1,7 @@
-// The passes over the values of a row and over its buckets: everything in the bucket engine that wants
-// vectors.
+// The passes over the values of a row and over its buckets: everything in the bucket engine that wants vectors.
 //
-// Plain C++ over blocks of kLanes values, written for the compiler's vectoriser. ks_avx512.cpp replaces some
-// of it. Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its
-// copy.
+// Plain C++ over blocks of kLanes values, written for the compiler's vectoriser. ks_avx512.cpp replaces some of it.
+// Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its copy.
 #pragma once
 
 #include "ks_maps.h"
@@ -13,8 +11,7 @@ namespace KSL_ISA {
 namespace {
 
 struct GenericLoops {
-    // 1 if both rows hold the same bits and all of them are finite, 0 if they differ, -1 if not all are
-    // finite.
+    // 1 if both rows hold the same bits and all of them are finite, 0 if they differ, -1 if not all are finite.
     template <typename T>
     static int identical_rows(const T *x, const T *y, int64_t n) {
         using Bits = bits_t<T>;
@@ -49,8 +46,8 @@ struct GenericLoops {
         return (bits_of(values[0]) & kMagnitude<T>) < BitsOf<T>::kInfinity;
     }
 
-    // Writes the location of each value's bucket; false if there is NaN or infinity among them: 0 * infinity
-    // is NaN, and so is 0 * NaN. The buffer of locations is written in whole blocks, beyond n.
+    // Writes the location of each value's bucket; false if there is NaN or infinity among them: 0 * infinity is NaN,
+    // and so is 0 * NaN. The buffer of locations is written in whole blocks, beyond n.
     template <typename T>
     static bool locate(const LinearMap<T> &map, const T *values, int64_t n, uint16_t *locations) {
         T nan[kLanes] = {};
@@ -93,8 +90,8 @@ struct GenericLoops {
         return largest < BitsOf<T>::kInfinity;
     }
 
-    // One increment per value: the loop is bound by its loads and stores. Meanwhile it fetches the rows that
-    // come next, kLine values for each line of the cache; the addresses need not exist.
+    // One increment per value: the loop is bound by its loads and stores. Meanwhile it fetches the rows that come
+    // next, kLine values for each line of the cache; the addresses need not exist.
     template <int kLine>
     static void count_values(Workspace &w, int64_t n, const void *x_next, const void *y_next) {
         int64_t i = 0;
@@ -117,8 +114,7 @@ struct GenericLoops {
         }
     }
 
-    // From running down each lane: its sum, its highest and lowest edges, and the farthest that its buckets
-    // reach.
+    // From running down each lane: its sum, its highest and lowest edges, and the farthest that its buckets reach.
     static Bounds across_lanes(const int32_t *sum, const int32_t *high, const int32_t *low, const int32_t *up,
                                const int32_t *down) {
         Bounds bounds{0, 0, {}};
@@ -170,8 +166,7 @@ struct GenericLoops {
     }
 
     // The positions of the values whose bucket is wanted; returns how many. May write a block beyond them.
-    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted,
-                               int32_t *positions) {
+    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions) {
         int64_t count = 0;
         for (int64_t i = 0; i < n; ++i) {
             positions[count] = static_cast<int32_t>(i);
@@ -180,9 +175,9 @@ struct GenericLoops {
         return count;
     }
 
-    // The largest |difference| at the nx + ny sample values of one bucket, which starts at `before`: keys
-    // holds those of x, then those of y. Compares all with all, a block of kLanes at a time, which for few
-    // keys beats sorting, as nothing has to be predicted. May read a block beyond the keys.
+    // The largest |difference| at the nx + ny sample values of one bucket, which starts at `before`: keys holds those
+    // of x, then those of y. Compares all with all, a block of kLanes at a time, which for few keys beats sorting, as
+    // nothing has to be predicted. May read a block beyond the keys.
     template <typename Key>
     static int32_t search(const Key *keys, int32_t nx, int32_t ny, int32_t before) {
         int32_t largest = 0;

@@ -2,9 +2,9 @@
 //
 // Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its copy.
 //
-// The tables are stored by lanes: lane k holds the k-th sixteenth of the buckets, and bucket s of every lane
-// stands in row s. So a scan needs no prefix sums across a vector: it runs down all lanes at once, and adds
-// up the lanes' totals at the end. A value's `location` is the index s * kLanes + k in these tables.
+// The tables are stored by lanes: lane k holds the k-th sixteenth of the buckets, and bucket s of every lane stands
+// in row s. So a scan needs no prefix sums across a vector: it runs down all lanes at once, and adds up the lanes'
+// totals at the end. A value's `location` is the index s * kLanes + k in these tables.
 #pragma once
 
 #include "ks_kernels.h"
@@ -82,17 +82,15 @@ struct LinearMap {
         scale = buckets / (2 * half_width);
         top = buckets - 1;
         lane_bits = bucket_bits - 4;
-        return half_width > 0 && scale - scale == 0 &&
-               low - low == 0;  // finite all: infinity - infinity is NaN
+        return half_width > 0 && scale - scale == 0 && low - low == 0;  // finite all: infinity - infinity is NaN
     }
 
     bool single_valued() const { return false; }
     CoarseBuckets coarse_buckets(const int32_t *, const int32_t *, const Bounds &) const { return {}; }
 };
 
-// The same with integers for 16-bit floats: equal ranges of bit patterns, so buckets get narrower with the
-// values, over the kOctaves factors of two below `top`. Magnitudes beyond share an outermost bucket, smaller
-// ones the middle.
+// The same with integers for 16-bit floats: equal ranges of bit patterns, so buckets get narrower with the values,
+// over the kOctaves factors of two below `top`. Magnitudes beyond share an outermost bucket, smaller ones the middle.
 template <typename T>
 struct BitMap {
     static constexpr int kOctaves = 8;
@@ -129,8 +127,7 @@ struct BitMap {
         const int32_t numbers[3] = {0, limit, 2 * limit};
         for (int i = 0; i < 3; ++i) {
             const int32_t at = location_of(numbers[i], lane_bits), cx = x_count[at], cy = y_count[at];
-            // The middle bucket is the last of its lane, the outermost ones begin and end with a difference
-            // of 0.
+            // The middle bucket is the last of its lane, the outermost ones begin and end with a difference of 0.
             const int32_t before = i == 0 ? 0 : (i == 1 ? bounds.lane_start[kLanes / 2] : 0) - (cx - cy);
             coarse.buckets[i] = {at, before, reach(before, cx, cy)};
         }

@@ -17,18 +17,17 @@ namespace {
 
 void check_samples(const Matrix &x, const Matrix &y) {
     KSL_CHECK(x.rows == y.rows, "x has ", x.rows, " rows and y has ", y.rows, "; expected as many");
-    KSL_CHECK(x.rows == 0 || (x.cols > 0 && y.cols > 0), "a row of x has ", x.cols, " values and a row of y ",
-              y.cols, "; expected at least one in each");
+    KSL_CHECK(x.rows == 0 || (x.cols > 0 && y.cols > 0), "a row of x has ", x.cols, " values and a row of y ", y.cols,
+              "; expected at least one in each");
 }
 
 void check_tables(const Matrix &x, const Matrix &y) {
-    KSL_CHECK(x.rows == y.rows && x.cols == y.cols, "the tables have shapes [", x.rows, ", ", x.cols,
-              "] and [", y.rows, ", ", y.cols, "]; expected one shape");
+    KSL_CHECK(x.rows == y.rows && x.cols == y.cols, "the tables have shapes [", x.rows, ", ", x.cols, "] and [", y.rows,
+              ", ", y.cols, "]; expected one shape");
     check_samples(x, y);
 }
 
-// f(first, last) over chunks of about 2^20 values: long enough to pay for their buffers, short enough to
-// balance.
+// f(first, last) over chunks of about 2^20 values: long enough to pay for their buffers, short enough to balance.
 template <typename F>
 void for_rows(const Matrix &x, const Matrix &y, int threads, F &&f) {
     const int64_t grain = (int64_t{1} << 20) / (x.cols + y.cols + 1);
@@ -86,14 +85,13 @@ const Kernels &choose_kernels() {
     consider(kAvx512Kernels, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                                  __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"));
-    consider(kAvx2Kernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                               __builtin_cpu_supports("bmi2"));
+    consider(kAvx2Kernels,
+             __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"));
 #endif
     consider(kBaselineKernels, true);
-    KSL_CHECK(
-        best, "KSL_ISA=", name,
-        known ? ": this CPU does not have it; " : " is not known here; expected avx512, avx2 or baseline, ",
-        "unset it to get the best that this CPU has");
+    KSL_CHECK(best, "KSL_ISA=", name,
+              known ? ": this CPU does not have it; " : " is not known here; expected avx512, avx2 or baseline, ",
+              "unset it to get the best that this CPU has");
     return *best;
 }
 
@@ -112,8 +110,7 @@ void for_bucketed_rows(const Matrix &x, const Matrix &y, Goal goal, int threads,
         for_rows(x, y, threads, [&](int64_t first, int64_t last) {
             RowReader<decltype(tag)> x_rows(x), y_rows(y);
             const auto workspace = std::make_unique<Workspace>(x.cols);
-            for (int64_t r = first; r < last; ++r)
-                f(r, kernel(x_rows.row(r), y_rows.row(r), x.cols, goal, *workspace));
+            for (int64_t r = first; r < last; ++r) f(r, kernel(x_rows.row(r), y_rows.row(r), x.cols, goal, *workspace));
         });
     };
     if (x.dtype == DType::kFloat64 || y.dtype == DType::kFloat64) {
@@ -129,8 +126,8 @@ void for_bucketed_rows(const Matrix &x, const Matrix &y, Goal goal, int threads,
 
 }  // namespace
 
-void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at,
-             double *minus_at, uint8_t *flags, int threads) {
+void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at, double *minus_at,
+             uint8_t *flags, int threads) {
     check_samples(x, y);
     if (x.rows == 0) return;
     KSL_CHECK(y.cols / std::gcd(x.cols, y.cols) <= INT64_MAX / x.cols, "rows of ", x.cols, " and ", y.cols,
@@ -155,8 +152,7 @@ void ks_statistics(const Matrix &x, const Matrix &y, int64_t *h, uint8_t *flags,
     });
 }
 
-void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags,
-               int threads) {
+void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags, int threads) {
     const int64_t floor = threshold > INT64_MIN ? threshold - 1 : threshold;
     for_bucketed_rows(x, y, Goal{floor, threshold}, threads, [&](int64_t r, const Outcome &outcome) {
         decided[r] = !(outcome.flags & kHasNaN) && outcome.h >= threshold;

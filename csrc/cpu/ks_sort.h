@@ -50,9 +50,9 @@ void sort_keys(Key *keys, int64_t n, Key *scratch) {
 
 // One side of the statistic: the exact maximum, and the place that scipy.stats.ks_2samp reports for it.
 //
-// scipy takes the first largest of i / n - j / m, computed in float64, over the sorted x followed by the
-// sorted y. So of places with the same exact difference the one with the largest float64 wins, which rounding
-// decides; then a value that stands in x wins over one that does not; then the smaller value.
+// scipy takes the first largest of i / n - j / m, computed in float64, over the sorted x followed by the sorted y. So
+// of places with the same exact difference the one with the largest float64 wins, which rounding decides; then a
+// value that stands in x wins over one that does not; then the smaller value.
 template <typename Key>
 struct Side {
     int64_t count = 0;
@@ -72,8 +72,8 @@ struct Sides {
     Side<Key> plus, minus;
 };
 
-// Walks through sorted keys x [n] and y [m]; counts are in units of gcd / (n * m). The caller has checked
-// that n / gcd * m fits int64.
+// Walks through sorted keys x [n] and y [m]; counts are in units of gcd / (n * m). The caller has checked that n /
+// gcd * m fits int64.
 template <typename Key>
 Sides<Key> walk_sorted(const Key *x, int64_t n, const Key *y, int64_t m, int64_t gcd) {
     const int64_t x_unit = m / gcd, y_unit = n / gcd;

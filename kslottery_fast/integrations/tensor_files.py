@@ -24,7 +24,7 @@ from kslottery_fast.files import read_json
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes of the format that the kernels read; all others are integers or quantized."""
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 32 << 20
 """Of both tables together: enough for all threads to work on, little enough to stay in a cache."""
 
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
@@ -243,7 +243,7 @@ def _pickle(path: Path) -> InputError:
 
 def _gguf(path: Path) -> InputError:
     return InputError(
-        f"{path} is a GGUF file, usually quantized: load it with transformers (from_pretrained(..., gguf_file=...)) and "
+        f"{path} is a GGUF file: load it with transformers (from_pretrained(..., gguf_file=...)) and "
         "save it as safetensors, or use the checkpoint that it was made from"
     )
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kslottery_fast.errors import InputError
-from kslottery_fast.files import write_safetensors
+from kslottery_fast.files import write_safetensors, write_text
 from kslottery_fast.logits import supervised_logits
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import (
@@ -195,7 +195,8 @@ class TicketTrainerMixin(_Trainer):
         write_safetensors(folder / ROWS_FILE, _trained_tensors(model), metadata)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
-        torch.save(self.args, folder / "training_args.bin")
+        # Trainer pickles its arguments here; nothing reads them back, so plain JSON does.
+        write_text(folder / "training_args.json", self.args.to_json_string() + "\n")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model if model is None else model)
@@ -219,8 +220,8 @@ class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
     --------
     ::
 
-        trainer = TicketTrainer(model=model, args=args, train_dataset=data,
-        tickets=Tickets.load("tickets.json")) trainer.train()
+        tickets = Tickets.load("tickets.json")
+        TicketTrainer(model=model, args=args, train_dataset=data, tickets=tickets).train()
         merge_rows(model).save_pretrained("tuned")
     """
 

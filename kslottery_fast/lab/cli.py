@@ -1,4 +1,4 @@
-"""The command line: ``kslottery run``, ``kslottery report`` and ``kslottery info``.
+"""The command line: ``kslottery run``, ``report``, ``select``, ``scan`` and ``info``.
 
 Exit codes: 0 done, 2 bad input (one line on stderr says what and how to mend it), 130 interrupted.
 """
@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from kslottery_fast.errors import InputError
 
+from . import scan_command, select
 from .settings import RunSettings
 
 _HELP = {
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"kslottery: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("kslottery: interrupted; the same command goes on after the last finished stage", file=sys.stderr)
+        print(f"kslottery: interrupted{getattr(options, 'after_interrupt', '')}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output has gone, e.g. `| head`. Python would complain once more at exit.
@@ -81,12 +82,15 @@ def _parser() -> argparse.ArgumentParser:
         kind: Any = str if field.default is None else type(field.default)
         run.add_argument(flag, dest=field.name, type=kind, default=field.default, help=_HELP[field.name])
     run.add_argument("--json", action="store_true", help="print summary.json instead of the table")
-    run.set_defaults(run=_run)
+    run.set_defaults(run=_run, after_interrupt="; the same command goes on after the last finished stage")
 
     report = commands.add_parser("report", help="print the table of a finished run and make its report anew")
     report.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
     report.add_argument("--json", action="store_true", help="print summary.json instead of the table")
     report.set_defaults(run=_report)
+
+    select.add_parser(commands)
+    scan_command.add_parser(commands)
 
     info = commands.add_parser("info", help="explain any file that a run writes, or, without PATH, this installation")
     info.add_argument("path", nargs="?", type=Path, metavar="PATH", help="run folder, artifact or adapter")

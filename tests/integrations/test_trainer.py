@@ -93,7 +93,7 @@ def test_checkpoints_hold_rows_and_not_the_model(tmp_path):
     trainer = train(model, tmp_path)
     checkpoint = tmp_path / "checkpoint-6"
     names = {path.name for path in checkpoint.iterdir()}
-    assert {ROWS_FILE, "optimizer.pt", "scheduler.pt", "trainer_state.json", "training_args.bin"} <= names
+    assert {ROWS_FILE, "optimizer.pt", "scheduler.pt", "trainer_state.json", "training_args.json"} <= names
     assert not any("model" in name for name in names)
     saved = load_file(checkpoint / ROWS_FILE)
     assert torch.equal(saved["rows"], get_rows(model).rows)
