@@ -1,12 +1,12 @@
 # `make demo` and `make test` prepare what they need (.venv, dependencies, native core) and reuse it the next time.
-# Overridable: PYTHON (3.10 or newer), CXX, KSL_CUDA=on|off|auto, ARGS (further arguments of `kslottery run`).
+# Overridable: PYTHON (3.10 or newer), CXX, KSL_CUDA=on|off|auto, ARGS (further arguments of what is run).
 
 PYTHON ?= python3
 KSL_CUDA ?= auto
 ARGS ?=
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo test unit lint format fuzz clean help
+.PHONY: demo test unit lint format fuzz bench sanitize clean help
 
 BIN := .venv/bin
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt setup.py
@@ -36,6 +36,12 @@ format: .venv/native ## let the formatters rewrite the files
 fuzz: .venv/native ## KS kernels against scipy on random and adversarial rows; FUZZ_SECONDS=600 for longer
 	@$(BIN)/python tests/ops/fuzz_ks.py --seconds $(or $(FUZZ_SECONDS),60)
 
+bench: .venv/native ## what the ops cost, beside the memory floor and peers; ARGS=--quick, ARGS=--output for a JSON file
+	@$(BIN)/python -m benchmarks.table $(ARGS)
+
+sanitize: .venv/native ## the native core under AddressSanitizer and UBSan, on the tests that reach it
+	@$(BIN)/python tests/sanitize.py address undefined
+
 clean: ## remove what was built; .venv and runs/ stay
 	@rm -rf build dist ./*.egg-info kslottery_fast/*.so .venv/native
 
@@ -44,6 +50,7 @@ clean: ## remove what was built; .venv and runs/ stay
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.10 or newer, or name it: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $$($(PYTHON) --version) is too old; Python 3.10 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys, sysconfig, pathlib; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' || { echo "error: $(PYTHON) has no C headers (Python.h); install them (Debian, Ubuntu: apt install python3-dev)" >&2; exit 2; }
 	@command -v $${CXX:-c++} >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || { echo "error: no C++ compiler found; install g++ or clang (Debian, Ubuntu: apt install g++), or set CXX" >&2; exit 2; }
 	@test -x $(BIN)/python || { echo "Making the virtual environment .venv"; $(PYTHON) -m venv .venv; }
 	@touch $@

@@ -19,7 +19,8 @@ class CertificateLevel:
     their number. The rest is None unless the transfer model was run: ``violations``, certified positions at
     which the transfer model predicts another token; ``violating_sentences``, sentences with at least one;
     ``violating_sentences_upper``, one-sided Clopper-Pearson upper bound on the share of such sentences, sound
-    because sentences, unlike positions, are drawn independently.
+    because sentences, unlike positions, are drawn independently. ``transferred``: rows of the transfer model that this
+    level was checked against, where that is known.
     """
 
     alpha: float
@@ -30,6 +31,7 @@ class CertificateLevel:
     violations: int | None
     violating_sentences: int | None
     violating_sentences_upper: float | None
+    transferred: int | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,9 @@ class Certificate:
         )
         if level.violations is None:
             return text + "."
+        by = "" if level.transferred is None else f", by the transfer model of {level.transferred} rows"
         return (
-            f"{text}; {level.violations} violations, in {level.violating_sentences} sentences (at most "
-            f"{level.violating_sentences_upper:.1%} of sentences with {self.confidence:.0%} confidence)."
+            f"{text}; {level.violations} violations, in {level.violating_sentences} sentences{by} (at most "
+            f"{level.violating_sentences_upper:.1%} of sentences with {self.confidence:.0%} "
+            "confidence)."
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from .errors import InputError
 
@@ -55,8 +55,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         # mkdtemp and safetensors make private files; an artifact has the permissions of any file its owner makes.
         for path_inside in [temporary, *temporary.rglob("*")]:
             path_inside.chmod((0o777 if path_inside.is_dir() else 0o666) & ~_umask())
-            if path_inside.is_file():
-                _fsync(path_inside)
+            _fsync(path_inside)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
             target.replace(old / target.name)
@@ -86,8 +85,20 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); restore it or make it anew") from None
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+    """Read a safetensors file; a missing or damaged one is an InputError that names it."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a safetensors file ({error}); restore it or make it anew") from None
 
 
 def write_safetensors(

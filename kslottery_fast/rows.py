@@ -296,7 +296,8 @@ def _restore(model: nn.Module) -> None:
             remove_overlay(module)
     flags = vars(model).pop(_MARK).requires_grad
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(flags[name])
+        if name in flags:  # what was added since, LoRA weights for one, is not ours to switch
+            parameter.requires_grad_(flags[name])
 
 
 # Plain functions on the instance, so that deepcopy and pickle keep them as they are.

@@ -187,8 +187,9 @@ class Tickets:
         ------
         InputError : the tokenizer belongs to another model.
         """
+        # Tokens added without resizing the table lie beyond it; the tokenizer is the model's all the same.
         size = len(tokenizer)
-        if size > self.vocab_size:
+        if getattr(tokenizer, "vocab_size", size) > self.vocab_size:
             raise InputError(
                 f"the tokenizer has {size} tokens, the table {self.vocab_size} rows: it is another model's"
             )

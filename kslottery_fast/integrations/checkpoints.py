@@ -142,7 +142,8 @@ class _Pair:
             if threshold:
                 decided, flags[here] = ops.ks_decide(first, second, threshold)
                 rows = torch.nonzero(decided)[:, 0]
-                h[here][rows] = ops.ks_statistics(_take(first, rows), _take(second, rows))[0]
+                if len(rows):
+                    h[here][rows] = ops.ks_statistics(_take(first, rows), _take(second, rows))[0]
             else:
                 h[here], flags[here] = ops.ks_statistics(first, second)
             bad = torch.nonzero(flags[here] & _NOT_FINITE)[:, 0]

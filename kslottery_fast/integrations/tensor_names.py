@@ -18,7 +18,8 @@ INPUT_NAMES = (
     "word_embeddings.weight",  # BLOOM, Falcon, BERT and its kin
     "tok_embeddings.weight",  # the original LLaMA files, InternLM, ModernBERT
     "token_embedding.weight",
-    "backbone.embeddings.weight",  # Mamba
+    "backbone.embedding.weight",  # Mamba, as its authors save it
+    "backbone.embeddings.weight",  # and as transformers does
     "word_embedding.weight",  # XLNet
 )
 """Ends of names; what stands before them ("model.", "base_model.model.", "model.language_model.") is free."""
@@ -58,7 +59,7 @@ def find_embedding(checkpoint: Checkpoint) -> str:
     """
     config = _config(checkpoint)
     sizes = {part["vocab_size"] for part in config if isinstance(part.get("vocab_size"), int)}
-    named = [name for name in checkpoint.files if name.endswith(INPUT_NAMES) and _is_end_of(name, INPUT_NAMES)]
+    named = [name for name in checkpoint.files if _is_end_of(name, INPUT_NAMES)]
     # Seq2seq models may also store the copies that encoder and decoder use.
     named = [name for name in named if _is_end_of(name, ("shared.weight",))] or named
     if not named and any(part.get("tie_word_embeddings") is True for part in config) and not _is_shard(checkpoint):

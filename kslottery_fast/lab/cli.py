@@ -37,7 +37,7 @@ _HELP = {
     "tuning_learning_rate": "of Partial Tuning and of its controls",
     "steps": "updates of every training",
     "batch_size": "examples in a training batch",
-    "output": "tied tables: auto or frozen (the head keeps its weights), or tied (the head follows)",
+    "output_role": "tied tables: auto or frozen (the head keeps its weights), or tied (the head follows)",
     "dtype": "auto, bfloat16 or float32; trained rows are float32 always",
     "seed": "of the split, the batches, the random rows and the bootstrap",
     "max_new_tokens": "length of a translation at most",
@@ -50,7 +50,9 @@ _HELP = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = _parser()
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
+    options.command = shlex.join(["kslottery", *arguments])
     try:
         return int(options.run(options))
     except InputError as error:
@@ -75,10 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the whole experiment: Embed Tuning, KS selection, Partial Transfer, Partial Tuning, controls, report",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    # --output names the folder, so the setting `output` (role of a tied table) is --output-role here.
     run.add_argument("--output", dest="folder", type=Path, default=Path("runs/run"), metavar="DIR", help="run folder")
     for field in fields(RunSettings):
-        flag = "--output-role" if field.name == "output" else "--" + field.name.replace("_", "-")
+        flag = "--" + field.name.replace("_", "-")
         kind: Any = str if field.default is None else type(field.default)
         run.add_argument(flag, dest=field.name, type=kind, default=field.default, help=_HELP[field.name])
     run.add_argument("--json", action="store_true", help="print summary.json instead of the table")
@@ -111,7 +112,7 @@ def _run(options: argparse.Namespace) -> int:
     from .console import RunConsole
     from .pipeline import run
 
-    summary = run(settings, options.folder, RunConsole(), command=shlex.join(["kslottery", *sys.argv[1:]]))
+    summary = run(settings, options.folder, RunConsole(), command=options.command)
     return _show(summary, options)
 
 

@@ -65,7 +65,7 @@ def load_corpus(
     *,
     target: str = "es",
     source: str = "en",
-    train: int = 1500,
+    train: int = 1300,
     validation: int = 96,
     test: int = 96,
     seed: int = 0,

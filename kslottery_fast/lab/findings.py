@@ -32,82 +32,96 @@ def nll_difference(
 def findings(
     summary: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, Any]], *, n_bootstrap: int, seed: int
 ) -> list[str]:
-    """Sentences on a finished run; every comparison of models comes with its interval.
+    """Sentences on a finished run; differences of NLL come with a paired interval over sentences.
 
     Parameters
     ----------
-    summary : models, tickets and certificate as in ``summary.json``.
+    summary : settings, models, tickets and certificate as in ``summary.json``.
     evaluations : for each model the dict of its evaluation.
     """
     models, tickets = summary["models"], summary["tickets"]
-    sentences = [_selection(tickets)]
-    gain = models["untuned"]["nll"] - models["embed_tuning"]["nll"]
-    if gain > 0:
-        recovered = {
-            name: (models["untuned"]["nll"] - models[name]["nll"]) / gain
-            for name in ("partial_transfer", "partial_tuning")
-        }
-        sentences.append(
-            f"Embed Tuning lowers the NLL per target token from {models['untuned']['nll']:.3f} to "
-            f"{models['embed_tuning']['nll']:.3f}. Copying the {tickets['count']} selected rows recovers "
-            f"{recovered['partial_transfer']:.0%} of that, training them {recovered['partial_tuning']:.0%}."
-        )
-    else:
-        sentences.append(
-            f"Embed Tuning did not lower the NLL per target token ({models['untuned']['nll']:.3f} before, "
-            f"{models['embed_tuning']['nll']:.3f} after): what follows compares rows of a model that learned nothing."
-        )
+    rows = f"the {tickets['count']} {'tickets' if tickets['selected_by'] == 'alpha' else 'rows of largest D'}"
+
+    def difference(first: str, second: str) -> Interval:
+        return nll_difference(evaluations[first], evaluations[second], n_bootstrap=n_bootstrap, seed=seed)
+
+    sentences = [_selection(tickets, summary["settings"]), _gain(models, rows, difference("untuned", "embed_tuning"))]
     for control, words in COMPARED_TO_TICKETS.items():
-        difference = nll_difference(
-            evaluations[control], evaluations["partial_tuning"], n_bootstrap=n_bootstrap, seed=seed
-        )
-        sentences.append(_comparison(words, difference, tickets["count"]))
+        sentences.append(_comparison(words, rows, difference(control, "partial_tuning")))
     sentences.append(_stopping(models))
-    sentences.append(_certified(summary["certificate"], tickets["alpha"]))
+    sentences.append(_certified(summary["certificate"], tickets["alpha"], rows))
     return sentences
 
 
-def _selection(tickets: Mapping[str, Any]) -> str:
+def _selection(tickets: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    correction = {None: "", "bonferroni": " (Bonferroni)", "bh": " (Benjamini-Hochberg)"}[settings["correction"]]
+    test = f"At alpha = {tickets['alpha']:g}{correction} the KS test"
+    threshold = tickets["threshold"]
     if tickets["selected_by"] == "top_k":
+        reach = f"{threshold:.4f} is needed" if threshold <= 1 else "no D could be significant at this dimension"
         return (
-            f"At alpha = {tickets['alpha']:g} the KS test selects no row: the largest D is {tickets['largest']:.4f}, "
-            f"{tickets['threshold']:.4f} is needed. The number of tickets grows with learning rate and steps. The run "
-            f"went on with the {tickets['count']} rows of largest D, which are not significant."
+            f"{test} selects no row: the largest D is {tickets['largest']:.4f}, {reach}. The number of tickets grows "
+            f"with learning rate and steps. The run went on with the {tickets['count']} rows of largest D, which are "
+            "not significant."
         )
     return (
-        f"At alpha = {tickets['alpha']:g} the KS test selects {tickets['count']} of {tickets['vocab_size']:,} rows "
-        f"(D of at least {tickets['threshold']:.4f}); {tickets['active_rows']:,} rows were trained. The number depends "
-        "on learning rate and steps too, not on alpha alone."
+        f"{test} selects {tickets['count']} of {tickets['vocab_size']:,} rows (D of at least {threshold:.4f}); "
+        f"{tickets['active_rows']:,} rows were trained. The number depends on learning rate and steps too, not on "
+        "alpha alone."
     )
 
 
-def _comparison(words: str, difference: Interval, k: int) -> str:
-    interval = f"{difference.value:+.3f} nats per token, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
+def _gain(models: Mapping[str, Mapping[str, float]], rows: str, gain: Interval) -> str:
+    before, after = models["untuned"]["nll"], models["embed_tuning"]["nll"]
+    interval = f"{gain.value:.3f} nats per token, {_interval(gain)}"
+    if gain.low <= 0:
+        return (
+            f"Embed Tuning did not clearly lower the NLL per target token ({before:.3f} before, {after:.3f} after; "
+            f"gain {interval}): the comparisons below are of models that may have learned nothing."
+        )
+    transfer, tuning = ((before - models[name]["nll"]) / gain.value for name in ("partial_transfer", "partial_tuning"))
+    return (
+        f"Embed Tuning lowers the NLL per target token from {before:.3f} to {after:.3f} (gain {interval}). Copying "
+        f"{rows} recovers {transfer:.0%} of the gain, training them {tuning:.0%}."
+    )
+
+
+def _comparison(words: str, rows: str, difference: Interval) -> str:
     if difference.low > 0:
-        verdict = f"Training {k} tickets is better than training {words}, as many"
+        verdict = f"Training {rows} gave a better model than training {words}, as many"
     elif difference.high < 0:
-        verdict = f"Training {words} is better than training the {k} tickets"
+        verdict = f"Training {words} gave a better model than training {rows}"
     else:
-        verdict = f"Training {words} and training the {k} tickets cannot be told apart here"
-    return f"{verdict} (NLL of the control minus NLL of Partial Tuning: {interval})."
+        verdict = f"Training {words} and training {rows} cannot be told apart here"
+    return (
+        f"{verdict} (NLL of the control minus NLL of Partial Tuning: {difference.value:+.3f} nats per token, "
+        f"{_interval(difference, '+')}; one training seed)."
+    )
 
 
 def _stopping(models: Mapping[str, Mapping[str, float]]) -> str:
     before, after = models["untuned"], models["partial_tuning"]
-    return (
-        f"Part of any raw score is learning to stop: {before['ended']:.0%} of the untuned outputs end by themselves, "
-        f"{after['ended']:.0%} after Partial Tuning. Raw BLEU goes from {before['bleu_raw']:.2f} to "
-        f"{after['bleu_raw']:.2f}; on the first line alone, where stopping counts for nothing, from "
-        f"{before['bleu_first_line']:.2f} to {after['bleu_first_line']:.2f}."
+    ends = f"{before['ended']:.0%} of the untuned outputs end by themselves, {after['ended']:.0%} after Partial Tuning"
+    scores = (
+        f"Raw BLEU goes from {before['bleu_raw']:.2f} to {after['bleu_raw']:.2f}; on the first line alone, where what "
+        f"follows the answer is not counted, from {before['bleu_first_line']:.2f} to {after['bleu_first_line']:.2f}."
     )
+    if after["ended"] > before["ended"]:
+        return f"Part of the raw scores is learning to stop: {ends}. {scores}"
+    return f"The models did not learn to stop: {ends}. {scores}"
 
 
-def _certified(certificate: Mapping[str, Any], alpha: float) -> str:
+def _certified(certificate: Mapping[str, Any], alpha: float, rows: str) -> str:
     level = next(level for level in certificate["levels"] if level["alpha"] == alpha)
-    agreement = certificate["agreement"]["positions"]
+    agreement = Interval(**certificate["agreement"]["positions"])
     return (
         f"The criterion certifies {level['certified']:.1%} of {certificate['positions']:,} positions at alpha = "
-        f"{alpha:g}; the transfer model, run on all of them, predicts another token at {level['violations']} of the "
-        f"certified ones, and the same token at {agreement['value']:.1%} of all (95 % interval {agreement['low']:.1%} "
-        f"to {agreement['high']:.1%})."
+        f"{alpha:g}. It is no proof: the model with the {level['transferred']} rows that alpha selects, run on all of "
+        f"them, predicts another token at {level['violations']} of the certified ones. Copying {rows} predicts as "
+        f"Embed Tuning does at {agreement.value:.1%} of all positions (95 % interval {agreement.low:.1%} to "
+        f"{agreement.high:.1%})."
     )
+
+
+def _interval(interval: Interval, sign: str = "") -> str:
+    return f"95 % interval {interval.low:{sign}.3f} to {interval.high:{sign}.3f}"

@@ -106,10 +106,14 @@ def _json(path: Path) -> Facts:
             "tickets": f"{value['tickets']['count']}, selected by {value['tickets']['selected_by']}",
             "NLL per token": {name: round(scores["nll"], 4) for name, scores in value["models"].items()},
         }
+    if str(value.get("format", "")).startswith("kslottery-scan/"):
+        facts = {name: item for name, item in value.items() if not isinstance(item, (list, dict))}
+        return {"what": "how far the rows of two checkpoints lie apart, by `kslottery scan`", **facts}
     if "packages" in value and "system" in value:
+        names = ("command", "date", "seed", "model", "packages", "system", "peak_memory_mb", "resumed_on")
         return {
             "what": "where and how a run was made",
-            **{name: value.get(name) for name in ("command", "date", "seed", "packages", "system")},
+            **{name: value[name] for name in names if name in value},
         }
     raise InputError(f"{path} is JSON, but not a file of kslottery")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,22 +77,28 @@ def run(
             raise InputError(
                 f"{output}: only {len(done)} of {len(STAGES)} stages are finished; `kslottery run` goes on"
             )
-        _run_stages(settings, folder, console)
+        _run_stages(settings, folder, console, command)
         if remake or len(done) < len(STAGES) or not all((output / name).exists() for name in PRODUCTS):
             from .results import write_results
 
             with console.task("Writing artifacts and report"):
-                write_results(settings, folder, command)
+                write_results(settings, folder)
         return dict(read_json(output / "summary.json"))
 
 
-def _run_stages(settings: RunSettings, folder: RunFolder, console: RunConsole) -> None:
+def _run_stages(settings: RunSettings, folder: RunFolder, console: RunConsole, command: str) -> None:
     missing = [(number, name, title) for number, (name, title) in enumerate(STAGES, 1) if not folder.finished(name)]
     if not missing:
         return
-    # Only now: torch and transformers take seconds to import, and a finished run needs neither.
+    # Only now: transformers takes seconds to import, and a finished run does not need it.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from kslottery_fast.scores import bleu_metric
+
     from . import stages
+    from .environment import snapshot
+    from .memory import release_memory
+
+    bleu_metric(settings.bleu_tokenizer)  # refuses what is not at hand now, not after the first evaluation
 
     shop = stages.Workshop(settings, folder, console)
     for number, name, title in missing:
@@ -101,10 +108,11 @@ def _run_stages(settings: RunSettings, folder: RunFolder, console: RunConsole) -
         else:
             work = getattr(stages, name)
         with (
-            folder.write_stage(name) as temporary,
+            folder.write_stage(name, partial(snapshot, command)) as temporary,
             console.task(f"[{number}/{len(STAGES)}] {title}") as progress,
         ):
             work(shop, temporary, progress)
+        release_memory()
         if name == "select":
             tickets = shop.tickets()
             console.say(tickets.summary())

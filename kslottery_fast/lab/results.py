@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
-import resource
 import shutil
-import sys
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from kslottery_fast.evaluate import SCORES
-from kslottery_fast.files import atomic_directory, read_json, write_json, write_safetensors
-from kslottery_fast.ops import native
+from kslottery_fast.files import atomic_directory, read_json, read_safetensors, write_json, write_safetensors
 from kslottery_fast.stats import critical_count
 from kslottery_fast.tickets import Tickets
 
 from .console import RunConsole
 from .controls import frequency_ranks
+from .environment import combined
 from .findings import findings
 from .pipeline import STAGES
 from .report import ReportData, Shift, TicketRow, write_report
@@ -36,16 +28,15 @@ SHIFTS_SHOWN = 6
 SAMPLES_SHOWN = 8
 
 
-def write_results(settings: RunSettings, folder: RunFolder, command: str) -> None:
+def write_results(settings: RunSettings, folder: RunFolder) -> None:
     """Write every product of the run (see ``pipeline.PRODUCTS``) from its finished stages, each whole or not at all."""
     path = folder.path
     corpus = read_json(folder.stage_path("corpus") / "corpus.json")
     evaluations = {name: load_evaluation(folder, name).to_dict() for name in MODELS}
     shop = Workshop(settings, folder, RunConsole())
     summary = _summary(settings, folder, shop, corpus, evaluations)
-    environment = _environment(settings, folder, corpus, command)
+    environment = _environment(settings, folder, corpus)
     tickets, rows = shop.tickets(), shop.rows("partial_tuning")
-    places = torch.searchsorted(rows.token_ids, tickets.token_ids)
     transferred = shop.model_rows("partial_transfer")
     assert transferred is not None
 
@@ -55,11 +46,14 @@ def write_results(settings: RunSettings, folder: RunFolder, command: str) -> Non
         {
             "token_ids": tickets.token_ids,
             "embed_tuned": transferred.rows,
-            "partial_tuned": rows.rows[places],
+            "partial_tuned": rows.only(tickets.token_ids).rows,
         },
+        {"selected_by": tickets.selected_by},
     )
     with atomic_directory(path / "adapter") as adapter:
-        shutil.copytree(folder.stage_path("partial_tuning") / "adapter", adapter, dirs_exist_ok=True)
+        for file in (folder.stage_path("partial_tuning") / "adapter").iterdir():
+            shutil.copyfile(file, adapter / file.name)
+        tickets.save(adapter / "tickets.json")  # PEFT passes it over; a person sees how the rows were chosen
     write_json(path / "environment.json", environment)
     write_report(path, _report_data(folder, shop, corpus, evaluations, summary, environment))
     # Last: who finds a summary finds everything else beside it.
@@ -74,7 +68,7 @@ def _summary(
     evaluations: dict[str, Any],
 ) -> dict[str, Any]:
     tickets, tuned = shop.tickets(), shop.rows("embed_tuning")
-    statistics = load_file(folder.stage_path("select") / "statistics.safetensors")
+    statistics = read_safetensors(folder.stage_path("select") / "statistics.safetensors")
     dimension = tuned.rows.shape[1]
     models = {}
     for name, evaluation in evaluations.items():
@@ -117,34 +111,13 @@ def _threshold(settings: RunSettings, rows: int, dimension: int, tickets: Ticket
     return critical_count(dimension, alpha, settings.method) / dimension
 
 
-def _environment(settings: RunSettings, folder: RunFolder, corpus: dict[str, Any], command: str) -> dict[str, Any]:
-    packages = (
-        "kslottery-fast",
-        "torch",
-        "transformers",
-        "accelerate",
-        "numpy",
-        "scipy",
-        "sacrebleu",
-        "safetensors",
-    )
+def _environment(settings: RunSettings, folder: RunFolder, corpus: dict[str, Any]) -> dict[str, Any]:
     return {
-        "command": command,
+        **combined([folder.record(name)["environment"] for name, _ in STAGES]),
         "seed": settings.seed,
-        "date": datetime.date.today().isoformat(),
         "model": {"name": corpus["model_name"], **corpus["model_provenance"]},
         "corpus": corpus["provenance"],
         "licences": corpus["licences"],
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "system": {
-            "platform": platform.platform(),
-            "cpu": cpu_name(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "kernels": native.info(),
-        },
-        "peak_memory_mb": round(peak_memory_bytes() / 1e6),
         "seconds": {name: folder.seconds(name) for name, _ in STAGES},
     }
 
@@ -158,7 +131,7 @@ def _report_data(
     environment: dict[str, Any],
 ) -> ReportData:
     select = folder.stage_path("select")
-    statistics, tokens = load_file(select / "statistics.safetensors"), read_json(select / "tokens.json")
+    statistics, tokens = read_safetensors(select / "statistics.safetensors"), read_json(select / "tokens.json")
     tickets, tuned = shop.tickets(), shop.rows("embed_tuning")
     frequency = statistics["frequency"]
     places = torch.searchsorted(tuned.token_ids, tickets.token_ids).tolist()
@@ -205,19 +178,3 @@ def _report_data(
         shifts=shifts,
         samples=samples,
     )
-
-
-def cpu_name() -> str:
-    """The CPU's own name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def peak_memory_bytes() -> int:
-    """The largest resident set of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

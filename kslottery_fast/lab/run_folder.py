@@ -13,7 +13,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +40,25 @@ class RunFolder:
         return self.path / "stages" / stage
 
     @contextlib.contextmanager
-    def write_stage(self, stage: str) -> Iterator[Path]:
-        """Yield a temporary folder that becomes the stage's, with the time that it took, when the block succeeds."""
+    def write_stage(self, stage: str, environment: Callable[[], dict[str, Any]] = dict) -> Iterator[Path]:
+        """Yield a temporary folder that becomes the stage's when the block succeeds, with time and environment."""
         started = time.perf_counter()
         with atomic_directory(self.stage_path(stage)) as folder:
             yield folder
-            write_json(folder / "stage.json", {"stage": stage, "seconds": round(time.perf_counter() - started, 1)})
+            seconds = round(time.perf_counter() - started, 1)
+            write_json(folder / "stage.json", {"stage": stage, "seconds": seconds, "environment": environment()})
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """``stage``, ``seconds`` and ``environment`` of a finished stage."""
+        return dict(read_json(self.stage_path(stage) / "stage.json"))
 
     def seconds(self, stage: str) -> float:
         """How long a finished stage took."""
-        return float(read_json(self.stage_path(stage) / "stage.json")["seconds"])
+        return float(self.record(stage)["seconds"])
+
+    def _any_finished(self) -> bool:
+        stages = self.path / "stages"
+        return stages.is_dir() and any(not entry.name.startswith(".") for entry in stages.iterdir())
 
 
 @contextlib.contextmanager
@@ -61,17 +70,17 @@ def open_run_folder(path: Path, settings: Mapping[str, Any]) -> Iterator[RunFold
     InputError : the folder holds something else, or a run with other settings (the differences are shown); another
         process is at work in it; it cannot be written.
     """
-    header = path / "run.json"
+    header, run, existed = path / "run.json", RunFolder(path), path.exists()
     try:
         if path.exists() and not path.is_dir():
             raise InputError(f"output {path} is a file; give a folder that is new, empty, or this run's own")
         if header.exists():
-            _compare(path, read_json(header), settings)
+            _compare(path, read_json(header), settings, binding=run._any_finished())
         elif path.is_dir() and any(entry.name not in (".lock",) for entry in path.iterdir()):
             raise InputError(f"output {path} holds other files and no run; give a folder that is new or empty")
         path.mkdir(parents=True, exist_ok=True)
         with _lock(path):
-            if not header.exists():
+            if not run._any_finished():
                 write_json(header, {"format": FORMAT, "settings": dict(settings)})
             stages = path / "stages"
             stages.mkdir(exist_ok=True)
@@ -83,14 +92,25 @@ def open_run_folder(path: Path, settings: Mapping[str, Any]) -> Iterator[RunFold
                 *path.glob(".*.old"),
             ]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            yield RunFolder(path)
-    except OSError as error:
+            try:
+                yield run
+            finally:
+                # A run that ended before its first stage was finished, by a misspelt language say, leaves no trace.
+                if not run._any_finished():
+                    header.unlink()
+                    shutil.rmtree(stages)
+                    (path / ".lock").unlink()
+                    if not existed:
+                        path.rmdir()
+    except (OSError, shutil.Error) as error:
         raise _os_error(path, error) from error
 
 
-def _compare(path: Path, header: Any, settings: Mapping[str, Any]) -> None:
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+def _compare(path: Path, header: Any, settings: Mapping[str, Any], *, binding: bool) -> None:
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("settings"), dict):
         raise InputError(f"{path}/run.json is not of the format {FORMAT}; give another --output")
+    if not binding:  # killed before anything was finished: nothing there that other settings could spoil
+        return
     different = differences(header["settings"], settings)
     if different:
         raise InputError(
@@ -110,10 +130,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _os_error(path: Path, error: OSError) -> InputError:
-    if error.errno == errno.ENOSPC:
-        try:
-            free = f", {shutil.disk_usage(path).free / 1e6:,.0f} MB free"
-        except OSError:
-            free = ""
-        return InputError(f"no space left for {path}{free}; make room and run the same command again to resume")
-    return InputError(f"output {path}: {os.strerror(error.errno) if error.errno else error}")
+    place = error.filename or path
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InputError(f"no space left for {place}; make room and run the same command again to resume")
+    return InputError(f"{place}: {os.strerror(error.errno) if error.errno else error}")

@@ -86,7 +86,7 @@ def _bars(axes: Axes, kinds: dict[str, list[TensorShift]]) -> None:
     axes.spines["left"].set_visible(False)
     axes.set_xlim(0, 1.3 * axes.get_xlim()[1] if any(mean_d(shifts) for shifts in kinds.values()) else 1)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.set_xlabel("Mean D of the rows; %: significant rows")
+    axes.set_xlabel("Mean D of the rows; %: significant ones")
 
 
 def _layers(figure: Figure, axes: Axes, kinds: dict[str, list[TensorShift]], layers: int) -> None:

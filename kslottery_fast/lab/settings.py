@@ -9,6 +9,7 @@ from typing import Any
 
 from kslottery_fast.errors import InputError
 
+from .languages import find_language
 from .prompts import DEFAULT_TEMPLATE, check_template
 
 ALPHA_GRID = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8)
@@ -21,14 +22,14 @@ class RunSettings:
 
     ``learning_rate`` is that of Embed Tuning and decides how far rows move, hence how many pass the test;
     ``tuning_learning_rate`` is that of Partial Tuning and of its controls. ``top_k`` is the number of rows to go on
-    with where alpha selects none. ``output`` is the role of a tied table, see :func:`kslottery_fast.attach_rows`.
+    with where alpha selects none. ``output_role`` is the role of a tied table, see :func:`kslottery_fast.attach_rows`.
     """
 
     model: str = "smollm2-135m"
     corpus: str = "catalogues"
     source: str = "en"
     target: str = "es"
-    train: int = 1500
+    train: int = 1300
     validation: int = 96
     test: int = 96
     template: str = DEFAULT_TEMPLATE
@@ -40,7 +41,7 @@ class RunSettings:
     tuning_learning_rate: float = 1e-2
     steps: int = 150
     batch_size: int = 8
-    output: str = "auto"
+    output_role: str = "auto"
     dtype: str = "auto"
     seed: int = 0
     max_new_tokens: int = 64
@@ -64,10 +65,12 @@ class RunSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or value < bound:
                 raise InputError(f"{name} is {value}; expected an integer of at least {bound}")
+        if self.seed >= 2**32:
+            raise InputError(f"seed is {self.seed}; expected an integer below 2**32, which is what numpy takes")
         choices: dict[str, tuple[str | None, ...]] = {
             "method": ("auto", "exact", "asymp", "paper"),
             "correction": (None, "bonferroni", "bh"),
-            "output": ("auto", "frozen", "tied"),
+            "output_role": ("auto", "frozen", "tied"),
             "dtype": ("auto", "bfloat16", "float32"),
         }
         for name, allowed in choices.items():
@@ -75,6 +78,8 @@ class RunSettings:
                 names = ", ".join(str(choice) for choice in allowed)
                 raise InputError(f"{name} is {getattr(self, name)!r}; expected one of {names}")
         check_template(self.template)
+        find_language(self.source)
+        find_language(self.target)
 
     @property
     def alphas(self) -> tuple[float, ...]:

@@ -17,20 +17,21 @@ certify                certificate.json
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from kslottery_fast.certify import Predictions, certificate_from, next_token_predictions
 from kslottery_fast.errors import InputError
 from kslottery_fast.evaluate import Evaluation, Example, collate, encode, evaluate
-from kslottery_fast.files import read_json, write_json, write_safetensors
+from kslottery_fast.files import read_json, read_safetensors, write_json, write_safetensors
 from kslottery_fast.integrations.peft import save_adapter
 from kslottery_fast.rows import attach_rows, detach_rows, get_rows
 from kslottery_fast.stats import ks_statistics
@@ -79,7 +80,12 @@ class Workshop:
                 status=self.console.say,
                 progress=progress,
             )
-        self._check_same("corpus", "digest", corpus.digest)
+        self._check_same("corpus", {"digest": corpus.digest})
+        counts = corpus.provenance["counts"]
+        left_out = ", ".join(f"{number} {reason}" for reason, number in counts["left_out"].items())
+        self.console.say(
+            f"{counts['usable']:,} usable pairs of {counts['read']:,} entries; left out: {left_out or 'none'}"
+        )
         return corpus
 
     @cached_property
@@ -89,16 +95,21 @@ class Workshop:
             loaded = load_model(
                 self.settings.model, dtype=self.settings.dtype, status=self.console.say, progress=progress
             )
-        self._check_same("model", "model_digest", loaded.sha256)
+        facts = {name: loaded.provenance[name] for name in ("dtype", "device")}
+        self._check_same("model", {"model_digest": loaded.sha256, **facts})
         return loaded
 
-    def _check_same(self, what: str, field: str, digest: str) -> None:
+    def _check_same(self, what: str, facts: dict[str, str]) -> None:
         if self.folder.finished("corpus"):
-            before = read_json(self.folder.stage_path("corpus") / "corpus.json")[field]
-            if before != digest:
+            record = read_json(self.folder.stage_path("corpus") / "corpus.json")
+            record |= {name: record["model_provenance"][name] for name in ("dtype", "device")}
+            different = [
+                f"{name} {record[name]} there, {value} here" for name, value in facts.items() if record[name] != value
+            ]
+            if different:
                 raise InputError(
                     f"{what} {getattr(self.settings, what)!r} is no longer what the run in {self.folder.path} began "
-                    "with; give another --output to start anew"
+                    f"with ({'; '.join(different)}); give another --output to start anew"
                 )
 
     @property
@@ -118,8 +129,12 @@ class Workshop:
 
     @cached_property
     def counts(self) -> torch.Tensor:
-        """Occurrences of every token id in the training examples, int64 [V]."""
-        return token_counts(self.train_features, len(embedding_table(self.model)))
+        """Occurrences in the training examples of every token whose row can train, int64 [V]."""
+        counts = token_counts(self.train_features, len(embedding_table(self.model)))
+        padding = self.model.get_input_embeddings().padding_idx
+        if padding is not None:
+            counts[padding] = 0  # its row gets no gradient, however often the token occurs
+        return counts
 
     def examples(self, split: str) -> list[Example]:
         """Prompts and targets of a split."""
@@ -130,8 +145,12 @@ class Workshop:
     def rows(self, stage: str) -> TrainedRows:
         """The rows that a finished stage trained."""
         folder = self.folder.stage_path(stage)
-        tensors = load_file(folder / "rows.safetensors")
+        tensors = read_safetensors(folder / "rows.safetensors")
         return TrainedRows(tensors["token_ids"], tensors["rows"], read_json(folder / "losses.json"))
+
+    def tickets_key(self) -> tuple[int, ...]:
+        """The run's ticket ids, ascending."""
+        return tuple(sorted(self.tickets().token_ids.tolist()))
 
     def tickets(self) -> Tickets:
         """The tickets of the finished stage ``select``."""
@@ -143,32 +162,26 @@ class Workshop:
             return None
         if name != "partial_transfer":
             return self.rows(name)
-        tuned, ids = self.rows("embed_tuning"), self.tickets().token_ids
-        places = torch.searchsorted(tuned.token_ids, ids)
-        return TrainedRows(ids, tuned.rows[places], [])
+        return self.rows("embed_tuning").only(self.tickets().token_ids)
 
-    def dressed(self, name: str) -> _Dressed:
-        """A context in which the base model is the one called ``name``."""
-        return _Dressed(self.model, self.model_rows(name), self.settings.output)
+    def base_table(self) -> torch.Tensor:
+        """The table before any training, float32 [V, d] as the rows are; a 16-bit model's rounding is in it."""
+        return embedding_table(self.model).detach().float().cpu()
 
-
-class _Dressed:
-    """Attach given rows on entry, take them off on exit."""
-
-    def __init__(self, model: Any, rows: TrainedRows | None, output: str) -> None:
-        self.model, self.rows, self.output = model, rows, output
-
-    def __enter__(self) -> Any:
-        if self.rows is not None:
-            attach_rows(self.model, self.rows.token_ids, output=self.output)
+    @contextlib.contextmanager
+    def wearing(self, rows: TrainedRows | None) -> Iterator[Any]:
+        """The base model with ``rows`` attached inside the block, and as it was after it."""
+        if rows is None:
+            yield self.model
+            return
+        attach_rows(self.model, rows.token_ids, output=self.settings.output_role)
+        try:
             embedding = get_rows(self.model)
             assert embedding is not None
             with torch.no_grad():
-                embedding.rows.copy_(self.rows.rows)
-        return self.model
-
-    def __exit__(self, *_: object) -> None:
-        if self.rows is not None:
+                embedding.rows.copy_(rows.rows)
+            yield self.model
+        finally:
             detach_rows(self.model)
 
 
@@ -201,16 +214,17 @@ def select(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
     """Stage 2: the KS test on every row. Rows outside the active vocabulary did not move: h = 0."""
     settings = shop.settings
     tuned = shop.rows("embed_tuning")
-    before = embedding_table(shop.model).detach().float().cpu()
+    before = shop.base_table()
     after = before.clone()
     after[tuned.token_ids] = tuned.rows
     choose = partial(ks_select, before, after, settings.alpha, method=settings.method, correction=settings.correction)
-    with warnings.catch_warnings():
-        # That nothing is significant, or that fewer than top_k rows moved, is said by every product of the run.
-        warnings.simplefilter("ignore", RuntimeWarning)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", RuntimeWarning)
         tickets = choose()
         if len(tickets) == 0:
             tickets = choose(top_k=settings.top_k)
+    for note in notes:
+        shop.console.say(f"note: {note.message}")
     if len(tickets) == 0:
         raise InputError("Embed Tuning moved no row at all; raise learning_rate or steps")
     tickets.save(folder / "tickets.json")
@@ -229,7 +243,7 @@ def select(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
 def partial_tuning(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
     """Stage 3: train the tickets alone, from the original model; PEFT's users get them as an adapter."""
     trained = _train(shop, folder, shop.tickets().token_ids, shop.settings.tuning_learning_rate, progress)
-    with _Dressed(shop.model, trained, shop.settings.output) as model:
+    with shop.wearing(trained) as model:
         save_adapter(model, folder / "adapter", base_model_name_or_path=shop.loaded.provenance["path"])
 
 
@@ -248,7 +262,7 @@ def random_tuning(shop: Workshop, folder: Path, progress: ProgressCallback) -> N
 def evaluate_model(name: str, shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
     """Score one model on the test split."""
     settings = shop.settings
-    with shop.dressed(name) as model:
+    with shop.wearing(shop.model_rows(name)) as model:
         result = evaluate(
             model,
             shop.loaded.tokenizer,
@@ -264,28 +278,50 @@ def evaluate_model(name: str, shop: Workshop, folder: Path, progress: ProgressCa
 
 
 def certify(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
-    """Where must the transfer model predict as the embed-tuned one, by the paper's criterion, and does it?"""
+    """Where must a transfer model predict as the embed-tuned one, by the paper's criterion, and does it?
+
+    The criterion at alpha speaks of the tickets at alpha, so each level is checked against a transfer model of its own.
+    Agreement is that of the run's own transfer model.
+    """
     settings = shop.settings
     features = [encode(shop.loaded.tokenizer, example) for example in shop.examples("test")]
     size = settings.eval_batch_size
     batches = [collate(features[i : i + size], shop.pad_token_id) for i in range(0, len(features), size)]
-    predictions: list[Predictions] = []
-    for name in ("embed_tuning", "partial_transfer"):
-        offset = len(predictions) * len(features)
+    tuned, before = shop.rows("embed_tuning"), shop.base_table()
+    chosen = {alpha: _ticket_ids(settings, before, tuned, alpha) for alpha in settings.alphas}
+    wanted: dict[tuple[int, ...], Predictions] = {}
+    total = len({shop.tickets_key(), *chosen.values()}) + 1
 
-        def report(done: int, total: int, offset: int = offset) -> None:
-            progress(offset + done, 2 * total)
+    def predict(rows: TrainedRows | None) -> Predictions:
+        offset = (len(wanted) + (rows is not tuned)) * len(features)
+        with shop.wearing(rows) as model:
+            return next_token_predictions(
+                model, batches, progress=lambda done, _: progress(offset + done, total * len(features))
+            )
 
-        with shop.dressed(name) as model:
-            predictions.append(next_token_predictions(model, batches, progress=report))
-    certificate = certificate_from(
-        *predictions,
-        dimension=embedding_table(shop.model).shape[1],
-        alphas=settings.alphas,
-        n_bootstrap=settings.n_bootstrap,
-        seed=settings.seed,
-    )
-    write_json(folder / "certificate.json", certificate.to_dict())
+    predictions = predict(tuned)
+    for key in (shop.tickets_key(), *chosen.values()):
+        if key not in wanted:
+            wanted[key] = predict(tuned.only(torch.tensor(key)) if key else None)
+    options = {"dimension": before.shape[1], "n_bootstrap": settings.n_bootstrap, "seed": settings.seed}
+    levels = [
+        dataclasses.replace(
+            certificate_from(predictions, wanted[key], alphas=[alpha], **options).levels[0], transferred=len(key)
+        )
+        for alpha, key in chosen.items()
+    ]
+    own = certificate_from(predictions, wanted[shop.tickets_key()], alphas=[settings.alpha], **options)
+    write_json(folder / "certificate.json", dataclasses.replace(own, levels=tuple(levels)).to_dict())
+
+
+def _ticket_ids(settings: RunSettings, before: torch.Tensor, tuned: TrainedRows, alpha: float) -> tuple[int, ...]:
+    """Token ids that the test selects at alpha, ascending; none is a possible answer."""
+    after = before.clone()
+    after[tuned.token_ids] = tuned.rows
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        tickets = ks_select(before, after, alpha, method=settings.method, correction=settings.correction)
+    return tuple(sorted(tickets.token_ids.tolist()))
 
 
 def load_evaluation(folder: RunFolder, name: str) -> Evaluation:
@@ -306,7 +342,8 @@ def _train(
         batch_size=settings.batch_size,
         learning_rate=learning_rate,
         seed=settings.seed,
-        output=settings.output,
+        output=settings.output_role,
+        scratch=folder,
         progress=progress,
     )
     # Ascending ids: the order in which rows were asked for says nothing once they are trained.

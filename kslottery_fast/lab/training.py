@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +23,8 @@ from kslottery_fast.evaluate import collate
 from kslottery_fast.integrations.trainer import TicketTrainer
 from kslottery_fast.rows import attach_rows, detach_rows, get_rows
 
+from .memory import release_memory
+
 Features = Sequence[Mapping[str, Sequence[int]]]
 
 
@@ -31,6 +35,10 @@ class TrainedRows:
     token_ids: torch.Tensor
     rows: torch.Tensor
     losses: list[float]
+
+    def only(self, token_ids: torch.Tensor) -> TrainedRows:
+        """The rows of some of the tokens, in the order of ``token_ids``; ours must be ascending."""
+        return TrainedRows(token_ids, self.rows[torch.searchsorted(self.token_ids, token_ids)], [])
 
 
 class GroupedBatches(torch.utils.data.Sampler[int]):
@@ -79,12 +87,19 @@ class _Watch(TrainerCallback):
         self.losses: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % 10 == 0:
+            release_memory()
         if self.progress:
             self.progress(state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:
-            self.losses.append(float(logs["loss"]))
+            loss = float(logs["loss"])
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"training diverged: the loss of step {state.global_step} is {loss}; lower the learning rate"
+                )
+            self.losses.append(loss)
 
 
 def train_rows(
@@ -98,6 +113,7 @@ def train_rows(
     learning_rate: float,
     seed: int,
     output: str = "auto",
+    scratch: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainedRows:
     """Fine-tune the rows ``token_ids`` of a model's input embedding, everything else frozen, and take them off again.
@@ -111,6 +127,7 @@ def train_rows(
     steps, learning_rate : updates of AdamW without weight decay; the rate falls linearly to zero. Gradients are
         clipped to norm 1, as Trainer does by default.
     output : role of a tied table, see :func:`kslottery_fast.attach_rows`.
+    scratch : where Trainer may leave files; a temporary folder by default.
     progress : called with (step, steps).
 
     Raises
@@ -121,9 +138,9 @@ def train_rows(
     attach_rows(model, token_ids, output=output)
     try:
         watch = _Watch(progress)
-        with tempfile.TemporaryDirectory(prefix="kslottery-") as scratch, quiet_trainer():
+        with tempfile.TemporaryDirectory(prefix="trainer-", dir=scratch) as trainer_folder, quiet_trainer():
             arguments = TrainingArguments(
-                output_dir=scratch,
+                output_dir=trainer_folder,
                 max_steps=steps,
                 per_device_train_batch_size=batch_size,
                 learning_rate=learning_rate,
@@ -139,6 +156,8 @@ def train_rows(
                 use_cpu=next(model.parameters()).device.type == "cpu",
                 dataloader_pin_memory=False,
             )
+            # Several GPUs would mean DataParallel, which splits batches behind the back of the supervised positions.
+            arguments._n_gpu = min(1, arguments.n_gpu)
             trainer = _LabTrainer(
                 model=model,
                 args=arguments,

@@ -124,7 +124,7 @@ def test_too_few_pairs_are_refused_with_all_counts(tmp_path):
     with pytest.raises(InputError) as caught:
         load_corpus(str(path))
     assert str(caught.value) == (
-        f"corpus '{path}' has 3 usable pairs English -> Spanish, 1,692 were asked for (train 1,500, validation 96, "
+        f"corpus '{path}' has 3 usable pairs English -> Spanish, 1,492 were asked for (train 1,300, validation 96, "
         "test 96); ask for fewer, or give another corpus. Entries read: 5; left out: 1 duplicate source, 1 identical"
     )
 

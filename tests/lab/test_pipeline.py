@@ -209,10 +209,13 @@ def test_json_prints_the_summary_alone_on_stdout(world, finished, capsys):
 
 
 def test_report_makes_the_page_anew_and_refuses_an_unfinished_run(finished, tmp_path, capsys):
-    page = finished / "report.html"
+    page, environment = finished / "report.html", (finished / "environment.json").read_bytes()
     page.write_text("old", encoding="utf-8")
     assert cli.main(["report", str(finished)]) == 0
     assert page.read_text(encoding="utf-8") != "old"
+    # How the run was made stays what it was: the page is new, the run is not.
+    assert (finished / "environment.json").read_bytes() == environment
+    assert json.loads(environment)["command"].startswith("kslottery run --model")
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
     (unfinished / "run.json").write_text((finished / "run.json").read_text())

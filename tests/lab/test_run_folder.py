@@ -32,7 +32,7 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path):
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
-    with open_run_folder(tmp_path, SETTINGS):
+    with open_run_folder(tmp_path, SETTINGS) as folder, folder.write_stage("corpus"):
         pass
     leftover = tmp_path / "stages" / ".select.abc.tmp"
     leftover.mkdir()
@@ -44,7 +44,7 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
 
 
 def test_other_settings_are_refused_with_the_difference_and_nothing_changes(tmp_path):
-    with open_run_folder(tmp_path, SETTINGS):
+    with open_run_folder(tmp_path, SETTINGS) as folder, folder.write_stage("corpus"):
         pass
     before = (tmp_path / "run.json").read_bytes()
     with (
@@ -53,6 +53,24 @@ def test_other_settings_are_refused_with_the_difference_and_nothing_changes(tmp_
     ):
         pass
     assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_a_run_that_ends_before_its_first_stage_leaves_no_trace_and_the_corrected_command_works(tmp_path):
+    with pytest.raises(InputError, match="klingon"), open_run_folder(tmp_path / "run", {"target": "klingon"}):
+        raise InputError("unknown language klingon")
+    assert not (tmp_path / "run").exists()
+    with open_run_folder(tmp_path / "run", {"target": "es"}) as folder, folder.write_stage("corpus"):
+        pass
+    assert folder.finished("corpus")
+
+
+def test_settings_bind_only_once_a_stage_is_finished(tmp_path):
+    # What kill -9 leaves before the first stage: a header and an empty folder.
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "run.json").write_text('{"format": "kslottery-run/1", "settings": {"seed": 1}}')
+    with open_run_folder(tmp_path, {"seed": 2}) as folder, folder.write_stage("corpus"):
+        pass
+    assert read_json(tmp_path / "run.json")["settings"] == {"seed": 2}
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
@@ -98,7 +116,7 @@ def test_a_full_disk_is_named_and_what_is_finished_stays(tmp_path):
 
 def test_the_settings_of_a_run_can_be_read_back(tmp_path):
     settings = RunSettings(alpha=0.01)
-    with open_run_folder(tmp_path, settings.to_dict()):
+    with open_run_folder(tmp_path, settings.to_dict()) as folder, folder.write_stage("corpus"):
         pass
     assert RunSettings(**read_json(tmp_path / "run.json")["settings"]) == settings
 
@@ -115,7 +133,9 @@ def test_the_settings_of_a_run_can_be_read_back(tmp_path):
         ({"seed": -1}, "seed is -1; expected an integer of at least 0"),
         ({"method": "guess"}, "method is 'guess'; expected one of auto, exact"),
         ({"correction": "holm"}, "correction is 'holm'"),
-        ({"output": "loose"}, "output is 'loose'"),
+        ({"output_role": "loose"}, "output_role is 'loose'"),
+        ({"seed": 2**32}, "below 2**32"),
+        ({"target": "klingon"}, "klingon"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"template": "no source"}, "needs {source}"),
     ],

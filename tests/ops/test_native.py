@@ -73,7 +73,9 @@ def package_copy(tmp_path):
 
 
 FALLBACK = """
-    import torch, warnings
+    import sys, torch, warnings
+    # An editable install would find the checkout's native library for the copy of the package.
+    sys.meta_path = [f for f in sys.meta_path if getattr(f, "__name__", "") != "_EditableFinder"]
     from kslottery_fast import ops
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

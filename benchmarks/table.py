@@ -1,0 +1,192 @@
+"""The benchmark table: what every op costs, beside the memory floor and its peers. `make bench` prints it.
+
+    python -m benchmarks.table [--quick] [--output [FILE]] [--only TEXT] [--threads 2]
+
+All contenders of a row take turns in one process that is pinned to as many CPUs as it has threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kslottery_fast.files import write_json
+
+from . import ks_workloads, row_workloads
+from .measure import Timing, machine, pin, take_turns
+from .targets import ratios, targets_of, verdict
+from .workloads import Spec, Workload
+
+RESULTS = Path(__file__).resolve().parent / "results"
+FORMAT = "kslottery-benchmarks/1"
+COLUMNS = (  # heading, width (negative: text, to the left)
+    ("op", -13),
+    ("shape", -15),
+    ("dtype", -8),
+    ("case", -49),
+    ("median", 9),
+    ("p20 - p80", 19),
+    ("GB/s", 6),
+    ("/ floor", 7),
+    ("x scipy", 8),
+    ("x sort", 7),
+    ("x torch", 8),
+    ("x float32", 9),
+    ("to reach", -1),
+)
+LEGEND = """\
+GB/s      bytes of both tables (row ops: bytes read and written) / median
+/ floor   times as long as reading the same bytes on as many threads, see memory.py
+x scipy   times as fast as scipy.stats.ks_2samp row by row (50 rows, extrapolated; ks_2samp: the whole batch)
+x sort    times as fast as sorting both rows, the faster of numpy.sort and torch.sort, as many threads, in float32
+x torch   times as fast as torch: batched sort + searchsorted; AdamW(fused=True); F.embedding
+adversarial: the worst of each shape and dtype, and all that fall short; --output writes every one"""
+
+
+def line(cells: list[str]) -> str:
+    """The cells under their headings."""
+    padded = [
+        cell.rjust(width) if width > 0 else cell.ljust(-width) for cell, (_, width) in zip(cells, COLUMNS, strict=True)
+    ]
+    return "  ".join(padded).rstrip()
+
+
+def duration(seconds: float) -> str:
+    """Three digits and a unit.
+
+    >>> duration(0.0123456), duration(1.5), duration(2.5e-5)
+    ('12.3 ms', '1.50 s', '25.0 us')
+    """
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:#.3g} {unit}".replace(". ", " ")
+    return f"{seconds / 1e-6:#.3g} us".replace(". ", " ")
+
+
+def record_of(spec: Spec, workload: Workload, timings: dict[str, Timing]) -> dict[str, Any]:
+    """A row of the table as JSON: everything measured, in seconds, and what follows from it."""
+    found = ratios({name: timing.median for name, timing in timings.items()})
+    return {
+        "op": spec.op,
+        "shape": list(spec.shape),
+        "dtype": spec.dtype_name,
+        "case": spec.case,
+        "note": workload.note,
+        "bytes": workload.bytes,
+        "seconds": {name: asdict(timing) for name, timing in timings.items()},
+        "ratios": found,
+        "targets": [str(target) for target in targets_of(spec)],
+        "verdict": verdict(spec, found),
+    }
+
+
+def text_of(record: dict[str, Any]) -> str:
+    """A row of the table as text."""
+    ours = record["seconds"]["ours"]
+    found = record["ratios"]
+    rate = f"{record['bytes'] / ours['median'] / 1e9:.1f}" if record["bytes"] else ""
+
+    def ratio(name: str) -> str:
+        if name not in found:
+            return ""
+        return f"{found[name]:,.0f}" if found[name] >= 99.5 else f"{found[name]:.2f}"
+
+    return line(
+        [
+            record["op"],
+            "{:,} x {:,}".format(*record["shape"]),
+            record["dtype"],
+            record["case"] + (f", {record['note']}" if record["note"] else ""),
+            duration(ours["median"]),
+            f"{duration(ours['low'])} - {duration(ours['high'])}",
+            rate,
+            *(ratio(heading) for heading, _ in COLUMNS[7:12]),
+            record["verdict"],
+        ]
+    )
+
+
+def measured(turns: int, quick: bool, only: str) -> Iterator[tuple[Spec, dict[str, Any]]]:
+    """Measure one row after the other."""
+    for module in (ks_workloads, row_workloads):
+        suite = module.suite(quick=quick)
+        for spec in suite.specs:
+            if only in str(spec):
+                workload = suite.prepare(spec)
+                yield spec, record_of(spec, workload, take_turns(workload.contenders, turns, workload.calls))
+                del workload
+        ks_workloads.forget_tables()
+
+
+def run(turns: int, quick: bool, only: str) -> list[dict[str, Any]]:
+    """Print the table while it is measured; its records."""
+    print(line([heading for heading, _ in COLUMNS]), flush=True)
+    records: list[dict[str, Any]] = []
+    group: list[dict[str, Any]] = []  # adversarial rows of one shape and dtype, of which the worst is shown
+    for _spec, record in measured(turns, quick, only):
+        records.append(record)
+        if group and not same_group(group[0], record):
+            show_worst(group)
+            group = []
+        if record["case"].startswith(ks_workloads.PREFIX):
+            group.append(record)
+        else:
+            print(text_of(record), flush=True)
+    if group:
+        show_worst(group)
+    return records
+
+
+def same_group(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether both are adversarial rows of one op, shape and dtype."""
+    return second["case"].startswith(ks_workloads.PREFIX) and all(
+        first[key] == second[key] for key in ("op", "shape", "dtype")
+    )
+
+
+def show_worst(group: list[dict[str, Any]]) -> None:
+    """Print the slowest of the adversarial rows, relative to sorting, and all that fall short."""
+    group = sorted(group, key=lambda record: record["ratios"]["x sort"])
+    for place, record in enumerate(group):
+        if place == 0 or record["verdict"].startswith("FALLS SHORT"):
+            print(text_of({**record, "note": f"worst of {len(group)}"} if place == 0 else record), flush=True)
+
+
+def main() -> int:
+    """Run the command line; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="smaller tables and fewer turns, under 30 seconds")
+    parser.add_argument("--turns", type=int, help="how often each contender is timed (7; with --quick 3)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only rows whose name has this in it")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", nargs="?", const="", metavar="FILE", help="also write JSON; without FILE: results/")
+    arguments = parser.parse_args()
+    threads = pin(arguments.threads)
+    about = machine()
+    print(f"{about['cpu']}, {threads} threads, {about['isa']}; torch {about['torch']}; commit {about['commit']}")
+    if about["load"] > 0.5:
+        print(f"warning: other processes are at work (load {about['load']:.1f}): the numbers will be off")
+    start = time.monotonic()
+    records = run(arguments.turns or (3 if arguments.quick else 7), arguments.quick, arguments.only)
+    judged = [record for record in records if record["verdict"]]
+    short = [record for record in judged if record["verdict"].startswith("FALLS SHORT")]
+    print(LEGEND)
+    print(f"{len(records)} rows in {time.monotonic() - start:.0f} s; of {len(judged)} with a figure to reach", end=" ")
+    print(f"{len(short)} fall short" if short else "all reach it")
+    if arguments.output is not None:
+        cpu = re.sub(r"[^a-z0-9]+", "-", about["cpu"].lower()).strip("-")
+        path = Path(arguments.output or RESULTS / f"{cpu}-{about['utc'][:10]}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"format": FORMAT, "quick": arguments.quick, "machine": about, "rows": records})
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

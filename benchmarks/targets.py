@@ -1,0 +1,77 @@
+"""The figures to reach, and whether a measured row reaches them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from .ks_workloads import PREFIX
+from .workloads import Spec
+
+
+@dataclass(frozen=True)
+class Target:
+    """``ratio`` (see ratios()) must be at least, or at most, ``bound``."""
+
+    ratio: str
+    bound: float
+    at_least: bool = True
+
+    def is_met(self, ratios: Mapping[str, float]) -> bool:
+        """Compare, without rounding."""
+        value = ratios[self.ratio]
+        return value >= self.bound if self.at_least else value <= self.bound
+
+    def __str__(self) -> str:
+        return f"{self.ratio} {'>=' if self.at_least else '<='} {self.bound:,.4g}"
+
+
+LLAMA = (32_000, 4_096)
+FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
+TARGETS = {
+    Spec("ks_select", LLAMA, FLOAT32, "every row shifted"): (Target("x scipy", 350), Target("/ floor", 7, False)),
+    Spec("ks_select", LLAMA, FLOAT32, "5 % of rows changed"): (Target("x scipy", 1_200), Target("/ floor", 1.8, False)),
+    Spec("ks_statistics", LLAMA, FLOAT32, "every row shifted"): (Target("x scipy", 220),),
+    Spec("ks_select", LLAMA, BFLOAT16, "every row shifted"): (Target("x float32", 1.1),),
+}
+NEVER_SLOWER = (Target("x sort", 1 / 2.5),)  # than 2.5 times the best sort of both rows
+
+
+def targets_of(spec: Spec) -> tuple[Target, ...]:
+    """What a row has to reach; nothing, for most rows."""
+    if spec.op == "ks_statistics" and spec.case.startswith(PREFIX):
+        return NEVER_SLOWER
+    return TARGETS.get(spec, ())
+
+
+def ratios(medians: Mapping[str, float]) -> dict[str, float]:
+    """How many times as long as the memory floor, and how many times as fast as each peer.
+
+    The floor and the sort are the fastest of their kind.
+
+    >>> ratios({"ours": 2.0, "floor: a": 1.0, "floor: b": 0.5, "scipy": 100.0, "numpy sort": 8.0, "torch sort": 6.0})
+    {'/ floor': 4.0, 'x scipy': 50.0, 'x sort': 3.0}
+    """
+    ours = medians["ours"]
+    found = {}
+    if floors := [seconds for name, seconds in medians.items() if name.startswith("floor")]:
+        found["/ floor"] = ours / min(floors)
+    for ratio, names in {
+        "x scipy": ("scipy",),
+        "x sort": ("numpy sort", "torch sort"),
+        "x torch": ("torch",),
+        "x float32": ("float32",),
+    }.items():
+        if seconds := [medians[name] for name in names if name in medians]:
+            found[ratio] = min(seconds) / ours
+    return found
+
+
+def verdict(spec: Spec, found: Mapping[str, float]) -> str:
+    """The last column: empty, "met: ...", or "FALLS SHORT: ..." with what is missed."""
+    targets = targets_of(spec)
+    missed = [target for target in targets if not target.is_met(found)]
+    shown = ", ".join(map(str, missed or targets))
+    return f"{'FALLS SHORT' if missed else 'met'}: {shown}" if targets else ""

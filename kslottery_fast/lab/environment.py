@@ -1,0 +1,73 @@
+"""Where and how a stage was made: versions, CPU, kernels, memory. Recorded with the stage, never made up afterwards."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import resource
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kslottery_fast.ops import native
+
+_PACKAGES = ("kslottery-fast", "torch", "transformers", "accelerate", "numpy", "scipy", "sacrebleu", "safetensors")
+
+
+def snapshot(command: str) -> dict[str, Any]:
+    """Describe this process, now, as JSON takes it."""
+    return {
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "peak_memory_mb": round(peak_memory_bytes() / 1e6),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "system": {
+            "platform": platform.platform(),
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "kernels": native.info(),
+        },
+    }
+
+
+def combined(snapshots: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One record of a run from those of its stages: the first, the largest memory, and what else was different.
+
+    >>> combined([{"system": "a", "peak_memory_mb": 5}, {"system": "b", "peak_memory_mb": 7}])
+    {'system': 'a', 'peak_memory_mb': 7, 'resumed_on': [{'system': 'b'}]}
+    """
+    first, *rest = snapshots
+    peak = max(record["peak_memory_mb"] for record in (first, *rest))
+    others: list[dict[str, Any]] = []
+    for record in rest:
+        different = {
+            name: record[name]
+            for name in ("python", "packages", "system")
+            if name in record and record[name] != first[name]
+        }
+        if different and different not in others:
+            others.append(different)
+    return {**first, "peak_memory_mb": peak} | ({"resumed_on": others} if others else {})
+
+
+def cpu_name() -> str:
+    """The CPU's own name where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident set of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

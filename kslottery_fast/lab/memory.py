@@ -1,0 +1,16 @@
+"""Memory that the C library keeps although nobody uses it, given back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+
+
+def release_memory() -> None:
+    """Ask glibc to return its free pages; does nothing with another C library.
+
+    Batches of ever new lengths leave the heap in pieces: training SmolLM2-135M in batches of 8 held 1.8 GB after 40
+    steps, of which 1.0 GB was in use (2 cores, 2026-11-21), and kept growing by 15 MB a step.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))

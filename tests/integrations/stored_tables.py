@@ -1,0 +1,19 @@
+"""Tables on disk for the tests of checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+V, D = 203, 64
+NAME = "model.embed_tokens.weight"
+BLOCKS = [1, 3 * 2 * D * 4, 1 << 20]
+"""block_bytes for one row a block, blocks that end within the table, one block."""
+
+
+def write(path: Path, table: torch.Tensor, name: str = NAME, **others: torch.Tensor) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: table, **others}, path)
+    return path

@@ -1,0 +1,217 @@
+"""`kslottery scan`: the KS test on the rows of all matrices; what is written, shown and left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import matplotlib.image
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kslottery_fast import InputError, ks_statistics
+from kslottery_fast.lab import cli
+from kslottery_fast.lab.scan import TensorShift, scan_checkpoints
+from kslottery_fast.lab.scan_figure import MAX_KINDS, mean_d, scan_figure
+from kslottery_fast.stats import critical_count
+
+
+@pytest.fixture(scope="module")
+def models(tiny_llama, tmp_path_factory):
+    """A tiny LLaMA before and after a change; `after` is sharded."""
+    root = tmp_path_factory.mktemp("scan")
+    before, after = tiny_llama(), tiny_llama()
+    with torch.no_grad():
+        after.model.embed_tokens.weight[:50] += 1
+        after.model.layers[0].mlp.up_proj.weight += 0.3
+        after.model.layers[1].mlp.up_proj.weight[::2] += 0.5
+    before.save_pretrained(root / "before")
+    after.save_pretrained(root / "after", max_shard_size="40KB")
+    states = [{name: value.detach() for name, value in model.state_dict().items()} for model in (before, after)]
+    return root / "before", root / "after", states
+
+
+@pytest.mark.parametrize("block_bytes", [1, 3000, 1 << 20])
+def test_every_figure_is_that_of_the_whole_matrix(models, block_bytes):
+    before, after, states = models
+    scan = scan_checkpoints(before, after, alpha=0.1, block_bytes=block_bytes)
+    expected = {name for name, value in states[0].items() if value.ndim == 2}
+    assert {shift.name for shift in scan.tensors} == expected
+    for shift in scan.tensors:
+        first, second = (state[shift.name] for state in states)
+        h = ks_statistics(first, second)
+        d = first.shape[1]
+        assert (shift.rows, shift.dimension) == tuple(first.shape)
+        assert shift.changed_rows == int((h > 0).sum())
+        assert shift.significant_rows == int((h >= critical_count(d, 0.1)).sum())
+        assert shift.mean_d == pytest.approx(h.double().mean().item() / d)
+        assert shift.max_d == h.max().item() / d
+        if shift.changed_rows:
+            assert shift.mean_d_changed == pytest.approx(h[h > 0].double().mean().item() / d)
+        else:
+            assert shift.mean_d_changed is None
+        assert shift.nan_rows == 0
+    assert scan.not_2d == len(states[0]) - len(expected)
+
+
+def test_the_embedding_is_first_the_head_last_and_layers_between_them_in_order(models):
+    scan = scan_checkpoints(*models[:2])
+    assert [shift.embedding for shift in scan.tensors].count(True) == 1
+    assert scan.tensors[0].embedding
+    assert scan.tensors[0].kind == "embed_tokens"
+    assert scan.tensors[-1].kind == "lm_head"
+    layers = [shift.layer for shift in scan.tensors[1:-1]]
+    assert layers == sorted(layers)
+    assert set(layers) == {0, 1}
+    assert {shift.kind for shift in scan.tensors if shift.layer == 0} == {
+        shift.kind for shift in scan.tensors if shift.layer == 1
+    }
+
+
+@pytest.fixture
+def odd_pair(tmp_path, monkeypatch):
+    """a.safetensors and b.safetensors in the working directory: most of what cannot be compared is in them."""
+    monkeypatch.chdir(tmp_path)
+    common = {"h.0.w.weight": torch.randn(9, 64), "h.0.bias": torch.zeros(3), "conv": torch.zeros(2, 2, 2)}
+    short = torch.randn(5, 3)  # p of the largest h of 3 + 3 numbers is 0.1
+    first = {**common, "short": short, "old": torch.zeros(2, 2), "q": torch.zeros(4, 8).to(torch.int8)}
+    first |= {"resized": torch.zeros(4, 8), "wte.weight": torch.randn(20, 16)}
+    second = first | {"new": torch.zeros(2, 2), "resized": torch.zeros(5, 8), "short": short + 10}
+    second["wte.weight"] = first["wte.weight"].clone()
+    second["wte.weight"][[3, 4], 0] = torch.nan
+    del second["old"]
+    save_file(first, "a.safetensors")
+    save_file(second, "b.safetensors")
+    return "a.safetensors", "b.safetensors"
+
+
+def test_what_cannot_be_compared_is_told_and_why(odd_pair):
+    scan = scan_checkpoints(*odd_pair)
+    assert (scan.only_before, scan.only_after) == (["old"], ["new"])
+    assert (scan.other_shape, scan.quantized, scan.not_2d) == (["resized"], ["q"], 2)
+    shifts = {shift.name: shift for shift in scan.tensors}
+    assert list(shifts) == ["wte.weight", "short", "h.0.w.weight"]
+    assert shifts["wte.weight"].nan_rows == 2
+    assert shifts["wte.weight"].mean_d == 0
+    assert shifts["short"].significant_rows is None
+    assert shifts["short"].significant_share is None
+    assert shifts["short"].changed_rows == 5
+    assert shifts["h.0.w.weight"].significant_share == 0
+
+
+def test_the_table_names_what_is_not_in_it(odd_pair, capsys):
+    assert cli.main(["scan", *odd_pair]) == 0
+    out = capsys.readouterr().out
+    for line in (
+        "*: the input embedding",
+        "no test: rows so short that none could reach p < 0.05",
+        "WARNING: NaN in 1 matrix: wte.weight (2 rows)",
+        "not compared, only in a.safetensors: old",
+        "not compared, only in b.safetensors: new",
+        "not compared, of different shapes: resized",
+        "not compared, not of floats (quantized?): q",
+        "not compared, no matrix (biases, norms): 2 tensors",
+        "Written to scan: scan.json, scan.csv, scan.png",
+    ):
+        assert line in out.splitlines()
+
+
+def test_json_csv_picture_and_terminal_agree(models, tmp_path, capsys):
+    before, after, _ = models
+    folder = tmp_path / "out"
+    for _ in range(2):  # an older scan is replaced
+        assert cli.main(["scan", str(before), str(after), "--output", str(folder), "--json"]) == 0
+    captured = capsys.readouterr()
+    content = json.loads((folder / "scan.json").read_text())
+    assert captured.out.count('"format"') == 2
+    assert "Comparing all matrices, MiB: done" in captured.err
+    with (folder / "scan.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["name"] for line in lines] == [entry["name"] for entry in content["tensors"]]
+    assert [float(line["max_d"]) for line in lines] == [entry["max_d"] for entry in content["tensors"]]
+    assert matplotlib.image.imread(folder / "scan.png").std() > 0.01
+    assert cli.main(["scan", str(before), str(after), "--output", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "embed_tokens *" in out
+    assert max(map(len, out.splitlines()[:-1])) <= 100
+    assert out.count("mlp.up_proj") == 2
+
+
+def test_files_that_no_scan_wrote_are_not_replaced(models, tmp_path, capsys):
+    before, after, _ = models
+    for name, content in (("scan.png", "mine"), ("scan.json", '{"format": "other"}'), ("scan.json", "[]")):
+        folder = tmp_path / f"{name}{len(content)}"
+        folder.mkdir()
+        (folder / name).write_text(content)
+        assert cli.main(["scan", str(before), str(after), "--output", str(folder)]) == 2
+        assert f"--output would replace {folder / name}, which no scan wrote" in capsys.readouterr().err
+        assert (folder / name).read_text() == content
+    (tmp_path / "file").write_text("x")
+    assert cli.main(["scan", str(before), str(after), "--output", str(tmp_path / "file")]) == 2
+    assert "is a file: expected a folder" in capsys.readouterr().err
+
+
+def test_bad_input_is_named(models, tmp_path):
+    before, after, _ = models
+    with pytest.raises(InputError, match="alpha is 0: expected"):
+        scan_checkpoints(before, after, alpha=0)
+    with pytest.raises(InputError, match="method is 'fast'"):
+        scan_checkpoints(before, after, method="fast")
+    with pytest.raises(InputError, match="no such file or folder"):
+        scan_checkpoints(before, tmp_path / "none")
+    save_file({"x": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"share no 2-D tensor of floats by name and shape: .*other.safetensors has x"):
+        scan_checkpoints(before, tmp_path / "other.safetensors")
+
+
+def test_progress_is_in_mebibytes_of_both_checkpoints(tmp_path):
+    for name in "ab":
+        save_file({"x": torch.randn(1024, 512), "y": torch.randn(512, 512)}, tmp_path / f"{name}.safetensors")
+    calls: list[tuple[int, int]] = []
+    paths = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    scan_checkpoints(*paths, block_bytes=2 << 20, progress=lambda *call: calls.append(call))
+    assert calls == [(2, 6), (4, 6), (6, 6)]
+
+
+def shift(kind: str, layer: int | None, mean: float | None, rows: int = 10, **fields: object) -> TensorShift:
+    values = {"embedding": False, "nan_rows": 0, "changed_rows": rows, "significant_rows": 1, "max_d": mean}
+    return TensorShift(
+        f"{layer}.{kind}", "", layer, kind, rows, 64, mean_d=mean, mean_d_changed=mean, **(values | fields)
+    )
+
+
+def test_the_mean_over_matrices_counts_rows_not_matrices():
+    assert mean_d([shift("a", 0, 0.1, rows=30), shift("a", 1, 0.5, rows=10), shift("a", 2, None)]) == pytest.approx(0.2)
+    assert mean_d([shift("a", 0, None)]) is None
+
+
+def test_the_picture_holds_any_number_of_kinds_and_always_the_embedding(models):
+    scan = scan_checkpoints(*models[:2])
+    many = [shift("wte", None, 0.0, embedding=True), *(shift(f"kind {i}", i % 3, i / 100) for i in range(60))]
+    picture = scan_figure(scan.__class__(**(scan.__dict__ | {"tensors": many})))
+    labels = [label.get_text() for label in picture.figure.axes[0].get_yticklabels()]
+    assert len(labels) == MAX_KINDS
+    assert labels[0] == "wte"
+    assert "kind 59" in labels
+    assert "kind 1" not in labels
+    assert f"The {MAX_KINDS} of 61 kinds" in picture.caption
+    flat = scan_figure(scan.__class__(**(scan.__dict__ | {"tensors": many[:1]})))
+    assert len(flat.figure.axes) == 1  # no layers, no map
+
+
+def test_the_map_shows_the_mean_of_each_layer_and_nothing_outside_the_layers(models):
+    before, after, _ = models
+    scan = scan_checkpoints(before, after)
+    mesh = scan_figure(scan).figure.axes[1].collections[0]
+    values = mesh.get_array().reshape(-1, 2)
+    kinds = list(dict.fromkeys(each.kind for each in scan.tensors))
+    means = {(each.kind, each.layer): each.mean_d for each in scan.tensors}
+    assert values[kinds.index("mlp.up_proj")].tolist() == [means["mlp.up_proj", 0], means["mlp.up_proj", 1]]
+    assert values[kinds.index("embed_tokens")].mask.all()
+
+
+def test_a_checkpoint_compared_with_itself_did_not_move(models):
+    scan = scan_checkpoints(models[1], models[1])
+    assert len(scan.tensors) == 16
+    assert all(each.changed_rows == each.max_d == each.significant_rows == 0 for each in scan.tensors)

@@ -1,0 +1,135 @@
+"""`kslottery select`: writes the tickets of two checkpoints and shows them; bad input is one line."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kslottery_fast import Tickets, ks_select
+from kslottery_fast.lab import cli
+from kslottery_fast.lab.select import pvalue_of_log
+
+
+@pytest.fixture
+def models(tiny_llama, tiny_tokenizer, tmp_path, monkeypatch):
+    """Folders `before` (sharded) and `after` (one file, with a tokenizer) in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    before, after = tiny_llama(), tiny_llama()
+    with torch.no_grad():
+        after.model.embed_tokens.weight[10:35] += 3
+    before.save_pretrained("before", max_shard_size="40KB")
+    after.save_pretrained("after")
+    tiny_tokenizer.save_pretrained("after")
+    return ks_select(before.model.embed_tokens, after.model.embed_tokens)
+
+
+def error(capsys, *arguments: str) -> str:
+    try:
+        code = cli.main(["select", *arguments])
+    except SystemExit as stop:  # argparse ends by itself
+        code = stop.code
+    assert code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("kslottery: error: ")
+    return last
+
+
+def test_it_writes_the_tickets_with_texts_and_shows_the_first_ones(models, tiny_tokenizer, tmp_path, capsys):
+    assert cli.main(["select", "before", "after", "--limit", "3", "--output", "found/tickets.json"]) == 0
+    tickets = Tickets.load(tmp_path / "found" / "tickets.json")
+    assert tickets == models
+    assert list(tickets.token_texts) == models.tokens(tiny_tokenizer)
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0].startswith("25 tickets of 320 rows")
+    assert lines[1].split() == ["rank", "token", "id", "token", "D", "p"]
+    rank, token, _text, statistic, pvalue = lines[3].split()
+    assert (rank, int(token)) == ("1", models.token_ids[0])
+    assert float(statistic) == pytest.approx(models.statistic[0].item(), abs=1e-4)
+    assert float(pvalue) == pytest.approx(models.pvalue[0].item(), rel=0.05)
+    assert lines[-2:] == ["... and 22 more (--limit)", "Written to found/tickets.json"]
+    assert "Comparing rows: done" in captured.err
+
+
+def test_json_prints_the_tickets_file_and_nothing_else(models, capsys):
+    options = ["--top-k", "4", "--method", "asymp", "--correction", "bonferroni", "--alpha", "0.01"]
+    assert cli.main(["select", "before", "after", "--json", *options]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["token_ids"] == models.token_ids[:4].tolist()
+    assert (content["method"], content["correction"], content["alpha"]) == ("asymp", "bonferroni", 0.01)
+
+
+def test_without_a_tokenizer_the_table_has_ids_alone(models, tmp_path, capsys):
+    for file in (tmp_path / "after").glob("token*"):
+        file.unlink()
+    assert cli.main(["select", "before", "after/model.safetensors"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["rank", "token", "id", "D", "p"]
+    assert Tickets.load("tickets.json").token_texts is None
+
+
+def test_a_tokenizer_may_lie_elsewhere_and_must_be_one(models, tiny_tokenizer, tmp_path, capsys):
+    (tmp_path / "after" / "tokenizer.json").write_text("{}")
+    assert cli.main(["select", "before", "after"]) == 0
+    assert "note: token ids without their texts: the tokenizer in after cannot be loaded" in capsys.readouterr().err
+    tiny_tokenizer.save_pretrained("elsewhere")
+    assert cli.main(["select", "before", "after", "--tokenizer", "elsewhere"]) == 0
+    assert Tickets.load("tickets.json").token_texts == tuple(models.tokens(tiny_tokenizer))
+    assert "before holds no tokenizer" in error(capsys, "before", "after", "--tokenizer", "before")
+
+
+def test_two_names_for_the_tensor(models, tmp_path, capsys):
+    save_file({"x": torch.randn(320, 32)}, "x.safetensors")
+    assert cli.main(["select", "before", "x.safetensors", "--tensor", "model.embed_tokens.weight,x"]) == 0
+    assert "x.safetensors has no tensor y" in error(
+        capsys, "before", "x.safetensors", "--tensor", "model.embed_tokens.weight,y"
+    )
+
+
+def test_nothing_selected_says_why(models, capsys):
+    assert cli.main(["select", "before", "after", "--alpha", "1e-30"]) == 0
+    captured = capsys.readouterr()
+    assert "note: no row of 32 numbers can be significant at alpha 1e-30" in captured.err
+    assert captured.out.splitlines()[0].startswith("0 tickets of 320 rows")
+    assert len(Tickets.load("tickets.json")) == 0
+
+
+def test_an_older_tickets_file_is_replaced_and_no_other_file_is(models, tmp_path, capsys):
+    for options in ([], ["--top-k", "2"]):
+        assert cli.main(["select", "before", "after", *options]) == 0
+    assert len(Tickets.load("tickets.json")) == 2
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    message = error(capsys, "before", "after", "--output", "notes.txt")
+    assert "--output would replace a file that holds no tickets; name another (notes.txt is not valid JSON" in message
+    assert notes.read_text() == "mine"
+    assert "--output after is a folder" in error(capsys, "before", "after", "--output", "after")
+
+
+def test_bad_input_is_one_line_and_writes_nothing(models, tmp_path, capsys):
+    assert "nowhere: no such file or folder" in error(capsys, "before", "nowhere")
+    assert "alpha is 2.0" in error(capsys, "before", "after", "--alpha", "2")
+    assert "top_k is 0" in error(capsys, "before", "after", "--top-k", "0")
+    assert "method is 'fast'" in error(capsys, "before", "after", "--method", "fast")
+    assert "--limit is -1" in error(capsys, "before", "after", "--limit", "-1")
+    assert "argument --correction" in error(capsys, "before", "after", "--correction", "holm")
+    assert not (tmp_path / "tickets.json").exists()
+
+
+def test_ctrl_c_promises_nothing_to_go_on_with(models, monkeypatch, capsys):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kslottery_fast.lab.select.ks_select_checkpoints", interrupted)
+    assert cli.main(["select", "before", "after"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "kslottery: interrupted"
+
+
+@pytest.mark.parametrize("power", range(-30, 1))
+def test_a_pvalue_is_shown_from_its_logarithm_as_python_shows_the_number(power):
+    for value in (1.0, 0.96, 0.95001, 0.5, 0.12345):
+        p = value * 10.0**power
+        assert float(pvalue_of_log(math.log(p))) == pytest.approx(p, rel=0.06)

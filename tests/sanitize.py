@@ -1,0 +1,146 @@
+"""Build the native core with a sanitizer and run the tests that reach it: what `make sanitize` does.
+
+    python tests/sanitize.py address undefined
+
+The sanitized module and a copy of the package go to build/sanitize/<kind>; the module that the checkout uses is left
+alone. Needs g++: the runtime of its sanitizers is loaded before Python. Exit code 1 unless every kind is clean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = (
+    "tests/ops",
+    "tests/test_stats.py",
+    "tests/test_tickets.py",
+    "tests/test_ks_twosample.py",
+    "tests/test_optim.py",
+    "tests/test_rows.py",
+)
+# Loaded before Python, which is not built with them. ASan has to find __cxa_throw at once, hence libstdc++.
+RUNTIMES = {"address": ("libasan.so", "libstdc++.so"), "undefined": ("libubsan.so",)}
+# Python and torch keep memory until they exit, so leaks are not looked for. Everything else ends the process, and its
+# report goes to a file: pytest would swallow it.
+SETTINGS = {
+    "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1:log_path={log}",
+    "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:log_path={log}",
+}
+# What cannot run under a sanitizer, and why. Printed with the result: nothing is left out silently.
+LEFT_OUT: dict[str, dict[str, str]] = {
+    "address": {},
+    "undefined": {},
+}
+
+
+def build(kind: str, root: Path) -> Path:
+    """The folder that has kslottery_fast with a sanitized native module."""
+    library = root / "build" / "sanitize" / kind
+    shutil.rmtree(library, ignore_errors=True)  # a file that was deleted in the checkout must not live on
+    log = library.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "setup.py", "-q", "build", "--build-base", f"build/sanitize/{kind}-base"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # cmake and ninja
+    environment = {**os.environ, "KSL_SANITIZE": kind, "KSL_CUDA": "off", "PATH": path}
+    with log.open("w") as output:
+        done = subprocess.run(
+            [*command, "--build-lib", str(library)],
+            cwd=root,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode:
+        raise SystemExit(f"{log.read_text()}\nerror: the build with -fsanitize={kind} failed")
+    return library
+
+
+def runtime(kind: str) -> str:
+    """The shared libraries for LD_PRELOAD."""
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    paths = []
+    for name in RUNTIMES[kind]:
+        command = [*compiler, f"-print-file-name={name}"]
+        path = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        if not Path(path).is_absolute():
+            raise SystemExit(f"error: {compiler[0]} has no {name}; use g++ and install its libsanitizer")
+        paths.append(path)
+    return " ".join(paths)
+
+
+def run_tests(kind: str, library: Path, root: Path, arguments: list[str]) -> tuple[bool, str]:
+    """Whether the tests passed on the sanitized package without a report, and all that was said."""
+    log = library.with_name(f"{kind}-report")
+    for old in log.parent.glob(f"{log.name}.*"):
+        old.unlink()
+    environment = {
+        **os.environ,
+        **{name: value.format(log=log) for name, value in SETTINGS.items()},
+        "LD_PRELOAD": runtime(kind),
+        "PYTHONPATH": str(library),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    check = "import kslottery_fast._C as m; print(m.__file__)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", check], cwd=library, env=environment, capture_output=True, text=True, check=False
+    )
+    if not loaded.stdout.startswith(str(library)):
+        raise SystemExit(f"error: Python loads {loaded.stdout or loaded.stderr}, not the module in {library}")
+    # The program, not `python -m pytest`, which would put the checkout before the sanitized package.
+    pytest = [str(Path(sys.executable).with_name("pytest")), "-q", "-rs", "-p", "no:cacheprovider"]
+    left_out = [f"--deselect={test}" for test in LEFT_OUT[kind]]
+    done = subprocess.run(
+        [*pytest, *left_out, *(arguments or TESTS)],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    # Processes that a test starts write reports of their own.
+    reports = [path.read_text() for path in sorted(log.parent.glob(f"{log.name}.*"))]
+    return done.returncode == 0 and not reports, "\n".join([done.stdout, *reports, f"exit code {done.returncode}"])
+
+
+def check(kind: str, root: Path, arguments: list[str]) -> bool:
+    """Build, test and say what came out; whether it is clean."""
+    start = time.monotonic()
+    print(f"{kind}: building", end="", flush=True)
+    library = build(kind, root)
+    print(f" ({time.monotonic() - start:.0f} s), testing", end="", flush=True)
+    clean, report = run_tests(kind, library, root, arguments)
+    print(f" ({time.monotonic() - start:.0f} s)")
+    if not clean:
+        print(report)
+    summary = [text for text in report.splitlines() if re.match(r"SKIPPED|(\d+ \w+, )*\d+ \w+ in ", text)]
+    print(f"{kind}: {'clean' if clean else 'NOT CLEAN'}", *summary, sep="\n  ")
+    for test, reason in LEFT_OUT[kind].items():
+        print(f"{kind}: not run: {test}: {reason}")
+    return clean
+
+
+def main() -> int:
+    """Run the command line; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kinds", nargs="+", choices=RUNTIMES)
+    parser.add_argument("--root", type=Path, default=ROOT, help="another checkout, say with a planted defect")
+    parser.add_argument("--tests", nargs="*", default=[], help="instead of all the tests that reach the core")
+    arguments = parser.parse_args()
+    results = [check(kind, arguments.root.resolve(), arguments.tests) for kind in arguments.kinds]
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""The parts of benchmarks/ that a number in a document depends on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import ks_workloads, memory, peers, row_workloads, table, targets
+from benchmarks.measure import Contender, Timing, take_turns
+from benchmarks.workloads import Spec, Workload
+from kslottery_fast import ks_statistics
+
+SELECT = Spec("ks_select", (32_000, 4_096), torch.float32, "every row shifted")
+
+
+@pytest.mark.parametrize("pattern", memory.PATTERNS)
+@pytest.mark.parametrize("values", [16, 1 << 18, (1 << 20) + 48])
+def test_the_memory_floor_reads_every_word_of_both_tables_once(pattern, values):
+    x, y = torch.randint(-(1 << 62), 1 << 62, (2, values), generator=torch.Generator().manual_seed(0))
+    both = np.concatenate([x.numpy(), y.numpy()]).view(np.uint64)
+    assert memory.read(x, y, pattern) == np.bitwise_xor.reduce(both)
+
+
+@pytest.mark.parametrize("y", [torch.zeros(17), torch.zeros(32)[::2], torch.zeros(32)])
+def test_the_memory_floor_refuses_what_it_would_not_read_in_full(y):
+    with pytest.raises(ValueError, match="expected two contiguous tensors of one size"):
+        memory.read(torch.zeros(16), y, "long runs")
+
+
+def test_contenders_take_turns_and_the_first_round_does_not_count():
+    calls = []
+    contenders = {name: Contender(lambda turn, name=name: calls.append((name, turn))) for name in "ab"}
+    timings = take_turns(contenders, turns=2, calls=2)
+    assert calls == [(name, 2 * turn + call) for turn in range(3) for name in "ab" for call in range(2)]
+    assert [timing.turns for timing in timings.values()] == [2, 2]
+
+
+def test_seconds_are_scaled_to_the_whole_work(monkeypatch):
+    ticks = iter(range(100))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    timings = take_turns({"sample": Contender(lambda turn: None, scale=640.0)}, turns=3)
+    assert timings["sample"] == Timing(640.0, 640.0, 640.0, 3)
+
+
+def test_a_peer_on_a_sample_is_scaled_by_the_rows_it_left_out():
+    x, y, scale = peers.sample(torch.arange(600.0)[:, None], torch.zeros(600, 1), 50)
+    assert (len(x), len(y), scale) == (50, 50, 12.0)
+    assert (x[0].item(), x[-1].item()) == (0.0, 599.0)
+    assert peers.sample(torch.zeros(7, 1), torch.zeros(7, 1), 50)[2] == 1.0
+
+
+def test_the_torch_peer_computes_what_we_compute():
+    before, after = ks_workloads.float32_tables((50, 64), "every row shifted")
+    assert torch.equal(peers.batched_statistics(before, after), ks_statistics(before, after))
+
+
+@pytest.mark.parametrize(("case", "changed"), [("every row shifted", 40), ("5 % of rows changed", 2), ("identical", 0)])
+def test_tables_are_reproducible_and_change_as_many_rows_as_their_case_says(case, changed):
+    first = [table.clone() for table in ks_workloads.float32_tables((40, 64), case)]
+    ks_workloads.forget_tables()
+    assert all(map(torch.equal, first, ks_workloads.float32_tables((40, 64), case)))
+    assert int((first[0] != first[1]).any(dim=1).sum()) == changed
+    assert first[0].data_ptr() != first[1].data_ptr()
+
+
+def test_every_target_belongs_to_a_row_of_the_full_table():
+    assert set(targets.TARGETS) <= set(ks_workloads.suite().specs)
+
+
+def test_a_row_that_misses_one_of_its_targets_falls_short_and_says_which():
+    reached = {"x scipy": 350.0, "/ floor": 7.0}
+    assert targets.verdict(SELECT, reached) == "met: x scipy >= 350, / floor <= 7"
+    assert targets.verdict(SELECT, {**reached, "/ floor": 7.01}) == "FALLS SHORT: / floor <= 7"
+    assert targets.verdict(SELECT, {**reached, "x scipy": 349.9}) == "FALLS SHORT: x scipy >= 350"
+    assert targets.verdict(Spec("ks_2samp", (1, 2), torch.float32, "a small batch"), {}) == ""
+
+
+def test_adversarial_rows_are_judged_against_the_faster_of_the_two_sorts():
+    spec = Spec("ks_statistics", (8, 64), torch.float32, ks_workloads.PREFIX + "clusters")
+    ratios = targets.ratios({"ours": 2.51, "numpy sort": 1.0, "torch sort": 3.0})
+    assert targets.verdict(spec, ratios) == "FALLS SHORT: x sort >= 0.4"
+    assert targets.verdict(spec, targets.ratios({"ours": 2.5, "numpy sort": 3.0, "torch sort": 1.0})).startswith("met")
+
+
+def small(monkeypatch):
+    """A suite of one small row of each kind."""
+    tables = [Spec("ks_select", (40, 64), dtype, "5 % of rows changed") for dtype in ks_workloads.DTYPES]
+    cases = ["clusters", "constant", "one bucket"]
+    adversarial = [Spec("ks_statistics", (8, 64), torch.float32, ks_workloads.PREFIX + case) for case in cases]
+    batch = Spec("ks_2samp", (3, 64), torch.float32, "a small batch")
+    monkeypatch.setattr(memory, "last_level_cache", lambda: 1 << 12)
+    suite = ks_workloads.Suite([*tables, *adversarial, batch], ks_workloads.prepare)
+    monkeypatch.setattr(ks_workloads, "suite", lambda quick: suite)
+    monkeypatch.setattr(row_workloads, "suite", lambda quick: ks_workloads.Suite([], row_workloads.prepare))
+
+
+def test_the_table_has_every_row_and_of_adversarial_ones_the_worst(monkeypatch, capsys):
+    small(monkeypatch)
+    records = table.run(turns=1, quick=True, only="")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(records) == 6
+    shown = [text for text in lines[1:] if "FALLS SHORT" not in text or "worst of 3" in text]
+    assert [text.split()[0] for text in shown] == ["ks_select", "ks_select", "ks_statistics", "ks_2samp"]
+    assert "worst of 3" in shown[2]
+    assert all(set(record["ratios"]) >= {"/ floor", "x sort"} for record in records[:5])
+    assert "x float32" in records[1]["ratios"]
+    assert "5 % tickets" in lines[1]
+
+
+@pytest.mark.parametrize("spec", row_workloads.suite().specs, ids=str)
+def test_row_workloads_run(monkeypatch, spec):
+    monkeypatch.setattr(row_workloads, "SHAPES", {(3, 8): 40})
+    monkeypatch.setattr(memory, "last_level_cache", lambda: 1 << 12)
+    workload = row_workloads.prepare(Spec(spec.op, (3, 8), spec.dtype, spec.case))
+    assert isinstance(workload, Workload)
+    assert set(take_turns(workload.contenders, turns=1, calls=3)) == {"ours", "torch"}
