@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,72 +12,104 @@ from . import ops
 from .errors import InputError
 from .ops.schemas import HAS_INF, HAS_NAN
 from .stats import CORRECTIONS, adjust, check_alpha, critical_count, pvalues
-from .table_pairs import refuse_flagged, same_memory
+from .table_pairs import refuse_flagged
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen rows in no promised order, their counts h, the smallest h that counts, and warnings."""
+    """The chosen rows in no promised order, their counts h, the smallest h that counts, and why there are so few."""
 
     token_ids: Tensor
     counts: Tensor
     threshold_count: int
-    notes: list[str]
+    note: str | None
 
 
-def select_rows(
-    before: Tensor, after: Tensor, alpha: Any, method: str, correction: str | None, top_k: int | None
-) -> Selection:
-    """The parameters of :func:`ks_select`, for two [V, d] tensors on one device; ``method`` is not "auto"."""
-    V, d = before.shape
+class Tables(Protocol):
+    """Two tables of one shape, in memory or on disk, and the names that messages give them."""
+
+    shape: tuple[int, int]
+    names: tuple[str, str]
+
+    def counts(self, threshold: int = 0) -> Tensor:
+        """Exact h, int64 [V]; with a threshold only where h reaches it, and 0 elsewhere.
+
+        Raises
+        ------
+        InputError : NaN or Inf in a table, naming its rows.
+        """
+
+
+class TablesInMemory:
+    """Two [V, d] tensors on one device."""
+
+    names = ("emb_before", "emb_after")
+
+    def __init__(self, before: Tensor, after: Tensor) -> None:
+        self.before, self.after = before, after
+        self.shape = (before.shape[0], before.shape[1])
+
+    def counts(self, threshold: int = 0) -> Tensor:
+        """See :class:`Tables`."""
+        if not threshold:
+            h, flags = ops.ks_statistics(self.before, self.after)
+        else:
+            # Deciding is cheaper than knowing: h is computed for the chosen rows only.
+            decided, flags = ops.ks_decide(self.before, self.after, threshold)
+            rows = torch.nonzero(decided)[:, 0]
+            h = torch.zeros_like(decided, dtype=torch.int64)
+            h[rows] = ops.ks_statistics(self.before[rows], self.after[rows])[0]
+        refuse_flagged(self.before, self.after, flags, HAS_NAN | HAS_INF, self.names)
+        return h
+
+
+def check_options(alpha: Any, correction: Any, top_k: Any) -> float | None:
+    """``alpha`` as a float, or None where ``top_k`` makes it superfluous; errors as of :func:`ks_select`."""
     if correction not in CORRECTIONS:
         raise InputError(f"correction is {correction!r}: expected None, 'bonferroni' or 'bh'")
     if top_k is not None:
-        _check_top_k(top_k)
-    if alpha is not None or top_k is None:
-        alpha = check_alpha(alpha)
-    if top_k is None and correction != "bh":
-        # Deciding is cheaper than knowing: h is computed for the chosen rows only.
-        h = None
-        threshold = critical_count(d, alpha / max(V, 1) if correction == "bonferroni" else alpha, method)
-        decided, flags = ops.ks_decide(before, after, threshold)
-        ids = torch.nonzero(decided)[:, 0]
-    else:
-        h, flags = ops.ks_statistics(before, after)
-    refuse_flagged(before, after, flags, HAS_NAN | HAS_INF, ("emb_before", "emb_after"))
-    if h is None:
-        counts = ops.ks_statistics(before[ids], after[ids])[0]
-    elif top_k is not None:
+        if isinstance(top_k, bool) or not isinstance(top_k, int):
+            raise TypeError(f"top_k is {top_k!r}: expected a number of rows, or None")
+        if top_k < 1:
+            raise InputError(f"top_k is {top_k}: expected at least 1 row")
+    return None if alpha is None and top_k is not None else check_alpha(alpha)
+
+
+def select_rows(
+    tables: Tables, alpha: float | None, method: str, correction: str | None, top_k: int | None
+) -> Selection:
+    """The decision of :func:`ks_select`; options as :func:`check_options` left them, ``method`` not "auto"."""
+    V, d = tables.shape
+    every = top_k is not None or correction == "bh"  # else a decision is enough for most rows
+    threshold = 1
+    if top_k is None:
+        assert alpha is not None
+        # For "bh" this is what a single row would have needed: the threshold to report where none is selected.
+        threshold = critical_count(d, alpha if correction is None else alpha / max(V, 1), method)
+    h = tables.counts(0 if every else threshold)
+    if top_k is not None:
         ids = torch.sort(h, descending=True, stable=True).indices[:top_k]
         ids = ids[h[ids] > 0]
-        counts = h[ids]
-        threshold = int(counts.min()) if len(counts) else 1
-    else:
+    elif correction == "bh":
         ids = torch.nonzero(adjust(pvalues(h, d, method), correction) < alpha)[:, 0]
-        counts = h[ids]
-        # With nothing selected: what a single row would have needed.
-        threshold = int(counts.min()) if len(counts) else critical_count(d, alpha / max(V, 1), method)
-    notes = []
-    if same_memory(before, after):
-        notes.append("emb_before and emb_after are the same memory: clone the table before tuning it")
-    elif V and len(ids) < (top_k or 1):
-        h = ops.ks_statistics(before, after)[0] if h is None else h
-        notes.append(_why_so_few(int(h.max()), d, threshold, len(ids), alpha, correction, top_k))
-    return Selection(ids, counts, threshold, notes)
-
-
-def _check_top_k(top_k: Any) -> None:
-    if isinstance(top_k, bool) or not isinstance(top_k, int):
-        raise TypeError(f"top_k is {top_k!r}: expected a number of rows, or None")
-    if top_k < 1:
-        raise InputError(f"top_k is {top_k}: expected at least 1 row")
+    else:
+        ids = torch.nonzero(h >= threshold)[:, 0]
+    if every and len(ids):
+        threshold = int(h[ids].min())
+    note = None
+    if V and len(ids) < (top_k or 1):
+        largest = int((h if every else tables.counts()).max())
+        if largest == 0:
+            both = f"no row differs between {tables.names[0]} and {tables.names[1]}"
+            note = f"{both}: nothing was trained, or both are the same model"
+        else:
+            note = _why_so_few(largest, d, threshold, len(ids), alpha or 0.0, correction, top_k)
+    return Selection(ids, h[ids], threshold, note)
 
 
 def _why_so_few(
     largest: int, d: int, threshold: int, found: int, alpha: float, correction: str | None, top_k: int | None
 ) -> str:
-    if largest == 0:
-        return "no row differs between emb_before and emb_after: nothing was trained, or both are the same model"
     if top_k is not None:
         return f"only {found} rows moved (D > 0), top_k asked for {top_k}"
     after_correction = "" if correction is None else " after the correction for many tests"

@@ -14,9 +14,9 @@ from torch import Tensor
 from . import ticket_file
 from .errors import InputError
 from .files import read_json, write_json
-from .selection import select_rows
+from .selection import TablesInMemory, check_options, select_rows
 from .stats import log_pvalues, pvalues, resolve_table_method
-from .table_pairs import Table, table_pair
+from .table_pairs import Table, same_memory, table_pair
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -294,8 +294,13 @@ def ks_select(
     ([5, 17], 'exact')
     """
     before, after = table_pair(emb_before, emb_after, ("emb_before", "emb_after"))
-    found = select_rows(before, after, alpha, resolve_table_method(before.shape[1], method), correction, top_k)
-    for note in found.notes:
+    alpha, method = check_options(alpha, correction, top_k), resolve_table_method(before.shape[1], method)
+    found = select_rows(TablesInMemory(before, after), alpha, method, correction, top_k)
+    if same_memory(before, after):
+        note: str | None = "emb_before and emb_after are the same memory: clone the table before tuning it"
+    else:
+        note = found.note
+    if note:
         warnings.warn(note, RuntimeWarning, stacklevel=2)
     return Tickets.from_counts(
         found.token_ids,
@@ -303,8 +308,8 @@ def ks_select(
         vocab_size=before.shape[0],
         dimension=before.shape[1],
         threshold_count=found.threshold_count,
-        alpha=None if alpha is None else float(alpha),
-        method=resolve_table_method(before.shape[1], method),
+        alpha=alpha,
+        method=method,
         correction=correction,
         selected_by="alpha" if top_k is None else "top_k",
     )

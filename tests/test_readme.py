@@ -29,6 +29,7 @@ def test_the_python_examples_run_one_after_the_other(tiny_llama, tiny_tokenizer,
         "emb_after": after,
         "model": model,
         "embed_tuned_model": after,
+        "original_model": before.clone(),
         "dataset": dataset,
         "collator": partial(collate, pad_token_id=2),
     }
@@ -37,6 +38,7 @@ def test_the_python_examples_run_one_after_the_other(tiny_llama, tiny_tokenizer,
         # A short training proves as much as a long one; nothing else of the text is changed.
         exec(compile(re.sub(r"max_steps=\d+", "max_steps=2", block), str(README), "exec"), names)
     assert sorted(names["tickets"].token_ids.tolist()) == names["winners"] == shifted
+    assert torch.equal(names["original_model"], after)
     tuned = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned").get_input_embeddings().weight
     moved = (tuned != before).any(dim=1).nonzero().flatten().tolist()
     assert moved == shifted

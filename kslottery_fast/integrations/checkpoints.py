@@ -13,8 +13,8 @@ from torch import Tensor
 from kslottery_fast import ops
 from kslottery_fast.errors import InputError
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
-from kslottery_fast.selection import _check_top_k, _why_so_few
-from kslottery_fast.stats import CORRECTIONS, adjust, check_alpha, critical_count, pvalues, resolve_table_method
+from kslottery_fast.selection import check_options, select_rows
+from kslottery_fast.stats import resolve_table_method
 from kslottery_fast.table_pairs import refuse_flagged
 from kslottery_fast.tickets import Tickets
 
@@ -96,20 +96,16 @@ def ks_select_checkpoints(
     pair = _Pair(*_matching_tables(before, after, tensor), block_bytes, progress)
     V, d = pair.before.shape
     method = resolve_table_method(d, method)
-    if correction not in CORRECTIONS:
-        raise InputError(f"correction is {correction!r}: expected None, 'bonferroni' or 'bh'")
-    if top_k is not None:
-        _check_top_k(top_k)
-    alpha = None if alpha is None and top_k is not None else check_alpha(alpha)
-    ids, h, threshold, note = _choose(pair, alpha or 1.0, method, correction, top_k)
-    if note:
-        warnings.warn(note, RuntimeWarning, stacklevel=2)
+    alpha = check_options(alpha, correction, top_k)
+    found = select_rows(pair, alpha, method, correction, top_k)
+    if found.note:
+        warnings.warn(found.note, RuntimeWarning, stacklevel=2)
     return Tickets.from_counts(
-        ids,
-        h,
+        found.token_ids,
+        found.counts,
         vocab_size=V,
         dimension=d,
-        threshold_count=threshold,
+        threshold_count=found.threshold_count,
         alpha=alpha,
         method=method,
         correction=correction,
@@ -122,16 +118,13 @@ class _Pair:
 
     def __init__(self, before: StoredTensor, after: StoredTensor, block_bytes: int, progress: Progress | None) -> None:
         self.before, self.after = before, after
+        self.shape = (before.shape[0], before.shape[1])
+        self.names = (str(before), str(after))
         self._block_bytes, self._progress = block_bytes, progress
         self._done = self._total = 0
 
     def counts(self, threshold: int = 0) -> Tensor:
-        """Exact h, int64 [V]; with a threshold only where h reaches it, and 0 elsewhere.
-
-        Raises
-        ------
-        InputError : NaN or Inf, naming files and rows, after all rows were read.
-        """
+        """See :class:`kslottery_fast.selection.Tables`; NaN and Inf are told after all rows were read."""
         V = self.before.shape[0]
         self._total += V
         h, flags = torch.zeros(V, dtype=torch.int64), torch.zeros(V, dtype=torch.uint8)
@@ -152,7 +145,7 @@ class _Pair:
             self._done += len(first)
             if self._progress is not None:
                 self._progress(self._done, self._total)
-        refuse_flagged(*marks, flags, _NOT_FINITE, (str(self.before), str(self.after)))
+        refuse_flagged(*marks, flags, _NOT_FINITE, self.names)
         return h
 
 
@@ -161,37 +154,6 @@ def _take(block: Tensor, rows: Tensor) -> Tensor:
     if len(rows) == len(block):
         return block
     return torch.from_numpy(block.view(torch.uint8).numpy()[rows.numpy()]).view(block.dtype)
-
-
-def _choose(
-    pair: _Pair, alpha: float, method: str, correction: str | None, top_k: int | None
-) -> tuple[Tensor, Tensor, int, str | None]:
-    """Ids, counts, smallest h that counts, and a warning: what selection.select_rows says of whole tables.
-
-    Tests hold the two together. With ``top_k`` alpha plays no part.
-    """
-    V, d = pair.before.shape
-    every = top_k is not None or correction == "bh"  # else a decision is enough for most rows
-    threshold = 1
-    if top_k is None:
-        threshold = critical_count(d, alpha if correction is None else alpha / max(V, 1), method)
-    h = pair.counts(0 if every else threshold)
-    if top_k is not None:
-        ids = torch.sort(h, descending=True, stable=True).indices[:top_k]
-        ids = ids[h[ids] > 0]
-    elif correction == "bh":
-        ids = torch.nonzero(adjust(pvalues(h, d, method), correction) < alpha)[:, 0]
-    else:
-        ids = torch.nonzero(h >= threshold)[:, 0]
-    if every and len(ids):
-        threshold = int(h[ids].min())
-    if V == 0 or len(ids) >= (top_k or 1):
-        return ids, h[ids], threshold, None
-    largest = int((h if every else pair.counts()).max())
-    if largest == 0:
-        same = f"no row differs between {pair.before} and {pair.after}"
-        return ids, h[ids], threshold, f"{same}: nothing was trained, or both are the same model"
-    return ids, h[ids], threshold, _why_so_few(largest, d, threshold, len(ids), alpha, correction, top_k)
 
 
 def _matching_tables(before: Any, after: Any, tensor: Any) -> tuple[StoredTensor, StoredTensor]:

@@ -141,11 +141,13 @@ def certificate(data: ReportData) -> Picture:
         for level in (levels[0], levels[-1])
     )
     worst = f"Up to {plural(max(violations), 'violation')}." if violations else "Violations were not counted."
+    own = "a transfer model with the rows that this alpha selects"
+    same = f"the Partial Transfer model, the same at every alpha, with the rows of the {data.selection},"
+    by = own if any(level.get("transferred") is not None for level in levels) else same
     checked = (
-        "Below: violations, certified positions at which the Partial Transfer model predicts another token; "
-        "it is the same model at every alpha, with the rows of"
+        f"Below: violations, certified positions at which {by} predicts another token."
         if violations
-        else "The transfer model was not run, so whether it agrees is not known. Rows:"
+        else "No transfer model was run, so whether one agrees is not known."
     )
     return Picture(
         "certificate",
@@ -154,13 +156,13 @@ def certificate(data: ReportData) -> Picture:
         f"Next-token predictions of the embed-tuned model at {result['positions']:,} positions of "
         f"{plural(result['sentences'], 'held-out sentence')}. A position is certified at alpha when half the "
         "margin between its two largest probabilities exceeds tau(alpha); dashed: the share of positions "
-        f"that the model predicts right at all. {checked} the {data.selection}.",
+        f"that the model predicts right at all. {checked}",
         figure,
     )
 
 
 def _power(value: float, _: int | None = None) -> str:
-    if value >= 0.01:
+    if value >= 0.001:
         return f"{value:g}"
     return "10⁻" + str(round(-math.log10(value))).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 

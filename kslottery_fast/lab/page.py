@@ -156,16 +156,17 @@ def _certificate(certificate: Mapping[str, Any]) -> str:
         "<p>The criterion: a prediction of the embed-tuned model is <em>certified</em> at alpha when half "
         "the margin between its two largest next-token probabilities, (p<sub>A</sub> − "
         "p<sub>B</sub>)&nbsp;/&nbsp;2, exceeds tau(alpha), the asymptotic KS threshold. It is the paper's "
-        "criterion as we read it, and no proof that the model with only the tickets' rows predicts the same "
-        "token. A <em>violation</em> is a certified position at which that model (Partial Transfer) was run "
-        "and predicted another token.</p>"
+        "criterion as we read it, and no proof that the model with only the rows that alpha selects predicts "
+        "the same token. A <em>violation</em> is a certified position at which that model was run and "
+        "predicted another token.</p>"
     )
     agreement = certificate.get("agreement")
     if not agreement:
         return words + '<p class="mark">Not checked: the transfer model was not run; violations are unknown.</p>'
     tokens, sentences = agreement["positions"], agreement["sentences"]
     return words + (
-        f"<p>The check: the transfer model predicts the same token at <b>{percent(tokens['value'], 1)}</b> "
+        "<p>The check: the model of this run's Partial Transfer predicts the same token at "
+        f"<b>{percent(tokens['value'], 1)}</b> "
         f"of {certificate['positions']:,} positions, certified or not ({percent(tokens['low'], 1)} to "
         f"{percent(tokens['high'], 1)}, bootstrap over sentences), and at every position of "
         f"{percent(sentences['value'], 1)} of {plural(certificate['sentences'], 'sentence')} (at least "
@@ -178,18 +179,20 @@ def _levels(data: ReportData) -> str:
     if not data.certificate:
         return ""
     rows = [
-        f"<td>{level['alpha']:g}</td><td>{level['tau']:.4f}</td><td>{percent(level['certified'], 1)}</td>"
+        f"<td>{level['alpha']:g}</td><td>{level['tau']:.4f}</td><td>{count_text(level.get('transferred'))}</td>"
+        f"<td>{percent(level['certified'], 1)}</td>"
         f"<td>{percent(level['certified_accuracy'], 1)}</td><td>{count_text(level['violations'])}</td>"
         f"<td>{count_text(level['violating_sentences'])}</td>"
         f"<td>{percent(level['violating_sentences_upper'], 1)}</td>"
         for level in data.certificate["levels"]
     ]
     caption = (
-        f"Certification over alpha; selected rows: {_text(data.selection)}. Certified: share of all "
-        "positions. Upper bound: of the share of sentences with a violation, with "
+        f"Certification over alpha; this run's rows: {_text(data.selection)}. Rows: of the transfer model that the "
+        "level was checked against. Certified: share of all positions. Upper bound: of the share of "
+        "sentences with a violation, with "
         f"{percent(data.certificate['confidence'])} confidence (Clopper-Pearson, one-sided)."
     )
-    names = ("alpha", "tau", "Certified", "Certified and right", "Violations", "In sentences", "Upper bound")
+    names = ("alpha", "tau", "Rows", "Certified", "Certified and right", "Violations", "In sentences", "Upper bound")
     return _table(3, caption, names, rows)
 
 

@@ -30,8 +30,8 @@ class RunSettings:
     source: str = "en"
     target: str = "es"
     train: int = 1300
-    validation: int = 96
-    test: int = 96
+    validation: int = 64
+    test: int = 192
     template: str = DEFAULT_TEMPLATE
     alpha: float = 0.05
     method: str = "auto"
@@ -40,7 +40,8 @@ class RunSettings:
     learning_rate: float = 1e-2
     tuning_learning_rate: float = 1e-2
     steps: int = 150
-    batch_size: int = 8
+    batch_size: int = 16
+    micro_batch_size: int = 8
     output_role: str = "auto"
     dtype: str = "auto"
     seed: int = 0
@@ -58,6 +59,7 @@ class RunSettings:
                 raise InputError(f"{name} is {value}; expected a positive number such as 1e-2")
         least = {
             **dict.fromkeys(("train", "validation", "test", "top_k", "steps", "batch_size"), 1),
+            "micro_batch_size": 1,
             **dict.fromkeys(("max_new_tokens", "eval_batch_size", "n_bootstrap"), 1),
             "seed": 0,
         }
@@ -65,6 +67,10 @@ class RunSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or value < bound:
                 raise InputError(f"{name} is {value}; expected an integer of at least {bound}")
+        if self.batch_size % self.micro_batch_size:
+            raise InputError(
+                f"batch_size is {self.batch_size}; expected a multiple of micro_batch_size, {self.micro_batch_size}"
+            )
         if self.seed >= 2**32:
             raise InputError(f"seed is {self.seed}; expected an integer below 2**32, which is what numpy takes")
         choices: dict[str, tuple[str | None, ...]] = {

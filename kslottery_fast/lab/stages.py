@@ -340,6 +340,7 @@ def _train(
         pad_token_id=shop.pad_token_id,
         steps=settings.steps,
         batch_size=settings.batch_size,
+        micro_batch_size=settings.micro_batch_size,
         learning_rate=learning_rate,
         seed=settings.seed,
         output=settings.output_role,

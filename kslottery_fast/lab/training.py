@@ -110,6 +110,7 @@ def train_rows(
     pad_token_id: int,
     steps: int,
     batch_size: int,
+    micro_batch_size: int,
     learning_rate: float,
     seed: int,
     output: str = "auto",
@@ -123,7 +124,10 @@ def train_rows(
     model : comes back as it was, bit for bit.
     token_ids : int64 [k]: all active rows for Embed Tuning, the tickets for Partial Tuning.
     features : what :func:`kslottery_fast.evaluate.encode` gives, one for each training example.
-    pad_token_id, batch_size, seed : of the batches; examples of a batch have similar lengths.
+    pad_token_id, seed : of the batches.
+    batch_size : examples of an update, a multiple of ``micro_batch_size``.
+    micro_batch_size : examples that go through the model together. They have similar lengths, to save padding; an
+        update adds up several, so that it sees short and long ones, each target token with the same weight.
     steps, learning_rate : updates of AdamW without weight decay; the rate falls linearly to zero. Gradients are
         clipped to norm 1, as Trainer does by default.
     output : role of a tied table, see :func:`kslottery_fast.attach_rows`.
@@ -142,7 +146,8 @@ def train_rows(
             arguments = TrainingArguments(
                 output_dir=trainer_folder,
                 max_steps=steps,
-                per_device_train_batch_size=batch_size,
+                per_device_train_batch_size=micro_batch_size,
+                gradient_accumulation_steps=batch_size // micro_batch_size,
                 learning_rate=learning_rate,
                 lr_scheduler_type="linear",
                 weight_decay=0.0,

@@ -45,7 +45,8 @@ def arguments(world: Path, output: Path, *more: str) -> list[str]:
         "validation": 4,
         "test": 8,
         "steps": 4,
-        "batch-size": 4,
+        "batch-size": 8,
+        "micro-batch-size": 4,
         "max-new-tokens": 8,
         "n-bootstrap": 20,
     }

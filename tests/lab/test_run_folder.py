@@ -134,6 +134,7 @@ def test_the_settings_of_a_run_can_be_read_back(tmp_path):
         ({"method": "guess"}, "method is 'guess'; expected one of auto, exact"),
         ({"correction": "holm"}, "correction is 'holm'"),
         ({"output_role": "loose"}, "output_role is 'loose'"),
+        ({"batch_size": 12}, "batch_size is 12; expected a multiple of micro_batch_size, 8"),
         ({"seed": 2**32}, "below 2**32"),
         ({"target": "klingon"}, "klingon"),
         ({"dtype": "int8"}, "dtype is 'int8'"),

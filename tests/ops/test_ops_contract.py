@@ -96,6 +96,11 @@ def assert_same_bits(got, expected):
         torch.testing.assert_close(a.detach(), b.detach(), rtol=0, atol=0, equal_nan=True)
 
 
+def test_every_registered_operator_has_samples():
+    registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith(f"{schemas.NAMESPACE}::")}
+    assert {name.split("::")[1] for name in registered} == {name for name, _, _ in SAMPLES}
+
+
 @pytest.mark.parametrize(("name", "arguments", "keywords"), SAMPLES, ids=IDS)
 class TestEveryOperator:
     def test_passes_opcheck(self, name, arguments, keywords):

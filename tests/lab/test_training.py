@@ -1,0 +1,80 @@
+"""Training rows in the lab: which batches it sees, what it leaves of the model, and how divergence is told."""
+
+import random
+
+import pytest
+import torch
+
+from kslottery_fast.encoding import Example, encode
+from kslottery_fast.errors import InputError
+from kslottery_fast.lab.training import GroupedBatches, TrainedRows, train_rows
+from kslottery_fast.rows import get_rows
+
+OPTIONS = {"pad_token_id": 2, "steps": 3, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-2, "seed": 0}
+
+
+@pytest.fixture
+def features(tiny_tokenizer):
+    texts = ["Save", "Save the file", "Delete all", "The house is big", "big", "file"]
+    return [encode(tiny_tokenizer, Example(f"English: {text}\nSpanish:", f" {text[::-1]}")) for text in texts]
+
+
+def test_grouped_batches_show_every_example_once_an_epoch_and_save_padding():
+    numbers = random.Random(0)
+    lengths = [numbers.randint(5, 100) for _ in range(203)]
+    sampler = GroupedBatches(lengths, batch_size=8, seed=0)
+    first, second = list(sampler), list(sampler)
+    assert sorted(first) == sorted(second) == list(range(203))
+    assert first != second
+
+    def padded(order):
+        return sum(8 * max(lengths[i] for i in order[b : b + 8]) for b in range(0, 200, 8))
+
+    assert padded(first) < 0.75 * padded(range(203))
+
+
+def test_grouped_batches_repeat_with_their_seed_and_differ_without():
+    lengths = list(range(50))
+    assert list(GroupedBatches(lengths, 4, seed=1)) == list(GroupedBatches(lengths, 4, seed=1))
+    assert list(GroupedBatches(lengths, 4, seed=1)) != list(GroupedBatches(lengths, 4, seed=2))
+
+
+def test_training_moves_only_the_given_rows_and_gives_the_model_back_bit_for_bit(tiny_llama, features):
+    model = tiny_llama(tied=True)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    ids = torch.tensor(sorted({i for feature in features for i in feature["input_ids"]} - {2}))
+    steps = []
+    trained = train_rows(model, ids, features, progress=lambda *step: steps.append(step), **OPTIONS)
+    assert get_rows(model) is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert torch.equal(trained.token_ids, ids)
+    table = before["model.embed_tokens.weight"]
+    assert (trained.rows != table[ids]).any(dim=1).all()
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+    assert len(trained.losses) == 3
+
+
+def test_the_same_seed_trains_the_same_bits(tiny_llama, features):
+    ids = torch.tensor(sorted({i for feature in features for i in feature["input_ids"]} - {2}))
+    first, second = (train_rows(tiny_llama(), ids, features, **OPTIONS) for _ in range(2))
+    assert torch.equal(first.rows, second.rows)
+    assert first.losses == second.losses
+
+
+def test_a_loss_that_is_no_number_stops_training_by_name_and_takes_the_rows_off(tiny_llama, features):
+    model = tiny_llama()
+    with torch.no_grad():
+        model.lm_head.weight[5] = float("nan")
+    ids = torch.tensor([features[0]["input_ids"][0]])
+    with pytest.raises(InputError, match=r"diverged.*learning rate"):
+        train_rows(model, ids, features, **OPTIONS)
+    assert get_rows(model) is None
+
+
+def test_only_picks_rows_in_the_order_asked_for():
+    trained = TrainedRows(torch.tensor([3, 5, 9]), torch.tensor([[3.0], [5.0], [9.0]]), [1.0])
+    picked = trained.only(torch.tensor([9, 3]))
+    assert picked.rows.tolist() == [[9.0], [3.0]]
+    assert picked.token_ids.tolist() == [9, 3]
