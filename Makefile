@@ -9,6 +9,7 @@ SHELL := /bin/bash
 .PHONY: demo test unit lint format fuzz bench sanitize clean help
 
 BIN := .venv/bin
+CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' 2>/dev/null)
 NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt setup.py
 
 help: ## this list
@@ -26,12 +27,12 @@ lint: .venv/native ## ruff, mypy, clang-format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; echo "run 'make format'"; exit 1; }
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/clang-format --dry-run -Werror $(filter %.cpp %.h %.cu %.cuh,$(NATIVE))
+	@$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	@echo "lint: clean"
 
 format: .venv/native ## let the formatters rewrite the files
 	@$(BIN)/ruff check --fix .; $(BIN)/ruff format .
-	@$(BIN)/clang-format -i $(filter %.cpp %.h %.cu %.cuh,$(NATIVE))
+	@$(BIN)/clang-format -i $(CXX_FILES)
 
 fuzz: .venv/native ## KS kernels against scipy on random and adversarial rows; FUZZ_SECONDS=600 for longer
 	@$(BIN)/python tests/ops/fuzz_ks.py --seconds $(or $(FUZZ_SECONDS),60)

@@ -32,10 +32,10 @@ ksl::Matrix input(const MatrixArgs &args) { return matrix<ksl::Matrix, const voi
 
 ksl::MutableMatrix output(const MatrixArgs &args) { return matrix<ksl::MutableMatrix, void>(args); }
 
-void ks_rows(const MatrixArgs &x, const MatrixArgs &y, Address plus, Address minus, Address plus_at,
-             Address minus_at, Address flags, int threads) {
-    ksl::ks_rows(input(x), input(y), pointer<int64_t>(plus), pointer<int64_t>(minus),
-                 pointer<double>(plus_at), pointer<double>(minus_at), pointer<uint8_t>(flags), threads);
+void ks_rows(const MatrixArgs &x, const MatrixArgs &y, Address plus, Address minus, Address plus_at, Address minus_at,
+             Address flags, int threads) {
+    ksl::ks_rows(input(x), input(y), pointer<int64_t>(plus), pointer<int64_t>(minus), pointer<double>(plus_at),
+                 pointer<double>(minus_at), pointer<uint8_t>(flags), threads);
 }
 
 void ks_statistics(const MatrixArgs &x, const MatrixArgs &y, Address h, Address flags, int threads) {
@@ -44,29 +44,27 @@ void ks_statistics(const MatrixArgs &x, const MatrixArgs &y, Address h, Address 
 
 void ks_decide(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Address decided, Address flags,
                int threads) {
-    ksl::ks_decide(input(x), input(y), threshold, pointer<uint8_t>(decided), pointer<uint8_t>(flags),
-                   threads);
+    ksl::ks_decide(input(x), input(y), threshold, pointer<uint8_t>(decided), pointer<uint8_t>(flags), threads);
 }
 
 void row_adamw(const MatrixArgs &table, Address row_ids, int64_t k, Address master, const MatrixArgs &grad,
-               Address exp_avg, Address exp_avg_sq, int64_t step, double lr, double beta1, double beta2,
-               double eps, double weight_decay, int threads) {
+               Address exp_avg, Address exp_avg_sq, int64_t step, double lr, double beta1, double beta2, double eps,
+               double weight_decay, int threads) {
     ksl::row_adamw(output(table), pointer<const int64_t>(row_ids), k, pointer<void>(master), input(grad),
-                   pointer<void>(exp_avg), pointer<void>(exp_avg_sq),
-                   {lr, beta1, beta2, eps, weight_decay, step}, threads);
+                   pointer<void>(exp_avg), pointer<void>(exp_avg_sq), {lr, beta1, beta2, eps, weight_decay, step},
+                   threads);
 }
 
-void row_embedding(const MatrixArgs &table, const MatrixArgs &rows, Address slots, Address ids, int64_t n,
-                   Address out, int threads) {
-    ksl::row_embedding(input(table), input(rows), pointer<const int32_t>(slots), pointer<const int64_t>(ids),
-                       n, pointer<void>(out), threads);
+void row_embedding(const MatrixArgs &table, const MatrixArgs &rows, Address slots, Address ids, int64_t n, Address out,
+                   int threads) {
+    ksl::row_embedding(input(table), input(rows), pointer<const int32_t>(slots), pointer<const int64_t>(ids), n,
+                       pointer<void>(out), threads);
 }
 
-void row_embedding_backward(const MatrixArgs &grad_out, Address slots, int64_t vocab, Address ids, int64_t n,
-                            int64_t k, Address grad_rows, int32_t grad_rows_dtype, int threads) {
-    ksl::row_embedding_backward(input(grad_out), pointer<const int32_t>(slots), vocab,
-                                pointer<const int64_t>(ids), n, k, pointer<void>(grad_rows),
-                                static_cast<ksl::DType>(grad_rows_dtype), threads);
+void row_embedding_backward(const MatrixArgs &grad_out, Address slots, int64_t vocab, Address ids, int64_t n, int64_t k,
+                            Address grad_rows, int32_t grad_rows_dtype, int threads) {
+    ksl::row_embedding_backward(input(grad_out), pointer<const int32_t>(slots), vocab, pointer<const int64_t>(ids), n,
+                                k, pointer<void>(grad_rows), static_cast<ksl::DType>(grad_rows_dtype), threads);
 }
 
 }  // namespace

@@ -44,11 +44,9 @@ inline BFloat16 to_bfloat16(float value) {
 inline float to_float(Float16 value) {
     const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;
     const uint32_t magnitude = value.bits & 0x7fffu;
-    if (magnitude >= 0x7c00u)
-        return float_from_bits(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);  // Inf, NaN
+    if (magnitude >= 0x7c00u) return float_from_bits(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);  // Inf, NaN
     // Below 2^-14 a half is an integer multiple of 2^-24, which float holds exactly.
-    if (magnitude < 0x400u)
-        return float_from_bits(sign | float_bits(static_cast<float>(magnitude) * 0x1p-24f));
+    if (magnitude < 0x400u) return float_from_bits(sign | float_bits(static_cast<float>(magnitude) * 0x1p-24f));
     return float_from_bits(sign | ((magnitude << 13) + ((127u - 15u) << 23)));
 }
 

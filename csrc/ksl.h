@@ -39,16 +39,15 @@ enum : uint8_t { kHasNaN = 1, kHasInf = 2 };
 // plus_at[r] / minus_at[r] (optional, may be null) are the sample values where scipy.stats.ks_2samp finds
 // them. flags[r] says whether NaN or Inf stands in either row; the other outputs of a row with NaN are -1 and
 // NaN.
-void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at,
-             double *minus_at, uint8_t *flags, int threads);
+void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at, double *minus_at,
+             uint8_t *flags, int threads);
 
 // h[r] = max(plus[r], minus[r]) for two tables of one shape; the quick way where sides and places are not
 // wanted.
 void ks_statistics(const Matrix &x, const Matrix &y, int64_t *h, uint8_t *flags, int threads);
 
 // decided[r] = (h[r] >= threshold) for two tables of one shape: cheaper than knowing h. Rows with NaN give 0.
-void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags,
-               int threads);
+void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags, int threads);
 
 // The instruction set that the KS kernels use: "avx512", "avx2" or "baseline". KSL_ISA in the environment
 // overrides the choice at the first call; a name that is unknown or that this CPU lacks throws.
@@ -63,17 +62,17 @@ struct AdamW {
 // master [k, cols] float32 or null: the exact values of the rows where the table's dtype is narrower; it is
 // updated and the table gets its rounding. grad [k, cols]; exp_avg, exp_avg_sq [k, cols] float32 (float64 for
 // a float64 table), contiguous. row_ids [k] distinct, or null for the rows 0..k-1.
-void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master,
-               const Matrix &grad, void *exp_avg, void *exp_avg_sq, const AdamW &hyper, int threads);
+void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master, const Matrix &grad,
+               void *exp_avg, void *exp_avg_sq, const AdamW &hyper, int threads);
 
 // out[i] = slots[ids[i]] < 0 ? table[ids[i]] : rows[slots[ids[i]]], in the table's dtype. slots [table.rows];
 // out [n, cols] contiguous.
-void row_embedding(const Matrix &table, const Matrix &rows, const int32_t *slots, const int64_t *ids,
-                   int64_t n, void *out, int threads);
+void row_embedding(const Matrix &table, const Matrix &rows, const int32_t *slots, const int64_t *ids, int64_t n,
+                   void *out, int threads);
 
 // grad_rows[s] = sum of grad_out[i] over the i with slots[ids[i]] == s, added up in the order of i in float32
 // (float64 for float64): deterministic. slots [vocab]; grad_rows [k, cols] contiguous, overwritten.
-void row_embedding_backward(const Matrix &grad_out, const int32_t *slots, int64_t vocab, const int64_t *ids,
-                            int64_t n, int64_t k, void *grad_rows, DType grad_rows_dtype, int threads);
+void row_embedding_backward(const Matrix &grad_out, const int32_t *slots, int64_t vocab, const int64_t *ids, int64_t n,
+                            int64_t k, void *grad_rows, DType grad_rows_dtype, int threads);
 
 }  // namespace ksl

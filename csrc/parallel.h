@@ -67,8 +67,7 @@ class ThreadPool {
 
     void start_threads(int wanted) {
         try {
-            for (; started_ < std::min(wanted, kMaxThreads); ++started_)
-                std::thread([this] { serve(); }).detach();
+            for (; started_ < std::min(wanted, kMaxThreads); ++started_) std::thread([this] { serve(); }).detach();
         } catch (const std::system_error &) {
             // The system gives no more threads: the loop runs on those there are, at worst on the caller
             // alone.
@@ -90,8 +89,7 @@ class ThreadPool {
     }
 
     static inline std::atomic<ThreadPool *> current_{nullptr};
-    static inline const int forgotten_in_child_ =
-        pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr); });
+    static inline const int forgotten_in_child_ = pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr); });
 
     std::mutex mutex_;
     std::condition_variable wake_;
@@ -128,8 +126,8 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, int threads, F &&f)
             if (!error) error = std::current_exception();
         }
     };
-    detail::ThreadPool::instance().run([](void *context) { (*static_cast<decltype(work) *>(context))(); },
-                                       &work, static_cast<int>(helpers));
+    detail::ThreadPool::instance().run([](void *context) { (*static_cast<decltype(work) *>(context))(); }, &work,
+                                       static_cast<int>(helpers));
     if (error) std::rethrow_exception(error);
 }
 

@@ -81,17 +81,16 @@ def select_rows(
     """The decision of :func:`ks_select`; options as :func:`check_options` left them, ``method`` not "auto"."""
     V, d = tables.shape
     every = top_k is not None or correction == "bh"  # else a decision is enough for most rows
-    threshold = 1
+    threshold, level = 1, alpha or 0.0  # without alpha there is a top_k, which needs neither
     if top_k is None:
-        assert alpha is not None
         # For "bh" this is what a single row would have needed: the threshold to report where none is selected.
-        threshold = critical_count(d, alpha if correction is None else alpha / max(V, 1), method)
+        threshold = critical_count(d, level if correction is None else level / max(V, 1), method)
     h = tables.counts(0 if every else threshold)
     if top_k is not None:
         ids = torch.sort(h, descending=True, stable=True).indices[:top_k]
         ids = ids[h[ids] > 0]
     elif correction == "bh":
-        ids = torch.nonzero(adjust(pvalues(h, d, method), correction) < alpha)[:, 0]
+        ids = torch.nonzero(adjust(pvalues(h, d, method), correction) < level)[:, 0]
     else:
         ids = torch.nonzero(h >= threshold)[:, 0]
     if every and len(ids):
@@ -103,7 +102,7 @@ def select_rows(
             both = f"no row differs between {tables.names[0]} and {tables.names[1]}"
             note = f"{both}: nothing was trained, or both are the same model"
         else:
-            note = _why_so_few(largest, d, threshold, len(ids), alpha or 0.0, correction, top_k)
+            note = _why_so_few(largest, d, threshold, len(ids), level, correction, top_k)
     return Selection(ids, h[ids], threshold, note)
 
 

@@ -32,14 +32,13 @@ struct Coefficients {
 };
 
 template <typename C>
-void update(const Coefficients<C> &c, int64_t n, const C *__restrict grad, C *__restrict param,
-            C *__restrict exp_avg, C *__restrict exp_avg_sq) {
+void update(const Coefficients<C> &c, int64_t n, const C *__restrict grad, C *__restrict param, C *__restrict exp_avg,
+            C *__restrict exp_avg_sq) {
     // torch.lerp computes from the nearer end, so that weight 1 gives the end itself.
     if (c.one_minus_beta1 < C(0.5)) {
         for (int64_t i = 0; i < n; ++i) exp_avg[i] = exp_avg[i] + c.one_minus_beta1 * (grad[i] - exp_avg[i]);
     } else {
-        for (int64_t i = 0; i < n; ++i)
-            exp_avg[i] = grad[i] - (grad[i] - exp_avg[i]) * (1 - c.one_minus_beta1);
+        for (int64_t i = 0; i < n; ++i) exp_avg[i] = grad[i] - (grad[i] - exp_avg[i]) * (1 - c.one_minus_beta1);
     }
     for (int64_t i = 0; i < n; ++i) {
         exp_avg_sq[i] = exp_avg_sq[i] * c.beta2 + c.one_minus_beta2 * grad[i] * grad[i];
@@ -78,20 +77,18 @@ void check_rows(const int64_t *row_ids, int64_t k, int64_t rows) {
     std::vector<bool> seen(static_cast<size_t>(rows));
     for (int64_t i = 0; i < k; ++i) {
         const int64_t row = row_ids[i];
-        KSL_CHECK(0 <= row && row < rows, "rows[", i, "] is ", row, ", outside the table's rows 0 to ",
-                  rows - 1);
-        KSL_CHECK(!seen[static_cast<size_t>(row)], "rows holds ", row,
-                  " twice; each row can be updated once a step");
+        KSL_CHECK(0 <= row && row < rows, "rows[", i, "] is ", row, ", outside the table's rows 0 to ", rows - 1);
+        KSL_CHECK(!seen[static_cast<size_t>(row)], "rows holds ", row, " twice; each row can be updated once a step");
         seen[static_cast<size_t>(row)] = true;
     }
 }
 
 }  // namespace
 
-void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master,
-               const Matrix &grad, void *exp_avg, void *exp_avg_sq, const AdamW &hyper, int threads) {
-    KSL_CHECK(grad.rows == k && grad.cols == table.cols, "grad is [", grad.rows, ", ", grad.cols,
-              "], expected [", k, ", ", table.cols, "]");
+void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master, const Matrix &grad,
+               void *exp_avg, void *exp_avg_sq, const AdamW &hyper, int threads) {
+    KSL_CHECK(grad.rows == k && grad.cols == table.cols, "grad is [", grad.rows, ", ", grad.cols, "], expected [", k,
+              ", ", table.cols, "]");
     KSL_CHECK(hyper.step >= 1, "step is ", hyper.step, ", but steps count from 1");
     check_rows(row_ids, k, table.rows);
     if (table.dtype == DType::kFloat64) {
@@ -100,8 +97,8 @@ void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, vo
                             static_cast<double *>(exp_avg_sq), hyper, threads);
     } else {
         KSL_CHECK(!master || table.dtype != DType::kFloat32, "master is for tables narrower than float32");
-        update_rows<float>(table, row_ids, k, static_cast<float *>(master), grad,
-                           static_cast<float *>(exp_avg), static_cast<float *>(exp_avg_sq), hyper, threads);
+        update_rows<float>(table, row_ids, k, static_cast<float *>(master), grad, static_cast<float *>(exp_avg),
+                           static_cast<float *>(exp_avg_sq), hyper, threads);
     }
 }
 

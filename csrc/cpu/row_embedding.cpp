@@ -43,8 +43,7 @@ Occurrences group_by_slot(const int32_t *slots, int64_t vocab, const int64_t *id
     grouped.starts.assign(static_cast<size_t>(k) + 1, 0);
     std::vector<Occurrence> found;
     for (int64_t i = 0; i < n; ++i) {
-        KSL_CHECK(0 <= ids[i] && ids[i] < vocab, "ids holds ", ids[i], ", outside the table's rows 0 to ",
-                  vocab - 1);
+        KSL_CHECK(0 <= ids[i] && ids[i] < vocab, "ids holds ", ids[i], ", outside the table's rows 0 to ", vocab - 1);
         const int32_t slot = slots[ids[i]];
         if (slot < 0) continue;
         KSL_CHECK(slot < k, "slots[", ids[i], "] is ", slot, ", but there are ", k, " rows");
@@ -81,16 +80,15 @@ void sum_rows(const Matrix &grad_out, const Occurrences &grouped, int64_t k, C *
 
 }  // namespace
 
-void row_embedding(const Matrix &table, const Matrix &rows, const int32_t *slots, const int64_t *ids,
-                   int64_t n, void *out, int threads) {
+void row_embedding(const Matrix &table, const Matrix &rows, const int32_t *slots, const int64_t *ids, int64_t n,
+                   void *out, int threads) {
     KSL_CHECK(rows.cols == table.cols, "rows has ", rows.cols, " columns, table has ", table.cols);
     const MutableMatrix result{out, n, table.cols, table.cols, 1, table.dtype};
     const auto size = static_cast<int64_t>(element_size(table.dtype));
     parallel_for(0, n, rows_per_chunk(table.cols), threads, [&](int64_t lo, int64_t hi) {
         for (int64_t i = lo; i < hi; ++i) {
             const int64_t id = ids[i];
-            KSL_CHECK(0 <= id && id < table.rows, "ids holds ", id, ", outside the table's rows 0 to ",
-                      table.rows - 1);
+            KSL_CHECK(0 <= id && id < table.rows, "ids holds ", id, ", outside the table's rows 0 to ", table.rows - 1);
             const int32_t slot = slots[id];
             KSL_CHECK(slot < rows.rows, "slots[", id, "] is ", slot, ", but there are ", rows.rows, " rows");
             if (slot >= 0) {
@@ -106,8 +104,8 @@ void row_embedding(const Matrix &table, const Matrix &rows, const int32_t *slots
     });
 }
 
-void row_embedding_backward(const Matrix &grad_out, const int32_t *slots, int64_t vocab, const int64_t *ids,
-                            int64_t n, int64_t k, void *grad_rows, DType grad_rows_dtype, int threads) {
+void row_embedding_backward(const Matrix &grad_out, const int32_t *slots, int64_t vocab, const int64_t *ids, int64_t n,
+                            int64_t k, void *grad_rows, DType grad_rows_dtype, int threads) {
     KSL_CHECK(grad_out.rows == n, "grad_out has ", grad_out.rows, " rows for ", n, " ids");
     const Occurrences grouped = group_by_slot(slots, vocab, ids, n, k);
     if (grad_rows_dtype == DType::kFloat64) {
