@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import sacrebleu
+import sentencepiece
 from sacrebleu.tokenizers import tokenizer_spm
 
 from kslottery_fast.errors import InputError
@@ -102,7 +103,6 @@ def models(tmp_path, monkeypatch):
 @pytest.fixture
 def spm(tmp_path):
     """Bytes of a small but real SentencePiece model."""
-    sentencepiece = pytest.importorskip("sentencepiece")
     text = tmp_path / "text"
     text.write_text(
         "\n".join(f"la casa número {i} es grande y el archivo está aquí" for i in range(200)),
@@ -126,7 +126,6 @@ def test_spbleu_works_where_the_model_is_at_hand(models, spm, tokenizer, name):
 
 
 def test_a_missing_model_is_named_with_where_to_get_it(models):
-    pytest.importorskip("sentencepiece")
     with pytest.raises(InputError, match=r"needs the SentencePiece model .*flores200sacrebleuspm, .* get it from http"):
         bleu_metric("flores200")
 
@@ -143,7 +142,6 @@ def test_truncated_models_are_refused_wherever_they_were_cut(models, spm):
 
 
 def test_a_foreign_file_is_refused(models):
-    pytest.importorskip("sentencepiece")
     (models / "flores200sacrebleuspm").write_text("<html>not found</html>")
     with pytest.raises(InputError, match="is truncated or damaged"):
         bleu_metric("flores200")
