@@ -96,7 +96,7 @@ def _run_stages(settings: RunSettings, folder: RunFolder, console: RunConsole, c
 
     from . import stages
     from .environment import snapshot
-    from .memory import release_memory
+    from .memory import trimming
 
     bleu_metric(settings.bleu_tokenizer)  # refuses what is not at hand now, not after the first evaluation
 
@@ -111,8 +111,7 @@ def _run_stages(settings: RunSettings, folder: RunFolder, console: RunConsole, c
             folder.write_stage(name, partial(snapshot, command)) as temporary,
             console.task(f"[{number}/{len(STAGES)}] {title}") as progress,
         ):
-            work(shop, temporary, progress)
-        release_memory()
+            work(shop, temporary, trimming(progress))
         if name == "select":
             tickets = shop.tickets()
             console.say(tickets.summary())

@@ -23,8 +23,6 @@ from kslottery_fast.evaluate import collate
 from kslottery_fast.integrations.trainer import TicketTrainer
 from kslottery_fast.rows import attach_rows, detach_rows, get_rows
 
-from .memory import release_memory
-
 Features = Sequence[Mapping[str, Sequence[int]]]
 
 
@@ -87,8 +85,6 @@ class _Watch(TrainerCallback):
         self.losses: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step % 10 == 0:
-            release_memory()
         if self.progress:
             self.progress(state.global_step, state.max_steps)
 
