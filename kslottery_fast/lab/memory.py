@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 
 def trimming(progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
@@ -14,6 +16,16 @@ def trimming(progress: Callable[[int, int], None]) -> Callable[[int, int], None]
         progress(done, total)
 
     return report
+
+
+@contextlib.contextmanager
+def trimming_forward(model: Any) -> Iterator[None]:
+    """Give unused memory back after every forward pass inside the block: a cache grows and shrinks with each token."""
+    handle = model.register_forward_hook(lambda *_: release_memory())
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def release_memory() -> None:

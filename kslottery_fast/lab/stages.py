@@ -41,6 +41,7 @@ from kslottery_fast.tickets import Tickets, ks_select
 from .console import ProgressCallback, RunConsole
 from .controls import frequency_rows, random_rows, token_counts
 from .corpora import Corpus, load_corpus
+from .memory import trimming_forward
 from .models import LoadedModel, load_model
 from .prompts import to_examples
 from .run_folder import RunFolder
@@ -262,7 +263,7 @@ def random_tuning(shop: Workshop, folder: Path, progress: ProgressCallback) -> N
 def evaluate_model(name: str, shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
     """Score one model on the test split."""
     settings = shop.settings
-    with shop.wearing(shop.model_rows(name)) as model:
+    with shop.wearing(shop.model_rows(name)) as model, trimming_forward(model):
         result = evaluate(
             model,
             shop.loaded.tokenizer,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kslottery_fast.lab.memory import release_memory, trimming
+from kslottery_fast.lab.memory import release_memory, trimming, trimming_forward
 
 
 def resident() -> int:
@@ -23,6 +23,16 @@ def test_the_free_pieces_of_a_fragmented_heap_are_returned():
     release_memory()
     assert before - resident() > 100e6
     assert all(bool((piece == 1).all()) for piece in kept[::500])
+
+
+def test_a_model_is_trimmed_inside_the_block_alone(monkeypatch):
+    calls = []
+    monkeypatch.setattr("kslottery_fast.lab.memory.release_memory", lambda: calls.append(1))
+    model = torch.nn.Linear(2, 2)
+    with trimming_forward(model):
+        model(torch.ones(2))
+    model(torch.ones(2))
+    assert calls == [1]
 
 
 def test_progress_passes_through():
