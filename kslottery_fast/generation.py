@@ -77,7 +77,7 @@ def generate(
     ends = end_ids(model, tokenizer)
     results: list[GeneratedText | None] = [None] * len(prompts)
     done = 0
-    with inference(model):
+    with inference(model), _contiguous_head_input(model):
         for batch in length_batches([len(row) for row in ids], batch_size):
             tokens = _greedy(model, [ids[i] for i in batch], ends, pad_id(tokenizer), max_new_tokens)
             for i, row in zip(batch, tokens, strict=True):
@@ -119,6 +119,24 @@ def inference(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextlib.contextmanager
+def _contiguous_head_input(model: Any) -> Iterator[None]:
+    """The output head sees contiguous hidden states.
+
+    The last position of a prompt is a strided slice, [B, 1, d]. With a frozen head torch makes a batch of B
+    products of that and copies the [V, d] weight B times for it: 1.8 GB for 32 prompts of SmolLM2-135M in bfloat16.
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if head is None:
+        yield
+        return
+    hook = head.register_forward_pre_hook(lambda _module, arguments: (arguments[0].contiguous(), *arguments[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
@@ -182,6 +183,24 @@ def test_modes_are_restored_after_an_error(tiny_llama):
         fail()
     assert all(module.training for module in model.modules())
     assert torch.is_grad_enabled()
+
+
+def test_no_copy_of_the_output_head_is_made(tiny_llama, tiny_tokenizer):
+    """A strided last position makes torch multiply with B copies of a frozen [V, d] head."""
+    model = tiny_llama().requires_grad_(False)
+    head = model.get_output_embeddings().weight
+    copies = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            result = op(*args, **(kwargs or {}))
+            if op is torch.ops.aten.bmm.default and max(a.numel() for a in args) >= head.numel():
+                copies.append([tuple(a.shape) for a in args])
+            return result
+
+    with Watch():
+        generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=2)
+    assert not copies
 
 
 def test_progress_counts_prompts(tiny_llama, tiny_tokenizer):
