@@ -57,6 +57,7 @@ def sample_inputs():
     yield "ks_rows", (random(4, 6), random(4, 9, seed=1)), {}
     yield "ks_rows", (random(0, 6), random(0, 9)), {}
     yield "ks_statistics", tables(rows=0), {}
+    yield "ks_statistics", (*tables(), 10), {}
     yield "ks_decide", (*tables(), 10), {}
     yield "row_adamw_", *adamw_arguments(identity=True)
     yield "row_adamw_", *adamw_arguments(dtype=torch.bfloat16, master=True)
