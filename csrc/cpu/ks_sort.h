@@ -8,7 +8,7 @@
 #include <cstring>
 #include <vector>
 
-#include "ks_keys.h"
+#include "../ks_keys.h"
 
 namespace ksl {
 
