@@ -145,9 +145,10 @@ void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, do
     });
 }
 
-void ks_statistics(const Matrix &x, const Matrix &y, int64_t *h, uint8_t *flags, int threads) {
-    for_bucketed_rows(x, y, Goal{0, INT64_MAX}, threads, [&](int64_t r, const Outcome &outcome) {
-        h[r] = outcome.h;
+void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t *h, uint8_t *flags, int threads) {
+    const int64_t floor = std::max<int64_t>(threshold, 1) - 1;
+    for_bucketed_rows(x, y, Goal{floor, INT64_MAX}, threads, [&](int64_t r, const Outcome &outcome) {
+        h[r] = outcome.h > floor || outcome.h < 0 ? outcome.h : 0;
         flags[r] = outcome.flags;
     });
 }

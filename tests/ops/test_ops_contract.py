@@ -57,6 +57,7 @@ def sample_inputs():
     yield "ks_rows", (random(4, 6), random(4, 9, seed=1)), {}
     yield "ks_rows", (random(0, 6), random(0, 9)), {}
     yield "ks_statistics", tables(rows=0), {}
+    yield "ks_statistics", (*tables(), 10), {}
     yield "ks_decide", (*tables(), 10), {}
     yield "row_adamw_", *adamw_arguments(identity=True)
     yield "row_adamw_", *adamw_arguments(dtype=torch.bfloat16, master=True)
@@ -140,10 +141,10 @@ class TestEveryOperator:
         expected = run(getattr(ops, name), arguments, keywords)
         assert_same_bits(got, expected[: len(got)])
 
-    def test_a_gpu_or_any_other_device_gets_the_reference(self, name, arguments, keywords):
+    def test_any_other_device_gets_the_reference_and_a_gpu_its_own_kernels(self, name, arguments, keywords):
         kernel = f"kslottery::{name}"
         assert torch._C._dispatch_has_kernel_for_dispatch_key(kernel, "CompositeExplicitAutograd")
-        assert not torch._C._dispatch_has_kernel_for_dispatch_key(kernel, "CUDA")
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(kernel, "CUDA") == name.startswith("ks_")
 
 
 @pytest.mark.parametrize("position", range(2))
