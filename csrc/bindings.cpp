@@ -1,36 +1,14 @@
 // kslottery_fast._C: the functions of ksl.h for Python, and nothing else.
 //
-// Pointers come as integers and a matrix as the tuple (pointer, rows, cols, row_stride, col_stride, dtype);
-// pointers may be 0 where ksl.h says "or null". Whoever calls this keeps the memory alive and has checked the
-// sizes: kslottery_fast/ops does both. Every call releases the GIL; std::invalid_argument becomes ValueError.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <tuple>
-
-#include "ksl.h"
+// bindings.h says how pointers and matrices come. Whoever calls this keeps the memory alive and has checked the sizes:
+// kslottery_fast/ops does both. Every call releases the GIL; std::invalid_argument becomes ValueError.
+#include "bindings.h"
 
 namespace py = pybind11;
 
 namespace {
 
-using Address = uintptr_t;
-using MatrixArgs = std::tuple<Address, int64_t, int64_t, int64_t, int64_t, int32_t>;
-
-template <typename T>
-T *pointer(Address address) {
-    return reinterpret_cast<T *>(address);
-}
-
-template <typename M, typename T>
-M matrix(const MatrixArgs &args) {
-    const auto &[data, rows, cols, row_stride, col_stride, dtype] = args;
-    return {pointer<T>(data), rows, cols, row_stride, col_stride, static_cast<ksl::DType>(dtype)};
-}
-
-ksl::Matrix input(const MatrixArgs &args) { return matrix<ksl::Matrix, const void>(args); }
-
-ksl::MutableMatrix output(const MatrixArgs &args) { return matrix<ksl::MutableMatrix, void>(args); }
+using ksl::Address, ksl::input, ksl::MatrixArgs, ksl::output, ksl::pointer;
 
 void ks_rows(const MatrixArgs &x, const MatrixArgs &y, Address plus, Address minus, Address plus_at, Address minus_at,
              Address flags, int threads) {
@@ -77,6 +55,10 @@ PYBIND11_MODULE(_C, m) {
     const py::call_guard<py::gil_scoped_release> no_gil;
     m.attr("version") = KSL_VERSION;
     m.attr("cuda_reason") = KSL_CUDA_REASON;  // why there are no CUDA kernels; empty where there are
+#ifdef KSL_HAS_CUDA
+    py::module_ cuda = m.def_submodule("cuda");
+    ksl::bind_cuda(cuda);
+#endif
     m.def("active_isa", &ksl::active_isa);
     m.def("ks_rows", &ks_rows, no_gil);
     m.def("ks_statistics", &ks_statistics, no_gil);

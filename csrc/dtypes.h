@@ -2,13 +2,14 @@
 //
 // float16 and bfloat16 are plain bit patterns here, converted by integer arithmetic, so that every compiler
 // and every CPU gives the same bits; to float is exact, from float rounds to nearest, ties to even (IEEE 754,
-// as torch does).
+// as torch does). The same functions serve the CPU code and the CUDA kernels.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
 #include "check.h"
+#include "host_device.h"
 #include "ksl.h"
 
 namespace ksl {
@@ -21,27 +22,27 @@ struct BFloat16 {
     uint16_t bits;
 };
 
-inline uint32_t float_bits(float value) {
+KSL_HOST_DEVICE inline uint32_t float_bits(float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
-inline float float_from_bits(uint32_t bits) {
+KSL_HOST_DEVICE inline float float_from_bits(uint32_t bits) {
     float value;
     std::memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-inline float to_float(BFloat16 value) { return float_from_bits(uint32_t{value.bits} << 16); }
+KSL_HOST_DEVICE inline float to_float(BFloat16 value) { return float_from_bits(uint32_t{value.bits} << 16); }
 
-inline BFloat16 to_bfloat16(float value) {
+KSL_HOST_DEVICE inline BFloat16 to_bfloat16(float value) {
     const uint32_t bits = float_bits(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fc0};  // NaN: rounding its payload could give infinity
     return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
-inline float to_float(Float16 value) {
+KSL_HOST_DEVICE inline float to_float(Float16 value) {
     const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;
     const uint32_t magnitude = value.bits & 0x7fffu;
     if (magnitude >= 0x7c00u) return float_from_bits(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);  // Inf, NaN
@@ -50,7 +51,7 @@ inline float to_float(Float16 value) {
     return float_from_bits(sign | ((magnitude << 13) + ((127u - 15u) << 23)));
 }
 
-inline Float16 to_float16(float value) {
+KSL_HOST_DEVICE inline Float16 to_float16(float value) {
     const uint32_t bits = float_bits(value);
     const uint32_t sign = (bits >> 16) & 0x8000u;
     const uint32_t magnitude = bits & 0x7fffffffu;
@@ -78,20 +79,20 @@ struct ComputeType<double> {
 template <typename T>
 using compute_t = typename ComputeType<T>::type;
 
-inline double load(const double *at) { return *at; }
-inline float load(const float *at) { return *at; }
-inline float load(const Float16 *at) { return to_float(*at); }
-inline float load(const BFloat16 *at) { return to_float(*at); }
+KSL_HOST_DEVICE inline double load(const double *at) { return *at; }
+KSL_HOST_DEVICE inline float load(const float *at) { return *at; }
+KSL_HOST_DEVICE inline float load(const Float16 *at) { return to_float(*at); }
+KSL_HOST_DEVICE inline float load(const BFloat16 *at) { return to_float(*at); }
 
 // A double stored as float16 or bfloat16 is rounded twice, by way of float, exactly as torch's conversion
 // does it.
-inline void store(double *at, double value) { *at = value; }
-inline void store(float *at, double value) { *at = static_cast<float>(value); }
-inline void store(float *at, float value) { *at = value; }
-inline void store(Float16 *at, float value) { *at = to_float16(value); }
-inline void store(BFloat16 *at, float value) { *at = to_bfloat16(value); }
-inline void store(Float16 *at, double value) { *at = to_float16(static_cast<float>(value)); }
-inline void store(BFloat16 *at, double value) { *at = to_bfloat16(static_cast<float>(value)); }
+KSL_HOST_DEVICE inline void store(double *at, double value) { *at = value; }
+KSL_HOST_DEVICE inline void store(float *at, double value) { *at = static_cast<float>(value); }
+KSL_HOST_DEVICE inline void store(float *at, float value) { *at = value; }
+KSL_HOST_DEVICE inline void store(Float16 *at, float value) { *at = to_float16(value); }
+KSL_HOST_DEVICE inline void store(BFloat16 *at, float value) { *at = to_bfloat16(value); }
+KSL_HOST_DEVICE inline void store(Float16 *at, double value) { *at = to_float16(static_cast<float>(value)); }
+KSL_HOST_DEVICE inline void store(BFloat16 *at, double value) { *at = to_bfloat16(static_cast<float>(value)); }
 
 // Calls f(T{}) with the type that the code names: dispatch(m.dtype, [&](auto tag) { using T = decltype(tag);
 // ... }).

@@ -12,11 +12,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define KSL_HOST_DEVICE __host__ __device__
-#else
-#define KSL_HOST_DEVICE
-#endif
+#include "host_device.h"
 
 namespace ksl {
 

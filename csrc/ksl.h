@@ -2,10 +2,11 @@
 //
 // Every function is synchronous on the CPU, reads its inputs only, writes its outputs only, throws
 // std::invalid_argument for arguments that it cannot take, and gives the same bits for any thread count and
-// any ISA.
+// any ISA. Those of the namespace cuda are at the end.
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace ksl {
 
@@ -81,4 +82,24 @@ void row_embedding(const Matrix &table, const Matrix &rows, const int32_t *slots
 void row_embedding_backward(const Matrix &grad_out, const int32_t *slots, int64_t vocab, const int64_t *ids, int64_t n,
                             int64_t k, void *grad_rows, DType grad_rows_dtype, int threads);
 
+// The same on a CUDA device: all pointers are to its memory. A function puts its work on the stream and returns; it
+// does not wait, and may be captured into a CUDA graph. Failures of CUDA are std::runtime_error.
+namespace cuda {
+
+// A device and a cudaStream_t of it; null is its default stream.
+struct Stream {
+    int device;
+    void *handle;
+};
+
+// Why no kernel can run on this machine (no driver, no device), or an empty string.
+std::string unavailable();
+
+// Bit for bit what the functions of these names above give.
+void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at, double *minus_at,
+             uint8_t *flags, Stream stream);
+void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t *h, uint8_t *flags, Stream stream);
+void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags, Stream stream);
+
+}  // namespace cuda
 }  // namespace ksl

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../ks_keys.h"
 #include "ks_kernels.h"
-#include "ks_keys.h"
 
 // Only what comes after this line is compiled for AVX2: the functions of the headers above are shared with code that
 // must run anywhere.

@@ -2,8 +2,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../ks_keys.h"
 #include "ks_kernels.h"
-#include "ks_keys.h"
 
 #define KSL_ISA baseline
 #include "adamw_loop.h"

@@ -7,8 +7,8 @@
 // totals at the end. A value's `location` is the index s * kLanes + k in these tables.
 #pragma once
 
+#include "../ks_keys.h"
 #include "ks_kernels.h"
-#include "ks_keys.h"
 
 namespace ksl {
 namespace KSL_ISA {

@@ -8,17 +8,9 @@
 #include <cstring>
 #include <vector>
 
-#include "ks_keys.h"
+#include "../ks_keys.h"
 
 namespace ksl {
-
-template <typename T>
-T value_of_key(key_t<T> key) {
-    const key_t<T> bits = bits_of_key(key);
-    T value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
 
 // Sorts n keys, least significant digit first. Digits that all keys share are skipped. scratch holds n keys.
 template <typename Key>

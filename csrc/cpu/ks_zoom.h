@@ -7,8 +7,8 @@
 // Included by one source file per instruction set; KSL_ISA is the namespace of its copy.
 #pragma once
 
+#include "../ks_keys.h"
 #include "ks_kernels.h"
-#include "ks_keys.h"
 
 namespace ksl {
 namespace KSL_ISA {

@@ -1,8 +1,7 @@
-"""Which code runs an operator: the native kernels on the CPU, the pure-torch ones everywhere else.
+"""Which code runs an operator: the native kernels on the CPU and on CUDA, the pure-torch ones everywhere else.
 
-``CPU`` gets the native library, or the reference where that could not be loaded;
-``CompositeExplicitAutograd`` gets the reference, for CUDA and every other device. Gradients are registered
-here too.
+``CPU`` and ``CUDA`` get the native library, or the reference where that has no kernels for the device;
+``CompositeExplicitAutograd`` gets the reference, for every other device. Gradients are registered here too.
 """
 
 from __future__ import annotations
@@ -27,30 +26,30 @@ def _matrix(tensor: Tensor) -> _Matrix:
 
 def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Native ks_rows."""
-    if (library := native.module()) is None:
+    if (call := native.caller(x.device)) is None:
         return reference.ks_rows(x, y)
     outputs = schemas.ks_rows(x, y)
-    native.call(library, "ks_rows", _matrix(x), _matrix(y), *(output.data_ptr() for output in outputs))
+    call("ks_rows", _matrix(x), _matrix(y), *(output.data_ptr() for output in outputs))
     return outputs
 
 
 def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Tensor, Tensor]:
     """Native ks_statistics."""
-    if (library := native.module()) is None:
+    if (call := native.caller(before.device)) is None:
         return reference.ks_statistics(before, after, threshold)
     h, flags = schemas.ks_statistics(before, after, threshold)
     pointers = h.data_ptr(), flags.data_ptr()
-    native.call(library, "ks_statistics", _matrix(before), _matrix(after), threshold, *pointers)
+    call("ks_statistics", _matrix(before), _matrix(after), threshold, *pointers)
     return h, flags
 
 
 def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
     """Native ks_decide."""
-    if (library := native.module()) is None:
+    if (call := native.caller(before.device)) is None:
         return reference.ks_decide(before, after, threshold)
     decided, flags = schemas.ks_decide(before, after, threshold)
     pointers = decided.data_ptr(), flags.data_ptr()
-    native.call(library, "ks_decide", _matrix(before), _matrix(after), threshold, *pointers)
+    call("ks_decide", _matrix(before), _matrix(after), threshold, *pointers)
     return decided, flags
 
 
@@ -71,13 +70,12 @@ def row_adamw_(
 ) -> None:
     """Native row_adamw_."""
     scalars = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
-    if (library := native.module()) is None:
+    if (call := native.caller(table.device)) is None:
         reference.row_adamw_(table, rows, grad, exp_avg, exp_avg_sq, step=step, master=master, **scalars)
     else:
         schemas.row_adamw_(table, rows, grad, exp_avg, exp_avg_sq, step=step, master=master, **scalars)
         row_ids = None if rows is None else rows.contiguous()
-        native.call(
-            library,
+        call(
             "row_adamw",
             _matrix(table),
             _pointer(row_ids),
@@ -97,23 +95,22 @@ def row_adamw_(
 
 def row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> Tensor:
     """Native row_embedding."""
-    if (library := native.module()) is None:
+    if (call := native.caller(table.device)) is None:
         return reference.row_embedding(table, rows, slots, ids)
     out = schemas.row_embedding(table, rows, slots, ids)
     slots, ids = slots.contiguous(), ids.contiguous()
     pointers = slots.data_ptr(), ids.data_ptr(), ids.numel(), out.data_ptr()
-    native.call(library, "row_embedding", _matrix(table), _matrix(rows), *pointers)
+    call("row_embedding", _matrix(table), _matrix(rows), *pointers)
     return out
 
 
 def row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int) -> Tensor:
     """Native row_embedding_backward."""
-    if (library := native.module()) is None:
+    if (call := native.caller(grad_out.device)) is None:
         return reference.row_embedding_backward(grad_out, slots, ids, k)
     grad_rows = schemas.row_embedding_backward(grad_out, slots, ids, k)
     slots, ids = slots.contiguous(), ids.contiguous()
-    native.call(
-        library,
+    call(
         "row_embedding_backward",
         _matrix(grad_out.reshape(ids.numel(), grad_out.shape[-1])),
         slots.data_ptr(),
@@ -149,6 +146,8 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[None, Tensor | None, None, No
 
 for _kernel in (ks_rows, ks_statistics, ks_decide, row_adamw_, row_embedding, row_embedding_backward):
     LIBRARY.impl(_kernel.__name__, _kernel, "CPU")
+    if _kernel in (ks_rows, ks_statistics, ks_decide):
+        LIBRARY.impl(_kernel.__name__, _kernel, "CUDA")
     LIBRARY.impl(_kernel.__name__, getattr(reference, _kernel.__name__), "CompositeExplicitAutograd")
 
 torch.library.register_autograd(f"{NAMESPACE}::row_embedding", _backward, setup_context=_setup_context, lib=LIBRARY)

@@ -6,9 +6,11 @@ once, with the whole load error; the error stays readable in ``info()``.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +20,7 @@ from kslottery_fast.errors import InputError
 
 _MODULE = "kslottery_fast._C"
 _DISTRIBUTION = "kslottery-fast"
+_CPU = torch.device("cpu")
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -47,12 +50,55 @@ def module() -> ModuleType | None:
     return _module
 
 
-def call(native: ModuleType, name: str, *arguments: Any) -> None:
-    """Run a native function on torch's number of threads; its ValueError becomes InputError."""
-    try:
-        getattr(native, name)(*arguments, torch.get_num_threads())
-    except ValueError as error:
-        raise InputError(str(error)) from None
+def caller(device: torch.device = _CPU) -> Callable[..., None] | None:
+    """What calls native functions for tensors on this device: ``caller(device)("ks_decide", *arguments)``.
+
+    On the CPU they run on torch's number of threads; on CUDA they are put on the current stream of the device, and
+    nothing waits for them. A ValueError of theirs becomes InputError. None where there are no native kernels for the
+    device, after one RuntimeWarning per process that says why.
+    """
+    if device.type != "cuda":
+        return None if (library := module()) is None else _Caller(library, torch.get_num_threads())
+    if (library := module()) is None:
+        return None
+    if library.cuda_reason:
+        _warn_of_missing_cuda(library.cuda_reason)
+        return None
+    return _Caller(library.cuda, device.index, torch.cuda.current_stream(device).cuda_stream)
+
+
+class _Caller:
+    """Calls functions of a native module; `where` are the last arguments of each."""
+
+    def __init__(self, native: ModuleType, *where: int) -> None:
+        self._native, self._where = native, where
+
+    def __call__(self, name: str, *arguments: Any) -> None:
+        try:
+            getattr(self._native, name)(*arguments, *self._where)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+
+
+@functools.cache
+def _warn_of_missing_cuda(reason: str) -> None:
+    warnings.warn(
+        f"kslottery-fast has no CUDA kernels ({reason}); pure-torch kernels are used for CUDA tensors, which are many "
+        "times slower. Install the CUDA toolkit and rebuild with KSL_CUDA=on",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def cuda_reason() -> str:
+    """Why no CUDA kernels can run in this process; "" if they can."""
+    if _module is None:
+        return "the native library is not loaded"
+    if _module.cuda_reason:
+        return str(_module.cuda_reason)
+    if not torch.backends.cuda.is_built():
+        return f"torch {torch.__version__} is built without CUDA"
+    return str(_module.cuda.unavailable())
 
 
 def info() -> dict[str, Any]:
@@ -64,7 +110,9 @@ def info() -> dict[str, Any]:
         ``native`` : bool, whether the native library is used;
         ``version`` : str, the version it was built as (of the package, without it);
         ``isa`` : str, the instruction set of its KS kernels ("avx512", "avx2", "baseline"), "none" without
-        it; ``cuda`` : bool, whether it has CUDA kernels; ``cuda_reason`` : str, why not, "" if it has;
+        it;
+        ``cuda`` : bool, whether CUDA kernels can run; ``cuda_reason`` : str, why not, "" if they can: not built, torch
+        without CUDA, no driver, no device;
         ``error`` : str or None, the load error in full;
         ``threads`` : int, how many threads a kernel uses: torch.get_num_threads().
 
@@ -83,7 +131,7 @@ def info() -> dict[str, Any]:
             "version": installed_version(),
             "isa": "none",
             "cuda": False,
-            "cuda_reason": "the native library is not loaded",
+            "cuda_reason": cuda_reason(),
             "error": _error,
             "threads": torch.get_num_threads(),
         }
@@ -91,12 +139,13 @@ def info() -> dict[str, Any]:
         isa = _module.active_isa()
     except ValueError as error:
         raise InputError(str(error)) from None
+    reason = cuda_reason()
     return {
         "native": True,
         "version": _module.version,
         "isa": isa,
-        "cuda": not _module.cuda_reason,
-        "cuda_reason": _module.cuda_reason,
+        "cuda": not reason,
+        "cuda_reason": reason,
         "error": None,
         "threads": torch.get_num_threads(),
     }

@@ -1,11 +1,11 @@
-// Bits and ordered keys of the element types.
+// Bits and ordered keys of the element types: host and device code.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#include "../dtypes.h"
-#include "../ks_buckets.h"
+#include "dtypes.h"
+#include "ks_buckets.h"
 
 namespace ksl {
 
@@ -47,15 +47,23 @@ template <typename T>
 constexpr bits_t<T> kMagnitude = static_cast<bits_t<T>>(static_cast<bits_t<T>>(~bits_t<T>{0}) >> 1);
 
 template <typename T>
-bits_t<T> bits_of(const T &value) {
+KSL_HOST_DEVICE bits_t<T> bits_of(const T &value) {
     bits_t<T> bits;
     std::memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
 template <typename T>
-key_t<T> key_of(const T &value) {
+KSL_HOST_DEVICE key_t<T> key_of(const T &value) {
     return ordered_key(bits_of(value));
+}
+
+template <typename T>
+KSL_HOST_DEVICE T value_of_key(key_t<T> key) {
+    const bits_t<T> bits = static_cast<bits_t<T>>(bits_of_key(static_cast<bits_t<T>>(key)));
+    T value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
 }
 
 // Writes the ordered keys of n values and returns the flags of what they hold; with NaN the keys mean nothing.

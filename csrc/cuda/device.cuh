@@ -1,0 +1,199 @@
+// All that stands between our kernels and CUDA: launches, errors, devices, shared memory, block-wide sums.
+//
+// It includes two libraries, the CUDA runtime and CUB, and uses few names of each. tests/cuda/shim has headers of the
+// same names, so that g++ compiles the very same kernels for the CPU, where the tests execute them. Two rules keep that
+// possible: kernels are started by launch(), not by <<<>>>, and shared memory is declared by the macros below.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <climits>
+#include <cub/block/block_reduce.cuh>
+#include <cub/block/block_scan.cuh>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "../check.h"
+#include "../dtypes.h"
+#include "../ksl.h"
+
+#ifndef KSL_SHARED  // the shim has its own: it poisons shared memory and watches its edges
+#define KSL_SHARED(name, ...)        \
+    using name##_type = __VA_ARGS__; \
+    __shared__ name##_type name
+#define KSL_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
+
+namespace ksl {
+namespace cuda {
+
+constexpr int kWarp = 32;
+constexpr unsigned kFullWarp = 0xffffffffu;
+
+// Throws std::runtime_error with what was being done and the name and text of the error.
+inline void check(cudaError_t status, const char *what) {
+    if (status == cudaSuccess) return;
+    throw std::runtime_error(std::string("CUDA failed in ") + what + ": " + cudaGetErrorName(status) + ", " +
+                             cudaGetErrorString(status));
+}
+
+// Makes a device the current one in this scope. Nothing happens where it already is.
+class DeviceGuard {
+  public:
+    explicit DeviceGuard(int device) {
+        check(cudaGetDevice(&previous_), "cudaGetDevice");
+        if (device != previous_) check(cudaSetDevice(device), "cudaSetDevice");
+        changed_ = device != previous_;
+    }
+    ~DeviceGuard() {
+        if (changed_) cudaSetDevice(previous_);
+    }
+    DeviceGuard(const DeviceGuard &) = delete;
+    DeviceGuard &operator=(const DeviceGuard &) = delete;
+
+  private:
+    int previous_ = 0;
+    bool changed_ = false;
+};
+
+inline int device_attribute(cudaDeviceAttr attribute, int device) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+    return value;
+}
+
+// Blocks of a launch, their threads, and the bytes of dynamic shared memory of each.
+struct Shape {
+    int64_t blocks;
+    int threads;
+    size_t shared = 0;
+};
+
+// Without this a kernel gets at most 48 KB of shared memory. It holds for the current device.
+template <typename Kernel>
+void allow_shared(Kernel *kernel, size_t bytes) {
+    if (bytes <= 48 * 1024) return;
+    const auto *symbol = reinterpret_cast<const void *>(kernel);
+    check(cudaFuncSetAttribute(symbol, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+          "cudaFuncSetAttribute");
+}
+
+// How many blocks of this shape the device of the stream runs at the same time; for kernels whose blocks loop.
+template <typename Kernel>
+int64_t resident_blocks(Kernel *kernel, int threads, size_t shared, Stream stream) {
+    DeviceGuard guard(stream.device);
+    allow_shared(kernel, shared);
+    int per_multiprocessor = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, reinterpret_cast<const void *>(kernel),
+                                                        threads, shared),
+          "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+    return int64_t{per_multiprocessor} * device_attribute(cudaDevAttrMultiProcessorCount, stream.device);
+}
+
+// Puts a kernel on the stream and returns at once. No blocks, no launch. `what` names the op in errors.
+template <typename... Parameters, typename... Arguments>
+void launch(const char *what, void (*kernel)(Parameters...), Shape shape, Stream stream, Arguments &&...arguments) {
+    if (shape.blocks == 0) return;
+    KSL_CHECK(shape.blocks > 0 && shape.blocks <= INT_MAX, what, ": a launch of ", shape.blocks,
+              " blocks; CUDA takes 1 to 2^31 - 1");
+    DeviceGuard guard(stream.device);
+    allow_shared(kernel, shape.shared);
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+    config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+    config.dynamicSmemBytes = shape.shared;
+    config.stream = static_cast<cudaStream_t>(stream.handle);
+    check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), what);
+}
+
+// The same number, of which the compiler does not know that: it computes again what depends on it, and does not keep
+// what it computed before in registers until here.
+__device__ inline int64_t forget(int64_t number) {
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+l"(number));
+#endif
+    return number;
+}
+__device__ inline uint32_t forget(uint32_t number) {
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+r"(number));
+#endif
+    return number;
+}
+
+// Memory of the device for the kernels of one launcher, taken and given back in the order of the stream; null for no
+// bytes.
+class ScratchMemory {
+  public:
+    ScratchMemory(size_t bytes, Stream stream) : stream_(stream) {
+        if (bytes == 0) return;
+        DeviceGuard guard(stream.device);
+        check(cudaMallocAsync(&data_, bytes, static_cast<cudaStream_t>(stream.handle)), "cudaMallocAsync");
+    }
+    ~ScratchMemory() {
+        if (data_) cudaFreeAsync(data_, static_cast<cudaStream_t>(stream_.handle));  // a failure will show in the next call
+    }
+    ScratchMemory(const ScratchMemory &) = delete;
+    ScratchMemory &operator=(const ScratchMemory &) = delete;
+
+    void *data() const { return data_; }
+
+  private:
+    void *data_ = nullptr;
+    Stream stream_;
+};
+
+// Prefix sums over the threads of a block, in the order of their numbers. All threads call it. The storage is shared
+// memory; between two uses of it stands a __syncthreads().
+template <typename T, int kThreads>
+struct BlockScan {
+    using Scan = cub::BlockScan<T, kThreads>;
+    using Storage = typename Scan::TempStorage;
+
+    // The sum of the values of the threads before this one; `total`, for every thread, that of all.
+    static __device__ T exclusive_sum(Storage &storage, T value, T &total) {
+        T before;
+        Scan(storage).ExclusiveSum(value, before, total);
+        return before;
+    }
+};
+
+// Sums and extremes over the threads of a block. Only thread 0 gets the result; otherwise as BlockScan.
+template <typename T, int kThreads>
+struct BlockReduce {
+    using Reduce = cub::BlockReduce<T, kThreads>;
+    using Storage = typename Reduce::TempStorage;
+
+    template <typename Operator>
+    static __device__ T reduce(Storage &storage, T value, Operator op) {
+        return Reduce(storage).Reduce(value, op);
+    }
+};
+
+// The largest of a few numbers each over the threads of a block, for all of them: one barrier and two instructions a
+// number, where CUB's reduction is for any type and any operation. The storage is shared memory; between two uses of it
+// stands a __syncthreads().
+template <int kThreads, int kNumbers>
+struct BlockMax {
+    static constexpr int kWarps = kThreads / kWarp;
+    static_assert(kThreads % kWarp == 0 && kWarps <= kWarp, "whole warps, and one lane for each of them");
+    struct Storage {
+        int numbers[kNumbers][kWarps];
+    };
+
+    static __device__ void reduce(Storage &storage, int (&numbers)[kNumbers]) {
+        const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+        for (int k = 0; k < kNumbers; ++k) {
+            numbers[k] = __reduce_max_sync(kFullWarp, numbers[k]);
+            if (lane == 0) storage.numbers[k][warp] = numbers[k];
+        }
+        __syncthreads();
+        for (int k = 0; k < kNumbers; ++k) {
+            numbers[k] = __reduce_max_sync(kFullWarp, storage.numbers[k][lane % kWarps]);
+        }
+    }
+};
+
+}  // namespace cuda
+}  // namespace ksl

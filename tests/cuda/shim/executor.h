@@ -1,0 +1,59 @@
+// Executes a kernel on the CPU: the threads of a block are fibers of one system thread, block after block.
+//
+// A fiber runs until it comes to a barrier, a warp-wide operation or its end. Without a seed the fibers go round in the
+// order of their numbers; with one, the next to run is drawn at random, and atomics may switch too. What depends on an
+// order that CUDA does not promise then gives other results for other seeds.
+//
+// What is checked, each a std::logic_error that names the threads:
+// - a barrier or a warp-wide operation that not all of its threads come to, or come to with other arguments or in
+//   another line: hardware may hang there, or worse;
+// - shared memory written before its begin or beyond its end; and none of it is ever zero by chance: it is filled with
+//   0xa5 before each block.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+namespace shim {
+
+struct Dim {
+    unsigned x = 1, y = 1, z = 1;
+};
+
+struct Launch {
+    Dim grid, block;
+    size_t dynamic_shared = 0;
+    size_t shared_limit = 48 * 1024;  // static and dynamic together
+};
+
+// Where in the source an operation stands.
+struct Site {
+    const char *file;
+    int line;
+};
+
+// Runs all blocks. Throws std::logic_error as above, or what the body throws.
+void execute(const Launch &launch, const std::function<void()> &body);
+
+void set_seed(uint64_t seed);  // 0: in the order of the numbers
+uint64_t blocks_executed();    // since the process started: shows what a launcher's grid really was
+
+// ---- what kernels call, through cuda_runtime.h ----
+
+int lane();
+
+// Waits until all threads of the block are here; the sum of their values.
+int64_t block_barrier(const char *operation, Site site, int64_t value);
+
+// Waits until the lanes of the mask are here; values[i] is then what lane i brought, for the lanes of the mask.
+const uint64_t *warp_exchange(const char *operation, Site site, unsigned mask, uint64_t value);
+
+// The shared variable of this key in the block that runs; the same memory for all its threads.
+void *shared_variable(const void *key, size_t bytes);
+unsigned char *dynamic_shared();
+
+void at_atomic();  // a place where another thread may come in between
+
+}  // namespace shim

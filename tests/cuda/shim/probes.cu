@@ -1,0 +1,136 @@
+#include <pybind11/stl.h>
+
+#include <vector>
+
+#include "cuda/device.cuh"
+#include "probes.h"
+
+namespace {
+
+using ksl::cuda::BlockMax;
+using ksl::cuda::BlockReduce;
+using ksl::cuda::BlockScan;
+using ksl::cuda::kFullWarp;
+
+// What a probe writes, one value per thread.
+using Out = std::vector<int64_t>;
+
+__global__ void numbers(int64_t *out) { out[blockIdx.x * blockDim.x + threadIdx.x] = blockIdx.x * 1000 + threadIdx.x; }
+
+__global__ void reversed(int64_t *out, bool with_barrier) {
+    KSL_SHARED(values, int[256]);
+    values[threadIdx.x] = static_cast<int>(threadIdx.x);
+    if (with_barrier) __syncthreads();
+    out[threadIdx.x] = values[blockDim.x - 1 - threadIdx.x];
+}
+
+__global__ void scans(int64_t *out) {
+    KSL_SHARED(scan, BlockScan<int, 64>::Storage);
+    int total = 0;
+    const int before = BlockScan<int, 64>::exclusive_sum(scan, static_cast<int>(threadIdx.x), total);
+    out[threadIdx.x] = before * 10000 + total;
+}
+
+__global__ void reduces(int64_t *out) {
+    KSL_SHARED(storage, BlockReduce<int64_t, 64>::Storage);
+    KSL_SHARED(max, BlockMax<64, 2>::Storage);
+    const int number = static_cast<int>(threadIdx.x * 37 % 64);
+    const auto product = [](int64_t a, int64_t b) { return a * (b + 1) % 1000003; };
+    const int64_t all = BlockReduce<int64_t, 64>::reduce(storage, number, product);
+    int numbers[2] = {number, -number};
+    BlockMax<64, 2>::reduce(max, numbers);
+    out[threadIdx.x] = numbers[0] == 63 && numbers[1] == 0;
+    if (threadIdx.x == 0) out[64] = all;
+}
+
+__global__ void warps(int64_t *out) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const unsigned odd = __ballot_sync(kFullWarp, lane & 1);
+    int sum = lane;
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
+    const int up = __shfl_up_sync(kFullWarp, lane, 1), down = __shfl_down_sync(kFullWarp, lane, 2);
+    unsigned half = 0;  // only the lanes of the mask come here
+    if (lane < 16) half = __reduce_add_sync(0xffffu, static_cast<unsigned>(lane));
+    out[threadIdx.x] = odd == 0xaaaaaaaau ? sum * 1000000 + up * 10000 + down * 100 + half % 100 : -1;
+}
+
+__global__ void atomics(int64_t *out) {
+    KSL_SHARED(count, unsigned);
+    if (threadIdx.x == 0) count = 0;
+    __syncthreads();
+    atomicAdd(&count, 2u);
+    __syncthreads();
+    out[threadIdx.x] = count;
+}
+
+__global__ void poison(int64_t *out) {
+    KSL_SHARED(fixed, unsigned[64]);
+    KSL_DYNAMIC_SHARED(memory);
+    out[threadIdx.x] = fixed[threadIdx.x] == 0xa5a5a5a5u && memory[threadIdx.x] == 0xa5;
+    fixed[threadIdx.x] = memory[threadIdx.x] = 0;  // the next block must not find this
+}
+
+__global__ void some_leave_before_a_barrier() {
+    if (threadIdx.x == 5) return;
+    __syncthreads();
+}
+
+__global__ void two_barriers() {
+    if (threadIdx.x < 32) {
+        __syncthreads();
+    } else {
+        __syncthreads();
+    }
+}
+
+__global__ void shuffle_in_a_branch() {
+    if (threadIdx.x % 2 == 0) __shfl_sync(kFullWarp, 1, 0);
+}
+
+__global__ void shuffle_outside_the_mask() { __shfl_sync(0xffffu, 1, 0); }
+
+__global__ void beyond_dynamic_shared(int where) {
+    KSL_DYNAMIC_SHARED(memory);
+    if (threadIdx.x == 0) memory[where] = 0;
+}
+
+__global__ void large_static_shared() {
+    KSL_SHARED(first, char[40000]);
+    KSL_SHARED(second, char[10000]);
+    first[0] = second[0] = 0;
+}
+
+template <typename... Parameters, typename... Arguments>
+void start(void (*kernel)(Parameters...), ksl::cuda::Shape shape, Arguments... arguments) {
+    ksl::cuda::launch("probe", kernel, shape, {0, nullptr}, arguments...);
+}
+
+template <typename... Parameters, typename... Arguments>
+Out outputs(size_t size, void (*kernel)(Parameters...), ksl::cuda::Shape shape, Arguments... arguments) {
+    Out out(size, -7);
+    start(kernel, shape, out.data(), arguments...);
+    return out;
+}
+
+Out run(const std::string &name, int64_t argument) {
+    if (name == "numbers") return outputs(3 * 40, numbers, {3, 40});
+    if (name == "reversed") return outputs(256, reversed, {1, 256}, argument != 0);
+    if (name == "scans") return outputs(64, scans, {1, 64});
+    if (name == "reduces") return outputs(65, reduces, {1, 64});
+    if (name == "warps") return outputs(64, warps, {1, 64});
+    if (name == "atomics") return outputs(100, atomics, {1, 100});
+    if (name == "poison") return outputs(64, poison, {2, 64, 64});
+    if (name == "some leave before a barrier") start(some_leave_before_a_barrier, {1, 64});
+    if (name == "two barriers") start(two_barriers, {1, 64});
+    if (name == "shuffle in a branch") start(shuffle_in_a_branch, {1, 32});
+    if (name == "shuffle outside the mask") start(shuffle_outside_the_mask, {1, 32});
+    if (name == "beyond dynamic shared") start(beyond_dynamic_shared, {1, 32, 100}, static_cast<int>(argument));
+    if (name == "large static shared") start(large_static_shared, {1, 32});
+    if (name == "threads") start(two_barriers, {1, static_cast<int>(argument)});
+    if (name == "blocks") start(two_barriers, {argument, 32});
+    return {};
+}
+
+}  // namespace
+
+void bind_probes(pybind11::module_ &m) { m.def("probe", &run, pybind11::arg("name"), pybind11::arg("argument") = 0); }
