@@ -1,13 +1,13 @@
 // AdamW on some rows of a table (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization").
 //
-// The operations and their order are those of torch.optim.AdamW's single-tensor implementation, each
-// correctly rounded by itself. Torch's own vector code fuses some multiplications and additions into one
-// rounding, and its square root, from a math library, may be one unit off: the two agree to a unit or two in
-// the last place of each step.
+// adamw.h has the arithmetic. Torch's own vector code fuses some multiplications and additions into one rounding, and
+// its square root, from a math library, may be one unit off: the two agree to a unit or two in the last place of each
+// step.
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
+#include "adamw.h"
 #include "check.h"
 #include "cpu/spans.h"
 #include "ksl.h"
@@ -16,41 +16,29 @@
 namespace ksl {
 namespace {
 
-// The scalars of one step, computed in double and rounded once, as Python scalars are in torch.
 template <typename C>
-struct Coefficients {
-    C decay, one_minus_beta1, beta2, one_minus_beta2, root_bias2, eps, minus_step_size;
-
-    explicit Coefficients(const AdamW &h)
-        : decay(static_cast<C>(1 - h.lr * h.weight_decay)),
-          one_minus_beta1(static_cast<C>(1 - h.beta1)),
-          beta2(static_cast<C>(h.beta2)),
-          one_minus_beta2(static_cast<C>(1 - h.beta2)),
-          root_bias2(static_cast<C>(std::sqrt(1 - std::pow(h.beta2, static_cast<double>(h.step))))),
-          eps(static_cast<C>(h.eps)),
-          minus_step_size(static_cast<C>(-h.lr / (1 - std::pow(h.beta1, static_cast<double>(h.step))))) {}
-};
+Coefficients<C> coefficients_of(const AdamW &h) {
+    const auto step = static_cast<double>(h.step);
+    Coefficients<C> c;
+    c.set_first(h, h.lr, std::pow(h.beta1, step));
+    c.set_second(h, std::pow(h.beta2, step));
+    return c;
+}
 
 template <typename C>
 void update(const Coefficients<C> &c, int64_t n, const C *__restrict grad, C *__restrict param, C *__restrict exp_avg,
             C *__restrict exp_avg_sq) {
-    // torch.lerp computes from the nearer end, so that weight 1 gives the end itself.
-    if (c.one_minus_beta1 < C(0.5)) {
-        for (int64_t i = 0; i < n; ++i) exp_avg[i] = exp_avg[i] + c.one_minus_beta1 * (grad[i] - exp_avg[i]);
-    } else {
-        for (int64_t i = 0; i < n; ++i) exp_avg[i] = grad[i] - (grad[i] - exp_avg[i]) * (1 - c.one_minus_beta1);
-    }
+    for (int64_t i = 0; i < n; ++i) exp_avg[i] = next_exp_avg(c, exp_avg[i], grad[i]);
     for (int64_t i = 0; i < n; ++i) {
-        exp_avg_sq[i] = exp_avg_sq[i] * c.beta2 + c.one_minus_beta2 * grad[i] * grad[i];
-        const C denominator = std::sqrt(exp_avg_sq[i]) / c.root_bias2 + c.eps;
-        param[i] = param[i] * c.decay + c.minus_step_size * exp_avg[i] / denominator;
+        exp_avg_sq[i] = next_exp_avg_sq(c, exp_avg_sq[i], grad[i]);
+        param[i] = next_param(c, param[i], exp_avg[i], exp_avg_sq[i]);
     }
 }
 
 template <typename C>
 void update_rows(const MutableMatrix &table, const int64_t *row_ids, int64_t k, C *master, const Matrix &grad,
                  C *exp_avg, C *exp_avg_sq, const AdamW &hyper, int threads) {
-    const Coefficients<C> coefficients(hyper);
+    const Coefficients<C> coefficients = coefficients_of<C>(hyper);
     const int64_t cols = table.cols;
     parallel_for(0, k, rows_per_chunk(cols), threads, [&](int64_t lo, int64_t hi) {
         C grads[kSpan], params[kSpan];
