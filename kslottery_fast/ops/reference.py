@@ -177,10 +177,8 @@ def _update_rows(
     current = table if rows is None else table.index_select(0, rows)
     param = current.to(dtype) if master is None else master
     weight = torch.tensor(1 - beta1, dtype=dtype)
-    if weight < 0.5:
-        average = exp_avg + (grad - exp_avg) * weight
-    else:  # torch.lerp computes from the nearer end
-        average = grad - (grad - exp_avg) * (1 - weight)
+    # torch.lerp computes from the nearer end.
+    average = exp_avg + (grad - exp_avg) * weight if weight < 0.5 else grad - (grad - exp_avg) * (1 - weight)
     square = exp_avg_sq * beta2 + grad * (1 - beta2) * grad
     param = param * decay + average * step_size / (square.sqrt() / root_bias2 + eps)
 
