@@ -177,13 +177,13 @@ def _lattice_pvalues(counts: Integers, n: int, m: int, one_sided: bool) -> tuple
 def _path_pvalues(counts: Integers, n: int, m: int, one_sided: bool) -> Floats:
     """The p-values by the native library, which takes one count after the other; without it by numpy."""
     p, counts = np.empty(counts.size), np.ascontiguousarray(counts)
-    if (library := native.module()) is None:
+    if (call := native.caller()) is None:
         for start in range(0, counts.size, _CHUNK):  # distinct counts come sorted: a chunk's bands are alike
             chunk = slice(start, start + _CHUNK)
             p[chunk] = _outside_probability(counts[chunk], n, m, one_sided, _step)
     else:
         pointers = counts.ctypes.data, counts.size, n, m, one_sided, p.ctypes.data
-        native.call(library, "ks_outside_probability", *pointers)
+        call("ks_outside_probability", *pointers)
     return p
 
 

@@ -19,6 +19,7 @@ from kslottery_fast.errors import InputError
 
 _MODULE = "kslottery_fast._C"
 _DISTRIBUTION = "kslottery-fast"
+_CPU = torch.device("cpu")
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -48,7 +49,7 @@ def module() -> ModuleType | None:
     return _module
 
 
-def caller(device: torch.device) -> Caller | None:
+def caller(device: torch.device = _CPU) -> Caller | None:
     """What calls native functions for tensors on this device: ``caller(device)("ks_decide", *arguments)``.
 
     On the CPU they run on torch's number of threads; on CUDA they are put on the current stream of the device, and
