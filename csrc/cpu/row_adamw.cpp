@@ -1,14 +1,16 @@
 // AdamW on some rows of a table (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization").
 //
-// adamw.h has the arithmetic. Torch's own vector code fuses some multiplications and additions into one rounding, and
-// its square root, from a math library, may be one unit off: the two agree to a unit or two in the last place of each
-// step.
+// The operations and their order are those of torch.optim.AdamW's single-tensor implementation, each
+// correctly rounded by itself. Torch's own vector code fuses some multiplications and additions into one
+// rounding, and its square root, from a math library, may be one unit off: the two agree to a unit or two in
+// the last place of each step.
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "adamw.h"
 #include "check.h"
+#include "cpu/ks_kernels.h"
 #include "cpu/spans.h"
 #include "ksl.h"
 #include "parallel.h"
@@ -17,40 +19,53 @@ namespace ksl {
 namespace {
 
 template <typename C>
-Coefficients<C> coefficients_of(const AdamW &h) {
+AdamWCoefficients<C> coefficients_of(const AdamW &h) {
     const auto step = static_cast<double>(h.step);
-    Coefficients<C> c;
+    AdamWCoefficients<C> c;
     c.set_first(h, h.lr, std::pow(h.beta1, step));
     c.set_second(h, std::pow(h.beta2, step));
     return c;
 }
 
-template <typename C>
-void update(const Coefficients<C> &c, int64_t n, const C *__restrict grad, C *__restrict param, C *__restrict exp_avg,
-            C *__restrict exp_avg_sq) {
-    for (int64_t i = 0; i < n; ++i) exp_avg[i] = next_exp_avg(c, exp_avg[i], grad[i]);
-    for (int64_t i = 0; i < n; ++i) {
-        exp_avg_sq[i] = next_exp_avg_sq(c, exp_avg_sq[i], grad[i]);
-        param[i] = next_param(c, param[i], exp_avg[i], exp_avg_sq[i]);
-    }
+AdamWSpan<float> adamw_span(float) { return active_kernels().adamw_float32; }
+AdamWSpan<double> adamw_span(double) { return active_kernels().adamw_float64; }
+
+DType dtype_of(float) { return DType::kFloat32; }
+DType dtype_of(double) { return DType::kFloat64; }
+
+// Whether the rows of a matrix can be used where they stand, as arrays of C.
+template <typename C, typename M>
+bool in_place(const M &matrix) {
+    return matrix.dtype == dtype_of(C{}) && matrix.col_stride == 1;
 }
 
 template <typename C>
 void update_rows(const MutableMatrix &table, const int64_t *row_ids, int64_t k, C *master, const Matrix &grad,
                  C *exp_avg, C *exp_avg_sq, const AdamW &hyper, int threads) {
-    const Coefficients<C> coefficients = coefficients_of<C>(hyper);
+    const AdamWCoefficients<C> coefficients = coefficients_of<C>(hyper);
+    const AdamWSpan<C> update = adamw_span(C{});
     const int64_t cols = table.cols;
+    const bool grad_in_place = in_place<C>(grad), table_in_place = !master && in_place<C>(table);
     parallel_for(0, k, rows_per_chunk(cols), threads, [&](int64_t lo, int64_t hi) {
-        C grads[kSpan], params[kSpan];
+        C grad_copy[kSpan], param_copy[kSpan];
         for (int64_t i = lo; i < hi; ++i) {
             const int64_t row = row_ids ? row_ids[i] : i;
             for (int64_t col = 0; col < cols; col += kSpan) {
                 const int64_t n = std::min(kSpan, cols - col), at = i * cols + col;
-                C *param = master ? master + at : params;
-                if (!master) load_span(table, row, col, n, param);
-                load_span(grad, i, col, n, grads);
-                update(coefficients, n, grads, param, exp_avg + at, exp_avg_sq + at);
-                store_span(table, row, col, n, param);
+                C *param = master ? master + at : param_copy;
+                const C *gradient = grad_copy;
+                if (table_in_place) {
+                    param = static_cast<C *>(table.data) + offset(table, row, col);
+                } else if (!master) {
+                    load_span(table, row, col, n, param);
+                }
+                if (grad_in_place) {
+                    gradient = static_cast<const C *>(grad.data) + offset(grad, i, col);
+                } else {
+                    load_span(grad, i, col, n, grad_copy);
+                }
+                update(coefficients, n, gradient, param, exp_avg + at, exp_avg_sq + at);
+                if (!table_in_place) store_span(table, row, col, n, param);
             }
         }
     });

@@ -42,7 +42,7 @@ static_assert(sizeof(Step) <= 4096, "the parameters of a kernel must fit into 4 
 // What all threads of a block need to know about a table.
 template <typename C>
 struct Scalars {
-    Coefficients<C> coefficients;
+    AdamWCoefficients<C> coefficients;
     C grad_scale;
     bool left_out;
 };
@@ -66,6 +66,25 @@ __device__ void compute_scalars(const Table &table, const StepControl &control, 
     } else if (threadIdx.x == kWarp) {
         scalars.coefficients.set_second(u.hyper, u.step ? std::pow(u.hyper.beta2, step) : table.power2);
     }
+}
+
+// torch.lerp computes from the nearer end, so that weight 1 gives the end itself.
+template <typename C>
+__device__ C next_exp_avg(const AdamWCoefficients<C> &c, C exp_avg, C grad) {
+    return c.one_minus_beta1 < C(0.5) ? exp_avg + c.one_minus_beta1 * (grad - exp_avg)
+                                      : grad - (1 - c.one_minus_beta1) * (grad - exp_avg);
+}
+
+template <typename C>
+__device__ C next_exp_avg_sq(const AdamWCoefficients<C> &c, C exp_avg_sq, C grad) {
+    return exp_avg_sq * c.beta2 + c.one_minus_beta2 * grad * grad;
+}
+
+// From the new moments.
+template <typename C>
+__device__ C next_param(const AdamWCoefficients<C> &c, C param, C exp_avg, C exp_avg_sq) {
+    const C denominator = std::sqrt(exp_avg_sq) / c.root_bias2 + c.eps;
+    return param * c.decay + c.minus_step_size * exp_avg / denominator;
 }
 
 // Where a thread's pack of a tile stands: in the state, and its row and column in the gradient.
