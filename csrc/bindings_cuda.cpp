@@ -26,28 +26,30 @@ void ks_decide(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Addr
                     on(device, stream));
 }
 
-// table, row_ids, master, grad, exp_avg, exp_avg_sq; (step, lr, lr_dtype) on the device or (0, 0, 0);
-// (step, lr, beta1, beta2, eps, weight_decay)
+// table, row_ids, master, grad, exp_avg, exp_avg_sq; (step, lr, lr_dtype, whole_grad), the first two on the device or
+// 0; k; (step, lr, beta1, beta2, eps, weight_decay)
 using UpdateArgs =
-    std::tuple<MatrixArgs, Address, Address, MatrixArgs, Address, Address, std::tuple<Address, Address, int32_t>,
-               std::tuple<int64_t, double, double, double, double, double>>;
+    std::tuple<MatrixArgs, Address, Address, MatrixArgs, Address, Address, std::tuple<Address, Address, int32_t, bool>,
+               int64_t, std::tuple<int64_t, double, double, double, double, double>>;
 
 cuda::RowUpdate row_update(const UpdateArgs &args) {
-    const auto &[table, row_ids, master, grad, exp_avg, exp_avg_sq, scalars, hyper] = args;
-    const auto &[step_at, lr_at, lr_dtype] = scalars;
+    const auto &[table, row_ids, master, grad, exp_avg, exp_avg_sq, scalars, k, hyper] = args;
+    const auto &[step_at, lr_at, lr_dtype, whole_grad] = scalars;
     const auto &[step, lr, beta1, beta2, eps, weight_decay] = hyper;
-    const Matrix gradient = input(grad);
-    return {output(table),
-            pointer<const int64_t>(row_ids),
-            gradient.rows,
-            pointer<void>(master),
-            gradient,
-            pointer<void>(exp_avg),
-            pointer<void>(exp_avg_sq),
-            {lr, beta1, beta2, eps, weight_decay, step},
-            pointer<float>(step_at),
-            pointer<const void>(lr_at),
-            static_cast<DType>(lr_dtype)};
+    cuda::RowUpdate update{};
+    update.table = output(table);
+    update.row_ids = pointer<const int64_t>(row_ids);
+    update.k = k;
+    update.master = pointer<void>(master);
+    update.grad = input(grad);
+    update.exp_avg = pointer<void>(exp_avg);
+    update.exp_avg_sq = pointer<void>(exp_avg_sq);
+    update.hyper = {lr, beta1, beta2, eps, weight_decay, step};
+    update.step = pointer<float>(step_at);
+    update.lr = pointer<const void>(lr_at);
+    update.lr_dtype = static_cast<DType>(lr_dtype);
+    update.whole_grad = whole_grad;
+    return update;
 }
 
 void row_adamw_step(const std::vector<UpdateArgs> &args, Address state, Address grad_scale, Address found_inf,
@@ -63,17 +65,15 @@ void row_adamw_step(const std::vector<UpdateArgs> &args, Address state, Address 
 void row_adamw(const MatrixArgs &table, Address row_ids, int64_t k, Address master, const MatrixArgs &grad,
                Address exp_avg, Address exp_avg_sq, int64_t step, double lr, double beta1, double beta2, double eps,
                double weight_decay, int device, Address stream) {
-    const cuda::RowUpdate update{output(table),
-                                 pointer<const int64_t>(row_ids),
-                                 k,
-                                 pointer<void>(master),
-                                 input(grad),
-                                 pointer<void>(exp_avg),
-                                 pointer<void>(exp_avg_sq),
-                                 {lr, beta1, beta2, eps, weight_decay, step},
-                                 nullptr,
-                                 nullptr,
-                                 DType::kFloat64};
+    const cuda::RowUpdate update = row_update({table,
+                                               row_ids,
+                                               master,
+                                               grad,
+                                               exp_avg,
+                                               exp_avg_sq,
+                                               {0, 0, 0, false},
+                                               k,
+                                               {step, lr, beta1, beta2, eps, weight_decay}});
     cuda::row_adamw(&update, 1, {}, on(device, stream));
 }
 

@@ -104,7 +104,8 @@ void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *dec
 // One table's part in an AdamW step; the fields are the arguments of row_adamw above, row_ids as there distinct and in
 // the table (an id outside ends the kernel as a failed assert does). Where step is not null it is a float32 in device
 // memory, the number of updates made so far, which goes up by one; then hyper.step is not used. Where lr is not null it
-// is a float32 or float64 in device memory and stands for hyper.lr.
+// is a float32 or float64 in device memory and stands for hyper.lr. whole_grad: grad is that of the whole table, and
+// row_ids says which of its rows are meant too.
 struct RowUpdate {
     MutableMatrix table;
     const int64_t *row_ids;
@@ -116,6 +117,7 @@ struct RowUpdate {
     float *step;
     const void *lr;
     DType lr_dtype;
+    bool whole_grad;
 };
 
 // What a step reads in device memory beside its tables; all may be null. state: three int32, zeros before the first

@@ -25,7 +25,7 @@ class _Update(NamedTuple):
     group: dict[str, Any]
     param: Tensor
     rows: Tensor | None  # int64 [k] on the parameter's device
-    grad: Tensor  # [k, d]
+    grad: Tensor  # [k, d], or [V, d] with rows
 
 
 class RowAdamW(Optimizer):
@@ -166,7 +166,8 @@ class RowAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        updates = [_Update(*trained, row_gradient(*trained[1:])) for trained in self._trained()]
+        # On CUDA the kernel takes the rows out of a dense gradient; elsewhere that is a copy, made once here.
+        updates = [_Update(*trained, self._gradient(*trained[1:])) for trained in self._trained()]
         if not self.capturable and (bad := first_nonfinite(update.grad for update in updates)) is not None:
             if self.nonfinite == "raise":
                 raise InputError(nonfinite_message(*updates[bad][1:]))
@@ -257,6 +258,12 @@ class RowAdamW(Optimizer):
                     self._rows_on[key] = group["rows"].to(param.device)
                 yield group, param, self._rows_on.get(key)
 
+    def _gradient(self, param: Tensor, rows: Tensor | None) -> Tensor:
+        grad = param.grad
+        if self.capturable and grad is not None and param.dim() == 2 and not grad.is_sparse:
+            return grad
+        return row_gradient(param, rows)
+
     def _run(self, device: torch.device, updates: list[_Update]) -> None:
         if device not in self._control:
             _refuse_in_capture()
@@ -277,6 +284,7 @@ class RowAdamW(Optimizer):
             beta2=[float(update.group["betas"][1]) for update in updates],
             eps=[update.group["eps"] for update in updates],
             weight_decay=[update.group["weight_decay"] for update in updates],
+            whole_grads=[update.grad is update.param.grad for update in updates],
             skip_nonfinite=self.capturable and found_inf is None,  # GradScaler has looked for NaN and Inf already
             grad_scale=getattr(self, "grad_scale", None),
             found_inf=found_inf,

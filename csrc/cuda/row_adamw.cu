@@ -87,17 +87,22 @@ __device__ C next_param(const AdamWCoefficients<C> &c, C param, C exp_avg, C exp
     return param * c.decay + c.minus_step_size * exp_avg / denominator;
 }
 
-// Where a thread's pack of a tile stands: in the state, and its row and column in the gradient.
+// Where a thread's pack of a tile stands: in the state, in the table and in the gradient.
 template <int kWidth>
 struct Place {
-    int64_t element, row, col;
+    int64_t element, row = 0, col = 0;  // row: of the table, by way of row_ids
+    int64_t grad_row = 0;
     bool exists;
 
     __device__ Place(const RowUpdate &u, int64_t tile) {
         element = (tile * kThreads + static_cast<int>(threadIdx.x)) * kWidth;
         exists = element < u.k * u.table.cols;
-        row = exists ? quotient(element, u.table.cols) : 0;
-        col = element - row * u.table.cols;
+        if (!exists) return;
+        const int64_t i = quotient(element, u.table.cols);
+        col = element - i * u.table.cols;
+        row = u.row_ids ? u.row_ids[i] : i;
+        KSL_DEVICE_CHECK(0 <= row && row < u.table.rows, "a row id is outside the table");
+        grad_row = u.whole_grad ? row : i;
     }
 };
 
@@ -120,20 +125,16 @@ __device__ void store_elements(DType dtype, void *data, int64_t at, const C (&in
 template <typename C, int kWidth>
 struct Operands {
     C grad[kWidth], exp_avg[kWidth], exp_avg_sq[kWidth], param[kWidth];
-    int64_t in_table;
 
     __device__ void load(const RowUpdate &u, const Place<kWidth> &place) {
         if (!place.exists) return;
-        const int64_t row = u.row_ids ? u.row_ids[place.row] : place.row;
-        KSL_DEVICE_CHECK(0 <= row && row < u.table.rows, "a row id is outside the table");
-        in_table = offset(u.table, row, place.col);
-        load_elements(u.grad.dtype, u.grad.data, offset(u.grad, place.row, place.col), grad);
+        load_elements(u.grad.dtype, u.grad.data, offset(u.grad, place.grad_row, place.col), grad);
         load_pack<C>(u.exp_avg, place.element, exp_avg);
         load_pack<C>(u.exp_avg_sq, place.element, exp_avg_sq);
         if (u.master) {
             load_pack<C>(u.master, place.element, param);
         } else {
-            load_elements(u.table.dtype, u.table.data, in_table, param);
+            load_elements(u.table.dtype, u.table.data, offset(u.table, place.row, place.col), param);
         }
     }
 
@@ -152,7 +153,7 @@ struct Operands {
         store_pack<C>(u.exp_avg, place.element, exp_avg);
         store_pack<C>(u.exp_avg_sq, place.element, exp_avg_sq);
         if (u.master) store_pack<C>(u.master, place.element, param);
-        store_elements(u.table.dtype, u.table.data, in_table, param);
+        store_elements(u.table.dtype, u.table.data, offset(u.table, place.row, place.col), param);
     }
 };
 
@@ -225,7 +226,7 @@ template <typename C, int kWidth>
 __device__ bool has_nonfinite(const RowUpdate &u, int64_t tile) {
     const Place<kWidth> place(u, tile);
     C grad[kWidth] = {}, sum = 0;
-    if (place.exists) load_elements(u.grad.dtype, u.grad.data, offset(u.grad, place.row, place.col), grad);
+    if (place.exists) load_elements(u.grad.dtype, u.grad.data, offset(u.grad, place.grad_row, place.col), grad);
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) sum += grad[j] * 0;
     return sum != 0;
@@ -251,8 +252,9 @@ __global__ void __launch_bounds__(kThreads) nonfinite_kernel(const __grid_consta
 }
 
 Table prepared(const RowUpdate &u) {
-    KSL_CHECK(u.grad.rows == u.k && u.grad.cols == u.table.cols, "grad is [", u.grad.rows, ", ", u.grad.cols,
-              "], expected [", u.k, ", ", u.table.cols, "]");
+    const int64_t grad_rows = u.whole_grad ? u.table.rows : u.k;
+    KSL_CHECK(u.grad.rows == grad_rows && u.grad.cols == u.table.cols, "grad is [", u.grad.rows, ", ", u.grad.cols,
+              "], expected [", grad_rows, ", ", u.table.cols, "]");
     KSL_CHECK(u.row_ids || u.k <= u.table.rows, "grad has ", u.k, " rows, but table has ", u.table.rows);
     KSL_CHECK(u.step || u.hyper.step >= 1, "step is ", u.hyper.step, ", but steps count from 1");
     KSL_CHECK(!u.master || (u.table.dtype != DType::kFloat32 && u.table.dtype != DType::kFloat64),

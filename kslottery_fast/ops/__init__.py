@@ -202,6 +202,7 @@ def row_adamw_step_(
     beta2: list[float],
     eps: list[float],
     weight_decay: list[float],
+    whole_grads: list[bool],
     skip_nonfinite: bool = False,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
@@ -223,6 +224,7 @@ def row_adamw_step_(
     control : int32 [3] on the tables' device, zeros before the first call and then the same tensor for every call of
         one optimizer. ``control[2]`` counts the steps that ``skip_nonfinite`` left out.
     beta1, beta2, eps, weight_decay : one number for each table.
+    whole_grads : for each table, whether its ``grads`` is [V, d], of which the rows are meant, and not [k, d].
     skip_nonfinite : leave the whole step out where a gradient holds NaN or Inf.
     grad_scale : float32 scalar on the device or None: gradients are divided by it.
     found_inf : float32 scalar on the device or None: the step is left out unless it is 0. Both are GradScaler's.
@@ -236,7 +238,7 @@ def row_adamw_step_(
     --------
     >>> table, step, control = torch.zeros(5, 2), torch.zeros(()), torch.zeros(3, dtype=torch.int32)
     >>> state = [torch.zeros(1, 2)], [torch.zeros(1, 2)], [torch.empty(0)], [step], [torch.tensor(0.1)]
-    >>> hyper = {"beta1": [0.9], "beta2": [0.999], "eps": [1e-8], "weight_decay": [0.0]}
+    >>> hyper = {"beta1": [0.9], "beta2": [0.999], "eps": [1e-8], "weight_decay": [0.0], "whole_grads": [False]}
     >>> row_adamw_step_([table], [torch.tensor([3])], [torch.tensor([[1.0, -1.0]])], *state, control, **hyper)
     >>> table[3], step
     (tensor([-0.1000,  0.1000]), tensor(1.))
@@ -255,6 +257,7 @@ def row_adamw_step_(
         beta2=beta2,
         eps=eps,
         weight_decay=weight_decay,
+        whole_grads=whole_grads,
         skip_nonfinite=skip_nonfinite,
         grad_scale=grad_scale,
         found_inf=found_inf,

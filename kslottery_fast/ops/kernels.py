@@ -105,27 +105,34 @@ def row_adamw_step_(
     beta2: list[float],
     eps: list[float],
     weight_decay: list[float],
+    whole_grads: list[bool],
     skip_nonfinite: bool = False,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> None:
     """Native row_adamw_step_: one launch on CUDA, on the CPU one row_adamw_ after the other."""
     hyper = {"beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
-    options = {"skip_nonfinite": skip_nonfinite, "grad_scale": grad_scale, "found_inf": found_inf}
+    options = {
+        "whole_grads": whole_grads, "skip_nonfinite": skip_nonfinite, "grad_scale": grad_scale, "found_inf": found_inf
+    }  # fmt: skip
     lists = rows, grads, exp_avgs, exp_avg_sqs, masters, steps, lrs
     if (call := native.caller(control.device)) is None:
         reference.row_adamw_step_(tables, *lists, control, **hyper, **options)
         return
     schemas.row_adamw_step_(tables, *lists, control, **hyper, **options)
-    updates = list(zip(tables, *lists, beta1, beta2, eps, weight_decay, strict=True))
     if not call.offers("row_adamw_step"):
+        grads = [reference.rows_of_gradient(*part) for part in zip(grads, rows, whole_grads, strict=True)]
+        updates = list(zip(tables, rows, grads, *lists[2:], beta1, beta2, eps, weight_decay, strict=True))
         if not _left_out(grads, control, skip_nonfinite, found_inf):
             for update in updates:
                 _update_on_the_cpu(*update, grad_scale=grad_scale)
         return
-    # The contiguous copies live until the launch.
-    row_ids = [None if ids is None else ids.contiguous() for ids in rows]
-    arguments = [_update_arguments(update, ids, control.device) for update, ids in zip(updates, row_ids, strict=True)]
+    updates = list(zip(tables, *lists, beta1, beta2, eps, weight_decay, strict=True))
+    row_ids = [None if ids is None else ids.contiguous() for ids in rows]  # copies live until the launch
+    arguments = [
+        _update_arguments(update, ids, whole, control.device)
+        for update, ids, whole in zip(updates, row_ids, whole_grads, strict=True)
+    ]
     flags = control.data_ptr(), _pointer(grad_scale), _pointer(found_inf), skip_nonfinite
     call("row_adamw_step", arguments, *flags)
     _mark_written(*tables, *exp_avgs, *exp_avg_sqs, *masters, control)
@@ -136,14 +143,14 @@ def row_adamw_step_(
             step += 1
 
 
-def _update_arguments(update: Any, row_ids: Tensor | None, device: torch.device) -> tuple[Any, ...]:
+def _update_arguments(update: Any, row_ids: Tensor | None, whole: bool, device: torch.device) -> tuple[Any, ...]:
     """One table's part of a step as csrc/bindings_cuda.cpp takes it: scalars by address or, from the CPU, by value."""
     table, _, grad, exp_avg, exp_avg_sq, master, step, lr, *hyper = update
     at = step.data_ptr() if step.device == device else 0, lr.data_ptr() if lr.device == device else 0
     count = 0 if at[0] else int(step) + 1
     rate = 0.0 if at[1] else float(lr)
     pointers = exp_avg.data_ptr(), exp_avg_sq.data_ptr()
-    scalars = (*at, DTYPE_CODES[lr.dtype]), (count, rate, *hyper)
+    scalars = (*at, DTYPE_CODES[lr.dtype], whole), exp_avg.shape[0], (count, rate, *hyper)
     return (_matrix(table), _pointer(row_ids), _pointer(master), _matrix(grad), *pointers, *scalars)
 
 

@@ -123,6 +123,7 @@ def row_adamw_step_(
     beta2: list[float],
     eps: list[float],
     weight_decay: list[float],
+    whole_grads: list[bool],
     skip_nonfinite: bool = False,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
@@ -130,9 +131,10 @@ def row_adamw_step_(
     """See ``kslottery_fast.ops.row_adamw_step_``. The device is never waited for, nor the values of rows read."""
     schemas.row_adamw_step_(
         tables, rows, grads, exp_avgs, exp_avg_sqs, masters, steps, lrs, control,
-        beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
+        beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, whole_grads=whole_grads,
         skip_nonfinite=skip_nonfinite, grad_scale=grad_scale, found_inf=found_inf,
     )  # fmt: skip
+    grads = [rows_of_gradient(*part) for part in zip(grads, rows, whole_grads, strict=True)]
     left_out = torch.zeros((), dtype=torch.bool, device=control.device)
     if skip_nonfinite and grads:
         left_out = torch.stack([~grad.isfinite().all() for grad in grads]).any()
@@ -155,6 +157,11 @@ def row_adamw_step_(
             left_out=left_out,
         )  # fmt: skip
         steps[i] += (~left_out).to(steps[i])
+
+
+def rows_of_gradient(grad: Tensor, rows: Tensor | None, whole: bool) -> Tensor:
+    """The gradient [k, d] of the rows, out of that of the whole table where it is one."""
+    return grad.index_select(0, rows) if whole and rows is not None else grad
 
 
 def _update_rows(

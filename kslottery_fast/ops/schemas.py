@@ -29,7 +29,8 @@ SCHEMAS = {
     # the same for several tables; steps and lrs scalar tensors; control int32 [3]; masters may be empty
     "row_adamw_step_": "(Tensor(a!)[] tables, Tensor?[] rows, Tensor[] grads, Tensor(b!)[] exp_avgs,"
     " Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] masters, Tensor(e!)[] steps, Tensor[] lrs, Tensor(f!) control,"
-    " *, float[] beta1, float[] beta2, float[] eps, float[] weight_decay, bool skip_nonfinite=False,"
+    " *, float[] beta1, float[] beta2, float[] eps, float[] weight_decay, bool[] whole_grads,"
+    " bool skip_nonfinite=False,"
     " Tensor? grad_scale=None, Tensor? found_inf=None) -> ()",
     # table [V, d], rows [k, d], slots int32 [V], ids int64 [...] -> [..., d]
     "row_embedding": "(Tensor table, Tensor rows, Tensor slots, Tensor ids) -> Tensor",
@@ -167,6 +168,7 @@ def row_adamw_step_(
     beta2: list[float],
     eps: list[float],
     weight_decay: list[float],
+    whole_grads: list[bool],
     skip_nonfinite: bool = False,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
@@ -175,6 +177,7 @@ def row_adamw_step_(
     lists = {
         "rows": rows, "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "masters": masters,
         "steps": steps, "lrs": lrs, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay,
+        "whole_grads": whole_grads,
     }  # fmt: skip
     for name, values in lists.items():
         if len(values) != len(tables):
@@ -182,8 +185,12 @@ def row_adamw_step_(
     if control.dtype != torch.int32 or tuple(control.shape) != (3,) or not control.is_contiguous():
         raise InputError(f"control is {control.dtype} {shape_of(control)}; expected int32 [3], zeros at first")
     for i, table in enumerate(tables):
+        if whole_grads[i] and grads[i].shape != table.shape:
+            raise InputError(
+                f"grads has {shape_of(grads[i])} for a table {shape_of(table)}, but whole_grads says whole"
+            )
         row_adamw_(
-            table, rows[i], grads[i], exp_avgs[i], exp_avg_sqs[i],
+            table, rows[i], grads[i][: len(exp_avgs[i])] if whole_grads[i] else grads[i], exp_avgs[i], exp_avg_sqs[i],
             step=1, lr=0.0, beta1=beta1[i], beta2=beta2[i], eps=eps[i], weight_decay=weight_decay[i],
             master=masters[i] if masters[i].numel() else None,
         )  # fmt: skip

@@ -62,7 +62,8 @@ def as_step(parts, steps, lrs, **hyper):
     lists = [[part[name] for part in parts] for name in columns]
     lists[5] = [torch.empty(0) if master is None else master for master in lists[5]]
     names = ("beta1", "beta2", "eps", "weight_decay")
-    return (*lists, steps, lrs), {name: [hyper.get(name, HYPER[name])] * len(parts) for name in names}
+    per_table = {"whole_grads": [False] * len(parts)}
+    return (*lists, steps, lrs), per_table | {name: [hyper.get(name, HYPER[name])] * len(parts) for name in names}
 
 
 def update_on_the_cpu(values, **changes):
@@ -291,6 +292,24 @@ class TestOneStepOfManyTables:
         assert [step.item() for step in steps] == [2.0 if found_inf else 3.0] * 4
         assert control.tolist() == [0, 0, 0]
 
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("bad", [False, True])
+    def test_rows_are_taken_out_of_the_gradient_of_a_whole_table(self, cuda, dtype, bad):
+        part = arguments(140, dtype)
+        whole = random(VOCAB, 140, seed=8, dtype=dtype)
+        whole[[1, 2, 4, 6]] = math.nan  # rows that are not read
+        whole[ROWS[0], 3] = math.nan if bad else 1.0
+        part["grad"] = whole[ROWS].clone()
+        expected, step = copied(part), torch.tensor(2.0)
+        if not bad:
+            update_on_the_cpu(expected, step=3)
+        lists, hyper = as_step([part], [step], [torch.tensor(0.01, dtype=torch.float64)])
+        lists[2][0] = whole
+        hyper["whole_grads"] = [True]
+        cuda.row_adamw_step_(*lists, torch.zeros(3, dtype=torch.int32), **hyper, skip_nonfinite=True)
+        assert_same_bits(part, expected)
+        assert step.item() == (2 if bad else 3)
+
     def test_steps_go_up_even_without_rows(self, cuda):
         part = arguments(8, rows=torch.empty(0, dtype=torch.int64))
         step = torch.tensor(4.0)
@@ -313,14 +332,16 @@ class TestOneStepOfManyTables:
 def test_the_launcher_checks_what_it_is_given(shim):
     table = torch.zeros(2, 2)
     matrix = ops.kernels._matrix(table)
-    scalars, hyper = (1, 0, 1), (1, 0.1, 0.9, 0.999, 1e-8, 0.0)
-    good = (matrix, 0, 0, matrix, table.data_ptr(), table.data_ptr(), (0, 0, 1), hyper)
+    scalars, hyper = (1, 0, 1, False), (1, 0.1, 0.9, 0.999, 1e-8, 0.0)
+    good = (matrix, 0, 0, matrix, table.data_ptr(), table.data_ptr(), (0, 0, 1, False), 2, hyper)
+    whole, three = (0, 0, 1, True), ops.kernels._matrix(torch.zeros(3, 2))
     for update, message in [
-        ((*good[:6], scalars, hyper), "a step number on the device needs the control's state"),
-        ((*good[:7], (0, *hyper[1:])), "step is 0, but steps count from 1"),
+        ((*good[:6], scalars, 2, hyper), "a step number on the device needs the control's state"),
+        ((*good[:8], (0, *hyper[1:])), "step is 0, but steps count from 1"),
         ((matrix, 0, table.data_ptr(), *good[3:]), "master is for tables narrower than float32"),
         ((*good[:3], ops.kernels._matrix(torch.zeros(2, 3)), *good[4:]), r"grad is \[2, 3\], expected \[2, 2\]"),
-        ((*good[:3], ops.kernels._matrix(torch.zeros(3, 2)), *good[4:]), "grad has 3 rows, but table has 2"),
+        ((*good[:3], three, *good[4:6], whole, 1, hyper), r"grad is \[3, 2\], expected \[2, 2\]"),
+        ((*good[:3], three, *good[4:7], 3, hyper), "grad has 3 rows, but table has 2"),
     ]:
         with pytest.raises(ValueError, match=message):
             shim.row_adamw_step([update], 0, 0, 0, False, 0, 0)

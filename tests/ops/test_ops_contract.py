@@ -48,6 +48,8 @@ def step_arguments():
     steps, lrs = [torch.tensor(float(i)) for i in range(3)], [torch.tensor(0.1 * 2.0**-i) for i in range(3)]
     lists = [list(values) for values in zip(*(arguments for arguments, _ in parts), strict=True)]
     hyper = {"beta1": [0.9, 0.8, 0.3], "beta2": [0.999] * 3, "eps": [1e-8] * 3, "weight_decay": [0.0, 0.1, 0.2]}
+    hyper["whole_grads"] = [False, True, True]  # the second is of a whole table anyway
+    lists[2][2] = random(9, 5, seed=7)
     return (*lists, masters, steps, lrs, torch.zeros(3, dtype=torch.int32)), hyper
 
 
