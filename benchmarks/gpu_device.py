@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
-import os
 import shutil
 import subprocess
 import warnings
@@ -160,18 +159,31 @@ class StandIn:
         return {"gpu": None, "dry_run": True, **machine()}
 
 
+def target_of_library() -> Path:
+    """Where gpu_read.cu is built to."""
+    return HERE.parent / "build" / "benchmarks" / "gpu_read.so"
+
+
 def compile_library(target: Path, arch: str = "native") -> None:
     """Build gpu_read.cu with nvcc."""
     nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
     target.parent.mkdir(parents=True, exist_ok=True)
-    flags = ["-O3", "-std=c++17", f"-arch={arch}", "-shared", "-Xcompiler=-fPIC", "--cudart=static"]
+    flags = [
+        "-O3",
+        "-std=c++17",
+        f"-arch={arch}",
+        "-Werror=all-warnings",
+        "-shared",
+        "-Xcompiler=-fPIC",
+        "--cudart=static",
+    ]
     subprocess.run([nvcc, *flags, str(SOURCE), "-o", str(target)], check=True)
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
     """gpu_read.cu, built when it is missing or older than its source."""
-    target = Path(os.environ.get("KSL_GPU_READ", HERE.parent / "build" / "benchmarks" / "gpu_read.so"))
+    target = target_of_library()
     if not target.exists() or target.stat().st_mtime < SOURCE.stat().st_mtime:
         compile_library(target)
     loaded = ctypes.CDLL(str(target))

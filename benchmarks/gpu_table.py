@@ -33,7 +33,7 @@ COLUMNS = (  # heading, width (negative: text, to the left)
     ("op", -13),
     ("shape", -15),
     ("dtype", -8),
-    ("case", -28),
+    ("case", -31),
     ("median", 9),
     ("p20 - p80", 19),
     ("GB/s", 6),
@@ -46,7 +46,7 @@ COLUMNS = (  # heading, width (negative: text, to the left)
 LEGEND = """\
 GB/s       bytes of both tables (row ops: bytes read and written) / median
 / floor    times as long as reading the same bytes in the same run, see gpu_read.cu
-x torch    times as fast as torch on this GPU: batched sort + searchsorted (a sample of rows, scaled); fused AdamW on the
+x torch    times as fast as torch on this GPU: batched sort + searchsorted (a sample of rows, scaled); fused AdamW on a
            dense table; nn.Embedding
 x compact  times as fast as torch's fused AdamW on nothing but the rows
 x PEFT     times as fast as copying the table with the rows written in, as PEFT's TrainableTokens does"""

@@ -89,45 +89,53 @@ def _ks(spec: Spec, sizes: Sizes, device: Device) -> Workload:
     return Workload(contenders, before.nbytes + after.nbytes)
 
 
-ADAMW_CASES = ("one step, graph replay", "one of many steps in a graph", "one step, eager")
+REPLAY, MANY, EAGER, IN_TABLE = (
+    "compact, graph replay",
+    "compact, one of many in a graph",
+    "compact, eager",
+    "in a table, graph replay",
+)
+ADAMW_CASES = (REPLAY, MANY, EAGER, IN_TABLE)
 
 
 def _adamw(spec: Spec, sizes: Sizes, device: Device) -> Workload:
-    """Rows of a table that is as large as the dense one of torch; "compact" is torch on nothing but the rows."""
+    """One step on k rows, a parameter of their own or a part of a table; torch on a dense table, or on the rows alone.
+
+    RowAdamW looks for NaN in every step, torch does not.
+    """
     (k, d), where = spec.shape, device.torch_device
     generator = torch.Generator(where).manual_seed(SEED)
-
-    def ours() -> Callable[[], object]:
-        rows = torch.randperm(sizes.vocab, generator=generator, device=where)[:k]
-        group = {"params": [table], "rows": rows}
-        optimizer = RowAdamW([group], lr=1e-3, weight_decay=0.01, nonfinite="skip", capturable=True)
-        return optimizer.step
-
-    def theirs(parameter: nn.Parameter) -> Callable[[], object]:
-        # On the CPU, where only the dry run is, AdamW cannot be captured.
-        captured = {"capturable": True} if where.type == "cuda" else {}
-        return torch.optim.AdamW([parameter], lr=1e-3, weight_decay=0.01, fused=True, **captured).step
 
     def parameter(rows: int) -> nn.Parameter:
         value = nn.Parameter(torch.randn(rows, d, generator=generator, device=where))
         value.grad = torch.randn(rows, d, generator=generator, device=where)
         return value
 
-    table = parameter(sizes.vocab)
-    many = spec.case == ADAMW_CASES[1]
-    steps, compact = [ours() for _ in range(sizes.steps if many else 4)], theirs(parameter(k))
-    dense = theirs(parameter(sizes.vocab))
-    if many:
-        replay = device.captured(lambda: [step() for step in steps])
-        run = Contender(lambda turn: replay(), 1 / len(steps))
-    elif spec.case == ADAMW_CASES[0]:
-        replays = [device.captured(step) for step in steps]
-        run = Contender(lambda turn: replays[turn % len(replays)]())
-        compact, dense = device.captured(compact), device.captured(dense)
-    else:
-        run = Contender(lambda turn: steps[turn % len(steps)]())
-    contenders = {"ours": run, "torch": Contender(lambda turn: dense()), "compact": Contender(lambda turn: compact())}
-    return Workload(contenders, 7 * k * d * 4)
+    def ours(param: nn.Parameter) -> Callable[[], object]:
+        rows = torch.randperm(len(param), generator=generator, device=where)[:k] if len(param) > k else None
+        options = {"lr": 1e-3, "weight_decay": 0.01, "nonfinite": "skip", "capturable": True}
+        return RowAdamW([{"params": [param], "rows": rows}], **options).step
+
+    def theirs(param: nn.Parameter) -> Callable[[], object]:
+        # On the CPU, where only the dry run is, AdamW cannot be captured.
+        captured = {"capturable": True} if where.type == "cuda" else {}
+        return torch.optim.AdamW([param], lr=1e-3, weight_decay=0.01, fused=True, **captured).step
+
+    dense, compact = parameter(sizes.vocab), parameter(k)
+    peers = {"torch": theirs(dense), "compact": theirs(compact)}
+    # Several sets of inputs, each with its own graph.
+    sets = sizes.steps if spec.case == MANY else 4
+    steps = [ours(dense if spec.case == IN_TABLE else parameter(k)) for _ in range(sets)]
+    if spec.case == MANY:
+        one_by_one = tuple(steps)
+        steps = [device.captured(lambda: [step() for step in one_by_one])]
+    elif spec.case != EAGER:
+        steps = [device.captured(step) for step in steps]
+    if spec.case != EAGER:
+        peers = {name: device.captured(step) for name, step in peers.items()}
+    run = Contender(lambda turn: steps[turn % len(steps)](), 1 / sets if spec.case == MANY else 1.0)
+    contenders = {name: Contender(lambda turn, step=step: step()) for name, step in peers.items()}
+    return Workload({"ours": run, **contenders}, 7 * k * d * 4)
 
 
 def _embedding(spec: Spec, sizes: Sizes, device: Device) -> Workload:
