@@ -177,7 +177,7 @@ def compile_library(target: Path, arch: str = "native") -> None:
         "-Xcompiler=-fPIC",
         "--cudart=static",
     ]
-    subprocess.run([nvcc, *flags, str(SOURCE), "-o", str(target)], check=True)
+    subprocess.run([nvcc, *flags, "--cudart=static", str(SOURCE), "-o", str(target)], check=True)
 
 
 @functools.cache

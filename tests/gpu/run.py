@@ -28,7 +28,8 @@ PACKAGE, SITE = WORK / "package", WORK / "site"
 # Modules that the build and the tests import, beside torch. What this Python lacks is taken from the wheels.
 NEEDED = (
     *("setuptools", "pybind11", "numpy", "scipy", "safetensors", "transformers", "tokenizers"),
-    *("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "sacrebleu"),
+    *("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments"),
+    *("sacrebleu", "portalocker", "regex", "tabulate", "colorama", "lxml"),
 )
 DRY_ARCHITECTURE = "90-real"
 # Without the caching allocator every tensor is an allocation of its own, beyond which the sanitizer sees each access.
@@ -141,7 +142,9 @@ def build(seconds: float, architectures: str) -> None:
     start = time.monotonic()
     command = [sys.executable, "setup.py", "-q", "build", *folders]
     call(command, seconds, cwd=ROOT, PYTHONPATH=str(SITE), PATH=path, **environment)
-    code = "import kslottery_fast; print(kslottery_fast.__file__, kslottery_fast.ops.info())"
+    code = (
+        f"import kslottery_fast as k; print(k.ops.info()); assert k.__file__.startswith({str(PACKAGE)!r}), k.__file__"
+    )
     call_python(["-c", code], max(30, seconds - (time.monotonic() - start)))
     arch = f"sm_{architectures.removesuffix('-real')}"
     code = f"from benchmarks import gpu_device as d; d.compile_library(d.target_of_library(), {arch!r})"
