@@ -58,6 +58,14 @@ KSL_HOST_DEVICE key_t<T> key_of(const T &value) {
     return ordered_key(bits_of(value));
 }
 
+template <typename T>
+KSL_HOST_DEVICE T value_of_key(key_t<T> key) {
+    const bits_t<T> bits = static_cast<bits_t<T>>(bits_of_key(static_cast<bits_t<T>>(key)));
+    T value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 // Writes the ordered keys of n values and returns the flags of what they hold; with NaN the keys mean nothing.
 template <typename T>
 uint8_t ordered_keys(const T *values, int64_t n, key_t<T> *keys) {

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "../check.h"
+#include "../ks_checks.h"
 #include "../ksl.h"
 #include "../parallel.h"
 #include "ks_input.h"
@@ -12,18 +13,6 @@
 
 namespace ksl {
 namespace {
-
-void check_samples(const Matrix &x, const Matrix &y) {
-    KSL_CHECK(x.rows == y.rows, "x has ", x.rows, " rows and y has ", y.rows, "; expected as many");
-    KSL_CHECK(x.rows == 0 || (x.cols > 0 && y.cols > 0), "a row of x has ", x.cols, " values and a row of y ", y.cols,
-              "; expected at least one in each");
-}
-
-void check_tables(const Matrix &x, const Matrix &y) {
-    KSL_CHECK(x.rows == y.rows && x.cols == y.cols, "the tables have shapes [", x.rows, ", ", x.cols, "] and [", y.rows,
-              ", ", y.cols, "]; expected one shape");
-    check_samples(x, y);
-}
 
 // f(first, last) over chunks of about 2^17 values: long enough to pay for their buffers, short enough to balance.
 template <typename F>
@@ -73,7 +62,7 @@ template <typename F>
 void for_bucketed_rows(const Matrix &x, const Matrix &y, Goal goal, int threads, F &&f) {
     check_tables(x, y);
     if (x.rows == 0) return;
-    KSL_CHECK(x.cols <= INT32_MAX, "rows of ", x.cols, " values; expected fewer than 2^31");
+    check_row_length(x);
     const auto run = [&](auto tag, auto kernel) {
         for_rows(x, y, threads, [&](int64_t first, int64_t last) {
             RowReader<decltype(tag)> x_rows(x), y_rows(y);
@@ -98,8 +87,7 @@ void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, do
              uint8_t *flags, int threads) {
     check_samples(x, y);
     if (x.rows == 0) return;
-    KSL_CHECK(y.cols / std::gcd(x.cols, y.cols) <= INT64_MAX / x.cols, "rows of ", x.cols, " and ", y.cols,
-              " values: their least common multiple does not fit 64 bits");
+    check_unit(x, y);
     with_compute_type(x, y, [&](auto tag) {
         using T = decltype(tag);
         for_sorted_rows<T>(x, y, threads, [&](int64_t r, uint8_t row_flags, const Sides<key_t<T>> *sides) {

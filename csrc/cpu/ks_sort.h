@@ -12,14 +12,6 @@
 
 namespace ksl {
 
-template <typename T>
-T value_of_key(key_t<T> key) {
-    const key_t<T> bits = bits_of_key(key);
-    T value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 // Sorts n keys, least significant digit first. Digits that all keys share are skipped. scratch holds n keys.
 template <typename Key>
 void sort_keys(Key *keys, int64_t n, Key *scratch) {

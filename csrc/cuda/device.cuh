@@ -107,6 +107,43 @@ void launch(const char *what, void (*kernel)(Parameters...), Shape shape, Stream
     check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), what);
 }
 
+// The same number, of which the compiler does not know that: it computes again what depends on it, and does not keep
+// what it computed before in registers until here.
+__device__ inline int64_t forget(int64_t number) {
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+l"(number));
+#endif
+    return number;
+}
+__device__ inline uint32_t forget(uint32_t number) {
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+r"(number));
+#endif
+    return number;
+}
+
+// Memory of the device for the kernels of one launcher, taken and given back in the order of the stream; null for no
+// bytes.
+class ScratchMemory {
+  public:
+    ScratchMemory(size_t bytes, Stream stream) : stream_(stream) {
+        if (bytes == 0) return;
+        DeviceGuard guard(stream.device);
+        check(cudaMallocAsync(&data_, bytes, static_cast<cudaStream_t>(stream.handle)), "cudaMallocAsync");
+    }
+    ~ScratchMemory() {
+        if (data_) cudaFreeAsync(data_, static_cast<cudaStream_t>(stream_.handle));  // a failure will show in the next call
+    }
+    ScratchMemory(const ScratchMemory &) = delete;
+    ScratchMemory &operator=(const ScratchMemory &) = delete;
+
+    void *data() const { return data_; }
+
+  private:
+    void *data_ = nullptr;
+    Stream stream_;
+};
+
 // Prefix sums over the threads of a block, in the order of their numbers. All threads call it. The storage is shared
 // memory; between two uses of it stands a __syncthreads().
 template <typename T, int kThreads>

@@ -3,8 +3,11 @@
 // kernel needed so far: add it, with what it does on a GPU.
 #pragma once
 
+#include <math.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstdint>
 #include <cstring>
 #include <mutex>
@@ -42,6 +45,9 @@ struct dim3 {
 };
 struct alignas(8) uint2 {
     unsigned x, y;
+};
+struct alignas(8) int2 {
+    int x, y;
 };
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
@@ -236,6 +242,10 @@ template <typename T>
 void __stcs(T *at, T value) {
     *at = value;
 }
+inline int max(int a, int b) { return a > b ? a : b; }
+inline int min(int a, int b) { return a < b ? a : b; }
+inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
+inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __popcll(unsigned long long value) { return __builtin_popcountll(value); }
 inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(static_cast<unsigned>(value)); }
@@ -260,6 +270,7 @@ using cudaStream_t = struct ShimStream *;
 enum cudaError_t {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
@@ -277,6 +288,7 @@ struct cudaLaunchConfig_t {
 namespace shim {
 constexpr int kMultiprocessors = 2, kSharedOptin = 227 * 1024;
 size_t &allowed_shared(const void *kernel);  // what cudaFuncSetAttribute has granted
+size_t shared_limit(const void *kernel);     // for static and dynamic shared memory together
 cudaError_t check_launch(const cudaLaunchConfig_t &config, const void *kernel);
 }  // namespace shim
 
@@ -290,6 +302,8 @@ cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value);
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *kernel, int threads, size_t shared);
+cudaError_t cudaMallocAsync(void **at, size_t bytes, cudaStream_t stream);
+cudaError_t cudaFreeAsync(void *at, cudaStream_t stream);
 inline cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t) {
     std::memset(at, value, bytes);
     return cudaSuccess;
@@ -306,7 +320,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
     const shim::Launch launch{{grid.x, grid.y, grid.z},
                               {block.x, block.y, block.z},
                               config->dynamicSmemBytes,
-                              std::max<size_t>(48 * 1024, shim::allowed_shared(symbol))};
+                              shim::shared_limit(symbol)};
     shim::execute(launch, [&] { std::apply(kernel, copies); });
     return cudaSuccess;
 }

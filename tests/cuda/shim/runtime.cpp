@@ -10,6 +10,8 @@ size_t &allowed_shared(const void *kernel) {
     return allowed.try_emplace(kernel, 48 * 1024).first->second;
 }
 
+size_t shared_limit(const void *kernel) { return allowed_shared(kernel) > 48 * 1024 ? kSharedOptin : 48 * 1024; }
+
 cudaError_t check_launch(const cudaLaunchConfig_t &config, const void *kernel) {
     const dim3 &grid = config.gridDim, &block = config.blockDim;
     const uint64_t threads = uint64_t{block.x} * block.y * block.z;
@@ -28,6 +30,8 @@ const char *cudaGetErrorName(cudaError_t error) {
             return "cudaSuccess";
         case cudaErrorInvalidValue:
             return "cudaErrorInvalidValue";
+        case cudaErrorMemoryAllocation:
+            return "cudaErrorMemoryAllocation";
         case cudaErrorInvalidConfiguration:
             return "cudaErrorInvalidConfiguration";
         case cudaErrorInsufficientDriver:
@@ -75,5 +79,16 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute, int valu
 
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *, int, size_t shared) {
     *blocks = shared > 100 * 1024 ? 1 : 2;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocAsync(void **at, size_t bytes, cudaStream_t) {
+    *at = std::malloc(bytes);
+    if (*at) std::memset(*at, 0xa5, bytes);
+    return *at ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFreeAsync(void *at, cudaStream_t) {
+    std::free(at);
     return cudaSuccess;
 }

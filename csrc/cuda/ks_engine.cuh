@@ -1,0 +1,111 @@
+// The bucket engine on a GPU; csrc/cpu/ks_engine.h is its twin.
+//
+// A row gets a block to itself: rows cost very different amounts, and nothing balances them better than the hardware,
+// which starts a block wherever one has ended. A block goes through these steps:
+//   1. Both rows are read, once, into registers. If they hold the same bits that is all.
+//   2. The first warp fits a map of values to buckets to a sample of the row, while the others clear the counts.
+//   3. One shared atomic for each value that changed: most of the time goes into these.
+//   4. A scan over the buckets gives the lower and the upper bound of h, and ks_decide mostly ends here.
+//   5. The buckets that reach beyond the lower bound are looked into, from registers; large ones are zoomed into.
+// Rows with infinities, and those that no good map can be made for, are zoomed into from the start.
+#pragma once
+
+#include "ks_kernels.cuh"
+#include "ks_zoom.cuh"
+
+namespace ksl {
+namespace cuda {
+
+// What the quick way found out about a row.
+enum class Verdict { kDone, kLargeBuckets, kNoMap, kSpecial };
+
+// The steps 1 to 5 for row r; block.best is the answer if it is kDone.
+template <typename Pairs, typename Block>
+__device__ Verdict look_quickly(Block &block, const BucketProblem &problem, int64_t r) {
+    using T = typename Block::Value;
+    auto &shared = block.shared;
+    Pairs pairs(problem.x.row<T>(r), problem.y.row<T>(r), problem.n);
+    bool special = false;
+    const bool different = pairs.differ(special);
+    if (!__syncthreads_or(different || special)) return Verdict::kDone;
+    if (__syncthreads_or(special)) return Verdict::kSpecial;
+
+    block.clear_counts();
+    if (block.me() < kWarp) {
+        typename Block::Map map;
+        const bool fits = map.fit(pairs, problem.n);
+        if (block.me() == 0) {
+            shared.map = map;
+            shared.map_fits = fits;
+        }
+    }
+    __syncthreads();
+    if (!shared.map_fits) return Verdict::kNoMap;
+    const typename Block::Map map = shared.map;
+    block.count(map, pairs);
+    const Bounds bounds = block.scan(map, 0);
+    block.best = max(block.best, bounds.lower);
+    if (block.best >= block.stop || bounds.upper <= block.best) return Verdict::kDone;
+    block.look_into_small_buckets(map, pairs);
+    if (block.best >= block.stop) return Verdict::kDone;
+    return block.next_large_bucket(map, 0).x < Block::kBuckets ? Verdict::kLargeBuckets : Verdict::kDone;
+}
+
+template <typename Block, typename Pairs>
+__device__ void test_row(Block block, const BucketProblem &problem, int64_t r) {
+    const Verdict verdict = look_quickly<Pairs>(block, problem, r);
+    uint8_t flags = 0;
+    if (verdict != Verdict::kDone) {
+        using T = typename Block::Value;
+        const int64_t again = forget(r);
+        const StreamedPairs<T, Block::kThreads, 1> pairs(problem.x.row<T>(again), problem.y.row<T>(again), problem.n);
+        if (verdict == Verdict::kSpecial) flags = all_flags(pairs.flags());
+        if ((flags & kHasNaN) == 0) zoom(block, pairs);
+    }
+    if (threadIdx.x != 0) return;
+    problem.flags[r] = flags;
+    const bool nan = flags & kHasNaN;
+    if (problem.h) problem.h[r] = nan ? -1 : block.best > problem.floor ? block.best : 0;
+    if (problem.decided) problem.decided[r] = !nan && block.best >= problem.stop;
+}
+
+// At most 64 registers a thread, 80 for doubles: so many blocks fit a multiprocessor that some wait for memory while
+// others count.
+template <typename T, int kThreads>
+constexpr int kBlocksAtOnce = (sizeof(T) == 8 ? 768 : 1024) / kThreads;
+
+template <typename Block, typename Pairs>
+__global__ void __launch_bounds__(Block::kThreads, kBlocksAtOnce<typename Block::Value, Block::kThreads>)
+    ks_bucket_rows(const __grid_constant__ BucketProblem problem) {
+    KSL_SHARED(shared, typename Block::Shared);
+    test_row<Block, Pairs>({shared, problem.floor, problem.stop}, problem, problem.first_row + blockIdx.x);
+}
+
+template <typename Block, typename Pairs>
+void launch_blocks(BucketProblem problem, const char *what, Stream stream) {
+    constexpr int64_t kMostBlocks = int64_t{1} << 30;
+    for (; problem.first_row < problem.rows; problem.first_row += kMostBlocks) {
+        const int64_t blocks = std::min(problem.rows - problem.first_row, kMostBlocks);
+        launch(what, ks_bucket_rows<Block, Pairs>, {blocks, Block::kThreads}, stream, problem);
+    }
+}
+
+template <typename T, int kThreads>
+bool launch_if_it_fits(const BucketProblem &problem, const char *what, Stream stream) {
+    using Pairs = ResidentPairs<T, kThreads>;
+    if (problem.n > Pairs::kCapacity) return false;
+    launch_blocks<Block<T, kThreads, false>, Pairs>(problem, what, stream);
+    return true;
+}
+
+template <typename T>
+void launch_bucket_rows(const BucketProblem &problem, const char *what, Stream stream) {
+    if (launch_if_it_fits<T, 64>(problem, what, stream) || launch_if_it_fits<T, 128>(problem, what, stream) ||
+        launch_if_it_fits<T, 256>(problem, what, stream) || launch_if_it_fits<T, 512>(problem, what, stream)) {
+        return;
+    }
+    launch_blocks<Block<T, 512, true>, StreamedPairs<T, 512, 4>>(problem, what, stream);
+}
+
+}  // namespace cuda
+}  // namespace ksl

@@ -1,0 +1,10 @@
+// The bucket engine for rows of float32.
+#include "ks_engine.cuh"
+
+namespace ksl {
+namespace cuda {
+
+template void launch_bucket_rows<float>(const BucketProblem &, const char *, Stream);
+
+}  // namespace cuda
+}  // namespace ksl

@@ -1,0 +1,143 @@
+// Monotone maps of the values of a row to kBuckets buckets; see csrc/cpu/ks_maps.h, whose maps these are.
+//
+// A map has bucket(bits), for values that it contains(bits), and exact(bucket): whether that bucket can hold no two
+// different values, so that nothing hides between its edges. Being monotone makes the result right; being fitted well,
+// by the first warp to a sample of the row, only makes it fast.
+#pragma once
+
+#include "../ks_keys.h"
+#include "device.cuh"
+
+namespace ksl {
+namespace cuda {
+
+template <typename N>
+__device__ N warp_sum(N value) {
+#pragma unroll
+    for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kFullWarp, value, step);
+    return value;
+}
+
+template <typename T>
+__device__ T value_of(bits_t<T> bits) {
+    T value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// Equal ranges of values, over 5 mean absolute deviations to both sides of the mean: for normal values 4 standard
+// deviations. What is farther out goes to the outermost buckets.
+template <typename T, int kBuckets>
+struct LinearMap {
+    T scale, offset;
+
+    // All lanes of one warp call it. False if no map can be made: the sample is constant, or its spread is no number.
+    template <typename Pairs>
+    __device__ bool fit(const Pairs &pairs, int n) {
+        T sum = 0;
+        int count = 0;
+#pragma unroll
+        for (int k = 0; k < Pairs::kSample; ++k) {
+            bits_t<T> x, y;
+            if (!pairs.sample(k, n, x, y)) continue;
+            sum += value_of<T>(x) + value_of<T>(y);
+            count += 2;
+        }
+        count = warp_sum(count);
+        const T mean = warp_sum(sum) / static_cast<T>(count);
+        T deviation = 0;
+#pragma unroll
+        for (int k = 0; k < Pairs::kSample; ++k) {
+            bits_t<T> x, y;
+            if (!pairs.sample(k, n, x, y)) continue;
+            deviation += fabs(value_of<T>(x) - mean) + fabs(value_of<T>(y) - mean);
+        }
+        const T half_width = 5 * (warp_sum(deviation) / static_cast<T>(count));
+        scale = static_cast<T>(kBuckets) / (2 * half_width);
+        offset = (half_width - mean) * scale;
+        return half_width > 0 && scale > 0 && scale - scale == 0 && offset - offset == 0;  // finite: inf - inf is NaN
+    }
+
+    __device__ bool contains(bits_t<T>) const { return true; }
+    __device__ bool exact(int) const { return false; }
+
+    // Monotone: one fused operation rounds once, and so do the steps that follow.
+    __device__ int bucket(bits_t<T> bits) const {
+        const T t = fma(value_of<T>(bits), scale, offset);
+        return static_cast<int>(fmin(fmax(t, T{0}), static_cast<T>(kBuckets - 1)));
+    }
+};
+
+// For 16-bit floats: equal ranges of bit patterns, so buckets get narrower with the values, over the factors of two
+// below 1.5 times the largest of the sample. Magnitudes beyond share an outermost bucket, smaller ones the middle.
+template <typename T, int kBuckets>
+struct BitMap {
+    static constexpr int kOctaves = 8, kLimit = kBuckets / 2 - 1;
+    int base, shift;
+
+    template <typename Pairs>
+    __device__ bool fit(const Pairs &pairs, int n) {
+        constexpr int kMantissaBits = BitsOf<T>::kMantissaBits;
+        int largest = 0;
+#pragma unroll
+        for (int k = 0; k < Pairs::kSample; ++k) {
+            bits_t<T> x, y;
+            if (!pairs.sample(k, n, x, y)) continue;
+            largest = max(largest, max(x & kMagnitude<T>, y & kMagnitude<T>));
+        }
+        largest = __reduce_max_sync(kFullWarp, largest);
+        const int top = largest + (1 << kMantissaBits) / 2;
+        shift = 0;
+        while (kLimit + 1 < (kOctaves << kMantissaBits) >> shift) ++shift;
+        base = max(top - (kLimit << shift), 0);
+        return true;
+    }
+
+    __device__ bool contains(bits_t<T>) const { return true; }
+    __device__ bool exact(int b) const { return shift == 0 && b != 0 && b != kLimit && b != 2 * kLimit; }
+
+    __device__ int bucket(bits_t<T> bits) const {
+        const int magnitude = bits & kMagnitude<T>;
+        const int size = min(max(magnitude - base, 0) >> shift, kLimit);
+        return bits > kMagnitude<T> ? kLimit - size : kLimit + size;
+    }
+};
+
+// Equal ranges of the ordered keys from low to high: for any values, and so for zooming.
+template <typename T, int kBuckets>
+struct KeyMap {
+    key_t<T> low, high;
+    int shift;
+
+    __device__ KeyMap(key_t<T> from, key_t<T> to) : low(from), high(to), shift(0) {
+        while ((high - low) >> shift >= kBuckets) ++shift;
+    }
+    __device__ bool contains(bits_t<T> bits) const {
+        const key_t<T> key = ordered_key(bits);
+        return key >= low && key <= high;
+    }
+    __device__ bool exact(int) const { return shift == 0; }
+    __device__ int bucket(bits_t<T> bits) const { return static_cast<int>((ordered_key(bits) - low) >> shift); }
+
+    __device__ key_t<T> first(int b) const { return low + (static_cast<key_t<T>>(b) << shift); }
+    __device__ key_t<T> last(int b) const {
+        const key_t<T> end = first(b) + ((key_t<T>{1} << shift) - 1);
+        return end < high && end >= low ? end : high;
+    }
+};
+
+template <typename T, int kBuckets>
+struct MapFor {
+    using type = LinearMap<T, kBuckets>;
+};
+template <int kBuckets>
+struct MapFor<Float16, kBuckets> {
+    using type = BitMap<Float16, kBuckets>;
+};
+template <int kBuckets>
+struct MapFor<BFloat16, kBuckets> {
+    using type = BitMap<BFloat16, kBuckets>;
+};
+
+}  // namespace cuda
+}  // namespace ksl
