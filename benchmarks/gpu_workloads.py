@@ -36,7 +36,7 @@ class Sizes:
     steps: int = 100  # of AdamW in one graph
 
 
-SMALL = Sizes(tables=((96, 64), (48, 128)), rows=(3, 16), vocab=96, tokens=(2, 8), sample=16, steps=4)
+SMALL = Sizes(tables=((96, 64),), rows=(3, 16), vocab=96, tokens=(2, 8), sample=16, steps=4)
 
 
 def specs(sizes: Sizes) -> list[Spec]:
