@@ -111,30 +111,31 @@ def row_adamw_step_(
     found_inf: Tensor | None = None,
 ) -> None:
     """Native row_adamw_step_: one launch on CUDA, on the CPU one row_adamw_ after the other."""
-    hyper = {"beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
-    options = {
-        "whole_grads": whole_grads, "skip_nonfinite": skip_nonfinite, "grad_scale": grad_scale, "found_inf": found_inf
-    }  # fmt: skip
     lists = rows, grads, exp_avgs, exp_avg_sqs, masters, steps, lrs
+    arguments: Any = tables, *lists, control
+    options: Any = {
+        "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay, "whole_grads": whole_grads,
+        "skip_nonfinite": skip_nonfinite, "grad_scale": grad_scale, "found_inf": found_inf,
+    }  # fmt: skip
     if (call := native.caller(control.device)) is None:
-        reference.row_adamw_step_(tables, *lists, control, **hyper, **options)
+        reference.row_adamw_step_(*arguments, **options)
         return
-    schemas.row_adamw_step_(tables, *lists, control, **hyper, **options)
+    schemas.row_adamw_step_(*arguments, **options)
     if not call.offers("row_adamw_step"):
         grads = [reference.rows_of_gradient(*part) for part in zip(grads, rows, whole_grads, strict=True)]
-        updates = list(zip(tables, rows, grads, *lists[2:], beta1, beta2, eps, weight_decay, strict=True))
+        updates: Any = list(zip(tables, rows, grads, *lists[2:], beta1, beta2, eps, weight_decay, strict=True))
         if not _left_out(grads, control, skip_nonfinite, found_inf):
             for update in updates:
-                _update_on_the_cpu(*update, grad_scale=grad_scale)
+                _update_on_the_cpu(grad_scale, *update)
         return
     updates = list(zip(tables, *lists, beta1, beta2, eps, weight_decay, strict=True))
     row_ids = [None if ids is None else ids.contiguous() for ids in rows]  # copies live until the launch
-    arguments = [
+    described = [
         _update_arguments(update, ids, whole, control.device)
         for update, ids, whole in zip(updates, row_ids, whole_grads, strict=True)
     ]
     flags = control.data_ptr(), _pointer(grad_scale), _pointer(found_inf), skip_nonfinite
-    call("row_adamw_step", arguments, *flags)
+    call("row_adamw_step", described, *flags)
     _mark_written(*tables, *exp_avgs, *exp_avg_sqs, *masters, control)
     for step in steps:
         if step.device == control.device:
@@ -155,6 +156,7 @@ def _update_arguments(update: Any, row_ids: Tensor | None, whole: bool, device: 
 
 
 def _update_on_the_cpu(
+    grad_scale: Tensor | None,
     table: Tensor,
     rows: Tensor | None,
     grad: Tensor,
@@ -167,7 +169,6 @@ def _update_on_the_cpu(
     beta2: float,
     eps: float,
     weight_decay: float,
-    grad_scale: Tensor | None,
 ) -> None:
     if grad_scale is not None:
         grad = grad.to(exp_avg.dtype) / grad_scale.to(exp_avg.dtype)

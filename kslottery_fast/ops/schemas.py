@@ -7,6 +7,7 @@ The checks look at shapes, strides, dtypes and devices only, so that they also r
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,7 +175,7 @@ def row_adamw_step_(
     found_inf: Tensor | None = None,
 ) -> None:
     """Checks the arguments of row_adamw_step_, which has no outputs."""
-    lists = {
+    lists: dict[str, list[Any]] = {
         "rows": rows, "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "masters": masters,
         "steps": steps, "lrs": lrs, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay,
         "whole_grads": whole_grads,
