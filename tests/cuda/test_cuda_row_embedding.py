@@ -62,6 +62,17 @@ def assert_same_bits(got, expected):
     torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
 
 
+def with_guards(rows, cols, dtype):
+    """An unfilled matrix with marked elements before and after it, and a check that they are as they were."""
+    room = torch.full((64 + rows * cols + 64,), 77.0, dtype=dtype)
+
+    def assert_intact():
+        assert room[:64].eq(77).all()
+        assert room[64 + rows * cols :].eq(77).all()
+
+    return room[64 : 64 + rows * cols].view(rows, cols), assert_intact
+
+
 class TestForward:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("d", WIDTHS)
@@ -82,6 +93,16 @@ class TestForward:
         before = shim.blocks_executed()
         assert_same_bits(seeded.row_embedding(*arguments), look_up_on_the_cpu(*arguments))
         assert shim.blocks_executed() - before == (n * 32 + 511) // 512
+
+    @pytest.mark.parametrize("d", [3, 4, 128])
+    @pytest.mark.parametrize("n", [1, 16, 17])
+    def test_nothing_beside_the_output_is_written(self, shim, n, d):
+        table, rows, slots, ids = random(VOCAB, d), random(3, d, seed=1), slot_map(), token_ids(n)
+        out, assert_intact = with_guards(n, d, torch.float32)
+        pointers = slots.data_ptr(), ids.data_ptr(), n, out.data_ptr()
+        shim.row_embedding(_matrix(table), _matrix(rows), *pointers, 0, 0)
+        assert_same_bits(out, look_up_on_the_cpu(table, rows, slots, ids))
+        assert_intact()
 
     @pytest.mark.parametrize("shape", [(), (3, 0), (2, 3, 4)])
     def test_ids_may_have_any_shape(self, cuda, shape):
@@ -136,6 +157,20 @@ class TestBackward:
     def test_any_number_of_ids(self, seeded, n):
         arguments = random(n, 5), slot_map(), token_ids(n), 3
         assert_same_bits(seeded.row_embedding_backward(*arguments), add_up_on_the_cpu(*arguments))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("d", [1, 128, 129, 256])
+    def test_nothing_beside_the_sums_and_the_workspace_is_written(self, shim, d, dtype):
+        n, slots, ids, grad_out = 64, slot_map(), token_ids(64), random(64, d, dtype=dtype)
+        sums, assert_intact = with_guards(3, d, torch.float32)
+        size = shim.row_embedding_backward_workspace(n, 3, 0, 0)
+        workspace, assert_workspace_intact = with_guards(1, size, torch.uint8)
+        where = workspace.data_ptr(), sums.data_ptr(), DTYPE_CODES[torch.float32]
+        arguments = slots.data_ptr(), len(slots), ids.data_ptr(), n, 3
+        shim.row_embedding_backward(_matrix(grad_out), *arguments, *where, 0, 0)
+        assert_same_bits(sums, add_up_on_the_cpu(grad_out, slots, ids, 3))
+        assert_intact()
+        assert_workspace_intact()
 
     def test_sums_are_in_the_order_of_the_positions(self, seeded):
         # In float32 (1e8 + 1) - 1e8 is 0 while (1e8 - 1e8) + 1 is 1.
