@@ -1,12 +1,13 @@
 # `make demo` and `make test` prepare what they need (.venv, dependencies, native core) and reuse it the next time.
 # Overridable: PYTHON (3.10 or newer), CXX, KSL_CUDA=on|off|auto, ARGS (further arguments of what is run).
+# `make gpu` prepares nothing: it takes the machine's own Python.
 
 PYTHON ?= python3
 KSL_CUDA ?= auto
 ARGS ?=
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo test unit lint format fuzz bench sanitize clean help
+.PHONY: demo test unit lint format fuzz bench gpu gpu-wheels sanitize clean help
 
 BIN := .venv/bin
 CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' 2>/dev/null)
@@ -39,6 +40,20 @@ fuzz: .venv/native ## KS kernels against scipy on random and adversarial rows; F
 
 bench: .venv/native ## what the ops cost, beside the memory floor and peers; ARGS=--quick, ARGS=--output for a JSON file
 	@$(BIN)/python -m benchmarks.table $(ARGS)
+
+# On a machine with a GPU and no network: its own Python, which has torch, and its cmake, ninja and nvcc. DRY=1 needs no
+# GPU and takes .venv, so that it can be tried anywhere.
+gpu: $(if $(DRY),.venv/installed) ## build for this GPU, test, sanitize, benchmark; PYTHON=..., DRY=1 without a GPU
+	@$(if $(DRY),$(BIN)/python,$(PYTHON)) tests/gpu/run.py $(if $(DRY),--dry) $(ARGS)
+
+# For the Python of the machine with the GPU; what that one has already is not taken from the wheels.
+GPU_PYTHON ?= 3.12
+GPU_PLATFORMS ?= manylinux_2_28_x86_64 manylinux2014_x86_64
+GPU_WHEELS ?= setuptools pybind11 pytest pluggy iniconfig packaging pygments safetensors scipy numpy sacrebleu portalocker tabulate regex colorama lxml
+gpu-wheels: .venv/python ## fetch into wheels/ what a machine without a network may lack for `make gpu`; GPU_PYTHON=3.12
+	@$(BIN)/python -m pip download -qq --disable-pip-version-check --no-deps --only-binary=:all: -c constraints.txt -d wheels \
+	  --python-version $(GPU_PYTHON) --implementation cp $(GPU_PLATFORMS:%=--platform %) $(GPU_WHEELS)
+	@du -sh wheels
 
 sanitize: .venv/native ## the native core under AddressSanitizer and UBSan, on the tests that reach it
 	@$(BIN)/python tests/sanitize.py address undefined

@@ -1,6 +1,7 @@
 """Builds kslottery_fast._C with CMake and ninja; everything else about the package stands in pyproject.toml.
 
-Environment: KSL_CUDA=on|off|auto, KSL_SANITIZE=address|undefined, KSL_WERROR=ON, CXX and CMAKE_ARGS as usual.
+Environment: KSL_CUDA=on|off|auto, KSL_CUDA_ARCHITECTURES=90-real (and the like; empty: all of a release),
+KSL_SANITIZE=address|undefined, KSL_WERROR=ON, CXX and CMAKE_ARGS as usual.
 CMake works in build/, which is kept: a rebuild compiles only what changed.
 """
 
@@ -17,7 +18,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-OPTIONS = {"KSL_CUDA": "auto", "KSL_SANITIZE": "", "KSL_WERROR": "OFF"}  # with their defaults
+OPTIONS = {"KSL_CUDA": "auto", "KSL_CUDA_ARCHITECTURES": "", "KSL_SANITIZE": "", "KSL_WERROR": "OFF"}  # with defaults
 
 
 def need(what: str, remedy: str, *candidates: str | None) -> str:
@@ -42,7 +43,8 @@ class CMakeBuild(build_ext):
         )
         import pybind11
 
-        flavour = os.environ.get("KSL_SANITIZE") or "release"
+        flavour = os.environ.get("KSL_SANITIZE") or os.environ.get("KSL_CUDA_ARCHITECTURES") or "release"
+        flavour = flavour.replace(";", "+")
         folder = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-{flavour}"
         definitions = {
             "CMAKE_CXX_COMPILER": compiler,

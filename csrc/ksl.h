@@ -101,5 +101,47 @@ void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, do
 void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t *h, uint8_t *flags, Stream stream);
 void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags, Stream stream);
 
+// One table's part in an AdamW step; the fields are the arguments of row_adamw above, row_ids as there distinct and in
+// the table (an id outside ends the kernel as a failed assert does). Where step is not null it is a float32 in device
+// memory, the number of updates made so far, which goes up by one; then hyper.step is not used. Where lr is not null it
+// is a float32 or float64 in device memory and stands for hyper.lr. whole_grad: grad is that of the whole table, and
+// row_ids says which of its rows are meant too.
+struct RowUpdate {
+    MutableMatrix table;
+    const int64_t *row_ids;
+    int64_t k;
+    void *master;
+    Matrix grad;
+    void *exp_avg, *exp_avg_sq;
+    AdamW hyper;
+    float *step;
+    const void *lr;
+    DType lr_dtype;
+    bool whole_grad;
+};
+
+// What a step reads in device memory beside its tables; all may be null. state: three int32, zeros before the first
+// step; the first two are the kernel's own, the third counts the steps that skip_nonfinite left out. It is needed for
+// skip_nonfinite and for step numbers on the device. Gradients are divided by *grad_scale. The step is left out, and no
+// step number goes up, where *found_inf is not 0, or with skip_nonfinite where a gradient holds NaN or Inf.
+struct StepControl {
+    int32_t *state;
+    const float *grad_scale, *found_inf;
+    bool skip_nonfinite;
+};
+
+// One AdamW update of each of `count` tables, in one launch for up to 16 of them (two with skip_nonfinite). The bits of
+// the CPU's row_adamw; with a step number on the device, of which powers are taken there, within a unit in the last
+// place.
+void row_adamw(const RowUpdate *updates, int64_t count, const StepControl &control, Stream stream);
+
+// As above, bit for bit. Ids and slots out of range end the kernel as a failed assert does; nothing is read or written
+// out of bounds. The workspace of the backward is memory on the device of as many bytes as its first function says.
+void row_embedding(const Matrix &table, const Matrix &rows, const int32_t *slots, const int64_t *ids, int64_t n,
+                   void *out, Stream stream);
+int64_t row_embedding_backward_workspace(int64_t n, int64_t k, Stream stream);
+void row_embedding_backward(const Matrix &grad_out, const int32_t *slots, int64_t vocab, const int64_t *ids, int64_t n,
+                            int64_t k, void *workspace, void *grad_rows, DType grad_rows_dtype, Stream stream);
+
 }  // namespace cuda
 }  // namespace ksl

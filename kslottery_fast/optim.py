@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from .errors import InputError
-from .ops import row_adamw_
+from .ops import row_adamw_step_
+from .ops.schemas import LEFT_OUT
+from .row_gradients import check_hyperparameters, first_nonfinite, nonfinite_message, row_gradient, state_shape
 from .tables import TABLE_DTYPES, check_token_ids
 
 _ROW_STATE = ("exp_avg", "exp_avg_sq", "master")
+
+
+class _Update(NamedTuple):
+    """What one step does to one parameter."""
+
+    group: dict[str, Any]
+    param: Tensor
+    rows: Tensor | None  # int64 [k] on the parameter's device
+    grad: Tensor  # [k, d], or [V, d] with rows
 
 
 class RowAdamW(Optimizer):
@@ -38,6 +49,10 @@ class RowAdamW(Optimizer):
     weight_decay : decoupled, at least 0.
     nonfinite : what to do about NaN or Inf in a gradient. "raise": an InputError before anything is written.
         "skip": leave the whole step out, count it in ``skipped_steps``.
+    capturable : keep step numbers and learning rates on the device, and never wait for it: a CUDA graph that captured
+        :meth:`step` then follows a learning-rate schedule. Needs ``nonfinite="skip"``, all parameters on one device,
+        and one step before the capture. A float ``lr`` becomes a float64 tensor at the first step, into which torch's
+        schedulers write; an ``lr`` tensor must be on the device of the parameters.
 
     Raises
     ------
@@ -47,8 +62,9 @@ class RowAdamW(Optimizer):
     -----
     Gradient clipping by norm counts what is in ``grad``. With ``"rows"`` on a dense weight call
     :meth:`mask_gradients` before ``clip_grad_norm_``; compact parameters need nothing. ``GradScaler`` works
-    as usual: it leaves out steps with Inf. ``state_dict`` loads with ``weights_only=True`` and resumes bit
-    for bit.
+    as usual: it leaves out steps with Inf (with ``capturable`` on the device, as torch's fused optimizers do).
+    ``state_dict`` loads with ``weights_only=True`` and resumes bit for bit. On CUDA a step is one launch for up
+    to 16 parameters, whatever their groups, and one more to look for NaN with ``nonfinite="skip"``.
 
     References
     ----------
@@ -70,23 +86,47 @@ class RowAdamW(Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-2,
+        lr: float | Tensor = 1e-2,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
         nonfinite: str = "raise",
+        capturable: bool = False,
     ) -> None:
         if nonfinite not in ("raise", "skip"):
             raise InputError(f"nonfinite must be 'raise' or 'skip', not {nonfinite!r}")
-        self.nonfinite = nonfinite
-        self.skipped_steps = 0
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "rows": None})
+        if capturable and nonfinite == "raise":
+            raise InputError(
+                "capturable=True never waits for the device, so it cannot raise at a NaN gradient; pass "
+                "nonfinite='skip', which leaves such steps out on the device and counts them"
+            )
+        self.nonfinite, self.capturable = nonfinite, capturable
+        self._skipped = 0
+        self._control: dict[torch.device, Tensor] = {}  # row_adamw_step_'s
+        self._rows_on: dict[tuple[int, torch.device], Tensor] = {}  # of each group, by its index
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "rows": None}
+        super().__init__(params, {**defaults, "capturable": capturable})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles keep what torch's Optimizer does not know of."""
+        ours = ("nonfinite", "capturable", "_skipped", "_control", "_rows_on")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in ours}}
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps ``nonfinite="skip"`` left out. With ``capturable`` this waits for the device."""
+        return self._skipped + sum(int(control[LEFT_OUT]) for control in self._control.values())
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        # GradScaler then hands its scale and its found_inf to us, as attributes, and does not wait for the device.
+        return self.capturable
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; the same checks as in the constructor."""
         group = {**self.defaults, **param_group}
-        _check_hyperparameters(group)
+        check_hyperparameters(group)
         params = group["params"]
         group["params"] = params = [params] if torch.is_tensor(params) else list(params)
         for param in params:
@@ -117,25 +157,29 @@ class RowAdamW(Optimizer):
         ------
         InputError : NaN or Inf in a gradient, with ``nonfinite="raise"``. Nothing has been written.
         """
+        if not self.capturable and _capturing():
+            raise InputError(
+                "a CUDA graph is being captured, and this optimizer waits for the device in every step; build it with "
+                "capturable=True and nonfinite='skip'"
+            )
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        updates = [(group, param, _row_gradient(param, group["rows"])) for group, param in self._trained()]
-        for group, param, grad in updates:
-            if not _all_finite(grad):
-                if self.nonfinite == "skip":
-                    self.skipped_steps += 1
-                    return loss
-                bad = (~torch.isfinite(grad)).reshape(len(grad), -1).any(dim=1).nonzero().flatten()
-                names = bad if group["rows"] is None else group["rows"][bad.cpu()]
-                raise InputError(
-                    f"the gradient of a parameter {list(param.shape)} holds NaN or Inf in {len(bad)} rows "
-                    f"(first: {names[0].item()}); nothing was updated. Training diverged: lower the learning "
-                    "rate, clip the gradient, or pass nonfinite='skip' to leave such steps out"
-                )
-        for group, param, grad in updates:
-            self._update(group, param, grad)
+        # On CUDA the kernel takes the rows out of a dense gradient; elsewhere that is a copy, made once here.
+        updates = [_Update(*trained, self._gradient(*trained[1:])) for trained in self._trained()]
+        if not self.capturable and (bad := first_nonfinite(update.grad for update in updates)) is not None:
+            if self.nonfinite == "raise":
+                raise InputError(nonfinite_message(*updates[bad][1:]))
+            self._skipped += 1
+            return loss
+        by_device: dict[torch.device, list[_Update]] = {}
+        for update in updates:
+            by_device.setdefault(update.param.device, []).append(update)
+        if self.capturable and len(by_device) > 1:
+            raise InputError(f"capturable=True needs all parameters on one device, they are on {list(by_device)}")
+        for device, batch in by_device.items():
+            self._run(device, batch)
         return loss
 
     @torch.no_grad()
@@ -145,10 +189,10 @@ class RowAdamW(Optimizer):
         Call it after backward (and after ``GradScaler.unscale_``) and before ``clip_grad_norm_``, so that the
         norm counts the trained rows alone. The update itself never reads the other rows, masked or not.
         """
-        for group, param in self._trained():
-            if group["rows"] is None or param.grad is None:
+        for _, param, rows in self._trained():
+            if rows is None or param.grad is None:
                 continue
-            rows, kept = group["rows"].to(param.device), _row_gradient(param, group["rows"])
+            kept = row_gradient(param, rows)
             if param.grad.is_sparse:
                 param.grad = torch.sparse_coo_tensor(rows[None], kept, param.shape, check_invariants=False)
             else:
@@ -171,11 +215,12 @@ class RowAdamW(Optimizer):
         for param, group, key in pairs:
             for name in _ROW_STATE:
                 value = saved_state.get(key, {}).get(name)
-                if value is not None and value.shape != _state_shape(param, group["rows"]):
+                if value is not None and value.shape != state_shape(param, group["rows"]):
                     raise InputError(
                         f"the optimizer state has {name} {list(value.shape)}, expected "
-                        f"{list(_state_shape(param, group['rows']))}"
+                        f"{list(state_shape(param, group['rows']))}"
                     )
+        before = [group["lr"] for group in self.param_groups], {p: dict(self.state.get(p, {})) for p, _, _ in pairs}
         super().load_state_dict(state_dict)
         # Optimizer.load_state_dict casts the moments to the dtype of the parameter, which for bfloat16 loses
         # 16 bits of them; and it may keep the caller's tensors. So they are taken once more, as they are.
@@ -183,80 +228,102 @@ class RowAdamW(Optimizer):
             for name in _ROW_STATE:
                 if name in saved_state.get(key, {}):
                     self.state[param][name] = saved_state[key][name].to(param.device, copy=True)
+        self._rows_on.clear()
+        self._keep_tensors(*before)
 
-    def _trained(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
-        for group in self.param_groups:
+    def _keep_tensors(self, learning_rates: list[Any], states: dict[Tensor, dict[str, Any]]) -> None:
+        """After loading: where steps and learning rates belong, and in the tensors that captured graphs read."""
+        for group, old in zip(self.param_groups, learning_rates, strict=True):
+            group["capturable"] = self.capturable
+            if self.capturable and torch.is_tensor(old):
+                group["lr"] = old.fill_(float(group["lr"]))
+        for param, old_state in states.items():
+            state = self.state.get(param, {})
+            if "step" in state:
+                place = param.device if self.capturable else "cpu"
+                state["step"] = torch.as_tensor(state["step"]).to(place, torch.float32, copy=True)
+            if self.capturable:
+                for name in old_state.keys() & state.keys():
+                    state[name] = old_state[name].copy_(state[name])
+
+    def _trained(self) -> Iterator[tuple[dict[str, Any], Tensor, Tensor | None]]:
+        """The parameters with a gradient: their group, they themselves, and their rows on their device."""
+        for index, group in enumerate(self.param_groups):
             for param in group["params"]:
-                if param.grad is not None:
-                    yield group, param
+                if param.grad is None:
+                    continue
+                key = index, param.device
+                if group["rows"] is not None and key not in self._rows_on:
+                    _refuse_in_capture()
+                    self._rows_on[key] = group["rows"].to(param.device)
+                yield group, param, self._rows_on.get(key)
 
-    def _update(self, group: dict[str, Any], param: torch.Tensor, grad: torch.Tensor) -> None:
-        rows = None if group["rows"] is None else group["rows"].to(param.device)
-        table = param if param.dim() == 2 else param.view(1, -1)
-        state = self.state[param]
-        if not state:
-            moments: dict[str, Any] = {
-                "dtype": torch.promote_types(param.dtype, torch.float32),
-                "device": param.device,
-            }
-            shape = _state_shape(param, rows)
-            state["step"] = torch.tensor(0.0)
-            state["exp_avg"] = torch.zeros(shape, **moments)
-            state["exp_avg_sq"] = torch.zeros(shape, **moments)
-            if param.dtype in (torch.float16, torch.bfloat16):
-                state["master"] = (table if rows is None else table.index_select(0, rows)).float().contiguous()
-        state["step"] += 1
-        beta1, beta2 = group["betas"]
-        row_adamw_(
-            table,
-            rows,
-            grad,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            step=int(state["step"].item()),
-            lr=float(group["lr"]),
-            beta1=float(beta1),
-            beta2=float(beta2),
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            master=state.get("master"),
+    def _gradient(self, param: Tensor, rows: Tensor | None) -> Tensor:
+        grad = param.grad
+        if self.capturable and grad is not None and param.dim() == 2 and not grad.is_sparse:
+            return grad
+        return row_gradient(param, rows)
+
+    def _run(self, device: torch.device, updates: list[_Update]) -> None:
+        if device not in self._control:
+            _refuse_in_capture()
+            self._control[device] = torch.zeros(3, dtype=torch.int32, device=device)
+        states = [self._state_of(update) for update in updates]
+        found_inf = getattr(self, "found_inf", None)
+        row_adamw_step_(
+            [_table(update.param) for update in updates],
+            [update.rows for update in updates],
+            [update.grad for update in updates],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [state["master"] if "master" in state else torch.empty(0) for state in states],
+            [state["step"] for state in states],
+            [self._lr(update.group, device) for update in updates],
+            self._control[device],
+            beta1=[float(update.group["betas"][0]) for update in updates],
+            beta2=[float(update.group["betas"][1]) for update in updates],
+            eps=[update.group["eps"] for update in updates],
+            weight_decay=[update.group["weight_decay"] for update in updates],
+            whole_grads=[update.grad is update.param.grad for update in updates],
+            skip_nonfinite=self.capturable and found_inf is None,  # GradScaler has looked for NaN and Inf already
+            grad_scale=getattr(self, "grad_scale", None),
+            found_inf=found_inf,
         )
 
+    def _state_of(self, update: _Update) -> dict[str, Any]:
+        _, param, rows, _ = update
+        state: dict[str, Any] = self.state[param]
+        if not state:
+            _refuse_in_capture()
+            shape, dtype = state_shape(param, rows), torch.promote_types(param.dtype, torch.float32)
+            state["step"] = torch.zeros((), device=param.device if self.capturable else "cpu")
+            state["exp_avg"] = torch.zeros(shape, dtype=dtype, device=param.device)
+            state["exp_avg_sq"] = torch.zeros(shape, dtype=dtype, device=param.device)
+            if param.dtype in (torch.float16, torch.bfloat16):
+                table = _table(param)
+                state["master"] = (table if rows is None else table.index_select(0, rows)).float().contiguous()
+        return state
 
-def _state_shape(param: torch.Tensor, rows: torch.Tensor | None) -> torch.Size:
-    if rows is not None:
-        return torch.Size((len(rows), param.shape[1]))
-    return param.shape if param.dim() == 2 else torch.Size((1, param.numel()))
-
-
-def _row_gradient(param: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """The gradient of the trained rows: [k, d]; a whole parameter of other than two dimensions is one row."""
-    grad = param.grad
-    assert grad is not None
-    if rows is None:
-        grad = grad.to_dense() if grad.is_sparse else grad
-        return grad if grad.dim() == 2 else grad.reshape(1, -1)
-    rows = rows.to(grad.device)
-    if not grad.is_sparse:
-        return grad.index_select(0, rows)
-    grad = grad.coalesce()
-    ordered, order = rows.sort()
-    found = grad.indices()[0]
-    place = torch.searchsorted(ordered, found).clamp(max=len(rows) - 1)
-    ours = ordered[place] == found
-    dense = grad.values().new_zeros(len(rows), param.shape[1])
-    return dense.index_copy_(0, order[place[ours]], grad.values()[ours])
-
-
-def _all_finite(grad: torch.Tensor) -> bool:
-    # A sum is the cheapest look at every value. NaN and Inf come through; only an overflow needs the closer look.
-    return math.isfinite(grad.sum()) or bool(torch.isfinite(grad).all())
+    def _lr(self, group: dict[str, Any], device: torch.device) -> Tensor:
+        lr = group["lr"]
+        if not self.capturable:
+            return torch.tensor(float(lr), dtype=torch.float64)
+        if not torch.is_tensor(lr):
+            # From here on the schedulers write into this tensor, and captured graphs read it.
+            _refuse_in_capture()
+            group["lr"] = lr = torch.full((), lr, dtype=torch.float64, device=device)
+        return lr
 
 
-def _check_hyperparameters(group: dict[str, Any]) -> None:
-    for name in ("lr", "eps", "weight_decay"):
-        if not 0 <= float(group[name]) < math.inf:
-            raise InputError(f"{name} is {float(group[name])}, expected a finite number of at least 0")
-    betas = group["betas"]
-    if len(betas) != 2 or not all(0 <= float(beta) < 1 for beta in betas):
-        raise InputError(f"betas is {betas}, expected two numbers in [0, 1)")
+def _capturing() -> bool:
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def _refuse_in_capture() -> None:
+    # What is made during a capture would be made anew by every replay.
+    if _capturing():
+        raise InputError("make one step before capturing a CUDA graph: the first one makes the optimizer's state")
+
+
+def _table(param: Tensor) -> Tensor:
+    return param if param.dim() == 2 else param.view(1, -1)

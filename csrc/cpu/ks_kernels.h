@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "../adamw.h"
 #include "../dtypes.h"
 #include "../ksl.h"
 
@@ -68,12 +69,6 @@ struct Outcome {
 
 template <typename T>
 using Kernel = Outcome (*)(const T *x, const T *y, int64_t n, Goal goal, Workspace &workspace);
-
-// The scalars of one AdamW step, computed in double and rounded once, as Python scalars are in torch.
-template <typename C>
-struct AdamWCoefficients {
-    C decay, one_minus_beta1, beta2, one_minus_beta2, root_bias2, eps, minus_step_size;
-};
 
 template <typename C>
 using AdamWSpan = void (*)(const AdamWCoefficients<C> &c, int64_t n, const C *grad, C *param, C *exp_avg,

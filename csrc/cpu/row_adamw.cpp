@@ -8,6 +8,7 @@
 #include <cmath>
 #include <vector>
 
+#include "adamw.h"
 #include "check.h"
 #include "cpu/ks_kernels.h"
 #include "cpu/spans.h"
@@ -20,13 +21,10 @@ namespace {
 template <typename C>
 AdamWCoefficients<C> coefficients_of(const AdamW &h) {
     const auto step = static_cast<double>(h.step);
-    return {static_cast<C>(1 - h.lr * h.weight_decay),
-            static_cast<C>(1 - h.beta1),
-            static_cast<C>(h.beta2),
-            static_cast<C>(1 - h.beta2),
-            static_cast<C>(std::sqrt(1 - std::pow(h.beta2, step))),
-            static_cast<C>(h.eps),
-            static_cast<C>(-h.lr / (1 - std::pow(h.beta1, step)))};
+    AdamWCoefficients<C> c;
+    c.set_first(h, h.lr, std::pow(h.beta1, step));
+    c.set_second(h, std::pow(h.beta2, step));
+    return c;
 }
 
 AdamWSpan<float> adamw_span(float) { return active_kernels().adamw_float32; }

@@ -22,6 +22,7 @@ __all__ = [
     "native",
     "reference",
     "row_adamw_",
+    "row_adamw_step_",
     "row_embedding",
     "row_embedding_backward",
     "schemas",
@@ -157,8 +158,8 @@ def row_adamw_(
 
     Raises
     ------
-    InputError : shapes, dtypes or devices that do not fit; a row twice or outside the table; a hyperparameter
-        out of its range. Nothing is written then.
+    InputError : shapes, dtypes or devices that do not fit; a row twice or outside the table (on CUDA, where nothing
+        waits for the values of rows, see row_adamw_step_); a hyperparameter out of its range. Nothing is written then.
 
     Examples
     --------
@@ -186,6 +187,83 @@ def row_adamw_(
     )
 
 
+def row_adamw_step_(
+    tables: list[Tensor],
+    rows: list[Tensor | None],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    masters: list[Tensor],
+    steps: list[Tensor],
+    lrs: list[Tensor],
+    control: Tensor,
+    *,
+    beta1: list[float],
+    beta2: list[float],
+    eps: list[float],
+    weight_decay: list[float],
+    whole_grads: list[bool],
+    skip_nonfinite: bool = False,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """One optimizer step: :func:`row_adamw_` for several tables at once, on CUDA in one launch for up to 16 of them.
+
+    What changes from step to step comes in tensors, so that a captured CUDA graph follows it. On CUDA nothing waits for
+    the device, so the values of ``rows`` are the caller's to check (:class:`kslottery_fast.RowAdamW` does it when it is
+    built): an id outside the table ends the kernel as a failed assert does, and nothing is written outside; a row that
+    stands twice gets either of its two updates.
+
+    Parameters
+    ----------
+    tables, rows, grads, exp_avgs, exp_avg_sqs : of each table as for row_adamw_, all on one device.
+    masters : likewise, an empty tensor where there is none.
+    steps : float32 scalars, how many updates each table has had; they go up by one.
+    lrs : float32 or float64 scalars. A step or lr on the tables' device is read by the kernel; one on the CPU is read
+        now, and a captured graph would repeat it.
+    control : int32 [3] on the tables' device, zeros before the first call and then the same tensor for every call of
+        one optimizer. ``control[2]`` counts the steps that ``skip_nonfinite`` left out.
+    beta1, beta2, eps, weight_decay : one number for each table.
+    whole_grads : for each table, whether its ``grads`` is [V, d], of which the rows are meant, and not [k, d].
+    skip_nonfinite : leave the whole step out where a gradient holds NaN or Inf.
+    grad_scale : float32 scalar on the device or None: gradients are divided by it.
+    found_inf : float32 scalar on the device or None: the step is left out unless it is 0. Both are GradScaler's.
+
+    Raises
+    ------
+    InputError : as for row_adamw_, values of rows on CUDA excepted; lists of different lengths; scalars of another
+        dtype or device.
+
+    Examples
+    --------
+    >>> table, step, control = torch.zeros(5, 2), torch.zeros(()), torch.zeros(3, dtype=torch.int32)
+    >>> state = [torch.zeros(1, 2)], [torch.zeros(1, 2)], [torch.empty(0)], [step], [torch.tensor(0.1)]
+    >>> hyper = {"beta1": [0.9], "beta2": [0.999], "eps": [1e-8], "weight_decay": [0.0], "whole_grads": [False]}
+    >>> row_adamw_step_([table], [torch.tensor([3])], [torch.tensor([[1.0, -1.0]])], *state, control, **hyper)
+    >>> table[3], step
+    (tensor([-0.1000,  0.1000]), tensor(1.))
+    """
+    torch.ops.kslottery.row_adamw_step_(
+        tables,
+        rows,
+        grads,
+        exp_avgs,
+        exp_avg_sqs,
+        masters,
+        steps,
+        lrs,
+        control,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=weight_decay,
+        whole_grads=whole_grads,
+        skip_nonfinite=skip_nonfinite,
+        grad_scale=grad_scale,
+        found_inf=found_inf,
+    )
+
+
 def row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> Tensor:
     """Look tokens up in a frozen table, some of whose rows are replaced by trained ones.
 
@@ -205,8 +283,8 @@ def row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> Te
 
     Raises
     ------
-    InputError : shapes, dtypes or devices that do not fit; an id outside the table; a slot without a row; a
-        table that requires grad.
+    InputError : shapes, dtypes or devices that do not fit; an id outside the table or a slot without a row (on CUDA
+        these end the kernel as a failed assert does, as in torch); a table that requires grad.
 
     Examples
     --------
@@ -232,12 +310,13 @@ def row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int)
     Returns
     -------
     Tensor [k, d] float32 (float64 for a float64 grad_out): row s is the sum of grad_out over the positions
-        whose token has slot s, in the order of the positions. On the CPU the same bits for any number of
-        threads.
+        whose token has slot s, in the order of the positions: the same bits for any number of threads, and on the CPU
+        and on CUDA.
 
     Raises
     ------
-    InputError : shapes, dtypes or devices that do not fit; an id outside 0..V-1; a slot of k or more.
+    InputError : shapes, dtypes or devices that do not fit; an id outside 0..V-1 or a slot of k or more (on CUDA as
+        for row_embedding).
     """
     _require_tensors(grad_out=grad_out, slots=slots, ids=ids)
     return torch.ops.kslottery.row_embedding_backward(grad_out, slots, ids, k)

@@ -14,7 +14,7 @@ from torch import Tensor
 from kslottery_fast.errors import InputError
 
 from . import native, reference, schemas
-from .schemas import DTYPE_CODES, LIBRARY, NAMESPACE
+from .schemas import DTYPE_CODES, LEFT_OUT, LIBRARY, NAMESPACE
 
 _Matrix = tuple[int, int, int, int, int, int]
 
@@ -87,8 +87,107 @@ def row_adamw_(
             step,
             *scalars.values(),
         )
-    # Autograd must notice that these changed behind its back.
-    for tensor in (table, exp_avg, exp_avg_sq, master):
+    _mark_written(table, exp_avg, exp_avg_sq, master)
+
+
+def row_adamw_step_(
+    tables: list[Tensor],
+    rows: list[Tensor | None],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    masters: list[Tensor],
+    steps: list[Tensor],
+    lrs: list[Tensor],
+    control: Tensor,
+    *,
+    beta1: list[float],
+    beta2: list[float],
+    eps: list[float],
+    weight_decay: list[float],
+    whole_grads: list[bool],
+    skip_nonfinite: bool = False,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """Native row_adamw_step_: one launch on CUDA, on the CPU one row_adamw_ after the other."""
+    lists = rows, grads, exp_avgs, exp_avg_sqs, masters, steps, lrs
+    arguments: Any = tables, *lists, control
+    options: Any = {
+        "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay, "whole_grads": whole_grads,
+        "skip_nonfinite": skip_nonfinite, "grad_scale": grad_scale, "found_inf": found_inf,
+    }  # fmt: skip
+    if (call := native.caller(control.device)) is None:
+        reference.row_adamw_step_(*arguments, **options)
+        return
+    schemas.row_adamw_step_(*arguments, **options)
+    if not call.offers("row_adamw_step"):
+        grads = [reference.rows_of_gradient(*part) for part in zip(grads, rows, whole_grads, strict=True)]
+        updates: Any = list(zip(tables, rows, grads, *lists[2:], beta1, beta2, eps, weight_decay, strict=True))
+        if not _left_out(grads, control, skip_nonfinite, found_inf):
+            for update in updates:
+                _update_on_the_cpu(grad_scale, *update)
+        return
+    updates = list(zip(tables, *lists, beta1, beta2, eps, weight_decay, strict=True))
+    row_ids = [None if ids is None else ids.contiguous() for ids in rows]  # copies live until the launch
+    described = [
+        _update_arguments(update, ids, whole, control.device)
+        for update, ids, whole in zip(updates, row_ids, whole_grads, strict=True)
+    ]
+    flags = control.data_ptr(), _pointer(grad_scale), _pointer(found_inf), skip_nonfinite
+    call("row_adamw_step", described, *flags)
+    _mark_written(*tables, *exp_avgs, *exp_avg_sqs, *masters, control)
+    for step in steps:
+        if step.device == control.device:
+            _mark_written(step)
+        else:
+            step += 1
+
+
+def _update_arguments(update: Any, row_ids: Tensor | None, whole: bool, device: torch.device) -> tuple[Any, ...]:
+    """One table's part of a step as csrc/bindings_cuda.cpp takes it: scalars by address or, from the CPU, by value."""
+    table, _, grad, exp_avg, exp_avg_sq, master, step, lr, *hyper = update
+    at = step.data_ptr() if step.device == device else 0, lr.data_ptr() if lr.device == device else 0
+    count = 0 if at[0] else int(step) + 1
+    rate = 0.0 if at[1] else float(lr)
+    pointers = exp_avg.data_ptr(), exp_avg_sq.data_ptr()
+    scalars = (*at, DTYPE_CODES[lr.dtype], whole), exp_avg.shape[0], (count, rate, *hyper)
+    return (_matrix(table), _pointer(row_ids), _pointer(master), _matrix(grad), *pointers, *scalars)
+
+
+def _update_on_the_cpu(
+    grad_scale: Tensor | None,
+    table: Tensor,
+    rows: Tensor | None,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    master: Tensor,
+    step: Tensor,
+    lr: Tensor,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    if grad_scale is not None:
+        grad = grad.to(exp_avg.dtype) / grad_scale.to(exp_avg.dtype)
+    hyper = {"lr": float(lr), "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+    exact = master if master.numel() else None
+    row_adamw_(table, rows, grad, exp_avg, exp_avg_sq, step=int(step) + 1, master=exact, **hyper)
+    step += 1
+
+
+def _left_out(grads: list[Tensor], control: Tensor, skip_nonfinite: bool, found_inf: Tensor | None) -> bool:
+    if skip_nonfinite and not all(bool(grad.isfinite().all()) for grad in grads):
+        control[LEFT_OUT] += 1
+        return True
+    return found_inf is not None and bool(found_inf)
+
+
+def _mark_written(*tensors: Tensor | None) -> None:
+    """Autograd must notice that these changed behind its back."""
+    for tensor in tensors:
         if tensor is not None:
             torch.autograd.graph.increment_version(tensor)
 
@@ -109,15 +208,20 @@ def row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int)
     if (call := native.caller(grad_out.device)) is None:
         return reference.row_embedding_backward(grad_out, slots, ids, k)
     grad_rows = schemas.row_embedding_backward(grad_out, slots, ids, k)
-    slots, ids = slots.contiguous(), ids.contiguous()
+    grad_out, slots, ids = grad_out.reshape(ids.numel(), grad_out.shape[-1]), slots.contiguous(), ids.contiguous()
+    workspace = []
+    if call.offers("row_embedding_backward_workspace"):
+        size = call("row_embedding_backward_workspace", ids.numel(), k)
+        workspace = [grad_out.new_empty(size, dtype=torch.uint8)]
     call(
         "row_embedding_backward",
-        _matrix(grad_out.reshape(ids.numel(), grad_out.shape[-1])),
+        _matrix(grad_out),
         slots.data_ptr(),
         slots.numel(),
         ids.data_ptr(),
         ids.numel(),
         k,
+        *map(_pointer, workspace),
         grad_rows.data_ptr(),
         DTYPE_CODES[grad_rows.dtype],
     )
@@ -144,10 +248,17 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[None, Tensor | None, None, No
     return None, grad_rows.to(ctx.rows_dtype), None, None
 
 
-for _kernel in (ks_rows, ks_statistics, ks_decide, row_adamw_, row_embedding, row_embedding_backward):
+for _kernel in (
+    ks_rows,
+    ks_statistics,
+    ks_decide,
+    row_adamw_,
+    row_adamw_step_,
+    row_embedding,
+    row_embedding_backward,
+):
     LIBRARY.impl(_kernel.__name__, _kernel, "CPU")
-    if _kernel in (ks_rows, ks_statistics, ks_decide):
-        LIBRARY.impl(_kernel.__name__, _kernel, "CUDA")
+    LIBRARY.impl(_kernel.__name__, _kernel, "CUDA")
     LIBRARY.impl(_kernel.__name__, getattr(reference, _kernel.__name__), "CompositeExplicitAutograd")
 
 torch.library.register_autograd(f"{NAMESPACE}::row_embedding", _backward, setup_context=_setup_context, lib=LIBRARY)

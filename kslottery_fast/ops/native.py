@@ -10,7 +10,6 @@ import functools
 import importlib
 import importlib.metadata
 import warnings
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -50,7 +49,7 @@ def module() -> ModuleType | None:
     return _module
 
 
-def caller(device: torch.device = _CPU) -> Callable[..., None] | None:
+def caller(device: torch.device = _CPU) -> Caller | None:
     """What calls native functions for tensors on this device: ``caller(device)("ks_decide", *arguments)``.
 
     On the CPU they run on torch's number of threads; on CUDA they are put on the current stream of the device, and
@@ -58,24 +57,29 @@ def caller(device: torch.device = _CPU) -> Callable[..., None] | None:
     device, after one RuntimeWarning per process that says why.
     """
     if device.type != "cuda":
-        return None if (library := module()) is None else _Caller(library, torch.get_num_threads())
+        return None if (library := module()) is None else Caller(library, torch.get_num_threads())
     if (library := module()) is None:
         return None
     if library.cuda_reason:
         _warn_of_missing_cuda(library.cuda_reason)
         return None
-    return _Caller(library.cuda, device.index, torch.cuda.current_stream(device).cuda_stream)
+    return Caller(library.cuda, device.index, torch.cuda.current_stream(device).cuda_stream)
 
 
-class _Caller:
+class Caller:
     """Calls functions of a native module; `where` are the last arguments of each."""
 
     def __init__(self, native: ModuleType, *where: int) -> None:
         self._native, self._where = native, where
 
-    def __call__(self, name: str, *arguments: Any) -> None:
+    def offers(self, name: str) -> bool:
+        """Whether the module has this function: some are there for one kind of device alone."""
+        return hasattr(self._native, name)
+
+    def __call__(self, name: str, *arguments: Any) -> Any:
+        """Call it; what it returns."""
         try:
-            getattr(self._native, name)(*arguments, *self._where)
+            return getattr(self._native, name)(*arguments, *self._where)
         except ValueError as error:
             raise InputError(str(error)) from None
 

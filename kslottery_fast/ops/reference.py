@@ -14,7 +14,7 @@ from torch import Tensor
 from kslottery_fast.errors import InputError
 
 from . import schemas
-from .schemas import HAS_INF, HAS_NAN
+from .schemas import HAS_INF, HAS_NAN, LEFT_OUT
 
 _BLOCK_ELEMENTS = 1 << 21
 """Values that one block of rows may hold: about 100 MB of sorted copies and int64 ranks."""
@@ -100,24 +100,108 @@ def row_adamw_(
         if values.numel() < rows.numel():
             twice = int(values[counts > 1][0])
             raise InputError(f"rows holds {twice} twice; each row can be updated once a step")
-    dtype = exp_avg.dtype
+    bias1, root_bias2 = 1 - beta1**step, math.sqrt(1 - beta2**step)
+    _update_rows(
+        table, rows, grad.to(exp_avg.dtype), exp_avg, exp_avg_sq, master,
+        betas=(beta1, beta2), root_bias2=root_bias2, eps=eps, decay=1 - lr * weight_decay, step_size=-lr / bias1,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def row_adamw_step_(
+    tables: list[Tensor],
+    rows: list[Tensor | None],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    masters: list[Tensor],
+    steps: list[Tensor],
+    lrs: list[Tensor],
+    control: Tensor,
+    *,
+    beta1: list[float],
+    beta2: list[float],
+    eps: list[float],
+    weight_decay: list[float],
+    whole_grads: list[bool],
+    skip_nonfinite: bool = False,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """See ``kslottery_fast.ops.row_adamw_step_``. The device is never waited for, nor the values of rows read."""
+    schemas.row_adamw_step_(
+        tables, rows, grads, exp_avgs, exp_avg_sqs, masters, steps, lrs, control,
+        beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, whole_grads=whole_grads,
+        skip_nonfinite=skip_nonfinite, grad_scale=grad_scale, found_inf=found_inf,
+    )  # fmt: skip
+    grads = [rows_of_gradient(*part) for part in zip(grads, rows, whole_grads, strict=True)]
+    left_out = torch.zeros((), dtype=torch.bool, device=control.device)
+    if skip_nonfinite and grads:
+        left_out = torch.stack([~grad.isfinite().all() for grad in grads]).any()
+        control[LEFT_OUT] += left_out
+    if found_inf is not None:
+        left_out = left_out | (found_inf != 0).reshape(())
+    for i, table in enumerate(tables):
+        dtype, master = exp_avgs[i].dtype, masters[i] if masters[i].numel() else None
+        # Scalars in float64 and rounded once, as the kernels have them.
+        step, lr = steps[i].double().reshape(()) + 1, lrs[i].double().reshape(())
+        grad = grads[i].to(dtype)
+        _update_rows(
+            table, rows[i], grad if grad_scale is None else grad / grad_scale.to(dtype),
+            exp_avgs[i], exp_avg_sqs[i], master,
+            betas=(beta1[i], beta2[i]),
+            root_bias2=(1 - beta2[i] ** step).sqrt().to(dtype),
+            eps=eps[i],
+            decay=(1 - lr * weight_decay[i]).to(dtype),
+            step_size=(-lr / (1 - beta1[i] ** step)).to(dtype),
+            left_out=left_out,
+        )  # fmt: skip
+        steps[i] += (~left_out).to(steps[i])
+
+
+def rows_of_gradient(grad: Tensor, rows: Tensor | None, whole: bool) -> Tensor:
+    """The gradient [k, d] of the rows, out of that of the whole table where it is one."""
+    return grad.index_select(0, rows) if whole and rows is not None else grad
+
+
+def _update_rows(
+    table: Tensor,
+    rows: Tensor | None,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    master: Tensor | None,
+    *,
+    betas: tuple[float, float],
+    root_bias2: float | Tensor,
+    eps: float,
+    decay: float | Tensor,
+    step_size: float | Tensor,
+    left_out: Tensor | None = None,
+) -> None:
+    """The update itself; with a true ``left_out``, all is written as it was."""
+    dtype, (beta1, beta2) = exp_avg.dtype, betas
     current = table if rows is None else table.index_select(0, rows)
     param = current.to(dtype) if master is None else master
-    grad = grad.to(dtype)
     weight = torch.tensor(1 - beta1, dtype=dtype)
-    if weight < 0.5:
-        exp_avg.add_((grad - exp_avg) * weight)
-    else:  # torch.lerp computes from the nearer end
-        exp_avg.copy_(grad - (grad - exp_avg) * (1 - weight))
-    exp_avg_sq.mul_(beta2).add_(grad * (1 - beta2) * grad)
-    denominator = exp_avg_sq.sqrt() / math.sqrt(1 - beta2**step) + eps
-    param = param * (1 - lr * weight_decay) + exp_avg * (-lr / (1 - beta1**step)) / denominator
+    # torch.lerp computes from the nearer end.
+    average = exp_avg + (grad - exp_avg) * weight if weight < 0.5 else grad - (grad - exp_avg) * (1 - weight)
+    square = exp_avg_sq * beta2 + grad * (1 - beta2) * grad
+    param = param * decay + average * step_size / (square.sqrt() / root_bias2 + eps)
+
+    def write(target: Tensor, old: Tensor, new: Tensor) -> None:
+        new = new.to(target.dtype)
+        new = new if left_out is None else torch.where(left_out, old, new)
+        if target is table and rows is not None:
+            table.index_copy_(0, rows, new)
+        else:
+            target.copy_(new)
+
+    write(exp_avg, exp_avg, average)
+    write(exp_avg_sq, exp_avg_sq, square)
+    write(table, current, param)
     if master is not None:
-        master.copy_(param)
-    if rows is None:
-        table.copy_(param)
-    else:
-        table.index_copy_(0, rows, param.to(table.dtype))
+        write(master, master, param)
 
 
 def row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ The checks look at shapes, strides, dtypes and devices only, so that they also r
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,12 @@ SCHEMAS = {
     "row_adamw_": "(Tensor(a!) table, Tensor? rows, Tensor grad, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq,"
     " *, int step, float lr, float beta1, float beta2, float eps, float weight_decay,"
     " Tensor(d!)? master=None) -> ()",
+    # the same for several tables; steps and lrs scalar tensors; control int32 [3]; masters may be empty
+    "row_adamw_step_": "(Tensor(a!)[] tables, Tensor?[] rows, Tensor[] grads, Tensor(b!)[] exp_avgs,"
+    " Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] masters, Tensor(e!)[] steps, Tensor[] lrs, Tensor(f!) control,"
+    " *, float[] beta1, float[] beta2, float[] eps, float[] weight_decay, bool[] whole_grads,"
+    " bool skip_nonfinite=False,"
+    " Tensor? grad_scale=None, Tensor? found_inf=None) -> ()",
     # table [V, d], rows [k, d], slots int32 [V], ids int64 [...] -> [..., d]
     "row_embedding": "(Tensor table, Tensor rows, Tensor slots, Tensor ids) -> Tensor",
     # grad_out [..., d], slots int32 [V], ids int64 [...] -> float32 [k, d] (float64 for float64)
@@ -37,6 +44,9 @@ DTYPE_CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloa
 
 HAS_NAN, HAS_INF = 1, 2
 """The bits of a row's flags."""
+
+FINISHED, NONFINITE, LEFT_OUT = 0, 1, 2
+"""The entries of row_adamw_step_'s control, as in csrc/ksl.h: two for the kernel, and a count of steps left out."""
 
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 for _name, _schema in SCHEMAS.items():
@@ -144,6 +154,72 @@ def row_adamw_(
             raise InputError(f"{name} is {value}; expected a finite number of at least 0")
 
 
+def row_adamw_step_(
+    tables: list[Tensor],
+    rows: list[Tensor | None],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    masters: list[Tensor],
+    steps: list[Tensor],
+    lrs: list[Tensor],
+    control: Tensor,
+    *,
+    beta1: list[float],
+    beta2: list[float],
+    eps: list[float],
+    weight_decay: list[float],
+    whole_grads: list[bool],
+    skip_nonfinite: bool = False,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """Checks the arguments of row_adamw_step_, which has no outputs."""
+    lists: dict[str, list[Any]] = {
+        "rows": rows, "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "masters": masters,
+        "steps": steps, "lrs": lrs, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay,
+        "whole_grads": whole_grads,
+    }  # fmt: skip
+    for name, values in lists.items():
+        if len(values) != len(tables):
+            raise InputError(f"{name} has {len(values)} entries for {len(tables)} tables; expected one for each")
+    if control.dtype != torch.int32 or tuple(control.shape) != (3,) or not control.is_contiguous():
+        raise InputError(f"control is {control.dtype} {shape_of(control)}; expected int32 [3], zeros at first")
+    for i, table in enumerate(tables):
+        if whole_grads[i] and grads[i].shape != table.shape:
+            raise InputError(
+                f"grads has {shape_of(grads[i])} for a table {shape_of(table)}, but whole_grads says whole"
+            )
+        row_adamw_(
+            table, rows[i], grads[i][: len(exp_avgs[i])] if whole_grads[i] else grads[i], exp_avgs[i], exp_avg_sqs[i],
+            step=1, lr=0.0, beta1=beta1[i], beta2=beta2[i], eps=eps[i], weight_decay=weight_decay[i],
+            master=masters[i] if masters[i].numel() else None,
+        )  # fmt: skip
+        check_same_device(tables=table, control=control)
+        for name, scalar in (("steps", steps[i]), ("lrs", lrs[i])):
+            _check_scalar(name, scalar)
+            if not scalar.is_cpu:
+                check_same_device(tables=table, **{name: scalar})
+        if steps[i].dtype != torch.float32:
+            raise InputError(f"steps holds {steps[i].dtype}; expected float32 scalars, the updates made so far")
+        if steps[i].is_cpu and not table.is_cpu and (skip_nonfinite or found_inf is not None):
+            raise InputError(
+                "steps is on the CPU, but whether this step is left out is known on the device alone; "
+                f"move steps to {table.device}"
+            )
+    for name, flag in (("grad_scale", grad_scale), ("found_inf", found_inf)):
+        if flag is not None:
+            _check_scalar(name, flag)
+            check_same_device(control=control, **{name: flag})
+            if flag.dtype != torch.float32:
+                raise InputError(f"{name} is {flag.dtype}; expected a float32 scalar, as GradScaler has it")
+
+
+def _check_scalar(name: str, scalar: Tensor) -> None:
+    if scalar.numel() != 1 or scalar.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"{name} is {scalar.dtype} {shape_of(scalar)}; expected one float32 or float64 number")
+
+
 def check_slots_and_ids(slots: Tensor, ids: Tensor) -> None:
     """What row_embedding and its backward share."""
     if slots.dtype != torch.int32 or slots.dim() != 1:
@@ -218,5 +294,13 @@ def row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int)
 
 
 # A fake kernel checks the arguments and allocates the outputs; the real ones start with the same functions.
-for _fake in (ks_rows, ks_statistics, ks_decide, row_adamw_, row_embedding, row_embedding_backward):
+for _fake in (
+    ks_rows,
+    ks_statistics,
+    ks_decide,
+    row_adamw_,
+    row_adamw_step_,
+    row_embedding,
+    row_embedding_backward,
+):
     torch.library.register_fake(f"{NAMESPACE}::{_fake.__name__}", _fake, lib=LIBRARY)

@@ -29,6 +29,6 @@ def shim() -> ModuleType:
 @pytest.fixture
 def cuda(shim: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """kslottery_fast.ops.kernels as it runs for CUDA tensors, but on CPU tensors, through the shim."""
-    monkeypatch.setattr(native, "caller", lambda device: native._Caller(shim, 0, 0))
+    monkeypatch.setattr(native, "caller", lambda device: native.Caller(shim, 0, 0))
     yield kernels
     shim.set_seed(0)

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -30,6 +31,9 @@
     using name##_type = __VA_ARGS__; \
     static const char name##_key{};  \
     auto &name = *static_cast<name##_type *>(shim::shared_variable(&name##_key, sizeof(name##_type)))
+// On a GPU the process loses its device; here the test gets an error.
+#define KSL_DEVICE_CHECK(condition, message) \
+    ((condition) ? (void)0 : throw std::runtime_error(std::string("device-side assert: ") + (message)))
 #define KSL_DYNAMIC_SHARED(name) unsigned char *name = shim::dynamic_shared()
 
 struct uint3 {

@@ -197,6 +197,8 @@ class Executor {
             std::ostringstream what;
             if (fiber.state == State::kDone) {
                 what << "ended";
+            } else if (fiber.state == State::kReady) {
+                what << "could go on";  // another thread's error stopped the block
             } else {
                 what << "at " << fiber.operation << " in " << text(fiber.site);
                 if (fiber.state == State::kAtWarp) what << " with mask 0x" << std::hex << fiber.mask;

@@ -1,0 +1,192 @@
+"""What the GPU benchmark runs on: a GPU, or for a dry run the CPU in its place, which has no figures to reach."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import shutil
+import subprocess
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from . import memory
+from .measure import Contender, Timing, machine, take_turns
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE / "gpu_read.cu"
+BLOCKS_PER_MULTIPROCESSOR = (4, 8, 16)  # of the reading loop: the fastest in each case is the floor
+
+
+class Device(Protocol):
+    """What workloads and the table need of either."""
+
+    torch_device: torch.device
+
+    def take_turns(self, contenders: Mapping[str, Contender], turns: int) -> dict[str, Timing]:
+        """Let all run once unmeasured, then `turns` times one after the other."""
+
+    def floors(self, x: Tensor, y: Tensor) -> dict[str, Contender]:
+        """Ways to read both tables once."""
+
+    def captured(self, step: Callable[[], object]) -> Callable[[], object]:
+        """The step as a CUDA graph that is replayed; it has run a few times before."""
+
+    def about(self) -> dict[str, Any]:
+        """What a reader needs to know to compare numbers."""
+
+
+class Gpu:
+    """A CUDA device, timed by events, with what the last run left in the L2 cache written over before each run."""
+
+    def __init__(self, index: int = 0) -> None:
+        self.torch_device = torch.device("cuda", index)
+        torch.cuda.set_device(index)
+        self._properties = torch.cuda.get_device_properties(index)
+        cache = getattr(self._properties, "L2_cache_size", 0) or 128 << 20
+        self._flush = torch.empty(2 * cache, dtype=torch.uint8, device=self.torch_device)
+        self._sink = torch.zeros(1, dtype=torch.int64, device=self.torch_device)
+
+    def take_turns(self, contenders: Mapping[str, Contender], turns: int) -> dict[str, Timing]:
+        """By events: from before the first launch of a run to after its last."""
+        events: dict[str, list[tuple[Any, Any]]] = {name: [] for name in contenders}
+        gc.collect()
+        gc.disable()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # "no row is selected": that is the case being timed
+                for turn in range(-2, turns):
+                    for name, contender in contenders.items():
+                        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                        # Also keeps the GPU busy while the run is being launched.
+                        self._flush.zero_()
+                        start.record()
+                        contender.run(turn + 2)
+                        end.record()
+                        if turn >= 0:
+                            events[name].append((start, end))
+            torch.cuda.synchronize()
+        finally:
+            gc.enable()
+        return {
+            name: Timing.of([start.elapsed_time(end) * 1e-3 * contenders[name].scale for start, end in pairs])
+            for name, pairs in events.items()
+        }
+
+    def floors(self, x: Tensor, y: Tensor) -> dict[str, Contender]:
+        """The reading loop with some numbers of blocks."""
+        return {
+            f"floor: {blocks} blocks": Contender(lambda turn, blocks=blocks: self.read(x, y, blocks))
+            for blocks in (each * self._properties.multi_processor_count for each in BLOCKS_PER_MULTIPROCESSOR)
+        }
+
+    def read(self, x: Tensor, y: Tensor, blocks: int) -> Tensor:
+        """Read two contiguous tensors of one size; the XOR of their 64-bit words comes on top of what is there."""
+        if not (x.is_contiguous() and y.is_contiguous() and x.nbytes == y.nbytes and x.nbytes % 16 == 0):
+            raise ValueError("expected two contiguous tensors of one size, a multiple of 16 bytes")
+        stream = torch.cuda.current_stream(self.torch_device).cuda_stream
+        status = library().gpu_read(x.data_ptr(), y.data_ptr(), x.nbytes, self._sink.data_ptr(), blocks, stream)
+        if status:
+            raise RuntimeError(f"reading failed with CUDA error {status}")
+        return self._sink
+
+    def captured(self, step: Callable[[], object]) -> Callable[[], object]:
+        """As torch's documentation does it: a few steps on a side stream, then the capture."""
+        stream = torch.cuda.Stream(self.torch_device)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        return graph.replay
+
+    def bandwidths(self, size: int = 2 << 30, turns: int = 11) -> dict[str, float]:
+        """Bytes a second of reading, and of copying (bytes read and written), on tables of this size."""
+        x, y = (torch.randint(256, (size,), dtype=torch.uint8, device=self.torch_device) for _ in range(2))
+        found = self.take_turns({**self.floors(x, y), "copy": Contender(lambda turn: x.copy_(y))}, turns)
+        reading = min(timing.median for name, timing in found.items() if name.startswith("floor"))
+        return {"read": 2 * size / reading, "copy": 2 * size / found["copy"].median}
+
+    def about(self) -> dict[str, Any]:
+        """The GPU, what drives it, and the bandwidths measured in this run."""
+        query = ["nvidia-smi", "--query-gpu=driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit"]
+        smi = subprocess.run([*query, "--format=csv,noheader"], capture_output=True, text=True, check=False).stdout
+        p = self._properties
+        gpu = {
+            "gpu": p.name,
+            "compute_capability": f"{p.major}.{p.minor}",
+            "multiprocessors": p.multi_processor_count,
+            "memory_bytes": p.total_memory,
+            "driver, memory, clocks, power": smi.strip().splitlines()[0] if smi.strip() else "nvidia-smi is missing",
+            "cuda": torch.version.cuda,
+            "bytes_per_second": self.bandwidths(),
+        }
+        return {**gpu, **machine()}
+
+
+class StandIn:
+    """The CPU under the same methods: the dry run tests the benchmark with it."""
+
+    torch_device = torch.device("cpu")
+
+    def take_turns(self, contenders: Mapping[str, Contender], turns: int) -> dict[str, Timing]:
+        """By the wall clock."""
+        return take_turns(contenders, turns)
+
+    def floors(self, x: Tensor, y: Tensor) -> dict[str, Contender]:
+        """The CPU's."""
+        return {
+            f"floor: {pattern}": Contender(lambda turn, pattern=pattern: memory.read(x, y, pattern))
+            for pattern in memory.PATTERNS
+        }
+
+    def captured(self, step: Callable[[], object]) -> Callable[[], object]:
+        """The step itself, which has run as often as before a capture."""
+        for _ in range(3):
+            step()
+        return step
+
+    def about(self) -> dict[str, Any]:
+        """The machine, and that this was no GPU."""
+        return {"gpu": None, "dry_run": True, **machine()}
+
+
+def target_of_library() -> Path:
+    """Where gpu_read.cu is built to."""
+    return HERE.parent / "build" / "benchmarks" / "gpu_read.so"
+
+
+def compile_library(target: Path, arch: str = "native") -> None:
+    """Build gpu_read.cu with nvcc."""
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    flags = [
+        "-O3",
+        "-std=c++17",
+        f"-arch={arch}",
+        "-Werror=all-warnings",
+        "-shared",
+        "-Xcompiler=-fPIC",
+        "--cudart=static",
+    ]
+    subprocess.run([nvcc, *flags, "--cudart=static", str(SOURCE), "-o", str(target)], check=True)
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """gpu_read.cu, built when it is missing or older than its source."""
+    target = target_of_library()
+    if not target.exists() or target.stat().st_mtime < SOURCE.stat().st_mtime:
+        compile_library(target)
+    loaded = ctypes.CDLL(str(target))
+    loaded.gpu_read.argtypes = [*[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+    loaded.gpu_read.restype = ctypes.c_int
+    return loaded

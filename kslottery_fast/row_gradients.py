@@ -1,0 +1,67 @@
+"""What RowAdamW asks of a parameter and its gradient: the gradient of the trained rows, NaN in it, shapes of state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+
+def state_shape(param: Tensor, rows: Tensor | None) -> torch.Size:
+    """The shape of a moment: [k, d]; a whole parameter of other than two dimensions is one row."""
+    if rows is not None:
+        return torch.Size((len(rows), param.shape[1]))
+    return param.shape if param.dim() == 2 else torch.Size((1, param.numel()))
+
+
+def row_gradient(param: Tensor, rows: Tensor | None) -> Tensor:
+    """The gradient of the trained rows, on the parameter's device: [k, d], shaped as the state is."""
+    grad = param.grad
+    assert grad is not None
+    if rows is None:
+        grad = grad.to_dense() if grad.is_sparse else grad
+        return grad if grad.dim() == 2 else grad.reshape(1, -1)
+    if not grad.is_sparse:
+        return grad.index_select(0, rows)
+    grad = grad.coalesce()
+    ordered, order = rows.sort()
+    found = grad.indices()[0]
+    place = torch.searchsorted(ordered, found).clamp(max=len(rows) - 1)
+    ours = ordered[place] == found
+    dense = grad.values().new_zeros(len(rows), param.shape[1])
+    return dense.index_copy_(0, order[place[ours]], grad.values()[ours])
+
+
+def nonfinite_message(param: Tensor, rows: Tensor | None, grad: Tensor) -> str:
+    """What is wrong with a gradient [k, d] that holds NaN or Inf, and what to do."""
+    bad = (~torch.isfinite(grad)).reshape(len(grad), -1).any(dim=1).nonzero().flatten()
+    names = bad if rows is None else rows[bad]
+    return (
+        f"the gradient of a parameter {list(param.shape)} holds NaN or Inf in {len(bad)} rows "
+        f"(first: {names[0].item()}); nothing was updated. Training diverged: lower the learning "
+        "rate, clip the gradient, or pass nonfinite='skip' to leave such steps out"
+    )
+
+
+def first_nonfinite(grads: Iterable[Tensor]) -> int | None:
+    """The index of the first gradient with NaN or Inf. Waits for the device."""
+    # A sum is the cheapest look at every value. NaN and Inf come through; only an overflow needs the closer look. All
+    # sums are on their way before the first is waited for.
+    looked = [(grad, grad.sum()) for grad in grads]
+    bad = (i for i, (grad, total) in enumerate(looked) if not (math.isfinite(total) or torch.isfinite(grad).all()))
+    return next(bad, None)
+
+
+def check_hyperparameters(group: dict[str, Any]) -> None:
+    """Refuse a group whose numbers are out of range."""
+    for name in ("lr", "eps", "weight_decay"):
+        if not 0 <= float(group[name]) < math.inf:
+            raise InputError(f"{name} is {float(group[name])}, expected a finite number of at least 0")
+    betas = group["betas"]
+    if len(betas) != 2 or not all(0 <= float(beta) < 1 for beta in betas):
+        raise InputError(f"betas is {betas}, expected two numbers in [0, 1)")

@@ -1,0 +1,149 @@
+"""`make gpu` itself, and the benchmark that it ends with: what can go wrong without a GPU, and must not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import gpu_device, gpu_table, gpu_targets, gpu_workloads
+from benchmarks.measure import Contender
+from benchmarks.workloads import Spec
+from kslottery_fast import ks_statistics
+
+HERE = Path(__file__).parent / "gpu"
+pytestmark = pytest.mark.skipif(not HERE.exists(), reason="not run from a source tree")
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"gpu_{name}", HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    module = load("run")
+    for name in ("WORK", "SITE"):
+        monkeypatch.setattr(module, name, tmp_path / name)
+    return module
+
+
+def test_the_budgets_make_at_most_eight_minutes(run):
+    assert sum(phase.budget for phase in run.phases(Path("wheels"), None)) <= 480
+
+
+def test_a_phase_that_fails_does_not_stop_the_others_and_the_exit_code_says_so(run, monkeypatch, capsys):
+    done = []
+
+    def fails(seconds):
+        raise run.PhaseError("it broke")
+
+    phases = [
+        run.Phase("first", 1, fails),
+        run.Phase("second", 1, done.append, fails),
+        run.Phase("third", 2, done.append),
+    ]
+    monkeypatch.setattr(run, "phases", lambda *_: phases)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    assert run.main() == 1
+    assert done == [1, 2]
+    summary = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split(" s  ")[1] for line in summary] == ["FAILED: it broke", "ok", "ok"]
+    monkeypatch.setattr(sys, "argv", ["run.py", "--dry", "--only", "third"])
+    assert run.main() == 0
+    assert "third" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_program_that_fails_hangs_or_is_missing_is_a_failed_phase(run):
+    for command, message in (
+        ([sys.executable, "-c", "raise SystemExit(3)"], "exit code 3"),
+        ([sys.executable, "-c", "import time; time.sleep(9)"], "took longer than its 0 s"),
+        (["no-such-program"], "no-such-program was not found"),
+    ):
+        with pytest.raises(run.PhaseError, match=message):
+            run.call(command, 0.3 if "time" in command[-1] else 60, cwd=HERE)
+
+
+def test_only_what_is_missing_is_taken_from_the_wheels_and_what_they_lack_is_named(run, tmp_path, monkeypatch):
+    for name in ("pybind11", "numpy"):
+        with zipfile.ZipFile(tmp_path / f"{name}-1-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}/__init__.py", "")
+    found = importlib.util.find_spec
+    missing = {"pybind11"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else found(name))
+    run.unpack(tmp_path)
+    assert [path.name for path in run.SITE.iterdir()] == ["pybind11"]
+    missing.add("scipy")
+    with pytest.raises(run.PhaseError, match="no wheel for scipy: run `make gpu-wheels`"):
+        run.unpack(tmp_path)
+
+
+def test_tests_that_need_a_gpu_are_collected_only_when_asked_for_by_name():
+    ignore = load("conftest").pytest_ignore_collect
+    for arguments, ignored in (
+        (["kslottery_fast", "tests"], True),
+        (["tests/cuda"], True),
+        ([str(HERE)], None),
+        ([f"{HERE}/test_gpu_rows.py::test_x"], None),
+    ):
+        assert ignore(SimpleNamespace(args=arguments)) is ignored
+
+
+def test_every_target_on_a_gpu_belongs_to_a_row_that_is_measured():
+    assert set(gpu_targets.TARGETS) <= set(gpu_workloads.specs(gpu_workloads.Sizes()))
+    assert len(gpu_targets.TARGETS) == 10
+
+
+def test_a_row_that_misses_a_target_falls_short_and_says_which():
+    spec = Spec("RowAdamW", (18, 4_096), torch.float32, gpu_workloads.REPLAY)
+    reached = gpu_targets.ratios({"ours": 8e-6, "torch": 8e-4})
+    assert gpu_targets.verdict(spec, reached) == "met: microseconds <= 8, x torch >= 100"
+    assert gpu_targets.verdict(spec, reached | {"x torch": 99.9}) == "FALLS SHORT: x torch >= 100"
+
+
+def test_tables_change_as_many_rows_as_their_case_says():
+    for case, changed in zip(gpu_workloads.CASES, (40, 2, 0), strict=True):
+        before, after = gpu_workloads.tables_of((40, 64), torch.float32, case, torch.device("cpu"))
+        assert int((ks_statistics(before, after) > 0).sum()) == changed
+
+
+def test_the_whole_benchmark_runs_on_the_cpu_and_writes_its_json(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "dry.json"
+    monkeypatch.setattr(sys, "argv", ["gpu_table", "--dry", "--output", str(path)])
+    assert gpu_table.main() == 0
+    written = json.loads(path.read_text())
+    specs = gpu_workloads.specs(gpu_workloads.SMALL)
+    assert [(row["op"], row["case"]) for row in written["rows"]] == [(spec.op, spec.case) for spec in specs]
+    assert written["machine"]["dry_run"]
+    assert {"ours", "torch"} <= set.intersection(*(set(row["seconds"]) for row in written["rows"]))
+    assert "DRY RUN" in capsys.readouterr().out
+
+
+def test_what_no_time_is_left_for_is_named_and_fails(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["gpu_table", "--dry", "--seconds", "-1", "--output", str(tmp_path / "x.json")])
+    assert gpu_table.main() == 1
+    assert capsys.readouterr().out.count("NOT MEASURED") == len(gpu_workloads.specs(gpu_workloads.SMALL))
+
+
+def test_without_a_device_the_benchmark_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu_table"])
+    assert gpu_table.main() == 2
+    assert "torch finds no CUDA device; --dry" in capsys.readouterr().err
+
+
+def test_the_stand_in_captures_by_running_the_step():
+    calls = []
+    device = gpu_device.StandIn()
+    replay = device.captured(lambda: calls.append(1))
+    device.take_turns({"ours": Contender(lambda turn: replay())}, turns=2)
+    assert len(calls) == 3 + 1 + 2
