@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.optim import Optimizer
 
 from .errors import InputError
 from .ops import row_adamw_
-from .tables import TABLE_DTYPES, check_token_ids
+from .tables import TABLE_DTYPES, check_token_ids, is_sharded
 
 _ROW_STATE = ("exp_avg", "exp_avg_sq", "master")
 
@@ -95,6 +96,8 @@ class RowAdamW(Optimizer):
             if not param.is_contiguous() and param.dim() != 2:
                 raise InputError(f"a parameter of shape {list(param.shape)} is not contiguous")
             if group["rows"] is not None:
+                if is_sharded(param):
+                    raise InputError("'rows' needs a whole table, not a DTensor; attach the rows before fully_shard")
                 if param.dim() != 2:
                     raise InputError(f"'rows' needs a table [V, d], not a parameter {list(param.shape)}")
                 # Clones: the caller's tensor may change, ours must not.
@@ -123,17 +126,17 @@ class RowAdamW(Optimizer):
                 loss = closure()
         updates = [(group, param, _row_gradient(param, group["rows"])) for group, param in self._trained()]
         for group, param, grad in updates:
-            # The largest magnitude in one pass without a temporary; NaN and Inf come through.
-            if grad.numel() and not math.isfinite(torch.linalg.vector_norm(grad, math.inf)):
+            if not _is_finite(grad, param):
                 if self.nonfinite == "skip":
                     self.skipped_steps += 1
                     return loss
                 bad = (~torch.isfinite(grad)).reshape(len(grad), -1).any(dim=1).nonzero().flatten()
-                names = bad if group["rows"] is None else group["rows"][bad.cpu()]
+                names = (bad if group["rows"] is None else group["rows"][bad.cpu()]).tolist()
+                where = f"in {len(bad)} rows (first: {names[0]})" if names else "on another process"
                 raise InputError(
-                    f"the gradient of a parameter {list(param.shape)} holds NaN or Inf in {len(bad)} rows "
-                    f"(first: {names[0].item()}); nothing was updated. Training diverged: lower the learning "
-                    "rate, clip the gradient, or pass nonfinite='skip' to leave such steps out"
+                    f"the gradient of a parameter {list(param.shape)} holds NaN or Inf {where}; nothing was "
+                    "updated. Training diverged: lower the learning rate, clip the gradient, or pass "
+                    "nonfinite='skip' to leave such steps out"
                 )
         for group, param, grad in updates:
             self._update(group, param, grad)
@@ -193,7 +196,7 @@ class RowAdamW(Optimizer):
 
     def _update(self, group: dict[str, Any], param: torch.Tensor, grad: torch.Tensor) -> None:
         rows = None if group["rows"] is None else group["rows"].to(param.device)
-        table = param if param.dim() == 2 else param.view(1, -1)
+        table = _matrix(param)
         state = self.state[param]
         if not state:
             moments: dict[str, Any] = {
@@ -202,32 +205,58 @@ class RowAdamW(Optimizer):
             }
             shape = _state_shape(param, rows)
             state["step"] = torch.tensor(0.0)
-            state["exp_avg"] = torch.zeros(shape, **moments)
-            state["exp_avg_sq"] = torch.zeros(shape, **moments)
+            for name in ("exp_avg", "exp_avg_sq"):
+                # Moments of a DTensor are DTensors, as torch.distributed.checkpoint expects it.
+                state[name] = torch.zeros_like(param, **moments) if is_sharded(param) else torch.zeros(shape, **moments)
             if param.dtype in (torch.float16, torch.bfloat16):
-                state["master"] = (table if rows is None else table.index_select(0, rows)).float().contiguous()
+                whole = param if is_sharded(param) else table
+                state["master"] = (whole if rows is None else table.index_select(0, rows)).float().contiguous()
         state["step"] += 1
         beta1, beta2 = group["betas"]
         row_adamw_(
             table,
             rows,
             grad,
-            state["exp_avg"],
-            state["exp_avg_sq"],
+            _matrix(state["exp_avg"]),
+            _matrix(state["exp_avg_sq"]),
             step=int(state["step"].item()),
             lr=float(group["lr"]),
             beta1=float(beta1),
             beta2=float(beta2),
             eps=group["eps"],
             weight_decay=group["weight_decay"],
-            master=state.get("master"),
+            master=_matrix(state["master"]) if "master" in state else None,
         )
 
 
 def _state_shape(param: torch.Tensor, rows: torch.Tensor | None) -> torch.Size:
     if rows is not None:
         return torch.Size((len(rows), param.shape[1]))
-    return param.shape if param.dim() == 2 else torch.Size((1, param.numel()))
+    return param.shape if param.dim() == 2 or is_sharded(param) else torch.Size((1, param.numel()))
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a DTensor that this process holds; a plain tensor is its own. The ops know no DTensors."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def _matrix(tensor: torch.Tensor) -> torch.Tensor:
+    """A view with two dimensions; a parameter of other than two is one row."""
+    local = _local(tensor)
+    return local if local.dim() == 2 else local.view(1, -1)
+
+
+def _is_finite(grad: torch.Tensor, param: torch.Tensor) -> bool:
+    """Whether a gradient [k, d] is free of NaN and Inf; of a sharded parameter, on all processes."""
+    # The largest magnitude in one pass without a temporary; NaN and Inf come through.
+    finite = not grad.numel() or math.isfinite(torch.linalg.vector_norm(grad, math.inf))
+    if is_sharded(param):
+        mesh: Any = param.device_mesh  # type: ignore[attr-defined]
+        bad = torch.tensor([not finite], dtype=torch.int32, device=grad.device)
+        for dim in range(mesh.ndim):
+            dist.all_reduce(bad, dist.ReduceOp.MAX, group=mesh.get_group(dim))
+        finite = not bad.item()
+    return finite
 
 
 def _row_gradient(param: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
@@ -235,7 +264,7 @@ def _row_gradient(param: torch.Tensor, rows: torch.Tensor | None) -> torch.Tenso
     grad = param.grad
     assert grad is not None
     if rows is None:
-        grad = grad.to_dense() if grad.is_sparse else grad
+        grad = _local(grad.to_dense() if grad.is_sparse else grad)
         return grad if grad.dim() == 2 else grad.reshape(1, -1)
     rows = rows.to(grad.device)
     if not grad.is_sparse:

@@ -84,7 +84,7 @@ def test_state_dict_round_trip_restores_rows_ids_and_slots():
 def test_a_state_dict_with_bad_token_ids_is_refused(ids, message):
     model = tuned(make("llama"))
     state = model.state_dict()
-    state["model.embed_tokens.token_ids"] = torch.tensor(ids)
+    state["model.embed_tokens.row_sets.default.token_ids"] = torch.tensor(ids)
     with pytest.raises(RuntimeError, match=message):
         model.load_state_dict(state)
     assert get_rows(model).token_ids.tolist() == TOKENS
@@ -238,11 +238,12 @@ def test_save_pretrained_and_resize_are_refused_while_attached(tmp_path):
 def test_memory_and_time_of_an_attachment_do_not_grow_with_the_table():
     # Nothing of size [V, d] beside the table: the largest new tensor is the slot map, int32 [V].
     embedding = attach_rows(nn.Embedding(5000, 64), [1, 2])
-    new = {**dict(embedding.named_buffers()), "rows": embedding.rows}
-    assert {name: tensor.numel() for name, tensor in new.items()} == {
+    row_set = embedding.row_sets["default"]
+    assert not list(embedding.buffers())  # which DistributedDataParallel would send around in every forward
+    assert [tuple(p.shape) for p in embedding.parameters()] == [(5000, 64), (2, 64)]
+    assert {name: v.numel() for name, v in vars(row_set).items() if torch.is_tensor(v)} == {
         "token_ids": 2,
         "slots": 5000,
-        "rows": 128,
     }
 
 

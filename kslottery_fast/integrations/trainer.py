@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from kslottery_fast.errors import InputError
 from kslottery_fast.files import write_safetensors, write_text
+from kslottery_fast.integrations.monitor import TicketMonitor
 from kslottery_fast.logits import supervised_logits
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import (
@@ -23,6 +24,8 @@ from kslottery_fast.rows import (
     get_rows,
     output_role,
 )
+
+__all__ = ["ROWS_FILE", "TicketMonitor", "TicketTrainer", "TicketTrainerMixin", "load_checkpoint"]
 
 ROWS_FILE = "ticket_rows.safetensors"
 """In every checkpoint: ``rows`` [k, d], ``token_ids`` [k], other trained parameters as ``other.<name>``."""
@@ -81,10 +84,19 @@ class TicketTrainerMixin(_Trainer):
             super().__init__(*args, **kwargs)
             if supervised_logits_only:
                 self._check_plain_loss()
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, TicketMonitor):
+                    callback.bind(self)
         except BaseException:
             if model is not None and attached_here:
                 detach_rows(model)
             raise
+
+    def add_callback(self, callback: Any) -> None:
+        """As Trainer does it; a TicketMonitor then logs through this Trainer."""
+        super().add_callback(callback)
+        if isinstance(callback, TicketMonitor):
+            callback.bind(self)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Attach the rows to every model that ``model_init`` makes."""
