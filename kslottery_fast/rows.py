@@ -61,7 +61,9 @@ class _Attachment:
 _MARK = "_kslottery_attachment"
 
 
-def attach_rows(model: nn.Module, token_ids: Any, *, output: str = "auto", name: str = "default") -> nn.Module:
+def attach_rows(
+    model: nn.Module, token_ids: Any, *, output: str = "auto", name: str = "default", freeze: bool = True
+) -> nn.Module:
     """Freeze a model and make single rows of its input embedding trainable.
 
     Parameters
@@ -75,8 +77,8 @@ def attach_rows(model: nn.Module, token_ids: Any, *, output: str = "auto", name:
 
     Returns
     -------
-    The model. Its only trainable parameter is ``get_rows(model).rows``, [k, d] float32, equal to the base
-    rows.
+    The model. Its only trainable parameter (with ``freeze``) is ``get_rows(model).rows``, [k, d] float32, equal to
+    the base rows.
 
     Raises
     ------
@@ -112,8 +114,10 @@ def attach_rows(model: nn.Module, token_ids: Any, *, output: str = "auto", name:
     flags = {key: parameter.requires_grad for key, parameter in model.named_parameters()}
     vars(model)[_MARK] = _Attachment("tied" if output == "tied" else "frozen", flags)
     try:
-        model.requires_grad_(False)
+        if freeze:
+            model.requires_grad_(False)
         for module in modules:
+            module.weight.requires_grad_(False)
             overlay(module, RowOutput if is_quantized(module) else RowEmbedding, sets)
         for head in heads:
             overlay(head, RowHead, sets)

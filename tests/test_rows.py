@@ -10,6 +10,7 @@ import torch
 from tiny_models import TOKENS, V, batch, logits, make, reference_logits, tuned
 from torch import nn
 
+from kslottery_fast.adapters import add_rows, mixed_rows, use_rows
 from kslottery_fast.errors import InputError
 from kslottery_fast.rows import (
     RowEmbedding,
@@ -258,3 +259,15 @@ def test_a_compiled_model_is_looked_through_and_gives_the_same_logits_and_gradie
     got.square().mean().backward()
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(get_rows(compiled).rows.grad, gradient)
+
+
+def test_an_embedding_with_several_sets_compiles_without_a_graph_break():
+    embedding = attach_rows(nn.Embedding(V, 8, padding_idx=0), [5, 0, 7])
+    add_rows(embedding, "fr", [9])
+    ids = torch.tensor([[5, 9, 0], [7, 1, 9]])
+    compiled = torch.compile(embedding, backend="aot_eager", fullgraph=True)
+    for name in ("default", "fr", None):
+        use_rows(embedding, name)
+        assert torch.equal(compiled(ids), embedding(ids))
+    with mixed_rows(embedding, ["fr", "default"]):
+        assert torch.equal(compiled(ids), embedding(ids))
