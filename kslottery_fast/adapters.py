@@ -16,8 +16,8 @@ from torch import nn
 
 from .errors import InputError
 from .overlay import RowEmbedding
-from .rows import attached_model, check_name, get_rows, new_row_set
-from .rowset import Mixture, RowSets
+from .rows import attached_model, get_rows
+from .rowset import Mixture, RowSets, check_name, new_row_set
 from .tables import base_rows, check_token_ids
 
 

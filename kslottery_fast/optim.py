@@ -248,8 +248,9 @@ def _matrix(tensor: torch.Tensor) -> torch.Tensor:
 
 def _is_finite(grad: torch.Tensor, param: torch.Tensor) -> bool:
     """Whether a gradient [k, d] is free of NaN and Inf; of a sharded parameter, on all processes."""
-    # The largest magnitude in one pass without a temporary; NaN and Inf come through.
-    finite = not grad.numel() or math.isfinite(torch.linalg.vector_norm(grad, math.inf))
+    # NaN and Inf come through a sum, which is one fast pass. Finite numbers can overflow it: then the largest
+    # magnitude decides.
+    finite = not grad.numel() or math.isfinite(grad.sum()) or math.isfinite(torch.linalg.vector_norm(grad, math.inf))
     if is_sharded(param):
         mesh: Any = param.device_mesh  # type: ignore[attr-defined]
         bad = torch.tensor([not finite], dtype=torch.int32, device=grad.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,26 +78,58 @@ class RowOutput(RowEmbedding):
 class RowHead(Overlay):
     """A tied head that follows the rows: ``rows[i]`` gives the logit of ``token_ids[i]``; bias kept."""
 
+    weight: torch.Tensor
+
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map hidden states [*, d] to logits [*, V]."""
         logits, sets = super().forward(hidden), self.row_sets
         if sets.mixture is None:
-            if sets.active is None:
-                return logits
-            # In place: nobody else holds these logits, and a second [*, V] tensor costs more than k columns.
-            return logits.index_copy_(-1, self.token_ids, self._columns(sets.current(), hidden).to(logits.dtype))
+            return logits if sets.active is None else self._follow(logits, sets.current(), hidden)
         for name, examples in sets.mixture.groups(len(hidden)):
             row_set = _named(sets, name)
             if row_set is not None:
-                columns = self._columns(row_set, hidden[examples]).to(logits.dtype)
+                columns = self._columns(row_set, row_set(), hidden[examples]).to(logits.dtype)
                 # [g, ..., k] into [B, ..., V]: seen from the vocabulary, tokens and examples lead.
                 place = row_set.token_ids[:, None], examples[None, :]
                 logits.movedim(-1, 0).index_put_(place, columns.movedim(-1, 0))
         return logits
 
-    def _columns(self, row_set: RowSet, hidden: torch.Tensor) -> torch.Tensor:
+    def _columns(self, row_set: RowSet, rows: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         bias = getattr(self, "bias", None)
-        return F.linear(hidden, row_set.rows.to(hidden.dtype), None if bias is None else bias[row_set.token_ids])
+        return F.linear(hidden, rows.to(hidden.dtype), None if bias is None else bias[row_set.token_ids])
+
+    def _follow(self, logits: torch.Tensor, row_set: RowSet, hidden: torch.Tensor) -> torch.Tensor:
+        # In place: nobody else holds these logits, and a second [*, V] tensor costs more than k columns.
+        rows, ids = row_set(), row_set.token_ids
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return logits.index_copy_(-1, ids, self._columns(row_set, rows, hidden).to(logits.dtype))
+        with torch.no_grad():
+            columns = self._columns(row_set, rows, hidden).to(logits.dtype)
+        change = F.linear(hidden, (rows - self.weight.detach()[ids]).to(hidden.dtype)).to(logits.dtype)
+        return _ReplaceColumns.apply(logits, columns, change, ids)
+
+
+class _ReplaceColumns(torch.autograd.Function):
+    """``logits.index_copy_(-1, ids, columns)`` whose backward does not copy the gradient [*, V].
+
+    Autograd's own backward clones it to put zeros where the columns were replaced: 2 % of a training step. Here all of
+    it goes on to the logits, and what the replaced columns get wrongly that way is undone through ``change``: new
+    columns minus old ones. Its values are not used.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, columns: torch.Tensor, change: torch.Tensor, ids: torch.Tensor
+    ) -> torch.Tensor:
+        del change
+        ctx.save_for_backward(ids)
+        ctx.mark_dirty(logits)
+        return logits.index_copy_(-1, ids, columns)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor, None]:
+        (ids,) = ctx.saved_tensors
+        return gradients[0], None, gradients[0].index_select(-1, ids), None
 
 
 def _named(sets: RowSets, name: str | None) -> RowSet | None:

@@ -16,10 +16,9 @@ from torch import nn
 
 from .errors import InputError
 from .overlay import Overlay, RowEmbedding, RowHead, RowOutput, overlay, remove_overlay
-from .rowset import RowSet, RowSets
+from .rowset import RowSets, check_name, new_row_set
 from .tables import (
     active_token_ids,
-    base_rows,
     check_can_untie,
     check_finite,
     check_table,
@@ -128,27 +127,6 @@ def attach_rows(
         _restore(model)
         raise
     return model
-
-
-def new_row_set(embedding: nn.Embedding, ids: torch.Tensor) -> RowSet:
-    """Rows that are equal to those of the table, in float32 (float64 over a float64 table)."""
-    values = base_rows(embedding, ids)
-    if not values.is_floating_point():
-        raise InputError(
-            f"the embedding table is quantized ({values.dtype}) and {type(embedding).__name__} does not dequantize it; "
-            "load it in a floating-point dtype"
-        )
-    check_finite(values, ids, "cannot attach rows, the table is damaged")
-    values = values.to(torch.promote_types(values.dtype, torch.float32), copy=True)
-    return RowSet(values, ids.to(values.device, copy=True), embedding.weight.shape[0], embedding.padding_idx)
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that cannot be part of a parameter's name."""
-    if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name):
-        raise InputError(
-            f"name is {name!r}: expected a string without dots that is no attribute of nn.ModuleDict, such as 'en-de'"
-        )
 
 
 def get_rows(model: nn.Module) -> RowEmbedding | None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .errors import InputError
 from .ops import row_embedding
-from .tables import check_token_ids
+from .tables import base_rows, check_finite, check_token_ids
 
 
 class RowSet(nn.Module):
@@ -50,8 +50,11 @@ class RowSet(nn.Module):
         pad = self.padding_idx
         self._padding_slot = int(slots[pad]) if pad is not None else -1
 
-    def trained_rows(self) -> torch.Tensor:
-        """``rows``, where as in ``nn.Embedding`` the padding row gets no gradient."""
+    def forward(self) -> torch.Tensor:
+        """``rows``, where as in ``nn.Embedding`` the padding row gets no gradient.
+
+        Whoever reads the rows calls the module, so that hooks on it run, such as DeepSpeed's, which gather.
+        """
         rows: torch.Tensor = self.rows
         if self._padding_slot < 0:
             return rows
@@ -60,12 +63,12 @@ class RowSet(nn.Module):
 
     def look_up(self, table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Rows [*, d] of integer ids [*], in the dtype of the frozen ``table`` [V, d]."""
-        return row_embedding(table, self.trained_rows(), self.slots, ids)
+        return row_embedding(table, self(), self.slots, ids)
 
     def replace(self, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """``values`` [*, d] that some other module looked up for ids [*], with our rows in place of its own."""
         slots = self.slots[ids]
-        rows = F.embedding(slots.clamp(min=0), self.trained_rows()).to(values.dtype)
+        rows = F.embedding(slots.clamp(min=0), self()).to(values.dtype)
         return torch.where((slots >= 0).unsqueeze(-1), rows, values)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
@@ -153,3 +156,24 @@ class RowSets(nn.ModuleDict):
         if self.active is None:
             raise InputError("no rows are in use; call use_rows(model, name) first")
         return self[self.active]  # type: ignore[return-value]
+
+
+def new_row_set(embedding: nn.Embedding, ids: torch.Tensor) -> RowSet:
+    """Rows that are equal to those of the table, in float32 (float64 over a float64 table)."""
+    values = base_rows(embedding, ids)
+    if not values.is_floating_point():
+        raise InputError(
+            f"the embedding table is quantized ({values.dtype}) and {type(embedding).__name__} does not dequantize it; "
+            "load it in a floating-point dtype"
+        )
+    check_finite(values, ids, "cannot attach rows, the table is damaged")
+    values = values.to(torch.promote_types(values.dtype, torch.float32), copy=True)
+    return RowSet(values, ids.to(values.device, copy=True), embedding.weight.shape[0], embedding.padding_idx)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot be part of a parameter's name."""
+    if not isinstance(name, str) or not name or "." in name or hasattr(RowSets, name):
+        raise InputError(
+            f"name is {name!r}: expected a string without dots that a module has no attribute of, such as 'en-de'"
+        )

@@ -141,6 +141,11 @@ def check_table(embedding: nn.Embedding) -> torch.Tensor:
     weight = embedding.weight
     if is_sharded(weight):
         raise InputError("the embedding table is sharded (a DTensor); attach the rows before fully_shard")
+    if hasattr(weight, "ds_id"):
+        raise InputError(
+            "the embedding table is partitioned by DeepSpeed ZeRO-3; attach the rows before deepspeed.initialize, to a "
+            "model that was loaded without zero.Init"
+        )
     if weight.is_meta and _offloaded_table(embedding) is None:
         raise InputError(
             "the embedding table has no values (device meta) and no accelerate hook that would load them; load the "

@@ -300,6 +300,13 @@ def test_a_gradient_with_nan_can_be_skipped_and_the_run_goes_on_as_if_it_had_not
     assert torch.equal(param, other)
 
 
+def test_a_finite_gradient_whose_sum_overflows_is_no_nan():
+    param = nn.Parameter(torch.ones(2, 3))
+    param.grad = torch.full((2, 3), 3e38)
+    RowAdamW([param], lr=0.1).step()
+    assert torch.isfinite(param).all()
+
+
 def test_a_grad_scaler_leaves_out_steps_with_inf():
     param = nn.Parameter(torch.ones(2, 3))
     optimizer = RowAdamW([param])

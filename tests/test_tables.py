@@ -75,6 +75,7 @@ def test_a_model_that_does_not_say_where_its_embedding_is_is_refused():
             lambda e: setattr(e, "weight", nn.Parameter(torch.zeros(V, 16).char(), requires_grad=False)),
             "quantized .torch.int8. and Embedding does not dequantize it",
         ),
+        (lambda e: setattr(e.weight, "ds_id", 3), "partitioned by DeepSpeed ZeRO-3; attach the rows before"),
         (lambda e: setattr(e, "forward", lambda ids: ids), "forward has been replaced"),
     ],
 )

@@ -241,7 +241,7 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str], *, name: str = 
     embedding = get_rows(model)
     assert embedding is not None
     with torch.no_grad():
-        embedding.row_sets[name].rows.copy_(values)  # type: ignore[operator, union-attr]
+        embedding.row_sets[name].rows.copy_(values)  # type: ignore[operator]
     return model
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
@@ -89,7 +89,7 @@ class TicketTrainerMixin(_Trainer):
             super().__init__(*args, **kwargs)
             if supervised_logits_only:
                 self._check_plain_loss()
-            embedding = get_rows(self.model)
+            embedding = get_rows(cast(nn.Module, self.model))
             if embedding is not None and tickets is not None:
                 # A Trainer that takes a peft_config (SFTTrainer does) freezes all but its own weights.
                 embedding.rows.requires_grad_(True)
