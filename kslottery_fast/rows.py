@@ -170,7 +170,8 @@ def merge_rows(model: nn.Module) -> nn.Module:
     """
     owner, attachment = _attachment(model)
     embeddings = [module for module in owner.modules() if isinstance(module, RowEmbedding)]
-    others = [repr(name) for name in embeddings[0].row_sets if name != embeddings[0].row_sets.active]
+    sets, ids = embeddings[0].row_sets, embeddings[0].token_ids
+    others = [repr(name) for name in sets if name != sets.active]
     if others:
         raise InputError(
             f"merging would lose the sets {', '.join(others)}; save them with save_adapter if they are needed, "
@@ -178,7 +179,7 @@ def merge_rows(model: nn.Module) -> nn.Module:
         )
     for module in embeddings:
         check_writable(module, "merge into")
-    ids, values = embeddings[0].token_ids, embeddings[0].rows.to(embeddings[0].weight.dtype)
+    values = embeddings[0].rows.to(embeddings[0].weight.dtype)
     check_finite(values, ids, f"cannot merge into a {values.dtype} table")
     untie = attachment.output == "frozen" and is_tied(owner)
     if untie:

@@ -7,6 +7,7 @@ may be wrong.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -124,11 +125,16 @@ def check_can_untie(model: nn.Module) -> None:
 
 def is_sharded(tensor: torch.Tensor) -> bool:
     """Tell whether a tensor is a DTensor, of which this process holds a part."""
+    return isinstance(tensor, _dtensor_types())
+
+
+@functools.cache
+def _dtensor_types() -> tuple[type, ...]:
     if not torch.distributed.is_available():
-        return False
+        return ()
     from torch.distributed.tensor import DTensor
 
-    return isinstance(tensor, DTensor)
+    return (DTensor,)
 
 
 def is_quantized(embedding: nn.Embedding) -> bool:

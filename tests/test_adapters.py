@@ -9,7 +9,7 @@ import torch
 from tiny_models import TOKENS, V, batch, logits, make
 from torch import nn
 
-from kslottery_fast import add_rows, mixed_rows, remove_rows, row_sets, use_rows
+from kslottery_fast import add_rows, ks_select_rows, mixed_rows, remove_rows, row_sets, use_rows
 from kslottery_fast.errors import InputError
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import attach_rows, detach_rows, get_rows, merge_rows
@@ -224,5 +224,6 @@ def test_a_batch_of_another_size_is_refused_and_the_next_one_works():
 
 def test_with_no_set_in_use_what_needs_rows_says_so():
     model = use_rows(several(make("llama")), None)
-    with pytest.raises(InputError, match="no rows are in use; call use_rows"):
-        _ = get_rows(model).rows
+    for needs_rows in (lambda: get_rows(model).rows, lambda: merge_rows(model), lambda: ks_select_rows(model)):
+        with pytest.raises(InputError, match="no rows are in use; call use_rows"):
+            needs_rows()

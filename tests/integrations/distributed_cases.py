@@ -73,6 +73,14 @@ def alone(token_ids: list[int], dtype: torch.dtype = torch.float32, output: str 
     return get_rows(model).rows.detach()
 
 
+def accumulated_alone() -> torch.Tensor:
+    """The gradient of two steps in one process, on the average of all ranks' losses."""
+    model = attach_rows(make("llama"), TOKENS)
+    for step in range(2):
+        torch.stack([loss_of(model, step, rank) for rank in range(2)]).mean().backward()
+    return get_rows(model).rows.grad
+
+
 def train(model: nn.Module, optimizer: RowAdamW, steps: range = range(STEPS)) -> None:
     for step in steps:
         optimizer.zero_grad()
@@ -91,9 +99,11 @@ def check(rows: torch.Tensor, want: torch.Tensor, token_ids: list[int] = TOKENS)
     assert torch.equal(every[0], every[1])
 
 
-def sharded(token_ids: list[int] = TOKENS, *, replicated: bool, dtype: torch.dtype = torch.float32) -> nn.Module:
+def sharded(
+    token_ids: list[int] = TOKENS, *, replicated: bool, dtype: torch.dtype = torch.float32, output: str = "auto"
+) -> nn.Module:
     """Each layer and the rest are units of FSDP2."""
-    model = attach_rows(make("llama").to(dtype), token_ids)
+    model = attach_rows(make("llama").to(dtype), token_ids, output=output)
     ignored = replicate_rows(model) if replicated else set()
     for layer in model.model.layers:
         fully_shard(layer, ignored_params=ignored)
@@ -136,10 +146,19 @@ def ddp_with_accumulation_reduces_once_a_step() -> None:
         loss_of(wrapped, 0, dist.get_rank()).backward()
     loss_of(wrapped, 1, dist.get_rank()).backward()
     assert sizes == [K * D]
-    other = attach_rows(make("llama"), TOKENS)
-    for step in range(2):
-        torch.stack([loss_of(other, step, rank) for rank in range(2)]).mean().backward()
-    torch.testing.assert_close(get_rows(model).rows.grad, get_rows(other).rows.grad)
+    torch.testing.assert_close(get_rows(model).rows.grad, accumulated_alone())
+
+
+@case
+def replicated_and_sharded_rows_accumulate_the_average_gradient() -> None:
+    # On its own: Adam divides a gradient by its size, so that the steps would hide a factor.
+    for replicated in (True, False):
+        model = sharded(replicated=replicated)
+        for step in range(2):
+            loss_of(model, step, dist.get_rank()).backward()
+        gradient = get_rows(model).rows.grad
+        whole = gradient if replicated else gradient.full_tensor()
+        torch.testing.assert_close(whole, accumulated_alone())
 
 
 @case
@@ -158,15 +177,16 @@ def fsdp2_with_replicated_rows_trains_as_one_process() -> None:
 
 @case
 def fsdp2_with_sharded_rows_trains_as_one_process() -> None:
-    for token_ids in (TOKENS, [7]):  # three rows on two processes; and one process without any
-        model = sharded(token_ids, replicated=False)
+    # Three rows on two processes; and one process without any.
+    for token_ids, output in ((TOKENS, "frozen"), (TOKENS, "tied"), ([7], "frozen")):
+        model = sharded(token_ids, replicated=False, output=output)
         rows = get_rows(model).rows
         assert isinstance(rows, DTensor)
         optimizer = RowAdamW([rows], lr=0.05)
         train(model, optimizer)
         assert len(rows.to_local()) == (len(token_ids) + 1 - dist.get_rank()) // 2
         assert optimizer.state[rows]["exp_avg"].to_local().shape == rows.to_local().shape
-        check(gather_rows(model), alone(token_ids), token_ids)
+        check(gather_rows(model), alone(token_ids, output=output), token_ids)
 
 
 @case
