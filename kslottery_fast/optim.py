@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.optim import Optimizer
 
+from .dtensors import is_sharded, local, on_any_process
 from .errors import InputError
 from .ops import row_adamw_
-from .tables import TABLE_DTYPES, check_token_ids, is_sharded
+from .tables import TABLE_DTYPES, check_token_ids
 
 _ROW_STATE = ("exp_avg", "exp_avg_sq", "master")
 
@@ -126,7 +126,7 @@ class RowAdamW(Optimizer):
                 loss = closure()
         updates = [(group, param, _row_gradient(param, group["rows"])) for group, param in self._trained()]
         for group, param, grad in updates:
-            if not _is_finite(grad, param):
+            if on_any_process(not _all_finite(grad), param):
                 if self.nonfinite == "skip":
                     self.skipped_steps += 1
                     return loss
@@ -235,29 +235,10 @@ def _state_shape(param: torch.Tensor, rows: torch.Tensor | None) -> torch.Size:
     return param.shape if param.dim() == 2 or is_sharded(param) else torch.Size((1, param.numel()))
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of a DTensor that this process holds; a plain tensor is its own. The ops know no DTensors."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-
-
 def _matrix(tensor: torch.Tensor) -> torch.Tensor:
     """A view with two dimensions; a parameter of other than two is one row."""
-    local = _local(tensor)
-    return local if local.dim() == 2 else local.view(1, -1)
-
-
-def _is_finite(grad: torch.Tensor, param: torch.Tensor) -> bool:
-    """Whether a gradient [k, d] is free of NaN and Inf; of a sharded parameter, on all processes."""
-    # NaN and Inf come through a sum, which is one fast pass. Finite numbers can overflow it: then the largest
-    # magnitude decides.
-    finite = not grad.numel() or math.isfinite(grad.sum()) or math.isfinite(torch.linalg.vector_norm(grad, math.inf))
-    if is_sharded(param):
-        mesh: Any = param.device_mesh  # type: ignore[attr-defined]
-        bad = torch.tensor([not finite], dtype=torch.int32, device=grad.device)
-        for dim in range(mesh.ndim):
-            dist.all_reduce(bad, dist.ReduceOp.MAX, group=mesh.get_group(dim))
-        finite = not bad.item()
-    return finite
+    part = local(tensor)
+    return part if part.dim() == 2 else part.view(1, -1)
 
 
 def _row_gradient(param: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
@@ -265,7 +246,7 @@ def _row_gradient(param: torch.Tensor, rows: torch.Tensor | None) -> torch.Tenso
     grad = param.grad
     assert grad is not None
     if rows is None:
-        grad = _local(grad.to_dense() if grad.is_sparse else grad)
+        grad = local(grad.to_dense() if grad.is_sparse else grad)
         return grad if grad.dim() == 2 else grad.reshape(1, -1)
     rows = rows.to(grad.device)
     if not grad.is_sparse:
@@ -277,6 +258,11 @@ def _row_gradient(param: torch.Tensor, rows: torch.Tensor | None) -> torch.Tenso
     ours = ordered[place] == found
     dense = grad.values().new_zeros(len(rows), param.shape[1])
     return dense.index_copy_(0, order[place[ours]], grad.values()[ours])
+
+
+def _all_finite(grad: torch.Tensor) -> bool:
+    # A sum is the cheapest look at every value. NaN and Inf come through; only an overflow needs the closer look.
+    return math.isfinite(grad.sum()) or bool(torch.isfinite(grad).all())
 
 
 def _check_hyperparameters(group: dict[str, Any]) -> None:

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from . import ops
+from .dtensors import whole
 from .errors import InputError
 from .ops.schemas import HAS_INF, HAS_NAN
 from .rows import get_rows
 from .selection import check_options, select_rows
 from .stats import resolve_table_method
-from .tables import base_rows, check_finite, is_sharded
+from .tables import base_rows, check_finite
 from .tickets import Tickets
 
 
@@ -26,9 +27,7 @@ class _AttachedTables:
         embedding = get_rows(model)
         if embedding is None:
             raise InputError("no rows are attached to this model; call attach_rows first, or ks_select on two tables")
-        rows = embedding.rows.detach()
-        # Under FSDP2 with sharded rows every process gathers the k rows.
-        self.after: torch.Tensor = rows.full_tensor() if is_sharded(rows) else rows  # type: ignore[attr-defined]
+        self.after = whole(embedding.rows.detach())  # under FSDP2 with sharded rows every process gathers k rows
         self.ids = embedding.token_ids
         self.before = base_rows(embedding, self.ids).to(self.after.device)
         self.shape = (len(embedding.slots), self.after.shape[1])
@@ -38,9 +37,9 @@ class _AttachedTables:
         h, flags = ops.ks_statistics(self.before, self.after)
         if bool((flags & (HAS_NAN | HAS_INF)).any()):
             check_finite(self.after, self.ids, "training diverged, lower the learning rate")
-        whole = torch.zeros(self.shape[0], dtype=torch.int64, device=h.device)
-        whole[self.ids] = torch.where(h >= threshold, h, 0)
-        return whole
+        counts = torch.zeros(self.shape[0], dtype=torch.int64, device=h.device)
+        counts[self.ids] = torch.where(h >= threshold, h, 0)
+        return counts
 
 
 @torch.no_grad()

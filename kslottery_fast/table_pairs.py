@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from .dtensors import is_sharded
 from .errors import InputError
 from .ks_samples import KERNEL_DTYPES, tensor_view
 from .overlay import Overlay
-from .tables import is_sharded
 
 Table: TypeAlias = Tensor | nn.Embedding | npt.NDArray[Any]
 """A [V, d] table: tensor, Parameter, nn.Embedding or numpy array of float64, float32, float16 or bfloat16."""

@@ -7,7 +7,6 @@ may be wrong.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .dtensors import is_sharded, rows_of
 from .errors import InputError
 
 TABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -123,20 +123,6 @@ def check_can_untie(model: nn.Module) -> None:
         )
 
 
-def is_sharded(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor is a DTensor, of which this process holds a part."""
-    return isinstance(tensor, _dtensor_types())
-
-
-@functools.cache
-def _dtensor_types() -> tuple[type, ...]:
-    if not torch.distributed.is_available():
-        return ()
-    from torch.distributed.tensor import DTensor
-
-    return (DTensor,)
-
-
 def is_quantized(embedding: nn.Embedding) -> bool:
     """Tell whether the table is no plain tensor of floats: int8 and the like, or a tensor subclass (torchao)."""
     return embedding.weight.dtype not in TABLE_DTYPES or type(embedding.weight.data) is not torch.Tensor
@@ -189,21 +175,11 @@ def base_rows(embedding: nn.Embedding, token_ids: torch.Tensor) -> torch.Tensor:
         return table[token_ids.to(table.device)].to(device)
     ids = token_ids.to(embedding.weight.device)
     if is_sharded(embedding.weight):
-        return _sharded_rows(embedding.weight, ids)
+        return rows_of(embedding.weight, ids)
     if is_quantized(embedding):
         # Through the class, so that no hook fires; through the class below an overlay, which has rows of its own.
         return getattr(type(embedding), "overlaid", type(embedding)).forward(embedding, ids)
     return embedding.weight.detach().index_select(0, ids)
-
-
-def _sharded_rows(table: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Rows [k, d] of a DTensor, on every process; they all have to call this."""
-    from torch.distributed.tensor import DTensor, Replicate
-
-    everywhere = [Replicate()] * table.device_mesh.ndim
-    index = DTensor.from_local(ids, table.device_mesh, everywhere)
-    rows: Any = torch.nn.functional.embedding(index, table.detach())
-    return rows.full_tensor()
 
 
 def _offloaded_table(embedding: nn.Module) -> tuple[torch.Tensor, torch.device] | None:

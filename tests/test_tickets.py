@@ -79,19 +79,19 @@ def test_the_threshold_is_the_smallest_significant_statistic(
     assert tickets.method == ("exact" if method == "auto" else method)
 
 
-def test_exact_counts_are_computed_for_selected_rows_only(
+def test_the_tables_are_read_once_and_exact_counts_asked_for_from_the_threshold_on(
     before: torch.Tensor, after: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    asked: list[tuple[int, int]] = []
     original = ops.ks_statistics
 
-    def watch(x: torch.Tensor, y: torch.Tensor) -> Any:
-        asked.append(len(x))
-        return original(x, y)
+    def watch(x: torch.Tensor, y: torch.Tensor, threshold: int) -> Any:
+        asked.append((len(x), threshold))
+        return original(x, y, threshold)
 
     monkeypatch.setattr(ops, "ks_statistics", watch)
     tickets = ks_select(before, after)
-    assert asked == [len(tickets)]
+    assert asked == [(len(before), tickets.threshold_count)]
 
 
 def test_top_k_takes_the_largest_statistics_whatever_alpha_says(before: torch.Tensor, after: torch.Tensor) -> None:

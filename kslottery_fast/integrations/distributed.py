@@ -14,12 +14,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from kslottery_fast import ops
+from kslottery_fast.dtensors import is_sharded, local, whole
 from kslottery_fast.errors import InputError
 from kslottery_fast.rows import attached_model, get_rows
 from kslottery_fast.rowset import RowSet
 from kslottery_fast.selection import check_options, select_rows
 from kslottery_fast.stats import resolve_table_method
-from kslottery_fast.tables import is_sharded
 from kslottery_fast.tickets import Tickets
 
 
@@ -89,8 +89,7 @@ def gather_rows(model: nn.Module) -> Tensor:
     """
     embedding = get_rows(attached_model(model))
     assert embedding is not None
-    rows: Any = embedding.rows.detach()
-    return rows.full_tensor() if is_sharded(rows) else rows.clone()
+    return whole(embedding.rows.detach()).clone()
 
 
 def ks_select_sharded(
@@ -163,7 +162,7 @@ class _ShardedTables:
             )
         self.shape = (before.shape[0], before.shape[1])
         self.group: dist.ProcessGroup = before.device_mesh.get_group(by_rows[0])
-        self.before, self.after = before.detach().to_local(), after.detach().to_local()
+        self.before, self.after = local(before.detach()), local(after.detach())
 
     def counts(self, threshold: int = 0) -> Tensor:
         """As selection.Tables says; the same on all processes."""
