@@ -57,14 +57,14 @@ def prepare(spec: Spec) -> Workload:
     return Workload(contenders, None, 1 if spec.op == STEP else 8)
 
 
-def llama(V: int, *, tied: bool, layers: int = LAYERS) -> LlamaForCausalLM:
+def llama(V: int, *, tied: bool) -> LlamaForCausalLM:
     """A random LLaMA of SmolLM2's width, float32."""
     torch.manual_seed(SEED)
     config = LlamaConfig(
         vocab_size=V,
         hidden_size=WIDTH,
         intermediate_size=1_536,
-        num_hidden_layers=layers,
+        num_hidden_layers=LAYERS,
         num_attention_heads=9,
         num_key_value_heads=3,
         max_position_embeddings=512,
