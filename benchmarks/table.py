@@ -18,7 +18,7 @@ from typing import Any
 
 from kslottery_fast.files import write_json
 
-from . import ks_workloads, row_workloads
+from . import ks_workloads, row_workloads, training_checks, training_workloads
 from .measure import Timing, machine, pin, take_turns
 from .targets import ratios, targets_of, verdict
 from .workloads import Spec, Workload
@@ -38,6 +38,9 @@ COLUMNS = (  # heading, width (negative: text, to the left)
     ("x sort", 7),
     ("x torch", 8),
     ("x float32", 9),
+    ("x PEFT", 7),
+    ("x dense", 8),
+    ("x step", 7),
     ("to reach", -1),
 )
 LEGEND = """\
@@ -45,7 +48,10 @@ GB/s      bytes of both tables (row ops: bytes read and written) / median
 / floor   times as long as reading the same bytes on as many threads, see memory.py
 x scipy   times as fast as scipy.stats.ks_2samp row by row (50 rows, extrapolated; ks_2samp: the whole batch)
 x sort    times as fast as sorting both rows, the faster of numpy.sort and torch.sort, as many threads, in float32
-x torch   times as fast as torch: batched sort + searchsorted; AdamW(fused=True); F.embedding
+          training step, one token: the same step or forward of the frozen model, see training_workloads.py
+x torch   times as fast as torch: batched sort + searchsorted; AdamW(fused=True) on the rows alone; F.embedding
+x PEFT    times as fast as PEFT's TrainableTokens, same rows; x dense: as AdamW(fused=True) on the whole table
+x step    how many times a training step takes what a check of TicketMonitor adds to each
 adversarial: the worst of each shape and dtype, and all that fall short; --output writes every one"""
 
 
@@ -106,7 +112,7 @@ def text_of(record: dict[str, Any]) -> str:
             duration(ours["median"]),
             f"{duration(ours['low'])} - {duration(ours['high'])}",
             rate,
-            *(ratio(heading) for heading, _ in COLUMNS[7:12]),
+            *(ratio(heading) for heading, _ in COLUMNS[7:-1]),
             record["verdict"],
         ]
     )
@@ -114,7 +120,7 @@ def text_of(record: dict[str, Any]) -> str:
 
 def measured(turns: int, quick: bool, only: str) -> Iterator[tuple[Spec, dict[str, Any]]]:
     """Measure one row after the other."""
-    for module in (ks_workloads, row_workloads):
+    for module in (ks_workloads, row_workloads, training_workloads):
         suite = module.suite(quick=quick)
         for spec in suite.specs:
             if only in str(spec):
@@ -177,13 +183,17 @@ def main() -> int:
     judged = [record for record in records if record["verdict"]]
     short = [record for record in judged if record["verdict"].startswith("FALLS SHORT")]
     print(LEGEND)
+    checks = training_checks.run(quick=arguments.quick) if not arguments.only else []
+    judged, short = judged + checks, short + [check for check in checks if check["verdict"] != "met"]
     print(f"{len(records)} rows in {time.monotonic() - start:.0f} s; of {len(judged)} with a figure to reach", end=" ")
     print(f"{len(short)} fall short" if short else "all reach it")
     if arguments.output is not None:
         cpu = re.sub(r"[^a-z0-9]+", "-", about["cpu"].lower()).strip("-")
         path = Path(arguments.output or RESULTS / f"{cpu}-{about['utc'][:10]}.json")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"format": FORMAT, "quick": arguments.quick, "machine": about, "rows": records})
+        write_json(
+            path, {"format": FORMAT, "quick": arguments.quick, "machine": about, "rows": records, "checks": checks}
+        )
         print(path)
     return 0
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .ks_workloads import PREFIX
+from .training_workloads import MONITOR, STEP, TOKEN, WIDTH
 from .workloads import Spec
 
 
@@ -35,7 +36,20 @@ TARGETS = {
     Spec("ks_select", LLAMA, FLOAT32, "5 % of rows changed"): (Target("x scipy", 1_200), Target("/ floor", 1.8, False)),
     Spec("ks_statistics", LLAMA, FLOAT32, "every row shifted"): (Target("x scipy", 220),),
     Spec("ks_select", LLAMA, BFLOAT16, "every row shifted"): (Target("x float32", 1.1),),
+    Spec("RowAdamW", (18, 4_096), FLOAT32, "compact parameter"): (Target("x torch", 1), Target("x dense", 200)),
+    Spec("RowAdamW", (2_253, 576), FLOAT32, "compact parameter"): (Target("x torch", 1),),
+    Spec(MONITOR, (2_253, 576), FLOAT32, "a check every 10 steps"): (Target("x step", 100),),
 }
+STEP_FLOOR, TOKEN_FLOOR = Target("/ floor", 1.03, False), Target("/ floor", 1.02, False)
+for _V, _times in ((49_152, 1.25), (128_256, 1.6)):
+    _follows, _frozen, _untied = (
+        {op: Spec(op, (_V, WIDTH), FLOAT32, case) for op in (STEP, TOKEN)}
+        for case in ("tied, head follows", "tied, head frozen", "untied")
+    )
+    TARGETS[_follows[STEP]] = (STEP_FLOOR, Target("x PEFT", _times))
+    TARGETS[_follows[TOKEN]] = (TOKEN_FLOOR, Target("x PEFT", 2.5))
+    TARGETS |= {specs[STEP]: (STEP_FLOOR,) for specs in (_frozen, _untied)}
+    TARGETS |= {specs[TOKEN]: (TOKEN_FLOOR,) for specs in (_frozen, _untied)}
 NEVER_SLOWER = (Target("x sort", 1 / 2.5),)  # than 2.5 times the best sort of both rows
 
 
@@ -63,6 +77,9 @@ def ratios(medians: Mapping[str, float]) -> dict[str, float]:
         "x sort": ("numpy sort", "torch sort"),
         "x torch": ("torch",),
         "x float32": ("float32",),
+        "x PEFT": ("peft",),
+        "x dense": ("dense",),
+        "x step": ("step",),
     }.items():
         if seconds := [medians[name] for name in names if name in medians]:
             found[ratio] = min(seconds) / ours

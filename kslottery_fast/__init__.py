@@ -12,6 +12,7 @@ Yuan, Ma, Yuan, Sun, Li: *KS-Lottery: Finding Certified Lottery Tickets for Mult
 Models*, NAACL 2025.
 """
 
+from .adapters import add_rows, mixed_rows, remove_rows, row_sets, use_rows
 from .certificate import Certificate
 from .certify import certify
 from .errors import InputError
@@ -20,6 +21,7 @@ from .ks_twosample import KsResult, ks_2samp
 from .ops import row_adamw_
 from .ops.native import installed_version
 from .optim import RowAdamW
+from .row_selection import ks_select_rows
 from .rows import attach_rows, detach_rows, get_rows, merge_rows, transfer_rows, untie_output
 from .stats import ks_statistics
 from .tables import active_token_ids, embedding_table, is_tied
@@ -36,6 +38,7 @@ __all__ = [
     "RowAdamW",
     "Tickets",
     "active_token_ids",
+    "add_rows",
     "attach_rows",
     "certify",
     "detach_rows",
@@ -45,9 +48,14 @@ __all__ = [
     "is_tied",
     "ks_2samp",
     "ks_select",
+    "ks_select_rows",
     "ks_statistics",
     "merge_rows",
+    "mixed_rows",
+    "remove_rows",
     "row_adamw_",
+    "row_sets",
     "transfer_rows",
     "untie_output",
+    "use_rows",
 ]

@@ -10,10 +10,18 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .dtensors import is_sharded
 from .errors import InputError
 from .ops import row_adamw_step_
 from .ops.schemas import LEFT_OUT
-from .row_gradients import check_hyperparameters, first_nonfinite, nonfinite_message, row_gradient, state_shape
+from .row_gradients import (
+    as_matrix,
+    check_hyperparameters,
+    first_nonfinite,
+    nonfinite_message,
+    row_gradient,
+    state_shape,
+)
 from .tables import TABLE_DTYPES, check_token_ids
 
 _ROW_STATE = ("exp_avg", "exp_avg_sq", "master")
@@ -135,6 +143,8 @@ class RowAdamW(Optimizer):
             if not param.is_contiguous() and param.dim() != 2:
                 raise InputError(f"a parameter of shape {list(param.shape)} is not contiguous")
             if group["rows"] is not None:
+                if is_sharded(param):
+                    raise InputError("'rows' needs a whole table, not a DTensor; attach the rows before fully_shard")
                 if param.dim() != 2:
                     raise InputError(f"'rows' needs a table [V, d], not a parameter {list(param.shape)}")
                 # Clones: the caller's tensor may change, ours must not.
@@ -168,7 +178,8 @@ class RowAdamW(Optimizer):
                 loss = closure()
         # On CUDA the kernel takes the rows out of a dense gradient; elsewhere that is a copy, made once here.
         updates = [_Update(*trained, self._gradient(*trained[1:])) for trained in self._trained()]
-        if not self.capturable and (bad := first_nonfinite(update.grad for update in updates)) is not None:
+        looked_at = [(update.param, update.grad) for update in updates]
+        if not self.capturable and (bad := first_nonfinite(looked_at)) is not None:
             if self.nonfinite == "raise":
                 raise InputError(nonfinite_message(*updates[bad][1:]))
             self._skipped += 1
@@ -178,6 +189,10 @@ class RowAdamW(Optimizer):
             by_device.setdefault(update.param.device, []).append(update)
         if self.capturable and len(by_device) > 1:
             raise InputError(f"capturable=True needs all parameters on one device, they are on {list(by_device)}")
+        if self.capturable and any(is_sharded(update.param) for update in updates):
+            raise InputError(
+                "capturable=True does not take DTensors: each process would decide alone which steps to leave out"
+            )
         for device, batch in by_device.items():
             self._run(device, batch)
         return loss
@@ -271,12 +286,12 @@ class RowAdamW(Optimizer):
         states = [self._state_of(update) for update in updates]
         found_inf = getattr(self, "found_inf", None)
         row_adamw_step_(
-            [_table(update.param) for update in updates],
+            [as_matrix(update.param) for update in updates],
             [update.rows for update in updates],
             [update.grad for update in updates],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [state["master"] if "master" in state else torch.empty(0) for state in states],
+            [as_matrix(state["exp_avg"]) for state in states],
+            [as_matrix(state["exp_avg_sq"]) for state in states],
+            [as_matrix(state["master"]) if "master" in state else torch.empty(0) for state in states],
             [state["step"] for state in states],
             [self._lr(update.group, device) for update in updates],
             self._control[device],
@@ -297,11 +312,13 @@ class RowAdamW(Optimizer):
             _refuse_in_capture()
             shape, dtype = state_shape(param, rows), torch.promote_types(param.dtype, torch.float32)
             state["step"] = torch.zeros((), device=param.device if self.capturable else "cpu")
-            state["exp_avg"] = torch.zeros(shape, dtype=dtype, device=param.device)
-            state["exp_avg_sq"] = torch.zeros(shape, dtype=dtype, device=param.device)
+            for name in ("exp_avg", "exp_avg_sq"):
+                # Moments of a DTensor are DTensors, as torch.distributed.checkpoint expects it.
+                moments = {"dtype": dtype, "device": param.device}
+                state[name] = torch.zeros_like(param, **moments) if is_sharded(param) else torch.zeros(shape, **moments)
             if param.dtype in (torch.float16, torch.bfloat16):
-                table = _table(param)
-                state["master"] = (table if rows is None else table.index_select(0, rows)).float().contiguous()
+                whole = param if is_sharded(param) else as_matrix(param)
+                state["master"] = (whole if rows is None else whole.index_select(0, rows)).float().contiguous()
         return state
 
     def _lr(self, group: dict[str, Any], device: torch.device) -> Tensor:
@@ -323,7 +340,3 @@ def _refuse_in_capture() -> None:
     # What is made during a capture would be made anew by every replay.
     if _capturing():
         raise InputError("make one step before capturing a CUDA graph: the first one makes the optimizer's state")
-
-
-def _table(param: Tensor) -> Tensor:
-    return param if param.dim() == 2 else param.view(1, -1)

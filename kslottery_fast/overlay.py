@@ -17,8 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .errors import InputError
-from .ops import row_embedding
-from .tables import check_token_ids
+from .rowset import RowSet, RowSets
 
 
 class Overlay(nn.Module):
@@ -26,21 +25,23 @@ class Overlay(nn.Module):
 
     overlaid: type[nn.Module]
     """The class that the module had, and gets back."""
-    rows: nn.Parameter
-    """[k, d] float32 (float64 over a float64 table): row i stands in for the table's row ``token_ids[i]``."""
-    token_ids: torch.Tensor
-    """int64 [k], distinct."""
+    row_sets: RowSets
+    """Shared by all overlaid modules of a model."""
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
-        # half(), bfloat16() and to(dtype) come through here. Small AdamW steps vanish in 16 bits, so the rows
-        # follow the model to another device but keep their dtype.
-        kept = {id(tensor) for tensor in (self.rows, self.rows.grad) if tensor is not None}
+    @property
+    def rows(self) -> nn.Parameter:
+        """[k, d] float32 (float64 over a float64 table), of the set in use."""
+        return self.row_sets.current().rows
 
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            moved = fn(tensor)
-            return tensor.to(moved.device) if id(tensor) in kept and moved.dtype != tensor.dtype else moved
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """int64 [k], distinct: ``rows[i]`` stands in for the table's row ``token_ids[i]``."""
+        return self.row_sets.current().token_ids
 
-        return super()._apply(move, recurse)
+    @property
+    def slots(self) -> torch.Tensor:
+        """int32 [V], the index into ``rows`` of each token, -1 for the base row."""
+        return self.row_sets.current().slots
 
 
 class RowEmbedding(Overlay, nn.Embedding):
@@ -49,83 +50,114 @@ class RowEmbedding(Overlay, nn.Embedding):
     Made by :func:`kslottery_fast.rows.attach_rows`, never by hand. ``weight`` [V, d] is the model's own
     Parameter, not a copy. The output has the dtype of ``weight``. As in ``nn.Embedding``, the row of
     ``padding_idx`` is read but gets no gradient.
-
-    Attributes
-    ----------
-    rows : Parameter [k, d], float32 (float64 over a float64 table).
-    token_ids : int64 [k].
-    slots : int32 [V], the index into ``rows`` of each token, -1 for the base row. It is not in the state
-        dict: it follows from ``token_ids``.
     """
 
     overlaid = nn.Embedding
-    slots: torch.Tensor
-    _trained_pad: int | None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Look up integer ids [*]; returns [*, d]."""
-        rows: torch.Tensor = self.rows
-        if self._trained_pad is not None:
-            rows = torch.where(torch.eq(self.token_ids, self._trained_pad).unsqueeze(1), rows.detach(), rows)
-        return row_embedding(self.weight, rows, self.slots, input.long())
+        ids, sets = input.long(), self.row_sets
+        if sets.mixture is None:
+            return self._look_up(None if sets.active is None else sets.current(), ids)
+        groups = sets.mixture.groups(len(ids))
+        parts = [self._look_up(_named(sets, name), ids[examples]) for name, examples in groups]
+        return torch.cat(parts)[torch.cat([examples for _, examples in groups]).argsort()]
 
-    def reindex(self) -> None:
-        """Rebuild ``slots`` from ``token_ids``."""
-        slots = torch.full((self.weight.shape[0],), -1, dtype=torch.int32, device=self.token_ids.device)
-        slots[self.token_ids] = torch.arange(len(self.token_ids), dtype=torch.int32, device=slots.device)
-        self.register_buffer("slots", slots, persistent=False)
-        pad = self.padding_idx
-        self._trained_pad = pad if pad is not None and bool(torch.eq(self.token_ids, pad).any()) else None
+    def _look_up(self, row_set: RowSet | None, ids: torch.Tensor) -> torch.Tensor:
+        return F.embedding(ids, self.weight) if row_set is None else row_set.look_up(self.weight, ids)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        key, errors = f"{prefix}token_ids", args[-1]
-        try:
-            if key in state_dict:
-                check_token_ids(state_dict[key], self.weight.shape[0], key)
-        except InputError as error:
-            errors.append(str(error))  # load_state_dict raises them all at the end
-            return
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        self.reindex()
+
+class RowOutput(RowEmbedding):
+    """A RowEmbedding over a quantized table: that module's own forward looks up, then rows replace its output."""
+
+    def _look_up(self, row_set: RowSet | None, ids: torch.Tensor) -> torch.Tensor:
+        values = type(self).overlaid.forward(self, ids).detach()
+        return values if row_set is None else row_set.replace(values, ids)
 
 
 class RowHead(Overlay):
     """A tied head that follows the rows: ``rows[i]`` gives the logit of ``token_ids[i]``; bias kept."""
 
+    weight: torch.Tensor
+
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map hidden states [*, d] to logits [*, V]."""
-        logits = super().forward(hidden)
+        logits, sets = super().forward(hidden), self.row_sets
+        if sets.mixture is None:
+            return logits if sets.active is None else self._follow(logits, sets.current(), hidden)
+        for name, examples in sets.mixture.groups(len(hidden)):
+            row_set = _named(sets, name)
+            if row_set is not None:
+                columns = self._columns(row_set, row_set(), hidden[examples]).to(logits.dtype)
+                # [g, ..., k] into [B, ..., V]: seen from the vocabulary, tokens and examples lead.
+                place = row_set.token_ids[:, None], examples[None, :]
+                logits.movedim(-1, 0).index_put_(place, columns.movedim(-1, 0))
+        return logits
+
+    def _columns(self, row_set: RowSet, rows: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         bias = getattr(self, "bias", None)
-        columns = F.linear(hidden, self.rows.to(hidden.dtype), None if bias is None else bias[self.token_ids])
-        # In place: nobody else holds these logits, and a second [*, V] tensor costs more than the k columns.
-        return logits.index_copy_(-1, self.token_ids, columns.to(logits.dtype))
+        return F.linear(hidden, rows.to(hidden.dtype), None if bias is None else bias[row_set.token_ids])
+
+    def _follow(self, logits: torch.Tensor, row_set: RowSet, hidden: torch.Tensor) -> torch.Tensor:
+        # In place: nobody else holds these logits, and a second [*, V] tensor costs more than k columns.
+        rows, ids = row_set(), row_set.token_ids
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return logits.index_copy_(-1, ids, self._columns(row_set, rows, hidden).to(logits.dtype))
+        with torch.no_grad():
+            columns = self._columns(row_set, rows, hidden).to(logits.dtype)
+        change = F.linear(hidden, (rows - self.weight.detach()[ids]).to(hidden.dtype)).to(logits.dtype)
+        return _ReplaceColumns.apply(logits, columns, change, ids)
 
 
-def overlay(module: nn.Module, kind: type[Overlay], rows: nn.Parameter, token_ids: torch.Tensor) -> None:
-    """Make ``module`` read ``rows`` [k, d] at ``token_ids`` [k]; several modules may share one parameter."""
+class _ReplaceColumns(torch.autograd.Function):
+    """``logits.index_copy_(-1, ids, columns)`` whose backward does not copy the gradient [*, V].
+
+    Autograd's own backward clones it to put zeros where the columns were replaced: 2 % of a training step. Here all of
+    it goes on to the logits, and what the replaced columns get wrongly that way is undone through ``change``: new
+    columns minus old ones. Its values are not used.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, columns: torch.Tensor, change: torch.Tensor, ids: torch.Tensor
+    ) -> torch.Tensor:
+        del change
+        ctx.save_for_backward(ids)
+        ctx.mark_dirty(logits)
+        return logits.index_copy_(-1, ids, columns)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor, None]:
+        (ids,) = ctx.saved_tensors
+        return gradients[0], None, gradients[0].index_select(-1, ids), None
+
+
+def _named(sets: RowSets, name: str | None) -> RowSet | None:
+    return None if name is None else sets[name]  # type: ignore[return-value]
+
+
+def overlay(module: nn.Module, kind: type[Overlay], row_sets: RowSets) -> None:
+    """Make ``module`` read the set in use of ``row_sets``, which several modules may share."""
     _set_class(module, _overlay_class(type(module), kind))  # type: ignore[arg-type]
-    module.rows = rows
-    module.register_buffer("token_ids", token_ids)
+    module.row_sets = row_sets
     if isinstance(module, RowEmbedding):
-        module.reindex()
         _check_reached(module)
 
 
 def remove_overlay(module: Overlay) -> None:
-    """Give the module back its own class and drop all that :func:`overlay` put on it."""
-    for name in ("rows", "token_ids", "slots", "_trained_pad"):
-        if hasattr(module, name):
-            delattr(module, name)
+    """Give the module back its own class and drop what :func:`overlay` put on it."""
+    if hasattr(module, "row_sets"):
+        del module.row_sets
     _set_class(module, type(module).overlaid)
 
 
 @functools.cache
 def _overlay_class(base: type[nn.Module], kind: type[Overlay]) -> type[Overlay]:
-    if base is nn.Embedding:
+    if base is nn.Embedding and kind is RowEmbedding:
         return RowEmbedding
     # A *ScaledWordEmbedding multiplies what super().forward returns. With RowEmbedding behind it in the order
     # of resolution, super() finds the rows, and the scale applies to them as to any other row. A head comes
-    # the other way round: first its own logits, then the columns.
+    # the other way round: first its own logits, then the columns. So does a quantized embedding.
     bases = (base, kind) if kind is RowEmbedding else (kind, base)
     return type(f"Row{base.__name__}", bases, {"overlaid": base, "__module__": __name__})
 
@@ -138,10 +170,20 @@ def _set_class(module: nn.Module, cls: type[nn.Module]) -> None:
 
 def _check_reached(module: RowEmbedding) -> None:
     """Refuse an embedding whose own forward never asks nn.Embedding's: it would ignore the rows."""
-    with torch.enable_grad():
-        # Through the class, so that no hook fires. A gradient can only come from the rows: all else is
-        # frozen.
-        reached = type(module).forward(module, module.token_ids[:1]).requires_grad
-    if not reached:
+    asked = []
+    look_up: Callable[..., torch.Tensor] = module._look_up
+
+    def ask(row_set: RowSet | None, ids: torch.Tensor) -> torch.Tensor:
+        asked.append(True)
+        # An offloaded table has no values to look up, and none are needed to know.
+        return module.rows[:1] if module.weight.is_meta else look_up(row_set, ids)
+
+    vars(module)["_look_up"] = ask
+    try:
+        with torch.no_grad():
+            type(module).forward(module, module.token_ids[:1])  # through the class, so that no hook fires
+    finally:
+        del vars(module)["_look_up"]
+    if not asked:
         name = type(module).overlaid.__name__
         raise InputError(f"{name} does not call nn.Embedding.forward, so rows cannot be attached to it")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .dtensors import is_sharded, local, on_any_process
 from .errors import InputError
 
 
@@ -16,7 +17,13 @@ def state_shape(param: Tensor, rows: Tensor | None) -> torch.Size:
     """The shape of a moment: [k, d]; a whole parameter of other than two dimensions is one row."""
     if rows is not None:
         return torch.Size((len(rows), param.shape[1]))
-    return param.shape if param.dim() == 2 else torch.Size((1, param.numel()))
+    return param.shape if param.dim() == 2 or is_sharded(param) else torch.Size((1, param.numel()))
+
+
+def as_matrix(tensor: Tensor) -> Tensor:
+    """A view with two dimensions, of a DTensor of this process's part; a parameter of other than two is one row."""
+    part = local(tensor)
+    return part if part.dim() == 2 else part.view(1, -1)
 
 
 def row_gradient(param: Tensor, rows: Tensor | None) -> Tensor:
@@ -24,7 +31,7 @@ def row_gradient(param: Tensor, rows: Tensor | None) -> Tensor:
     grad = param.grad
     assert grad is not None
     if rows is None:
-        grad = grad.to_dense() if grad.is_sparse else grad
+        grad = local(grad.to_dense() if grad.is_sparse else grad)
         return grad if grad.dim() == 2 else grad.reshape(1, -1)
     if not grad.is_sparse:
         return grad.index_select(0, rows)
@@ -40,21 +47,24 @@ def row_gradient(param: Tensor, rows: Tensor | None) -> Tensor:
 def nonfinite_message(param: Tensor, rows: Tensor | None, grad: Tensor) -> str:
     """What is wrong with a gradient [k, d] that holds NaN or Inf, and what to do."""
     bad = (~torch.isfinite(grad)).reshape(len(grad), -1).any(dim=1).nonzero().flatten()
-    names = bad if rows is None else rows[bad]
+    names = (bad if rows is None else rows[bad]).tolist()
+    where = f"in {len(bad)} rows (first: {names[0]})" if names else "on another process"
     return (
-        f"the gradient of a parameter {list(param.shape)} holds NaN or Inf in {len(bad)} rows "
-        f"(first: {names[0].item()}); nothing was updated. Training diverged: lower the learning "
-        "rate, clip the gradient, or pass nonfinite='skip' to leave such steps out"
+        f"the gradient of a parameter {list(param.shape)} holds NaN or Inf {where}; nothing was updated. Training "
+        "diverged: lower the learning rate, clip the gradient, or pass nonfinite='skip' to leave such steps out"
     )
 
 
-def first_nonfinite(grads: Iterable[Tensor]) -> int | None:
-    """The index of the first gradient with NaN or Inf. Waits for the device."""
+def first_nonfinite(gradients: Iterable[tuple[Tensor, Tensor]]) -> int | None:
+    """The index of the first (parameter, gradient) with NaN or Inf on any process. Waits for the device."""
     # A sum is the cheapest look at every value. NaN and Inf come through; only an overflow needs the closer look. All
     # sums are on their way before the first is waited for.
-    looked = [(grad, grad.sum()) for grad in grads]
-    bad = (i for i, (grad, total) in enumerate(looked) if not (math.isfinite(total) or torch.isfinite(grad).all()))
-    return next(bad, None)
+    looked = [(param, grad, grad.sum()) for param, grad in gradients]
+    for i, (param, grad, total) in enumerate(looked):
+        finite = math.isfinite(total) or bool(torch.isfinite(grad).all())
+        if on_any_process(not finite, param):
+            return i
+    return None
 
 
 def check_hyperparameters(group: dict[str, Any]) -> None:

@@ -15,16 +15,19 @@ import torch
 from torch import nn
 
 from .errors import InputError
-from .overlay import Overlay, RowEmbedding, RowHead, overlay, remove_overlay
+from .overlay import Overlay, RowEmbedding, RowHead, RowOutput, overlay, remove_overlay
+from .rowset import RowSets, check_name, new_row_set
 from .tables import (
     active_token_ids,
     check_can_untie,
     check_finite,
     check_table,
     check_token_ids,
+    check_writable,
     embedding_table,
     input_embedding,
     input_modules,
+    is_quantized,
     is_tied,
     split_roles,
     table_users,
@@ -57,12 +60,15 @@ class _Attachment:
 _MARK = "_kslottery_attachment"
 
 
-def attach_rows(model: nn.Module, token_ids: Any, *, output: str = "auto") -> nn.Module:
+def attach_rows(
+    model: nn.Module, token_ids: Any, *, output: str = "auto", name: str = "default", freeze: bool = True
+) -> nn.Module:
     """Freeze a model and make single rows of its input embedding trainable.
 
     Parameters
     ----------
-    model : a transformers model, decoder-only or encoder-decoder, or an ``nn.Embedding``. Changed in place.
+    model : a transformers model, decoder-only or encoder-decoder, or an ``nn.Embedding``. Changed in place. Its
+        table may be quantized, or offloaded by accelerate: it is only read.
     token_ids : k distinct token ids, or Tickets. k may be thousands (the active vocabulary of a corpus).
     output : what the head of a tied model does. "frozen": it keeps the original rows, only the input role
         trains. "tied": its k logit columns follow the rows. "auto" is "frozen": through a tied head every row
@@ -70,27 +76,30 @@ def attach_rows(model: nn.Module, token_ids: Any, *, output: str = "auto") -> nn
 
     Returns
     -------
-    The model. Its only trainable parameter is ``get_rows(model).rows``, [k, d] float32, equal to the base
-    rows.
+    The model. Its only trainable parameter (with ``freeze``) is ``get_rows(model).rows``, [k, d] float32, equal to
+    the base rows.
 
     Raises
     ------
-    InputError : bad token ids, rows attached already, no input embedding, a quantized or offloaded table, an
-        unknown ``output``, or "tied" for a model that is not. The model is then as it was.
+    InputError : bad token ids, rows attached already, no input embedding, a sharded table or one without
+        values, NaN in a row, an unknown ``output``, or "tied" for a model that is not. The model is then as it
+        was.
 
     Examples
     --------
     >>> model = attach_rows(torch.nn.Embedding(10, 4), [7, 3])
     >>> [(name, list(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
-    [('rows', [2, 4])]
+    [('row_sets.default.rows', [2, 4])]
     >>> model(torch.tensor([1, 7])).shape
     torch.Size([2, 4])
     """
     _check_output(output)
     if get_rows(model) is not None:
         raise InputError("rows are attached to this model already; call merge_rows or detach_rows first")
-    weight = check_table(input_embedding(model))
-    ids = check_token_ids(token_ids, weight.shape[0]).to(weight.device, copy=True)
+    check_name(name)
+    embedding = input_embedding(model)
+    weight = check_table(embedding)
+    ids = check_token_ids(token_ids, weight.shape[0])
     modules = input_modules(model, ids)
     heads = table_users(model, weight)[1] if output == "tied" else []
     if output == "tied" and not heads:
@@ -99,20 +108,21 @@ def attach_rows(model: nn.Module, token_ids: Any, *, output: str = "auto") -> nn
         check_table(module)
         if "forward" in vars(module) and "_old_forward" not in vars(module):
             raise InputError("the embedding's forward has been replaced on the instance; attach the rows first")
+    sets = RowSets(name, new_row_set(embedding, ids))
 
-    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    rows = weight.detach().index_select(0, ids).to(torch.promote_types(weight.dtype, torch.float32))
-    parameter = nn.Parameter(rows)
+    flags = {key: parameter.requires_grad for key, parameter in model.named_parameters()}
     vars(model)[_MARK] = _Attachment("tied" if output == "tied" else "frozen", flags)
     try:
-        model.requires_grad_(False)
+        if freeze:
+            model.requires_grad_(False)
         for module in modules:
-            overlay(module, RowEmbedding, parameter, ids)
+            module.weight.requires_grad_(False)
+            overlay(module, RowOutput if is_quantized(module) else RowEmbedding, sets)
         for head in heads:
-            overlay(head, RowHead, parameter, ids)
+            overlay(head, RowHead, sets)
         for part in model.modules():
             if get_rows(part) is not None:
-                vars(part).update({name: refuse for name, refuse in _GUARDS.items() if hasattr(part, name)})
+                vars(part).update({key: refuse for key, refuse in _GUARDS.items() if hasattr(part, key)})
     except BaseException:
         _restore(model)
         raise
@@ -154,12 +164,21 @@ def merge_rows(model: nn.Module) -> nn.Module:
 
     Raises
     ------
-    InputError : no rows are attached, a row holds NaN or Inf in the dtype of the table, or the architecture
-        cannot be untied. The model is then as it was.
+    InputError : no rows are attached or in use, several sets are, a row holds NaN or Inf in the dtype of the
+        table, the table is quantized, offloaded or sharded, or the architecture cannot be untied. The model is
+        then as it was.
     """
     owner, attachment = _attachment(model)
     embeddings = [module for module in owner.modules() if isinstance(module, RowEmbedding)]
-    ids = embeddings[0].token_ids
+    sets, ids = embeddings[0].row_sets, embeddings[0].token_ids
+    others = [repr(name) for name in sets if name != sets.active]
+    if others:
+        raise InputError(
+            f"merging would lose the sets {', '.join(others)}; save them with save_adapter if they are needed, "
+            "then drop them with remove_rows"
+        )
+    for module in embeddings:
+        check_writable(module, "merge into")
     values = embeddings[0].rows.to(embeddings[0].weight.dtype)
     check_finite(values, ids, f"cannot merge into a {values.dtype} table")
     untie = attachment.output == "frozen" and is_tied(owner)
@@ -216,6 +235,8 @@ def transfer_rows(
         raise InputError(f"source has rows of dimension {origin.shape[1]}, target of {table.shape[1]}")
     ids = check_token_ids(token_ids, table.shape[0])
     check_token_ids(ids, origin.shape[0], "token_ids (in the source)")
+    if isinstance(target, nn.Module):
+        check_writable(input_embedding(target), "transfer rows into")
     values = _read(source, origin, ids).to(device=table.device, dtype=table.dtype)
     check_finite(values, ids, "cannot transfer")
     if not isinstance(target, nn.Module):

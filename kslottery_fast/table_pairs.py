@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from .dtensors import is_sharded
 from .errors import InputError
 from .ks_samples import KERNEL_DTYPES, tensor_view
 from .overlay import Overlay
@@ -93,6 +94,11 @@ def _as_table(value: Any, name: str) -> Tensor:
         value = tensor_view(value)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}: expected a [V, d] tensor, array or nn.Embedding")
+    if is_sharded(value):
+        raise InputError(
+            f"{name} is a DTensor, of which this process holds a part: use "
+            "kslottery_fast.integrations.distributed.ks_select_sharded"
+        )
     if value.dtype not in KERNEL_DTYPES:
         raise TypeError(f"{name} has dtype {value.dtype}: expected float64, float32, float16 or bfloat16")
     if value.layout != torch.strided:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .dtensors import is_sharded, rows_of
 from .errors import InputError
 
 TABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -69,13 +70,12 @@ def input_modules(model: nn.Module, token_ids: torch.Tensor) -> list[nn.Embeddin
     modules, _ = table_users(model, table)
     if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return modules
-    values = table.detach()[token_ids.to(table.device)]
+    values = base_rows(input_embedding(model), token_ids)
     for part in (model.get_encoder(), model.get_decoder()):  # type: ignore[operator]
         other = part.get_input_embeddings()
         if not isinstance(other, nn.Embedding) or any(other is module for module in modules):
             continue
-        weight = other.weight.detach()
-        if weight.shape == table.shape and torch.equal(weight[token_ids.to(weight.device)].to(values), values):
+        if other.weight.shape == table.shape and torch.equal(base_rows(other, token_ids).to(values), values):
             modules.append(other)
     return modules
 
@@ -123,18 +123,73 @@ def check_can_untie(model: nn.Module) -> None:
         )
 
 
+def is_quantized(embedding: nn.Embedding) -> bool:
+    """Tell whether the table is no plain tensor of floats: int8 and the like, or a tensor subclass (torchao)."""
+    return embedding.weight.dtype not in TABLE_DTYPES or type(embedding.weight.data) is not torch.Tensor
+
+
 def check_table(embedding: nn.Embedding) -> torch.Tensor:
     """Return the weight of an embedding whose rows can be replaced; refuse the others."""
     weight = embedding.weight
-    if weight.is_meta:
-        raise InputError("the embedding table is offloaded (device meta); load the model with the table in memory")
-    if weight.dtype not in TABLE_DTYPES:
-        raise InputError(f"the embedding table is quantized ({weight.dtype}); load it in a floating-point dtype")
+    if is_sharded(weight):
+        raise InputError("the embedding table is sharded (a DTensor); attach the rows before fully_shard")
+    if hasattr(weight, "ds_id"):
+        raise InputError(
+            "the embedding table is partitioned by DeepSpeed ZeRO-3; attach the rows before deepspeed.initialize, to a "
+            "model that was loaded without zero.Init"
+        )
+    if weight.is_meta and _offloaded_table(embedding) is None:
+        raise InputError(
+            "the embedding table has no values (device meta) and no accelerate hook that would load them; load the "
+            "model with the table in memory, or offload it by accelerate"
+        )
     if embedding.max_norm is not None:
         raise InputError("the embedding has max_norm, which rewrites its table in every forward; set it to None")
     if embedding.scale_grad_by_freq:
         raise InputError("the embedding has scale_grad_by_freq, which rows do not support; set it to False")
     return weight
+
+
+def check_writable(embedding: nn.Embedding, what: str) -> None:
+    """Refuse to write rows into a table that is sharded, offloaded or quantized."""
+    weight = embedding.weight
+    kinds = {"sharded": is_sharded(weight), "offloaded": weight.is_meta, "quantized": is_quantized(embedding)}
+    for kind, found in kinds.items():
+        if found:
+            raise InputError(
+                f"cannot {what} a table that is {kind}; save the rows with "
+                "kslottery_fast.integrations.peft.save_adapter, and load them onto a model in memory"
+            )
+
+
+@torch.no_grad()
+def base_rows(embedding: nn.Embedding, token_ids: torch.Tensor) -> torch.Tensor:
+    """The rows [k, d] of the table itself, wherever it is.
+
+    An offloaded table is read where accelerate keeps it, a sharded one is gathered at these rows (by all processes
+    together), a quantized one is dequantized by its own module.
+    """
+    offloaded = _offloaded_table(embedding)
+    if embedding.weight.is_meta and offloaded is not None:
+        table, device = offloaded
+        return table[token_ids.to(table.device)].to(device)
+    ids = token_ids.to(embedding.weight.device)
+    if is_sharded(embedding.weight):
+        return rows_of(embedding.weight, ids)
+    if is_quantized(embedding):
+        # Through the class, so that no hook fires; through the class below an overlay, which has rows of its own.
+        return getattr(type(embedding), "overlaid", type(embedding)).forward(embedding, ids)
+    return embedding.weight.detach().index_select(0, ids)
+
+
+def _offloaded_table(embedding: nn.Module) -> tuple[torch.Tensor, torch.device] | None:
+    """Where an accelerate hook keeps the weight, in memory or on disk, and the device that it computes on."""
+    hook: Any = getattr(embedding, "_hf_hook", None)
+    for each in (hook, *getattr(hook, "hooks", ())):
+        weights = getattr(each, "weights_map", None)
+        if weights is not None:
+            return weights["weight"], torch.device(each.execution_device)
+    return None
 
 
 def check_token_ids(token_ids: Any, vocab_size: int, name: str = "token_ids") -> torch.Tensor:

@@ -200,6 +200,24 @@ class Tickets:
             )
         return [_token_text(tokenizer, token) for token in self.token_ids.tolist()]
 
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Refuse a tokenizer whose tokens have other texts than those that the tickets were saved with.
+
+        Tickets without texts are taken on trust, but for what :meth:`tokens` refuses.
+
+        Raises
+        ------
+        InputError : the tokenizer belongs to another model.
+        """
+        for token, ours, theirs in zip(
+            self.token_ids.tolist(), self.token_texts or (), self.tokens(tokenizer), strict=False
+        ):
+            if ours != theirs:
+                raise InputError(
+                    f"the tickets are of another tokenizer: token {token} is {ours!r} in the tickets and {theirs!r} in "
+                    "the tokenizer; select tickets for this model"
+                )
+
     def save(self, path: str | os.PathLike[str], tokenizer: Any = None) -> None:
         """Write the tickets as JSON, whole or not at all; with a tokenizer the text of each too."""
         texts = self.token_texts if tokenizer is None else tuple(self.tokens(tokenizer))

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import ks_workloads, memory, peers, row_workloads, table, targets
+from benchmarks import (
+    ks_workloads,
+    memory,
+    peers,
+    row_workloads,
+    table,
+    targets,
+    training_checks,
+    training_workloads,
+)
 from benchmarks.measure import Contender, Timing, take_turns
 from benchmarks.workloads import Spec, Workload
 from kslottery_fast import ks_statistics
@@ -65,7 +74,8 @@ def test_tables_are_reproducible_and_change_as_many_rows_as_their_case_says(case
 
 
 def test_every_target_belongs_to_a_row_of_the_full_table():
-    assert set(targets.TARGETS) <= set(ks_workloads.suite().specs)
+    modules = ks_workloads, row_workloads, training_workloads
+    assert set(targets.TARGETS) <= {spec for module in modules for spec in module.suite().specs}
 
 
 def test_a_row_that_misses_one_of_its_targets_falls_short_and_says_which():
@@ -92,7 +102,8 @@ def small(monkeypatch):
     monkeypatch.setattr(memory, "last_level_cache", lambda: 1 << 12)
     suite = ks_workloads.Suite([*tables, *adversarial, batch], ks_workloads.prepare)
     monkeypatch.setattr(ks_workloads, "suite", lambda quick: suite)
-    monkeypatch.setattr(row_workloads, "suite", lambda quick: ks_workloads.Suite([], row_workloads.prepare))
+    for module in (row_workloads, training_workloads):
+        monkeypatch.setattr(module, "suite", lambda quick, module=module: ks_workloads.Suite([], module.prepare))
 
 
 def test_the_table_has_every_row_and_of_adversarial_ones_the_worst(monkeypatch, capsys):
@@ -115,3 +126,39 @@ def test_row_workloads_run(monkeypatch, spec):
     workload = row_workloads.prepare(Spec(spec.op, (3, 8), spec.dtype, spec.case))
     assert isinstance(workload, Workload)
     assert set(take_turns(workload.contenders, turns=1, calls=3)) == {"ours", "torch"}
+
+
+def test_a_dense_table_is_timed_in_part_and_scaled(monkeypatch):
+    monkeypatch.setattr(row_workloads, "DENSE", {(3, 8): 400})
+    monkeypatch.setattr(row_workloads, "DENSE_PART", 20)
+    monkeypatch.setattr(row_workloads, "SHAPES", {(3, 8): 40})
+    monkeypatch.setattr(memory, "last_level_cache", lambda: 1 << 12)
+    dense = row_workloads.prepare(Spec("RowAdamW", (3, 8), torch.float32, "compact parameter")).contenders["dense"]
+    assert dense.scale == 20.0
+    dense.run(0)
+
+
+@pytest.mark.parametrize("spec", training_workloads.suite(quick=True).specs, ids=str)
+def test_training_workloads_run_against_the_peers_of_their_targets(monkeypatch, spec):
+    monkeypatch.setattr(training_workloads, "LAYERS", 1)
+    monkeypatch.setattr(training_workloads, "BATCH", (2, 8))
+    small = Spec(spec.op, (300 if spec.op != training_workloads.MONITOR else 50, 576), spec.dtype, spec.case)
+    monkeypatch.setattr(training_workloads, "TABLES", (300,))
+    medians = dict.fromkeys(take_turns(training_workloads.prepare(small).contenders, turns=1), 1.0)
+    assert {target.ratio for target in targets.targets_of(spec)} <= set(targets.ratios(medians))
+
+
+@pytest.mark.parametrize("case", ["tied, head follows", "untied"])
+def test_fifty_losses_are_those_of_peft(monkeypatch, case):
+    for name, value in {"LAYERS": 1, "WIDTH": 72, "BATCH": (2, 8), "LR": 1e-2}.items():
+        monkeypatch.setattr(training_workloads, name, value)
+    record = training_checks.losses(300, case)
+    assert record["verdict"] == "met", record
+    assert record["fell"] > 0.1
+
+
+def test_a_peak_of_memory_counts_what_a_step_allocates(monkeypatch):
+    monkeypatch.setattr(training_workloads, "LAYERS", 1)
+    monkeypatch.setattr(training_workloads, "BATCH", (2, 8))
+    floor, dense = (training_checks.peak(name, 20_000, "untied") for name in ("floor", "dense"))
+    assert dense - floor > 2 * 20_000 * 576 * 4  # a gradient and two moments, of which some memory was free before

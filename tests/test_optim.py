@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import io
 
+import peft
 import pytest
 import torch
+from tiny_models import TOKENS, batch, make
 from torch import nn
 
 from kslottery_fast.errors import InputError
 from kslottery_fast.optim import RowAdamW
+from kslottery_fast.rows import attach_rows, get_rows
 
 V, D = 30, 8
 ROWS = [7, 3, 20]
@@ -130,6 +133,64 @@ def test_narrow_tables_follow_float32_master_rows(dtype, rows):
     got = narrow if rows is None else narrow[ROWS]
     torch.testing.assert_close(ours.state[narrow]["master"], exact.detach(), **TOLERANCE)
     assert torch.equal(got, ours.state[narrow]["master"].to(dtype))
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 10.0])
+def test_a_masked_table_with_accumulation_clipping_and_a_schedule_equals_torch_on_the_sub_table(max_norm):
+    full, sub = table(), nn.Parameter(table().detach()[ROWS].clone())
+    start = full.detach().clone()
+    options = {"lr": 1e-2, "weight_decay": 0.05}
+    ours = RowAdamW([{"params": [full], "rows": ROWS}], **options)
+    theirs = torch.optim.AdamW([sub], foreach=False, **options)
+    schedules = [torch.optim.lr_scheduler.LinearLR(each, 1.0, 0.01, 1000) for each in (ours, theirs)]
+    clipped = 0
+    for index, grad in enumerate(gradients(2000)):
+        # What autograd does over two batches; the other rows get gradients too, far larger ones.
+        full.grad = grad * 1.0 if full.grad is None else full.grad + grad
+        sub.grad = grad[ROWS] if sub.grad is None else sub.grad + grad[ROWS]
+        full.grad[[row for row in range(V) if row not in ROWS]] = 1e6
+        if index % 2 == 0:
+            continue
+        ours.mask_gradients()
+        norms = [nn.utils.clip_grad_norm_(param, max_norm) for param in (full, sub)]
+        torch.testing.assert_close(*norms)
+        clipped += bool(norms[1] > max_norm)
+        for each in (ours, theirs, *schedules):
+            each.step()
+        full.grad = sub.grad = None
+    assert 100 < clipped < 900
+    torch.testing.assert_close(full[ROWS], sub, **TOLERANCE)
+    others = [row for row in range(V) if row not in ROWS]
+    assert torch.equal(full[others], start[others])
+
+
+def test_lora_weights_train_beside_rows_as_with_torch():
+    def model() -> nn.Module:
+        base = make("llama")
+        wrapped = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+        attach_rows(base, TOKENS, freeze=False)
+        with torch.no_grad():
+            for name, parameter in wrapped.named_parameters():
+                if "lora" in name:
+                    parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)) / 10)
+        return wrapped
+
+    models = model(), model()
+    groups = []
+    for each in models:
+        rows = get_rows(each).rows
+        lora = [p for p in each.parameters() if p.requires_grad and p is not rows]
+        assert len(lora) == 8
+        groups.append([{"params": [rows], "lr": 1e-2, "weight_decay": 0.0}, {"params": lora, "lr": 1e-3}])
+    optimizers = RowAdamW(groups[0], weight_decay=0.1), torch.optim.AdamW(groups[1], weight_decay=0.1, foreach=False)
+    for step in range(20):
+        for each, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            each(**batch(models[0], seed=step)).logits.square().mean().backward()
+            optimizer.step()
+    for (name, ours), theirs in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4, msg=name)
+    assert (get_rows(models[0]).rows - get_rows(models[0]).weight[TOKENS]).abs().max() > 0.05
 
 
 def test_gradient_accumulation_adds_up_before_the_step():

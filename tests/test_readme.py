@@ -31,6 +31,8 @@ def test_the_python_examples_run_one_after_the_other(tiny_llama, tiny_tokenizer,
         "embed_tuned_model": after,
         "original_model": before.clone(),
         "dataset": dataset,
+        "catalan_tickets": [40, 41],
+        "batch": {"input_ids": torch.tensor([dataset[0]["input_ids"][:8]] * 3), "pad_token_id": 2},
         "collator": partial(collate, pad_token_id=2),
     }
     assert len(BLOCKS) >= 3

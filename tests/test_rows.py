@@ -10,6 +10,7 @@ import torch
 from tiny_models import TOKENS, V, batch, logits, make, reference_logits, tuned
 from torch import nn
 
+from kslottery_fast.adapters import add_rows, mixed_rows, use_rows
 from kslottery_fast.errors import InputError
 from kslottery_fast.rows import (
     RowEmbedding,
@@ -84,7 +85,7 @@ def test_state_dict_round_trip_restores_rows_ids_and_slots():
 def test_a_state_dict_with_bad_token_ids_is_refused(ids, message):
     model = tuned(make("llama"))
     state = model.state_dict()
-    state["model.embed_tokens.token_ids"] = torch.tensor(ids)
+    state["model.embed_tokens.row_sets.default.token_ids"] = torch.tensor(ids)
     with pytest.raises(RuntimeError, match=message):
         model.load_state_dict(state)
     assert get_rows(model).token_ids.tolist() == TOKENS
@@ -238,11 +239,12 @@ def test_save_pretrained_and_resize_are_refused_while_attached(tmp_path):
 def test_memory_and_time_of_an_attachment_do_not_grow_with_the_table():
     # Nothing of size [V, d] beside the table: the largest new tensor is the slot map, int32 [V].
     embedding = attach_rows(nn.Embedding(5000, 64), [1, 2])
-    new = {**dict(embedding.named_buffers()), "rows": embedding.rows}
-    assert {name: tensor.numel() for name, tensor in new.items()} == {
+    row_set = embedding.row_sets["default"]
+    assert not list(embedding.buffers())  # which DistributedDataParallel would send around in every forward
+    assert [tuple(p.shape) for p in embedding.parameters()] == [(5000, 64), (2, 64)]
+    assert {name: v.numel() for name, v in vars(row_set).items() if torch.is_tensor(v)} == {
         "token_ids": 2,
         "slots": 5000,
-        "rows": 128,
     }
 
 
@@ -257,3 +259,15 @@ def test_a_compiled_model_is_looked_through_and_gives_the_same_logits_and_gradie
     got.square().mean().backward()
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(get_rows(compiled).rows.grad, gradient)
+
+
+def test_an_embedding_with_several_sets_compiles_without_a_graph_break():
+    embedding = attach_rows(nn.Embedding(V, 8, padding_idx=0), [5, 0, 7])
+    add_rows(embedding, "fr", [9])
+    ids = torch.tensor([[5, 9, 0], [7, 1, 9]])
+    compiled = torch.compile(embedding, backend="aot_eager", fullgraph=True)
+    for name in ("default", "fr", None):
+        use_rows(embedding, name)
+        assert torch.equal(compiled(ids), embedding(ids))
+    with mixed_rows(embedding, ["fr", "default"]):
+        assert torch.equal(compiled(ids), embedding(ids))

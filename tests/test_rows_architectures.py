@@ -6,10 +6,11 @@ import copy
 
 import pytest
 import torch
-from tiny_models import ALL, TOKENS, batch, logits, make, reference_logits, tuned
+from tiny_models import ALL, TOKENS, V, batch, logits, make, reference_logits, tuned
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import (
     attach_rows,
     detach_rows,
@@ -105,27 +106,54 @@ class TestEveryArchitecture:
         got = get_rows(model).rows.grad
         torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-5 * want.abs().max().item())
 
-    def test_gradient_checkpointing_gives_the_same_gradient(self, name):
-        model = tuned(make(name)).train()
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        if hasattr(model.config, "dropout_rate"):
-            model.config.dropout_rate = 0.0
-        for module in model.modules():
-            for attribute in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
-                if isinstance(getattr(module, attribute, None), float):
-                    setattr(module, attribute, 0.0)
+    @pytest.mark.parametrize("reentrant", [True, False])
+    def test_gradient_checkpointing_gives_the_same_gradient(self, name, reentrant):
+        model = tuned(without_dropout(make(name))).train()
         gradients = []
         for checkpointing in (False, True):
             if checkpointing:
-                model.gradient_checkpointing_enable({"use_reentrant": True})
-                model.enable_input_require_grads()
+                model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+                if reentrant:
+                    model.enable_input_require_grads()
             get_rows(model).rows.grad = None
             model(**batch(model), use_cache=False).logits.square().mean().backward()
             gradients.append(get_rows(model).rows.grad.clone())
         torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
         assert gradients[0].abs().sum() > 0
+
+    @pytest.mark.parametrize("rows", [V + 9, V - 11])
+    def test_a_table_that_was_resized_or_padded_takes_rows(self, name, rows):
+        model = make(name)
+        model.resize_token_embeddings(rows, mean_resizing=False)
+        inputs = batch(model)
+        inputs = {key: value.clamp(max=rows - 1) for key, value in inputs.items()}
+        tokens = [7, 5, rows - 1]
+        inputs["input_ids"][:, 3] = rows - 1
+        before = logits(model, inputs)
+        attach_rows(model, tokens, output="tied")
+        torch.testing.assert_close(logits(model, inputs), before, rtol=1e-5, atol=1e-5 * before.abs().max().item())
+        with torch.no_grad():
+            get_rows(model).rows.add_(torch.randn_like(get_rows(model).rows))
+        attached = logits(model, inputs)
+        assert attached.shape[-1] == rows
+        merged = logits(merge_rows(model), inputs)
+        torch.testing.assert_close(merged, attached, rtol=1e-5, atol=1e-5 * attached.abs().max().item())
+        assert (merged - before).abs().max() > 0.01
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision_models_train_float32_rows(self, name, dtype):
+        model = attach_rows(without_dropout(make(name)).to(dtype), TOKENS)
+        rows, optimizer = get_rows(model).rows, RowAdamW([get_rows(model).rows], lr=1e-4)
+        start = rows.detach().clone()
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(**batch(model)).logits.float().square().mean().backward()
+            assert rows.grad.dtype == torch.float32
+            optimizer.step()
+        moved = (rows - start).abs().amax(dim=1)
+        assert moved[:2].min() > 1e-4  # far below what a step of 16 bits can express near one
+        assert moved[2] == 0  # its token does not occur
+        assert torch.equal(embedding_table(model)[TOKENS].float(), start)
 
     def test_a_deep_copy_is_independent_and_complete(self, name):
         model = tuned(make(name), output="tied")
@@ -148,6 +176,18 @@ class TestEveryArchitecture:
         new = embedding_table(target)
         assert (new != old).any(dim=1).nonzero().flatten().tolist() == sorted(TOKENS)
         assert torch.equal(logits(target, batch(target)), want)
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for attribute in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
+            if isinstance(getattr(module, attribute, None), float):
+                setattr(module, attribute, 0.0)
+    if hasattr(model.config, "dropout_rate"):
+        model.config.dropout_rate = 0.0
+    return model
 
 
 def _reads_table(module: nn.Module, model: nn.Module) -> bool:

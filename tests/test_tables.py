@@ -70,11 +70,12 @@ def test_a_model_that_does_not_say_where_its_embedding_is_is_refused():
     [
         (lambda e: setattr(e, "max_norm", 1.0), "max_norm"),
         (lambda e: setattr(e, "scale_grad_by_freq", True), "scale_grad_by_freq"),
-        (lambda e: e.to("meta"), "offloaded"),
+        (lambda e: e.to("meta"), "has no values .device meta. and no accelerate hook"),
         (
             lambda e: setattr(e, "weight", nn.Parameter(torch.zeros(V, 16).char(), requires_grad=False)),
-            "quantized",
+            "quantized .torch.int8. and Embedding does not dequantize it",
         ),
+        (lambda e: setattr(e.weight, "ds_id", 3), "partitioned by DeepSpeed ZeRO-3; attach the rows before"),
         (lambda e: setattr(e, "forward", lambda ids: ids), "forward has been replaced"),
     ],
 )

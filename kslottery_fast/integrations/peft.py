@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from kslottery_fast.adapters import add_rows
 from kslottery_fast.errors import InputError
 from kslottery_fast.files import atomic_directory, read_json, write_json, write_safetensors, write_text
 from kslottery_fast.rows import RowEmbedding, attach_rows, attached_model, get_rows, is_tied, output_role
@@ -166,7 +167,7 @@ def save_rows_adapter(
         write_text(temporary / "README.md", _readme(len(ids), role, base_model_name_or_path, bool(head_modules)))
 
 
-def load_adapter(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+def load_adapter(model: nn.Module, path: str | os.PathLike[str], *, name: str = "default") -> nn.Module:
     """Attach the rows of an adapter directory, written by us or by PEFT, to a model.
 
     The head's role is that which the adapter was saved with. For one of PEFT's own it is PEFT's: the head of
@@ -174,8 +175,10 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
 
     Parameters
     ----------
-    model : the base model of the adapter, without attached rows.
+    model : the base model of the adapter. Rows that are attached already stay, and stay in use: the adapter then
+        is one more set (:mod:`kslottery_fast.adapters`), and the head must have the same role for both.
     path : a TrainableTokens adapter, or a LoRA adapter with ``trainable_token_indices`` and no LoRA matrices.
+    name : of the set that the rows become.
 
     Returns
     -------
@@ -184,7 +187,7 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     Raises
     ------
     InputError : files missing or damaged, another kind of adapter, rows that do not fit the model, a head
-        that the adapter changes and the model has untied. The model is then as it was.
+        that the adapter changes and the model has untied, a name that is taken. The model is then as it was.
     """
     folder = Path(path)
     config, (tensors, metadata) = read_json(folder / CONFIG_FILE), _read_tensors(folder / WEIGHTS_FILE)
@@ -226,11 +229,19 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             raise InputError(f"{folder} holds different rows for the head; load it with PEFT")
         if (output == "tied" or head_rows is not None) and not is_tied(model):
             raise InputError(f"{folder} changes the head too, but this model is not tied; load it onto the tied base")
-    attach_rows(model, ids, output=output)
+    if get_rows(model) is None:
+        attach_rows(model, ids, output=output, name=name)
+    elif output_role(model) != output:
+        raise InputError(
+            f"{folder} has rows with output={output!r}, the attached rows have output={output_role(model)!r}: the head "
+            "cannot play both roles; detach_rows first"
+        )
+    else:
+        add_rows(model, name, ids)
     embedding = get_rows(model)
     assert embedding is not None
     with torch.no_grad():
-        embedding.rows.copy_(values)
+        embedding.row_sets[name].rows.copy_(values)  # type: ignore[operator]
     return model
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from kslottery_fast.errors import InputError
 from kslottery_fast.files import write_safetensors, write_text
+from kslottery_fast.integrations.monitor import TicketMonitor
 from kslottery_fast.logits import supervised_logits
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import (
@@ -23,6 +24,10 @@ from kslottery_fast.rows import (
     get_rows,
     output_role,
 )
+from kslottery_fast.tables import check_finite
+from kslottery_fast.tickets import Tickets
+
+__all__ = ["ROWS_FILE", "TicketMonitor", "TicketTrainer", "TicketTrainerMixin", "load_checkpoint"]
 
 ROWS_FILE = "ticket_rows.safetensors"
 """In every checkpoint: ``rows`` [k, d], ``token_ids`` [k], other trained parameters as ``other.<name>``."""
@@ -42,7 +47,8 @@ class TicketTrainerMixin(_Trainer):
     *args, **kwargs : those of the Trainer.
     tickets : the tokens to train: Tickets, token ids, or "active" for the active vocabulary of
         ``train_dataset`` (Embed Tuning; every batch is then checked for tokens outside). ``attach_rows`` is
-        called if need be. None trains whatever is trainable in the model.
+        called if need be. Tickets that were saved with their texts must fit the ``processing_class``. None
+        trains whatever is trainable in the model.
     output : as for :func:`kslottery_fast.rows.attach_rows`.
     supervised_logits_only : compute logits at supervised positions alone: the same loss, less work.
         Evaluation is not changed by it.
@@ -75,16 +81,31 @@ class TicketTrainerMixin(_Trainer):
             if kwargs.get("train_dataset") is None:
                 raise InputError("tickets='active' needs train_dataset, given by name")
         self._tickets, self._output, self._train_dataset = tickets, output, kwargs.get("train_dataset")
+        if isinstance(tickets, Tickets) and kwargs.get("processing_class") is not None:
+            tickets.check_tokenizer(getattr(kwargs["processing_class"], "tokenizer", kwargs["processing_class"]))
         model = kwargs.get("model", args[0] if args else None)
         attached_here = model is not None and self._attach(model)
         try:
             super().__init__(*args, **kwargs)
             if supervised_logits_only:
                 self._check_plain_loss()
+            embedding = get_rows(cast(nn.Module, self.model))
+            if embedding is not None and tickets is not None:
+                # A Trainer that takes a peft_config (SFTTrainer does) freezes all but its own weights.
+                embedding.rows.requires_grad_(True)
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, TicketMonitor):
+                    callback.bind(self)
         except BaseException:
             if model is not None and attached_here:
                 detach_rows(model)
             raise
+
+    def add_callback(self, callback: Any) -> None:
+        """As Trainer does it; a TicketMonitor then logs through this Trainer."""
+        super().add_callback(callback)
+        if isinstance(callback, TicketMonitor):
+            callback.bind(self)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Attach the rows to every model that ``model_init`` makes."""
@@ -252,6 +273,7 @@ def load_checkpoint(model: nn.Module, folder: str | Path) -> None:
     shapes = {name: tensor.shape for name, tensor in trained.items()}
     if {name: tensor.shape for name, tensor in saved.items()} != shapes:
         raise InputError(f"{path} does not hold the tensors that the model trains")
+    check_finite(saved["rows"], saved["token_ids"], f"cannot load {path}")
     for name, tensor in trained.items():
         tensor.copy_(saved[name])
 

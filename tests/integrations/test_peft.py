@@ -15,6 +15,7 @@ from tiny_models import ALL, V, batch, logits, make
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from kslottery_fast.adapters import row_sets, use_rows
 from kslottery_fast.errors import InputError
 from kslottery_fast.integrations.peft import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter, save_rows_adapter
 from kslottery_fast.rows import (
@@ -290,11 +291,33 @@ def test_rows_that_the_head_follows_are_refused_by_an_untied_model(tmp_path):
         load_adapter(make("llama", tied=False), tmp_path / "a")
 
 
-def test_loading_onto_attached_rows_is_refused(tmp_path):
+def test_adapters_load_beside_each_other_and_the_set_in_use_is_what_is_saved(tmp_path):
+    base = make("llama")
+    for name, tokens in (("a", TOKENS), ("b", [5, 9])):
+        model = attach_rows(copy.deepcopy(base), tokens)
+        with torch.no_grad():
+            get_rows(model).rows.add_(torch.randn_like(get_rows(model).rows))
+        save_adapter(model, tmp_path / name)
+    model = load_adapter(copy.deepcopy(base), tmp_path / "a", name="a")
+    alone = logits(model, batch(model))
+    load_adapter(model, tmp_path / "b", name="b")
+    assert row_sets(model) == ("a", "b")
+    assert torch.equal(logits(model, batch(model)), alone)
+    save_adapter(use_rows(model, "b"), tmp_path / "again")
+    again = load_adapter(copy.deepcopy(base), tmp_path / "again")
+    assert get_rows(again).token_ids.tolist() == [5, 9]
+    assert torch.equal(logits(again, batch(again)), logits(model, batch(model)))
+
+
+def test_loading_beside_attached_rows_wants_a_new_name_and_the_same_head(tmp_path):
     model = tuned(make("llama"))
     save_adapter(model, tmp_path / "a")
-    with pytest.raises(InputError, match="attached to this model already"):
+    with pytest.raises(InputError, match="a set named 'default' is attached already; choose another name"):
         load_adapter(model, tmp_path / "a")
+    save_adapter(tuned(make("llama"), output="tied"), tmp_path / "tied")
+    with pytest.raises(InputError, match="output='tied', the attached rows have output='frozen'"):
+        load_adapter(model, tmp_path / "tied", name="tied")
+    assert row_sets(model) == ("default",)
     assert is_tied(load_adapter(detach_rows(model), tmp_path / "a"))
 
 

@@ -7,8 +7,11 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
+import peft
 import pytest
 import torch
+import trl
 from safetensors.torch import load_file, save_file
 from tiny_models import V, make
 from torch import nn
@@ -19,6 +22,7 @@ from kslottery_fast.files import write_safetensors
 from kslottery_fast.integrations.trainer import ROWS_FILE, TicketTrainer, TicketTrainerMixin, load_checkpoint
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import active_token_ids, attach_rows, embedding_table, get_rows, is_tied, merge_rows
+from kslottery_fast.tickets import Tickets
 
 TOKENS = [7, 5, 9, 40, 12, 13]
 
@@ -285,6 +289,64 @@ def test_tickets_that_do_not_fit_the_attached_rows_are_refused(tmp_path, options
         TicketTrainer(model=model, args=arguments(tmp_path), train_dataset=dataset(), **options)
 
 
+def test_tickets_of_another_tokenizer_are_refused(tmp_path, tiny_llama, tiny_tokenizer):
+    settings = {"vocab_size": 320, "dimension": 32, "threshold_count": 1, "alpha": 0.05}
+    tickets = Tickets.from_counts([40, 41], [9, 8], **settings, token_texts=("one", "two"))
+    options = {"args": arguments(tmp_path), "train_dataset": dataset(), "processing_class": tiny_tokenizer}
+    model = tiny_llama()
+    with pytest.raises(InputError, match="of another tokenizer: token 40 is 'one' in the tickets and"):
+        TicketTrainer(model=model, tickets=tickets, **options)
+    assert get_rows(model) is None
+    tickets.save(tmp_path / "tickets.json", tiny_tokenizer)
+    tickets = Tickets.load(tmp_path / "tickets.json")
+    assert get_rows(TicketTrainer(model=model, tickets=tickets, **options).model).token_ids.tolist() == [40, 41]
+
+
+def test_an_evaluation_during_training_uses_the_rows(tmp_path):
+    model = make("llama")
+    args = arguments(tmp_path, eval_strategy="steps", eval_steps=6, save_strategy="no")
+    trainer = TicketTrainer(
+        model=model, args=args, train_dataset=dataset(), eval_dataset=dataset(6), tickets=TOKENS, output="tied"
+    )
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    logged = next(entry["eval_loss"] for entry in trainer.state.log_history[1:] if "eval_loss" in entry)
+    merge_rows(model)
+    merged = Trainer(model=model, args=args, eval_dataset=dataset(6)).evaluate()["eval_loss"]
+    assert logged == pytest.approx(merged, rel=1e-5)
+    assert logged != pytest.approx(before, rel=1e-3)
+
+
+def test_sft_trainer_with_a_peft_config_trains_lora_and_rows(tmp_path, tiny_llama, tiny_tokenizer):
+    class TicketSFTTrainer(TicketTrainerMixin, trl.SFTTrainer):
+        pass
+
+    def trained(model: nn.Module, folder: Path, resume: str | None = None) -> nn.Module:
+        args = trl.SFTConfig(
+            str(folder), max_steps=4, save_steps=2, learning_rate=1e-2, report_to=[], use_cpu=True, bf16=False
+        )
+        trainer = TicketSFTTrainer(
+            model=model,
+            args=args,
+            train_dataset=datasets.Dataset.from_dict({"text": ["The house is big", "Save the file"] * 8}),
+            processing_class=tiny_tokenizer,
+            peft_config=peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+            tickets=tiny_tokenizer(" the is")["input_ids"],
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model
+
+    straight = trained(tiny_llama(tied=True), tmp_path / "a")
+    moved = {name for name, parameter in straight.named_parameters() if parameter.requires_grad}
+    assert len(moved) == 5  # two layers with two LoRA matrices each, and the rows
+    rows = get_rows(straight)
+    assert (rows.rows - rows.weight[rows.token_ids]).abs().max() > 1e-3
+    assert all((p != 0).any() for name, p in straight.named_parameters() if "lora_B" in name)
+    resumed = trained(tiny_llama(tied=True), tmp_path / "b", str(tmp_path / "a" / "checkpoint-2"))
+    for (name, ours), theirs in zip(straight.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
 def test_active_without_a_dataset_is_refused(tmp_path):
     with pytest.raises(InputError, match="tickets='active' needs train_dataset"):
         TicketTrainer(model=make("llama"), args=arguments(tmp_path), tickets="active")
@@ -326,6 +388,7 @@ def test_checkpoints_that_do_not_fit_are_refused_and_nothing_is_loaded(tmp_path)
     refused(fresh, "vocab_size 61, the model has 60", metadata={"vocab_size": "61"})
     refused(fresh, "does not hold the tensors", tensors={"rows": torch.ones(6, 3)})
     refused(fresh, "does not hold the tensors", tensors={"other.x": torch.ones(1)})
+    refused(fresh, "6 of 6 rows hold NaN or Inf", tensors={"rows": torch.full((6, 16), float("nan"))})
     with pytest.raises(InputError, match=f"has no {ROWS_FILE}"):
         load_checkpoint(fresh, tmp_path)
     (tmp_path / "changed" / ROWS_FILE).write_bytes(b"\x00" * 40)

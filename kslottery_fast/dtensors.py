@@ -1,0 +1,56 @@
+"""Tensors that are sharded over processes: telling them, their local part, and what all processes must agree on.
+
+The ops know no DTensors, so each process works on its own part.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Tell whether a tensor is a DTensor, of which this process holds a part."""
+    return isinstance(tensor, _dtensor_types())
+
+
+@functools.cache
+def _dtensor_types() -> tuple[type, ...]:
+    if not dist.is_available():
+        return ()
+    from torch.distributed.tensor import DTensor
+
+    return (DTensor,)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part that this process holds; a plain tensor is its own."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor; of a DTensor on every process, which all have to call this."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def rows_of(table: Any, ids: Tensor) -> Tensor:
+    """Rows [k, d] of a DTensor, on every process; they all have to call this."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    everywhere = [Replicate()] * table.device_mesh.ndim
+    index = DTensor.from_local(ids, table.device_mesh, everywhere)
+    return whole(torch.nn.functional.embedding(index, table.detach()))
+
+
+def on_any_process(flag: bool, tensor: Any) -> bool:
+    """Whether ``flag`` is set on any of the processes that share a DTensor; for a plain tensor the flag itself."""
+    if not is_sharded(tensor):
+        return flag
+    found = torch.tensor([flag], dtype=torch.int32, device=tensor.to_local().device)
+    for dim in range(tensor.device_mesh.ndim):
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=tensor.device_mesh.get_group(dim))
+    return bool(found.item())

@@ -1,0 +1,101 @@
+"""Tickets straight from attached rows: the KS test during Embed Tuning, without a merge and without V tests."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+
+from . import ops
+from .dtensors import whole
+from .errors import InputError
+from .ops.schemas import HAS_INF, HAS_NAN
+from .rows import get_rows
+from .selection import check_options, select_rows
+from .stats import resolve_table_method
+from .tables import base_rows, check_finite
+from .tickets import Tickets
+
+
+class _AttachedTables:
+    """The base table and the table with the rows in use; all other rows are equal, so h = 0 for them."""
+
+    names = ("the table", "the attached rows")
+
+    def __init__(self, model: nn.Module) -> None:
+        embedding = get_rows(model)
+        if embedding is None:
+            raise InputError("no rows are attached to this model; call attach_rows first, or ks_select on two tables")
+        self.after = whole(embedding.rows.detach())  # under FSDP2 with sharded rows every process gathers k rows
+        self.ids = embedding.token_ids
+        self.before = base_rows(embedding, self.ids).to(self.after.device)
+        self.shape = (len(embedding.slots), self.after.shape[1])
+
+    def counts(self, threshold: int = 0) -> torch.Tensor:
+        """As selection.Tables says."""
+        h, flags = ops.ks_statistics(self.before, self.after)
+        if bool((flags & (HAS_NAN | HAS_INF)).any()):
+            check_finite(self.after, self.ids, "training diverged, lower the learning rate")
+        counts = torch.zeros(self.shape[0], dtype=torch.int64, device=h.device)
+        counts[self.ids] = torch.where(h >= threshold, h, 0)
+        return counts
+
+
+@torch.no_grad()
+def ks_select_rows(
+    model: nn.Module,
+    alpha: float | None = 0.05,
+    *,
+    method: str = "auto",
+    correction: str | None = None,
+    top_k: int | None = None,
+) -> Tickets:
+    """Select tickets among the attached rows: ``ks_select(original table, table with the rows merged)``.
+
+    The same tickets, from k row tests in place of V: the other rows are those of the table, bit for bit. The
+    model is not changed, so this may run in the middle of training.
+
+    Parameters
+    ----------
+    model : a model with attached rows, wrapped or not.
+    alpha, method, correction, top_k : as for :func:`kslottery_fast.ks_select`. Corrections count all V rows.
+
+    Returns
+    -------
+    Tickets
+
+    Raises
+    ------
+    InputError : no rows attached or in use; NaN or Inf in a row; an unknown option.
+
+    Warns
+    -----
+    RuntimeWarning : no row is selected, or fewer than ``top_k``.
+
+    Examples
+    --------
+    >>> from kslottery_fast import attach_rows
+    >>> model = attach_rows(torch.nn.Embedding(1000, 64), [5, 17, 30])
+    >>> with torch.no_grad():
+    ...     _ = model.rows[:2].add_(3.0)
+    >>> sorted(ks_select_rows(model).token_ids.tolist())
+    [5, 17]
+    """
+    tables = _AttachedTables(model)
+    alpha = check_options(alpha, correction, top_k)
+    method = resolve_table_method(tables.shape[1], method)
+    found = select_rows(tables, alpha, method, correction, top_k)
+    if found.note:
+        warnings.warn(found.note, RuntimeWarning, stacklevel=2)
+    return Tickets.from_counts(
+        found.token_ids,
+        found.counts,
+        vocab_size=tables.shape[0],
+        dimension=tables.shape[1],
+        threshold_count=found.threshold_count,
+        alpha=alpha,
+        method=method,
+        correction=correction,
+        selected_by="alpha" if top_k is None else "top_k",
+    )

@@ -1,0 +1,179 @@
+"""What overlaid modules share: the trained rows of one ticket set, several sets by name, and who uses which.
+
+All modules that read one table (input embedding, encoder, decoder, a tied head) hold the same :class:`RowSets`,
+so that switching to another set is one assignment and copies nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .errors import InputError
+from .ops import row_embedding
+from .tables import base_rows, check_finite, check_token_ids
+
+
+class RowSet(nn.Module):
+    """The trained rows of k tokens.
+
+    Attributes
+    ----------
+    rows : Parameter [k, d], float32 (float64 over a float64 table). ``rows[i]`` stands in for the table's row
+        ``token_ids[i]``.
+    token_ids : int64 [k], distinct. In the state dict.
+    slots : int32 [V], the index into ``rows`` of each token, -1 for the base row. Not in the state dict: it
+        follows from ``token_ids``.
+
+    ``token_ids`` and ``slots`` are no buffers: DistributedDataParallel sends the buffers of rank 0 to all others
+    in every forward.
+    """
+
+    rows: nn.Parameter
+    token_ids: torch.Tensor
+    slots: torch.Tensor
+
+    def __init__(self, rows: torch.Tensor, token_ids: torch.Tensor, vocab_size: int, padding_idx: int | None) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(rows)
+        self.vocab_size, self.padding_idx = vocab_size, padding_idx
+        self._index(token_ids)
+
+    def _index(self, token_ids: torch.Tensor) -> None:
+        slots = torch.full((self.vocab_size,), -1, dtype=torch.int32, device=token_ids.device)
+        slots[token_ids] = torch.arange(len(token_ids), dtype=torch.int32, device=slots.device)
+        self.token_ids, self.slots = token_ids, slots
+        pad = self.padding_idx
+        self._padding_slot = int(slots[pad]) if pad is not None else -1
+
+    def forward(self) -> torch.Tensor:
+        """``rows``, where as in ``nn.Embedding`` the padding row gets no gradient.
+
+        Whoever reads the rows calls the module, so that hooks on it run, such as DeepSpeed's, which gather.
+        """
+        rows: torch.Tensor = self.rows
+        if self._padding_slot < 0:
+            return rows
+        is_padding = torch.arange(len(rows), device=rows.device) == self._padding_slot
+        return torch.where(is_padding.unsqueeze(1), rows.detach(), rows)
+
+    def look_up(self, table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Rows [*, d] of integer ids [*], in the dtype of the frozen ``table`` [V, d]."""
+        return row_embedding(table, self(), self.slots, ids)
+
+    def replace(self, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """``values`` [*, d] that some other module looked up for ids [*], with our rows in place of its own."""
+        slots = self.slots[ids]
+        rows = F.embedding(slots.clamp(min=0), self()).to(values.dtype)
+        return torch.where((slots >= 0).unsqueeze(-1), rows, values)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
+        # half(), bfloat16() and to(dtype) come through here. Small AdamW steps vanish in 16 bits, so the rows
+        # follow the model to another device but keep their dtype.
+        kept = {id(tensor) for tensor in (self.rows, self.rows.grad) if tensor is not None}
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if id(tensor) in kept and moved.dtype != tensor.dtype else moved
+
+        super()._apply(move, recurse)
+        self.token_ids, self.slots = fn(self.token_ids), fn(self.slots)
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}token_ids"] = self.token_ids
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        key = f"{prefix}token_ids"
+        _, _, missing, unexpected, errors = args
+        ids = None
+        if key not in state_dict:
+            missing.append(key)
+        else:
+            try:
+                ids = check_token_ids(state_dict[key], self.vocab_size, key)
+            except InputError as error:
+                errors.append(str(error))  # load_state_dict raises them all at the end
+                return
+            if len(ids) != len(self.token_ids):
+                errors.append(f"{key} has {len(ids)} token ids, the attached rows are {len(self.token_ids)}")
+                return
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if key in unexpected:
+            unexpected.remove(key)
+        if ids is not None:
+            self._index(ids.to(self.token_ids.device, copy=True))
+
+
+class Mixture:
+    """Which examples of a batch read which set.
+
+    Parameters
+    ----------
+    names : the set of each example, None for the base rows.
+    copies : how many sequences ``generate`` makes of one example (beams, returned sequences); they stand
+        together.
+    """
+
+    def __init__(self, names: Sequence[str | None], copies: int, device: torch.device) -> None:
+        self.names, self.copies, self.device = tuple(names), copies, device
+        self._groups: dict[int, list[tuple[str | None, torch.Tensor]]] = {}
+
+    def groups(self, batch_size: int) -> list[tuple[str | None, torch.Tensor]]:
+        """(set, the int64 indices of its examples), for a batch of the given size."""
+        if batch_size not in self._groups:
+            if batch_size not in (len(self.names), len(self.names) * self.copies):
+                several = f", or {len(self.names) * self.copies} with copies={self.copies}" if self.copies > 1 else ""
+                raise InputError(
+                    f"the batch has {batch_size} examples, mixed_rows got {len(self.names)} names: give one name an "
+                    f"example{several}; with beams or several returned sequences pass copies="
+                )
+            names = [name for name in self.names for _ in range(batch_size // len(self.names))]
+            self._groups[batch_size] = [
+                (name, torch.tensor([i for i, other in enumerate(names) if other == name], device=self.device))
+                for name in dict.fromkeys(names)
+            ]
+        return self._groups[batch_size]
+
+
+class RowSets(nn.ModuleDict):
+    """The ticket sets of one model by name, which of them is in use, and the mixture of the running batch."""
+
+    active: str | None = None
+    mixture: Mixture | None = None
+
+    def __init__(self, name: str, row_set: RowSet) -> None:
+        super().__init__({name: row_set})
+        self.active = name
+
+    def current(self) -> RowSet:
+        """The set in use; InputError if that is the base."""
+        if self.active is None:
+            raise InputError("no rows are in use; call use_rows(model, name) first")
+        return self[self.active]  # type: ignore[return-value]
+
+
+def new_row_set(embedding: nn.Embedding, ids: torch.Tensor) -> RowSet:
+    """Rows that are equal to those of the table, in float32 (float64 over a float64 table)."""
+    values = base_rows(embedding, ids)
+    if not values.is_floating_point():
+        raise InputError(
+            f"the embedding table is quantized ({values.dtype}) and {type(embedding).__name__} does not dequantize it; "
+            "load it in a floating-point dtype"
+        )
+    check_finite(values, ids, "cannot attach rows, the table is damaged")
+    values = values.to(torch.promote_types(values.dtype, torch.float32), copy=True)
+    return RowSet(values, ids.to(values.device, copy=True), embedding.weight.shape[0], embedding.padding_idx)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot be part of a parameter's name."""
+    if not isinstance(name, str) or not name or "." in name or hasattr(RowSets, name):
+        raise InputError(
+            f"name is {name!r}: expected a string without dots that a module has no attribute of, such as 'en-de'"
+        )

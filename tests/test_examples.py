@@ -1,0 +1,133 @@
+"""Every example runs, and leaves behind what it promises."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from kslottery_fast.integrations.peft import load_adapter
+from kslottery_fast.integrations.trainer import ROWS_FILE
+from kslottery_fast.rows import embedding_table, get_rows
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+TOKENS = " =aeo"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run an example as `python examples/NAME.py FOLDER` would; returns its variables."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def run(name: str) -> dict[str, object]:
+        monkeypatch.setattr(sys, "argv", [name, str(tmp_path)])
+        return runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import tiny
+
+    return tiny
+
+
+def moved_rows(model: torch.nn.Module, base: torch.nn.Module) -> list[int]:
+    return (embedding_table(model) != embedding_table(base)).any(dim=1).nonzero().flatten().tolist()
+
+
+def environment(**more: str) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_every_example_has_a_test():
+    tested = Path(__file__).read_text(encoding="utf-8")
+    names = [path.name for path in EXAMPLES.iterdir() if path.is_file() and path.name != "tiny.py"]
+    assert len(names) >= 7
+    assert [name for name in names if f'"{name}"' not in tested] == []
+
+
+@pytest.mark.parametrize(("name", "folder"), [("plain_loop.py", "."), ("sft.py", "model")])
+def test_training_writes_an_ordinary_model_with_these_rows_moved_and_a_lower_loss(run, tiny, tmp_path, name, folder):
+    names = run(name)
+    base = tiny.model()
+    tuned = AutoModelForCausalLM.from_pretrained(tmp_path / folder)
+    assert moved_rows(tuned, base) == sorted(tiny.tokenizer()(TOKENS)["input_ids"])
+    batch = {key: torch.tensor([row[key] for row in tiny.examples(6)]) for key in tiny.examples(1)[0]}
+    with torch.no_grad():
+        assert tuned(**batch).loss < base(**batch).loss - 0.1
+    assert type(names["model"]) is type(base)
+
+
+def test_the_trainer_example_selects_tickets_and_trains_them_alone(run, tiny, tmp_path):
+    tickets = run("trainer.py")["tickets"]
+    assert len(tickets) > 0
+    tuned = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert moved_rows(tuned, tiny.model()) == sorted(tickets.token_ids.tolist())
+    assert (tmp_path / "partial" / "checkpoint-20" / ROWS_FILE).is_file()
+
+
+def test_lora_and_tickets_train_together_and_are_saved_apart(run, tiny, tmp_path):
+    names = run("lora_and_tickets.py")
+    assert all(bool((weight != 0).any()) for key, weight in names["model"].named_parameters() if "lora_B" in key)
+    model = load_adapter(tiny.model(), tmp_path / "rows")
+    assert get_rows(model).token_ids.tolist() == tiny.tokenizer()(TOKENS)["input_ids"]
+    assert not torch.equal(get_rows(model).rows, embedding_table(model)[get_rows(model).token_ids])
+    assert (tmp_path / "lora" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["load_in_peft.py", "several_sets.py"])
+def test_an_example_that_checks_itself(run, name):
+    run(name)
+
+
+def test_accelerate_launches_two_processes(tiny, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", free_port()]
+    command = [*launch, "--config_file", EXAMPLES / "accelerate_ddp.yaml", EXAMPLES / "trainer.py", tmp_path]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("tickets of 259 rows") == 2  # both processes, the same set
+    assert len({line for line in done.stdout.splitlines() if line.startswith("tokens:")}) == 1
+    assert "'epoch': '3.333'" in done.stdout  # 20 steps of 2 x 4 of 48 examples
+    tuned = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert 0 < len(moved_rows(tuned, tiny.model())) < 20
+
+
+def test_fsdp2_saves_the_rows_as_an_adapter(tiny, tmp_path):
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, EXAMPLES / "fsdp2.py", tmp_path / "adapter"],
+            env=environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE="2", RANK=str(rank)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    model = load_adapter(tiny.model(tied=False), tmp_path / "adapter")
+    start = embedding_table(model)[get_rows(model).token_ids]
+    assert (get_rows(model).rows - start).abs().amax(dim=1).min() > 0.1

@@ -1,0 +1,57 @@
+"""ks_select_rows gives the tickets of the merged table without merging."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny_models import V, make
+
+from kslottery_fast import attach_rows, detach_rows, embedding_table, get_rows, ks_select, ks_select_rows, merge_rows
+from kslottery_fast.errors import InputError
+
+IDS = [50, 7, 5, 40, 41, 9]
+
+
+def shifted(dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    model = attach_rows(make("llama", tied=False).to(dtype), IDS)
+    with torch.no_grad():
+        get_rows(model).rows[:4] += torch.tensor([3.0, 1.0, 0.5, 0.2])[:, None]
+    return model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"alpha": 0.3}, {"correction": "bonferroni"}, {"correction": "bh"}, {"top_k": 3}, {"method": "paper"}],
+)
+def test_the_tickets_are_those_of_the_whole_table(options):
+    model = shifted()
+    before = embedding_table(model).detach().clone()
+    after = embedding_table(merge_rows(copy.deepcopy(model)))
+    got = ks_select_rows(model, **options)
+    assert got == ks_select(before, after, **options)
+    assert 1 <= len(got) < len(IDS)
+
+
+def test_bfloat16_tables_are_compared_with_the_float32_rows():
+    model = shifted(torch.bfloat16)
+    rows, before = get_rows(model).rows.detach().clone(), embedding_table(model).detach().float()
+    after = before.clone()
+    after[IDS] = rows
+    assert ks_select_rows(model) == ks_select(before, after)
+
+
+def test_rows_that_did_not_move_warn_and_give_no_ticket():
+    with pytest.warns(RuntimeWarning, match="no row differs between the table and the attached rows"):
+        assert len(ks_select_rows(attach_rows(make("llama"), IDS))) == 0
+
+
+def test_nan_and_a_model_without_rows_are_refused():
+    model = shifted()
+    get_rows(model).rows.data[2, 0] = float("nan")
+    with pytest.raises(InputError, match=r"training diverged.*1 of 6 rows hold NaN or Inf \(token ids 5\)"):
+        ks_select_rows(model)
+    with pytest.raises(InputError, match="no rows are attached to this model"):
+        ks_select_rows(detach_rows(model))
+    assert max(IDS) < V

@@ -1,0 +1,150 @@
+"""Rows over a table that is no plain tensor in memory: quantized, or offloaded by accelerate."""
+
+from __future__ import annotations
+
+import copy
+
+import accelerate
+import pytest
+import torch
+from tiny_models import TOKENS, V, batch, logits, make, reference_logits
+from torch import nn
+
+from kslottery_fast import add_rows, ks_select_rows, mixed_rows, transfer_rows, use_rows
+from kslottery_fast.errors import InputError
+from kslottery_fast.integrations.peft import load_adapter, save_adapter
+from kslottery_fast.optim import RowAdamW
+from kslottery_fast.rows import attach_rows, detach_rows, embedding_table, get_rows, merge_rows
+
+
+class Int8Embedding(nn.Embedding):
+    """A table of int8 with one scale a row, as bitsandbytes and torchao keep it."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__(*embedding.weight.shape, padding_idx=embedding.padding_idx)
+        self.register_buffer("scale", embedding.weight.detach().abs().amax(dim=1, keepdim=True) / 127)
+        self.weight = nn.Parameter((embedding.weight.detach() / self.scale).round().char(), requires_grad=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.weight[ids] * self.scale[ids]
+
+
+class FloatSubclass(torch.Tensor):
+    """A tensor subclass that says float32, as torchao's quantized tensors do."""
+
+
+def quantized(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The model with an int8 table, and one with the same numbers in float32."""
+    plain = copy.deepcopy(model)
+    table = Int8Embedding(model.get_input_embeddings())
+    with torch.no_grad():
+        plain.get_input_embeddings().weight.copy_(table.weight * table.scale)
+    model.set_input_embeddings(table)
+    return model, plain
+
+
+def moved(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        get_rows(model).rows.add_(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)))
+    return get_rows(model).rows.detach()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2"])
+def test_rows_over_a_quantized_table_are_those_over_its_numbers(name, tmp_path):
+    model, plain = quantized(make(name, tied=False))
+    base = logits(model, batch(model))
+    torch.testing.assert_close(base, logits(plain, batch(plain)))
+    attach_rows(model, TOKENS)
+    assert torch.equal(logits(model, batch(model)), base)
+    torch.testing.assert_close(get_rows(model).rows, embedding_table(plain)[TOKENS])
+    rows = moved(model)
+    want = reference_logits(plain, rows, "frozen")
+    torch.testing.assert_close(logits(model, batch(model)), want)
+    assert (want - base).abs().max() > 0.01
+    assert sorted(ks_select_rows(model, top_k=3).token_ids.tolist()) == sorted(TOKENS)
+    with pytest.raises(InputError, match=r"cannot merge into a table that is quantized; save the rows with .*peft"):
+        merge_rows(model)
+    save_adapter(model, tmp_path / "adapter")
+    detach_rows(model)
+    assert type(model.get_input_embeddings()) is Int8Embedding
+    assert torch.equal(logits(model, batch(model)), base)
+    load_adapter(model, tmp_path / "adapter")
+    torch.testing.assert_close(logits(model, batch(model)), want)
+
+
+def test_rows_over_a_quantized_table_train_as_over_its_numbers():
+    model, plain = quantized(make("llama", tied=False))
+    for each in (model, plain):
+        optimizer = RowAdamW([get_rows(attach_rows(each, TOKENS)).rows], lr=0.01)
+        for _ in range(5):
+            optimizer.zero_grad()
+            each(**batch(each)).logits.square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(get_rows(model).rows, get_rows(plain).rows, rtol=0, atol=1e-4)
+    assert (get_rows(model).rows - moved(attach_rows(make("llama", tied=False), TOKENS))).abs().max() > 0.01
+
+
+def test_several_sets_mix_over_a_quantized_table():
+    model, plain = quantized(make("llama", tied=False))
+    outputs = []
+    for each in (model, plain):
+        add_rows(attach_rows(each, TOKENS), "fr", [7, 9])
+        with torch.no_grad():
+            get_rows(use_rows(each, "fr")).rows.add_(1)
+        with mixed_rows(each, ["fr", None]):
+            outputs.append(logits(each, batch(each)))
+    torch.testing.assert_close(*outputs)
+
+
+def test_a_tensor_subclass_is_read_by_its_module_and_never_written():
+    embedding = nn.Embedding(V, 16)
+    values = embedding.weight.detach().clone()
+    embedding.weight = nn.Parameter(values.clone().as_subclass(FloatSubclass), requires_grad=False)
+    attach_rows(embedding, TOKENS)
+    rows, ids = moved(embedding), torch.tensor([[5, 6], [7, 40]])
+    values[TOKENS] = rows
+    assert torch.equal(embedding(ids).as_subclass(torch.Tensor), values[ids])
+    with pytest.raises(InputError, match="a table that is quantized"):
+        merge_rows(embedding)
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+@pytest.mark.parametrize(("name", "tied"), [("llama", False), ("llama", True), ("gemma", True), ("t5", True)])
+def test_rows_over_an_offloaded_table_are_those_over_a_table_in_memory(name, tied, place, tmp_path):
+    model, plain = make(name, tied=tied), make(name, tied=tied)
+    if place == "memory":
+        accelerate.cpu_offload(model, execution_device="cpu")
+    else:
+        accelerate.disk_offload(model, str(tmp_path / "weights"), execution_device="cpu")
+    assert embedding_table(model).is_meta
+    base = logits(plain, batch(plain))
+    attach_rows(model, TOKENS)
+    assert torch.equal(logits(model, batch(model)), base)
+    rows = moved(model)
+    want = reference_logits(plain, rows, "frozen")
+    torch.testing.assert_close(logits(model, batch(model)), want)
+    model(**batch(model)).logits.square().mean().backward()
+    other = attach_rows(plain, TOKENS)
+    with torch.no_grad():
+        get_rows(other).rows.copy_(rows)
+    other(**batch(other)).logits.square().mean().backward()
+    torch.testing.assert_close(get_rows(model).rows.grad, get_rows(other).rows.grad)
+    assert sorted(ks_select_rows(model, top_k=3).token_ids.tolist()) == sorted(TOKENS)
+    with pytest.raises(InputError, match="cannot merge into a table that is offloaded"):
+        merge_rows(model)
+    with pytest.raises(InputError, match="cannot transfer rows into a table that is offloaded"):
+        transfer_rows(make(name), detach_rows(model), TOKENS)
+    assert torch.equal(logits(model, batch(model)), base)
+
+
+def test_a_damaged_table_is_refused_and_the_model_stays_as_it_was():
+    model = make("llama")
+    with torch.no_grad():
+        embedding_table(model)[5, 3] = float("nan")
+    with pytest.raises(InputError, match=r"cannot attach rows, the table is damaged: 1 of 3 rows .*token ids 5"):
+        attach_rows(model, TOKENS)
+    assert get_rows(model) is None
+    assert embedding_table(model).requires_grad
+    attach_rows(model, [7, 40])
+    with pytest.raises(InputError, match="the table is damaged"):
+        add_rows(model, "fr", [5])
