@@ -1,4 +1,4 @@
-"""The command line: ``kslottery run``, ``report``, ``compare``, ``select``, ``scan`` and ``info``.
+"""The command line: ``kslottery run``, ``report``, ``compare``, ``certify``, ``select``, ``scan`` and ``info``.
 
 Exit codes: 0 done, 2 bad input (one line on stderr says what and how to mend it), 130 interrupted.
 """
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from kslottery_fast.errors import InputError
 
-from . import scan_command, select
+from . import certify_command, scan_command, select
 from .compare import command as compare_command
 from .settings import RunSettings
 
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
 
     compare_command.add_parser(commands, _HELP)
+    certify_command.add_parser(commands)
     select.add_parser(commands)
     scan_command.add_parser(commands)
 

@@ -120,8 +120,8 @@ def _positions(place: int, found: Mapping[str, Any]) -> str:
     caption = (
         "Through which positions the tuned rows act, on validation NLL (nats per token, first seed): switched on at "
         "the tokens of the instruction, of the source sentence, or of the target read so far, and off elsewhere. "
-        "Shapley: mean over the orders of switching them on; the three add up to the whole gain. Alone: only there. Left out: "
-        "what is lost when all but these are on."
+        "Shapley: mean over the orders of switching them on; the three add up to the whole gain. Alone: only there. "
+        "Left out: what is lost when all but these are on."
     )
     return html_table(place, caption, ("Rows of, at", "Share of gain", "Shapley", "Alone", "Left out"), rows)
 
@@ -137,9 +137,9 @@ def _certificates(place: int, certificates: Mapping[str, Any]) -> str:
     sentences = "".join(_guarantee(seed, certificate) for seed, certificate in certificates.items())
     caption = (
         "The paper's criterion over alpha: certified where half the margin of the embed-tuned model exceeds "
-        "tau(alpha). It is no proof: violations are certified positions at which the model with the rows that alpha "
-        "selects was run and predicted another token. Upper bound: of the share of sentences with a violation (Clopper-Pearson, "
-        "one-sided, 95 %)."
+        "tau(alpha). It is no proof: violations are certified positions at which the model with the rows that "
+        "alpha selects was run and predicted another token. Upper bound: of the share of sentences with a "
+        "violation (Clopper-Pearson, one-sided, 95 %)."
     )
     names = ("Seed", "alpha", "tau", "Rows", "Certified", "Certified, right", "Violations", "Upper bound")
     return f"<ul>{sentences}</ul>" + html_table(place, caption, names, rows, tall=len(rows) > 20)
@@ -149,6 +149,7 @@ def _guarantee(seed: str, certificate: Mapping[str, Any]) -> str:
     share, confidence = certificate["agreement"]["share"], percent(certificate["confidence"])
     return (
         f"<li>Seed {seed}: with probability {confidence} over the draw of the sentences, the model with the "
-        f"transferred tickets predicts as Embed Tuning does at <b>{percent(share['low'], 1)}</b> or more of a sentence's positions "
-        f"on average (measured {percent(share['value'], 1)}, {plural(certificate['sentences'], 'sentence')}).</li>"
+        f"transferred tickets predicts as Embed Tuning does at <b>{percent(share['low'], 1)}</b> or more of a "
+        f"sentence's positions on average (measured {percent(share['value'], 1)}, "
+        f"{plural(certificate['sentences'], 'sentence')}).</li>"
     )
