@@ -127,6 +127,10 @@ def _report(options: argparse.Namespace) -> int:
     from .pipeline import run
 
     header = read_json(options.folder / "run.json")
+    if str(header.get("format", "")).startswith("kslottery-comparison"):
+        raise InputError(
+            f"{options.folder} holds a comparison: `kslottery compare` with its arguments again prints the tables"
+        )
     try:
         settings = RunSettings(**header["settings"])
     except (KeyError, TypeError):

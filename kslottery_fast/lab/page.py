@@ -142,7 +142,14 @@ def _certificate(certificate: Mapping[str, Any]) -> str:
     agreement = certificate.get("agreement")
     if not agreement:
         return words + '<p class="mark">Not checked: the transfer model was not run; violations are unknown.</p>'
-    tokens, sentences = agreement["positions"], agreement["sentences"]
+    tokens, sentences, share = agreement["positions"], agreement["sentences"], agreement.get("share")
+    guarantee = (
+        f" The guarantee: with probability {percent(certificate['confidence'])} over the draw of the sentences it "
+        f"predicts the same token at <b>{percent(share['low'], 1)}</b> or more of a sentence's positions on average, "
+        "whatever the criterion says."
+        if share
+        else ""
+    )
     return words + (
         "<p>The check: the model of this run's Partial Transfer predicts the same token at "
         f"<b>{percent(tokens['value'], 1)}</b> "
@@ -150,7 +157,7 @@ def _certificate(certificate: Mapping[str, Any]) -> str:
         f"{percent(tokens['high'], 1)}, bootstrap over sentences), and at every position of "
         f"{percent(sentences['value'], 1)} of {plural(certificate['sentences'], 'sentence')} (at least "
         f"{percent(sentences['low'], 1)} with {percent(certificate['confidence'])} confidence, "
-        "Clopper-Pearson). The bounds hold for sentences drawn like these, each bound taken alone.</p>"
+        f"Clopper-Pearson).{guarantee} The bounds hold for sentences drawn like these, each bound taken alone.</p>"
     )
 
 

@@ -256,3 +256,17 @@ def test_more_rows_than_there_are_is_an_error_that_names_the_arm(arguments, tmp_
     assert cli.main(arguments(tmp_path / "out", "--arms", "frequency@4000", "--seeds", "0")) == 2
     error = capsys.readouterr().err
     assert "arm frequency@4000 asks for 4,000 rows, but only" in error
+
+
+def test_info_explains_folder_and_summary_of_a_comparison(finished, capsys):
+    assert cli.main(["info", str(finished)]) == 0
+    assert "a comparison of `kslottery compare`" in capsys.readouterr().out
+    assert cli.main(["info", str(finished / "summary.json"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["grid"]["seeds"] == [0, 1]
+    assert "frozen@4" in found["NLL per token"]["Spanish"]
+
+
+def test_report_refuses_a_comparison_and_names_the_command(finished, capsys):
+    assert cli.main(["report", str(finished)]) == 2
+    assert "kslottery compare" in capsys.readouterr().err
