@@ -38,13 +38,17 @@ void ks_rows(const MatrixArgs &x, const MatrixArgs &y, Address plus, Address min
                  pointer<double>(minus_at), pointer<uint8_t>(flags), threads);
 }
 
-void ks_statistics(const MatrixArgs &x, const MatrixArgs &y, Address h, Address flags, int threads) {
-    ksl::ks_statistics(input(x), input(y), pointer<int64_t>(h), pointer<uint8_t>(flags), threads);
+void ks_statistics(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Address h, Address flags, int threads) {
+    ksl::ks_statistics(input(x), input(y), threshold, pointer<int64_t>(h), pointer<uint8_t>(flags), threads);
 }
 
 void ks_decide(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Address decided, Address flags,
                int threads) {
     ksl::ks_decide(input(x), input(y), threshold, pointer<uint8_t>(decided), pointer<uint8_t>(flags), threads);
+}
+
+void ks_outside_probability(Address counts, int64_t k, int64_t n, int64_t m, bool one_sided, Address p, int threads) {
+    ksl::ks_outside_probability(pointer<const int64_t>(counts), k, n, m, one_sided, pointer<double>(p), threads);
 }
 
 void row_adamw(const MatrixArgs &table, Address row_ids, int64_t k, Address master, const MatrixArgs &grad,
@@ -77,6 +81,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("ks_rows", &ks_rows, no_gil);
     m.def("ks_statistics", &ks_statistics, no_gil);
     m.def("ks_decide", &ks_decide, no_gil);
+    m.def("ks_outside_probability", &ks_outside_probability, no_gil);
     m.def("row_adamw", &row_adamw, no_gil);
     m.def("row_embedding", &row_embedding, no_gil);
     m.def("row_embedding_backward", &row_embedding_backward, no_gil);

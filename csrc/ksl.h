@@ -42,12 +42,18 @@ enum : uint8_t { kHasNaN = 1, kHasInf = 2 };
 void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at, double *minus_at,
              uint8_t *flags, int threads);
 
-// h[r] = max(plus[r], minus[r]) for two tables of one shape; the quick way where sides and places are not
-// wanted.
-void ks_statistics(const Matrix &x, const Matrix &y, int64_t *h, uint8_t *flags, int threads);
+// h[r] = max(plus[r], minus[r]) for two tables of one shape where that reaches the threshold, else 0: the quick way
+// where sides and places are not wanted. Rows with NaN give -1. A threshold saves work: how far below it an h is need
+// not be known.
+void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t *h, uint8_t *flags, int threads);
 
 // decided[r] = (h[r] >= threshold) for two tables of one shape: cheaper than knowing h. Rows with NaN give 0.
 void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags, int threads);
+
+// p[c] = probability that a random lattice path from (0, 0) to (n, m) meets a point (i, j) with
+// |i / n - j / m| * lcm(n, m) >= counts[c], or one-sided without the absolute value: the exact p-value of the count.
+void ks_outside_probability(const int64_t *counts, int64_t k, int64_t n, int64_t m, bool one_sided, double *p,
+                            int threads);
 
 // The instruction set that the KS kernels use: "avx512", "avx2" or "baseline". KSL_ISA in the environment
 // overrides the choice at the first call; a name that is unknown or that this CPU lacks throws.

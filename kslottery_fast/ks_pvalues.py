@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
+from .ops import native
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -162,17 +164,27 @@ def _log_binomial_ratios(n: int) -> Floats:
 
 
 def _lattice_pvalues(counts: Integers, n: int, m: int, one_sided: bool) -> tuple[Floats, Floats]:
-    p, log_p = np.ones(counts.size), np.zeros(counts.size)
-    for start in range(0, counts.size, _CHUNK):  # distinct counts come sorted: a chunk's bands are alike
-        chunk = slice(start, start + _CHUNK)
-        p[chunk] = _outside_probability(counts[chunk], n, m, one_sided, _step)
-        with np.errstate(divide="ignore"):
-            log_p[chunk] = np.log(p[chunk])
+    p = _path_pvalues(counts, n, m, one_sided)
+    with np.errstate(divide="ignore"):
+        log_p = np.log(p)
     deep = np.flatnonzero(p < _TINY)
     for start in range(0, deep.size, _CHUNK):
         chunk_ids = deep[start : start + _CHUNK]
         log_p[chunk_ids] = _outside_probability(counts[chunk_ids], n, m, one_sided, _log_step)
     return p, log_p
+
+
+def _path_pvalues(counts: Integers, n: int, m: int, one_sided: bool) -> Floats:
+    """The p-values by the native library, which takes one count after the other; without it by numpy."""
+    p, counts = np.empty(counts.size), np.ascontiguousarray(counts)
+    if (library := native.module()) is None:
+        for start in range(0, counts.size, _CHUNK):  # distinct counts come sorted: a chunk's bands are alike
+            chunk = slice(start, start + _CHUNK)
+            p[chunk] = _outside_probability(counts[chunk], n, m, one_sided, _step)
+    else:
+        pointers = counts.ctypes.data, counts.size, n, m, one_sided, p.ctypes.data
+        native.call(library, "ks_outside_probability", *pointers)
+    return p
 
 
 def _step(from_left: Floats, from_below: Floats, i: Floats, j: Floats) -> Floats:

@@ -51,14 +51,7 @@ class TablesInMemory:
 
     def counts(self, threshold: int = 0) -> Tensor:
         """See :class:`Tables`."""
-        if not threshold:
-            h, flags = ops.ks_statistics(self.before, self.after)
-        else:
-            # Deciding is cheaper than knowing: h is computed for the chosen rows only.
-            decided, flags = ops.ks_decide(self.before, self.after, threshold)
-            rows = torch.nonzero(decided)[:, 0]
-            h = torch.zeros_like(decided, dtype=torch.int64)
-            h[rows] = ops.ks_statistics(self.before[rows], self.after[rows])[0]
+        h, flags = ops.ks_statistics(self.before, self.after, threshold)
         refuse_flagged(self.before, self.after, flags, HAS_NAN | HAS_INF, self.names)
         return h
 

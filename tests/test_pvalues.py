@@ -91,6 +91,15 @@ def test_the_lattice_recursion_counts_every_path(n: int, m: int, alternative: st
     np.testing.assert_allclose(log_p, [log_of(e) for e in expected], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("one_sided", [False, True])
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (7, 5), (12, 18), (100, 99), (64, 257), (300, 300), (1000, 3)])
+def test_the_native_recursion_gives_the_bits_of_the_numpy_one(n: int, m: int, one_sided: bool) -> None:
+    lcm = math.lcm(n, m)
+    counts = np.unique(np.linspace(0, lcm, 37).astype(np.int64))
+    wanted = ks_pvalues._outside_probability(counts, n, m, one_sided, ks_pvalues._step)
+    np.testing.assert_array_equal(ks_pvalues._path_pvalues(counts, n, m, one_sided), wanted)
+
+
 def test_the_closed_form_and_the_lattice_agree_where_both_apply() -> None:
     counts = np.array([1, 2, 7, 30, 64, 150, 299, 300])
     closed = null_pvalues(counts, 300, 300, "two-sided", "exact")[1]

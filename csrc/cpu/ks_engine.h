@@ -9,7 +9,9 @@
 //      operations rounds monotonically; that makes the result right. Being well fitted only makes it fast.
 //   3. count_values: two tables of counts. One increment per value is what most of the time goes into.
 //   4. scan: the lower and the upper bound of h. ks_decide mostly ends here.
-//   5. look_into: the values of the buckets that reach beyond the lower bound, bucket by bucket.
+//   5. list_wanted: the buckets that reach beyond the lower bound. If they hold a good part of the row the map may
+//      have been fitted to outliers; a map fitted without them goes back to step 2, once.
+//   6. look_into: the values of the wanted buckets, bucket by bucket.
 #pragma once
 
 #include "ks_zoom.h"
@@ -37,37 +39,46 @@ inline void mark_wanted(const CoarseBuckets &coarse, Workspace &w, int rows, int
     }
 }
 
-// The larger of `best` and the differences inside the buckets that reach beyond it.
+// The buckets that reach beyond `best`, and what to do with them.
+struct Wanted {
+    int64_t parts, values, farthest;  // how many; how many values they hold; how far the farthest reaches
+};
+
 template <typename T>
-int64_t look_into(const MapOf<T> &map, const T *x, const T *y, int64_t n, Goal goal, int rows, const Bounds &bounds,
-                  int64_t best, Workspace &w) {
-    using Key = key_t<T>;
+Wanted list_wanted(const MapOf<T> &map, int rows, const Bounds &bounds, int64_t best, Workspace &w) {
     if (map.single_valued()) {
         mark_wanted(map.coarse_buckets(w.x_count, w.y_count, bounds), w, rows, best);
     } else {
         Loops::mark_wanted(w, rows, bounds, static_cast<int32_t>(best));
     }
-    int64_t parts = 0, end = 0, farthest = 0;
+    Wanted wanted{0, 0, 0};
     for (int s = 0; s < rows; ++s) {
         for (uint32_t bits = w.wanted[s]; bits != 0; bits &= bits - 1) {
             const int at = s * kLanes + __builtin_ctz(bits);
             const int32_t cx = w.x_count[at], cy = w.y_count[at];
             const int64_t far = reach(w.before[at], cx, cy);
-            farthest = far > farthest ? far : farthest;
-            w.parts[parts++] = {w.before[at], cx, cy, end};
-            w.x_begin[at] = end;
-            w.y_begin[at] = end + cx;
-            end += cx + cy;
+            wanted.farthest = far > wanted.farthest ? far : wanted.farthest;
+            w.parts[wanted.parts++] = {w.before[at], cx, cy, wanted.values};
+            w.x_begin[at] = wanted.values;
+            w.y_begin[at] = wanted.values + cx;
+            wanted.values += cx + cy;
         }
     }
+    return wanted;
+}
+
+// The larger of `best` and the differences inside the wanted buckets.
+template <typename T>
+int64_t look_into(const Wanted &wanted, const T *x, const T *y, int64_t n, Goal goal, int64_t best, Workspace &w) {
+    using Key = key_t<T>;
     Key *keys = w.key_buffer<Key>(0, n), *scratch = w.key_buffer<Key>(2, n);
     int64_t found = Loops::find_wanted(w.x_location, n, w.wanted, w.position);
     gather(x, w.x_location, w.position, found, w.x_begin, keys);
     found = Loops::find_wanted(w.y_location, n, w.wanted, w.position);
     gather(y, w.y_location, w.position, found, w.y_begin, keys);
     // Those that reach farthest first: they are likely to raise `best` beyond the reach of most of the others.
-    for (int64_t limit : {(best + farthest) / 2, int64_t{-1}}) {
-        for (int64_t k = 0; k < parts && best < goal.stop; ++k) {
+    for (int64_t limit : {(best + wanted.farthest) / 2, int64_t{-1}}) {
+        for (int64_t k = 0; k < wanted.parts && best < goal.stop; ++k) {
             Workspace::Part &part = w.parts[k];
             const int64_t far = reach(part.before, part.nx, part.ny);
             if (far <= best || far <= limit) continue;
@@ -76,6 +87,19 @@ int64_t look_into(const MapOf<T> &map, const T *x, const T *y, int64_t n, Goal g
         }
     }
     return best;
+}
+
+// Counts both rows by the locations of their values, and bounds h.
+template <typename T>
+Bounds count_and_scan(const MapOf<T> &map, const T *x, const T *y, int64_t n, int bits, Workspace &w) {
+    const int rows = (1 << bits) / kLanes;
+    std::memset(w.x_count, 0, sizeof(int32_t) << bits);
+    std::memset(w.y_count, 0, sizeof(int32_t) << bits);
+    Loops::template count_values<64 / sizeof(T)>(w, n, x + n, y + n);
+    if (!map.single_valued()) return Loops::template scan<true>(w.x_count, w.y_count, rows);
+    Bounds bounds = Loops::template scan<false>(w.x_count, w.y_count, rows);
+    bounds.upper = map.coarse_buckets(w.x_count, w.y_count, bounds).upper(bounds.lower);
+    return bounds;
 }
 
 inline int bucket_bits(int64_t n) {
@@ -98,22 +122,18 @@ Outcome row_statistic(const T *x, const T *y, int64_t n, Goal goal, Workspace &w
     MapOf<T> map;
     const int bits = bucket_bits(n), rows = (1 << bits) / kLanes;
     if (same == -1 || !map.fit(x, y, n, bits)) return zoom_row(x, y, n, goal, w);
-    if (!Loops::locate(map, x, n, w.x_location) || !Loops::locate(map, y, n, w.y_location)) {
-        return zoom_row(x, y, n, goal, w);
+    int64_t best = goal.floor;
+    for (bool first = true;; first = false) {
+        if (!Loops::locate(map, x, n, w.x_location) || !Loops::locate(map, y, n, w.y_location)) {
+            return zoom_row(x, y, n, goal, w);
+        }
+        const Bounds bounds = count_and_scan(map, x, y, n, bits, w);
+        best = bounds.lower > best ? bounds.lower : best;
+        if (best >= goal.stop || bounds.upper <= best) return {best, 0};
+        const Wanted wanted = list_wanted<T>(map, rows, bounds, best, w);
+        if (first && wanted.values > n / 2 && map.refit(x, y, n, bits)) continue;
+        return {look_into(wanted, x, y, n, goal, best, w), 0};
     }
-    std::memset(w.x_count, 0, sizeof(int32_t) << bits);
-    std::memset(w.y_count, 0, sizeof(int32_t) << bits);
-    Loops::template count_values<64 / sizeof(T)>(w, n, x + n, y + n);
-    Bounds bounds;
-    if (map.single_valued()) {
-        bounds = Loops::template scan<false>(w.x_count, w.y_count, rows);
-        bounds.upper = map.coarse_buckets(w.x_count, w.y_count, bounds).upper(bounds.lower);
-    } else {
-        bounds = Loops::template scan<true>(w.x_count, w.y_count, rows);
-    }
-    const int64_t best = bounds.lower > goal.floor ? bounds.lower : goal.floor;
-    if (best >= goal.stop || bounds.upper <= best) return {best, 0};
-    return {look_into(map, x, y, n, goal, rows, bounds, best, w), 0};
 }
 
 }  // namespace

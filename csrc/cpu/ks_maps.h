@@ -47,23 +47,43 @@ struct CoarseBuckets {
     }
 };
 
+// The median of kHalf numbers, the upper one; sorts them.
+constexpr int kHalf = kLanes / 2;
+
+template <typename N>
+N median_of_half(N *values) {
+    for (int i = 1; i < kHalf; ++i) {
+        const N value = values[i];
+        int k = i;
+        for (; k > 0 && values[k - 1] > value; --k) values[k] = values[k - 1];
+        values[k] = value;
+    }
+    return values[kHalf / 2];
+}
+
 template <typename T>
 struct LinearMap {
     T low, scale, top;
     int lane_bits;  // log2 of the buckets of a lane
 
-    // Over +-5 mean absolute deviations, which for normal data is +-4 standard deviations.
-    bool fit(const T *x, const T *y, int64_t n, int bucket_bits) {
-        constexpr int kPieces = 8, kSample = 2 * kPieces * 8;
-        T sample[kSample];
+    static constexpr int kPieces = 8, kSample = kPieces * kLanes;
+
+    // A piece of x and a piece of y by turns, from all over the row: the first half of the lanes is x, the other y.
+    static void draw_sample(const T *x, const T *y, int64_t n, T *sample) {
         const int64_t step = n / kPieces;
         for (int piece = 0; piece < kPieces; ++piece) {
-            for (int i = 0; i < 8; ++i) {
-                const int64_t at = step >= 8 ? piece * step + i : (piece * 8 + i) % n;
-                sample[(2 * piece) * 8 + i] = x[at];
-                sample[(2 * piece + 1) * 8 + i] = y[at];
+            for (int i = 0; i < kHalf; ++i) {
+                const int64_t at = step >= kHalf ? piece * step + i : (piece * kHalf + i) % n;
+                sample[piece * kLanes + i] = x[at];
+                sample[piece * kLanes + kHalf + i] = y[at];
             }
         }
+    }
+
+    // Over +-5 mean absolute deviations, which for normal data is +-4 standard deviations.
+    bool fit(const T *x, const T *y, int64_t n, int bucket_bits) {
+        T sample[kSample];
+        draw_sample(x, y, n, sample);
         T sums[kLanes] = {};
         for (int i = 0; i < kSample; i += kLanes) {
             for (int k = 0; k < kLanes; ++k) sums[k] += sample[i + k];
@@ -76,9 +96,34 @@ struct LinearMap {
                 deviations[k] += d < 0 ? -d : d;
             }
         }
-        const T half_width = 5 * (total(deviations) / kSample);
+        return set(mean, 5 * (total(deviations) / kSample), bucket_bits);
+    }
+
+    // Without outliers, and false if that makes no great difference: by the medians of the lanes' largest and smallest
+    // values, which a few outliers leave alone. For 8 normal values these are at +-1.4 standard deviations.
+    bool refit(const T *x, const T *y, int64_t n, int bucket_bits) {
+        T sample[kSample], least[kLanes], most[kLanes];
+        draw_sample(x, y, n, sample);
+        for (int k = 0; k < kLanes; ++k) least[k] = most[k] = sample[k];
+        for (int i = kLanes; i < kSample; i += kLanes) {
+            for (int k = 0; k < kLanes; ++k) {
+                least[k] = sample[i + k] < least[k] ? sample[i + k] : least[k];
+                most[k] = sample[i + k] > most[k] ? sample[i + k] : most[k];
+            }
+        }
+        const T x_low = median_of_half(least), y_low = median_of_half(least + kHalf);
+        const T x_high = median_of_half(most), y_high = median_of_half(most + kHalf);
+        const T lowest = x_low < y_low ? x_low : y_low, highest = x_high > y_high ? x_high : y_high;
+        LinearMap narrow;
+        if (!narrow.set((lowest + highest) / 2, 3 * ((highest - lowest) / 2), bucket_bits)) return false;
+        if (narrow.scale < 4 * scale) return false;
+        *this = narrow;
+        return true;
+    }
+
+    bool set(T middle, T half_width, int bucket_bits) {
         const T buckets = static_cast<T>(1 << bucket_bits);
-        low = mean - half_width;
+        low = middle - half_width;
         scale = buckets / (2 * half_width);
         top = buckets - 1;
         lane_bits = bucket_bits - 4;
@@ -98,8 +143,32 @@ struct BitMap {
     int shift, lane_bits;
 
     bool fit(const T *x, const T *y, int64_t n, int bucket_bits) {
-        constexpr int kMantissaBits = BitsOf<T>::kMantissaBits;
-        uint16_t most[kLanes] = {};
+        uint16_t most[kLanes];
+        draw_largest(x, y, n, most);
+        uint16_t largest = 0;
+        for (int k = 0; k < kLanes; ++k) largest = most[k] > largest ? most[k] : largest;
+        set(largest + kOctave / 2, bucket_bits);  // about 1.5 times the largest of the sample
+        return largest < BitsOf<T>::kInfinity;
+    }
+
+    // Without outliers, and false if that makes no great difference: by the median of the lanes' largest values. For 8
+    // normal values that is at 1.7 standard deviations.
+    bool refit(const T *x, const T *y, int64_t n, int bucket_bits) {
+        uint16_t most[kLanes];
+        draw_largest(x, y, n, most);
+        const uint16_t a = median_of_half(most), b = median_of_half(most + kHalf);
+        BitMap narrow;
+        narrow.set((a > b ? a : b) + kOctave * 5 / 4, bucket_bits);
+        if (narrow.base + 2 * kOctave > base) return false;
+        *this = narrow;
+        return true;
+    }
+
+    static constexpr int kOctave = 1 << BitsOf<T>::kMantissaBits;
+
+    // The largest magnitudes, lane by lane, of a sample from all over the row.
+    static void draw_largest(const T *x, const T *y, int64_t n, uint16_t *most) {
+        for (int k = 0; k < kLanes; ++k) most[k] = 0;
         for (int piece = 0; piece < 4; ++piece) {
             for (int k = 0; k < kLanes; ++k) {
                 const uint16_t a = bits_of(x[piece * (n / 4) + k]) & kMagnitude<T>;
@@ -108,15 +177,14 @@ struct BitMap {
                 most[k] = b > most[k] ? b : most[k];
             }
         }
-        uint16_t largest = 0;
-        for (int k = 0; k < kLanes; ++k) largest = most[k] > largest ? most[k] : largest;
-        const int top = largest + (1 << kMantissaBits) / 2;  // about 1.5 times the largest of the sample
+    }
+
+    void set(int top, int bucket_bits) {
         limit = static_cast<uint16_t>((1 << (bucket_bits - 1)) - 1);
         shift = 0;
-        while (limit + 1 < (kOctaves << kMantissaBits) >> shift) ++shift;
+        while (limit + 1 < kOctaves * kOctave >> shift) ++shift;
         base = static_cast<uint16_t>(top > limit << shift ? top - (limit << shift) : 0);
         lane_bits = bucket_bits - 4;
-        return largest < BitsOf<T>::kInfinity;
     }
 
     // Whether all buckets but the coarse ones hold one value each: nothing can hide in them.

@@ -132,13 +132,7 @@ class _Pair:
         marks = torch.zeros(V, 1), torch.zeros(V, 1)
         for start, first, second in row_blocks(self.before, self.after, self._block_bytes):
             here = slice(start, start + len(first))
-            if threshold:
-                decided, flags[here] = ops.ks_decide(first, second, threshold)
-                rows = torch.nonzero(decided)[:, 0]
-                if len(rows):
-                    h[here][rows] = ops.ks_statistics(_take(first, rows), _take(second, rows))[0]
-            else:
-                h[here], flags[here] = ops.ks_statistics(first, second)
+            h[here], flags[here] = ops.ks_statistics(first, second, threshold)
             bad = torch.nonzero(flags[here] & _NOT_FINITE)[:, 0]
             for mark, block in zip(marks, (first, second), strict=True):
                 mark[here][bad[~torch.isfinite(block[bad]).all(dim=1)]] = torch.inf
@@ -147,13 +141,6 @@ class _Pair:
                 self._progress(self._done, self._total)
         refuse_flagged(*marks, flags, _NOT_FINITE, self.names)
         return h
-
-
-def _take(block: Tensor, rows: Tensor) -> Tensor:
-    """``block[rows]`` through numpy: torch would wake its OpenMP threads, which costs more than a block takes."""
-    if len(rows) == len(block):
-        return block
-    return torch.from_numpy(block.view(torch.uint8).numpy()[rows.numpy()]).view(block.dtype)
 
 
 def _matching_tables(before: Any, after: Any, tensor: Any) -> tuple[StoredTensor, StoredTensor]:

@@ -71,16 +71,17 @@ def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     return torch.ops.kslottery.ks_rows(x, y)
 
 
-def ks_statistics(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Tensor, Tensor]:
     """The exact integer h = d * D behind the two-sided KS statistic D, for every row of two tables.
 
     Parameters
     ----------
     before, after : [V, d] float32, float64, float16 or bfloat16, any strides; the dtypes may differ.
+    threshold : the smallest h that is of interest; the larger it is, the less work for the rows below it.
 
     Returns
     -------
-    h : int64 [V] in 0..d, or -1 for a row with NaN.
+    h : int64 [V] in 0..d, 0 where h is below the threshold, -1 for a row with NaN.
     flags : uint8 [V], 1 where a NaN stands in either row, 2 where an Inf does.
 
     Raises
@@ -95,7 +96,7 @@ def ks_statistics(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     [0, 2]
     """
     _require_tensors(before=before, after=after)
-    return torch.ops.kslottery.ks_statistics(before, after)
+    return torch.ops.kslottery.ks_statistics(before, after, threshold)
 
 
 def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Tensor]:

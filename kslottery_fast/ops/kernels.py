@@ -34,12 +34,13 @@ def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     return outputs
 
 
-def ks_statistics(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Tensor, Tensor]:
     """Native ks_statistics."""
     if (library := native.module()) is None:
-        return reference.ks_statistics(before, after)
-    h, flags = schemas.ks_statistics(before, after)
-    native.call(library, "ks_statistics", _matrix(before), _matrix(after), h.data_ptr(), flags.data_ptr())
+        return reference.ks_statistics(before, after, threshold)
+    h, flags = schemas.ks_statistics(before, after, threshold)
+    pointers = h.data_ptr(), flags.data_ptr()
+    native.call(library, "ks_statistics", _matrix(before), _matrix(after), threshold, *pointers)
     return h, flags
 
 

@@ -59,11 +59,12 @@ def _ks_block(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Ten
     )
 
 
-def ks_statistics(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Tensor, Tensor]:
     """See ``kslottery_fast.ops.ks_statistics``."""
     schemas.check_tables(before, after)
     plus, minus, _, _, flags = ks_rows(before, after)
-    return torch.maximum(plus, minus), flags
+    h = torch.maximum(plus, minus)
+    return h.masked_fill((h >= 0) & (h < threshold), 0), flags
 
 
 def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Tensor]:

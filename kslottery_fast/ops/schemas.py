@@ -19,7 +19,7 @@ SCHEMAS = {
     # x [R, n], y [R, m] -> int64 [R], int64 [R], float64 [R], float64 [R], uint8 [R]
     "ks_rows": "(Tensor x, Tensor y) -> (Tensor plus, Tensor minus, Tensor plus_at, Tensor minus_at, Tensor flags)",
     # [V, d], [V, d] -> int64 [V], uint8 [V]
-    "ks_statistics": "(Tensor before, Tensor after) -> (Tensor h, Tensor flags)",
+    "ks_statistics": "(Tensor before, Tensor after, int threshold=0) -> (Tensor h, Tensor flags)",
     # [V, d], [V, d] -> bool [V], uint8 [V]
     "ks_decide": "(Tensor before, Tensor after, int threshold) -> (Tensor decided, Tensor flags)",
     # table [V, d], rows int64 [k], grad [k, d], exp_avg and exp_avg_sq [k, d], master float32 [k, d]
@@ -190,7 +190,7 @@ def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     )
 
 
-def ks_statistics(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Tensor, Tensor]:
     """The checked, unfilled outputs of ks_statistics."""
     check_tables(before, after)
     rows = before.shape[0]

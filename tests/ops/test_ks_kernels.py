@@ -46,6 +46,9 @@ def assert_all_exact(x, y, x_view=None, y_view=None):
         decided, flags = ops.ks_decide(x, y, threshold)
         np.testing.assert_array_equal(decided.numpy(), (h >= threshold) & (h >= 0), err_msg=f"{threshold}")
         np.testing.assert_array_equal(flags.numpy(), want.flags)
+        got_h, flags = ops.ks_statistics(x, y, threshold)
+        np.testing.assert_array_equal(got_h.numpy(), np.where((h < 0) | (h >= threshold), h, 0), err_msg=f"{threshold}")
+        np.testing.assert_array_equal(flags.numpy(), want.flags)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -187,7 +190,7 @@ def test_negative_strides_are_followed(dtype):
     last = x.data_ptr() + (x.numel() - 1) * x.element_size()
     h, flags = torch.empty(20, dtype=torch.int64), torch.empty(20, dtype=torch.uint8)
     ops.native.module().ks_statistics(
-        (last, 20, 100, -100, -1, code), (y.data_ptr(), 20, 100, 100, 1, code), h.data_ptr(), flags.data_ptr(), 1
+        (last, 20, 100, -100, -1, code), (y.data_ptr(), 20, 100, 100, 1, code), 0, h.data_ptr(), flags.data_ptr(), 1
     )
     assert torch.equal(h, ops.ks_statistics(x.flip(0, 1), y)[0])
 
@@ -244,11 +247,11 @@ def test_the_native_core_checks_shapes_itself():
     native = ops.native.module()
     out = torch.empty(4, dtype=torch.int64).data_ptr()
     with pytest.raises(ValueError, match=r"the tables have shapes \[2, 3\] and \[2, 4\]; expected one shape"):
-        native.ks_statistics((0, 2, 3, 3, 1, 1), (0, 2, 4, 4, 1, 1), out, out, 1)
+        native.ks_statistics((0, 2, 3, 3, 1, 1), (0, 2, 4, 4, 1, 1), 0, out, out, 1)
     with pytest.raises(ValueError, match="x has 2 rows and y has 3; expected as many"):
         native.ks_rows((0, 2, 3, 3, 1, 1), (0, 3, 3, 3, 1, 1), out, out, 0, 0, out, 1)
     with pytest.raises(ValueError, match="a row of x has 0 values and a row of y 0; expected at least one in each"):
-        native.ks_statistics((0, 2, 0, 0, 1, 1), (0, 2, 0, 0, 1, 1), out, out, 1)
+        native.ks_statistics((0, 2, 0, 0, 1, 1), (0, 2, 0, 0, 1, 1), 0, out, out, 1)
     with pytest.raises(ValueError, match="their least common multiple does not fit 64 bits"):
         native.ks_rows((0, 1, 2**40, 0, 0, 1), (0, 1, 2**40 - 1, 0, 0, 1), out, out, 0, 0, out, 1)
     with pytest.raises(ValueError, match="unknown dtype code 7"):
