@@ -41,11 +41,14 @@ class Agreement:
     ``positions``: share of agreeing positions with a bootstrap interval that resamples whole sentences
     (approximate). ``sentences``: share of sentences at all of whose positions the models agree, with a
     one-sided exact Clopper-Pearson lower bound (``high`` is 1): holds for any way in which positions of a
-    sentence depend on each other.
+    sentence depend on each other. ``share``: share of a sentence's positions at which the models agree, averaged over
+    sentences, with the lower bound of :func:`~kslottery_fast.resampling.mean_lower_bound`; sound in the same way, and
+    None in files of older versions.
     """
 
     positions: Interval
     sentences: Interval
+    share: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,9 @@ class Certificate:
             values = {name: value for name, value in data.items() if name not in ("checked", "text")}
             agreement = values.pop("agreement")
             if agreement is not None:
-                agreement = Agreement(**{name: Interval.from_dict(value) for name, value in agreement.items()})
+                agreement = Agreement(
+                    **{name: value and Interval.from_dict(value) for name, value in agreement.items()}
+                )
             levels = tuple(CertificateLevel(**level) for level in values.pop("levels"))
             return cls(**values, levels=levels, agreement=agreement)
         except (AttributeError, KeyError, TypeError) as error:
@@ -105,7 +110,17 @@ class Certificate:
         if self.agreement is None:
             unknown = "Not checked: the transfer model was not run. Nothing is known of its predictions."
             return "\n".join([*lines, unknown])
-        positions, sentences = self.agreement.positions, self.agreement.sentences
+        positions, sentences, share = self.agreement.positions, self.agreement.sentences, self.agreement.share
+        guarantee = (
+            [
+                f"Guarantee: with probability {self.confidence:.0%} over the draw of the sentences, the transfer model "
+                f"predicts the same token as the embed-tuned model at {share.low:.1%} or more of a sentence's "
+                f"positions on average (measured: {share.value:.1%}). It needs sentences drawn independently of each "
+                "other and of the choice of the rows, and nothing else."
+            ]
+            if share
+            else []
+        )
         return "\n".join(
             [
                 *lines,
@@ -113,6 +128,7 @@ class Certificate:
                 f"positions ({positions.low:.1%} to {positions.high:.1%}, bootstrap over sentences), and "
                 f"at every position of {sentences.value:.1%} of the sentences (at least {sentences.low:.1%} "
                 f"with {self.confidence:.0%} confidence, Clopper-Pearson).",
+                *guarantee,
                 "The bounds hold for sentences drawn like these, each bound taken alone; they say "
                 "nothing about other languages, templates or domains, nor about a continuation "
                 "once its text differs.",

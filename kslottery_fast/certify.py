@@ -10,6 +10,13 @@ The criterion is not a proof that the two models agree: the KS distance of a row
 of its coordinates, and the step from rows to probabilities is an assumption of the argument. So a certificate
 here always says whether the transfer model was run, and if so, how often a certified prediction came out
 differently.
+
+A second certificate makes no such assumption, because it runs the transfer model: from the share of positions at
+which the two models agree in each sentence it bounds the mean share over all sentences like these
+(:func:`~kslottery_fast.resampling.mean_lower_bound`). Positions of a sentence may depend on each other in any way; the
+sentences must be independent draws, and the rows must not have been chosen by looking at them. It is a statement about
+the average, not about any one position, about predictions after the *right* prefix, not about free translations,
+and about the two models agreeing, not about their being right.
 """
 
 from __future__ import annotations
@@ -28,7 +35,7 @@ from .errors import InputError
 from .files import write_safetensors
 from .generation import device_of, inference
 from .logits import IGNORE_INDEX, supervised_logits
-from .resampling import bootstrap_interval, clopper_pearson
+from .resampling import bootstrap_interval, clopper_pearson, mean_lower_bound
 from .stats import asymptotic_threshold
 
 _KIND = "kslottery-predictions"
@@ -185,6 +192,7 @@ def certificate_from(
                 confidence=confidence,
             ),
             sentences=clopper_pearson(int((agrees == length).sum()), len(length), confidence, side="lower"),
+            share=mean_lower_bound((agrees / length).numpy(), confidence),
         )
     return Certificate(
         dimension=dimension,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,19 @@ def corpus_score(
 
     The value is that of ``metric.corpus_score``. sacrebleu's own bootstrap gives only half the width of an
     interval, symmetric around the mean of the resamples, and takes its seed from the environment; so the
-    per-sentence counts are resampled here. They come from two methods that sacrebleu marks as internal (its
-    own paired tests are built on them); should they change, the check against the public score stops with an
-    error instead of a wrong interval.
+    per-sentence counts are resampled here.
+    """
+    statistics, score = sentence_statistics(metric, hypotheses, references)
+    return bootstrap_interval(statistics, score, n_bootstrap=n_bootstrap, seed=seed)
+
+
+def sentence_statistics(
+    metric: BLEU | CHRF, hypotheses: Sequence[str], references: Sequence[str]
+) -> tuple[np.ndarray[Any, Any], Callable[[np.ndarray[Any, Any]], float]]:
+    """What each sentence contributes to a corpus score, int64 [n, s], and the score of a sum of such rows.
+
+    They come from two methods that sacrebleu marks as internal (its own paired tests are built on them); should they
+    change, the check against the public score stops with an error instead of a wrong number.
     """
     public = metric.corpus_score(list(hypotheses), [list(references)]).score
     statistics = np.array(metric._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=np.int64)
@@ -64,13 +74,13 @@ def corpus_score(
     def score(sums: np.ndarray[Any, Any]) -> float:
         return float(metric._compute_score_from_stats(sums.tolist()).score)
 
-    interval = bootstrap_interval(statistics, score, n_bootstrap=n_bootstrap, seed=seed)
-    if interval.value != public:
+    value = score(statistics.sum(axis=0))
+    if value != public:
         raise RuntimeError(
-            f"{metric.get_signature()}: sacrebleu's counts give {interval.value}, its score is {public}; "
+            f"{metric.get_signature()}: sacrebleu's counts give {value}, its score is {public}; "
             "this sacrebleu is newer than kslottery-fast knows, install the version in the constraints file"
         )
-    return interval
+    return statistics, score
 
 
 def _check_sentencepiece_model(tokenizer: str) -> None:

@@ -15,6 +15,7 @@ from kslottery_fast.certify import Predictions, certificate_from, certify, next_
 from kslottery_fast.encoding import Example, collate, encode
 from kslottery_fast.errors import InputError
 from kslottery_fast.logits import IGNORE_INDEX
+from kslottery_fast.resampling import mean_lower_bound
 
 D = 576
 TAU = {
@@ -64,6 +65,9 @@ def test_a_certificate_computed_by_hand():
     wanted = binomtest(1, 3, alternative="greater").proportion_ci(0.95, method="exact")
     assert agreement.sentences.low == pytest.approx(wanted.low)
     assert agreement.sentences.high == 1
+    # Shares of agreeing positions: 1 of 2, 1 of 3, 1 of 1.
+    assert agreement.share == mean_lower_bound([1 / 2, 1 / 3, 1.0], 0.95)
+    assert agreement.share.value == pytest.approx(11 / 18)
 
 
 def test_the_criterion_is_strict():
@@ -238,6 +242,21 @@ def test_a_transfer_model_that_differs_shows_its_violations(scripted_llama, scri
     same = certify(model, batches, alphas=[0.05], transfer_model=scripted_llama(script))
     assert same.levels[0].violations == 0
     assert same.agreement.sentences.value == 1
+
+
+def test_a_certificate_of_an_older_version_still_loads_and_makes_no_new_promise():
+    data = json.loads(json.dumps(certificate_from(TUNED, TRANSFER, dimension=D, alphas=[0.05]).to_dict()))
+    assert "Guarantee: with probability 95%" in data["text"]
+    del data["agreement"]["share"]
+    old = Certificate.from_dict(data)
+    assert old.agreement.share is None
+    assert "Guarantee" not in str(old)
+
+
+def test_the_guarantee_of_models_that_agree_nowhere_is_nothing():
+    other = predictions([11, 12, 13, 14, 15, 16])
+    share = certificate_from(TUNED, other, dimension=D, alphas=[0.05]).agreement.share
+    assert (share.value, share.low) == (0, 0)
 
 
 def test_predictions_survive_their_file(tiny_llama, batches, tmp_path):

@@ -1,4 +1,4 @@
-"""The command line: ``kslottery run``, ``report``, ``select``, ``scan`` and ``info``.
+"""The command line: ``kslottery run``, ``report``, ``compare``, ``certify``, ``select``, ``scan`` and ``info``.
 
 Exit codes: 0 done, 2 bad input (one line on stderr says what and how to mend it), 130 interrupted.
 """
@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 
 from kslottery_fast.errors import InputError
 
-from . import scan_command, select
+from . import certify_command, scan_command, select
+from .compare import command as compare_command
 from .settings import RunSettings
 
 _HELP = {
@@ -91,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="print summary.json instead of the table")
     report.set_defaults(run=_report)
 
+    compare_command.add_parser(commands, _HELP)
+    certify_command.add_parser(commands)
     select.add_parser(commands)
     scan_command.add_parser(commands)
 
@@ -124,6 +127,10 @@ def _report(options: argparse.Namespace) -> int:
     from .pipeline import run
 
     header = read_json(options.folder / "run.json")
+    if str(header.get("format", "")).startswith("kslottery-comparison"):
+        raise InputError(
+            f"{options.folder} holds a comparison: `kslottery compare` with its arguments again prints the tables"
+        )
     try:
         settings = RunSettings(**header["settings"])
     except (KeyError, TypeError):

@@ -19,12 +19,13 @@ from kslottery_fast.ops import native
 _PACKAGES = ("kslottery-fast", "torch", "transformers", "accelerate", "numpy", "scipy", "sacrebleu", "safetensors")
 
 
-def snapshot(command: str) -> dict[str, Any]:
-    """Describe this process, now, as JSON takes it."""
+def snapshot(command: str, *, own_peak: bool = False) -> dict[str, Any]:
+    """Describe this process, now, as JSON takes it; ``own_peak``: the peak of memory was started anew before it."""
     return {
         "command": command,
         "date": datetime.date.today().isoformat(),
         "peak_memory_mb": round(peak_memory_bytes() / 1e6),
+        "peak_memory_of": "stage" if own_peak else "process",
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
         "system": {
@@ -54,7 +55,8 @@ def combined(snapshots: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         }
         if different and different not in others:
             others.append(different)
-    return {**first, "peak_memory_mb": peak} | ({"resumed_on": others} if others else {})
+    common = {name: value for name, value in first.items() if name != "peak_memory_of"}
+    return {**common, "peak_memory_mb": peak} | ({"resumed_on": others} if others else {})
 
 
 def cpu_name() -> str:

@@ -72,6 +72,8 @@ _PINNED = [
           "4c3ec13b612712c0d3ce4cbdd9e3eb91e68577e07a8e31f32f21cf178453578c"),
     Wheel("indico", "3.3.14", "indico-3.3.14-py3-none-any.whl", 38_192_838, "MIT",
           "d98e030e0f21d22b9d9423d7cb3f9fca472ac5c2c4f3d8c5d7026ed3ed6c9811"),
+    Wheel("spyder", "6.1.8", "spyder-6.1.8-py3-none-any.whl", 14_481_595, "MIT",
+          "4da836742a7138c93392a8a0bd1a5ff40002cf92d217ef0e7bed11b522322f90"),
 ]  # fmt: skip
 WHEELS: dict[str, Wheel] = {wheel.name: wheel for wheel in _PINNED}
 """Every wheel that the lab may fetch, by name."""

@@ -62,12 +62,28 @@ def describe(path: Path) -> Facts:
 
 def _run_folder(path: Path) -> Facts:
     header = read_json(path / "run.json")
+    if str(header.get("format", "")).startswith("kslottery-comparison"):
+        return _comparison_folder(path, header)
     finished = [name for name, _ in STAGES if (path / "stages" / name).is_dir()]
     missing = [title for name, title in STAGES if name not in finished]
     facts: Facts = {
         "what": "a run of `kslottery run`",
         "format": header.get("format"),
         "stages": f"{len(finished)} of {len(STAGES)} finished" + (f"; next: {missing[0]}" if missing else ""),
+        "settings": header.get("settings"),
+    }
+    if (path / "summary.json").exists():
+        facts |= {name: value for name, value in _json(path / "summary.json").items() if name != "what"}
+    return facts
+
+
+def _comparison_folder(path: Path, header: Facts) -> Facts:
+    stages = path / "stages"
+    finished = [entry.name for entry in stages.iterdir() if not entry.name.startswith(".")] if stages.is_dir() else []
+    facts: Facts = {
+        "what": "a comparison of `kslottery compare`",
+        "format": header.get("format"),
+        "stages": f"{len(finished)} finished",
         "settings": header.get("settings"),
     }
     if (path / "summary.json").exists():
@@ -97,7 +113,20 @@ def _json(path: Path) -> Facts:
             "summary": tickets.summary(),
             "token ids": tickets.token_ids.tolist(),
         }
-    if str(value.get("format", "")).startswith("kslottery-run/"):
+    if str(value.get("format", "")).startswith("kslottery-comparison/"):
+        languages = value["languages"].values()
+        return {
+            "what": "the results of a comparison: every arm in every language, differences, tickets, advice",
+            "title": value.get("title"),
+            "grid": value.get("grid"),
+            "NLL per token": {
+                language["name"]: {
+                    spec: round(arm["scores"]["nll"]["value"], 4) for spec, arm in language["arms"].items()
+                }
+                for language in languages
+            },
+        }
+    if str(value.get("format", "")).startswith(("kslottery-run/", "kslottery-comparison-run/")):
         return {"what": "the settings of a run", **value}
     if "models" in value and "tickets" in value:
         return {

@@ -9,26 +9,23 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib import resources
 from typing import Any
 
+from .html_parts import document, fact_list, html_figure, html_table, prose
 from .picture import MODEL_COLOURS, Picture
 from .report_data import (
     METRICS,
-    NOTHING,
     ReportData,
     count_text,
     model_label,
     percent,
     plural,
     pvalue_text,
-    visible_text,
     visible_token,
 )
 
 MAX_SAMPLE_CHARS = 240
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-_CITATION = """\
+CITATION = """\
 @inproceedings{yuan-etal-2025-ks,
   title     = {{KS}-Lottery: Finding Certified Lottery Tickets for Multilingual Transfer
                in Large Language Models},
@@ -42,8 +39,7 @@ _CITATION = """\
 
 def render(data: ReportData, pictures: Sequence[Picture]) -> str:
     """The whole page as text. Figures are numbered in the order of ``pictures``."""
-    css = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
-    figures = {picture.name: _figure(picture, place) for place, picture in enumerate(pictures, 1)}
+    figures = {picture.name: html_figure(picture, place) for place, picture in enumerate(pictures, 1)}
     parts = [
         _head(data),
         "<h2>Models</h2>",
@@ -60,38 +56,21 @@ def render(data: ReportData, pictures: Sequence[Picture]) -> str:
         "<h2>Sample translations</h2>",
         _samples(data.samples),
         "<h2>Settings</h2>",
-        _facts(data.summary.get("settings") or {}),
+        fact_list(data.summary.get("settings") or {}),
         "<h2>Environment</h2>",
-        _facts(data.environment),
+        fact_list(data.environment),
         _reproduce(data.environment.get("command")),
     ]
     body = "\n".join(part for part in parts if part)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_text(data.title)}</title>
-<style>
-{css}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-<footer><p>Beside this page: the figures as PNG, and all numbers in summary.json.</p></footer>
-</body>
-</html>
-"""
+    return document(data.title, body, "Beside this page: the figures as PNG, and all numbers in summary.json.")
 
 
 def _head(data: ReportData) -> str:
     table = f"{count_text(data.summary['tickets'].get('vocab_size'))}&nbsp;×&nbsp;{data.dimension:,}"
     findings = data.summary.get("findings") or []
-    listed = "".join(f"<li>{_text(finding)}</li>" for finding in findings)
+    listed = "".join(f"<li>{prose(finding)}</li>" for finding in findings)
     return (
-        f'<header><h1>{_text(data.title)}</h1>\n<p class="lead">KS-Lottery: {_text(data.selection)}, '
+        f'<header><h1>{prose(data.title)}</h1>\n<p class="lead">KS-Lottery: {prose(data.selection)}, '
         f"out of {plural(len(data.statistic), 'active row')} of a table of {table}.</p></header>"
         + (f'\n<h2>Findings</h2>\n<ul class="findings">{listed}</ul>' if findings else "")
     )
@@ -104,29 +83,29 @@ def _models(data: ReportData) -> str:
     for name, scores in data.summary["models"].items():
         colour = f"var(--{name.replace('_', '-')})" if name in MODEL_COLOURS else "var(--ink)"
         swatch = f'<span class="swatch" style="background:{colour}" aria-hidden="true"></span>'
-        cells = [f'<th scope="row" class="name">{swatch}{_text(model_label(name))}</th>']
+        cells = [f'<th scope="row" class="name">{swatch}{prose(model_label(name))}</th>']
         for metric in METRICS:
             interval = metric.interval((intervals.get(name) or {}).get(metric.key))
             cells.append(f"<td>{metric.text(scores.get(metric.key))}<small>{interval}</small></td>")
         rows.append("".join(cells))
     signatures = data.summary.get("signatures") or {}
     caption = (
-        f"All models on the same held-out pairs; selected rows: {_text(data.selection)}. NLL in nats "
+        f"All models on the same held-out pairs; selected rows: {prose(data.selection)}. NLL in nats "
         "per target token. BLEU and chrF++ from 0 to 100; raw: on the whole output; first line: only on its "
         "first line. Ends: share of outputs that the model itself ended. Chars: mean length of an output. "
         "Trained: numbers trained, none where rows were only copied. Small: 95 % intervals over sentences "
         "(Clopper-Pearson for Ends, else bootstrap). ↑ higher is better, ↓ lower is better."
     )
-    cited = "".join(f"<br>{_text(key)}: <code>{_text(value)}</code>" for key, value in signatures.items())
+    cited = "".join(f"<br>{prose(key)}: <code>{prose(value)}</code>" for key, value in signatures.items())
     note = f'<p class="note">Signatures:{cited}</p>' if cited else ""
-    return _table(1, caption, ["Model", *(metric.heading + sign[metric.better] for metric in METRICS)], rows) + note
+    return html_table(1, caption, ["Model", *(metric.heading + sign[metric.better] for metric in METRICS)], rows) + note
 
 
 def _top_k_mark(data: ReportData) -> str:
     if not data.by_top_k:
         return ""
     return (
-        f'<p class="mark"><b>{_text(data.selection)}.</b> The rows below are those of the largest D, not a '
+        f'<p class="mark"><b>{prose(data.selection)}.</b> The rows below are those of the largest D, not a '
         "selection of the test. Rows move further, and more pass the test, with a higher learning rate or "
         "more steps.</p>"
     )
@@ -142,11 +121,11 @@ def _tickets(data: ReportData) -> str:
         for ticket in data.tickets
     ]
     caption = (
-        f"The tickets: {_text(data.selection)}. D: two-sample KS statistic of the row before "
+        f"The tickets: {prose(data.selection)}. D: two-sample KS statistic of the row before "
         "and after Embed Tuning; p: its p-value. Rank 1 is the most frequent token of the training corpus."
     )
     names = ("Token", "Token id", "D", "p", "Count in corpus", "Frequency rank")
-    return _table(2, caption, names, rows, tall=len(rows) > 20)
+    return html_table(2, caption, names, rows, tall=len(rows) > 20)
 
 
 def _certificate(certificate: Mapping[str, Any]) -> str:
@@ -163,7 +142,14 @@ def _certificate(certificate: Mapping[str, Any]) -> str:
     agreement = certificate.get("agreement")
     if not agreement:
         return words + '<p class="mark">Not checked: the transfer model was not run; violations are unknown.</p>'
-    tokens, sentences = agreement["positions"], agreement["sentences"]
+    tokens, sentences, share = agreement["positions"], agreement["sentences"], agreement.get("share")
+    guarantee = (
+        f" The guarantee: with probability {percent(certificate['confidence'])} over the draw of the sentences it "
+        f"predicts the same token at <b>{percent(share['low'], 1)}</b> or more of a sentence's positions on average, "
+        "whatever the criterion says."
+        if share
+        else ""
+    )
     return words + (
         "<p>The check: the model of this run's Partial Transfer predicts the same token at "
         f"<b>{percent(tokens['value'], 1)}</b> "
@@ -171,7 +157,7 @@ def _certificate(certificate: Mapping[str, Any]) -> str:
         f"{percent(tokens['high'], 1)}, bootstrap over sentences), and at every position of "
         f"{percent(sentences['value'], 1)} of {plural(certificate['sentences'], 'sentence')} (at least "
         f"{percent(sentences['low'], 1)} with {percent(certificate['confidence'])} confidence, "
-        "Clopper-Pearson). The bounds hold for sentences drawn like these, each bound taken alone.</p>"
+        f"Clopper-Pearson).{guarantee} The bounds hold for sentences drawn like these, each bound taken alone.</p>"
     )
 
 
@@ -187,13 +173,13 @@ def _levels(data: ReportData) -> str:
         for level in data.certificate["levels"]
     ]
     caption = (
-        f"Certification over alpha; this run's rows: {_text(data.selection)}. Rows: of the transfer model that the "
+        f"Certification over alpha; this run's rows: {prose(data.selection)}. Rows: of the transfer model that the "
         "level was checked against. Certified: share of all positions. Upper bound: of the share of "
         "sentences with a violation, with "
         f"{percent(data.certificate['confidence'])} confidence (Clopper-Pearson, one-sided)."
     )
     names = ("alpha", "tau", "Rows", "Certified", "Certified and right", "Violations", "In sentences", "Upper bound")
-    return _table(3, caption, names, rows)
+    return html_table(3, caption, names, rows)
 
 
 def _samples(samples: Iterable[Mapping[str, str]]) -> str:
@@ -202,7 +188,7 @@ def _samples(samples: Iterable[Mapping[str, str]]) -> str:
         named = [("Source", "source"), ("Reference", "reference")]
         named += [(model_label(name), name) for name in sample if name not in ("source", "reference")]
         pairs = (
-            f'<dt>{_text(label)}</dt><dd class="{"source" if key == "source" else "text"}" dir="auto">'
+            f'<dt>{prose(label)}</dt><dd class="{"source" if key == "source" else "text"}" dir="auto">'
             f"{_clipped(sample[key])}</dd>"
             for label, key in named
         )
@@ -214,58 +200,16 @@ def _samples(samples: Iterable[Mapping[str, str]]) -> str:
 
 def _reproduce(command: Any) -> str:
     shown = shlex.join(map(str, command)) if isinstance(command, (list, tuple)) else command
-    return (f"<h2>Reproduce</h2>\n<pre>{_text(shown)}</pre>\n" if shown else "") + (
+    return (f"<h2>Reproduce</h2>\n<pre>{prose(shown)}</pre>\n" if shown else "") + (
         "<h2>Cite</h2>\n<p>The method; name also the version of kslottery-fast given under Environment.</p>\n"
-        f"<pre>{_text(_CITATION)}</pre>"
+        f"<pre>{prose(CITATION)}</pre>"
     )
-
-
-def _figure(picture: Picture, place: int) -> str:
-    return (
-        f'<figure id="{picture.name}"><div class="scroll" tabindex="0" role="group" aria-label="Figure '
-        f'{place}">'
-        f"{picture.svg()}</div>\n<figcaption><b>Figure {place}.</b> "
-        f"{_text(picture.caption)}</figcaption></figure>"
-    )
-
-
-def _table(place: int, caption: str, names: Sequence[str], rows: Sequence[str], tall: bool = False) -> str:
-    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
-    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    # The caption stands before the box that scrolls: it must not scroll away with a wide or long table.
-    return (
-        f'<p class="caption"><b>Table {place}.</b> {caption}</p>\n'
-        f'<div class="scroll{" tall" if tall else ""}" tabindex="0" role="group" aria-label="Table {place}">'
-        f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
-    )
-
-
-def _facts(values: Mapping[str, Any]) -> str:
-    rows = [f"<dt>{_text(key)}</dt><dd>{_text(_fact(value))}</dd>" for key, value in values.items()]
-    return f'<dl class="facts">{"".join(rows)}</dl>' if rows else f"<p>{NOTHING}</p>"
-
-
-def _fact(value: Any, separator: str = "\n") -> str:
-    """A setting in words; a mapping one entry a line, what is nested deeper on one line."""
-    if isinstance(value, Mapping):
-        return separator.join(f"{key}: {_fact(item, ', ')}" for key, item in value.items()) or NOTHING
-    if isinstance(value, (list, tuple)):
-        return separator.join(_fact(item, ", ") for item in value) or NOTHING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None or value == "":
-        return NOTHING
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _clipped(text: str) -> str:
     if not text.strip():
         return '<span class="none">(nothing)</span>'
-    shown = _text(text[:MAX_SAMPLE_CHARS].replace("\n", "↵ "))
+    shown = prose(text[:MAX_SAMPLE_CHARS].replace("\n", "↵ "))
     if len(text) <= MAX_SAMPLE_CHARS:
         return shown
     return f'{shown}… <span class="none">({len(text):,} characters)</span>'
-
-
-def _text(value: Any) -> str:
-    return escape(visible_text(str(value)))

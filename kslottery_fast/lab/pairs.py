@@ -8,6 +8,7 @@ The rules, in order; the first that holds drops the pair and is counted under it
 - ``identical``: source and target are the same text: nothing was translated.
 - ``placeholders``: a ``%s``, ``%(name)s`` or ``{name}`` in the source or the target.
 - ``markup``: an HTML tag in the source or the target.
+- ``too few words``: the source has fewer than ``min_words`` words, e.g. a button's label.
 - ``duplicate source``: an earlier pair has the same source; one source keeps one target.
 
 Placeholders and tags go because a model copies them: they earn BLEU, whose tokenizer cuts ``%(name)s`` into five
@@ -39,12 +40,14 @@ class Pair:
     origin: str = ""
 
 
-def clean_pairs(pairs: Iterable[Pair], *, max_characters: int = 200) -> tuple[list[Pair], Counter[str]]:
+def clean_pairs(
+    pairs: Iterable[Pair], *, max_characters: int = 200, min_words: int = 1
+) -> tuple[list[Pair], Counter[str]]:
     """The usable pairs in their order, and how many the rules of this module dropped, by rule."""
     kept: dict[str, Pair] = {}
     dropped: Counter[str] = Counter()
     for pair in pairs:
-        reason = _why_not(pair.source.strip(), pair.target.strip(), max_characters)
+        reason = _why_not(pair.source.strip(), pair.target.strip(), max_characters, min_words)
         clean = Pair(normalise(pair.source), normalise(pair.target), pair.origin)
         if reason is None and clean.source in kept:
             reason = "duplicate source"
@@ -78,7 +81,7 @@ def comparison_key(text: str) -> str:
     return _SPACE.sub(" ", "".join(c if unicodedata.category(c)[0] in "LNM" else " " for c in folded)).strip()
 
 
-def _why_not(source: str, target: str, max_characters: int) -> str | None:
+def _why_not(source: str, target: str, max_characters: int, min_words: int) -> str | None:
     if not comparison_key(source) or not comparison_key(target):
         return "empty"
     if len(source.splitlines()) > 1 or len(target.splitlines()) > 1:
@@ -92,4 +95,6 @@ def _why_not(source: str, target: str, max_characters: int) -> str | None:
         return "placeholders"
     if _TAG.search(source) or _TAG.search(target):
         return "markup"
+    if len(source.split()) < min_words:
+        return "too few words"
     return None

@@ -87,34 +87,28 @@ def run(
 
 
 def _run_stages(settings: RunSettings, folder: RunFolder, console: RunConsole, command: str) -> None:
-    missing = [(number, name, title) for number, (name, title) in enumerate(STAGES, 1) if not folder.finished(name)]
-    if not missing:
+    if all(folder.finished(name) for name, _ in STAGES):
         return
     # Only now: transformers takes seconds to import, and a finished run does not need it.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from kslottery_fast.scores import bleu_metric
 
     from . import stages
-    from .environment import snapshot
-    from .memory import trimming
+    from .jobs import Job, work_through
 
     bleu_metric(settings.bleu_tokenizer)  # refuses what is not at hand now, not after the first evaluation
 
     shop = stages.Workshop(settings, folder, console)
-    for number, name, title in missing:
+    jobs = []
+    for name, title in STAGES:
         work: Callable[..., None]
         if name.startswith("evaluate_"):
             work = _evaluation(stages, name.removeprefix("evaluate_"))
         else:
             work = getattr(stages, name)
-        with (
-            folder.write_stage(name, partial(snapshot, command)) as temporary,
-            console.task(f"[{number}/{len(STAGES)}] {title}") as progress,
-        ):
-            work(shop, temporary, trimming(progress))
-        if name == "select":
-            tickets = shop.tickets()
-            console.say(tickets.summary())
+        afterwards = (lambda: console.say(shop.tickets().summary())) if name == "select" else None
+        jobs.append(Job(name, title, partial(work, shop), afterwards))
+    work_through(jobs, folder, console, command)
 
 
 def _evaluation(stages: Any, model: str) -> Callable[..., None]:

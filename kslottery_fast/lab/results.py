@@ -21,7 +21,8 @@ from .pipeline import STAGES
 from .report import ReportData, Shift, TicketRow, write_report
 from .run_folder import RunFolder
 from .settings import RunSettings
-from .stages import MODELS, Workshop, load_evaluation
+from .stages import MODELS, load_evaluation
+from .workshop import Workshop
 
 FORMAT = 1
 SHIFTS_SHOWN = 6

@@ -26,10 +26,14 @@ FORMAT = "kslottery-run/1"
 
 
 class RunFolder:
-    """The folder of one run; make it with :func:`open_run_folder`."""
+    """The folder of one run; make it with :func:`open_run_folder`. The stages that it sees begin with ``prefix``."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, prefix: str = "") -> None:
+        self.path, self.prefix = path, prefix
+
+    def view(self, prefix: str) -> RunFolder:
+        """The same folder seen by one part of the run, whose stages all begin with ``prefix``."""
+        return RunFolder(self.path, self.prefix + prefix)
 
     def finished(self, stage: str) -> bool:
         """Whether the stage is complete."""
@@ -37,7 +41,7 @@ class RunFolder:
 
     def stage_path(self, stage: str) -> Path:
         """Where the results of a finished stage lie."""
-        return self.path / "stages" / stage
+        return self.path / "stages" / (self.prefix + stage)
 
     @contextlib.contextmanager
     def write_stage(self, stage: str, environment: Callable[[], dict[str, Any]] = dict) -> Iterator[Path]:
@@ -62,8 +66,8 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def open_run_folder(path: Path, settings: Mapping[str, Any]) -> Iterator[RunFolder]:
-    """Make the folder of a run, or take up the one that a run with the same settings left.
+def open_run_folder(path: Path, settings: Mapping[str, Any], *, kind: str = FORMAT) -> Iterator[RunFolder]:
+    """Make the folder of a run, or take up the one that a run of the same ``kind`` with the same settings left.
 
     Raises
     ------
@@ -75,13 +79,13 @@ def open_run_folder(path: Path, settings: Mapping[str, Any]) -> Iterator[RunFold
         if path.exists() and not path.is_dir():
             raise InputError(f"output {path} is a file; give a folder that is new, empty, or this run's own")
         if header.exists():
-            _compare(path, read_json(header), settings, binding=run._any_finished())
+            _compare(path, read_json(header), settings, kind, binding=run._any_finished())
         elif path.is_dir() and any(entry.name not in (".lock",) for entry in path.iterdir()):
             raise InputError(f"output {path} holds other files and no run; give a folder that is new or empty")
         path.mkdir(parents=True, exist_ok=True)
         with _lock(path):
             if not run._any_finished():
-                write_json(header, {"format": FORMAT, "settings": dict(settings)})
+                write_json(header, {"format": kind, "settings": dict(settings)})
             stages = path / "stages"
             stages.mkdir(exist_ok=True)
             # What a killed process left half-done; the lock says that nobody is at work on it.
@@ -106,9 +110,9 @@ def open_run_folder(path: Path, settings: Mapping[str, Any]) -> Iterator[RunFold
         raise _os_error(path, error) from error
 
 
-def _compare(path: Path, header: Any, settings: Mapping[str, Any], *, binding: bool) -> None:
-    if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("settings"), dict):
-        raise InputError(f"{path}/run.json is not of the format {FORMAT}; give another --output")
+def _compare(path: Path, header: Any, settings: Mapping[str, Any], kind: str, *, binding: bool) -> None:
+    if not isinstance(header, dict) or header.get("format") != kind or not isinstance(header.get("settings"), dict):
+        raise InputError(f"{path}/run.json is not of the format {kind}; give another --output")
     if not binding:  # killed before anything was finished: nothing there that other settings could spoil
         return
     different = differences(header["settings"], settings)

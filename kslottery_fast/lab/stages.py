@@ -17,36 +17,32 @@ certify                certificate.json
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from kslottery_fast.certificate import Certificate
 from kslottery_fast.certify import Predictions, certificate_from, next_token_predictions
 from kslottery_fast.errors import InputError
-from kslottery_fast.evaluate import Evaluation, Example, collate, encode, evaluate
-from kslottery_fast.files import read_json, read_safetensors, write_json, write_safetensors
+from kslottery_fast.evaluate import Evaluation, collate, encode, evaluate
+from kslottery_fast.files import read_json, write_json, write_safetensors
 from kslottery_fast.integrations.peft import save_adapter
-from kslottery_fast.rows import attach_rows, detach_rows, get_rows
+from kslottery_fast.rows import RowEmbedding
 from kslottery_fast.stats import ks_statistics
-from kslottery_fast.tables import embedding_table
-from kslottery_fast.tickets import Tickets, ks_select
+from kslottery_fast.tickets import ks_select
 
-from .console import ProgressCallback, RunConsole
-from .controls import frequency_rows, random_rows, token_counts
-from .corpora import Corpus, load_corpus
+from .console import ProgressCallback
+from .controls import frequency_rows, random_rows
 from .memory import trimming_forward
-from .models import LoadedModel, load_model
-from .prompts import to_examples
 from .run_folder import RunFolder
 from .settings import RunSettings
 from .training import TrainedRows, train_rows
+from .workshop import Workshop
 
 MODELS = (
     "untuned",
@@ -57,133 +53,6 @@ MODELS = (
     "random_tuning",
 )
 """The models that a run compares, in the order in which every table shows them."""
-
-
-class Workshop:
-    """Settings, folder, and what is loaded when a stage first needs it: corpus, model, tokenized examples."""
-
-    def __init__(self, settings: RunSettings, folder: RunFolder, console: RunConsole) -> None:
-        self.settings, self.folder, self.console = settings, folder, console
-
-    @cached_property
-    def corpus(self) -> Corpus:
-        """The corpus; on resume it must be the one that the run began with."""
-        s = self.settings
-        with self.console.task("Loading the corpus") as progress:
-            corpus = load_corpus(
-                s.corpus,
-                source=s.source,
-                target=s.target,
-                train=s.train,
-                validation=s.validation,
-                test=s.test,
-                seed=s.seed,
-                status=self.console.say,
-                progress=progress,
-            )
-        self._check_same("corpus", {"digest": corpus.digest})
-        counts = corpus.provenance["counts"]
-        left_out = ", ".join(f"{number} {reason}" for reason, number in counts["left_out"].items())
-        self.console.say(
-            f"{counts['usable']:,} usable pairs of {counts['read']:,} entries; left out: {left_out or 'none'}"
-        )
-        return corpus
-
-    @cached_property
-    def loaded(self) -> LoadedModel:
-        """Model and tokenizer; on resume the model must be the one that the run began with."""
-        with self.console.task("Loading the model") as progress:
-            loaded = load_model(
-                self.settings.model, dtype=self.settings.dtype, status=self.console.say, progress=progress
-            )
-        facts = {name: loaded.provenance[name] for name in ("dtype", "device")}
-        self._check_same("model", {"model_digest": loaded.sha256, **facts})
-        return loaded
-
-    def _check_same(self, what: str, facts: dict[str, str]) -> None:
-        if self.folder.finished("corpus"):
-            record = read_json(self.folder.stage_path("corpus") / "corpus.json")
-            record |= {name: record["model_provenance"][name] for name in ("dtype", "device")}
-            different = [
-                f"{name} {record[name]} there, {value} here" for name, value in facts.items() if record[name] != value
-            ]
-            if different:
-                raise InputError(
-                    f"{what} {getattr(self.settings, what)!r} is no longer what the run in {self.folder.path} began "
-                    f"with ({'; '.join(different)}); give another --output to start anew"
-                )
-
-    @property
-    def model(self) -> Any:
-        """The base model, no rows attached."""
-        return self.loaded.model
-
-    @property
-    def pad_token_id(self) -> int:
-        """What batches are padded with."""
-        return int(self.loaded.tokenizer.pad_token_id)
-
-    @cached_property
-    def train_features(self) -> list[dict[str, list[int]]]:
-        """Encoded training examples."""
-        return [encode(self.loaded.tokenizer, example) for example in self.examples("train")]
-
-    @cached_property
-    def counts(self) -> torch.Tensor:
-        """Occurrences in the training examples of every token whose row can train, int64 [V]."""
-        counts = token_counts(self.train_features, len(embedding_table(self.model)))
-        padding = self.model.get_input_embeddings().padding_idx
-        if padding is not None:
-            counts[padding] = 0  # its row gets no gradient, however often the token occurs
-        return counts
-
-    def examples(self, split: str) -> list[Example]:
-        """Prompts and targets of a split."""
-        corpus = self.corpus
-        pairs: Sequence[Any] = getattr(corpus, split)
-        return to_examples(pairs, corpus.source_language.name, corpus.target_language.name, self.settings.template)
-
-    def rows(self, stage: str) -> TrainedRows:
-        """The rows that a finished stage trained."""
-        folder = self.folder.stage_path(stage)
-        tensors = read_safetensors(folder / "rows.safetensors")
-        return TrainedRows(tensors["token_ids"], tensors["rows"], read_json(folder / "losses.json"))
-
-    def tickets_key(self) -> tuple[int, ...]:
-        """The run's ticket ids, ascending."""
-        return tuple(sorted(self.tickets().token_ids.tolist()))
-
-    def tickets(self) -> Tickets:
-        """The tickets of the finished stage ``select``."""
-        return Tickets.load(self.folder.stage_path("select") / "tickets.json")
-
-    def model_rows(self, name: str) -> TrainedRows | None:
-        """The rows that make the base model the one called ``name``; None for the untuned model."""
-        if name == "untuned":
-            return None
-        if name != "partial_transfer":
-            return self.rows(name)
-        return self.rows("embed_tuning").only(self.tickets().token_ids)
-
-    def base_table(self) -> torch.Tensor:
-        """The table before any training, float32 [V, d] as the rows are; a 16-bit model's rounding is in it."""
-        return embedding_table(self.model).detach().float().cpu()
-
-    @contextlib.contextmanager
-    def wearing(self, rows: TrainedRows | None) -> Iterator[Any]:
-        """The base model with ``rows`` attached inside the block, and as it was after it."""
-        if rows is None:
-            yield self.model
-            return
-        attach_rows(self.model, rows.token_ids, output=self.settings.output_role)
-        try:
-            embedding = get_rows(self.model)
-            assert embedding is not None
-            with torch.no_grad():
-                embedding.rows.copy_(rows.rows)
-            yield self.model
-        finally:
-            detach_rows(self.model)
 
 
 def corpus(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
@@ -279,19 +148,27 @@ def evaluate_model(name: str, shop: Workshop, folder: Path, progress: ProgressCa
 
 
 def certify(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
-    """Where must a transfer model predict as the embed-tuned one, by the paper's criterion, and does it?
+    """Where must a transfer model predict as the embed-tuned one, by the paper's criterion, and does it?"""
+    certificate = certificate_of(shop, shop.rows("embed_tuning"), shop.tickets_key(), progress)
+    write_json(folder / "certificate.json", certificate.to_dict())
+
+
+def certificate_of(
+    shop: Workshop, tuned: TrainedRows, tickets: tuple[int, ...], progress: ProgressCallback
+) -> Certificate:
+    """The certificate of an embed-tuned model on the test split, over the grid of alphas.
 
     The criterion at alpha speaks of the tickets at alpha, so each level is checked against a transfer model of its own.
-    Agreement is that of the run's own transfer model.
+    Agreement is that of the transfer model with the rows ``tickets``, ascending token ids.
     """
     settings = shop.settings
     features = [encode(shop.loaded.tokenizer, example) for example in shop.examples("test")]
     size = settings.eval_batch_size
     batches = [collate(features[i : i + size], shop.pad_token_id) for i in range(0, len(features), size)]
-    tuned, before = shop.rows("embed_tuning"), shop.base_table()
+    before = shop.base_table()
     chosen = {alpha: _ticket_ids(settings, before, tuned, alpha) for alpha in settings.alphas}
     wanted: dict[tuple[int, ...], Predictions] = {}
-    total = len({shop.tickets_key(), *chosen.values()}) + 1
+    total = len({tickets, *chosen.values()}) + 1
 
     def predict(rows: TrainedRows | None) -> Predictions:
         offset = (len(wanted) + (rows is not tuned)) * len(features)
@@ -301,7 +178,7 @@ def certify(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
             )
 
     predictions = predict(tuned)
-    for key in (shop.tickets_key(), *chosen.values()):
+    for key in (tickets, *chosen.values()):
         if key not in wanted:
             wanted[key] = predict(tuned.only(torch.tensor(key)) if key else None)
     options = {"dimension": before.shape[1], "n_bootstrap": settings.n_bootstrap, "seed": settings.seed}
@@ -311,8 +188,8 @@ def certify(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
         )
         for alpha, key in chosen.items()
     ]
-    own = certificate_from(predictions, wanted[shop.tickets_key()], alphas=[settings.alpha], **options)
-    write_json(folder / "certificate.json", dataclasses.replace(own, levels=tuple(levels)).to_dict())
+    own = certificate_from(predictions, wanted[tickets], alphas=[settings.alpha], **options)
+    return dataclasses.replace(own, levels=tuple(levels))
 
 
 def _ticket_ids(settings: RunSettings, before: torch.Tensor, tuned: TrainedRows, alpha: float) -> tuple[int, ...]:
@@ -333,6 +210,21 @@ def load_evaluation(folder: RunFolder, name: str) -> Evaluation:
 def _train(
     shop: Workshop, folder: Path, token_ids: torch.Tensor, learning_rate: float, progress: ProgressCallback
 ) -> TrainedRows:
+    trained = train_table_rows(shop, token_ids, learning_rate, shop.settings.seed, folder, progress)
+    trained.save(folder)
+    return trained
+
+
+def train_table_rows(
+    shop: Workshop,
+    token_ids: torch.Tensor,
+    learning_rate: float,
+    seed: int,
+    scratch: Path,
+    progress: ProgressCallback,
+    before_update: Callable[[int, RowEmbedding], None] | None = None,
+) -> TrainedRows:
+    """Train rows of the shop's model as its settings say; the rows come back by ascending token id."""
     settings = shop.settings
     trained = train_rows(
         shop.model,
@@ -343,13 +235,12 @@ def _train(
         batch_size=settings.batch_size,
         micro_batch_size=settings.micro_batch_size,
         learning_rate=learning_rate,
-        seed=settings.seed,
+        seed=seed,
         output=settings.output_role,
-        scratch=folder,
+        scratch=scratch,
         progress=progress,
+        before_update=before_update,
     )
-    # Ascending ids: the order in which rows were asked for says nothing once they are trained.
+    # The order in which rows were asked for says nothing once they are trained.
     order = trained.token_ids.argsort()
-    write_safetensors(folder / "rows.safetensors", {"token_ids": trained.token_ids[order], "rows": trained.rows[order]})
-    write_json(folder / "losses.json", trained.losses)
-    return trained
+    return TrainedRows(trained.token_ids[order], trained.rows[order], trained.losses)

@@ -20,8 +20,9 @@ from transformers.trainer_callback import PrinterCallback
 
 from kslottery_fast.errors import InputError
 from kslottery_fast.evaluate import collate
+from kslottery_fast.files import read_json, read_safetensors, write_json, write_safetensors
 from kslottery_fast.integrations.trainer import TicketTrainer
-from kslottery_fast.rows import attach_rows, detach_rows, get_rows
+from kslottery_fast.rows import RowEmbedding, attach_rows, detach_rows, get_rows
 
 Features = Sequence[Mapping[str, Sequence[int]]]
 
@@ -37,6 +38,17 @@ class TrainedRows:
     def only(self, token_ids: torch.Tensor) -> TrainedRows:
         """The rows of some of the tokens, in the order of ``token_ids``; ours must be ascending."""
         return TrainedRows(token_ids, self.rows[torch.searchsorted(self.token_ids, token_ids)], [])
+
+    def save(self, folder: Path) -> None:
+        """Write ``rows.safetensors`` and ``losses.json`` into a stage's folder."""
+        write_safetensors(folder / "rows.safetensors", {"token_ids": self.token_ids, "rows": self.rows})
+        write_json(folder / "losses.json", self.losses)
+
+    @classmethod
+    def load(cls, folder: Path) -> TrainedRows:
+        """Read what :meth:`save` wrote."""
+        tensors = read_safetensors(folder / "rows.safetensors")
+        return cls(tensors["token_ids"], tensors["rows"], read_json(folder / "losses.json"))
 
 
 class GroupedBatches(torch.utils.data.Sampler[int]):
@@ -80,9 +92,15 @@ class _LabTrainer(TicketTrainer):
 class _Watch(TrainerCallback):
     """Passes the steps on to a progress callback and stops at a loss that is no number."""
 
-    def __init__(self, progress: Callable[[int, int], None] | None) -> None:
-        self.progress = progress
+    def __init__(
+        self, progress: Callable[[int, int], None] | None, before_update: Callable[[int], None] | None
+    ) -> None:
+        self.progress, self.before_update = progress, before_update
         self.losses: list[float] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.before_update:
+            self.before_update(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.progress:
@@ -112,6 +130,7 @@ def train_rows(
     output: str = "auto",
     scratch: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    before_update: Callable[[int, RowEmbedding], None] | None = None,
 ) -> TrainedRows:
     """Fine-tune the rows ``token_ids`` of a model's input embedding, everything else frozen, and take them off again.
 
@@ -129,54 +148,99 @@ def train_rows(
     output : role of a tied table, see :func:`kslottery_fast.attach_rows`.
     scratch : where Trainer may leave files; a temporary folder by default.
     progress : called with (step, steps).
+    before_update : called with (updates done so far, the embedding) before every update: ``rows`` are those that the
+        gradient in ``rows.grad`` was computed at.
 
     Raises
     ------
     InputError : training diverged (a loss or row that is no finite number), or what ``attach_rows`` refuses.
     """
-    set_seed(seed)
     attach_rows(model, token_ids, output=output)
     try:
-        watch = _Watch(progress)
-        with tempfile.TemporaryDirectory(prefix="trainer-", dir=scratch) as trainer_folder, quiet_trainer():
-            arguments = TrainingArguments(
-                output_dir=trainer_folder,
-                max_steps=steps,
-                per_device_train_batch_size=micro_batch_size,
-                gradient_accumulation_steps=batch_size // micro_batch_size,
-                learning_rate=learning_rate,
-                lr_scheduler_type="linear",
-                weight_decay=0.0,
-                seed=seed,
-                logging_steps=1,
-                logging_nan_inf_filter=False,
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                remove_unused_columns=False,
-                use_cpu=next(model.parameters()).device.type == "cpu",
-                dataloader_pin_memory=False,
-            )
-            # Several GPUs would mean DataParallel, which splits batches behind the back of the supervised positions.
-            arguments._n_gpu = min(1, arguments.n_gpu)
-            trainer = _LabTrainer(
-                model=model,
-                args=arguments,
-                train_dataset=features,
-                data_collator=partial(collate, pad_token_id=pad_token_id),
-                callbacks=[watch],
-                supervised_logits_only=True,
-            )
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
         embedding = get_rows(model)
         assert embedding is not None
+        losses = train_parameters(
+            model,
+            features,
+            pad_token_id=pad_token_id,
+            steps=steps,
+            batch_size=batch_size,
+            micro_batch_size=micro_batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            scratch=scratch,
+            progress=progress,
+            before_update=None if before_update is None else lambda step: before_update(step, embedding),
+        )
         rows = embedding.rows.detach().float().cpu().clone()
         if not rows.isfinite().all():
             raise InputError(f"training diverged at learning rate {learning_rate:g}: rows hold NaN or Inf; lower it")
-        return TrainedRows(embedding.token_ids.cpu().clone(), rows, watch.losses)
+        return TrainedRows(embedding.token_ids.cpu().clone(), rows, losses)
     finally:
         detach_rows(model)
+
+
+def train_parameters(
+    model: nn.Module,
+    features: Features,
+    *,
+    pad_token_id: int,
+    steps: int,
+    batch_size: int,
+    micro_batch_size: int,
+    learning_rate: float,
+    seed: int,
+    scratch: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    before_update: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Train whatever is trainable in a model, in place: the loop of :func:`train_rows` for any set of parameters.
+
+    Parameters as of :func:`train_rows`; ``before_update`` is called with the updates done so far. The same seed gives
+    the same batches whatever trains, so that arms of an experiment see the same examples in the same order.
+
+    Returns
+    -------
+    The loss of every step in nats per target token.
+
+    Raises
+    ------
+    InputError : nothing is trainable; training diverged.
+    """
+    set_seed(seed)
+    watch = _Watch(progress, before_update)
+    with tempfile.TemporaryDirectory(prefix="trainer-", dir=scratch) as trainer_folder, quiet_trainer():
+        arguments = TrainingArguments(
+            output_dir=trainer_folder,
+            max_steps=steps,
+            per_device_train_batch_size=micro_batch_size,
+            gradient_accumulation_steps=batch_size // micro_batch_size,
+            learning_rate=learning_rate,
+            lr_scheduler_type="linear",
+            weight_decay=0.0,
+            seed=seed,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            use_cpu=next(model.parameters()).device.type == "cpu",
+            dataloader_pin_memory=False,
+        )
+        # Several GPUs would mean DataParallel, which splits batches behind the back of the supervised positions.
+        arguments._n_gpu = min(1, arguments.n_gpu)
+        trainer = _LabTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=features,
+            data_collator=partial(collate, pad_token_id=pad_token_id),
+            callbacks=[watch],
+            supervised_logits_only=True,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return watch.losses
 
 
 @contextlib.contextmanager

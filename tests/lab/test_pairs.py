@@ -79,3 +79,9 @@ def test_letters_digits_and_accents_make_another_text(other):
 def test_normalising_twice_is_normalising_once(text):
     assert normalise(normalise(text)) == normalise(text)
     assert comparison_key(normalise(text)) == comparison_key(text)
+
+
+def test_labels_of_a_word_are_dropped_where_more_words_are_asked_for():
+    pairs = [Pair("Save", "Guardar"), Pair("Save it", "Guárdalo"), Pair("New", "Muy nuevo")]
+    assert clean_pairs(pairs, min_words=2) == ([pairs[1]], Counter({"too few words": 2}))
+    assert clean_pairs(pairs)[0] == pairs

@@ -1,0 +1,194 @@
+"""LoRA and Prefix Tuning through PEFT, at a given number of trained parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kslottery_fast.errors import InputError
+
+
+class AdapterKind:
+    """One kind of adapter: how to make it within a budget, keep it and load it."""
+
+    default_rate: float
+
+    @contextlib.contextmanager
+    def attached(self, model: Any, budget: int) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
+        """A new adapter on ``model``, trainable, and its plan as JSON takes it; taken off after the block."""
+        raise NotImplementedError
+        yield
+
+    @contextlib.contextmanager
+    def loaded(self, model: Any, folder: Path) -> Iterator[nn.Module]:
+        """The saved adapter on ``model``; taken off after the block."""
+        raise NotImplementedError
+        yield
+
+    def save(self, adapter: Any, folder: Path) -> None:
+        """Write the adapter as PEFT does; no look at the Hugging Face hub."""
+        adapter.save_pretrained(folder, save_embedding_layers=False)
+
+
+class Lora(AdapterKind):
+    """LoRA on the projections that PEFT takes by default, of all layers or, on a small budget, the upper ones."""
+
+    default_rate = 1e-3
+
+    @contextlib.contextmanager
+    def attached(self, model: Any, budget: int) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
+        """See :class:`AdapterKind`."""
+        peft = _peft()
+        plan = plan_lora(model, budget)
+        # Scale 2, the usual choice, whatever the rank.
+        config = peft.LoraConfig(
+            r=plan["rank"],
+            lora_alpha=2 * plan["rank"],
+            target_modules=plan["modules"],
+            layers_to_transform=plan["layers"],
+            task_type="CAUSAL_LM",
+        )
+        adapter = peft.get_peft_model(model, config)
+        try:
+            yield adapter, plan
+        finally:
+            adapter.unload()
+
+    @contextlib.contextmanager
+    def loaded(self, model: Any, folder: Path) -> Iterator[nn.Module]:
+        """See :class:`AdapterKind`."""
+        adapter = _peft().PeftModel.from_pretrained(model, folder)
+        try:
+            yield adapter
+        finally:
+            adapter.unload()
+
+
+def plan_lora(model: Any, budget: int) -> dict[str, Any]:
+    """Rank, modules and layers of a LoRA adapter with about ``budget`` parameters: ``rank``, ``modules``, ``layers``.
+
+    On all layers the rank is what comes nearest. Below rank 1 on all layers: rank 1 on the upper layers, as many as
+    come nearest, at least one.
+
+    Raises
+    ------
+    InputError : PEFT knows no default projections for the architecture.
+    """
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULTS
+
+    kind = getattr(model.config, "model_type", None)
+    if kind not in DEFAULTS:
+        raise InputError(f"PEFT has no default LoRA modules for model type {kind!r}; leave the arm lora out")
+    targets = list(DEFAULTS[kind])
+    cost: dict[int, int] = defaultdict(int)
+    for name, module in model.named_modules():
+        layer = re.search(r"\.(\d+)\.", name)
+        if layer and name.rsplit(".", 1)[-1] in targets:
+            cost[int(layer[1])] += sum(module.weight.shape)  # parameters of rank 1: in + out
+    layers, total = sorted(cost), sum(cost.values())
+    if budget >= total:
+        return {"rank": round(budget / total), "modules": targets, "layers": layers}
+    upper = layers[::-1]
+    counts = [abs(sum(cost[layer] for layer in upper[:n]) - budget) for n in range(1, len(upper) + 1)]
+    return {"rank": 1, "modules": targets, "layers": sorted(upper[: counts.index(min(counts)) + 1])}
+
+
+class Prefix(AdapterKind):
+    """Prefix Tuning: keys and values of virtual tokens in front of the text, in every layer."""
+
+    default_rate = 1e-2
+
+    @contextlib.contextmanager
+    def attached(self, model: Any, budget: int) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
+        """See :class:`AdapterKind`."""
+        peft = _peft()
+        config = model.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        tokens = max(1, round(budget / (2 * config.num_hidden_layers * heads * width)))
+        adapter = peft.get_peft_model(
+            model, peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens, inference_mode=False)
+        )
+        yield PrefixedModel(adapter), {"virtual_tokens": tokens}
+
+    @contextlib.contextmanager
+    def loaded(self, model: Any, folder: Path) -> Iterator[nn.Module]:
+        """See :class:`AdapterKind`."""
+        yield PrefixedModel(_peft().PeftModel.from_pretrained(model, folder))
+
+    def save(self, adapter: Any, folder: Path) -> None:
+        """See :class:`AdapterKind`."""
+        super().save(adapter.adapter, folder)
+
+
+class PrefixedModel(nn.Module):
+    """A causal model that sees a trained prefix, with and without a cache, whichever side batches are padded on.
+
+    PEFT's own forward puts the prefix in front at every call and drops position ids, so with left padding and a cache
+    (generation) it would not be the model that was trained.
+    """
+
+    def __init__(self, adapter: Any) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.config = adapter.get_base_model().config
+        self.generation_config = adapter.get_base_model().generation_config
+
+    def get_base_model(self) -> Any:
+        """The model inside, whose signature counts."""
+        return self.adapter.get_base_model()
+
+    def get_input_embeddings(self) -> Any:
+        """The table of the model inside."""
+        return self.get_base_model().get_input_embeddings()
+
+    def get_output_embeddings(self) -> Any:
+        """The head of the model inside."""
+        return self.get_base_model().get_output_embeddings()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        position_ids: torch.Tensor | None = None,
+        **others: Any,
+    ) -> Any:
+        """As the model inside; the mask and positions given are those of the text alone."""
+        length = self.adapter.active_peft_config.num_virtual_tokens
+        if past_key_values is None:
+            past_key_values = self.adapter.get_prompt(len(input_ids))
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if position_ids is None:
+            position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        return self.get_base_model()(
+            input_ids=input_ids,
+            attention_mask=torch.cat([attention_mask.new_ones(len(input_ids), length), attention_mask], dim=1),
+            past_key_values=past_key_values,
+            position_ids=position_ids + length,
+            **others,
+        )
+
+
+def check_peft() -> None:
+    """Raise InputError where PEFT is not installed."""
+    _peft()
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise InputError("the arms lora and prefix need the package peft: pip install 'kslottery-fast[peft]'") from None
+    return peft
+
+
+LORA, PREFIX = Lora(), Prefix()

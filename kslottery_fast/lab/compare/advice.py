@@ -1,0 +1,129 @@
+"""How many rows to take, and when not to trust the tickets: sentences from a comparison's validation scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kslottery_fast.replicates import Replicates
+
+FEW, MANY, STEEP, UNSTABLE = 5, 0.1, 3.0, 0.5
+"""Warnings: fewer tickets than FEW; more than the share MANY of the active rows; a count that changes by the factor
+STEEP when alpha is doubled or halved; a mean Jaccard overlap between seeds below UNSTABLE."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A set of tuned rows: ``arm``, mean number of ``rows`` over seeds, and replicates of its validation NLL."""
+
+    arm: str
+    rows: float
+    nll: Replicates
+
+
+def recommend(
+    candidates: Sequence[Candidate], untuned: Replicates, embed: Replicates, margin: float
+) -> dict[str, Any] | None:
+    """The smallest set that keeps all but ``margin`` of Embed Tuning's gain in validation NLL, at the lower bound.
+
+    Returns
+    -------
+    dict : ``arm`` and ``rows`` of the recommended set, None if no set is good enough; ``kept``: for every candidate,
+        smallest first, the share of the gain that it keeps with its 95 % interval. None in place of all where Embed
+        Tuning's own gain is not clearly above 0.
+    """
+    gain = untuned - embed
+    kept: list[dict[str, Any]] = []
+    for candidate in sorted(candidates, key=lambda one: one.rows):
+        share = (untuned - candidate.nll).share_of(gain)
+        if share is None:
+            return None
+        kept.append({"arm": candidate.arm, "rows": candidate.rows, **share.interval().to_dict()})
+    chosen = next((one for one in kept if one["low"] >= 1 - margin and one["rows"] > 0), None)
+    return {
+        "arm": chosen and chosen["arm"],
+        "rows": chosen and chosen["rows"],
+        "margin": margin,
+        "kept": kept,
+    }
+
+
+def recommendation_text(found: Mapping[str, Any] | None) -> str:
+    """The recommendation in a sentence."""
+    if found is None:
+        return (
+            "No recommendation: Embed Tuning's gain in validation NLL is not clearly above 0, so no share of it means "
+            "anything. Train longer or with another learning rate."
+        )
+    if not found["kept"]:
+        return "No recommendation: the comparison has no arm `partial`; add some, such as partial@18 and partial@64."
+    if found["arm"] is None:
+        best = max(found["kept"], key=lambda one: one["value"])
+        return (
+            f"No set of tickets in this comparison surely keeps {1 - found['margin']:.0%} of Embed Tuning's gain in "
+            f"validation NLL; the best, {best['arm']} ({best['rows']:g} rows), keeps {best['value']:.0%} (95 % "
+            f"interval {best['low']:.0%} to {best['high']:.0%}). Add larger sets."
+        )
+    one = next(one for one in found["kept"] if one["arm"] == found["arm"])
+    return (
+        f"Recommended: {one['arm']}, {one['rows']:g} rows: the smallest set here that keeps at least "
+        f"{1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL (it keeps {one['value']:.0%}, 95 % "
+        f"interval {one['low']:.0%} to {one['high']:.0%})."
+    )
+
+
+def ticket_warnings(
+    alpha: float, counts: Mapping[float, Sequence[int]], active: Sequence[int], overlap: float | None
+) -> list[str]:
+    """What speaks against relying on the tickets at ``alpha``.
+
+    Parameters
+    ----------
+    counts : for alpha, its half and its double the number of tickets of every seed.
+    active : active rows of every seed.
+    overlap : mean Jaccard overlap of the tickets of two seeds; None with one seed.
+    """
+    own = counts[alpha]
+    least, most = min(own), max(own)
+    span = f"{least}" if least == most else f"{least} to {most}"
+    warnings = []
+    if most == 0:
+        warnings.append(
+            f"At alpha = {alpha:g} the test selects no row with any seed: the number of tickets grows with learning "
+            "rate and steps. Choose rows by number (partial@18) instead."
+        )
+    elif least < FEW:
+        warnings.append(f"Few tickets at alpha = {alpha:g} ({span}): a slightly shorter training would leave none.")
+    if any(count > MANY * rows for count, rows in zip(own, active, strict=True)):
+        warnings.append(
+            f"Many tickets at alpha = {alpha:g} ({span} of {active[0]:,} active rows): at this learning rate and "
+            "number of steps the test hardly separates rows any more."
+        )
+    tighter, looser = sum(counts[alpha / 2]), sum(counts[min(2 * alpha, (1 + alpha) / 2)])
+    if sum(own) and max(looser / sum(own), sum(own) / max(tighter, 1)) >= STEEP:
+        warnings.append(
+            f"The number of tickets is steep in alpha: {tighter} at half, {sum(own)} at alpha = {alpha:g}, {looser} at "
+            "double (all seeds together)."
+        )
+    if overlap is not None and overlap < UNSTABLE and most:
+        warnings.append(
+            f"Unstable tickets: two training seeds share {overlap:.0%} of their tickets on average (Jaccard), less "
+            f"than {UNSTABLE:.0%}."
+        )
+    return warnings
+
+
+def control_sentence(control: str, own: str, label: str, difference: Mapping[str, float], seeds: int) -> str:
+    """Whether a control of the same size did as well as the tickets (difference: its NLL minus that of the tickets)."""
+    interval = (
+        f"test NLL of {control} minus {own}: {difference['value']:+.3f} nats per token, 95 % interval "
+        f"{difference['low']:+.3f} to {difference['high']:+.3f}, {seeds} training seed{'s' if seeds > 1 else ''}"
+    )
+    if difference["low"] > 0:
+        return f"{own} is better than {label} of the same size ({interval})."
+    if difference["high"] < 0:
+        return (
+            f"{label} of the same size is better than {own} ({interval}): the KS test is not what makes the rows good."
+        )
+    return f"{label} of the same size cannot be told apart from {own} ({interval})."

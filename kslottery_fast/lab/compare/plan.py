@@ -1,0 +1,125 @@
+"""From the grid of a comparison to its jobs, in the order in which they run."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kslottery_fast.files import write_json
+from kslottery_fast.lab.console import ProgressCallback, RunConsole
+from kslottery_fast.lab.jobs import Job
+from kslottery_fast.lab.languages import find_language
+from kslottery_fast.lab.run_folder import RunFolder
+from kslottery_fast.lab.stages import certificate_of
+from kslottery_fast.lab.stages import corpus as corpus_stage
+from kslottery_fast.lab.training import TrainedRows
+from kslottery_fast.lab.workshop import Workshop
+
+from . import interpret, scoring
+from .arms import ARMS
+from .cell import EMBED, UNTUNED, Cell
+from .settings import ArmSpec, CompareSettings
+
+SCORE = ".score"
+
+
+class Comparison:
+    """The cells of a comparison over one folder and one loaded model."""
+
+    def __init__(self, settings: CompareSettings, folder: RunFolder, console: RunConsole) -> None:
+        self.settings, self.folder = settings, folder
+        self.codes = {target: find_language(target).code for target in settings.targets}
+        self.shops: dict[str, Workshop] = {}
+        first: Workshop | None = None
+        for target, code in self.codes.items():
+            shop = Workshop(settings.language(target), folder.view(f"{code}."), console, neighbour=first)
+            self.shops[code], first = shop, first or shop
+        self.cells = {
+            (code, seed): Cell(shop, code, seed) for seed in settings.seeds for code, shop in self.shops.items()
+        }
+
+    def jobs(self) -> list[Job]:
+        """Every job: shared stages first, then seed by seed, so that the first seed is whole before the second."""
+        jobs = []
+        for code, shop in self.shops.items():
+            work = partial(corpus_stage, shop)
+            jobs.append(Job(shop.folder.prefix + "corpus", f"{code}: corpus and model", work))
+        for number, (seed, code) in enumerate((s, c) for s in self.settings.seeds for c in self.shops):
+            cell = self.cells[code, seed]
+            specs = [spec for spec in self.settings.specs if ARMS[spec.name].seeded or number < len(self.shops)]
+            jobs += [job for spec in specs for job in _arm_jobs(cell, spec)]
+            jobs.append(_job(cell, "certificate", "certifying", partial(_certificate, cell)))
+            if seed == self.settings.seeds[0] and self.settings.effects:
+                jobs += self._interpretation(cell)
+        return jobs
+
+    def own_tickets(self, cell: Cell) -> ArmSpec:
+        """The tickets that certificate and interpretation speak of: those at alpha, or top_k where it selects none."""
+        spec = ArmSpec("transfer", self.settings.base.alpha)
+        return spec if cell.size(spec) else ArmSpec("transfer", self.settings.base.top_k)
+
+    def _interpretation(self, cell: Cell) -> list[Job]:
+        tuned = next((spec for spec in self.settings.specs if spec.name == "partial"), None)
+        shown = [EMBED, *([tuned] if tuned else [])]
+        effects = partial(_effects, cell, self)
+        return [
+            _job(cell, f"effects@{self.settings.effects}", "the effect of single tickets", effects),
+            *(
+                _job(cell, f"positions.{spec}", f"positions of {spec}", partial(_positions, cell, spec))
+                for spec in shown
+            ),
+        ]
+
+
+def _job(cell: Cell, name: str, words: str, work: Any) -> Job:
+    return Job(cell.folder.prefix + name, f"{cell.code}, seed {cell.seed}: {words}", work)
+
+
+def _arm_jobs(cell: Cell, spec: ArmSpec) -> list[Job]:
+    arm, home = ARMS[spec.name], cell.home(spec)
+    where = f"{cell.code}, seed {cell.seed}" if arm.seeded else cell.code
+    stage = home.stage_path(str(spec))
+    return [
+        Job(home.prefix + str(spec), f"{where}: {arm.label} ({spec})", partial(arm.make, cell, spec)),
+        Job(
+            home.prefix + str(spec) + SCORE,
+            f"{where}: evaluating {arm.label} ({spec})",
+            partial(_score, cell, spec),
+            partial(arm.spent, stage),
+        ),
+    ]
+
+
+def _score(cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
+    if spec != UNTUNED and cell.record(spec)["rows"] == 0:
+        # Alpha selected nothing: the model is the original one.
+        scoring.copy_scores(cell.shop.folder.stage_path(str(UNTUNED) + SCORE), folder)
+        return
+    with ARMS[spec.name].wearing(cell, cell.home(spec).stage_path(str(spec))) as model:
+        scoring.score(cell.shop, model, folder, progress)
+
+
+def _certificate(cell: Cell, folder: Path, progress: ProgressCallback) -> None:
+    settings = cell.shop.settings
+    spec = ArmSpec("transfer", settings.alpha)
+    count = cell.size(spec)
+    ids = cell.choose("ks", spec if count else ArmSpec("transfer", settings.top_k))
+    tickets = cell.evidence.tickets(len(ids), settings.alpha if count else None, settings.method, settings.correction)
+    tickets.save(folder / "tickets.json", cell.shop.loaded.tokenizer)
+    key = tuple(sorted(ids.tolist()))
+    write_json(folder / "certificate.json", certificate_of(cell.shop, cell.tuned, key, progress).to_dict())
+
+
+def _effects(cell: Cell, comparison: Comparison, folder: Path, progress: ProgressCallback) -> None:
+    ids = cell.choose("ks", comparison.own_tickets(cell)).tolist()
+    result = interpret.ticket_effects(cell.shop, cell.tuned, ids, comparison.settings.effects, progress)
+    result["template_tokens"] = sorted(interpret.template_tokens(cell.shop))
+    write_json(folder / "effects.json", result)
+
+
+def _positions(cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
+    stage = cell.folder.stage_path(str(spec))
+    rows = TrainedRows.load(stage) if cell.record(spec)["rows"] else None
+    result = None if rows is None else interpret.position_effects(cell.shop, rows, progress)
+    write_json(folder / "positions.json", result)

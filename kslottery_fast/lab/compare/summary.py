@@ -1,0 +1,310 @@
+"""From the finished stages of a comparison to ``summary.json``: every number of tables, figures and page."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from kslottery_fast.evaluate import Evaluation, TargetNll
+from kslottery_fast.files import read_json
+from kslottery_fast.lab.controls import frequency_ranks
+from kslottery_fast.lab.settings import ALPHA_GRID
+from kslottery_fast.replicates import Replicates
+from kslottery_fast.tickets import Tickets
+
+from . import advice, measures, scoring
+from .arms import ARMS, Tune
+from .cell import EMBED, UNTUNED, Cell
+from .plan import SCORE, Comparison
+from .settings import ArmSpec
+
+FORMAT = "kslottery-comparison/1"
+COMPARED = ("frequency", "random", "l2", "gradient")
+"""Controls that stand beside Partial Tuning of the same size."""
+
+
+def summarize(comparison: Comparison) -> dict[str, Any]:
+    """The content of ``summary.json``."""
+    settings = comparison.settings
+    languages = {code: Language(comparison, code, place) for place, code in enumerate(comparison.shops)}
+    first = next(iter(languages.values()))
+    summary: dict[str, Any] = {
+        "format": FORMAT,
+        "title": f"{first.corpus['model_name']}: {len(settings.specs)} arms, {len(settings.seeds)} training seeds",
+        "settings": settings.binding,
+        "grid": settings.grid,
+        "signatures": first.evaluations(UNTUNED, "test")[0].signatures,
+        "languages": {code: language.summary() for code, language in languages.items()},
+    }
+    if len(languages) > 1:
+        summary["mean"] = _mean(list(languages.values()))
+        summary["language_overlap"] = _language_overlap(languages)
+    return summary
+
+
+class Language:
+    """One language of a finished comparison: its scores, aligned over arms, and what follows from them."""
+
+    def __init__(self, comparison: Comparison, code: str, place: int) -> None:
+        self.settings, self.shop = comparison.settings, comparison.shops[code]
+        self.cells = [comparison.cells[code, seed] for seed in self.settings.seeds]
+        self.comparison = comparison
+        # Languages are averaged: their sentences are different draws.
+        self.options = {"n_bootstrap": self.settings.base.n_bootstrap, "seed": self.settings.base.seed + place}
+
+    @cached_property
+    def corpus(self) -> dict[str, Any]:
+        """The recorded corpus and model."""
+        return dict(read_json(self.shop.folder.stage_path("corpus") / "corpus.json"))
+
+    def arm_cells(self, spec: ArmSpec) -> list[Cell]:
+        """The cells of an arm: one of each seed, or one where the seed plays no part."""
+        return self.cells if ARMS[spec.name].seeded else self.cells[:1]
+
+    def evaluations(self, spec: ArmSpec, template: str) -> list[Evaluation]:
+        """The evaluations of an arm, one for each seed."""
+        return [
+            scoring.load_scores(cell.home(spec).stage_path(str(spec) + SCORE))[template]
+            for cell in self.arm_cells(spec)
+        ]
+
+    @cached_property
+    def test(self) -> dict[ArmSpec, dict[str, Replicates]]:
+        """Replicates of every metric of every arm on the test split."""
+        return {spec: self._replicates(spec, "test", measures.METRICS) for spec in self.settings.specs}
+
+    @cached_property
+    def paraphrased(self) -> dict[ArmSpec, dict[str, Replicates]]:
+        """The same with the paraphrased template."""
+        return {
+            spec: self._replicates(spec, "paraphrased", measures.PARAPHRASE_METRICS) for spec in self.settings.specs
+        }
+
+    def _replicates(self, spec: ArmSpec, template: str, metrics: Sequence[str]) -> dict[str, Replicates]:
+        references = [pair["target"] for pair in self.corpus["test"]]
+        tokenizer = self.settings.base.bleu_tokenizer
+        found = self.evaluations(spec, template)
+        return measures.replicates(found, references, bleu_tokenizer=tokenizer, metrics=metrics, **self.options)
+
+    @cached_property
+    def validation(self) -> dict[ArmSpec, Replicates]:
+        """Replicates of the validation NLL of every arm."""
+        results = {}
+        for spec in self.settings.specs:
+            parts: list[TargetNll] = [
+                scoring.load_nll(cell.home(spec).stage_path(str(spec) + SCORE)) for cell in self.arm_cells(spec)
+            ]
+            results[spec] = measures.nll_replicates(parts, **self.options)
+        return results
+
+    def summary(self) -> dict[str, Any]:
+        """Everything of this language, as JSON takes it."""
+        tickets = self._tickets()
+        return {
+            "name": self.corpus["target_language"]["name"],
+            "pairs": {split: len(self.corpus[split]) for split in ("train", "validation", "test")},
+            "corpus": self.corpus["provenance"],
+            "licences": self.corpus["licences"],
+            "arms": {str(spec): self._arm(spec) for spec in self.settings.specs},
+            "controls": self._controls(),
+            "tickets": tickets,
+            "certificates": {
+                str(cell.seed): read_json(cell.folder.stage_path("certificate") / "certificate.json")
+                for cell in self.cells
+            },
+            "interpretation": self._interpretation(),
+            "recommendation": (found := self._recommendation()),
+            "advice": self._advice(found, tickets),
+        }
+
+    def _arm(self, spec: ArmSpec) -> dict[str, Any]:
+        arm, cells = ARMS[spec.name], self.arm_cells(spec)
+        test, paraphrased = self.test[spec], self.paraphrased[spec]
+        untuned, embed = self.test[UNTUNED], self.test[EMBED]
+        records = [cell.record(spec) for cell in cells]
+        made = [cell.home(spec).record(str(spec)) for cell in cells]
+        scored = [cell.home(spec).record(str(spec) + SCORE) for cell in cells]
+        peaks = [stage["environment"] for stage in (*made, *scored)]
+        result: dict[str, Any] = {
+            "label": arm.label,
+            "rows": [record["rows"] for record in records],
+            "trained_parameters": [record["trained_parameters"] for record in records],
+            "seconds": {
+                "making": [stage["seconds"] for stage in made],
+                "scoring": [stage["seconds"] for stage in scored],
+            },
+            "peak_memory_mb": max(peak["peak_memory_mb"] for peak in peaks)
+            if all(peak["peak_memory_of"] == "stage" for peak in peaks)
+            else None,
+            "scores": measures.intervals(test),
+            "per_seed": [
+                {metric: getattr(evaluation, metric).value for metric in measures.METRICS}
+                for evaluation in self.evaluations(spec, "test")
+            ],
+            "validation_nll": self.validation[spec].interval().to_dict(),
+            "paraphrased": measures.intervals(paraphrased),
+        }
+        if spec != UNTUNED:
+            result["against_untuned"] = measures.differences(test, untuned)
+            result["decomposition"] = measures.intervals(measures.decomposition(test, untuned))
+            result["paraphrased_against_untuned"] = measures.differences(paraphrased, self.paraphrased[UNTUNED])
+        if spec not in (UNTUNED, EMBED):
+            result["against_embed"] = measures.differences(test, embed)
+        return result
+
+    def _controls(self) -> list[dict[str, Any]]:
+        """Each control minus Partial Tuning of the same size, paired."""
+        found = []
+        for spec in self.settings.specs:
+            own = ArmSpec("partial", spec.size, spec.learning_rate)
+            if spec.name in COMPARED and own in self.test:
+                difference = measures.differences(self.test[spec], self.test[own])
+                found.append({"control": str(spec), "own": str(own), "difference": difference})
+        return found
+
+    def _tickets(self) -> dict[str, Any]:
+        """Counts over alpha and steps, overlap of seeds and selectors, and the list of the first seed's tickets."""
+        base, evidence = self.settings.base, [cell.evidence for cell in self.cells]
+        alphas = sorted({*ALPHA_GRID, base.alpha, base.alpha / 2, min(2 * base.alpha, (1 + base.alpha) / 2)})
+
+        def count(one: Any, alpha: float, counts: Any = None) -> int:
+            return int(one.significant(alpha, base.method, base.correction, counts))
+
+        own = self.comparison.own_tickets(self.cells[0])
+        chosen = [set(cell.choose("ks", self.comparison.own_tickets(cell)).tolist()) for cell in self.cells]
+        pairs = [jaccard(a, b) for a, b in itertools.combinations(chosen, 2)]
+        saved = Tickets.load(self.cells[0].folder.stage_path("certificate") / "tickets.json")
+        return {
+            "alpha": base.alpha,
+            "selected_by": saved.selected_by,
+            "active_rows": [len(one) for one in evidence],
+            "dimension": evidence[0].dimension,
+            "vocab_size": evidence[0].vocab_size,
+            "by_alpha": [{"alpha": alpha, "counts": [count(one, alpha) for one in evidence]} for alpha in alphas],
+            "by_steps": [
+                {"step": step, "counts": [count(one, base.alpha, one.trajectory[place][1]) for one in evidence]}
+                for place, (step, _) in enumerate(evidence[0].trajectory)
+            ],
+            "overlap_of_seeds": sum(pairs) / len(pairs) if pairs else None,
+            "overlap_of_selectors": self._selectors(len(chosen[0])),
+            "own": str(own),
+            "list": self._list(saved),
+        }
+
+    def _selectors(self, k: int) -> dict[str, Any] | None:
+        """Jaccard overlap of the first k rows of every selector, mean over seeds."""
+        names = [name for name, arm in ARMS.items() if type(arm) is Tune]
+        sets = []
+        for cell in self.cells:
+            limit = ArmSpec("partial", min(k, len(cell.evidence)))
+            sets.append([set(cell.choose(ARMS[name].selector, limit).tolist()) for name in names])  # type: ignore[attr-defined]
+        matrix = [
+            [sum(jaccard(one[i], one[j]) for one in sets) / len(sets) for j in range(len(names))]
+            for i in range(len(names))
+        ]
+        return {"rows": k, "names": [ARMS[name].label for name in names], "matrix": matrix}
+
+    def _list(self, tickets: Tickets) -> list[dict[str, Any]]:
+        """The tickets of the first seed with all that is known of each."""
+        evidence = self.cells[0].evidence
+        ranks = frequency_ranks(evidence.frequency)
+        effects = self._effects()
+        in_template = set(effects.get("template_tokens", []))
+        by_token = {effect["token_id"]: effect for effect in effects.get("tickets", [])}
+        texts = tickets.token_texts or ("",) * len(tickets)
+        places = torch.searchsorted(evidence.token_ids, tickets.token_ids).tolist()
+        return [
+            {
+                "token_id": token,
+                "token": text,
+                "statistic": statistic,
+                "pvalue": pvalue,
+                "count": int(evidence.frequency[place]),
+                "rank": int(ranks[place]),
+                "in_template": token in in_template if effects else None,
+                "alone": by_token.get(token, {}).get("alone"),
+                "left_out": by_token.get(token, {}).get("left_out"),
+            }
+            for token, text, statistic, pvalue, place in zip(
+                tickets.token_ids.tolist(),
+                texts,
+                tickets.statistic.tolist(),
+                tickets.pvalue.tolist(),
+                places,
+                strict=True,
+            )
+        ]
+
+    def _effects(self) -> dict[str, Any]:
+        folder, name = self.cells[0].folder, f"effects@{self.settings.effects}"
+        return dict(read_json(folder.stage_path(name) / "effects.json")) if folder.finished(name) else {}
+
+    def _interpretation(self) -> dict[str, Any]:
+        """Shares of positions, by arm, of the first seed."""
+        folder = self.cells[0].folder
+        specs = [spec for spec in self.settings.specs if folder.finished(f"positions.{spec}")]
+        found = {str(spec): read_json(folder.stage_path(f"positions.{spec}") / "positions.json") for spec in specs}
+        return {spec: value for spec, value in found.items() if value is not None}
+
+    def _recommendation(self) -> dict[str, Any] | None:
+        candidates = []
+        for spec in self.settings.specs:
+            if spec.name == "partial" and spec.learning_rate is None:
+                rows = [int(str(cell.record(spec)["rows"])) for cell in self.cells]
+                candidates.append(advice.Candidate(str(spec), sum(rows) / len(rows), self.validation[spec]))
+        return advice.recommend(candidates, self.validation[UNTUNED], self.validation[EMBED], self.settings.margin)
+
+    def _advice(self, found: Mapping[str, Any] | None, tickets: Mapping[str, Any]) -> list[str]:
+        counts = {entry["alpha"]: entry["counts"] for entry in tickets["by_alpha"]}
+        sentences = [advice.recommendation_text(found)]
+        sentences += advice.ticket_warnings(
+            tickets["alpha"], counts, tickets["active_rows"], tickets["overlap_of_seeds"]
+        )
+        for entry in self._controls():
+            if entry["control"].startswith("frequency"):
+                label, difference = ARMS["frequency"].label, entry["difference"]["nll"]
+                sentences.append(
+                    advice.control_sentence(entry["control"], entry["own"], label, difference, len(self.cells))
+                )
+        return sentences
+
+
+def jaccard(first: set[int], second: set[int]) -> float:
+    """Shared over all elements; 1 for two empty sets.
+
+    >>> jaccard({1, 2}, {2, 3})
+    0.3333333333333333
+    """
+    return len(first & second) / len(first | second) if first | second else 1.0
+
+
+def _mean(languages: Sequence[Language]) -> dict[str, Any]:
+    """Every arm averaged over languages."""
+    result = {}
+    for spec in languages[0].settings.specs:
+        arm = measures.mean_over([language.test[spec] for language in languages])
+        untuned = measures.mean_over([language.test[UNTUNED] for language in languages])
+        embed = measures.mean_over([language.test[EMBED] for language in languages])
+        result[str(spec)] = {
+            "label": ARMS[spec.name].label,
+            "scores": measures.intervals(arm),
+            "against_untuned": measures.differences(arm, untuned),
+            "against_embed": measures.differences(arm, embed),
+            "decomposition": measures.intervals(measures.decomposition(arm, untuned)),
+        }
+    return result
+
+
+def _language_overlap(languages: Mapping[str, Language]) -> dict[str, Any]:
+    """Jaccard overlap of the tickets of two languages, mean over seeds."""
+    codes = list(languages)
+    sets = {
+        code: [set(cell.choose("ks", language.comparison.own_tickets(cell)).tolist()) for cell in language.cells]
+        for code, language in languages.items()
+    }
+    matrix = [[sum(map(jaccard, sets[a], sets[b])) / len(sets[a]) for b in codes] for a in codes]
+    return {"names": codes, "matrix": matrix}

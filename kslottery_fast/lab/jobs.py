@@ -1,0 +1,46 @@
+"""Jobs that leave a finished stage each, worked through in order: what every resumable command has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from .console import ProgressCallback, RunConsole
+from .memory import reset_peak_memory, trimming
+from .run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage to make: ``work(folder, progress)`` writes its files into a temporary folder.
+
+    ``stage`` names the stage, ``title`` is what a person reads. ``afterwards`` is called once the stage counts; a kill
+    between the two leaves it undone, so nothing may depend on it.
+    """
+
+    stage: str
+    title: str
+    work: Callable[[Path, ProgressCallback], None]
+    afterwards: Callable[[], None] | None = None
+
+
+def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, command: str) -> None:
+    """Do every job whose stage is not finished, in order; a job may read the stages of those before it.
+
+    The record of a stage has the time and, where the system can tell, the peak memory of this job alone.
+    """
+    from .environment import snapshot
+
+    for number, job in enumerate(jobs, 1):
+        if folder.finished(job.stage):
+            continue
+        own_peak = reset_peak_memory()
+        with (
+            folder.write_stage(job.stage, partial(snapshot, command, own_peak=own_peak)) as temporary,
+            console.task(f"[{number}/{len(jobs)}] {job.title}") as progress,
+        ):
+            job.work(temporary, trimming(progress))
+        if job.afterwards:
+            job.afterwards()

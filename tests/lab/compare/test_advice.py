@@ -1,0 +1,85 @@
+"""Recommendation and warnings on made-up numbers."""
+
+import numpy as np
+import pytest
+
+from kslottery_fast.lab.compare.advice import (
+    Candidate,
+    control_sentence,
+    recommend,
+    recommendation_text,
+    ticket_warnings,
+)
+from kslottery_fast.replicates import Replicates
+
+
+def nll(value: float, *draws: float) -> Replicates:
+    return Replicates(value, np.array(draws or (value, value)))
+
+
+UNTUNED, EMBED = nll(4.0), nll(2.0)
+SMALL = Candidate("partial@18", 18, nll(2.3, 2.1, 2.5))  # keeps 85 %, 75 to 95
+MIDDLE = Candidate("partial@64", 64, nll(2.1, 2.05, 2.15))  # keeps 95 %, 92.5 to 97.5
+LARGE = Candidate("partial@256", 256, nll(2.0, 1.99, 2.01))
+
+
+def test_the_smallest_set_whose_lower_bound_is_within_the_margin_is_recommended():
+    found = recommend([LARGE, SMALL, MIDDLE], UNTUNED, EMBED, 0.1)
+    assert (found["arm"], found["rows"]) == ("partial@64", 64)
+    assert [one["arm"] for one in found["kept"]] == ["partial@18", "partial@64", "partial@256"]
+    assert found["kept"][0]["value"] == pytest.approx(0.85)
+    assert "Recommended: partial@64, 64 rows" in recommendation_text(found)
+    assert recommend([SMALL, MIDDLE, LARGE], UNTUNED, EMBED, 0.3)["arm"] == "partial@18"
+
+
+def test_a_good_mean_with_a_wide_interval_is_not_enough():
+    lucky = Candidate("partial@4", 4, nll(2.0, 1.0, 3.0))
+    assert recommend([lucky], UNTUNED, EMBED, 0.1)["arm"] is None
+    text = recommendation_text(recommend([lucky, SMALL], UNTUNED, EMBED, 0.1))
+    assert "surely keeps 90% of" in text
+    assert "the best, partial@4" in text
+
+
+def test_without_candidates_or_without_a_gain_there_is_no_recommendation():
+    assert "has no arm `partial`" in recommendation_text(recommend([], UNTUNED, EMBED, 0.1))
+    assert recommend([SMALL], UNTUNED, nll(3.9, 4.1, 3.7), 0.1) is None
+    assert "not clearly above 0" in recommendation_text(None)
+
+
+def test_an_empty_set_is_never_recommended():
+    nothing = Candidate("partial@0.001", 0, EMBED)
+    assert recommend([nothing], UNTUNED, EMBED, 0.1)["arm"] is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "overlap", "expected"),
+    [
+        ([0, 0], None, ["selects no row"]),
+        ([3, 9], 0.8, ["Few tickets at alpha = 0.05 (3 to 9)"]),
+        ([300, 90], 0.8, ["Many tickets at alpha = 0.05 (90 to 300 of 2,000 active rows)"]),
+        ([50, 60], 0.4, ["Unstable tickets: two training seeds share 40%"]),
+        ([50, 60], 0.8, []),
+    ],
+)
+def test_few_many_and_unstable_tickets_are_warned_about(counts, overlap, expected):
+    by_alpha = {0.05: counts, 0.025: counts, 0.1: counts}
+    found = ticket_warnings(0.05, by_alpha, [2000, 2000], overlap)
+    assert len(found) == len(expected)
+    for sentence, words in zip(found, expected, strict=True):
+        assert words in sentence
+
+
+def test_a_count_that_is_steep_in_alpha_is_warned_about():
+    (found,) = ticket_warnings(0.05, {0.05: [20], 0.025: [6], 0.1: [40]}, [2000], None)
+    assert "steep in alpha: 6 at half, 20 at alpha = 0.05, 40 at double" in found
+
+
+def test_a_control_is_better_worse_or_not_told_apart_by_its_interval():
+    def say(low: float, high: float) -> str:
+        difference = {"value": (low + high) / 2, "low": low, "high": high}
+        return control_sentence("frequency@18", "partial@18", "Frequency Tuning", difference, 3)
+
+    assert say(0.1, 0.3).startswith("partial@18 is better than Frequency Tuning")
+    assert say(-0.3, -0.1).startswith("Frequency Tuning of the same size is better than partial@18")
+    assert "cannot be told apart" in say(-0.1, 0.1)
+    assert "3 training seeds" in say(-0.1, 0.1)

@@ -1,0 +1,272 @@
+"""A whole comparison on a tiny model: what the arms are, what is shared, and that nothing finished is done again."""
+
+import csv
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kslottery_fast.lab import cli
+from kslottery_fast.lab.compare.command import PRODUCTS
+
+SEEDS = (0, 1)
+
+
+def arms(summary: dict) -> dict:
+    return summary["languages"]["es"]["arms"]
+
+
+def rows(finished: Path, stage: str) -> dict[str, torch.Tensor]:
+    return load_file(finished / "stages" / stage / "rows.safetensors")
+
+
+def evidence(finished: Path, seed: int) -> dict[str, torch.Tensor]:
+    return load_file(finished / "stages" / f"es.{seed}.embed" / "evidence.safetensors")
+
+
+def test_every_arm_of_every_seed_is_scored_in_both_templates_and_on_validation(finished, summary):
+    for spec, arm in arms(summary).items():
+        seeds = [""] if spec == "untuned" else [f"{seed}." for seed in SEEDS]
+        assert len(arm["per_seed"]) == len(seeds)
+        for seed in seeds:
+            folder = finished / "stages" / f"es.{seed}{spec}.score"
+            names = {path.name for path in folder.iterdir()}
+            assert names == {"evaluation.json", "paraphrased.json", "validation.json", "stage.json"}
+    assert all((finished / name).exists() for name in PRODUCTS)
+
+
+def test_untuned_corpus_and_embed_tuning_are_made_once_and_shared(finished):
+    stages = {path.name for path in (finished / "stages").iterdir()}
+    assert {"es.corpus", "es.untuned", "es.untuned.score"} <= stages
+    assert {f"es.{seed}.{stage}" for seed in SEEDS for stage in ("embed", "embed.score")} <= stages
+    assert not [name for name in stages if "untuned" in name and name.startswith(("es.0", "es.1"))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_selector_takes_the_rows_that_its_evidence_puts_first(finished, seed):
+    facts = evidence(finished, seed)
+    for arm, column in (("partial", "counts"), ("frequency", "frequency"), ("l2", "l2"), ("gradient", "gradient")):
+        order = sorted(range(len(facts[column])), key=lambda i, column=column: (-facts[column][i].item(), i))
+        expected = sorted(facts["token_ids"][order[:4]].tolist())
+        assert rows(finished, f"es.{seed}.{arm}@4")["token_ids"].tolist() == expected, arm
+
+
+def test_the_evidence_is_what_embed_tuning_did(finished, compare_world):
+    facts, tuned = evidence(finished, 0), rows(finished, "es.0.embed")
+    before = load_file(compare_world / "model" / "model.safetensors")["model.embed_tokens.weight"][tuned["token_ids"]]
+    assert torch.equal(facts["token_ids"], tuned["token_ids"])
+    assert facts["l2"] == pytest.approx((tuned["rows"] - before).double().norm(dim=1), rel=1e-5)
+    assert (facts["gradient"] > 0).all()
+    assert facts["trajectory"][-1].tolist() == facts["counts"].tolist()
+
+
+def test_training_seeds_share_corpus_and_split_but_not_batches(finished):
+    assert not torch.equal(rows(finished, "es.0.embed")["rows"], rows(finished, "es.1.embed")["rows"])
+    assert torch.equal(evidence(finished, 0)["frequency"], evidence(finished, 1)["frequency"])
+    first, second = (rows(finished, f"es.{seed}.random@4")["token_ids"].tolist() for seed in SEEDS)
+    assert first != second
+
+
+def test_transfer_copies_noise_moves_as_far_and_frozen_leaves_out_the_tickets(finished, compare_world):
+    tuned, copied, noise = (rows(finished, f"es.0.{arm}") for arm in ("embed", "transfer@4", "noise@4"))
+    tickets = rows(finished, "es.0.partial@4")["token_ids"]
+    places = torch.searchsorted(tuned["token_ids"], tickets)
+    assert torch.equal(copied["token_ids"], tickets)
+    assert torch.equal(copied["rows"], tuned["rows"][places])
+    before = load_file(compare_world / "model" / "model.safetensors")["model.embed_tokens.weight"][tickets]
+    assert (noise["rows"] - before).norm(dim=1) == pytest.approx((copied["rows"] - before).norm(dim=1), rel=1e-4)
+    assert not torch.allclose(noise["rows"], copied["rows"], atol=1e-3)
+    frozen = rows(finished, "es.0.frozen@4")["token_ids"]
+    assert sorted(frozen.tolist() + tickets.tolist()) == tuned["token_ids"].tolist()
+
+
+def test_an_alpha_that_selects_nothing_is_the_untuned_model(finished, summary):
+    empty = arms(summary)["partial@1e-06"]
+    assert empty["rows"] == empty["trained_parameters"] == [0, 0]
+    assert empty["scores"]["nll"]["value"] == arms(summary)["untuned"]["scores"]["nll"]["value"]
+    assert empty["against_untuned"]["nll"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_trained_numbers_are_counted_and_adapters_keep_to_their_budget(summary):
+    found = {spec: arm["trained_parameters"][0] for spec, arm in arms(summary).items()}
+    assert found["untuned"] == found["transfer@4"] == found["noise@4"] == 0
+    assert found["partial@4"] == found["frequency@4"] == 4 * 32
+    assert found["embed"] - found["frozen@4"] == 4 * 32
+    assert found["lora@8"] == 2 * (32 + 32 + 32 + 16)  # rank 1 on q and v of both layers: the nearest to 8 * 32
+    assert found["prefix@8"] == 8 * 32  # 4 virtual tokens, keys and values of 2 layers, 2 heads of 8
+    assert found["full"] > 20_000
+
+
+def test_full_tuning_lora_and_prefix_change_what_the_model_predicts_and_leave_no_weights_behind(finished, summary):
+    untuned = arms(summary)["untuned"]["scores"]["nll"]["value"]
+    for spec in ("full", "lora@8", "prefix@8"):
+        assert abs(arms(summary)[spec]["scores"]["nll"]["value"] - untuned) > 1e-6, spec
+    assert not list((finished / "stages").glob("es.*.full/weights.safetensors"))
+
+
+def test_differences_are_means_over_seeds_and_the_decomposition_adds_up(summary):
+    untuned = arms(summary)["untuned"]["per_seed"][0]
+    for spec, arm in arms(summary).items():
+        if spec == "untuned":
+            continue
+        for metric in ("nll", "bleu_raw", "chrf_first_line", "mean_chars"):
+            expected = fmean(seed[metric] for seed in arm["per_seed"]) - untuned[metric]
+            assert arm["against_untuned"][metric]["value"] == pytest.approx(expected), (spec, metric)
+        parts = {name: found["value"] for name, found in arm["decomposition"].items()}
+        assert parts["gain"] == pytest.approx(arm["against_untuned"]["bleu_raw"]["value"])
+        assert parts["gain"] == pytest.approx(parts["quality"] + parts["stopping"])
+        assert parts["quality"] == pytest.approx(arm["against_untuned"]["bleu_first_line"]["value"])
+
+
+def test_time_and_memory_are_those_of_each_arm(finished, summary):
+    for arm in arms(summary).values():
+        assert len(arm["seconds"]["making"]) == len(arm["per_seed"])
+        assert arm["peak_memory_mb"] > 0
+    record = json.loads((finished / "stages" / "es.0.embed" / "stage.json").read_text())
+    assert record["environment"]["peak_memory_of"] == "stage"
+
+
+def stamps(finished: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in (finished / "stages").glob("*/stage.json")}
+
+
+def test_the_same_command_does_nothing_again_and_a_larger_grid_only_what_is_new(arguments, tmp_path, capsys):
+    output = tmp_path / "growing"
+    small = ["--arms", "partial@4", "--seeds", "0", "--effects", "0"]
+    assert cli.main(arguments(output, *small)) == 0
+    before, report = stamps(output), (output / "summary.json").stat().st_mtime_ns
+    assert cli.main(arguments(output, *small)) == 0
+    assert stamps(output) == before
+    assert (output / "summary.json").stat().st_mtime_ns == report
+    grown = ["--arms", "partial@4,transfer@4", "--seeds", "0", "--targets", "es,ca", "--effects", "0"]
+    assert cli.main(arguments(output, *grown)) == 0
+    after = stamps(output)
+    assert {name: after[name] for name in before} == before
+    new = {name for name in after if name not in before and name.startswith("es.")}
+    assert new == {"es.0.transfer@4", "es.0.transfer@4.score"}
+    found = json.loads((output / "summary.json").read_text())
+    assert set(found["languages"]) == {"es", "ca"}
+    values = [found["languages"][code]["arms"]["embed"]["scores"]["nll"]["value"] for code in ("es", "ca")]
+    assert found["mean"]["embed"]["scores"]["nll"]["value"] == pytest.approx(fmean(values))
+    assert found["language_overlap"]["matrix"][0][0] == 1
+    capsys.readouterr()
+    assert cli.main(arguments(output, *small, "--steps", "5")) == 2
+    assert "steps: 3 there, 5 here" in capsys.readouterr().err
+
+
+def test_kill_9_again_and_again_costs_at_most_one_stage_each_time(arguments, tmp_path, finished, summary):
+    output = tmp_path / "killed"
+    driver = Path(__file__).with_name("kill_driver.py")
+    wanted = ["partial@4", "full"]
+    result = subprocess.run(
+        [sys.executable, driver, *arguments(output, "--arms", ",".join(wanted), "--seeds", "0", "--effects", "0")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    kills = result.stderr.splitlines().count("killed")
+    assert kills == len(list((output / "stages").iterdir()))
+    found = json.loads((output / "summary.json").read_text())["languages"]["es"]["arms"]
+    for spec in ("untuned", "embed", *wanted):
+        assert found[spec]["per_seed"][0] == arms(summary)[spec]["per_seed"][0]  # of the uninterrupted comparison
+    assert not list(output.rglob("*.tmp"))
+
+
+def test_a_tampered_ticket_file_is_refused(finished, arguments, tmp_path):
+    from kslottery_fast.errors import InputError
+    from kslottery_fast.tickets import Tickets
+
+    saved = json.loads((finished / "stages" / "es.0.certificate" / "tickets.json").read_text())
+    assert len(Tickets.load(finished / "stages" / "es.0.certificate" / "tickets.json")) == len(saved["token_ids"])
+    saved["token_ids"][0] = next(i for i in range(320) if i not in saved["token_ids"])
+    (tmp_path / "tickets.json").write_text(json.dumps(saved))
+    with pytest.raises(InputError, match="digest"):
+        Tickets.load(tmp_path / "tickets.json")
+
+
+def test_csv_holds_a_line_for_every_arm_and_latex_a_table_that_balances(finished, summary):
+    with (finished / "scores.csv").open(newline="") as handle:
+        lines = {line["arm"]: line for line in csv.DictReader(handle)}
+    assert list(lines) == list(arms(summary))
+    assert float(lines["embed"]["nll"]) == arms(summary)["embed"]["scores"]["nll"]["value"]
+    assert float(lines["embed"]["against_untuned.nll.high"]) == arms(summary)["embed"]["against_untuned"]["nll"]["high"]
+    tex = (finished / "scores.tex").read_text(encoding="utf-8")
+    body = tex[tex.index("\\midrule") : tex.index("\\bottomrule")].splitlines()[1:]
+    head = tex[tex.index("\\toprule") : tex.index("\\midrule")].splitlines()[1]
+    assert len(body) == len(arms(summary))
+    assert {line.replace("\\&", "").count("&") for line in [head, *body]} == {10}
+    assert all(tex.count(f"\\begin{{{name}}}") == tex.count(f"\\end{{{name}}}") == 1 for name in ("tabular", "table*"))
+
+
+class Tags(HTMLParser):
+    VOID = frozenset({"meta", "br", "img", "link", "hr", "path", "use", "rect", "image"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_the_page_nests_names_every_arm_and_shows_every_kind_of_figure(finished, summary):
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert Tags(page).open == []
+    for arm in arms(summary).values():
+        assert arm["label"] in page
+    for name in ("scores-es", "tickets-es", "rank-es", "selectors-es"):
+        assert f'id="{name}"' in page
+        assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "predicts as Embed Tuning does at" in page
+
+
+def test_the_terminal_shows_scores_gains_costs_and_advice(finished_arguments, capsys):
+    assert cli.main(finished_arguments) == 0
+    printed = capsys.readouterr().out
+    for words in ("Norm-matched", "of it", "stopping", "Memory", "- Spanish: ", "report.html"):
+        assert words in printed
+    assert cli.main([*finished_arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["format"] == "kslottery-comparison/1"
+
+
+def test_arms_are_listed_and_a_dry_run_names_the_jobs_and_leaves_nothing(arguments, tmp_path, capsys):
+    assert cli.main(["compare", "--list-arms"]) == 0
+    assert "frozen@SIZE" in capsys.readouterr().out
+    assert cli.main(arguments(tmp_path / "dry", "--dry-run", "--arms", "partial@4", "--seeds", "3")) == 0
+    error = capsys.readouterr().err
+    assert "es, seed 3: Partial Tuning (KS) (partial@4)" in error
+    assert "to do" in error
+    assert not (tmp_path / "dry").exists()
+
+
+def test_more_rows_than_there_are_is_an_error_that_names_the_arm(arguments, tmp_path, capsys):
+    assert cli.main(arguments(tmp_path / "out", "--arms", "frequency@4000", "--seeds", "0")) == 2
+    error = capsys.readouterr().err
+    assert "arm frequency@4000 asks for 4,000 rows, but only" in error
+
+
+def test_info_explains_folder_and_summary_of_a_comparison(finished, capsys):
+    assert cli.main(["info", str(finished)]) == 0
+    assert "a comparison of `kslottery compare`" in capsys.readouterr().out
+    assert cli.main(["info", str(finished / "summary.json"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["grid"]["seeds"] == [0, 1]
+    assert "frozen@4" in found["NLL per token"]["Spanish"]
+
+
+def test_report_refuses_a_comparison_and_names_the_command(finished, capsys):
+    assert cli.main(["report", str(finished)]) == 2
+    assert "kslottery compare" in capsys.readouterr().err

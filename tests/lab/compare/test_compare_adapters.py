@@ -1,0 +1,92 @@
+"""LoRA and Prefix Tuning: the budget, the model left as it was, and one prefixed model in training and generation."""
+
+import peft
+import pytest
+import torch
+
+from kslottery_fast.encoding import Example, collate, encode
+from kslottery_fast.errors import InputError
+from kslottery_fast.generation import generate
+from kslottery_fast.lab.compare.adapters import LORA, PREFIX, PrefixedModel, plan_lora
+from kslottery_fast.lab.compare.arms import original_again
+
+IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+
+
+def state(model) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("budget", "rank", "layers"),
+    [(1, 1, [3]), (100, 1, [3]), (200, 1, [2, 3]), (448, 1, [0, 1, 2, 3]), (1000, 2, [0, 1, 2, 3])],
+)
+def test_lora_comes_as_near_to_the_budget_as_rank_and_layers_allow(tiny_llama, budget, rank, layers):
+    """Rank 1 costs 32 + 32 on q and 32 + 16 on v: 112 a layer, 448 in all."""
+    plan = plan_lora(tiny_llama(num_hidden_layers=4), budget)
+    assert (plan["rank"], plan["layers"]) == (rank, layers)
+
+
+def test_lora_needs_an_architecture_that_peft_knows(tiny_llama):
+    model = tiny_llama()
+    model.config.model_type = "unheard-of"
+    with pytest.raises(InputError, match="no default LoRA modules for model type 'unheard-of'"):
+        plan_lora(model, 100)
+
+
+@pytest.mark.parametrize("kind", [LORA, PREFIX])
+def test_an_adapter_trains_alone_is_saved_and_comes_off_without_a_trace(tiny_llama, tmp_path, kind):
+    model = tiny_llama(tied=True)
+    before, plain = state(model), model(IDS).logits.detach()
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    torch.manual_seed(0)
+    with original_again(model, copy=False), kind.attached(model, 512) as (adapter, _):
+        trained = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
+        with torch.no_grad():
+            for parameter in trained:
+                parameter.add_(0.1)
+        wanted = adapter(input_ids=IDS).logits.detach()
+        kind.save(adapter, tmp_path / "adapter")
+    assert sum(parameter.numel() for parameter in trained) < 600
+    assert not torch.allclose(wanted, plain)
+    with original_again(model, copy=False), kind.loaded(model, tmp_path / "adapter") as adapter:
+        assert torch.allclose(adapter(input_ids=IDS).logits, wanted, atol=1e-6)
+    assert torch.equal(model(IDS).logits, plain)
+    assert state(model).keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in state(model).items())
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == flags
+
+
+@pytest.fixture
+def prefixed(tiny_llama):
+    torch.manual_seed(0)
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    return PrefixedModel(peft.get_peft_model(tiny_llama(), config)).eval()
+
+
+def test_a_prefixed_model_is_that_of_peft(prefixed):
+    ours = prefixed(input_ids=IDS).logits
+    theirs = prefixed.adapter(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert not torch.allclose(ours, prefixed.get_base_model()(IDS).logits, atol=1e-2)
+
+
+def test_generation_with_padding_and_cache_is_the_argmax_of_whole_forwards(prefixed, tiny_tokenizer):
+    prompts = ["The house", "Delete all the files and save"]
+    texts = [output.text for output in generate(prefixed, tiny_tokenizer, prompts, max_new_tokens=5)]
+    for prompt, text in zip(prompts, texts, strict=True):
+        ids = tiny_tokenizer(prompt)["input_ids"]
+        length = len(ids)
+        for _ in range(5):
+            ids.append(int(prefixed(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == 2:
+                break
+        assert tiny_tokenizer.decode(ids[length:], skip_special_tokens=True) == text
+
+
+def test_padding_on_the_right_does_not_change_a_sentence(prefixed, tiny_tokenizer):
+    features = [encode(tiny_tokenizer, Example("a", " b")), encode(tiny_tokenizer, Example("The house", " La casa"))]
+    batch, alone = collate(features, 2), collate(features[:1], 2)
+    length = alone["input_ids"].shape[1]
+    together = prefixed(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[0, :length]
+    assert torch.allclose(together, prefixed(input_ids=alone["input_ids"]).logits[0], atol=1e-4)

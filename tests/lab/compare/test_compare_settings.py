@@ -1,0 +1,74 @@
+"""What a comparison may be asked to do, and the error for what it may not."""
+
+import pytest
+
+from kslottery_fast.errors import InputError
+from kslottery_fast.lab.compare.settings import ArmSpec, CompareSettings, parse_arm
+from kslottery_fast.lab.settings import RunSettings
+
+
+def settings(**changes) -> CompareSettings:
+    return CompareSettings(base=RunSettings(), **changes)
+
+
+def test_untuned_and_embed_tuning_are_always_there_and_nothing_is_twice():
+    found = settings(arms=("partial@18", "embed", "partial@0.05", "partial"))
+    assert [str(spec) for spec in found.specs] == ["untuned", "embed", "partial@18", "partial@0.05"]
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("partial@18", ArmSpec("partial", 18)),
+        ("frequency@active", ArmSpec("frequency", "active")),
+        ("lora@0.01:lr=1e-3", ArmSpec("lora", 0.01, 1e-3)),
+        ("full:lr=2e-5", ArmSpec("full", None, 2e-5)),
+        ("gradient", ArmSpec("gradient", 0.05)),
+    ],
+)
+def test_an_arm_is_read_and_its_text_reads_as_itself(text, spec):
+    assert parse_arm(text, 0.05) == spec
+    assert parse_arm(str(spec), 0.5) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("partail@18", "unknown arm 'partail@18'; expected NAME, .* one of untuned, embed, full, partial"),
+        ("partial@0", "size '0' is no number of rows"),
+        ("partial@1.5", "size '1.5' is no number of rows"),
+        ("partial@many", "size 'many' is no number of rows"),
+        ("embed@18", "embed has no size; write 'embed'"),
+        ("transfer@18:lr=1e-3", "transfer trains nothing and has no learning rate"),
+        ("full:lr=-1", "learning rate '-1' is no positive number"),
+        ("full:lr=fast", "learning rate 'fast' is no positive number"),
+        ("partial@18/../../x", "size '18/../../x' is no number"),
+    ],
+)
+def test_what_is_no_arm_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        settings(arms=(text,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": ()}, "seeds is empty"),
+        ({"seeds": (1, 1)}, "seeds names one twice: 1, 1"),
+        ({"seeds": (-1,)}, "seeds has -1"),
+        ({"targets": ("es", "es")}, "targets names one twice"),
+        ({"targets": ("Klingonese",)}, "unknown language"),
+        ({"effects": -1}, "effects is -1"),
+        ({"margin": 1.0}, "margin is 1.0"),
+    ],
+)
+def test_a_bad_grid_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        settings(**changes)
+
+
+def test_what_binds_a_folder_is_not_the_grid():
+    small, large = settings(seeds=(0,)), settings(seeds=(0, 1), targets=("es", "de"), arms=("full",))
+    assert small.binding == large.binding
+    assert small.grid != large.grid
+    assert "target" not in small.binding

@@ -1,0 +1,115 @@
+"""Choosing rows by recorded evidence is choosing them from the tables."""
+
+import warnings
+
+import pytest
+import torch
+
+from kslottery_fast.lab.compare.arms import ARMS, Tune, norm_matched_noise
+from kslottery_fast.lab.compare.evidence import SELECTORS, Evidence, Witness, ks_order
+from kslottery_fast.lab.training import TrainedRows
+from kslottery_fast.stats import ks_statistics
+from kslottery_fast.tickets import ks_select
+
+V, D = 400, 48
+ACTIVE = torch.arange(0, V, 4)
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """A table and one in which the active rows moved, some of them far and the first not at all."""
+    generator = torch.Generator().manual_seed(0)
+    before = torch.randn(V, D, generator=generator)
+    after = before.clone()
+    moved = torch.linspace(0, 2, len(ACTIVE))[torch.randperm(len(ACTIVE), generator=generator)]
+    after[ACTIVE] += moved[:, None]
+    return before, after
+
+
+@pytest.fixture(scope="module")
+def evidence(tables) -> Evidence:
+    before, after = tables
+    counts = ks_statistics(before[ACTIVE], after[ACTIVE])
+    numbers = torch.arange(len(ACTIVE))
+    return Evidence(ACTIVE, counts, numbers.double(), numbers.flip(0).double(), numbers % 7, V, D)
+
+
+@pytest.mark.parametrize("alpha", [1e-8, 0.01, 0.05, 0.4])
+@pytest.mark.parametrize("correction", [None, "bonferroni", "bh"])
+@pytest.mark.parametrize("method", ["auto", "paper"])
+def test_as_many_rows_are_significant_as_ks_select_selects_and_they_are_the_same(
+    tables, evidence, alpha, correction, method
+):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        expected = ks_select(*tables, alpha, method=method, correction=correction)
+    count = evidence.significant(alpha, method, correction)
+    assert count == len(expected)
+    if count:
+        assert evidence.tickets(count, alpha, method, correction) == expected
+
+
+def test_the_first_rows_by_d_are_those_of_top_k(tables, evidence):
+    assert evidence.tickets(18, None, "auto", None) == ks_select(*tables, None, top_k=18)
+
+
+def test_a_row_that_did_not_move_is_never_chosen_by_ks(evidence):
+    still = (evidence.counts == 0).nonzero().flatten()
+    assert len(still) > 0
+    assert len(ks_order(evidence, 0)) == len(evidence) - len(still)
+    assert not torch.isin(still, ks_order(evidence, 0)).any()
+
+
+def test_selectors_order_by_their_column_with_ties_to_the_lower_id(evidence):
+    assert SELECTORS["l2"](evidence, 0)[0] == len(evidence) - 1
+    assert SELECTORS["gradient"](evidence, 0)[0] == 0
+    assert SELECTORS["frequency"](evidence, 0)[:3].tolist() == [6, 13, 20]
+    first, again, other = (SELECTORS["random"](evidence, seed).tolist() for seed in (0, 0, 1))
+    assert first == again != other
+    assert sorted(first) == list(range(len(evidence)))
+    assert {arm.selector for arm in ARMS.values() if isinstance(arm, Tune)} <= set(SELECTORS)
+
+
+def test_evidence_survives_its_files(evidence, tmp_path):
+    full = Evidence(
+        *(getattr(evidence, name) for name in ("token_ids", "counts", "l2", "gradient", "frequency")),
+        V,
+        D,
+        ((3, evidence.counts // 2), (6, evidence.counts)),
+    )
+    full.save(tmp_path)
+    loaded = Evidence.load(tmp_path)
+    assert [step for step, _ in loaded.trajectory] == [3, 6]
+    assert torch.equal(loaded.trajectory[0][1], evidence.counts // 2)
+    assert torch.equal(loaded.gradient, evidence.gradient)
+    assert (loaded.vocab_size, loaded.dimension) == (V, D)
+
+
+def test_a_witness_sums_gradient_norms_by_ascending_token_and_looks_on_the_way(tables):
+    before, after = tables
+    ids = ACTIVE[:3].flip(0)  # trained in another order than they are kept
+
+    class Embedding:
+        rows = torch.nn.Parameter(after[ids].clone())
+        token_ids = ids
+
+    witness = Witness(before, steps=8)
+    gradients = [torch.full((3, D), 1.0), torch.arange(3.0)[:, None].expand(3, D)]
+    for step, gradient in enumerate(gradients):
+        Embedding.rows.grad = gradient.clone()
+        witness.watch(step, Embedding)
+    tuned = TrainedRows(ACTIVE[:3], after[ACTIVE[:3]], [])
+    found = witness.evidence(tuned, torch.arange(V), 8)
+    assert found.gradient == pytest.approx(D**0.5 * (1 + torch.tensor([2.0, 1.0, 0.0]).double()))
+    assert found.frequency.tolist() == ACTIVE[:3].tolist()
+    assert [step for step, _ in found.trajectory] == [1, 8]
+    assert torch.equal(found.trajectory[0][1], found.counts)
+
+
+def test_noise_has_the_norms_of_the_change_and_other_directions():
+    change = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)) * torch.arange(5.0)[:, None]
+    noise = norm_matched_noise(change, 0)
+    assert noise.norm(dim=1) == pytest.approx(change.norm(dim=1), rel=1e-5)
+    assert torch.nn.functional.cosine_similarity(noise[1:], change[1:]).abs().max() < 0.5
+    assert torch.equal(noise, norm_matched_noise(change, 0))
+    assert not torch.equal(noise, norm_matched_noise(change, 1))
