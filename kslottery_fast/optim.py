@@ -314,7 +314,7 @@ class RowAdamW(Optimizer):
             state["step"] = torch.zeros((), device=param.device if self.capturable else "cpu")
             for name in ("exp_avg", "exp_avg_sq"):
                 # Moments of a DTensor are DTensors, as torch.distributed.checkpoint expects it.
-                moments = {"dtype": dtype, "device": param.device}
+                moments: dict[str, Any] = {"dtype": dtype, "device": param.device}
                 state[name] = torch.zeros_like(param, **moments) if is_sharded(param) else torch.zeros(shape, **moments)
             if param.dtype in (torch.float16, torch.bfloat16):
                 whole = param if is_sharded(param) else as_matrix(param)
