@@ -171,10 +171,27 @@ struct BlockReduce {
     }
 };
 
-struct Larger {
-    template <typename T>
-    __device__ T operator()(const T &a, const T &b) const {
-        return a < b ? b : a;
+// The largest of a few numbers each over the threads of a block, for all of them: one barrier and two instructions a
+// number, where CUB's reduction is for any type and any operation. The storage is shared memory; between two uses of it
+// stands a __syncthreads().
+template <int kThreads, int kNumbers>
+struct BlockMax {
+    static constexpr int kWarps = kThreads / kWarp;
+    static_assert(kThreads % kWarp == 0 && kWarps <= kWarp, "whole warps, and one lane for each of them");
+    struct Storage {
+        int numbers[kNumbers][kWarps];
+    };
+
+    static __device__ void reduce(Storage &storage, int (&numbers)[kNumbers]) {
+        const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+        for (int k = 0; k < kNumbers; ++k) {
+            numbers[k] = __reduce_max_sync(kFullWarp, numbers[k]);
+            if (lane == 0) storage.numbers[k][warp] = numbers[k];
+        }
+        __syncthreads();
+        for (int k = 0; k < kNumbers; ++k) {
+            numbers[k] = __reduce_max_sync(kFullWarp, storage.numbers[k][lane % kWarps]);
+        }
     }
 };
 

@@ -202,13 +202,14 @@ class ResidentPairs {
 template <typename T, int kThreads, int kAtOnce>
 class StreamedPairs {
   public:
-    __device__ StreamedPairs(const Row<T> &x, const Row<T> &y, int n) : x_(x), y_(y), n_(n) {}
+    __device__ StreamedPairs(const Row<T> &x, const Row<T> &y, int n)
+        : x_(x), y_(y), n_(static_cast<uint32_t>(n)) {}
 
     __device__ bool differ(bool &special) const {
         bool different = false;
         special = false;
 #pragma unroll kAtOnce
-        for (int64_t i = threadIdx.x; i < n_; i += kThreads) {
+        for (uint32_t i = threadIdx.x; i < n_; i += kThreads) {
             const bits_t<T> x = x_[i], y = y_[i];
             different |= x != y;
             special |= (x & kMagnitude<T>) >= BitsOf<T>::kInfinity || (y & kMagnitude<T>) >= BitsOf<T>::kInfinity;
@@ -224,7 +225,7 @@ class StreamedPairs {
             infinite |= (bits & kMagnitude<T>) == BitsOf<T>::kInfinity;
         };
 #pragma unroll kAtOnce
-        for (int64_t i = threadIdx.x; i < n_; i += kThreads) {
+        for (uint32_t i = threadIdx.x; i < n_; i += kThreads) {
             look(x_[i]);
             look(y_[i]);
         }
@@ -234,7 +235,7 @@ class StreamedPairs {
     template <typename F>
     __device__ void each(F &&f) const {
 #pragma unroll kAtOnce
-        for (int64_t i = threadIdx.x; i < n_; i += kThreads) {
+        for (uint32_t i = threadIdx.x; i < n_; i += kThreads) {
             const bits_t<T> x = x_[i], y = y_[i];
             if (x != y) f(x, y);
         }
@@ -252,7 +253,7 @@ class StreamedPairs {
 
   private:
     Row<T> x_, y_;
-    int n_;
+    uint32_t n_;
 };
 
 }  // namespace cuda

@@ -4,6 +4,8 @@
 // block, and returns the same to all of them unless it says otherwise.
 #pragma once
 
+#include <algorithm>
+
 #include "ks_input.cuh"
 #include "ks_maps.cuh"
 
@@ -13,12 +15,6 @@ namespace cuda {
 // How far the difference gets: at the edges of buckets, and at most inside of those that can hide more than that.
 struct Bounds {
     int lower, upper;
-};
-
-struct LargerBounds {
-    __device__ Bounds operator()(const Bounds &a, const Bounds &b) const {
-        return {max(a.lower, b.lower), max(a.upper, b.upper)};
-    }
 };
 
 // A small bucket whose keys have been gathered: nx of x and then ny of y, from `begin` on; the difference before it.
@@ -41,9 +37,9 @@ struct Block {
     using Key = key_t<T>;
     static constexpr int kThreads = kThreads_;
     static constexpr bool kWide = kWide_;
-    // A 16-bit float gets a bucket to itself where there are enough of them.
-    static constexpr int kOwn = sizeof(T) == 2 && kThreads <= 256 ? 16 : kWide ? 4 : 8;
-    static constexpr int kBuckets = kThreads * kOwn;
+    // With 2,048 buckets every bfloat16 of 8 octaves has one to itself.
+    static constexpr int kBuckets = std::min(2048, kThreads * (sizeof(T) == 2 ? 16 : 8));
+    static constexpr int kOwn = kBuckets / kThreads;
     static constexpr int kKeys = sizeof(T) == 8 ? 512 : 1024;  // keys that are looked at together
     static constexpr int kParts = kKeys / 4;                   // and of at most so many buckets
     static constexpr int kSmall = 128;         // keys, at most, of a bucket that is looked into at once
@@ -51,7 +47,7 @@ struct Block {
     static constexpr uint32_t kNoSlot = ~0u;
     using Map = typename MapFor<T, kBuckets>::type;
     using Scan = BlockScan<int, kThreads>;
-    using Reduce = BlockReduce<Bounds, kThreads>;
+    using Max = BlockMax<kThreads, 2>;
 
     struct Shared {
         alignas(16) uint32_t counts[kWide ? 2 : 1][kBuckets];  // of x in the lower half and y in the upper, or apart
@@ -60,8 +56,7 @@ struct Block {
         Part parts[kParts];
         Frame<Key> frames[kFrames];
         typename Scan::Storage scan;
-        typename Reduce::Storage reduce;
-        Bounds bounds;
+        typename Max::Storage max;
         Map map;
         bool map_fits;
         int used_keys, used_parts;
@@ -85,7 +80,7 @@ struct Block {
     // counts {of x, of y}. Reads 16 bytes at once: single words would stand in the same banks.
     template <typename F>
     __device__ void each_bucket(int at, F &&f) const {
-#pragma unroll
+#pragma unroll 1
         for (int v = 0; v < kOwn; v += 4) {
             const int first = me() * kOwn + v;
             const uint4 low = *reinterpret_cast<const uint4 *>(&shared.counts[0][first]);
@@ -123,10 +118,9 @@ struct Block {
 
     // The largest of the bounds of all threads.
     __device__ Bounds over_block(Bounds own) {
-        own = Reduce::reduce(shared.reduce, own, LargerBounds{});
-        if (me() == 0) shared.bounds = own;
-        __syncthreads();
-        return shared.bounds;
+        int numbers[2] = {own.lower, own.upper};
+        Max::reduce(shared.max, numbers);
+        return {numbers[0], numbers[1]};
     }
 
     // From `before` at the first bucket on. A bucket with values of one sample alone hides nothing: inside of it the

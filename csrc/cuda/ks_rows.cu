@@ -43,7 +43,7 @@ template <typename Key>
 constexpr size_t kSortStorage = (sizeof(typename BlockReduce<Side<Key>, kSortThreads>::Storage) + 15) / 16 * 16;
 
 template <typename T>
-__global__ void __launch_bounds__(kSortThreads) ks_sorted_rows(SortProblem problem) {
+__global__ void __launch_bounds__(kSortThreads, 4) ks_sorted_rows(SortProblem problem) {
     using Key = key_t<T>;
     using Reduce = BlockReduce<Side<Key>, kSortThreads>;
     KSL_DYNAMIC_SHARED(memory);  // the storage of the reduction, then the keys
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kSortThreads) ks_sorted_rows(SortProblem probl
             sort_keys(y_keys, problem.y_bits);
         }
         const SortedPair<Key> sorted{x_keys, y_keys, problem.n, problem.m, problem.x_unit, problem.y_unit};
-        for (const int sign : {1, -1}) {
+        for (int sign = 1; sign >= -1; sign -= 2) {
             Side<Key> side{-1, 0, false, 0};
             if (!nan) side = Reduce::reduce(storage, sorted.best_side(sign), BetterSide{});
             __syncthreads();  // before the storage or the keys are used again

@@ -34,12 +34,14 @@ __device__ void narrow(Block &block, const Pairs &pairs, typename Block::Key &lo
     }
     __syncthreads();
     Key lowest = static_cast<Key>(~Key{0}), highest = 0;
+    const auto consider = [&](Key key) {
+        if (key < low || key > high) return;
+        lowest = key < lowest ? key : lowest;
+        highest = key > highest ? key : highest;
+    };
     pairs.each([&](Bits x, Bits y) {
-        for (const Key key : {Key{ordered_key(x)}, Key{ordered_key(y)}}) {
-            if (key < low || key > high) continue;
-            lowest = key < lowest ? key : lowest;
-            highest = key > highest ? key : highest;
-        }
+        consider(ordered_key(x));
+        consider(ordered_key(y));
     });
     if (lowest <= highest) {
         atomic_min(&shared.lowest, lowest);

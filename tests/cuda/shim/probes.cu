@@ -7,10 +7,10 @@
 
 namespace {
 
+using ksl::cuda::BlockMax;
 using ksl::cuda::BlockReduce;
 using ksl::cuda::BlockScan;
 using ksl::cuda::kFullWarp;
-using ksl::cuda::Larger;
 
 // What a probe writes, one value per thread.
 using Out = std::vector<int64_t>;
@@ -32,9 +32,15 @@ __global__ void scans(int64_t *out) {
 }
 
 __global__ void reduces(int64_t *out) {
-    KSL_SHARED(storage, BlockReduce<int, 64>::Storage);
-    const int largest = BlockReduce<int, 64>::reduce(storage, static_cast<int>(threadIdx.x * 37 % 64), Larger{});
-    if (threadIdx.x == 0) out[0] = largest;
+    KSL_SHARED(storage, BlockReduce<int64_t, 64>::Storage);
+    KSL_SHARED(max, BlockMax<64, 2>::Storage);
+    const int number = static_cast<int>(threadIdx.x * 37 % 64);
+    const auto product = [](int64_t a, int64_t b) { return a * (b + 1) % 1000003; };
+    const int64_t all = BlockReduce<int64_t, 64>::reduce(storage, number, product);
+    int numbers[2] = {number, -number};
+    BlockMax<64, 2>::reduce(max, numbers);
+    out[threadIdx.x] = numbers[0] == 63 && numbers[1] == 0;
+    if (threadIdx.x == 0) out[64] = all;
 }
 
 __global__ void warps(int64_t *out) {
@@ -110,7 +116,7 @@ Out run(const std::string &name, int64_t argument) {
     if (name == "numbers") return outputs(3 * 40, numbers, {3, 40});
     if (name == "reversed") return outputs(256, reversed, {1, 256}, argument != 0);
     if (name == "scans") return outputs(64, scans, {1, 64});
-    if (name == "reduces") return outputs(1, reduces, {1, 64});
+    if (name == "reduces") return outputs(65, reduces, {1, 64});
     if (name == "warps") return outputs(64, warps, {1, 64});
     if (name == "atomics") return outputs(100, atomics, {1, 100});
     if (name == "poison") return outputs(64, poison, {2, 64, 64});

@@ -1,0 +1,239 @@
+"""The CUDA KS kernels, executed on the CPU by the shim: the integers, places and flags of the oracle, whatever the row.
+
+What a kernel does depends on the dtype and on d: float32 rows of up to 1,024, 2,048, 4,096 and 8,192 values are held by
+64, 128, 256 and 512 threads (twice as many 16-bit values, half as many doubles), longer ones are streamed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from ks_cases import CASES, DTYPES, LAYOUTS, expected, lay_out, make_pair
+
+from kslottery_fast import ops
+from kslottery_fast.errors import InputError
+
+VECTORS = 4  # of 16 bytes, that a thread holds of each row
+
+
+def assert_all_exact(cuda, x, y, x_view=None, y_view=None):
+    """All three ops on the views against the oracle on the values."""
+    want = expected(x, y)
+    x, y = x if x_view is None else x_view, y if y_view is None else y_view
+    for name, got, wanted in zip(want._fields, cuda.ks_rows(x, y), want, strict=True):
+        np.testing.assert_array_equal(got.numpy(), wanted, err_msg=name)
+    if x.shape == y.shape:
+        h = np.maximum(want.plus, want.minus)
+        assert_bucketed_exact(cuda, x, y, want, {0, 1, int(np.median(h)), int(h.max()), int(h.max()) + 1})
+
+
+def assert_bucketed_exact(cuda, x, y, want, thresholds=()):
+    """ks_statistics, and ks_decide at these thresholds."""
+    h = np.maximum(want.plus, want.minus)
+    got, flags = cuda.ks_statistics(x, y)
+    np.testing.assert_array_equal(got.numpy(), h)
+    np.testing.assert_array_equal(flags.numpy(), want.flags)
+    for threshold in thresholds:
+        decided, flags = cuda.ks_decide(x, y, threshold)
+        np.testing.assert_array_equal(decided.numpy(), (h >= threshold) & (h >= 0), err_msg=f"{threshold}")
+        np.testing.assert_array_equal(flags.numpy(), want.flags)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("d", [2, 577, 2500])
+@pytest.mark.parametrize("case", CASES)
+def test_every_statistic_is_exact_on_random_and_adversarial_rows(cuda, case, d, dtype):
+    assert_all_exact(cuda, *make_pair(case, np.random.default_rng(d), 3, d, d, (dtype, dtype)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("threads", [64, 128, 256, 512])
+def test_rows_around_the_limits_of_vectors_warps_and_blocks_are_exact(cuda, shim, threads, dtype):
+    lanes = 16 // dtype.itemsize
+    full = threads * VECTORS * lanes
+    for d in (full // 2 + 1, full - lanes - 1, full - lanes, full - 1, full, full + 1):
+        x, y = make_pair("shifted", np.random.default_rng(d), 2, d, d, (dtype, dtype))
+        y[0] = x[0]
+        y[0, -1] += 3  # the last value alone
+        before = shim.blocks_executed()
+        assert_bucketed_exact(cuda, x, y, expected(x, y))
+        assert shim.blocks_executed() == before + len(x)  # a block a row
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", ["shifted", "clusters", "two-valued", "NaN and infinity", "one far outlier"])
+def test_rows_that_registers_do_not_hold_are_exact(cuda, case, dtype):
+    x, y = make_pair(case, np.random.default_rng(1), 1, 17_000, 17_000, (dtype, dtype))
+    assert_bucketed_exact(cuda, x, y, expected(x, y), {400})
+
+
+@pytest.mark.parametrize("case", ["shifted", "constant"])
+def test_more_than_65535_values_in_one_bucket_are_counted(cuda, case):
+    x, y = make_pair(case, np.random.default_rng(1), 1, 70_001, 70_001, (torch.float32, torch.float32))
+    x[0, :69_000], y[0, :68_000] = 0.5, 0.5
+    want = expected(x, y)
+    np.testing.assert_array_equal(cuda.ks_statistics(x, y)[0].numpy(), np.maximum(want.plus, want.minus))
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 7), (7, 1), (100, 150), (127, 576), (1000, 999), (64, 4096)])
+@pytest.mark.parametrize("case", CASES)
+def test_samples_of_different_sizes_are_exact(cuda, case, n, m):
+    assert_all_exact(cuda, *make_pair(case, np.random.default_rng(n), 3, n, m, (torch.float32, torch.float64)))
+
+
+def test_samples_that_shared_memory_does_not_hold_are_sorted_elsewhere(cuda):
+    x, y = make_pair("quantized", np.random.default_rng(8), 9, 33_000, 20, (torch.float32, torch.float32))
+    assert_all_exact(cuda, x, y)  # 9 rows, 8 blocks at a time: a buffer is used again
+
+
+@pytest.mark.parametrize("dtypes", [(a, b) for a in DTYPES for b in DTYPES if a != b], ids=str)
+@pytest.mark.parametrize("case", ["shifted", "subnormal", "subnormal double", "subnormal half", "NaN and infinity"])
+def test_mixed_dtypes_compare_the_exact_values(cuda, case, dtypes):
+    assert_all_exact(cuda, *make_pair(case, np.random.default_rng(0), 3, 500, 500, dtypes))
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "less", "greater"])
+@pytest.mark.parametrize("case", ["normal", "quantized", "both zeros", "identical", "constant"])
+def test_sides_and_places_are_those_of_scipy(cuda, case, alternative):
+    x, y = make_pair(case, np.random.default_rng(2), 4, 31, 30, (torch.float64, torch.float64))
+    plus, minus, plus_at, minus_at, _ = cuda.ks_rows(x, y)
+    for r in range(4):
+        want = scipy.stats.ks_2samp(x[r].numpy(), y[r].numpy(), alternative=alternative, method="asymp")
+        side, at = {
+            "greater": (plus[r], plus_at[r]),
+            "less": (minus[r], minus_at[r]),
+            "two-sided": (plus[r], plus_at[r]) if want.statistic_sign > 0 else (minus[r], minus_at[r]),
+        }[alternative]
+        assert round(want.statistic * 31 * 30) == side
+        assert want.statistic_location == at
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", ["shifted", "quantized", "clusters", "NaN and infinity", "identical"])
+def test_every_threshold_cuts_where_it_should(cuda, case, dtype):
+    x, y = make_pair(case, np.random.default_rng(9), 3, 40, 40, (dtype, dtype))
+    want = expected(x, y)
+    h = np.maximum(want.plus, want.minus)
+    for threshold in (-(2**62), *range(-1, 43), 2**62):
+        decided, flags = cuda.ks_decide(x, y, threshold)
+        np.testing.assert_array_equal(decided.numpy(), (h >= threshold) & (h >= 0), err_msg=f"{threshold}")
+        np.testing.assert_array_equal(flags.numpy(), want.flags)
+        got, flags = cuda.ks_statistics(x, y, threshold)
+        np.testing.assert_array_equal(got.numpy(), np.where((h >= threshold) | (h < 0), h, 0), err_msg=f"{threshold}")
+        np.testing.assert_array_equal(flags.numpy(), want.flags)
+
+
+small_floats = hnp.arrays(
+    np.float32,
+    st.tuples(st.just(2), st.integers(1, 200)),
+    elements=st.one_of(st.floats(width=32, allow_nan=False), st.sampled_from([0.0, -0.0, 1.0, 1.5, math.inf])),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(pair=small_floats)
+def test_any_finite_or_infinite_row_is_exact(shim, pair):
+    x, y = torch.from_numpy(pair[:1].copy()), torch.from_numpy(pair[1:].copy())
+    want = expected(x, y)
+    h, flags = torch.empty(1, dtype=torch.int64), torch.empty(1, dtype=torch.uint8)
+    matrices = ops.kernels._matrix(x), ops.kernels._matrix(y)
+    shim.ks_statistics(*matrices, 0, h.data_ptr(), flags.data_ptr(), 0, 0)
+    assert (h.item(), flags.item()) == (max(want.plus[0], want.minus[0]), want.flags[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout_gives_the_same(cuda, layout, dtype):
+    x, y = make_pair("shifted", np.random.default_rng(4), 5, 130, 130, (dtype, dtype))
+    assert_all_exact(cuda, x, y, lay_out(x, layout), y)
+    assert_all_exact(cuda, x, y, x, lay_out(y, layout))
+    assert_all_exact(cuda, x, y, lay_out(x, layout), lay_out(y, layout))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("offset", [1, 2, 5])
+def test_rows_that_are_not_aligned_to_vectors_are_read_whole(cuda, offset, dtype):
+    x, y = make_pair("shifted", np.random.default_rng(offset), 3, 256, 256, (dtype, dtype))
+    shifted = torch.zeros(x.numel() + offset, dtype=dtype)[offset:].view(x.shape).copy_(x)
+    assert_all_exact(cuda, x, y, shifted, y)
+
+
+def test_negative_and_zero_strides_are_followed(shim, cuda):
+    x, y = make_pair("shifted", np.random.default_rng(5), 6, 100, 100, (torch.float32, torch.float32))
+    last = x.data_ptr() + (x.numel() - 1) * x.element_size()
+    h, flags = torch.empty(6, dtype=torch.int64), torch.empty(6, dtype=torch.uint8)
+    outputs = h.data_ptr(), flags.data_ptr(), 0, 0
+    shim.ks_statistics((last, 6, 100, -100, -1, 1), ops.kernels._matrix(y), 0, *outputs)
+    assert torch.equal(h, ops.ks_statistics(x.flip(0, 1), y)[0])
+    one = x[:1].expand(6, 100)
+    assert torch.equal(cuda.ks_statistics(one, y)[0], ops.ks_statistics(one, y)[0])
+    constant = x[:, :1].expand(6, 100)
+    assert torch.equal(cuda.ks_statistics(constant, y)[0], ops.ks_statistics(constant, y)[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("d", [5, 64, 1000])
+def test_nan_and_inf_are_flagged_wherever_they_stand_even_in_identical_rows(cuda, d, dtype):
+    for value, flag in ((math.nan, 1), (-math.nan, 1), (math.inf, 2), (-math.inf, 2)):
+        for position in (0, d // 2, d - 1):
+            table = torch.linspace(-1, 1, d).repeat(3, 1).to(dtype)
+            other = table.clone()
+            table[1, position] = value
+            for x, y in ((table, table.clone()), (table, other), (other, table)):
+                assert cuda.ks_statistics(x, y)[1].tolist() == [0, flag, 0]
+                assert cuda.ks_decide(x, y, 1)[1].tolist() == [0, flag, 0]
+                assert cuda.ks_rows(x, y)[4].tolist() == [0, flag, 0]
+
+
+def test_the_largest_finite_values_are_not_taken_for_infinity(cuda):
+    for dtype in DTYPES:
+        x = torch.full((1, 40), torch.finfo(dtype).max, dtype=dtype)
+        y = x.clone()
+        y[0, :3] = -x[0, :3]
+        h, flags = cuda.ks_statistics(x, y)
+        assert (h.tolist(), flags.tolist()) == ([3], [0])
+        assert cuda.ks_statistics(x, x.clone())[1].tolist() == [0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_order_of_the_threads_changes_anything(cuda, shim, case):
+    x, y = make_pair(case, np.random.default_rng(7), 2, 1500, 1500, (torch.float32, torch.float32))
+    want = expected(x, y)
+    for seed in (1, 2):
+        shim.set_seed(seed)
+        np.testing.assert_array_equal(cuda.ks_statistics(x, y)[0].numpy(), np.maximum(want.plus, want.minus))
+        np.testing.assert_array_equal(cuda.ks_rows(x, y)[2].numpy(), want.plus_at)
+
+
+def test_no_rows_give_no_launch(cuda, shim):
+    before = shim.blocks_executed()
+    for op in (cuda.ks_rows, cuda.ks_statistics, lambda x, y: cuda.ks_decide(x, y, 1)):
+        assert all(len(out) == 0 for out in op(torch.empty(0, 5), torch.empty(0, 5)))
+    assert shim.blocks_executed() == before
+
+
+def test_the_launchers_check_shapes_themselves(shim):
+    with pytest.raises(ValueError, match=r"the tables have shapes \[2, 3\] and \[2, 4\]; expected one shape"):
+        shim.ks_statistics((0, 2, 3, 3, 1, 1), (0, 2, 4, 4, 1, 1), 0, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match="x has 2 rows and y has 3; expected as many"):
+        shim.ks_rows((0, 2, 3, 3, 1, 1), (0, 3, 3, 3, 1, 1), 0, 0, 0, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match="a row of x has 0 values and a row of y 0; expected at least one in each"):
+        shim.ks_decide((0, 2, 0, 0, 1, 1), (0, 2, 0, 0, 1, 1), 1, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match=r"rows of 2147483647 values; expected fewer than 2\^31 - 1"):
+        shim.ks_decide((0, 1, 2**31 - 1, 0, 1, 1), (0, 1, 2**31 - 1, 0, 1, 1), 1, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match=r"rows of 1 and 1073741825 values; expected at most 2\^30 on a GPU"):
+        shim.ks_rows((0, 1, 1, 0, 1, 1), (0, 1, 2**30 + 1, 0, 1, 1), 0, 0, 0, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match="their least common multiple does not fit 64 bits"):
+        shim.ks_rows((0, 1, 2**40, 0, 0, 1), (0, 1, 2**40 - 1, 0, 0, 1), 0, 0, 0, 0, 0, 0, 0)
+
+
+def test_errors_of_the_launchers_are_input_errors(cuda):
+    with pytest.raises(InputError, match="before has shape"):
+        cuda.ks_statistics(torch.zeros(2, 3), torch.zeros(2, 4))
