@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,19 +11,19 @@ from torch.optim import Optimizer
 
 from .dtensors import is_sharded
 from .errors import InputError
-from .ops import row_adamw_step_
+from .ops import row_adamw_, row_adamw_step_
 from .ops.schemas import LEFT_OUT
 from .row_gradients import (
+    ROW_STATE,
     as_matrix,
     check_hyperparameters,
     first_nonfinite,
+    matched_state,
     nonfinite_message,
     row_gradient,
     state_shape,
 )
 from .tables import TABLE_DTYPES, check_token_ids
-
-_ROW_STATE = ("exp_avg", "exp_avg_sq", "master")
 
 
 class _Update(NamedTuple):
@@ -194,7 +193,11 @@ class RowAdamW(Optimizer):
                 "capturable=True does not take DTensors: each process would decide alone which steps to leave out"
             )
         for device, batch in by_device.items():
-            self._run(device, batch)
+            if self.capturable or device.type == "cuda":
+                self._update_together(device, batch)
+            else:
+                for update in batch:
+                    self._update_alone(update)
         return loss
 
     @torch.no_grad()
@@ -220,31 +223,18 @@ class RowAdamW(Optimizer):
         ------
         InputError : moments that do not fit the parameters, or other ``"rows"`` than those of this optimizer.
         """
-        saved_groups, saved_state = state_dict["param_groups"], state_dict["state"]
-        pairs = []
-        for group, saved in zip(self.param_groups, saved_groups, strict=False):
-            ours, theirs = group["rows"], saved.get("rows")
-            if (ours is None) != (theirs is None) or (ours is not None and not torch.equal(ours, theirs.cpu())):
-                raise InputError("the optimizer state is of other rows than this optimizer trains")
-            pairs += list(zip(group["params"], itertools.repeat(group), saved["params"], strict=False))
-        for param, group, key in pairs:
-            for name in _ROW_STATE:
-                value = saved_state.get(key, {}).get(name)
-                if value is not None and value.shape != state_shape(param, group["rows"]):
-                    raise InputError(
-                        f"the optimizer state has {name} {list(value.shape)}, expected "
-                        f"{list(state_shape(param, group['rows']))}"
-                    )
-        before = [group["lr"] for group in self.param_groups], {p: dict(self.state.get(p, {})) for p, _, _ in pairs}
+        pairs = matched_state(self.param_groups, state_dict)
+        learning_rates = [group["lr"] for group in self.param_groups]
+        states = {param: dict(self.state.get(param, {})) for param, _ in pairs}
         super().load_state_dict(state_dict)
         # Optimizer.load_state_dict casts the moments to the dtype of the parameter, which for bfloat16 loses
         # 16 bits of them; and it may keep the caller's tensors. So they are taken once more, as they are.
-        for param, _, key in pairs:
-            for name in _ROW_STATE:
-                if name in saved_state.get(key, {}):
-                    self.state[param][name] = saved_state[key][name].to(param.device, copy=True)
+        for param, saved in pairs:
+            for name in ROW_STATE:
+                if name in saved:
+                    self.state[param][name] = saved[name].to(param.device, copy=True)
         self._rows_on.clear()
-        self._keep_tensors(*before)
+        self._keep_tensors(learning_rates, states)
 
     def _keep_tensors(self, learning_rates: list[Any], states: dict[Tensor, dict[str, Any]]) -> None:
         """After loading: where steps and learning rates belong, and in the tensors that captured graphs read."""
@@ -279,7 +269,27 @@ class RowAdamW(Optimizer):
             return grad
         return row_gradient(param, rows)
 
-    def _run(self, device: torch.device, updates: list[_Update]) -> None:
+    def _update_alone(self, update: _Update) -> None:
+        """Without the cost of an op that takes lists, which one launch pays for and a call on the CPU does not."""
+        group, param, rows, grad = update
+        state = self._state_of(update)
+        state["step"] += 1
+        row_adamw_(
+            as_matrix(param),
+            rows,
+            grad,
+            as_matrix(state["exp_avg"]),
+            as_matrix(state["exp_avg_sq"]),
+            step=int(state["step"]),
+            lr=float(group["lr"]),
+            beta1=float(group["betas"][0]),
+            beta2=float(group["betas"][1]),
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            master=as_matrix(state["master"]) if "master" in state else None,
+        )
+
+    def _update_together(self, device: torch.device, updates: list[_Update]) -> None:
         if device not in self._control:
             _refuse_in_capture()
             self._control[device] = torch.zeros(3, dtype=torch.int32, device=device)

@@ -1,4 +1,4 @@
-"""What RowAdamW asks of a parameter and its gradient: the gradient of the trained rows, NaN in it, shapes of state."""
+"""What RowAdamW asks of a parameter: the gradient of the trained rows, NaN in it, and the state that fits it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .dtensors import is_sharded, local, on_any_process
 from .errors import InputError
+
+ROW_STATE = ("exp_avg", "exp_avg_sq", "master")
+"""The state of a parameter that has a row for each trained row."""
 
 
 def state_shape(param: Tensor, rows: Tensor | None) -> torch.Size:
@@ -75,3 +78,21 @@ def check_hyperparameters(group: dict[str, Any]) -> None:
     betas = group["betas"]
     if len(betas) != 2 or not all(0 <= float(beta) < 1 for beta in betas):
         raise InputError(f"betas is {betas}, expected two numbers in [0, 1)")
+
+
+def matched_state(groups: list[dict[str, Any]], state_dict: dict[str, Any]) -> list[tuple[Tensor, dict[str, Any]]]:
+    """Each parameter of these groups and its saved state; refuse one of other rows or shapes."""
+    pairs = []
+    for group, saved in zip(groups, state_dict["param_groups"], strict=False):
+        ours, theirs = group["rows"], saved.get("rows")
+        if (ours is None) != (theirs is None) or (ours is not None and not torch.equal(ours, theirs.cpu())):
+            raise InputError("the optimizer state is of other rows than this optimizer trains")
+        for param, key in zip(group["params"], saved["params"], strict=False):
+            state, shape = state_dict["state"].get(key, {}), state_shape(param, ours)
+            for name in ROW_STATE:
+                if state.get(name) is not None and state[name].shape != shape:
+                    raise InputError(
+                        f"the optimizer state has {name} {list(state[name].shape)}, expected {list(shape)}"
+                    )
+            pairs.append((param, state))
+    return pairs

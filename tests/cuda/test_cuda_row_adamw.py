@@ -126,6 +126,18 @@ class TestOneTable:
         update_on_the_cpu(expected, step=3)
         assert_same_bits(got, expected)
 
+    @pytest.mark.parametrize("d", [2, 5, 6, 7])
+    def test_rows_padded_to_whole_packs_whose_end_is_not_theirs(self, cuda, d):
+        got = arguments(d)
+        for name in ("table", "grad"):
+            padded = torch.full((len(got[name]), 8), 77.0)
+            got[name] = padded[:, :d].copy_(got[name])
+        expected = copied(got)
+        cuda.row_adamw_(**got, step=3, **HYPER)
+        update_on_the_cpu(expected, step=3)
+        assert_same_bits(got, expected)
+        assert got["table"].as_strided((VOCAB, 8), (8, 1))[:, d:].eq(77).all()
+
     def test_unaligned_moments(self, cuda):
         got = arguments(8)
         for name in ("exp_avg", "exp_avg_sq"):

@@ -126,6 +126,11 @@ class TestForward:
         arguments = values["table"], values["rows"], slot_map(), token_ids(9)
         assert_same_bits(cuda.row_embedding(*arguments), look_up_on_the_cpu(*arguments))
 
+    @pytest.mark.parametrize("d", [2, 5, 6, 7])
+    def test_rows_padded_to_whole_pieces_whose_end_is_not_theirs(self, cuda, d):
+        arguments = torch.rand(VOCAB, 8)[:, :d], torch.rand(3, 8)[:, :d], slot_map(), token_ids(9)
+        assert_same_bits(cuda.row_embedding(*arguments), look_up_on_the_cpu(*arguments))
+
     def test_every_token_trained_and_none(self, cuda):
         table, ids = random(VOCAB, 8), token_ids(40)
         everything = slot_map(torch.arange(VOCAB).flip(0))
