@@ -91,23 +91,25 @@ class EmbedTuning(RowArm):
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
         """All active rows."""
-        from kslottery_fast.lab.stages import train_table_rows
-
         shop, settings = cell.shop, cell.shop.settings
         witness = Witness(shop.base_table(), settings.steps)
         active = shop.counts.nonzero().squeeze(1)
         rate = spec.learning_rate or settings.learning_rate
-        tuned = train_table_rows(shop, active, rate, cell.seed, folder, progress, witness.watch)
+        tuned = cell.train(active, rate, folder, progress, witness.watch)
         witness.evidence(tuned, shop.counts, settings.steps).save(folder)
         return tuned
 
 
-class Tune(RowArm):
-    """The rows that a selector takes train, from the original model; everything else is frozen."""
+class ChosenRows(RowArm):
+    """An arm about the rows that a selector takes."""
 
     def __init__(self, label: str, selector: str) -> None:
         super().__init__(label)
         self.selector = selector
+
+
+class Tune(ChosenRows):
+    """The rows that a selector takes train, from the original model; everything else is frozen."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
         """The chosen rows, trained; none where alpha selects none."""
@@ -116,7 +118,7 @@ class Tune(RowArm):
         return cell.train(ids, rate, folder, progress) if len(ids) else None
 
 
-class Transfer(Tune):
+class Transfer(ChosenRows):
     """The rows that a selector takes are copied from the embed-tuned model; nothing trains."""
 
     trains = False
@@ -127,7 +129,7 @@ class Transfer(Tune):
         return cell.tuned.only(ids.sort().values) if len(ids) else None
 
 
-class Frozen(Tune):
+class Frozen(ChosenRows):
     """Embed Tuning of all active rows but those that a selector takes: the paper's ablation."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:

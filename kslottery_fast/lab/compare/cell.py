@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from kslottery_fast.lab.run_folder import RunFolder
 from kslottery_fast.lab.stages import train_table_rows
 from kslottery_fast.lab.training import TrainedRows
 from kslottery_fast.lab.workshop import Workshop
+from kslottery_fast.rows import RowEmbedding
 
 from .evidence import SELECTORS, Evidence
 from .settings import ArmSpec
@@ -81,6 +83,18 @@ class Cell:
         """The numbers that an arm may train: those of as many rows as its size says."""
         return self.size(spec) * self.evidence.dimension
 
-    def train(self, token_ids: Tensor, learning_rate: float, folder: Path, progress: ProgressCallback) -> TrainedRows:
+    def own_tickets(self) -> ArmSpec:
+        """The tickets that certificate and interpretation speak of: those at alpha, or top_k where it selects none."""
+        spec = ArmSpec("transfer", self.shop.settings.alpha)
+        return spec if self.size(spec) else ArmSpec("transfer", self.shop.settings.top_k)
+
+    def train(
+        self,
+        token_ids: Tensor,
+        learning_rate: float,
+        folder: Path,
+        progress: ProgressCallback,
+        before_update: Callable[[int, RowEmbedding], None] | None = None,
+    ) -> TrainedRows:
         """Train rows of the original model in this cell."""
-        return train_table_rows(self.shop, token_ids, learning_rate, self.seed, folder, progress)
+        return train_table_rows(self.shop, token_ids, learning_rate, self.seed, folder, progress, before_update)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kslottery_fast.files import read_json, read_safetensors, write_json, write_safetensors
 from kslottery_fast.lab.training import TrainedRows
+from kslottery_fast.rows import RowEmbedding
 from kslottery_fast.stats import adjust, critical_count, ks_statistics, pvalues, resolve_table_method
 from kslottery_fast.tickets import Tickets
 
@@ -102,9 +103,10 @@ class Witness:
         self.gradient: Tensor | None = None
         self.trajectory: list[tuple[int, Tensor]] = []
 
-    def watch(self, step: int, embedding: object) -> None:
+    def watch(self, step: int, embedding: RowEmbedding) -> None:
         """Add up gradients; now and then take the KS statistics of the rows as they are."""
-        rows, ids = embedding.rows, embedding.token_ids.cpu()  # type: ignore[attr-defined]
+        rows, ids = embedding.rows, embedding.token_ids.cpu()
+        assert rows.grad is not None, "called before an update"
         norms = rows.grad.double().norm(dim=1).cpu()
         order = ids.argsort()
         self.gradient = norms[order] if self.gradient is None else self.gradient + norms[order]

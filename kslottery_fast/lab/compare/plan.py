@@ -54,15 +54,10 @@ class Comparison:
                 jobs += self._interpretation(cell)
         return jobs
 
-    def own_tickets(self, cell: Cell) -> ArmSpec:
-        """The tickets that certificate and interpretation speak of: those at alpha, or top_k where it selects none."""
-        spec = ArmSpec("transfer", self.settings.base.alpha)
-        return spec if cell.size(spec) else ArmSpec("transfer", self.settings.base.top_k)
-
     def _interpretation(self, cell: Cell) -> list[Job]:
         tuned = next((spec for spec in self.settings.specs if spec.name == "partial"), None)
         shown = [EMBED, *([tuned] if tuned else [])]
-        effects = partial(_effects, cell, self)
+        effects = partial(_effects, cell, self.settings.effects)
         return [
             _job(cell, f"effects@{self.settings.effects}", "the effect of single tickets", effects),
             *(
@@ -101,19 +96,18 @@ def _score(cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) 
 
 
 def _certificate(cell: Cell, folder: Path, progress: ProgressCallback) -> None:
-    settings = cell.shop.settings
-    spec = ArmSpec("transfer", settings.alpha)
-    count = cell.size(spec)
-    ids = cell.choose("ks", spec if count else ArmSpec("transfer", settings.top_k))
-    tickets = cell.evidence.tickets(len(ids), settings.alpha if count else None, settings.method, settings.correction)
+    settings, spec = cell.shop.settings, cell.own_tickets()
+    ids = cell.choose("ks", spec)
+    alpha = spec.size if isinstance(spec.size, float) else None
+    tickets = cell.evidence.tickets(len(ids), alpha, settings.method, settings.correction)
     tickets.save(folder / "tickets.json", cell.shop.loaded.tokenizer)
     key = tuple(sorted(ids.tolist()))
     write_json(folder / "certificate.json", certificate_of(cell.shop, cell.tuned, key, progress).to_dict())
 
 
-def _effects(cell: Cell, comparison: Comparison, folder: Path, progress: ProgressCallback) -> None:
-    ids = cell.choose("ks", comparison.own_tickets(cell)).tolist()
-    result = interpret.ticket_effects(cell.shop, cell.tuned, ids, comparison.settings.effects, progress)
+def _effects(cell: Cell, shown: int, folder: Path, progress: ProgressCallback) -> None:
+    ids = cell.choose("ks", cell.own_tickets()).tolist()
+    result = interpret.ticket_effects(cell.shop, cell.tuned, ids, shown, progress)
     result["template_tokens"] = sorted(interpret.template_tokens(cell.shop))
     write_json(folder / "effects.json", result)
 

@@ -17,8 +17,9 @@ from kslottery_fast.replicates import Replicates
 from kslottery_fast.tickets import Tickets
 
 from . import advice, measures, scoring
-from .arms import ARMS, Tune
+from .arms import ARMS
 from .cell import EMBED, UNTUNED, Cell
+from .evidence import SELECTORS
 from .plan import SCORE, Comparison
 from .settings import ArmSpec
 
@@ -52,7 +53,6 @@ class Language:
     def __init__(self, comparison: Comparison, code: str, place: int) -> None:
         self.settings, self.shop = comparison.settings, comparison.shops[code]
         self.cells = [comparison.cells[code, seed] for seed in self.settings.seeds]
-        self.comparison = comparison
         # Languages are averaged: their sentences are different draws.
         self.options = {"n_bootstrap": self.settings.base.n_bootstrap, "seed": self.settings.base.seed + place}
 
@@ -163,7 +163,7 @@ class Language:
             own = ArmSpec("partial", spec.size, spec.learning_rate)
             if spec.name in COMPARED and own in self.test:
                 difference = measures.differences(self.test[spec], self.test[own])
-                found.append({"control": str(spec), "own": str(own), "difference": difference})
+                found.append({"control": str(spec), "own": str(self.cells[0].own_tickets()), "difference": difference})
         return found
 
     def _tickets(self) -> dict[str, Any]:
@@ -174,8 +174,7 @@ class Language:
         def count(one: Any, alpha: float, counts: Any = None) -> int:
             return int(one.significant(alpha, base.method, base.correction, counts))
 
-        own = self.comparison.own_tickets(self.cells[0])
-        chosen = [set(cell.choose("ks", self.comparison.own_tickets(cell)).tolist()) for cell in self.cells]
+        chosen = [set(cell.choose("ks", cell.own_tickets()).tolist()) for cell in self.cells]
         pairs = [jaccard(a, b) for a, b in itertools.combinations(chosen, 2)]
         saved = Tickets.load(self.cells[0].folder.stage_path("certificate") / "tickets.json")
         return {
@@ -191,22 +190,19 @@ class Language:
             ],
             "overlap_of_seeds": sum(pairs) / len(pairs) if pairs else None,
             "overlap_of_selectors": self._selectors(len(chosen[0])),
-            "own": str(own),
+            "own": str(self.cells[0].own_tickets()),
             "list": self._list(saved),
         }
 
-    def _selectors(self, k: int) -> dict[str, Any] | None:
+    def _selectors(self, k: int) -> dict[str, Any]:
         """Jaccard overlap of the first k rows of every selector, mean over seeds."""
-        names = [name for name, arm in ARMS.items() if type(arm) is Tune]
-        sets = []
-        for cell in self.cells:
-            limit = ArmSpec("partial", min(k, len(cell.evidence)))
-            sets.append([set(cell.choose(ARMS[name].selector, limit).tolist()) for name in names])  # type: ignore[attr-defined]
-        matrix = [
-            [sum(jaccard(one[i], one[j]) for one in sets) / len(sets) for j in range(len(names))]
-            for i in range(len(names))
+        sets = [
+            [set(cell.evidence.token_ids[order(cell.evidence, cell.seed)[:k]].tolist()) for order in SELECTORS.values()]
+            for cell in self.cells
         ]
-        return {"rows": k, "names": [ARMS[name].label for name in names], "matrix": matrix}
+        places = range(len(SELECTORS))
+        matrix = [[sum(jaccard(one[i], one[j]) for one in sets) / len(sets) for j in places] for i in places]
+        return {"rows": k, "names": list(SELECTORS), "matrix": matrix}
 
     def _list(self, tickets: Tickets) -> list[dict[str, Any]]:
         """The tickets of the first seed with all that is known of each."""
@@ -303,7 +299,7 @@ def _language_overlap(languages: Mapping[str, Language]) -> dict[str, Any]:
     """Jaccard overlap of the tickets of two languages, mean over seeds."""
     codes = list(languages)
     sets = {
-        code: [set(cell.choose("ks", language.comparison.own_tickets(cell)).tolist()) for cell in language.cells]
+        code: [set(cell.choose("ks", cell.own_tickets()).tolist()) for cell in language.cells]
         for code, language in languages.items()
     }
     matrix = [[sum(map(jaccard, sets[a], sets[b])) / len(sets[a]) for b in codes] for a in codes]

@@ -162,7 +162,7 @@ def test_the_same_command_does_nothing_again_and_a_larger_grid_only_what_is_new(
 
 def test_kill_9_again_and_again_costs_at_most_one_stage_each_time(arguments, tmp_path, finished, summary):
     output = tmp_path / "killed"
-    driver = Path(__file__).with_name("kill_driver.py")
+    driver = Path(__file__).with_name("kill_each_stage.py")
     wanted = ["partial@4", "full"]
     result = subprocess.run(
         [sys.executable, driver, *arguments(output, "--arms", ",".join(wanted), "--seeds", "0", "--effects", "0")],

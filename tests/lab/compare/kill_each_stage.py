@@ -2,7 +2,7 @@
 
 Killed with SIGKILL in turn at the stage's first report of progress, and after it wrote all its files and before they
 count. Every attempt is a fork of this process, so that
-transformers is imported once. Writes "killed" to stderr for each. Usage: kill_driver.py ARGUMENTS
+transformers is imported once. Writes "killed" to stderr for each. Usage: kill_each_stage.py ARGUMENTS
 """
 
 import contextlib
