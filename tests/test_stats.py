@@ -15,6 +15,7 @@ from torch import nn
 
 from kslottery_fast.errors import InputError
 from kslottery_fast.overlay import RowEmbedding, overlay
+from kslottery_fast.rowset import RowSet, RowSets
 from kslottery_fast.stats import adjust, benjamini_hochberg, ks_statistics
 
 
@@ -68,7 +69,7 @@ def test_a_permuted_row_has_count_zero_and_infinities_are_values() -> None:
 
 def attached() -> RowEmbedding:
     embedding = nn.Embedding(40, 33).requires_grad_(False)
-    overlay(embedding, RowEmbedding, nn.Parameter(torch.zeros(1, 33)), torch.tensor([3]))
+    overlay(embedding, RowEmbedding, RowSets("default", RowSet(torch.zeros(1, 33), torch.tensor([3]), 40, None)))
     assert isinstance(embedding, RowEmbedding)
     return embedding
 
