@@ -1,13 +1,10 @@
-// parallel_for: a loop over chunks, handed out dynamically to the calling thread and to a small pool of
-// helpers.
+// parallel_for: a loop over chunks, handed out dynamically to the calling thread and to a small pool of helpers.
 //
 // - The helpers are started when first needed and then sleep between loops: starting a thread costs 20 to 50
 //   microseconds, waking one a few.
-// - Several threads may run loops at once, and a loop may run inside a loop: a caller always works on its own
-// loop and
+// - Several threads may run loops at once, and a loop may run inside a loop: a caller always works on its own loop and
 //   never waits for a helper that has not started on it, so nothing can deadlock.
-// - After fork() the child has no helpers and a mutex in an unknown state: it abandons that pool and makes
-// its own.
+// - After fork() the child has no helpers and a mutex in an unknown state: it abandons that pool and makes its own.
 // - The first exception that a chunk throws ends the loop and is thrown again in the caller.
 #pragma once
 

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = (
     "tests/ops",
     "tests/test_stats.py",
+    "tests/test_selection.py",
     "tests/test_tickets.py",
     "tests/test_ks_twosample.py",
     "tests/test_optim.py",

@@ -239,6 +239,14 @@ def test_a_gradient_with_nan_can_be_skipped_and_the_run_goes_on_as_if_it_had_not
     assert torch.equal(param, other)
 
 
+def test_a_finite_gradient_whose_sum_overflows_is_not_taken_for_a_diverged_one():
+    param = nn.Parameter(torch.ones(2, 3, dtype=torch.float16))
+    param.grad = torch.full((2, 3), 60_000.0, dtype=torch.float16)
+    assert param.grad.sum().isinf()
+    RowAdamW([param], lr=0.1).step()
+    assert torch.equal(param.detach(), torch.full((2, 3), 0.9, dtype=torch.float16))
+
+
 def test_a_grad_scaler_leaves_out_steps_with_inf():
     param = nn.Parameter(torch.ones(2, 3))
     optimizer = RowAdamW([param])

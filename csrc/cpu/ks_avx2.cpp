@@ -1,4 +1,4 @@
-// The bucket engine for x86 CPUs with AVX2 (Intel since 2013, AMD since 2015).
+// The kernels for x86 CPUs with AVX2 (Intel since 2013, AMD since 2015).
 #if defined(__x86_64__)
 #include <cstdint>
 #include <cstring>
@@ -14,6 +14,7 @@
 #pragma GCC target("avx2,fma,bmi,bmi2,popcnt")
 #endif
 #define KSL_ISA avx2
+#include "adamw_loop.h"
 #include "ks_loops.h"
 
 namespace ksl {
@@ -27,8 +28,13 @@ using Loops = GenericLoops;
 #include "ks_engine.h"
 
 namespace ksl {
-const Kernels kAvx2Kernels{"avx2", avx2::row_statistic<float>, avx2::row_statistic<double>,
-                           avx2::row_statistic<Float16>, avx2::row_statistic<BFloat16>};
+const Kernels kAvx2Kernels{"avx2",
+                           avx2::row_statistic<float>,
+                           avx2::row_statistic<double>,
+                           avx2::row_statistic<Float16>,
+                           avx2::row_statistic<BFloat16>,
+                           avx2::adamw_span<float>,
+                           avx2::adamw_span<double>};
 }  // namespace ksl
 
 #if defined(__clang__)

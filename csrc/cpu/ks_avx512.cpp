@@ -1,4 +1,4 @@
-// The bucket engine for x86 CPUs with AVX-512 F, BW, DQ and VL (Intel since 2017, AMD since 2022).
+// The kernels for x86 CPUs with AVX-512 F, BW, DQ and VL (Intel since 2017, AMD since 2022).
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -20,6 +20,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms inside GCC's own intrinsics (its bug 105593)
 #endif
 #define KSL_ISA avx512
+#include "adamw_loop.h"
 #include "ks_loops.h"
 
 namespace ksl {
@@ -199,8 +200,13 @@ struct Loops : GenericLoops {
 #include "ks_engine.h"
 
 namespace ksl {
-const Kernels kAvx512Kernels{"avx512", avx512::row_statistic<float>, avx512::row_statistic<double>,
-                             avx512::row_statistic<Float16>, avx512::row_statistic<BFloat16>};
+const Kernels kAvx512Kernels{"avx512",
+                             avx512::row_statistic<float>,
+                             avx512::row_statistic<double>,
+                             avx512::row_statistic<Float16>,
+                             avx512::row_statistic<BFloat16>,
+                             avx512::adamw_span<float>,
+                             avx512::adamw_span<double>};
 }  // namespace ksl
 
 #if defined(__clang__)

@@ -1,4 +1,4 @@
-// The bucket engine for any CPU of the architecture that this is compiled for.
+// The kernels for any CPU of the architecture that this is compiled for.
 #include <cstdint>
 #include <cstring>
 
@@ -6,6 +6,7 @@
 #include "ks_kernels.h"
 
 #define KSL_ISA baseline
+#include "adamw_loop.h"
 #include "ks_loops.h"
 
 namespace ksl {
@@ -19,6 +20,11 @@ using Loops = GenericLoops;
 #include "ks_engine.h"
 
 namespace ksl {
-const Kernels kBaselineKernels{"baseline", baseline::row_statistic<float>, baseline::row_statistic<double>,
-                               baseline::row_statistic<Float16>, baseline::row_statistic<BFloat16>};
+const Kernels kBaselineKernels{"baseline",
+                               baseline::row_statistic<float>,
+                               baseline::row_statistic<double>,
+                               baseline::row_statistic<Float16>,
+                               baseline::row_statistic<BFloat16>,
+                               baseline::adamw_span<float>,
+                               baseline::adamw_span<double>};
 }  // namespace ksl

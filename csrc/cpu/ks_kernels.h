@@ -1,5 +1,5 @@
-// What stands between the loop over rows (ks_rows.cpp, compiled once) and the bucket engine (ks_engine.h, compiled
-// once for each instruction set).
+// What stands between the loops over rows (ks_rows.cpp, row_adamw.cpp: compiled once) and what is compiled once for
+// each instruction set: the bucket engine (ks_engine.h) and the arithmetic of AdamW (adamw_loop.h).
 #pragma once
 
 #include <cstdint>
@@ -69,13 +69,28 @@ struct Outcome {
 template <typename T>
 using Kernel = Outcome (*)(const T *x, const T *y, int64_t n, Goal goal, Workspace &workspace);
 
+// The scalars of one AdamW step, computed in double and rounded once, as Python scalars are in torch.
+template <typename C>
+struct AdamWCoefficients {
+    C decay, one_minus_beta1, beta2, one_minus_beta2, root_bias2, eps, minus_step_size;
+};
+
+template <typename C>
+using AdamWSpan = void (*)(const AdamWCoefficients<C> &c, int64_t n, const C *grad, C *param, C *exp_avg,
+                           C *exp_avg_sq);
+
 struct Kernels {
     const char *isa;
     Kernel<float> float32;
     Kernel<double> float64;
     Kernel<Float16> float16;
     Kernel<BFloat16> bfloat16;
+    AdamWSpan<float> adamw_float32;
+    AdamWSpan<double> adamw_float64;
 };
+
+// Those for this CPU, or those that KSL_ISA in the environment names.
+const Kernels &active_kernels();
 
 extern const Kernels kBaselineKernels;
 #if defined(__x86_64__)

@@ -1,9 +1,7 @@
 // ks_rows, ks_statistics, ks_decide: checks, and the loop over rows.
-#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <numeric>
-#include <string>
 
 #include "../check.h"
 #include "../ks_checks.h"
@@ -16,10 +14,10 @@
 namespace ksl {
 namespace {
 
-// f(first, last) over chunks of about 2^20 values: long enough to pay for their buffers, short enough to balance.
+// f(first, last) over chunks of about 2^17 values: long enough to pay for their buffers, short enough to balance.
 template <typename F>
 void for_rows(const Matrix &x, const Matrix &y, int threads, F &&f) {
-    const int64_t grain = (int64_t{1} << 20) / (x.cols + y.cols + 1);
+    const int64_t grain = (int64_t{1} << 17) / (x.cols + y.cols + 1);
     parallel_for(0, x.rows, grain, threads, [&](int64_t first, int64_t last) {
         IeeeMode ieee;
         f(first, last);
@@ -59,36 +57,6 @@ void for_sorted_rows(const Matrix &x, const Matrix &y, int threads, F &&f) {
     });
 }
 
-// The kernels for this CPU, or those that KSL_ISA names.
-const Kernels &choose_kernels() {
-    const char *wish = std::getenv("KSL_ISA");
-    const std::string name = wish ? wish : "";
-    const Kernels *best = nullptr;
-    bool known = false;
-    const auto consider = [&](const Kernels &kernels, bool supported) {
-        known |= name == kernels.isa;
-        if (supported && !best && (name.empty() || name == kernels.isa)) best = &kernels;
-    };
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    consider(kAvx512Kernels, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                                 __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"));
-    consider(kAvx2Kernels,
-             __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"));
-#endif
-    consider(kBaselineKernels, true);
-    KSL_CHECK(best, "KSL_ISA=", name,
-              known ? ": this CPU does not have it; " : " is not known here; expected avx512, avx2 or baseline, ",
-              "unset it to get the best that this CPU has");
-    return *best;
-}
-
-const Kernels &kernels() {
-    static const Kernels &chosen = choose_kernels();  // thread-safe; a throw is tried again at the next call
-    return chosen;
-}
-
 // Calls f(row, outcome) for every row of two tables of one shape.
 template <typename F>
 void for_bucketed_rows(const Matrix &x, const Matrix &y, Goal goal, int threads, F &&f) {
@@ -103,13 +71,13 @@ void for_bucketed_rows(const Matrix &x, const Matrix &y, Goal goal, int threads,
         });
     };
     if (x.dtype == DType::kFloat64 || y.dtype == DType::kFloat64) {
-        run(double{}, kernels().float64);
+        run(double{}, active_kernels().float64);
     } else if (x.dtype == DType::kFloat16 && y.dtype == DType::kFloat16) {
-        run(Float16{}, kernels().float16);
+        run(Float16{}, active_kernels().float16);
     } else if (x.dtype == DType::kBFloat16 && y.dtype == DType::kBFloat16) {
-        run(BFloat16{}, kernels().bfloat16);
+        run(BFloat16{}, active_kernels().bfloat16);
     } else {
-        run(float{}, kernels().float32);
+        run(float{}, active_kernels().float32);
     }
 }
 
@@ -148,7 +116,5 @@ void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *dec
         flags[r] = outcome.flags;
     });
 }
-
-const char *active_isa() { return kernels().isa; }
 
 }  // namespace ksl

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cpu/ks_kernels.h"
 #include "cpu/spans.h"
 #include "ksl.h"
 #include "parallel.h"
@@ -16,53 +17,59 @@
 namespace ksl {
 namespace {
 
-// The scalars of one step, computed in double and rounded once, as Python scalars are in torch.
 template <typename C>
-struct Coefficients {
-    C decay, one_minus_beta1, beta2, one_minus_beta2, root_bias2, eps, minus_step_size;
+AdamWCoefficients<C> coefficients_of(const AdamW &h) {
+    const auto step = static_cast<double>(h.step);
+    return {static_cast<C>(1 - h.lr * h.weight_decay),
+            static_cast<C>(1 - h.beta1),
+            static_cast<C>(h.beta2),
+            static_cast<C>(1 - h.beta2),
+            static_cast<C>(std::sqrt(1 - std::pow(h.beta2, step))),
+            static_cast<C>(h.eps),
+            static_cast<C>(-h.lr / (1 - std::pow(h.beta1, step)))};
+}
 
-    explicit Coefficients(const AdamW &h)
-        : decay(static_cast<C>(1 - h.lr * h.weight_decay)),
-          one_minus_beta1(static_cast<C>(1 - h.beta1)),
-          beta2(static_cast<C>(h.beta2)),
-          one_minus_beta2(static_cast<C>(1 - h.beta2)),
-          root_bias2(static_cast<C>(std::sqrt(1 - std::pow(h.beta2, static_cast<double>(h.step))))),
-          eps(static_cast<C>(h.eps)),
-          minus_step_size(static_cast<C>(-h.lr / (1 - std::pow(h.beta1, static_cast<double>(h.step))))) {}
-};
+AdamWSpan<float> adamw_span(float) { return active_kernels().adamw_float32; }
+AdamWSpan<double> adamw_span(double) { return active_kernels().adamw_float64; }
 
-template <typename C>
-void update(const Coefficients<C> &c, int64_t n, const C *__restrict grad, C *__restrict param, C *__restrict exp_avg,
-            C *__restrict exp_avg_sq) {
-    // torch.lerp computes from the nearer end, so that weight 1 gives the end itself.
-    if (c.one_minus_beta1 < C(0.5)) {
-        for (int64_t i = 0; i < n; ++i) exp_avg[i] = exp_avg[i] + c.one_minus_beta1 * (grad[i] - exp_avg[i]);
-    } else {
-        for (int64_t i = 0; i < n; ++i) exp_avg[i] = grad[i] - (grad[i] - exp_avg[i]) * (1 - c.one_minus_beta1);
-    }
-    for (int64_t i = 0; i < n; ++i) {
-        exp_avg_sq[i] = exp_avg_sq[i] * c.beta2 + c.one_minus_beta2 * grad[i] * grad[i];
-        const C denominator = std::sqrt(exp_avg_sq[i]) / c.root_bias2 + c.eps;
-        param[i] = param[i] * c.decay + c.minus_step_size * exp_avg[i] / denominator;
-    }
+DType dtype_of(float) { return DType::kFloat32; }
+DType dtype_of(double) { return DType::kFloat64; }
+
+// Whether the rows of a matrix can be used where they stand, as arrays of C.
+template <typename C, typename M>
+bool in_place(const M &matrix) {
+    return matrix.dtype == dtype_of(C{}) && matrix.col_stride == 1;
 }
 
 template <typename C>
 void update_rows(const MutableMatrix &table, const int64_t *row_ids, int64_t k, C *master, const Matrix &grad,
                  C *exp_avg, C *exp_avg_sq, const AdamW &hyper, int threads) {
-    const Coefficients<C> coefficients(hyper);
+    const AdamWCoefficients<C> coefficients = coefficients_of<C>(hyper);
+    const AdamWSpan<C> update = adamw_span(C{});
     const int64_t cols = table.cols;
-    parallel_for(0, k, rows_per_chunk(cols), threads, [&](int64_t lo, int64_t hi) {
-        C grads[kSpan], params[kSpan];
+    const bool grad_in_place = in_place<C>(grad), table_in_place = !master && in_place<C>(table);
+    // Tens of microseconds of work a chunk: an update of few rows must not wait for a second thread to wake up.
+    const int64_t grain = (int64_t{1} << 17) / std::max<int64_t>(cols, 1) + 1;
+    parallel_for(0, k, grain, threads, [&](int64_t lo, int64_t hi) {
+        C grad_copy[kSpan], param_copy[kSpan];
         for (int64_t i = lo; i < hi; ++i) {
             const int64_t row = row_ids ? row_ids[i] : i;
             for (int64_t col = 0; col < cols; col += kSpan) {
                 const int64_t n = std::min(kSpan, cols - col), at = i * cols + col;
-                C *param = master ? master + at : params;
-                if (!master) load_span(table, row, col, n, param);
-                load_span(grad, i, col, n, grads);
-                update(coefficients, n, grads, param, exp_avg + at, exp_avg_sq + at);
-                store_span(table, row, col, n, param);
+                C *param = master ? master + at : param_copy;
+                const C *gradient = grad_copy;
+                if (table_in_place) {
+                    param = static_cast<C *>(table.data) + offset(table, row, col);
+                } else if (!master) {
+                    load_span(table, row, col, n, param);
+                }
+                if (grad_in_place) {
+                    gradient = static_cast<const C *>(grad.data) + offset(grad, i, col);
+                } else {
+                    load_span(grad, i, col, n, grad_copy);
+                }
+                update(coefficients, n, gradient, param, exp_avg + at, exp_avg_sq + at);
+                if (!table_in_place) store_span(table, row, col, n, param);
             }
         }
     });

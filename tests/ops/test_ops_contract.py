@@ -216,9 +216,9 @@ def test_the_reference_in_blocks_equals_the_reference_at_once(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["row_embedding", "row_adamw_"])
+@pytest.mark.parametrize("name", sorted(schemas.SCHEMAS))
 def test_compiles_with_the_default_backend(name):
-    arguments, keywords = adamw_arguments() if name == "row_adamw_" else (embedding_arguments(), {})
+    _, arguments, keywords = next(sample for sample in SAMPLES if sample[0] == name)
     compiled = torch.compile(getattr(ops, name), fullgraph=True)
     expected = run(getattr(ops, name), arguments, keywords)
     assert_same_bits(run(compiled, arguments, keywords), expected)

@@ -1,0 +1,33 @@
+// The arithmetic of AdamW on a span of a row: the same operations, each rounded by itself, on every instruction set.
+//
+// Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its copy.
+#pragma once
+
+#include "ks_kernels.h"
+
+namespace ksl {
+namespace KSL_ISA {
+namespace {
+
+// Built-ins, because std::sqrt would be shared with code for other instruction sets.
+inline float root(float value) { return __builtin_sqrtf(value); }
+inline double root(double value) { return __builtin_sqrt(value); }
+
+template <typename C>
+void adamw_span(const AdamWCoefficients<C> &c, int64_t n, const C *__restrict grad, C *__restrict param,
+                C *__restrict exp_avg, C *__restrict exp_avg_sq) {
+    // torch.lerp computes from the nearer end, so that weight 1 gives the end itself.
+    const bool from_start = c.one_minus_beta1 < C(0.5);
+    const C weight = from_start ? c.one_minus_beta1 : 1 - c.one_minus_beta1;
+    for (int64_t i = 0; i < n; ++i) {
+        const C step = weight * (grad[i] - exp_avg[i]);
+        exp_avg[i] = from_start ? exp_avg[i] + step : grad[i] - step;
+        exp_avg_sq[i] = exp_avg_sq[i] * c.beta2 + c.one_minus_beta2 * grad[i] * grad[i];
+        const C denominator = root(exp_avg_sq[i]) / c.root_bias2 + c.eps;
+        param[i] = param[i] * c.decay + c.minus_step_size * exp_avg[i] / denominator;
+    }
+}
+
+}  // namespace
+}  // namespace KSL_ISA
+}  // namespace ksl
