@@ -132,7 +132,8 @@ class ScratchMemory {
         check(cudaMallocAsync(&data_, bytes, static_cast<cudaStream_t>(stream.handle)), "cudaMallocAsync");
     }
     ~ScratchMemory() {
-        if (data_) cudaFreeAsync(data_, static_cast<cudaStream_t>(stream_.handle));  // a failure will show in the next call
+        if (data_)
+            cudaFreeAsync(data_, static_cast<cudaStream_t>(stream_.handle));  // a failure will show in the next call
     }
     ScratchMemory(const ScratchMemory &) = delete;
     ScratchMemory &operator=(const ScratchMemory &) = delete;

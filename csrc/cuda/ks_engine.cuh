@@ -93,7 +93,7 @@ void launch_blocks(BucketProblem problem, const char *what, Stream stream) {
 template <typename T, int kThreads>
 bool launch_if_it_fits(const BucketProblem &problem, const char *what, Stream stream) {
     using Pairs = ResidentPairs<T, kThreads>;
-    if (problem.n > Pairs::kCapacity) return false;
+    if (!problem.x.vectors || !problem.y.vectors || problem.n > Pairs::kCapacity) return false;
     launch_blocks<Block<T, kThreads, false>, Pairs>(problem, what, stream);
     return true;
 }

@@ -23,7 +23,6 @@ struct Row {
     const unsigned char *data;
     int64_t step;  // bytes from value to value
     DType dtype;
-    bool vectors;  // 16 bytes can be read at once, and hold values of type T
 
     __device__ bits_t<T> operator[](int64_t i) const {
         const unsigned char *at = data + i * step;
@@ -50,11 +49,11 @@ struct Rows {
     const unsigned char *data;
     int64_t row_step, step;  // in bytes
     DType dtype;
-    bool vectors;
+    bool vectors;  // each row is a whole number of aligned 16-byte vectors of the type that it is read as
 
     template <typename T>
     __device__ Row<T> row(int64_t r) const {
-        return {data + r * row_step, step, dtype, vectors};
+        return {data + r * row_step, step, dtype};
     }
 };
 
@@ -65,9 +64,10 @@ inline int64_t size_of(DType dtype) {
 // `compute` is the T that kernels read it as.
 inline Rows rows_of(const Matrix &m, DType compute) {
     const int64_t size = size_of(m.dtype);
-    const bool aligned = reinterpret_cast<uintptr_t>(m.data) % 16 == 0 && m.row_stride * size % 16 == 0;
+    const bool aligned =
+        reinterpret_cast<uintptr_t>(m.data) % 16 == 0 && m.row_stride * size % 16 == 0 && m.cols * size % 16 == 0;
     return {static_cast<const unsigned char *>(m.data), m.row_stride * size, m.col_stride * size, m.dtype,
-            m.dtype == compute && (m.col_stride == 1 || m.cols == 1) && aligned};
+            m.dtype == compute && m.col_stride == 1 && aligned};
 }
 
 // The flags of the values of all threads of a block.
@@ -91,8 +91,8 @@ struct WordOf {
     static __device__ uint32_t special(uint32_t word) { return ((word & ~kSigns) + kCarry) & kSigns; }
 };
 
-// The pairs x[i], y[i] of two rows of n values, kept in registers: read once, looked at as often as needed. A thread
-// holds kVectors vectors of 16 bytes of each row; beyond the end both rows read as zero.
+// The pairs x[i], y[i] of two rows of n values, kept in registers: read once, looked at as often as needed. Only for
+// rows of vectors. A thread holds kVectors vectors of 16 bytes of each row; beyond the end both rows read as zero.
 template <typename T, int kThreads>
 class ResidentPairs {
   public:
@@ -142,44 +142,26 @@ class ResidentPairs {
     __device__ bool sample(int k, int n, bits_t<T> &x, bits_t<T> &y) const {
         x = bits(x_, k, 0);
         y = bits(y_, k, 0);
-        return (k * kThreads + static_cast<int>(threadIdx.x)) * kPerVector < n;
+        return begin(k) < n;
     }
 
   private:
     using Words = uint32_t[kVectors * kWords];
 
+    // Where vector v of this thread begins in the row.
+    static __device__ int begin(int v) { return (v * kThreads + static_cast<int>(threadIdx.x)) * kPerVector; }
+
+    // No branch stands between the loads, so all are under way at once.
     static __device__ void read(const Row<T> &row, int n, Words &words) {
+        const auto *vectors = reinterpret_cast<const uint4 *>(row.data) + threadIdx.x;
 #pragma unroll
         for (int v = 0; v < kVectors; ++v) {
-            const int begin = (v * kThreads + static_cast<int>(threadIdx.x)) * kPerVector;
-            uint32_t *to = words + v * kWords;
-            if (row.vectors && begin + kPerVector <= n) {
-                const uint4 vector = __ldcs(reinterpret_cast<const uint4 *>(row.data) + begin / kPerVector);
-                to[0] = vector.x;
-                to[1] = vector.y;
-                to[2] = vector.z;
-                to[3] = vector.w;
-            } else {
-                read_singly(row, begin, n, to);
-            }
-        }
-    }
-
-    static __device__ void read_singly(const Row<T> &row, int begin, int n, uint32_t *to) {
-#pragma unroll
-        for (int w = 0; w < kWords; ++w) to[w] = 0;
-#pragma unroll
-        for (int i = 0; i < kPerVector; ++i) {
-            if (begin + i >= n) continue;
-            const uint64_t bits = row[begin + i];
-            if constexpr (sizeof(T) == 8) {
-                to[2 * i] = static_cast<uint32_t>(bits);
-                to[2 * i + 1] = static_cast<uint32_t>(bits >> 32);
-            } else if constexpr (sizeof(T) == 4) {
-                to[i] = static_cast<uint32_t>(bits);
-            } else {
-                to[i / 2] |= static_cast<uint32_t>(bits) << (i % 2 * 16);
-            }
+            uint4 vector{0, 0, 0, 0};
+            if (begin(v) < n) vector = __ldcs(vectors + v * kThreads);
+            words[v * kWords] = vector.x;
+            words[v * kWords + 1] = vector.y;
+            words[v * kWords + 2] = vector.z;
+            words[v * kWords + 3] = vector.w;
         }
     }
 
@@ -197,13 +179,13 @@ class ResidentPairs {
     Words x_, y_;
 };
 
-// The same, read again from memory each time: for rows that the registers do not hold, and where it is rarely needed.
+// The same, one by one, read again from memory each time: for rows that are too long for the registers or no vectors
+// (other strides, other dtypes, not aligned), and where it is rarely needed.
 // kAtOnce values are on their way at the same time.
 template <typename T, int kThreads, int kAtOnce>
 class StreamedPairs {
   public:
-    __device__ StreamedPairs(const Row<T> &x, const Row<T> &y, int n)
-        : x_(x), y_(y), n_(static_cast<uint32_t>(n)) {}
+    __device__ StreamedPairs(const Row<T> &x, const Row<T> &y, int n) : x_(x), y_(y), n_(static_cast<uint32_t>(n)) {}
 
     __device__ bool differ(bool &special) const {
         bool different = false;

@@ -42,8 +42,8 @@ struct Block {
     static constexpr int kOwn = kBuckets / kThreads;
     static constexpr int kKeys = sizeof(T) == 8 ? 512 : 1024;  // keys that are looked at together
     static constexpr int kParts = kKeys / 4;                   // and of at most so many buckets
-    static constexpr int kSmall = 128;         // keys, at most, of a bucket that is looked into at once
-    static constexpr int kFrames = 10;         // every level takes 9 bits or more off a key: 8 levels are enough
+    static constexpr int kSmall = 128;                         // keys, at most, of a bucket that is looked into at once
+    static constexpr int kFrames = 10;  // every level takes 9 bits or more off a key: 8 levels are enough
     static constexpr uint32_t kNoSlot = ~0u;
     using Map = typename MapFor<T, kBuckets>::type;
     using Scan = BlockScan<int, kThreads>;
@@ -65,8 +65,8 @@ struct Block {
     };
 
     Shared &shared;
-    int best;  // the largest difference found so far, or the floor of the goal
-    int stop;  // from here on more does not matter
+    int best;       // the largest difference found so far, or the floor of the goal
+    int stop;       // from here on more does not matter
     int start = 0;  // this thread's own: the difference where its buckets start, after scan()
 
     __device__ int me() const { return static_cast<int>(threadIdx.x); }

@@ -110,7 +110,7 @@ struct KeyMap {
     int shift;
 
     __device__ KeyMap(key_t<T> from, key_t<T> to) : low(from), high(to), shift(0) {
-        while ((high - low) >> shift >= kBuckets) ++shift;
+        while ((high - low) >> shift >= static_cast<key_t<T>>(kBuckets)) ++shift;
     }
     __device__ bool contains(bits_t<T> bits) const {
         const key_t<T> key = ordered_key(bits);

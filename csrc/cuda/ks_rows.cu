@@ -139,13 +139,20 @@ void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, do
               " values; expected at most 2^30 on a GPU");
     const int64_t gcd = std::gcd(x.cols, y.cols);
     with_wide_type(x, y, [&](auto tag, DType compute) {
-        const SortProblem problem{rows_of(x, compute), rows_of(y, compute),
-                                  x.rows,              x.cols,
-                                  y.cols,              y.cols / gcd,
-                                  x.cols / gcd,        bits_for(x.cols),
-                                  bits_for(y.cols),    nullptr,
-                                  plus,                minus,
-                                  plus_at,             minus_at,
+        const SortProblem problem{rows_of(x, compute),
+                                  rows_of(y, compute),
+                                  x.rows,
+                                  x.cols,
+                                  y.cols,
+                                  y.cols / gcd,
+                                  x.cols / gcd,
+                                  bits_for(x.cols),
+                                  bits_for(y.cols),
+                                  nullptr,
+                                  plus,
+                                  minus,
+                                  plus_at,
+                                  minus_at,
                                   flags};
         launch_sorted_rows<decltype(tag)>(problem, stream);
     });

@@ -7,8 +7,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <stdexcept>
@@ -317,10 +317,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
     if (const cudaError_t error = shim::check_launch(*config, symbol); error != cudaSuccess) return error;
     const std::tuple<Parameters...> copies(std::forward<Arguments>(arguments)...);
     const dim3 &grid = config->gridDim, &block = config->blockDim;
-    const shim::Launch launch{{grid.x, grid.y, grid.z},
-                              {block.x, block.y, block.z},
-                              config->dynamicSmemBytes,
-                              shim::shared_limit(symbol)};
+    const shim::Launch launch{
+        {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, config->dynamicSmemBytes, shim::shared_limit(symbol)};
     shim::execute(launch, [&] { std::apply(kernel, copies); });
     return cudaSuccess;
 }
