@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -222,3 +223,15 @@ def test_report_makes_the_page_anew_and_refuses_an_unfinished_run(finished, tmp_
     (unfinished / "run.json").write_text((finished / "run.json").read_text())
     assert cli.main(["report", str(unfinished)]) == 2
     assert f"only 0 of {len(STAGES)} stages are finished" in capsys.readouterr().err
+
+
+def test_certify_checks_a_run_and_says_what_is_guaranteed(finished, tmp_path, capsys):
+    assert cli.main(["certify", str(finished)]) == 0
+    assert "Guarantee: with probability 95% over the draw of the sentences" in capsys.readouterr().out
+    assert "The guarantee: with probability" in (finished / "report.html").read_text(encoding="utf-8")
+    copied = tmp_path / "copy"
+    shutil.copytree(finished, copied)
+    path = copied / "stages" / "select" / "tickets.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"alpha": 0.3', '"alpha": 0.2'), encoding="utf-8")
+    assert cli.main(["certify", str(copied)]) == 2
+    assert "digest" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,8 @@ class Lora(AdapterKind):
             layers_to_transform=plan["layers"],
             task_type="CAUSAL_LM",
         )
-        adapter = peft.get_peft_model(model, config)
+        with _quiet():
+            adapter = peft.get_peft_model(model, config)
         try:
             yield adapter, plan
         finally:
@@ -64,7 +66,8 @@ class Lora(AdapterKind):
     @contextlib.contextmanager
     def loaded(self, model: Any, folder: Path) -> Iterator[nn.Module]:
         """See :class:`AdapterKind`."""
-        adapter = _peft().PeftModel.from_pretrained(model, folder)
+        with _quiet():
+            adapter = _peft().PeftModel.from_pretrained(model, folder)
         try:
             yield adapter
         finally:
@@ -113,15 +116,17 @@ class Prefix(AdapterKind):
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         tokens = max(1, round(budget / (2 * config.num_hidden_layers * heads * width)))
-        adapter = peft.get_peft_model(
-            model, peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens, inference_mode=False)
-        )
+        plan = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens, inference_mode=False)
+        with _quiet():
+            adapter = peft.get_peft_model(model, plan)
         yield PrefixedModel(adapter), {"virtual_tokens": tokens}
 
     @contextlib.contextmanager
     def loaded(self, model: Any, folder: Path) -> Iterator[nn.Module]:
         """See :class:`AdapterKind`."""
-        yield PrefixedModel(_peft().PeftModel.from_pretrained(model, folder))
+        with _quiet():
+            adapter = _peft().PeftModel.from_pretrained(model, folder)
+        yield PrefixedModel(adapter)
 
     def save(self, adapter: Any, folder: Path) -> None:
         """See :class:`AdapterKind`."""
@@ -176,6 +181,14 @@ class PrefixedModel(nn.Module):
             position_ids=position_ids + length,
             **others,
         )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep off the terminal that PEFT still asks transformers for a name that will go."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def check_peft() -> None:

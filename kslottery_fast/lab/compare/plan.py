@@ -29,10 +29,10 @@ class Comparison:
 
     def __init__(self, settings: CompareSettings, folder: RunFolder, console: RunConsole) -> None:
         self.settings, self.folder = settings, folder
-        self.codes = {target: find_language(target).code for target in settings.targets}
         self.shops: dict[str, Workshop] = {}
         first: Workshop | None = None
-        for target, code in self.codes.items():
+        for target in settings.targets:
+            code = find_language(target).code
             shop = Workshop(settings.language(target), folder.view(f"{code}."), console, neighbour=first)
             self.shops[code], first = shop, first or shop
         self.cells = {

@@ -138,8 +138,9 @@ class CompareSettings:
             raise InputError(f"effects is {self.effects}; expected a number of tickets, 0 for none")
         if not 0 < self.margin < 1:
             raise InputError(f"margin is {self.margin}; expected a share between 0 and 1, such as 0.1")
-        for target in self.targets:
-            find_language(target)
+        codes = [find_language(target).code for target in self.targets]
+        if len(set(codes)) != len(codes):
+            raise InputError(f"targets names one language twice: {', '.join(self.targets)}")
         self.specs  # noqa: B018 (refuses bad arms now)
 
     @property

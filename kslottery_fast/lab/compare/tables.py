@@ -143,9 +143,9 @@ def print_tables(summary: Mapping[str, Any], console: Console) -> None:
             for column in columns:
                 table.add_column(column.heading, justify="right")
             for spec, arm in arms.items():
-                cells = [
-                    Text.assemble(value, "\n", (bounds, "dim")) for value, bounds in (c.cell(arm) for c in columns)
-                ]
+                shown = [column.cell(arm) for column in columns]
+                gap = "\n" if any(bounds for _, bounds in shown) else ""
+                cells = [Text.assemble(value, gap, (bounds, "dim")) for value, bounds in shown]
                 table.add_row(Text(arm_label(spec, arm)), *cells)
             console.print(table)
     console.print(Text(NOTE))

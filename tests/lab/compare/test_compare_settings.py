@@ -57,6 +57,7 @@ def test_what_is_no_arm_is_refused(text, message):
         ({"seeds": (1, 1)}, "seeds names one twice: 1, 1"),
         ({"seeds": (-1,)}, "seeds has -1"),
         ({"targets": ("es", "es")}, "targets names one twice"),
+        ({"targets": ("es", "Spanish")}, "targets names one language twice: es, Spanish"),
         ({"targets": ("Klingonese",)}, "unknown language"),
         ({"effects": -1}, "effects is -1"),
         ({"margin": 1.0}, "margin is 1.0"),
