@@ -138,6 +138,16 @@ def test_a_dense_table_is_timed_in_part_and_scaled(monkeypatch):
     dense.run(0)
 
 
+@pytest.fixture
+def one_thread():
+    """Small operations wait for each other's threads far longer than they take, when the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("spec", training_workloads.suite(quick=True).specs, ids=str)
 def test_training_workloads_run_against_the_peers_of_their_targets(monkeypatch, spec):
     monkeypatch.setattr(training_workloads, "LAYERS", 1)
@@ -148,6 +158,7 @@ def test_training_workloads_run_against_the_peers_of_their_targets(monkeypatch, 
     assert {target.ratio for target in targets.targets_of(spec)} <= set(targets.ratios(medians))
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("case", ["tied, head follows", "untied"])
 def test_fifty_losses_are_those_of_peft(monkeypatch, case):
     for name, value in {"LAYERS": 1, "WIDTH": 72, "BATCH": (2, 8), "LR": 1e-2}.items():
@@ -157,6 +168,7 @@ def test_fifty_losses_are_those_of_peft(monkeypatch, case):
     assert record["fell"] > 0.1
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_peak_of_memory_counts_what_a_step_allocates(monkeypatch):
     monkeypatch.setattr(training_workloads, "LAYERS", 1)
     monkeypatch.setattr(training_workloads, "BATCH", (2, 8))

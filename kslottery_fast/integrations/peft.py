@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kslottery_fast.adapters import add_rows
+from kslottery_fast.dtensors import is_sharded
 from kslottery_fast.errors import InputError
 from kslottery_fast.files import atomic_directory, read_json, write_json, write_safetensors, write_text
 from kslottery_fast.rows import RowEmbedding, attach_rows, attached_model, get_rows, is_tied, output_role
@@ -58,13 +59,18 @@ def save_adapter(
 
     Raises
     ------
-    InputError : no rows attached, NaN in them, a tied head with a bias (PEFT drops it), ``base="untied"`` for
-        rows that the head follows, a directory that holds something else.
+    InputError : no rows attached, NaN in them, a sharded model, a tied head with a bias (PEFT drops it),
+        ``base="untied"`` for rows that the head follows, a directory that holds something else.
     """
     if base not in ("auto", "untied"):
         raise InputError(f"base must be 'auto' or 'untied', not {base!r}")
     role, owner = output_role(model), cast(Any, attached_model(model))
     embedding = cast(RowEmbedding, input_embedding(owner))
+    if is_sharded(embedding.weight):
+        raise InputError(
+            "the model is sharded; call kslottery_fast.integrations.distributed.gather_rows on every process, and "
+            "save_rows_adapter on one"
+        )
     names = {id(module): name for name, module in owner.named_modules()}
     heads: list[Any] = list(table_users(owner, embedding.weight)[1])
     config = getattr(owner, "config", None)

@@ -93,9 +93,7 @@ class TicketTrainerMixin(_Trainer):
             if embedding is not None and tickets is not None:
                 # A Trainer that takes a peft_config (SFTTrainer does) freezes all but its own weights.
                 embedding.rows.requires_grad_(True)
-            for callback in self.callback_handler.callbacks:
-                if isinstance(callback, TicketMonitor):
-                    callback.bind(self)
+            self._bind_monitors()
         except BaseException:
             if model is not None and attached_here:
                 detach_rows(model)
@@ -104,8 +102,12 @@ class TicketTrainerMixin(_Trainer):
     def add_callback(self, callback: Any) -> None:
         """As Trainer does it; a TicketMonitor then logs through this Trainer."""
         super().add_callback(callback)
-        if isinstance(callback, TicketMonitor):
-            callback.bind(self)
+        self._bind_monitors()
+
+    def _bind_monitors(self) -> None:
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TicketMonitor):
+                callback.bind(self)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Attach the rows to every model that ``model_init`` makes."""

@@ -37,6 +37,7 @@ from kslottery_fast import (
     merge_rows,
 )
 from kslottery_fast.integrations.distributed import gather_rows, ks_select_sharded, replicate_rows
+from kslottery_fast.integrations.peft import save_adapter
 
 K, D, STEPS = len(TOKENS), 16, 4
 CASES: dict[str, Callable[[], None]] = {}
@@ -293,6 +294,7 @@ def what_does_not_fit_is_refused() -> None:
     model = sharded(replicated=False)
     raises("the rows are sharded already; call replicate_rows before", lambda: replicate_rows(model))
     raises("cannot merge into a table that is sharded; save the rows", lambda: merge_rows(model))
+    raises("gather_rows on every process, and save_rows_adapter on one", lambda: save_adapter(model, "never"))
     raises("is sharded (a DTensor); attach the rows before", lambda: attach_rows(fully_shard(make("llama")), TOKENS))
     parameter = nn.Parameter(rows)
     raises("'rows' needs a whole table", lambda: RowAdamW([{"params": [parameter], "rows": [1]}]))

@@ -93,6 +93,18 @@ def test_no_ticket_at_all_is_never_stable(tmp_path):
     assert {entry["tickets"] for entry in checks(trainer)} == {0}
 
 
+def test_a_class_in_place_of_a_monitor_is_bound_too(tmp_path):
+    trainer = TicketTrainer(
+        model=make("llama"),
+        args=arguments(tmp_path, max_steps=10, save_strategy="no"),
+        train_dataset=dataset(),
+        tickets=TOKENS,
+    )
+    trainer.add_callback(TicketMonitor)
+    trainer.train()
+    assert [entry["step"] for entry in checks(trainer)] == [10]
+
+
 def test_a_plain_trainer_can_bind_it(tmp_path):
     model = attach_rows(make("llama"), TOKENS)
     monitor = TicketMonitor(every=2)
