@@ -34,6 +34,15 @@ def test_the_tickets_are_those_of_the_whole_table(options):
     assert 1 <= len(got) < len(IDS)
 
 
+@pytest.mark.filterwarnings("ignore:no row is significant:RuntimeWarning")
+def test_a_correction_counts_the_rows_that_did_not_train():
+    model = shifted()
+    before = embedding_table(model).detach().clone()
+    after = embedding_table(merge_rows(copy.deepcopy(model)))
+    for alpha in torch.linspace(0.001, 0.99, 300).tolist():  # near some of them a smaller family would select more
+        assert ks_select_rows(model, alpha, correction="bh") == ks_select(before, after, alpha, correction="bh")
+
+
 def test_bfloat16_tables_are_compared_with_the_float32_rows():
     model = shifted(torch.bfloat16)
     rows, before = get_rows(model).rows.detach().clone(), embedding_table(model).detach().float()
