@@ -17,7 +17,7 @@ IDS = [50, 7, 5, 40, 41, 9]
 def shifted(dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     model = attach_rows(make("llama", tied=False).to(dtype), IDS)
     with torch.no_grad():
-        get_rows(model).rows[:4] += torch.tensor([3.0, 1.0, 0.5, 0.2])[:, None]
+        get_rows(model).rows[:4] += torch.tensor([3.0, 1.5, 0.5, 0.2])[:, None]
     return model
 
 
