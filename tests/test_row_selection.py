@@ -17,7 +17,7 @@ IDS = [50, 7, 5, 40, 41, 9]
 def shifted(dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     model = attach_rows(make("llama", tied=False).to(dtype), IDS)
     with torch.no_grad():
-        get_rows(model).rows[:4] += torch.tensor([3.0, 1.0, 0.5, 0.2])[:, None]
+        get_rows(model).rows[:4] += torch.tensor([3.0, 1.5, 0.5, 0.2])[:, None]
     return model
 
 
@@ -32,6 +32,15 @@ def test_the_tickets_are_those_of_the_whole_table(options):
     got = ks_select_rows(model, **options)
     assert got == ks_select(before, after, **options)
     assert 1 <= len(got) < len(IDS)
+
+
+@pytest.mark.filterwarnings("ignore:no row is significant:RuntimeWarning")
+def test_a_correction_counts_the_rows_that_did_not_train():
+    model = shifted()
+    before = embedding_table(model).detach().clone()
+    after = embedding_table(merge_rows(copy.deepcopy(model)))
+    for alpha in torch.linspace(0.001, 0.99, 300).tolist():  # near some of them a smaller family would select more
+        assert ks_select_rows(model, alpha, correction="bh") == ks_select(before, after, alpha, correction="bh")
 
 
 def test_bfloat16_tables_are_compared_with_the_float32_rows():
