@@ -61,6 +61,13 @@ def test_with_one_sentence_the_replicates_are_means_of_drawn_seeds():
     assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
 
 
+def test_a_seed_that_is_drawn_twice_counts_twice():
+    """Three seeds with scores 0, 1 and 3: the means of all 27 draws, 1/3 for (0, 0, 1) among them."""
+    found = crossed_bootstrap([table([score]) for score in (0.0, 1.0, 3.0)], mean, n_bootstrap=1000, seed=0)
+    expected = {round(sum(draw) / 3, 9) for draw in itertools.product((0, 1, 3), repeat=3)}
+    assert {round(draw, 9) for draw in found.draws} == expected
+
+
 def test_the_spread_is_that_of_all_pairs_of_draws():
     """Two seeds, two sentences: all 16 equally probable replicates, enumerated."""
     scores = np.array([[0.0, 1.0], [2.0, 7.0]])

@@ -55,6 +55,12 @@ def test_a_model_that_only_translates_better_gains_by_quality_alone():
     assert parts["stopping"].value == pytest.approx(0)
 
 
+def test_a_model_that_translates_well_and_then_runs_on_gains_by_quality_and_loses_by_stopping():
+    parts = decomposition(scores(RUNNING_ON), scores(BAD))
+    assert parts["quality"].value == pytest.approx(100 - scores(BAD)["bleu_first_line"].value)
+    assert parts["stopping"].value < -20
+
+
 def test_the_decomposition_adds_up_in_every_replicate():
     parts = decomposition(scores(BAD, GOOD), scores(RUNNING_ON))
     assert (parts["quality"] + parts["stopping"]).draws == pytest.approx(parts["gain"].draws)
