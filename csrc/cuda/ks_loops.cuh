@@ -43,7 +43,7 @@ struct Block {
     static constexpr int kKeys = sizeof(T) == 8 ? 512 : 1024;  // keys that are looked at together
     static constexpr int kParts = kKeys / 4;                   // and of at most so many buckets
     static constexpr int kSmall = 128;                         // keys, at most, of a bucket that is looked into at once
-    static constexpr int kFrames = 10;  // every level takes 9 bits or more off a key: 8 levels are enough
+    static constexpr int kFrames = 8;                          // levels of a zoom: 64-bit keys, 9 bits a level
     static constexpr uint32_t kNoSlot = ~0u;
     using Map = typename MapFor<T, kBuckets>::type;
     using Scan = BlockScan<int, kThreads>;

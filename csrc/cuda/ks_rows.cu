@@ -12,6 +12,7 @@ namespace cuda {
 namespace {
 
 constexpr int kSortThreads = 256;
+constexpr int64_t kScratch = int64_t{1} << 28;
 
 struct SortProblem {
     Rows x, y;
@@ -89,8 +90,9 @@ void launch_sorted_rows(SortProblem problem, Stream stream) {
     const auto most = static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.device));
     const bool fits = kStorage + bytes <= most;
     const size_t shared = fits ? kStorage + bytes : kStorage;
-    const int64_t blocks = std::min(problem.rows, resident_blocks(ks_sorted_rows<T>, kSortThreads, shared, stream));
-    // Rows too long for shared memory are sorted in memory of the device.
+    int64_t blocks = std::min(problem.rows, resident_blocks(ks_sorted_rows<T>, kSortThreads, shared, stream));
+    // Rows too long for shared memory are sorted in memory of the device: as many at a time as kScratch holds.
+    if (!fits) blocks = std::clamp<int64_t>(kScratch / static_cast<int64_t>(bytes), 1, blocks);
     const ScratchMemory scratch(fits ? 0 : static_cast<size_t>(blocks) * bytes, stream);
     problem.scratch = scratch.data();
     launch("ks_rows", ks_sorted_rows<T>, {blocks, kSortThreads, shared}, stream, problem);

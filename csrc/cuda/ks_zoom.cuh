@@ -1,9 +1,9 @@
 // The maximum of |#{x <= t} - #{y <= t}| over any range of keys, by zooming in on the buckets that can hide it.
 //
 // Buckets are equal ranges of keys. Those with few keys are looked into at once; a bucket with many is a smaller range
-// of keys, and gets all the buckets for itself: every level takes log2(kBuckets) bits off the range, so 3 levels do for
-// 32-bit keys and 512 buckets or more, 7 for 64-bit keys. Nothing but the range is kept of a level (there can be no
-// more than 10), and its counts are made again when it is returned to: this way no distribution needs more memory.
+// of keys, and gets all the buckets for itself. Every level takes log2(kBuckets) bits off the range, so with 512
+// buckets 4 levels do for 32-bit keys and 8 for 64-bit keys, with 2,048 buckets 3 and 6. Nothing but the range is kept
+// of a level, and its counts are made again when it is returned to: this way no distribution needs more memory.
 //
 // Values come from memory, not from registers: few rows get here, and their values are still in a cache.
 #pragma once

@@ -1,8 +1,8 @@
 """The operators, as torch sees them: ``torch.ops.kslottery.*`` and one Python function for each.
 
 Importing this registers them. They work in eager mode and under ``torch.compile(fullgraph=True)``. On the CPU
-native kernels run them, on other devices plain torch. Inputs may be strided or transposed views; the native
-kernels copy none of them.
+and on CUDA native kernels run them, on other devices plain torch. Inputs may be strided or transposed views; the
+native kernels copy none of them.
 """
 
 from __future__ import annotations
