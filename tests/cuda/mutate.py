@@ -46,7 +46,7 @@ FAULTS = (
     Fault("ks_loops.cuh", "if (slot != kNoSlot) shared.keys[atomicAdd(&slot, 0x10000u) >> 16]", ">> 16", ">> 15"),
     Fault("ks_input.cuh", "if (begin(v) < n) vector = __ldcs(vectors + v * kThreads);", "< n", "<= n"),
     Fault("ks_input.cuh", "nan |= (bits & kMagnitude<T>) > BitsOf<T>::kInfinity;", "> BitsOf", ">= BitsOf"),
-    Fault("ks_maps.cuh", "return key >= low && key <= high;", "<= high", "< high"),
+    Fault("ks_maps.cuh", "return key >= low && key <= high;", ">= low", "> low"),
     Fault("ks_maps.cuh", "while ((high - low) >> shift >= static_cast<key_t<T>>(kBuckets)) ++shift;", ">= st", "> st"),
     Fault("ks_zoom.cuh", "if (key < low || key > high) return;", "key > high", "key >= high"),
     Fault("ks_zoom.cuh", "frame = {low, high, large.y, 0};", "large.y", "large.x"),

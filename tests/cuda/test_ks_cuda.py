@@ -1,8 +1,8 @@
 """The CUDA KS kernels, executed on the CPU by the shim: the integers, places and flags of the oracle, whatever the row.
 
 What a kernel does depends on the dtype and on d: float32 rows of up to 1,024, 2,048, 4,096 and 8,192 values are held by
-64, 128, 256 and 512 threads (twice as many 16-bit values, half as many doubles). Longer ones, and those that are no whole
-number of aligned vectors of 16 bytes, are streamed.
+64, 128, 256 and 512 threads (twice as many 16-bit values, half as many doubles). Longer ones, and those that are no
+whole number of aligned vectors of 16 bytes, are streamed.
 """
 
 from __future__ import annotations
