@@ -175,7 +175,7 @@ class RowAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # On CUDA the kernel takes the rows out of a dense gradient; elsewhere that is a copy, made once here.
+        # The op takes the rows out of a dense gradient itself; what is looked at for NaN here has to be the rows alone.
         updates = [_Update(*trained, self._gradient(*trained[1:])) for trained in self._trained()]
         looked_at = [(update.param, update.grad) for update in updates]
         if not self.capturable and (bad := first_nonfinite(looked_at)) is not None:
@@ -339,6 +339,8 @@ class RowAdamW(Optimizer):
             # From here on the schedulers write into this tensor, and captured graphs read it.
             _refuse_in_capture()
             group["lr"] = lr = torch.full((), lr, dtype=torch.float64, device=device)
+        if lr.device != device:  # it would be read once, and a captured graph would repeat it
+            raise InputError(f"lr is a tensor on {lr.device}, the parameters are on {device}: use lr.to('{device}')")
         return lr
 
 

@@ -1,4 +1,4 @@
-"""Plant faults in the CUDA KS kernels, one token each, and see that the tests of this folder catch every one.
+"""Plant faults in the CUDA kernels, one token each, and see that the tests of this folder catch every one.
 
     python tests/cuda/mutate.py            all of them, ten minutes or so
     python tests/cuda/mutate.py 3 7        some, by their numbers
@@ -21,7 +21,12 @@ import shim_module
 
 ROOT = Path(__file__).resolve().parents[2]
 COPY = ROOT / "build" / "mutants"
-TESTS = "tests/cuda/test_ks_cuda.py"
+TESTS = {
+    "row_adamw.cu": ["test_cuda_row_adamw.py"],
+    "row_embedding.cu": ["test_cuda_row_embedding.py"],
+    "elements.cuh": ["test_cuda_row_adamw.py", "test_cuda_row_embedding.py"],
+}
+KS_TESTS = ["test_ks_cuda.py"]  # of all other files
 
 
 class Fault(NamedTuple):
@@ -49,6 +54,20 @@ FAULTS = (
     Fault("ks_engine.cuh", "problem.decided[r] = !nan && block.best >= problem.stop;", ">= problem", "> problem"),
     Fault("ks_sort.cuh", "if (keys[middle] <= key) {", "<= key", "< key"),
     Fault("ks_sort.cuh", "return at < other.at;", "< other", "> other"),
+    Fault("row_adamw.cu", "exists = element < u.k * u.table.cols;", "< u.k", "<= u.k"),
+    Fault("row_adamw.cu", "const double step = u.step ? static_cast<double>(*u.step) + 1 : 0;", "+ 1", "+ 2"),
+    Fault("row_adamw.cu", "grad_row = u.whole_grad ? row : i;", "row : i", "i : row"),
+    Fault("row_adamw.cu", "return blockIdx.x >= turn ?", ">= turn", "> turn"),
+    Fault("row_adamw.cu", "if (step.last) control.state[kNonfinite] = 0;", "(step.last)", "(!step.last)"),
+    Fault("row_adamw.cu", "__syncthreads();  // the next table's take their place", "__syncthreads();", ""),
+    Fault("row_embedding.cu", "if (slots[j] >= 0) {", ">= 0", "> 0"),
+    Fault("row_embedding.cu", "if (piece < pieces) static_cast<Pack", "< pieces", "<= pieces"),
+    Fault("row_embedding.cu", "if (keys[middle] < key) {", "< key", "<= key"),
+    Fault("row_embedding.cu", "while (k >> bits) ++bits;", "k >> bits", "k >> bits > 1"),
+    Fault("row_embedding.cu", "if (i >= n) return;", ">= n", "> n"),
+    Fault("row_embedding.cu", "if (col >= grad_out.cols) return;", ">= grad", "> grad"),
+    Fault("elements.cuh", "m.cols % count == 0", "== 0", "!= 1"),
+    Fault("elements.cuh", "if (((a | b) >> 32) == 0)", "== 0", "!= 0"),
 )
 
 
@@ -62,10 +81,11 @@ def copy_sources() -> None:
                 shutil.copyfile(source, target)
 
 
-def failing_test() -> str | None:
-    """Build the copy and run the tests on it: the first test that fails, or None."""
+def failing_test(file: str) -> str | None:
+    """Build the copy and run the tests of a file on it: the first test that fails, or None."""
     environment = {**os.environ, "KSL_SHIM": str(shim_module.build(COPY))}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", TESTS]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command += [f"tests/cuda/{name}" for name in TESTS.get(file, KS_TESTS)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return None
@@ -76,9 +96,10 @@ def failing_test() -> str | None:
 def main(numbers: list[int]) -> int:
     """Run the command line; the exit code."""
     copy_sources()
-    if not numbers and (broken := failing_test()):
-        print(f"without a fault: {broken} fails")
-        return 1
+    for file in [*TESTS, "ks_rows.cu"] if not numbers else []:
+        if broken := failing_test(file):
+            print(f"without a fault: {broken} fails")
+            return 1
     escaped = 0
     for number, fault in enumerate(FAULTS, start=1):
         if numbers and number not in numbers:
@@ -89,7 +110,7 @@ def main(numbers: list[int]) -> int:
             raise SystemExit(f"fault {number}: {fault.file} does not read {fault.line!r} exactly once")
         path.write_text(text.replace(fault.line, fault.line.replace(fault.old, fault.new)))
         try:
-            caught = failing_test()
+            caught = failing_test(fault.file)
         finally:
             path.write_text(text)
         escaped += caught is None

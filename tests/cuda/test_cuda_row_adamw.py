@@ -359,3 +359,7 @@ def test_the_launcher_checks_what_it_is_given(shim):
             shim.row_adamw_step([update], 0, 0, 0, False, 0, 0)
     with pytest.raises(ValueError, match="skip_nonfinite needs the control's state"):
         shim.row_adamw_step([good], 0, 0, 0, True, 0, 0)
+
+
+def test_quotients_of_32_and_64_bits_are_those_of_the_language(shim):
+    assert shim.probe("quotients") == [0] * 49

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "cuda/device.cuh"
+#include "cuda/elements.cuh"
 #include "probes.h"
 
 namespace {
@@ -100,6 +100,14 @@ __global__ void large_static_shared() {
     first[0] = second[0] = 0;
 }
 
+__global__ void quotients(int64_t *out) {
+    const int64_t numbers[] = {0, 1, 7, 0xffffffff, 0x100000000, 0x700000003, 0x7fffffffffffffff};
+    for (int i = 0; i < 49; ++i) {
+        const int64_t b = numbers[i % 7];
+        out[i] = b == 0 ? 0 : ksl::cuda::quotient(numbers[i / 7], b) - numbers[i / 7] / b;
+    }
+}
+
 template <typename... Parameters, typename... Arguments>
 void start(void (*kernel)(Parameters...), ksl::cuda::Shape shape, Arguments... arguments) {
     ksl::cuda::launch("probe", kernel, shape, {0, nullptr}, arguments...);
@@ -119,6 +127,7 @@ Out run(const std::string &name, int64_t argument) {
     if (name == "reduces") return outputs(65, reduces, {1, 64});
     if (name == "warps") return outputs(64, warps, {1, 64});
     if (name == "atomics") return outputs(100, atomics, {1, 100});
+    if (name == "quotients") return outputs(49, quotients, {1, 1});
     if (name == "poison") return outputs(64, poison, {2, 64, 64});
     if (name == "some leave before a barrier") start(some_leave_before_a_barrier, {1, 64});
     if (name == "two barriers") start(two_barriers, {1, 64});
