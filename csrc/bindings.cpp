@@ -25,8 +25,10 @@ void ks_decide(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Addr
     ksl::ks_decide(input(x), input(y), threshold, pointer<uint8_t>(decided), pointer<uint8_t>(flags), threads);
 }
 
-void ks_outside_probability(Address counts, int64_t k, int64_t n, int64_t m, bool one_sided, Address p, int threads) {
-    ksl::ks_outside_probability(pointer<const int64_t>(counts), k, n, m, one_sided, pointer<double>(p), threads);
+void ks_outside_probability(Address counts, int64_t k, int64_t n, int64_t m, bool one_sided, Address p, Address log_p,
+                            int threads) {
+    ksl::ks_outside_probability(pointer<const int64_t>(counts), k, n, m, one_sided, pointer<double>(p),
+                                pointer<double>(log_p), threads);
 }
 
 void row_adamw(const MatrixArgs &table, Address row_ids, int64_t k, Address master, const MatrixArgs &grad,

@@ -53,8 +53,9 @@ void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *dec
 
 // p[c] = probability that a random lattice path from (0, 0) to (n, m) meets a point (i, j) with
 // |i / n - j / m| * lcm(n, m) >= counts[c], or one-sided without the absolute value: the exact p-value of the count.
+// log_p[c] is its natural logarithm, also where p[c] underflows; NaN where p[c] is too small for a long double as well.
 void ks_outside_probability(const int64_t *counts, int64_t k, int64_t n, int64_t m, bool one_sided, double *p,
-                            int threads);
+                            double *log_p, int threads);
 
 // The instruction set that the KS kernels use: "avx512", "avx2" or "baseline". KSL_ISA in the environment
 // overrides the choice at the first call; a name that is unknown or that this CPU lacks throws.

@@ -31,6 +31,8 @@ Integers = npt.NDArray[np.int64]
 MAX_AUTO_N = 10_000  # scipy: 'auto' is exact up to here
 METHODS = ("exact", "asymp", "paper")
 _TINY = 1e-280  # below this a p-value in float64 is close to underflow: its logarithm gets its own computation
+_FEW_TERMS = 512  # of a sum that is not worth narrowing down
+_NEGLIGIBLE = 50.0  # terms smaller than the largest by this factor's exponential do not count in float64
 _CHUNK = 64  # counts per pass over the lattice: the working set stays in the L2 cache
 
 
@@ -164,27 +166,30 @@ def _log_binomial_ratios(n: int) -> Floats:
 
 
 def _lattice_pvalues(counts: Integers, n: int, m: int, one_sided: bool) -> tuple[Floats, Floats]:
-    p = _path_pvalues(counts, n, m, one_sided)
-    with np.errstate(divide="ignore"):
-        log_p = np.log(p)
-    deep = np.flatnonzero(p < _TINY)
+    p, log_p = _path_pvalues(counts, n, m, one_sided)
+    deep = np.flatnonzero(np.isnan(log_p))
     for start in range(0, deep.size, _CHUNK):
         chunk_ids = deep[start : start + _CHUNK]
         log_p[chunk_ids] = _outside_probability(counts[chunk_ids], n, m, one_sided, _log_step)
     return p, log_p
 
 
-def _path_pvalues(counts: Integers, n: int, m: int, one_sided: bool) -> Floats:
-    """The p-values by the native library, which takes one count after the other; without it by numpy."""
-    p, counts = np.empty(counts.size), np.ascontiguousarray(counts)
+def _path_pvalues(counts: Integers, n: int, m: int, one_sided: bool) -> tuple[Floats, Floats]:
+    """P-values and their logarithms by the native library, one count after the other; without it by numpy.
+
+    The logarithm is NaN where the p-value underflows even in the native library's widest type.
+    """
+    p, log_p, counts = np.empty(counts.size), np.empty(counts.size), np.ascontiguousarray(counts)
     if (call := native.caller()) is None:
         for start in range(0, counts.size, _CHUNK):  # distinct counts come sorted: a chunk's bands are alike
             chunk = slice(start, start + _CHUNK)
             p[chunk] = _outside_probability(counts[chunk], n, m, one_sided, _step)
+        with np.errstate(divide="ignore"):
+            log_p = np.where(p < _TINY, np.nan, np.log(p))
     else:
-        pointers = counts.ctypes.data, counts.size, n, m, one_sided, p.ctypes.data
-        call("ks_outside_probability", *pointers)
-    return p
+        sizes = counts.size, n, m, one_sided
+        call("ks_outside_probability", counts.ctypes.data, *sizes, p.ctypes.data, log_p.ctypes.data)
+    return p, log_p
 
 
 def _step(from_left: Floats, from_below: Floats, i: Floats, j: Floats) -> Floats:
@@ -245,11 +250,24 @@ def _log_smirnov(n: int, d: float) -> float:
     if d >= 1:
         # Only the term j = 0 is left: (1 - d)^n, which is 0 at d = 1.
         return -math.inf
+    # The terms have one peak, about sqrt(n) wide: a coarse look finds where it is, a finer one where it ends.
+    low, high = 0, int(n * (1 - d))
+    while high - low > _FEW_TERMS:
+        j = np.unique(np.linspace(low, high, _FEW_TERMS // 2).astype(np.int64))
+        terms = _log_smirnov_terms(j, n, d)
+        near = np.flatnonzero(terms > terms.max() - _NEGLIGIBLE)
+        narrower = int(j[max(near[0] - 1, 0)]), int(j[min(near[-1] + 1, j.size - 1)])
+        if narrower[1] - narrower[0] > (high - low) // 2:
+            break
+        low, high = narrower
     total = -math.inf
-    for start in range(0, int(n * (1 - d)) + 1, 1 << 20):  # in blocks: n may be millions
-        j = np.arange(start, min(start + (1 << 20), int(n * (1 - d)) + 1), dtype=np.float64)
-        binomials = special.gammaln(n + 1) - special.gammaln(j + 1) - special.gammaln(n - j + 1)
-        room = np.maximum(1 - d - j / n, 0.0)  # rounding can put the last one below 0
-        terms = binomials + special.xlogy(j - 1, d + j / n) + special.xlogy(n - j, room)
-        total = float(np.logaddexp(total, special.logsumexp(terms)))
+    for start in range(low, high + 1, 1 << 20):  # in blocks: n may be millions
+        j = np.arange(start, min(start + (1 << 20), high + 1))
+        total = float(np.logaddexp(total, special.logsumexp(_log_smirnov_terms(j, n, d))))
     return math.log(d) + total
+
+
+def _log_smirnov_terms(j: Integers, n: int, d: float) -> Floats:
+    binomials = special.gammaln(n + 1) - special.gammaln(j + 1) - special.gammaln(n - j + 1)
+    room = np.maximum(1 - d - j / n, 0.0)  # rounding can put the last one below 0
+    return binomials + special.xlogy(j - 1, d + j / n) + special.xlogy(n - j, room)

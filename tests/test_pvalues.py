@@ -97,7 +97,33 @@ def test_the_native_recursion_gives_the_bits_of_the_numpy_one(n: int, m: int, on
     lcm = math.lcm(n, m)
     counts = np.unique(np.linspace(0, lcm, 37).astype(np.int64))
     wanted = ks_pvalues._outside_probability(counts, n, m, one_sided, ks_pvalues._step)
-    np.testing.assert_array_equal(ks_pvalues._path_pvalues(counts, n, m, one_sided), wanted)
+    np.testing.assert_array_equal(ks_pvalues._path_pvalues(counts, n, m, one_sided)[0], wanted)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(900, 700, 0.9), (2000, 1001, 0.8), (700, 699, 1.0), (5000, 301, 0.97)])
+def test_native_logarithms_are_those_of_the_recursion_on_logarithms(n: int, m: int, d: float) -> None:
+    counts = np.array([int(d * math.lcm(n, m))])
+    wanted = ks_pvalues._outside_probability(counts, n, m, False, ks_pvalues._log_step)
+    p, log_p = ks_pvalues._path_pvalues(counts, n, m, False)
+    assert p[0] < 1e-280
+    np.testing.assert_allclose(log_p, wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("n", "d"), [(600, 0.5), (8192, 0.2), (8192, 0.31), (30_000, 0.9), (500_000, 0.05), (5_000, 0.999)]
+)
+def test_leaving_out_negligible_terms_changes_no_logarithm(n: int, d: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrowed = ks_pvalues._log_smirnov(n, d)
+    monkeypatch.setattr(ks_pvalues, "_FEW_TERMS", n + 1)
+    assert narrowed == pytest.approx(ks_pvalues._log_smirnov(n, d), rel=1e-14)
+
+
+def test_thousands_of_deep_asymptotic_logarithms_take_less_than_two_seconds() -> None:
+    ks_pvalues._memory.cache_clear()
+    start = time.perf_counter()
+    log_p = log_pvalues(torch.arange(6_000, 8_000), 16_384)
+    assert time.perf_counter() - start < 2
+    assert bool(torch.isfinite(log_p).all())
 
 
 def test_the_closed_form_and_the_lattice_agree_where_both_apply() -> None:

@@ -61,7 +61,7 @@ Wanted list_wanted(const MapOf<T> &map, int rows, const Bounds &bounds, int64_t 
             w.parts[wanted.parts++] = {w.before[at], cx, cy, wanted.values};
             w.x_begin[at] = wanted.values;
             w.y_begin[at] = wanted.values + cx;
-            wanted.values += cx + cy;
+            wanted.values += int64_t{cx} + cy;
         }
     }
     return wanted;
@@ -82,7 +82,8 @@ int64_t look_into(const Wanted &wanted, const T *x, const T *y, int64_t n, Goal 
             Workspace::Part &part = w.parts[k];
             const int64_t far = reach(part.before, part.nx, part.ny);
             if (far <= best || far <= limit) continue;
-            best = zoom(keys + part.begin, part.nx, part.ny, scratch + part.begin, part.before, best, goal.stop);
+            best = zoom(keys + part.begin, part.nx, part.ny, scratch + part.begin, part.before, best, goal.stop, w,
+                        w.zoom_memory);
             part.nx = part.ny = 0;  // done: nothing inside it can be farther than `best` any more
         }
     }

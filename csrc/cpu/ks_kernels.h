@@ -11,6 +11,7 @@
 namespace ksl {
 
 constexpr int kMaxBucketBits = 11;
+constexpr int kZoomBits = 10;  // see ks_zoom.h
 
 // Buffers for rows of n values, kept from row to row. Its members are plain arrays and pointers: the engine must not
 // instantiate the standard library's templates, because the linker keeps one copy of each, which might be AVX-512
@@ -21,11 +22,13 @@ struct Workspace {
         : x_location(new uint16_t[n + kSlack]),
           y_location(new uint16_t[n + kSlack]),
           position(new int32_t[n + kSlack]),
+          zoom_memory(new char[kZoomBytes]),
           keys_(new uint64_t[4 * n + kSlack]) {}
     ~Workspace() {
         delete[] x_location;
         delete[] y_location;
         delete[] position;
+        delete[] zoom_memory;
         delete[] keys_;
     }
     Workspace(const Workspace &) = delete;
@@ -51,6 +54,16 @@ struct Workspace {
     int64_t x_begin[kBuckets], y_begin[kBuckets];  // if so, the places of its keys
     int32_t *const position;                       // of the values in these buckets
     Part parts[kBuckets];
+
+    // What one level of a zoom needs of each of its buckets. Not on the stack: a thread of another library may have
+    // little of it.
+    static constexpr int kZoomBuckets = 1 << kZoomBits;
+    static constexpr int64_t kZoomLevel =
+        kZoomBuckets * static_cast<int64_t>(2 * sizeof(int32_t) + sizeof(Part) + 2 * sizeof(int64_t));
+    static constexpr int kZoomLevels = 12;  // a level takes 6 bits or more off keys of up to 64
+    static constexpr int64_t kZoomBytes = kZoomLevels * kZoomLevel;
+    char *const zoom_memory;
+    int32_t zoom_tables[4][kZoomBuckets];
 
   private:
     uint64_t *const keys_;  // or 32-bit keys

@@ -1,6 +1,8 @@
 // Exact p-values for samples of different sizes, by counting lattice paths.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -12,19 +14,20 @@ namespace ksl {
 namespace {
 
 // next[i + 1] = P(i, s - i) for i in [low, high], from path[i + 1] = P(i, s - 1 - i).
-void step(int32_t s, int32_t low, int32_t high, const double *__restrict path, double *__restrict next) {
-    const double total = s;
+template <typename F>
+void step(int32_t s, int32_t low, int32_t high, const F *__restrict path, F *__restrict next) {
+    const F total = s;
     for (int32_t i = low; i <= high; ++i) next[i + 1] = (path[i] * i + path[i + 1] * (s - i)) / total;
 }
 
 // The last step of a random path to (i, j) comes from (i - 1, j) with probability i / (i + j). So the probability that
 // it has met the outside is P(i, j) = [i P(i - 1, j) + j P(i, j - 1)] / (i + j) inside the band and 1 outside: sums of
 // positive terms, no cancellation. One antidiagonal i + j = s after the other, and of each the band alone.
-double outside_probability(int64_t h, int64_t n, int64_t m, bool one_sided, std::vector<double> &path,
-                           std::vector<double> &next) {
+template <typename F>
+F outside_probability(int64_t h, int64_t n, int64_t m, bool one_sided) {
     if (h <= 0) return 1;
     const int64_t gcd = std::gcd(n, m), ng = n / gcd, width = ng + m / gcd;
-    std::fill(path.begin(), path.end(), 1.0);
+    std::vector<F> path(static_cast<size_t>(n) + 3, F{1}), next(path);
     path[1] = 0;
     for (int64_t s = 1; s <= n + m; ++s) {
         // lcm * (i/n - j/m) = i * width - s * ng has to stay below h, and for two sides above -h too.
@@ -39,17 +42,31 @@ double outside_probability(int64_t h, int64_t n, int64_t m, bool one_sided, std:
     return path[n + 1];
 }
 
+// Below this p a double is close to underflow. The exponents of long double, where it has more than double's, reach
+// 10^-4932; what underflows there too is the caller's to find.
+constexpr double kTiny = 1e-280;
+
+double log_outside_probability(double p, int64_t h, int64_t n, int64_t m, bool one_sided) {
+    if (p >= kTiny) return std::log(p);
+    using Wide = long double;
+    if (std::numeric_limits<Wide>::min_exponent < std::numeric_limits<double>::min_exponent) {
+        const Wide wide = outside_probability<Wide>(h, n, m, one_sided);
+        if (wide > std::numeric_limits<Wide>::min() * 1e30L) return static_cast<double>(std::log(wide));
+    }
+    return std::numeric_limits<double>::quiet_NaN();
+}
+
 }  // namespace
 
 void ks_outside_probability(const int64_t *counts, int64_t k, int64_t n, int64_t m, bool one_sided, double *p,
-                            int threads) {
+                            double *log_p, int threads) {
     KSL_CHECK(n > 0 && m > 0, "samples of ", n, " and ", m, " values; expected at least one in each");
     KSL_CHECK(n <= INT32_MAX / 2 && m <= INT32_MAX / 2, "samples of ", n, " and ", m,
               " values; expected fewer than 2^30: use method='asymp'");
     parallel_for(0, k, 1, threads, [&](int64_t first, int64_t last) {
-        std::vector<double> path(static_cast<size_t>(n) + 3), next(path);
         for (int64_t c = first; c < last; ++c) {
-            p[c] = outside_probability(counts[c], n, m, one_sided, path, next);
+            p[c] = outside_probability<double>(counts[c], n, m, one_sided);
+            log_p[c] = log_outside_probability(p[c], counts[c], n, m, one_sided);
         }
     });
 }

@@ -1,8 +1,9 @@
 // The maximum of |#{x <= t} - #{y <= t}| over a range of keys, by zooming in on the buckets that can hide it.
 //
-// Buckets are equal ranges of keys, so every level takes kZoomBits bits off the range: there are at most 4 levels for
-// 32-bit keys and 7 for 64-bit keys, each linear in the keys that are still in question. This is the guarantee behind
-// the fast first look: whatever the data, no row costs more than a radix sort of it.
+// Buckets are equal ranges of keys, as many as a power of two near half the number of keys, up to 2^kZoomBits. So every
+// level takes 6 to 10 bits off the range: there are at most 6 levels for 32-bit keys and 11 for 64-bit keys, each
+// linear in the keys that are still in question. This is the guarantee behind the fast first look: whatever the data, a
+// row costs about a radix sort of it at most.
 //
 // Included by one source file per instruction set; KSL_ISA is the namespace of its copy.
 #pragma once
@@ -14,7 +15,6 @@ namespace ksl {
 namespace KSL_ISA {
 namespace {
 
-constexpr int kZoomBits = 10;
 constexpr int64_t kZoomBuckets = int64_t{1} << kZoomBits;
 constexpr int64_t kZoomFrom = 96;  // keys in a range from which counting beats comparing all with all
 
@@ -34,9 +34,9 @@ inline int64_t size_of(int64_t difference) { return difference < 0 ? -difference
 // Counts in four tables by turns: what comes here often has many keys in one bucket, and increments of one counter
 // have to wait for each other.
 template <typename Key>
-void count_keys(const Key *keys, int64_t n, Key low, int shift, int64_t buckets, int32_t *count) {
+void count_keys(const Key *keys, int64_t n, Key low, int shift, int64_t buckets, int32_t *count, Workspace &w) {
     constexpr int kTables = 4;
-    int32_t tables[kTables][kZoomBuckets];
+    auto &tables = w.zoom_tables;
     for (auto &table : tables) std::memset(table, 0, static_cast<size_t>(buckets) * sizeof *table);
     int64_t i = 0;
     for (; i + kTables <= n; i += kTables) {
@@ -59,8 +59,10 @@ void gather_wanted(const Key *from, int64_t n, Key low, int shift, int64_t *begi
 // is `before`. Returns the larger of `best` and the largest absolute difference inside the range; its end is the
 // caller's, who knows the difference there. From `stop` on it may return early. scratch has room for as many keys;
 // both are overwritten.
+// `memory` is what is left of the workspace's memory for this level and those below.
 template <typename Key>
-int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, int64_t best, int64_t stop) {
+int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, int64_t best, int64_t stop, Workspace &w,
+             char *memory) {
     // With one sample alone the difference moves one way, to the end of the range.
     if (nx == 0 || ny == 0 || best >= stop || reach(before, nx, ny) <= best) return best;
     if (nx + ny < kZoomFrom) {
@@ -77,9 +79,12 @@ int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, in
     while ((high - low) >> shift >> bits != 0) ++shift;
 
     const int64_t buckets = static_cast<int64_t>((high - low) >> shift) + 1;
-    int32_t x_count[kZoomBuckets], y_count[kZoomBuckets];
-    count_keys(keys, nx, low, shift, buckets, x_count);
-    count_keys(keys + nx, ny, low, shift, buckets, y_count);
+    auto *parts = reinterpret_cast<Workspace::Part *>(memory);
+    auto *x_begin = reinterpret_cast<int64_t *>(parts + buckets), *y_begin = x_begin + buckets;
+    auto *x_count = reinterpret_cast<int32_t *>(y_begin + buckets), *y_count = x_count + buckets;
+    memory = reinterpret_cast<char *>(y_count + buckets);
+    count_keys(keys, nx, low, shift, buckets, x_count, w);
+    count_keys(keys + nx, ny, low, shift, buckets, y_count, w);
     int64_t at = before;
     for (int64_t b = 0; b < buckets; ++b) {
         at += x_count[b] - y_count[b];
@@ -88,8 +93,7 @@ int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, in
     if (shift == 0 || best >= stop) return best;  // with one key to a bucket there is nothing between the edges
 
     // The buckets to look into. Their keys move to the scratch, each bucket together; -1 marks the other buckets.
-    Workspace::Part parts[kZoomBuckets];
-    int64_t x_begin[kZoomBuckets], y_begin[kZoomBuckets], count = 0, end = 0;
+    int64_t count = 0, end = 0;
     at = before;
     for (int64_t b = 0; b < buckets; ++b) {
         const int32_t cx = x_count[b], cy = y_count[b];
@@ -98,7 +102,7 @@ int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, in
         y_begin[b] = wanted ? end + cx : -1;
         if (wanted) {
             parts[count++] = {static_cast<int32_t>(at), cx, cy, end};
-            end += cx + cy;
+            end += int64_t{cx} + cy;
         }
         at += cx - cy;
     }
@@ -107,7 +111,7 @@ int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, in
     gather_wanted(keys + nx, ny, low, shift, y_begin, scratch);
     for (int64_t k = 0; k < count; ++k) {
         const Workspace::Part &part = parts[k];
-        best = zoom(scratch + part.begin, part.nx, part.ny, keys + part.begin, part.before, best, stop);
+        best = zoom(scratch + part.begin, part.nx, part.ny, keys + part.begin, part.before, best, stop, w, memory);
     }
     return best;
 }
@@ -118,7 +122,7 @@ Outcome zoom_row(const T *x, const T *y, int64_t n, Goal goal, Workspace &w) {
     key_t<T> *keys = w.key_buffer<key_t<T>>(0, n), *scratch = w.key_buffer<key_t<T>>(2, n);
     const uint8_t flags = ordered_keys(x, n, keys) | ordered_keys(y, n, keys + n);
     if (flags & kHasNaN) return {-1, flags};
-    return {zoom(keys, n, n, scratch, 0, larger<int64_t>(goal.floor, 0), goal.stop), flags};
+    return {zoom(keys, n, n, scratch, 0, larger<int64_t>(goal.floor, 0), goal.stop, w, w.zoom_memory), flags};
 }
 
 }  // namespace
