@@ -156,7 +156,7 @@ def d_by_rank(code: str, name: str, evidence: Evidence, tickets: Mapping[str, An
     axes.set_ylim(0, None)
     axes.set_xlabel("Frequency rank of the token in the training corpus (log scale)")
     axes.set_ylabel("KS statistic D")
-    axes.legend(loc="upper right")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     title = add_title(figure, f"D by frequency rank, {name}")
     shared = int(chosen[: chosen.sum()].sum())
     words = f"{shared} of {plural(int(chosen.sum()), 'ticket')} are among as many most frequent tokens."
