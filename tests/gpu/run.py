@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -32,18 +33,19 @@ NEEDED = (
     *("sacrebleu", "portalocker", "regex", "tabulate", "colorama", "lxml"),
 )
 DRY_ARCHITECTURE = "90-real"
+DRY_PATIENCE = 5  # budgets are for a machine with a GPU; a dry run has to do on two busy cores
 # Without the caching allocator every tensor is an allocation of its own, beyond which the sanitizer sees each access.
 SANITIZER = ("compute-sanitizer", "--error-exitcode", "9", "--target-processes", "all", "--print-limit", "20")
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the run: what it does, within how many seconds, and what it does where there is no device."""
+    """A part of the run, and within how many seconds; what it does with a device and in a dry run, None for nothing."""
 
     name: str
     budget: float
-    run: Callable[[float], None]
-    dry: Callable[[float], None] | None = None  # None: left out
+    run: Callable[[float], None] | None
+    dry: Callable[[float], None] | None = None
 
 
 class PhaseError(Exception):
@@ -53,13 +55,19 @@ class PhaseError(Exception):
 def call(command: list[str | Path], seconds: float, cwd: Path = WORK, **environment: str) -> None:
     """Run a program; PhaseError if it fails or takes too long."""
     try:
-        done = subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        raise PhaseError(f"took longer than its {seconds:.0f} s") from None
+        process = subprocess.Popen(command, cwd=cwd, env={**os.environ, **environment}, start_new_session=True)
     except FileNotFoundError:
         raise PhaseError(f"{command[0]} was not found") from None
-    if done.returncode:
-        raise PhaseError(f"exit code {done.returncode}")
+    try:
+        code = process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise PhaseError(f"took longer than its {seconds:.0f} s") from None
+    finally:
+        if process.poll() is None:  # with the programs that it started: they would take the next phase's time
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if code:
+        raise PhaseError(f"exit code {code}")
 
 
 def python_path() -> str:
@@ -163,7 +171,7 @@ def sanitize(tool: str) -> Callable[[float], None]:
 
 
 def phases(wheels: Path, output: Path | None) -> list[Phase]:
-    """All of them; their budgets make eight minutes."""
+    """All of them; the budgets of those that run on a device make eight minutes."""
     written = ["--output", output] if output else []
     dry_output = ["--output", WORK / "dry.json"]
     bench = ["-m", "benchmarks.gpu_table"]
@@ -172,18 +180,15 @@ def phases(wheels: Path, output: Path | None) -> list[Phase]:
         Phase("machine", 20, describe, describe),
         Phase("wheels", 20, lambda _: unpack(wheels), lambda _: unpack(wheels)),
         Phase("build", 150, lambda s: build(s, architecture()), lambda s: build(s, DRY_ARCHITECTURE)),
+        Phase("kernels on the CPU", 90, None, lambda s: call_python(pytest(ROOT / "tests" / "cuda"), s)),
         Phase(
-            "kernels executed on the CPU", 45, lambda s: call_python(pytest(ROOT / "tests" / "cuda"), s),
-            lambda s: call_python(pytest(ROOT / "tests" / "cuda"), s),
-        ),
-        Phase(
-            "tests", 60, lambda s: call_python(pytest("--durations=5", gpu_tests), s),
+            "tests", 90, lambda s: call_python(pytest("--durations=5", gpu_tests), s),
             lambda s: call_python(pytest("--collect-only", gpu_tests), s),
         ),
-        Phase("memcheck", 45, sanitize("memcheck")),
-        Phase("racecheck", 45, sanitize("racecheck")),
+        Phase("memcheck", 50, sanitize("memcheck")),
+        Phase("racecheck", 50, sanitize("racecheck")),
         Phase(
-            "benchmark", 95, lambda s: call_python([*bench, "--seconds", str(s - 25), *written], s),
+            "benchmark", 100, lambda s: call_python([*bench, "--seconds", str(s - 25), *written], s),
             lambda s: call_python([*bench, "--dry", *dry_output], s),
         ),
     ]  # fmt: skip
@@ -207,12 +212,14 @@ def main() -> int:
             continue
         run = phase.dry if arguments.dry else phase.run
         if run is None:
-            summary.append((phase.name, 0.0, "left out: needs a device"))
+            if arguments.dry:
+                summary.append((phase.name, 0.0, "left out: needs a device"))
             continue
-        print(f"\n== {phase.name}, at most {phase.budget:.0f} s", flush=True)
+        budget = phase.budget * (DRY_PATIENCE if arguments.dry else 1)
+        print(f"\n== {phase.name}, at most {budget:.0f} s", flush=True)
         begun = time.monotonic()
         try:
-            run(phase.budget)
+            run(budget)
             outcome = "ok"
         except PhaseError as failure:
             outcome = f"FAILED: {failure}"
