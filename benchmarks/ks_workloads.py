@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from kslottery_fast import ks_2samp, ks_select, ks_statistics, ops
+from kslottery_fast import ks_2samp, ks_pvalues, ks_select, ks_statistics, ops
 from kslottery_fast.stats import critical_count
 
 from . import memory, peers
@@ -51,6 +51,9 @@ PREFIX = "adversarial: "
 ADVERSARIAL_ROWS = 1024
 ADVERSARIAL_WIDTHS = (4_096, 576)
 BATCH = (64, 4_096)
+UNEQUAL = (10_000, 9_999)
+# How far the second sample is shifted, in standard deviations: to an ordinary p-value, and to one that underflows.
+SHIFTS = {"unequal sizes, near": 0.02, "unequal sizes, far": 0.8}
 ALPHA = 0.05
 SEED = 20_240_202
 
@@ -72,11 +75,14 @@ def suite(*, quick: bool = False) -> Suite:
         for case in ADVERSARIAL[:: 2 if quick else 1]
     ]
     batch = [Spec("ks_2samp", (rows, BATCH[1]), torch.float32, "a small batch") for rows in (1, BATCH[0])]
+    batch += [Spec("ks_2samp", (1, UNEQUAL[0]), torch.float64, case) for case in SHIFTS]
     return Suite([*tables, *adversarial, *batch], prepare)
 
 
 def prepare(spec: Spec) -> Workload:
     """The data and the contenders of one row."""
+    if spec.case in SHIFTS:
+        return _unequal(spec)
     if spec.op == "ks_2samp":
         return _batch(spec)
     if spec.case.startswith(PREFIX):
@@ -171,3 +177,17 @@ def _batch(spec: Spec) -> Workload:
 
     contenders = {"ours": contender(ks_2samp), "scipy": contender(scipy.stats.ks_2samp)}
     return Workload(contenders, size)
+
+
+def _unequal(spec: Spec) -> Workload:
+    """One exact p-value; what is remembered of the last one is forgotten first."""
+    rng = np.random.default_rng(SEED)
+    x, y = rng.normal(size=UNEQUAL[0]), rng.normal(SHIFTS[spec.case], size=UNEQUAL[1])
+
+    def ours(turn: int) -> object:
+        del turn
+        ks_pvalues._memory.cache_clear()
+        return ks_2samp(x, y)
+
+    contenders = {"ours": Contender(ours), "scipy": Contender(lambda turn: scipy.stats.ks_2samp(x, y))}
+    return Workload(contenders, x.nbytes + y.nbytes)

@@ -47,7 +47,8 @@ LEGEND = """\
 GB/s      bytes of both tables (row ops: bytes read and written) / median
 / floor   times as long as reading the same bytes on as many threads, see memory.py
 x scipy   times as fast as scipy.stats.ks_2samp row by row (50 rows, extrapolated; ks_2samp: the whole batch)
-x sort    times as fast as sorting both rows, the faster of numpy.sort and torch.sort, as many threads, in float32
+x sort    times as fast as sorting both rows by numpy.sort (adversarial rows: or torch.sort, if that is faster), as many
+          threads, in float32
           training step, one token: the same step or forward of the frozen model, see training_workloads.py
 x torch   times as fast as torch: batched sort + searchsorted; AdamW(fused=True) on the rows alone; F.embedding
 x PEFT    times as fast as PEFT's TrainableTokens, same rows; x dense: as AdamW(fused=True) on the whole table
