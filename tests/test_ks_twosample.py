@@ -287,6 +287,12 @@ def test_the_result_unpacks_prints_copies_and_pickles_like_scipys() -> None:
     assert "log_pvalue=" in repr(result)
 
 
+def quantized() -> torch.Tensor:
+    with warnings.catch_warnings():  # torch means to drop them
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
@@ -308,6 +314,15 @@ def test_the_result_unpacks_prints_copies_and_pickles_like_scipys() -> None:
         ((["a"], [1]), {}, TypeError, "x has dtype <U1: samples must be real numbers"),
         (([1], [1j]), {}, TypeError, "y has dtype complex128: samples must be real numbers"),
         (([1], torch.tensor([1j])), {}, TypeError, "y is torch.complex64: samples must be real numbers"),
+        ((torch.zeros(3, device="meta"), [1]), {}, InputError, "x is on the meta device, .*: load the weights first"),
+        (([1], torch.ones(3).to_sparse()), {}, TypeError, r"y has layout torch.sparse_coo: .* y.to_dense\(\)"),
+        (
+            (torch.nested.nested_tensor([torch.ones(3)], layout=torch.jagged), [1]),
+            {},
+            TypeError,
+            "x is a nested tensor: expected a dense",
+        ),
+        ((quantized(), [1]), {}, TypeError, r"x has dtype torch.quint8: expected numbers as they are, x.dequantize"),
     ],
 )
 def test_bad_input_is_named(arguments: Any, options: Any, error: type[Exception], message: str) -> None:
