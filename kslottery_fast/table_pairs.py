@@ -91,8 +91,8 @@ def _as_table(value: Any, name: str) -> Tensor:
         value = weight
     if np.ma.is_masked(value):
         raise InputError(
-            f"{name} is a masked array that hides {np.ma.count_masked(value)} of its numbers, and a row is tested whole: "
-            f"fill them ({name}.filled(number)), or drop their rows from both tables"
+            f"{name} is a masked array that hides {np.ma.count_masked(value)} of its numbers, and a row is tested "
+            f"whole: fill them ({name}.filled(number)), or drop their rows from both tables"
         )
     if isinstance(value, np.ndarray):
         if value.dtype.kind != "f" or value.dtype.itemsize > 8:
