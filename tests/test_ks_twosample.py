@@ -131,6 +131,15 @@ def test_axis_and_broadcasting_follow_scipy(x_shape: Any, y_shape: Any, axis: An
     assert kept.statistic.shape == stats.ks_2samp(x, y, axis=axis, keepdims=True).statistic.shape
 
 
+def test_axis_0_gives_what_scipy_gives_by_default_as_the_readme_says() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(7, 7)), rng.normal(0.5, size=(7, 7))
+    expected = stats.ks_2samp(x, y)
+    np.testing.assert_array_equal(ks_2samp(x, y, axis=0).statistic, expected.statistic)
+    np.testing.assert_array_equal(ks_2samp(x, y).statistic, stats.ks_2samp(x, y, axis=-1).statistic)
+    assert (ks_2samp(x, y).statistic != expected.statistic).any()
+
+
 def test_strided_transposed_and_read_only_views_give_the_same_and_stay_as_they_are() -> None:
     base = np.random.default_rng(2).normal(size=(12, 20))
     base.flags.writeable = False
