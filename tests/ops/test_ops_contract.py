@@ -73,6 +73,7 @@ def sample_inputs():
         yield "row_embedding", embedding_arguments(dtype=dtype), {}
     yield "ks_rows", (random(4, 6), random(4, 9, seed=1)), {}
     yield "ks_rows", (random(0, 6), random(0, 9)), {}
+    yield "ks_rows", (random(4, 6).requires_grad_(), random(4, 9, seed=1)), {}
     yield "ks_statistics", tables(rows=0), {}
     yield "ks_statistics", (*tables(), 10), {}
     yield "ks_decide", (*tables(), 10), {}
