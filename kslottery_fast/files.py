@@ -87,7 +87,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, an absurd number, or nested too deep
         raise InputError(f"{path} is not valid JSON ({error}); restore it or make it anew") from None
 
 

@@ -42,9 +42,9 @@ def gather_samples(x: Any, y: Any, axis: Axis) -> Samples:
     Raises
     ------
     InputError
-        Ragged input, shapes that do not broadcast, a bad axis.
+        Ragged input, shapes that do not broadcast, a bad axis, a tensor without numbers (meta).
     TypeError
-        Complex numbers, strings, objects.
+        Complex numbers, strings, objects; nested, sparse or quantized tensors.
     """
     x_data, x_mask = _read(x, "x")
     y_data, y_mask = _read(y, "y")
@@ -102,9 +102,33 @@ class _Unlocked:
         self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
 
 
+def check_dense(tensor: Tensor, name: str) -> None:
+    """Refuse tensors whose numbers do not lie in memory, one after the other and as they are.
+
+    Raises
+    ------
+    InputError
+        A tensor on the meta device, which has no numbers.
+    TypeError
+        A nested, sparse or quantized one.
+    """
+    if tensor.is_nested:
+        raise TypeError(f"{name} is a nested tensor: expected a dense one, such as {name}.to_padded_tensor(nan)")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} has layout {tensor.layout}: expected a dense tensor, {name}.to_dense()")
+    if tensor.is_quantized:
+        raise TypeError(f"{name} has dtype {tensor.dtype}: expected numbers as they are, {name}.dequantize()")
+    if tensor.is_meta:
+        raise InputError(
+            f"{name} is on the meta device, which holds shapes and no numbers: load the weights first (for a model "
+            "from_pretrained, or to_empty and load_state_dict)"
+        )
+
+
 def _read(value: Any, name: str) -> tuple[Any, npt.NDArray[np.bool_] | None]:
     """The tensor or array of at least one dimension, and the mask of a masked array that hides something."""
     if isinstance(value, Tensor):
+        check_dense(value, name)
         if value.is_complex():
             raise TypeError(f"{name} is {value.dtype}: samples must be real numbers")
         return torch.atleast_1d(value.detach()), None

@@ -34,11 +34,12 @@ class _AttachedTables:
 
     def counts(self, threshold: int = 0) -> torch.Tensor:
         """As selection.Tables says."""
-        h, flags = ops.ks_statistics(self.before, self.after)
+        h, flags = ops.ks_statistics(self.before, self.after, threshold)
         if bool((flags & (HAS_NAN | HAS_INF)).any()):
             check_finite(self.after, self.ids, "training diverged, lower the learning rate")
+            check_finite(self.before, self.ids, "the table itself is damaged, load the checkpoint anew")
         counts = torch.zeros(self.shape[0], dtype=torch.int64, device=h.device)
-        counts[self.ids] = torch.where(h >= threshold, h, 0)
+        counts[self.ids] = h
         return counts
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,11 +63,25 @@ def check_options(alpha: Any, correction: Any, top_k: Any) -> float | None:
     if correction not in CORRECTIONS:
         raise InputError(f"correction is {correction!r}: expected None, 'bonferroni' or 'bh'")
     if top_k is not None:
-        if isinstance(top_k, bool) or not isinstance(top_k, int):
+        if not _is_integer(top_k):
             raise TypeError(f"top_k is {top_k!r}: expected a number of rows, or None")
         if top_k < 1:
             raise InputError(f"top_k is {top_k}: expected at least 1 row")
+        if correction is not None:
+            raise InputError(
+                f"correction is {correction!r} and top_k is {top_k}: the rows with the largest D are the same with any "
+                "correction; leave correction out, or top_k to select by corrected p-values"
+            )
     return None if alpha is None and top_k is not None else check_alpha(alpha)
+
+
+def _is_integer(value: Any) -> bool:
+    """Whether it counts something: an int or one of numpy's; a bool and a float do not."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
 
 
 def select_rows(
@@ -75,12 +91,16 @@ def select_rows(
     V, d = tables.shape
     every = top_k is not None or correction == "bh"  # else a decision is enough for most rows
     threshold, level = 1, alpha or 0.0  # without alpha there is a top_k, which needs neither
-    if top_k is None:
+    if top_k is None and V == 0:
+        threshold = d + 1  # nothing is compared with it, and a file may claim any d for a table without rows
+    elif top_k is None:
         # For "bh" this is what a single row would have needed: the threshold to report where none is selected.
-        threshold = critical_count(d, level if correction is None else level / max(V, 1), method)
+        # alpha / V may underflow. V p < alpha then says that p has underflowed too, and so does p < ulp(0).
+        single = level if correction is None else max(level / V, math.ulp(0.0))
+        threshold = critical_count(d, single, method)
     h = tables.counts(0 if every else threshold)
     if top_k is not None:
-        ids = torch.sort(h, descending=True, stable=True).indices[:top_k]
+        ids = torch.sort(h, descending=True, stable=True).indices[: min(top_k, V)]
         ids = ids[h[ids] > 0]
     elif correction == "bh":
         ids = torch.nonzero(adjust(pvalues(h, d, method), correction) < level)[:, 0]
@@ -103,11 +123,11 @@ def _why_so_few(
     largest: int, d: int, threshold: int, found: int, alpha: float, correction: str | None, top_k: int | None
 ) -> str:
     if top_k is not None:
-        return f"only {found} rows moved (D > 0), top_k asked for {top_k}"
+        return f"only {found} row{'' if found == 1 else 's'} moved (D > 0), top_k asked for {top_k}"
     after_correction = "" if correction is None else " after the correction for many tests"
     if threshold > d:
         return (
-            f"no row of {d} numbers can be significant at alpha {alpha:g}{after_correction}: "
+            f"no row of {d} number{'' if d == 1 else 's'} can be significant at alpha {alpha:g}{after_correction}: "
             "use a larger alpha, or top_k"
         )
     return (

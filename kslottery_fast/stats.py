@@ -138,7 +138,8 @@ def _table_values(h: Any, d: int, method: str, which: int) -> Tensor:
     counts = counts.to(torch.int64)
     low, high = int(counts.min()), int(counts.max())
     if low < 0 or high > d:
-        raise InputError(f"h holds {low if low < 0 else high}: a KS count of rows of {d} numbers lies in 0..{d}")
+        rows = f"rows of {d} number{'' if d == 1 else 's'}"
+        raise InputError(f"h holds {low if low < 0 else high}: a KS count of {rows} lies in 0..{d}")
     values = null_pvalues(counts.cpu().numpy(), d, d, "two-sided", method)[which]
     return torch.from_numpy(np.ascontiguousarray(values)).to(counts.device)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .dtensors import is_sharded
 from .errors import InputError
-from .ks_samples import KERNEL_DTYPES, tensor_view
+from .ks_samples import KERNEL_DTYPES, check_dense, tensor_view
 from .overlay import Overlay
 
 Table: TypeAlias = Tensor | nn.Embedding | npt.NDArray[Any]
@@ -28,9 +28,10 @@ def table_pair(before: Any, after: Any, names: tuple[str, str]) -> tuple[Tensor,
     Raises
     ------
     InputError
-        Shapes that are not [V, d] or differ; rows attached but not merged; d = 0.
+        Shapes that are not [V, d] or differ; rows attached but not merged; d = 0; masked numbers; no numbers
+        at all (the meta device).
     TypeError
-        Not a table of floats.
+        Not a dense table of floats.
     """
     tables = _as_table(before, names[0]), _as_table(after, names[1])
     shapes = [list(table.shape) for table in tables]
@@ -88,6 +89,11 @@ def _as_table(value: Any, name: str) -> Tensor:
                 "model.get_input_embeddings()"
             )
         value = weight
+    if np.ma.is_masked(value):
+        raise InputError(
+            f"{name} is a masked array that hides {np.ma.count_masked(value)} of its numbers, and a row is tested "
+            f"whole: fill them ({name}.filled(number)), or drop their rows from both tables"
+        )
     if isinstance(value, np.ndarray):
         if value.dtype.kind != "f" or value.dtype.itemsize > 8:
             raise TypeError(f"{name} has dtype {value.dtype}: expected float64, float32 or float16")
@@ -99,10 +105,9 @@ def _as_table(value: Any, name: str) -> Tensor:
             f"{name} is a DTensor, of which this process holds a part: use "
             "kslottery_fast.integrations.distributed.ks_select_sharded"
         )
+    check_dense(value, name)
     if value.dtype not in KERNEL_DTYPES:
         raise TypeError(f"{name} has dtype {value.dtype}: expected float64, float32, float16 or bfloat16")
-    if value.layout != torch.strided:
-        raise TypeError(f"{name} has layout {value.layout}: expected a dense table, {name}.to_dense()")
     if value.ndim != 2:
         raise InputError(f"{name} has shape {list(value.shape)}: expected [V, d], one row per token")
     return value.detach()

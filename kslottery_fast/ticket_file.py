@@ -91,7 +91,8 @@ def check_fields(tickets: Tickets) -> None:
             raise InputError(f"{name} is {value!r}: expected an integer of at least {least}")
     V, d = tickets.vocab_size, tickets.dimension
     if tickets.threshold_count > d + 1:
-        raise InputError(f"threshold_count is {tickets.threshold_count}: expected 1..{d + 1} for rows of {d} numbers")
+        rows = f"rows of {d} number{'' if d == 1 else 's'}"
+        raise InputError(f"threshold_count is {tickets.threshold_count}: expected 1..{d + 1} for {rows}")
     for name, choices in (
         ("method", METHODS),
         ("correction", CORRECTIONS),

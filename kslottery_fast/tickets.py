@@ -265,8 +265,8 @@ def ks_select(
     """Select the winning tickets: the rows whose numbers were significantly redistributed by fine-tuning.
 
     Row by row, the d numbers before and the d numbers after are taken as two samples for a two-sided KS test.
-    Without ``top_k`` and "bh" the kernels only decide p < alpha; the exact statistic is computed for the
-    selected rows.
+    One pass over the tables gives the exact statistics; without ``top_k`` and "bh" only from the threshold
+    on, which spares most of the work for the rows below it.
 
     Parameters
     ----------
@@ -279,7 +279,7 @@ def ks_select(
         How p is computed, see :func:`kslottery_fast.stats.pvalues`; "paper" selects D > tau(alpha).
     correction : {None, "bonferroni", "bh"}
         Correct for V tests, see :func:`kslottery_fast.stats.adjust`. All V rows count, also those that never
-        moved.
+        moved. Not with ``top_k``, where it would change nothing.
     top_k : int, optional
         Take the k rows with the largest D instead, whatever alpha says; of equal rows the lower ids. Rows
         with D = 0 are never tickets. The number of tickets at a fixed alpha depends on learning rate and
@@ -292,8 +292,8 @@ def ks_select(
     Raises
     ------
     InputError
-        Shapes that differ or are not [V, d]; NaN or Inf, naming the table and its first rows; an unknown
-        option.
+        Shapes that differ or are not [V, d]; NaN or Inf, naming the table and its first rows; masked numbers;
+        an unknown option; both ``correction`` and ``top_k``.
     TypeError
         Not tables of floats; options of a wrong type.
 

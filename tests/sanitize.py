@@ -25,8 +25,11 @@ TESTS = (
     "tests/test_selection.py",
     "tests/test_tickets.py",
     "tests/test_ks_twosample.py",
+    "tests/test_pvalues.py",
     "tests/test_optim.py",
     "tests/test_rows.py",
+    "tests/integrations/test_checkpoints.py",
+    "tests/integrations/test_tensor_files.py",
 )
 # Loaded before Python, which is not built with them. ASan has to find __cxa_throw at once, hence libstdc++.
 RUNTIMES = {"address": ("libasan.so", "libstdc++.so"), "undefined": ("libubsan.so",)}

@@ -131,6 +131,15 @@ def test_axis_and_broadcasting_follow_scipy(x_shape: Any, y_shape: Any, axis: An
     assert kept.statistic.shape == stats.ks_2samp(x, y, axis=axis, keepdims=True).statistic.shape
 
 
+def test_axis_0_gives_what_scipy_gives_by_default_as_the_readme_says() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(7, 7)), rng.normal(0.5, size=(7, 7))
+    expected = stats.ks_2samp(x, y)
+    np.testing.assert_array_equal(ks_2samp(x, y, axis=0).statistic, expected.statistic)
+    np.testing.assert_array_equal(ks_2samp(x, y).statistic, stats.ks_2samp(x, y, axis=-1).statistic)
+    assert (ks_2samp(x, y).statistic != expected.statistic).any()
+
+
 def test_strided_transposed_and_read_only_views_give_the_same_and_stay_as_they_are() -> None:
     base = np.random.default_rng(2).normal(size=(12, 20))
     base.flags.writeable = False
@@ -287,6 +296,12 @@ def test_the_result_unpacks_prints_copies_and_pickles_like_scipys() -> None:
     assert "log_pvalue=" in repr(result)
 
 
+def quantized() -> torch.Tensor:
+    with warnings.catch_warnings():  # torch means to drop them
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
@@ -308,6 +323,15 @@ def test_the_result_unpacks_prints_copies_and_pickles_like_scipys() -> None:
         ((["a"], [1]), {}, TypeError, "x has dtype <U1: samples must be real numbers"),
         (([1], [1j]), {}, TypeError, "y has dtype complex128: samples must be real numbers"),
         (([1], torch.tensor([1j])), {}, TypeError, "y is torch.complex64: samples must be real numbers"),
+        ((torch.zeros(3, device="meta"), [1]), {}, InputError, "x is on the meta device, .*: load the weights first"),
+        (([1], torch.ones(3).to_sparse()), {}, TypeError, r"y has layout torch.sparse_coo: .* y.to_dense\(\)"),
+        (
+            (torch.nested.nested_tensor([torch.ones(3)], layout=torch.jagged), [1]),
+            {},
+            TypeError,
+            "x is a nested tensor: expected a dense",
+        ),
+        ((quantized(), [1]), {}, TypeError, r"x has dtype torch.quint8: expected numbers as they are, x.dequantize"),
     ],
 )
 def test_bad_input_is_named(arguments: Any, options: Any, error: type[Exception], message: str) -> None:

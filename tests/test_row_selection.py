@@ -8,7 +8,16 @@ import pytest
 import torch
 from tiny_models import V, make
 
-from kslottery_fast import attach_rows, detach_rows, embedding_table, get_rows, ks_select, ks_select_rows, merge_rows
+from kslottery_fast import (
+    attach_rows,
+    detach_rows,
+    embedding_table,
+    get_rows,
+    ks_select,
+    ks_select_rows,
+    merge_rows,
+    ops,
+)
 from kslottery_fast.errors import InputError
 
 IDS = [50, 7, 5, 40, 41, 9]
@@ -32,6 +41,19 @@ def test_the_tickets_are_those_of_the_whole_table(options):
     got = ks_select_rows(model, **options)
     assert got == ks_select(before, after, **options)
     assert 1 <= len(got) < len(IDS)
+
+
+def test_exact_counts_are_asked_for_from_the_threshold_on(monkeypatch):
+    asked: list[int] = []
+    original = ops.ks_statistics
+
+    def watch(before, after, threshold):
+        asked.append(threshold)
+        return original(before, after, threshold)
+
+    monkeypatch.setattr(ops, "ks_statistics", watch)
+    tickets = ks_select_rows(shifted())
+    assert asked == [tickets.threshold_count]
 
 
 @pytest.mark.filterwarnings("ignore:no row is significant:RuntimeWarning")
@@ -61,6 +83,10 @@ def test_nan_and_a_model_without_rows_are_refused():
     get_rows(model).rows.data[2, 0] = float("nan")
     with pytest.raises(InputError, match=r"training diverged.*1 of 6 rows hold NaN or Inf \(token ids 5\)"):
         ks_select_rows(model)
+    damaged = shifted()
+    embedding_table(damaged).data[40, 3] = float("inf")
+    with pytest.raises(InputError, match=r"table itself is damaged.*1 of 6 rows hold NaN or Inf \(token ids 40\)"):
+        ks_select_rows(damaged)
     with pytest.raises(InputError, match="no rows are attached to this model"):
         ks_select_rows(detach_rows(model))
     assert max(IDS) < V

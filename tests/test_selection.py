@@ -14,7 +14,7 @@ from torch import nn
 from kslottery_fast import ops
 from kslottery_fast.errors import InputError
 from kslottery_fast.stats import critical_count, ks_statistics, pvalues
-from kslottery_fast.tickets import ks_select
+from kslottery_fast.tickets import Tickets, ks_select
 
 V, D = 200, 64
 
@@ -110,6 +110,35 @@ def test_top_k_breaks_ties_by_the_lower_id_and_never_takes_an_unmoved_row() -> N
     assert tickets.token_ids.tolist() == [1, 2, 4]
 
 
+def test_top_k_may_be_an_integer_of_numpy_and_larger_than_any_table(before: torch.Tensor, after: torch.Tensor) -> None:
+    assert ks_select(before, after, top_k=np.int64(7)) == ks_select(before, after, top_k=7)  # type: ignore[arg-type]
+    with pytest.warns(RuntimeWarning, match=r"only 59 rows moved \(D > 0\), top_k asked for 1000000000000000000000$"):
+        assert len(ks_select(before, after, top_k=10**21)) == 59
+
+
+@pytest.mark.parametrize("correction", [None, "bonferroni", "bh"])
+def test_an_alpha_whose_share_of_one_row_underflows_selects_where_p_underflows(correction: str | None) -> None:
+    before = torch.zeros(9, 2000)
+    after = before.clone()
+    after[4] = 1.0  # log p is -2768
+    after[5, :700] = 1.0  # log p is -287
+    assert pvalues(700, 2000).item() > 0.0
+    tickets = ks_select(before, after, 5e-324, correction=correction)
+    assert (tickets.token_ids.tolist(), tickets.pvalue.item()) == ([4], 0.0)
+
+
+def test_one_row_and_rows_of_one_number_are_said_in_the_singular() -> None:
+    before, after = torch.zeros(4, 1), torch.tensor([[0.0], [1.0], [0.0], [0.0]])
+    with pytest.warns(RuntimeWarning, match=r"only 1 row moved \(D > 0\), top_k asked for 2"):
+        ks_select(before, after, top_k=2)
+    with pytest.warns(RuntimeWarning, match=r"no row of 1 number can be significant"):
+        ks_select(before, after)
+    with pytest.raises(InputError, match="a KS count of rows of 1 number lies in"):
+        pvalues(2, 1)
+    with pytest.raises(InputError, match=r"for rows of 1 number$"):
+        Tickets.from_counts([0], [1], vocab_size=2, dimension=1, threshold_count=3, alpha=0.05)
+
+
 def test_nothing_significant_gives_empty_tickets_and_says_why(before: torch.Tensor) -> None:
     barely = before + 0.01
     with pytest.warns(RuntimeWarning, match=r"no row is significant at alpha 0.05: the largest D is 0\.0\d+, the thr"):
@@ -190,6 +219,10 @@ def test_nan_and_inf_in_either_table_are_refused_with_rows(before: torch.Tensor,
         ({"top_k": 0}, InputError, "top_k is 0: expected at least 1 row"),
         ({"top_k": 2.0}, TypeError, "top_k is 2.0: expected a number of rows, or None"),
         ({"top_k": True}, TypeError, "top_k is True"),
+        ({"top_k": np.float64(2)}, TypeError, r"top_k is np.float64\(2.0\): expected a number of rows, or None"),
+        ({"top_k": np.int64(0)}, InputError, "top_k is 0: expected at least 1 row"),
+        ({"top_k": 2, "correction": "bonferroni"}, InputError, "correction is 'bonferroni' and top_k is 2: .* leave"),
+        ({"top_k": 2, "correction": "bh", "alpha": None}, InputError, "correction is 'bh' and top_k is 2: .* leave"),
     ],
 )
 def test_bad_options_are_named(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,20 @@ def test_a_permuted_row_has_count_zero_and_infinities_are_values() -> None:
     assert ks_statistics(before, after).tolist() == [0, 1]
 
 
+def masked(hidden: int) -> Any:
+    return np.ma.masked_array(table().numpy(), mask=np.arange(40 * 33).reshape(40, 33) < hidden)
+
+
+def quantized() -> torch.Tensor:
+    with warnings.catch_warnings():  # torch means to drop them
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(table(), 0.1, 0, torch.qint8)
+
+
+def test_a_masked_array_that_hides_nothing_is_a_table() -> None:
+    assert ks_statistics(masked(0), table()).tolist() == [0] * 40
+
+
 def attached() -> RowEmbedding:
     embedding = nn.Embedding(40, 33).requires_grad_(False)
     overlay(embedding, RowEmbedding, RowSets("default", RowSet(torch.zeros(1, 33), torch.tensor([3]), 40, None)))
@@ -85,8 +100,16 @@ def attached() -> RowEmbedding:
         (
             table().to_sparse(),
             TypeError,
-            r"before has layout torch.sparse_coo: expected a dense table, before.to_dense",
+            r"before has layout torch.sparse_coo: expected a dense tensor, before.to_dense",
         ),
+        (table().to("meta"), InputError, "before is on the meta device, .*: load the weights first"),
+        (
+            torch.nested.nested_tensor([table()[0]], layout=torch.jagged),
+            TypeError,
+            "before is a nested tensor: expected a dense one",
+        ),
+        (quantized(), TypeError, r"before has dtype torch.qint8: expected numbers as they are, before.dequantize\(\)"),
+        (masked(3), InputError, r"before is a masked array that hides 3 of its .* fill them \(before.filled\(number"),
         (table().tolist(), TypeError, r"before is a list: expected a \[V, d\] tensor, array or nn.Embedding"),
         (nn.Linear(33, 40), TypeError, r"before is a Linear: expected .* pass model.get_input_embeddings\(\)"),
         (attached(), InputError, r"before is an embedding with attached rows.*merge_rows\(model\) first"),

@@ -18,7 +18,7 @@ from kslottery_fast.stats import resolve_table_method
 from kslottery_fast.table_pairs import refuse_flagged
 from kslottery_fast.tickets import Tickets
 
-from .tensor_files import BLOCK_BYTES, StoredTensor, open_checkpoint, row_blocks
+from .tensor_files import BLOCK_BYTES, StoredTensor, check_block_bytes, open_checkpoint, row_blocks
 from .tensor_names import find_tensor
 
 Progress = Callable[[int, int], None]
@@ -91,8 +91,7 @@ def ks_select_checkpoints(
     >>> sorted(tickets.token_ids.tolist())
     [5, 17]
     """
-    if not isinstance(block_bytes, int) or block_bytes < 1:
-        raise InputError(f"block_bytes is {block_bytes!r}: expected a number of bytes of at least 1")
+    check_block_bytes(block_bytes)
     pair = _Pair(*_matching_tables(before, after, tensor), block_bytes, progress)
     V, d = pair.before.shape
     method = resolve_table_method(d, method)

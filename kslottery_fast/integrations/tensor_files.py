@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -28,8 +29,10 @@ BLOCK_BYTES = 32 << 20
 """Of both tables together: enough for all threads to work on, little enough to stay in a cache."""
 
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+_MAX_SIZE = 1 << 62  # of one dimension: what torch and mmap count with is an int64
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _AGAIN = "copy or download it again"
+_SHOWN = 300  # letters of a path that the system refuses
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Checkpoint:
     def __getitem__(self, name: str) -> StoredTensor:
         """The tensor ``name``, which must be one of ``self.files``."""
         file = self.files[name]
-        if self.index is not None and not file.exists():
+        if self.index is not None and not _exists(file):
             raise InputError(f"{file}: no such file, but {self.index} names it: the checkpoint lacks a shard; {_AGAIN}")
         if file not in self._headers:
             self._headers[file] = read_header(file)
@@ -95,13 +98,13 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         is cut short. The message names the file and says what to do.
     """
     path = Path(path)
-    if path.is_dir():
-        return _folder(path)
-    if not path.exists():
+    if not _exists(path):
         raise InputError(
             f"{path}: no such file or folder; a model of the Hugging Face Hub must be downloaded first "
             "(hf download NAME --local-dir FOLDER)"
         )
+    if path.is_dir():
+        return _folder(path)
     if path.name.endswith(".index.json"):
         return _sharded(path, path)
     if path.suffix in _PICKLES:
@@ -115,7 +118,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     Raises
     ------
     InputError
-        The file cannot be read, is no safetensors file, or is shorter than its header says.
+        The file cannot be read, is no safetensors file, is shorter or longer than its header says, or has
+        tensors that overlap or leave a gap: the safetensors library refuses those too.
     """
     try:
         with path.open("rb") as file:
@@ -130,15 +134,28 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     if len(text) < length:
         raise InputError(f"{path} is cut short: {size:,} bytes are less than its header; {_AGAIN}")
     try:
-        header: Any = json.loads(text)
+        header: Any = json.loads(text, object_pairs_hook=_unique_keys)
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         tensors = {name: _stored(path, name, entry, 8 + length) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not a safetensors file: its header is damaged ({error!r}); {_AGAIN}") from None
     expected = max((tensor.offset + tensor.nbytes for tensor in tensors.values()), default=0)
     if size < expected:
         raise InputError(f"{path} is cut short: {size:,} bytes of {expected:,}; {_AGAIN}")
+    _check_tiling(path, list(tensors.values()), 8 + length, size)
     return tensors
+
+
+def check_block_bytes(block_bytes: Any) -> None:
+    """Refuse what is no size of a block for :func:`row_blocks`.
+
+    Raises
+    ------
+    InputError
+        Not an int of at least 1.
+    """
+    if isinstance(block_bytes, bool) or not isinstance(block_bytes, int) or block_bytes < 1:
+        raise InputError(f"block_bytes is {block_bytes!r}: expected a number of bytes of at least 1")
 
 
 def row_blocks(before: StoredTensor, after: StoredTensor, block_bytes: int) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -190,11 +207,42 @@ def _read_ahead(file: BinaryIO, tensor: StoredTensor, start: int, stop: int) -> 
 
 def _stored(path: Path, name: str, entry: Any, data: int) -> StoredTensor:
     dtype, shape, (begin, end) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
-    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)) or end < begin:
+    if not all(type(number) is int and 0 <= number < _MAX_SIZE for number in (*shape, begin, end)) or end < begin:
         raise ValueError(f"tensor {name} has shape {list(shape)} and data_offsets {[begin, end]}")
     if dtype in FLOATS and end - begin != prod(shape) * FLOATS[dtype].itemsize:
         raise ValueError(f"tensor {name}, {dtype} {list(shape)}, has {end - begin} bytes")
     return StoredTensor(path, name, dtype, shape, data + begin, end - begin)
+
+
+def _check_tiling(path: Path, tensors: list[StoredTensor], start: int, size: int) -> None:
+    """Each byte from ``start`` to ``size`` belongs to one tensor: else two programs may read two files in it."""
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)):
+        if tensor.offset != start:
+            what = "overlaps the tensor before it" if tensor.offset < start else "leaves a gap before it"
+            raise InputError(
+                f"{path} is damaged: tensor {tensor.name} {what} ({abs(tensor.offset - start):,} bytes); {_AGAIN}"
+            )
+        start += tensor.nbytes
+    if size > start:
+        raise InputError(f"{path} is damaged: {size - start:,} bytes after its last tensor are of none; {_AGAIN}")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of whose keys Python would silently take the last."""
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        (key, _), *_others = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"it has the key {key} more than once")
+    return unique
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file or folder; a name that the system cannot take is an InputError."""
+    try:
+        return path.exists()
+    except OSError as error:
+        shown = str(path) if len(str(path)) < _SHOWN else f"{str(path)[:_SHOWN]}..."
+        raise InputError(f"{shown} cannot be read: {error.strerror}") from None
 
 
 def _folder(folder: Path) -> Checkpoint:

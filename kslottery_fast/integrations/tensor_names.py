@@ -57,6 +57,14 @@ def find_embedding(checkpoint: Checkpoint) -> str:
     Known names come first; ``vocab_size`` of config.json, where that is, must agree. A tied model may have
     been saved with its output head alone: that is taken if config.json says ``tie_word_embeddings``.
     """
+    name, why_not = locate_embedding(checkpoint)
+    if name is None:
+        raise InputError(f"{checkpoint.path}: {why_not}; name it with tensor=; {_matrices_of(checkpoint)}")
+    return name
+
+
+def locate_embedding(checkpoint: Checkpoint) -> tuple[str | None, str]:
+    """As :func:`find_embedding`, but where there is no single one: None, and why."""
     config = _config(checkpoint)
     sizes = {part["vocab_size"] for part in config if isinstance(part.get("vocab_size"), int)}
     named = [name for name in checkpoint.files if _is_end_of(name, INPUT_NAMES)]
@@ -66,7 +74,7 @@ def find_embedding(checkpoint: Checkpoint) -> str:
         named = [name for name in checkpoint.files if _is_end_of(name, HEAD_NAMES)]
     fitting = [name for name in named if not sizes or checkpoint[name].shape[:1] in {(size,) for size in sizes}]
     if len(fitting) == 1:
-        return fitting[0]
+        return fitting[0], ""
     if not named:
         found = "no tensor has the name of an input embedding"
         if _is_shard(checkpoint):
@@ -76,7 +84,7 @@ def find_embedding(checkpoint: Checkpoint) -> str:
     else:
         expected = " or ".join(map(str, sorted(sizes)))
         found = f"{named[0]} is {list(checkpoint[named[0]].shape)}, but config.json has vocab_size {expected}"
-    raise InputError(f"{checkpoint.path}: {found}; name it with tensor=; {_matrices_of(checkpoint)}")
+    return None, found
 
 
 def _config(checkpoint: Checkpoint) -> list[dict[str, Any]]:

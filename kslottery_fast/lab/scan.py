@@ -24,11 +24,12 @@ from kslottery_fast.integrations.tensor_files import (
     FLOATS,
     Checkpoint,
     StoredTensor,
+    check_block_bytes,
     open_checkpoint,
     row_blocks,
 )
-from kslottery_fast.integrations.tensor_names import HEAD_NAMES, find_embedding
-from kslottery_fast.ops.schemas import HAS_NAN
+from kslottery_fast.integrations.tensor_names import HEAD_NAMES, locate_embedding
+from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 from kslottery_fast.stats import critical_count
 
 FORMAT = "kslottery-scan/1"
@@ -55,6 +56,9 @@ class TensorShift:
         Whether it is the input embedding.
     nan_rows : int
         Rows with NaN in either checkpoint: left out of everything below.
+    inf_rows : int
+        Rows with Inf in either checkpoint and no NaN: counted below as any other row, an Inf being larger or
+        smaller than every number.
     changed_rows : int
         Rows with D > 0.
     significant_rows : int or None
@@ -73,6 +77,7 @@ class TensorShift:
     dimension: int
     embedding: bool
     nan_rows: int
+    inf_rows: int
     changed_rows: int
     significant_rows: int | None
     mean_d: float | None
@@ -88,7 +93,10 @@ class TensorShift:
 
 @dataclass(frozen=True)
 class Scan:
-    """The matrices of two checkpoints in the order of the model, and what was not compared and why."""
+    """The matrices of two checkpoints in the order of the model, and what was not compared and why.
+
+    ``notes`` says what else is missing, such as why no matrix is marked as the input embedding.
+    """
 
     before: str
     after: str
@@ -100,6 +108,7 @@ class Scan:
     other_shape: list[str]
     quantized: list[str]
     not_2d: int
+    notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
         """The scan as a JSON object, format ``kslottery-scan/1``."""
@@ -141,8 +150,9 @@ def scan_checkpoints(
     Raises
     ------
     InputError
-        What is no checkpoint, or two that share no matrix; alpha or method out of range.
+        What is no checkpoint, or two that share no matrix; alpha, method or block_bytes out of range.
     """
+    check_block_bytes(block_bytes)
     critical_count(1000, alpha, method)  # refuses bad options before anything is read
     first, second = open_checkpoint(before), open_checkpoint(after)
     pairs, skipped = _pairs(first, second)
@@ -155,25 +165,27 @@ def scan_checkpoints(
             f"{before} and {after} share no 2-D tensor of floats by name and shape: {'; '.join(examples)}; are "
             "they two states of one model?"
         )
-    table = _embedding_name(first)
+    table, notes = _embedding_name(first)
     total = sum(tensor.nbytes for pair in pairs for tensor in pair)
     done, shifts = 0, []
     thresholds: dict[int, int] = {}
     for pair in pairs:
-        counts = [torch.empty(0, dtype=torch.int64)]
+        counts, inf_rows = [torch.empty(0, dtype=torch.int64)], 0
         for _, x, y in row_blocks(*pair, block_bytes):
             h, flags = ops.ks_statistics(x, y)
             counts.append(h[flags & HAS_NAN == 0])
+            inf_rows += int((flags == HAS_INF).sum())
             done += x.nbytes + y.nbytes
             if progress is not None:
                 progress(done >> 20, total >> 20)
-        d = pair[0].shape[1]
-        if d not in thresholds:
+        rows, d = pair[0].shape
+        if rows and d not in thresholds:  # a file may claim any d for a matrix without rows
             # Two samples of one number each always differ as much as two such samples can.
             thresholds[d] = critical_count(d, alpha, method) if d > 1 else 2
-        shifts.append(_shift(pair[0], torch.cat(counts), thresholds[d], pair[0].name == table))
+        threshold = thresholds[d] if rows else d
+        shifts.append(_shift(pair[0], torch.cat(counts), inf_rows, threshold, pair[0].name == table))
     shifts.sort(key=_place)
-    return Scan(str(before), str(after), alpha, method, shifts, **skipped)
+    return Scan(str(before), str(after), alpha, method, shifts, notes=notes, **skipped)
 
 
 def matrices(count: int) -> str:
@@ -204,14 +216,16 @@ def _pairs(first: Checkpoint, second: Checkpoint) -> tuple[list[tuple[StoredTens
     return pairs, skipped
 
 
-def _embedding_name(checkpoint: Checkpoint) -> str | None:
+def _embedding_name(checkpoint: Checkpoint) -> tuple[str | None, list[str]]:
+    """The matrix to mark; a scan works without, and then says why in a note."""
     try:
-        return find_embedding(checkpoint)
-    except InputError:  # a scan works without: no tensor is highlighted then
-        return None
+        name, why_not = locate_embedding(checkpoint)
+    except InputError as error:  # config.json is broken
+        name, why_not = None, str(error)
+    return name, [f"the input embedding is not marked: {why_not}"] if name is None else []
 
 
-def _shift(tensor: StoredTensor, counts: Tensor, threshold: int, embedding: bool) -> TensorShift:
+def _shift(tensor: StoredTensor, counts: Tensor, inf_rows: int, threshold: int, embedding: bool) -> TensorShift:
     rows, d = tensor.shape
     changed = int((counts > 0).sum())
     total, largest = (int(counts.sum()), int(counts.max())) if len(counts) else (0, 0)
@@ -222,6 +236,7 @@ def _shift(tensor: StoredTensor, counts: Tensor, threshold: int, embedding: bool
         dimension=d,
         embedding=embedding,
         nan_rows=rows - len(counts),
+        inf_rows=inf_rows,
         changed_rows=changed,
         significant_rows=int((counts >= threshold).sum()) if threshold <= d else None,
         mean_d=total / len(counts) / d if len(counts) else None,

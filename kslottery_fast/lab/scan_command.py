@@ -18,7 +18,7 @@ from kslottery_fast.files import atomic_path, read_json, write_json, write_text
 from .console import RunConsole
 from .report_data import compact, number, percent, plural
 from .scan import FORMAT, Scan, TensorShift, matrices, scan_checkpoints
-from .select import add_pair
+from .select import add_pair, check_writable
 
 _FILES = ("scan.json", "scan.csv", "scan.png")
 _LISTED = 5
@@ -62,9 +62,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check_output(folder: Path) -> None:
-    """Refuse to replace what an earlier scan did not write, before any work."""
+    """Refuse what cannot be written, and to replace what an earlier scan did not write, before any work."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder} is a file: expected a folder")
+    check_writable(folder, folder)
     taken = [name for name in _FILES if (folder / name).exists()]
     if not taken:
         return
@@ -110,10 +111,12 @@ def _notes(scan: Scan) -> list[str]:
         notes.append("*: the input embedding")
     if any(shift.significant_rows is None for shift in scan.tensors):
         notes.append(f"no test: rows so short that none could reach p < {scan.alpha:g}")
-    diverged = [shift for shift in scan.tensors if shift.nan_rows]
-    if diverged:
-        listed = _some([f"{shift.name} ({plural(shift.nan_rows, 'row')})" for shift in diverged])
-        notes.append(f"WARNING: NaN in {matrices(len(diverged))}: {listed}")
+    for what, treated, field in (("NaN", "left out", "nan_rows"), ("Inf", "counted as values", "inf_rows")):
+        bad = [(shift.name, getattr(shift, field)) for shift in scan.tensors if getattr(shift, field)]
+        if bad:
+            listed = _some([f"{name} ({plural(rows, 'row')})" for name, rows in bad])
+            notes.append(f"WARNING: {what} in {matrices(len(bad))}, {treated}: {listed}")
+    notes += [f"note: {note}" for note in scan.notes]
     for what, names in (
         (f"only in {scan.before}", scan.only_before),
         (f"only in {scan.after}", scan.only_after),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,10 @@ def run(options: argparse.Namespace) -> int:
     """Select, write the tickets, show them."""
     if options.limit < 0:
         raise InputError(f"--limit is {options.limit}: expected a number of rows")
+    names = _tensor_names(options.tensor)
     _check_output(options.output)
     console = RunConsole()
     tokenizer = None if options.tokenizer is None else _load_tokenizer(options.tokenizer)
-    names = tuple(options.tensor.split(",")) if "," in options.tensor else options.tensor
     with warnings.catch_warnings(record=True) as notes, console.task("Comparing rows") as progress:
         warnings.simplefilter("always", RuntimeWarning)
         tickets = ks_select_checkpoints(
@@ -92,8 +93,28 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tensor_names(text: str) -> str | tuple[str, str]:
+    names = text.split(",")
+    if len(names) > 2 or not all(names):
+        raise InputError(f"--tensor is {text!r}: expected one name, or two with a comma between them and no space")
+    return (names[0], names[1]) if len(names) == 2 else names[0]
+
+
+def check_writable(output: Path, folder: Path) -> None:
+    """Refuse an --output whose folder can neither be written nor made, without leaving anything behind."""
+    try:
+        output.exists()  # refuses a name that is too long
+        while not folder.exists():
+            folder = folder.absolute().parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--output {output} cannot be written in {folder}: {error.strerror}; name another") from None
+
+
 def _check_output(path: Path) -> None:
-    """Refuse to replace what is no tickets file, before any work."""
+    """Refuse what cannot be written, and to replace what is no tickets file, before any work."""
+    check_writable(path, path.parent)
     if path.is_dir():
         raise InputError(f"--output {path} is a folder: expected a file to write, such as {path / 'tickets.json'}")
     if path.exists():

@@ -92,7 +92,7 @@ def select(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
         warnings.simplefilter("always", RuntimeWarning)
         tickets = choose()
         if len(tickets) == 0:
-            tickets = choose(top_k=settings.top_k)
+            tickets = choose(top_k=settings.top_k, correction=None)
     for note in notes:
         shop.console.say(f"note: {note.message}")
     if len(tickets) == 0:

@@ -56,6 +56,7 @@ def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
         NaN).
     flags : uint8 [R], 1 where a NaN stands in either row, 2 where an Inf does, 3 for both. Inf compares as
         usual.
+        None of them is differentiable: they never require grad.
 
     Raises
     ------
@@ -102,6 +103,10 @@ def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Te
 
 def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
     """``ks_statistics(before, after)[0] >= threshold``, for less work than knowing h.
+
+    For those who want the decision alone, such as a count of significant rows during training:
+    :func:`kslottery_fast.ks_select` also needs h of the rows that it selects, and calls ``ks_statistics`` with
+    its threshold.
 
     Parameters
     ----------

@@ -232,6 +232,15 @@ def _pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
+def _no_gradient(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
+    # The outputs step where an order changes: nobody wants that derivative, and torch would warn of a missing one.
+    ctx.mark_non_differentiable(*output)
+
+
+def _no_backward(ctx: Any, *_grads: Any) -> tuple[None, None]:
+    return None, None
+
+
 def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:
     _table, rows, slots, ids = inputs
     if ctx.needs_input_grad[0]:
@@ -261,4 +270,5 @@ for _kernel in (
     LIBRARY.impl(_kernel.__name__, _kernel, "CUDA")
     LIBRARY.impl(_kernel.__name__, getattr(reference, _kernel.__name__), "CompositeExplicitAutograd")
 
+torch.library.register_autograd(f"{NAMESPACE}::ks_rows", _no_backward, setup_context=_no_gradient, lib=LIBRARY)
 torch.library.register_autograd(f"{NAMESPACE}::row_embedding", _backward, setup_context=_setup_context, lib=LIBRARY)

@@ -25,7 +25,6 @@ OPTIONS = [
     {"top_k": 7},
     {"top_k": 7, "alpha": None},
     {"top_k": 1000},
-    {"top_k": 3, "correction": "bh"},
     {"alpha": 1e-30},
     {"alpha": 1e-30, "correction": "bh"},
     {"alpha": 1e-60, "correction": "bonferroni"},

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from stored_tables import BLOCKS, NAME, D, V, write
 
 from kslottery_fast import InputError
 from kslottery_fast.integrations import tensor_files
 from kslottery_fast.integrations.checkpoints import ks_select_checkpoints
+from kslottery_fast.lab.scan import scan_checkpoints
 
 
 def refused(before: Path, after: Path, *parts: str, **options: object) -> None:
@@ -41,6 +43,7 @@ def test_a_path_that_is_missing(pair, tmp_path):
         (b"\x10\x00\x00\x00\x00\x00\x00\x00{}", "bytes are less than its header"),
         (b"\x02\x00\x00\x00\x00\x00\x00\x00[]", "its header is damaged"),
         (b"\x02\x00\x00\x00\x00\x00\x00\x00{x", "its header is damaged"),
+        ((200_000).to_bytes(8, "little") + b"[" * 200_000, "its header is damaged (RecursionError"),
     ],
 )
 def test_a_file_that_is_not_safetensors(pair, tmp_path, content, message):
@@ -59,6 +62,8 @@ def test_a_file_that_is_not_safetensors(pair, tmp_path, content, message):
         {"dtype": "F64"},
         {"data_offsets": [0.0, 4 * V * D]},
         {"data_offsets": None},
+        {"shape": [0, 2**70], "data_offsets": [0, 0]},
+        {"shape": [0, 2**62], "data_offsets": [0, 0]},
     ],
     ids=str,
 )
@@ -68,6 +73,56 @@ def test_a_header_that_contradicts_itself(pair, tmp_path, change):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4 * V * D))
     refused(pair[0], path, f"{path} is not a safetensors file: its header is damaged")
+
+
+def entry(begin: int, end: int, name: str = NAME) -> str:
+    return f'"{name}": {{"dtype": "F32", "shape": [{(end - begin) // 4}, 1], "data_offsets": [{begin}, {end}]}}'
+
+
+@pytest.mark.parametrize(
+    ("header", "size", "message"),
+    [
+        (entry(0, 8), 12, "is damaged: 4 bytes after its last tensor are of none"),
+        ("", 4, "is damaged: 4 bytes after its last tensor are of none"),
+        (entry(4, 12), 12, f"is damaged: tensor {NAME} leaves a gap before it (4 bytes)"),
+        (f"{entry(0, 8)}, {entry(12, 16, 'b')}", 16, "is damaged: tensor b leaves a gap before it (4 bytes)"),
+        (f"{entry(4, 12, 'b')}, {entry(0, 8)}", 12, "is damaged: tensor b overlaps the tensor before it (4 bytes)"),
+        (f"{entry(0, 8)}, {entry(8, 16)}", 16, f"its header is damaged (ValueError('it has the key {NAME} more than"),
+        ('"__metadata__": {}, "__metadata__": {}', 0, "it has the key __metadata__ more than once"),
+        (entry(0, 8).replace('"shape"', '"dtype": "F32", "shape"'), 8, "it has the key dtype more than once"),
+    ],
+)
+def test_tensors_that_do_not_tile_the_file_are_refused_as_the_safetensors_library_does(
+    pair, tmp_path, header, size, message
+):
+    def stored(name: str, header: str, size: int) -> Path:
+        path = tmp_path / name
+        path.write_bytes((len(header) + 2).to_bytes(8, "little") + b"{" + header.encode() + b"}" + bytes(size))
+        return path
+
+    good = stored("good.safetensors", f"{entry(4, 12)}, {entry(0, 4, 'b')}, {entry(4, 4, 'empty')}", 12)
+    with safe_open(good, "pt") as file:
+        assert set(file.keys()) == tensor_files.read_header(good).keys() == {NAME, "b", "empty"}
+    path = stored("bad.safetensors", header, size)
+    with pytest.raises(SafetensorError):
+        safe_open(path, "pt")
+    refused(pair[0], path, str(path), message)
+
+
+def test_a_table_without_rows_may_claim_rows_of_any_length(tmp_path):
+    path = tmp_path / "empty.safetensors"
+    header = json.dumps({NAME: {"dtype": "F32", "shape": [0, 10**9], "data_offsets": [0, 0]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    for options in ({}, {"top_k": 2}, {"correction": "bonferroni"}, {"method": "exact"}):
+        assert ks_select_checkpoints(path, path, **options).dimension == 10**9
+    assert scan_checkpoints(path, path, method="exact").tensors[0].rows == 0
+
+
+def test_names_that_the_system_cannot_take_are_input_errors(pair, tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {NAME: "x" * 5000}}))
+    refused(pair[0], index, str(tmp_path / "xxx"), "cannot be read: File name too long")
+    refused(pair[0], Path("y" * 5000), "cannot be read: File name too long")
 
 
 @pytest.mark.parametrize("missing", [1, 5000])
@@ -110,6 +165,8 @@ def test_a_shard_that_is_missing_or_lacks_its_tensor(llamas, tmp_path):
     ("content", "message"),
     [
         ("{", "is not valid JSON"),
+        pytest.param("[" * 200_000, "is not valid JSON (maximum recursion depth", id="deep"),
+        pytest.param('{"a": ' + "1" * 5000 + "}", "is not valid JSON (Exceeds the limit", id="long number"),
         ("[]", "is not the index of a checkpoint: expected weight_map"),
         ('{"weight_map": {"a": 3}}', "is not the index of a checkpoint: expected weight_map"),
         ('{"weight_map": {"a": "../x.safetensors"}}', "lies outside its folder"),
@@ -211,7 +268,10 @@ def test_nan_and_inf_are_named_with_the_token_ids_of_the_whole_table(pair, table
         ({"correction": "BH"}, InputError, "correction is 'BH'"),
         ({"top_k": 0}, InputError, "top_k is 0"),
         ({"top_k": 2.0}, TypeError, "top_k is 2.0"),
+        ({"top_k": 2, "correction": "bh"}, InputError, "correction is 'bh' and top_k is 2: .* leave correction out"),
         ({"block_bytes": 0}, InputError, "block_bytes is 0: expected a number of bytes"),
+        ({"block_bytes": True}, InputError, "block_bytes is True: expected a number of bytes"),
+        ({"block_bytes": "x"}, InputError, "block_bytes is 'x': expected a number of bytes"),
     ],
 )
 def test_bad_options_are_named_before_anything_is_read(pair, monkeypatch, options, error, message):

@@ -193,16 +193,17 @@ def test_other_arguments_in_the_same_folder_are_refused_with_the_difference(worl
 
 def test_an_alpha_that_selects_nothing_goes_on_with_top_k_and_says_so_everywhere(world, tmp_path, capsys):
     output = tmp_path / "run"
-    more = ["--alpha", "1e-9", "--top-k", "3"]
+    more = ["--alpha", "1e-9", "--correction", "bonferroni", "--top-k", "3"]
     assert cli.main(["run", *arguments(world, output, *more)]) == 0
     printed = capsys.readouterr().out
     summary = stable(output)
     assert summary["tickets"]["selected_by"] == "top_k"
     assert summary["tickets"]["count"] == 3
-    assert "selects no row" in summary["findings"][0]
+    assert "At alpha = 1e-09 (Bonferroni) the KS test selects no row" in summary["findings"][0]
     assert "selects no row" in printed
     assert "selected none" in (output / "report.html").read_text(encoding="utf-8")
-    assert json.loads((output / "tickets.json").read_text())["selected_by"] == "top_k"
+    tickets = Tickets.load(output / "tickets.json")
+    assert (tickets.selected_by, tickets.correction) == ("top_k", None)
 
 
 def test_json_prints_the_summary_alone_on_stdout(world, finished, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import matplotlib.image
 import pytest
@@ -51,8 +52,9 @@ def test_every_figure_is_that_of_the_whole_matrix(models, block_bytes):
             assert shift.mean_d_changed == pytest.approx(h[h > 0].double().mean().item() / d)
         else:
             assert shift.mean_d_changed is None
-        assert shift.nan_rows == 0
+        assert (shift.nan_rows, shift.inf_rows) == (0, 0)
     assert scan.not_2d == len(states[0]) - len(expected)
+    assert scan.notes == []
 
 
 def test_the_embedding_is_first_the_head_last_and_layers_between_them_in_order(models):
@@ -80,6 +82,7 @@ def odd_pair(tmp_path, monkeypatch):
     second = first | {"new": torch.zeros(2, 2), "resized": torch.zeros(5, 8), "short": short + 10}
     second["wte.weight"] = first["wte.weight"].clone()
     second["wte.weight"][[3, 4], 0] = torch.nan
+    second["wte.weight"][[4, 5, 6, 7], 1] = torch.inf
     del second["old"]
     save_file(first, "a.safetensors")
     save_file(second, "b.safetensors")
@@ -93,7 +96,9 @@ def test_what_cannot_be_compared_is_told_and_why(odd_pair):
     shifts = {shift.name: shift for shift in scan.tensors}
     assert list(shifts) == ["wte.weight", "short", "h.0.w.weight"]
     assert shifts["wte.weight"].nan_rows == 2
-    assert shifts["wte.weight"].mean_d == 0
+    assert shifts["wte.weight"].inf_rows == 3  # the fourth has NaN too
+    assert shifts["wte.weight"].changed_rows == 3
+    assert shifts["wte.weight"].mean_d == pytest.approx(3 / 16 / 18)
     assert shifts["short"].significant_rows is None
     assert shifts["short"].significant_share is None
     assert shifts["short"].changed_rows == 5
@@ -106,7 +111,8 @@ def test_the_table_names_what_is_not_in_it(odd_pair, capsys):
     for line in (
         "*: the input embedding",
         "no test: rows so short that none could reach p < 0.05",
-        "WARNING: NaN in 1 matrix: wte.weight (2 rows)",
+        "WARNING: NaN in 1 matrix, left out: wte.weight (2 rows)",
+        "WARNING: Inf in 1 matrix, counted as values: wte.weight (3 rows)",
         "not compared, only in a.safetensors: old",
         "not compared, only in b.safetensors: new",
         "not compared, of different shapes: resized",
@@ -115,6 +121,29 @@ def test_the_table_names_what_is_not_in_it(odd_pair, capsys):
         "Written to scan: scan.json, scan.csv, scan.png",
     ):
         assert line in out.splitlines()
+    assert "note:" not in out
+    written = {entry["name"]: entry for entry in json.loads(Path("scan/scan.json").read_text())["tensors"]}
+    assert (written["wte.weight"]["nan_rows"], written["wte.weight"]["inf_rows"]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ("{", "config.json is not valid JSON"),
+        ("[]", "config.json is not the config of a model"),
+        ('{"vocab_size": 21}', "wte.weight is [20, 16], but config.json has vocab_size 21"),
+    ],
+)
+def test_the_embedding_that_is_not_marked_is_told_and_why(odd_pair, capsys, config, reason):
+    Path("config.json").write_text(config)
+    scan = scan_checkpoints(*odd_pair)
+    assert not any(shift.embedding for shift in scan.tensors)
+    (note,) = scan.notes
+    assert note.startswith("the input embedding is not marked: ")
+    assert reason in note
+    assert scan.to_json()["notes"] == [note]
+    assert cli.main(["scan", *odd_pair]) == 0
+    assert f"note: {note}" in capsys.readouterr().out.splitlines()
 
 
 def test_json_csv_picture_and_terminal_agree(models, tmp_path, capsys):
@@ -150,6 +179,9 @@ def test_files_that_no_scan_wrote_are_not_replaced(models, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     assert cli.main(["scan", str(before), str(after), "--output", str(tmp_path / "file")]) == 2
     assert "is a file: expected a folder" in capsys.readouterr().err
+    folder = tmp_path / "file" / "scan"
+    assert cli.main(["scan", str(before), str(after), "--output", str(folder)]) == 2
+    assert f"--output {folder} cannot be written in {tmp_path / 'file'}: Not a dir" in capsys.readouterr().err
 
 
 def test_bad_input_is_named(models, tmp_path):
@@ -158,6 +190,9 @@ def test_bad_input_is_named(models, tmp_path):
         scan_checkpoints(before, after, alpha=0)
     with pytest.raises(InputError, match="method is 'fast'"):
         scan_checkpoints(before, after, method="fast")
+    for block_bytes in (0, "x", None, True, 2.0):
+        with pytest.raises(InputError, match=r"block_bytes is .*: expected a number of bytes of at least 1"):
+            scan_checkpoints(before, after, block_bytes=block_bytes)
     with pytest.raises(InputError, match="no such file or folder"):
         scan_checkpoints(before, tmp_path / "none")
     save_file({"x": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
@@ -175,7 +210,14 @@ def test_progress_is_in_mebibytes_of_both_checkpoints(tmp_path):
 
 
 def shift(kind: str, layer: int | None, mean: float | None, rows: int = 10, **fields: object) -> TensorShift:
-    values = {"embedding": False, "nan_rows": 0, "changed_rows": rows, "significant_rows": 1, "max_d": mean}
+    values = {
+        "embedding": False,
+        "nan_rows": 0,
+        "inf_rows": 0,
+        "changed_rows": rows,
+        "significant_rows": 1,
+        "max_d": mean,
+    }
     return TensorShift(
         f"{layer}.{kind}", "", layer, kind, rows, 64, mean_d=mean, mean_d_changed=mean, **(values | fields)
     )

@@ -56,11 +56,13 @@ def test_it_writes_the_tickets_with_texts_and_shows_the_first_ones(models, tiny_
 
 
 def test_json_prints_the_tickets_file_and_nothing_else(models, capsys):
-    options = ["--top-k", "4", "--method", "asymp", "--correction", "bonferroni", "--alpha", "0.01"]
-    assert cli.main(["select", "before", "after", "--json", *options]) == 0
+    options = ["--method", "asymp", "--alpha", "0.01"]
+    assert cli.main(["select", "before", "after", "--json", "--top-k", "4", *options]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["token_ids"] == models.token_ids[:4].tolist()
-    assert (content["method"], content["correction"], content["alpha"]) == ("asymp", "bonferroni", 0.01)
+    assert (content["method"], content["selected_by"], content["alpha"]) == ("asymp", "top_k", 0.01)
+    assert cli.main(["select", "before", "after", "--json", "--correction", "bonferroni", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["correction"] == "bonferroni"
 
 
 def test_without_a_tokenizer_the_table_has_ids_alone(models, tmp_path, capsys):
@@ -87,6 +89,9 @@ def test_two_names_for_the_tensor(models, tmp_path, capsys):
     assert "x.safetensors has no tensor y" in error(
         capsys, "before", "x.safetensors", "--tensor", "model.embed_tokens.weight,y"
     )
+    for names in ("a,b,c", "a,", ",", ""):
+        message = error(capsys, "before", "x.safetensors", "--tensor", names)
+        assert f"--tensor is {names!r}: expected one name, or two with a comma between them" in message
 
 
 def test_nothing_selected_says_why(models, capsys):
@@ -109,10 +114,29 @@ def test_an_older_tickets_file_is_replaced_and_no_other_file_is(models, tmp_path
     assert "--output after is a folder" in error(capsys, "before", "after", "--output", "after")
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_the_selection(models, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("kslottery_fast.lab.select.ks_select_checkpoints", None)
+    (tmp_path / "file").write_text("mine")
+    for output in ("file/tickets.json", "file/deeper/tickets.json", "x" * 5000, "/proc/tickets.json"):
+        before = set(tmp_path.rglob("*"))
+        assert f"--output {output} cannot be written in " in error(capsys, "before", "after", "--output", output)
+        assert set(tmp_path.rglob("*")) == before
+
+    def refused(**_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    message = error(capsys, "before", "after", "--output", "new/folder/tickets.json")
+    assert f"--output new/folder/tickets.json cannot be written in {tmp_path}: Permission denied" in message
+    assert not (tmp_path / "new").exists()
+
+
 def test_bad_input_is_one_line_and_writes_nothing(models, tmp_path, capsys):
     assert "nowhere: no such file or folder" in error(capsys, "before", "nowhere")
     assert "alpha is 2.0" in error(capsys, "before", "after", "--alpha", "2")
     assert "top_k is 0" in error(capsys, "before", "after", "--top-k", "0")
+    both = error(capsys, "before", "after", "--top-k", "3", "--correction", "bh")
+    assert "correction is 'bh' and top_k is 3" in both
     assert "method is 'fast'" in error(capsys, "before", "after", "--method", "fast")
     assert "--limit is -1" in error(capsys, "before", "after", "--limit", "-1")
     assert "argument --correction" in error(capsys, "before", "after", "--correction", "holm")

@@ -73,6 +73,7 @@ def sample_inputs():
         yield "row_embedding", embedding_arguments(dtype=dtype), {}
     yield "ks_rows", (random(4, 6), random(4, 9, seed=1)), {}
     yield "ks_rows", (random(0, 6), random(0, 9)), {}
+    yield "ks_rows", (random(4, 6).requires_grad_(), random(4, 9, seed=1)), {}
     yield "ks_statistics", tables(rows=0), {}
     yield "ks_statistics", (*tables(), 10), {}
     yield "ks_decide", (*tables(), 10), {}
@@ -268,3 +269,17 @@ def test_compiles_with_the_default_backend(name):
     compiled = torch.compile(getattr(ops, name), fullgraph=True)
     expected = run(getattr(ops, name), arguments, keywords)
     assert_same_bits(run(compiled, arguments, keywords), expected)
+
+
+@pytest.mark.parametrize("op", [ops.ks_rows, torch.ops.kslottery.ks_rows, torch.compile(ops.ks_rows, backend="eager")])
+@pytest.mark.parametrize("reference_only", [False, True])
+def test_the_results_of_ks_rows_never_require_grad(op, reference_only, monkeypatch, recwarn):
+    if reference_only:
+        monkeypatch.setattr(native, "caller", lambda _device: None)
+    x, y = random(4, 6), random(4, 9, seed=1)
+    results = op(x.clone().requires_grad_(), y.clone().requires_grad_())
+    assert [result.requires_grad for result in results] == [False] * 5
+    scale = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    (results[2] * scale).sum().backward()
+    assert torch.equal(scale.grad, ops.ks_rows(x, y)[2])
+    assert [str(warning.message) for warning in recwarn] == []
