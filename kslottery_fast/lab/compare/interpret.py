@@ -164,15 +164,15 @@ def switched(model: Any, on: torch.Tensor) -> Iterator[None]:
     """Inside the block the model's attached rows act only where ``on``, bool [B, T], is True."""
     embedding = get_rows(model)
     assert isinstance(embedding, RowEmbedding), "rows are attached"
-    slots = embedding.slots
+    sets = embedding.row_sets
 
     def choose(module: Any, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         # The same module without its rows: scales and the like apply to both alike.
-        module.slots = torch.full_like(slots, -1)
+        in_use, sets.active = sets.active, None
         try:
             original = type(module).forward(module, *arguments)
         finally:
-            module.slots = slots
+            sets.active = in_use
         return torch.where(on.to(output.device)[..., None], output, original)
 
     hook = embedding.register_forward_hook(choose)
