@@ -47,3 +47,4 @@ stage2 = TicketTrainer(model=model, args=arguments("partial"), train_dataset=dat
 stage2.train()
 if stage2.is_world_process_zero():
     merge_rows(model).save_pretrained(f"{output}/model")
+stage2.accelerator.end_training()  # with several processes: a group that is still open can end a process by an error
