@@ -5,6 +5,8 @@
 PYTHON ?= python3
 KSL_CUDA ?= auto
 ARGS ?=
+# Processes that run the tests, one thread each: threads that wait for each other on a busy core cost more than they bring.
+JOBS ?= 2
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: demo test unit lint format fuzz bench gpu gpu-wheels sanitize clean help
@@ -22,7 +24,7 @@ demo: .venv/native ## KS-Lottery end to end on SmolLM2-135M and real translation
 test: lint unit ## everything that CI runs: linters, types, formats, tests, doctests
 
 unit: .venv/native
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
 
 lint: .venv/native ## ruff, mypy, clang-format
 	@$(BIN)/ruff check .

@@ -39,7 +39,7 @@ stage1.train()
 # 2. The KS test: which rows were redistributed?
 tickets = ks_select_rows(model, alpha=0.05)
 print(tickets.summary())
-print("tokens:", tickets.tokens(tiny.tokenizer()))
+print(f"tokens: {tickets.tokens(tiny.tokenizer())}")
 
 # 3. Partial Tuning: back to the original model, train the tickets' rows alone.
 detach_rows(model)
