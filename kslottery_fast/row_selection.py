@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import nn
 
@@ -12,10 +10,8 @@ from .dtensors import whole
 from .errors import InputError
 from .ops.schemas import HAS_INF, HAS_NAN
 from .rows import get_rows
-from .selection import check_options, select_rows
-from .stats import resolve_table_method
 from .tables import base_rows, check_finite
-from .tickets import Tickets
+from .tickets import Tickets, select_tickets
 
 
 class _AttachedTables:
@@ -83,20 +79,4 @@ def ks_select_rows(
     >>> sorted(ks_select_rows(model).token_ids.tolist())
     [5, 17]
     """
-    tables = _AttachedTables(model)
-    alpha = check_options(alpha, correction, top_k)
-    method = resolve_table_method(tables.shape[1], method)
-    found = select_rows(tables, alpha, method, correction, top_k)
-    if found.note:
-        warnings.warn(found.note, RuntimeWarning, stacklevel=2)
-    return Tickets.from_counts(
-        found.token_ids,
-        found.counts,
-        vocab_size=tables.shape[0],
-        dimension=tables.shape[1],
-        threshold_count=found.threshold_count,
-        alpha=alpha,
-        method=method,
-        correction=correction,
-        selected_by="alpha" if top_k is None else "top_k",
-    )
+    return select_tickets(_AttachedTables(model), alpha, method, correction, top_k)

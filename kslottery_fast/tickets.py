@@ -14,7 +14,7 @@ from torch import Tensor
 from . import ticket_file
 from .errors import InputError
 from .files import read_json, write_json
-from .selection import TablesInMemory, check_options, select_rows
+from .selection import Tables, TablesInMemory, check_options, select_rows
 from .stats import log_pvalues, pvalues, resolve_table_method
 from .table_pairs import Table, same_memory, table_pair
 
@@ -312,19 +312,34 @@ def ks_select(
     ([5, 17], 'exact')
     """
     before, after = table_pair(emb_before, emb_after, ("emb_before", "emb_after"))
-    alpha, method = check_options(alpha, correction, top_k), resolve_table_method(before.shape[1], method)
-    found = select_rows(TablesInMemory(before, after), alpha, method, correction, top_k)
+    note = None
     if same_memory(before, after):
-        note: str | None = "emb_before and emb_after are the same memory: clone the table before tuning it"
-    else:
-        note = found.note
-    if note:
-        warnings.warn(note, RuntimeWarning, stacklevel=2)
+        note = "emb_before and emb_after are the same memory: clone the table before tuning it"
+    return select_tickets(TablesInMemory(before, after), alpha, method, correction, top_k, note=note)
+
+
+def select_tickets(
+    tables: Tables,
+    alpha: float | None,
+    method: str,
+    correction: str | None,
+    top_k: int | None,
+    *,
+    note: str | None = None,
+) -> Tickets:
+    """What every ``ks_select`` does once it has its tables; ``note`` is warned of in place of what was found.
+
+    Errors and warnings are those of :func:`ks_select`; a warning names the caller of the function that calls this.
+    """
+    alpha, method = check_options(alpha, correction, top_k), resolve_table_method(tables.shape[1], method)
+    found = select_rows(tables, alpha, method, correction, top_k)
+    if note or found.note:
+        warnings.warn(note or found.note or "", RuntimeWarning, stacklevel=3)
     return Tickets.from_counts(
         found.token_ids,
         found.counts,
-        vocab_size=before.shape[0],
-        dimension=before.shape[1],
+        vocab_size=tables.shape[0],
+        dimension=tables.shape[1],
         threshold_count=found.threshold_count,
         alpha=alpha,
         method=method,

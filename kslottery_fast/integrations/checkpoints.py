@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +12,8 @@ from torch import Tensor
 from kslottery_fast import ops
 from kslottery_fast.errors import InputError
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
-from kslottery_fast.selection import check_options, select_rows
-from kslottery_fast.stats import resolve_table_method
 from kslottery_fast.table_pairs import refuse_flagged
-from kslottery_fast.tickets import Tickets
+from kslottery_fast.tickets import Tickets, select_tickets
 
 from .tensor_files import BLOCK_BYTES, StoredTensor, check_block_bytes, open_checkpoint, row_blocks
 from .tensor_names import find_tensor
@@ -93,23 +90,7 @@ def ks_select_checkpoints(
     """
     check_block_bytes(block_bytes)
     pair = _Pair(*_matching_tables(before, after, tensor), block_bytes, progress)
-    V, d = pair.before.shape
-    method = resolve_table_method(d, method)
-    alpha = check_options(alpha, correction, top_k)
-    found = select_rows(pair, alpha, method, correction, top_k)
-    if found.note:
-        warnings.warn(found.note, RuntimeWarning, stacklevel=2)
-    return Tickets.from_counts(
-        found.token_ids,
-        found.counts,
-        vocab_size=V,
-        dimension=d,
-        threshold_count=found.threshold_count,
-        alpha=alpha,
-        method=method,
-        correction=correction,
-        selected_by="alpha" if top_k is None else "top_k",
-    )
+    return select_tickets(pair, alpha, method, correction, top_k)
 
 
 class _Pair:

@@ -6,7 +6,6 @@ else requires a gradient. ``docs/training.md`` has a recipe for each way to shar
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, cast
 
 import torch
@@ -18,9 +17,7 @@ from kslottery_fast.dtensors import is_sharded, local, whole
 from kslottery_fast.errors import InputError
 from kslottery_fast.rows import attached_model, get_rows
 from kslottery_fast.rowset import RowSet
-from kslottery_fast.selection import check_options, select_rows
-from kslottery_fast.stats import resolve_table_method
-from kslottery_fast.tickets import Tickets
+from kslottery_fast.tickets import Tickets, select_tickets
 
 
 @torch.no_grad()
@@ -121,23 +118,7 @@ def ks_select_sharded(
     -----
     RuntimeWarning : no row is selected, or fewer than ``top_k``.
     """
-    tables = _ShardedTables(emb_before, emb_after)
-    alpha = check_options(alpha, correction, top_k)
-    method = resolve_table_method(tables.shape[1], method)
-    found = select_rows(tables, alpha, method, correction, top_k)
-    if found.note:
-        warnings.warn(found.note, RuntimeWarning, stacklevel=2)
-    return Tickets.from_counts(
-        found.token_ids,
-        found.counts,
-        vocab_size=tables.shape[0],
-        dimension=tables.shape[1],
-        threshold_count=found.threshold_count,
-        alpha=alpha,
-        method=method,
-        correction=correction,
-        selected_by="alpha" if top_k is None else "top_k",
-    )
+    return select_tickets(_ShardedTables(emb_before, emb_after), alpha, method, correction, top_k)
 
 
 class _ShardedTables:
