@@ -163,7 +163,7 @@ class Language:
             own = ArmSpec("partial", spec.size, spec.learning_rate)
             if spec.name in COMPARED and own in self.test:
                 difference = measures.differences(self.test[spec], self.test[own])
-                found.append({"control": str(spec), "own": str(self.cells[0].own_tickets()), "difference": difference})
+                found.append({"control": str(spec), "own": str(own), "difference": difference})
         return found
 
     def _tickets(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class Language:
             ],
             "overlap_of_seeds": sum(pairs) / len(pairs) if pairs else None,
             "overlap_of_selectors": self._selectors(len(chosen[0])),
-            "own": str(self.cells[0].own_tickets()),
+            "own": str(own),
             "list": self._list(saved),
         }
 
