@@ -64,9 +64,8 @@ def score_by_rows(code: str, language: Mapping[str, Any]) -> Picture:
     arms, d = language["arms"], language["tickets"]["dimension"]
     for axes, metric in ((left, "nll"), (right, "bleu_first_line")):
         for name, (label, colour, marker) in SERIES.items():
-            points = sorted(
-                (_size(arm, d), arm["scores"][metric]) for spec, arm in arms.items() if _is(spec, name, arm, d)
-            )
+            shown = [(_size(arm, d), arm["scores"][metric]) for spec, arm in arms.items() if _is(spec, name, arm, d)]
+            points = sorted(shown, key=lambda point: point[0])
             if points:
                 x = [size for size, _ in points]
                 y = np.array([[found["value"], found["low"], found["high"]] for _, found in points])

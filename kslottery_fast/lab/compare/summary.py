@@ -190,7 +190,7 @@ class Language:
             ],
             "overlap_of_seeds": sum(pairs) / len(pairs) if pairs else None,
             "overlap_of_selectors": self._selectors(len(chosen[0])),
-            "own": str(own),
+            "own": str(self.cells[0].own_tickets()),
             "list": self._list(saved),
         }
 
