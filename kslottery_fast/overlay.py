@@ -49,7 +49,7 @@ class RowEmbedding(Overlay, nn.Embedding):
 
     Made by :func:`kslottery_fast.rows.attach_rows`, never by hand. ``weight`` [V, d] is the model's own
     Parameter, not a copy. The output has the dtype of ``weight``. As in ``nn.Embedding``, the row of
-    ``padding_idx`` is read but gets no gradient.
+    ``padding_idx`` is read but gets no gradient from here.
     """
 
     overlaid = nn.Embedding
@@ -76,7 +76,10 @@ class RowOutput(RowEmbedding):
 
 
 class RowHead(Overlay):
-    """A tied head that follows the rows: ``rows[i]`` gives the logit of ``token_ids[i]``; bias kept."""
+    """A tied head that follows the rows: ``rows[i]`` gives the logit of ``token_ids[i]``; bias kept.
+
+    It trains the row of ``padding_idx`` too, as the head of a dense tied model does.
+    """
 
     weight: torch.Tensor
 

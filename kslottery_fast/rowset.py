@@ -51,11 +51,15 @@ class RowSet(nn.Module):
         self._padding_slot = int(slots[pad]) if pad is not None else -1
 
     def forward(self) -> torch.Tensor:
-        """``rows``, where as in ``nn.Embedding`` the padding row gets no gradient.
+        """``rows``. Who reads them calls the module, so that hooks on it run, such as DeepSpeed's, which gather."""
+        return self.rows
 
-        Whoever reads the rows calls the module, so that hooks on it run, such as DeepSpeed's, which gather.
+    def input_rows(self) -> torch.Tensor:
+        """``rows`` as an input embedding reads them: as in ``nn.Embedding`` the padding row gets no gradient.
+
+        A head gives that row a gradient all the same, in a dense tied model as here.
         """
-        rows: torch.Tensor = self.rows
+        rows: torch.Tensor = self()
         if self._padding_slot < 0:
             return rows
         is_padding = torch.arange(len(rows), device=rows.device) == self._padding_slot
@@ -63,12 +67,12 @@ class RowSet(nn.Module):
 
     def look_up(self, table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Rows [*, d] of integer ids [*], in the dtype of the frozen ``table`` [V, d]."""
-        return row_embedding(table, self(), self.slots, ids)
+        return row_embedding(table, self.input_rows(), self.slots, ids)
 
     def replace(self, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """``values`` [*, d] that some other module looked up for ids [*], with our rows in place of its own."""
         slots = self.slots[ids]
-        rows = F.embedding(slots.clamp(min=0), self()).to(values.dtype)
+        rows = F.embedding(slots.clamp(min=0), self.input_rows()).to(values.dtype)
         return torch.where((slots >= 0).unsqueeze(-1), rows, values)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:

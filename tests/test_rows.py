@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -104,6 +105,22 @@ def test_the_padding_row_is_read_but_gets_no_gradient():
     gradient = get_rows(model).rows.grad
     assert gradient[1].abs().max() == 0
     assert gradient[[0, 2]].abs().min() > 0
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("name", ["llama", "gemma", "phi"])
+def test_a_tied_head_trains_the_padding_row_as_the_dense_table_does(name, mixed):
+    model, dense, tokens = make(name), make(name), [5, 0, 7]
+    assert model.get_input_embeddings().padding_idx == 0
+    inputs = batch(model)
+    inputs["input_ids"][:, -1] = 0
+    attach_rows(model, tokens, output="tied")
+    with mixed_rows(model, ["default"] * 2) if mixed else nullcontext():
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    dense(**inputs, labels=inputs["input_ids"]).loss.backward()
+    want = embedding_table(dense).grad[tokens]
+    assert want.norm(dim=1).min() > 0.05
+    torch.testing.assert_close(get_rows(model).rows.grad, want, rtol=2e-4, atol=2e-5 * want.abs().max().item())
 
 
 def test_a_scaled_embedding_scales_the_rows_and_keeps_its_attributes():

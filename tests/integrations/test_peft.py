@@ -168,6 +168,20 @@ def test_an_adapter_that_peft_trained_and_saved_loads_here(name, tied, lora, tmp
     assert output_role(ours) == ("tied" if tied else "frozen")
 
 
+def test_a_tied_head_trains_the_rows_as_peft_does_the_padding_row_too():
+    model, tokens = make("llama"), [5, 0, 7]
+    config = peft.TrainableTokensConfig(token_indices=tokens, target_modules=["embed_tokens"])
+    theirs = peft.get_peft_model(copy.deepcopy(model), config).eval()
+    attach_rows(model, tokens, output="tied")
+    inputs = batch(model)
+    inputs["input_ids"][:, -1] = 0
+    for each in (model, theirs):
+        each(**inputs, labels=inputs["input_ids"]).loss.backward()
+    (want,) = (parameter.grad for parameter in theirs.parameters() if parameter.requires_grad)
+    assert want.norm(dim=1).min() > 0.1
+    torch.testing.assert_close(get_rows(model).rows.grad, want)
+
+
 def test_a_head_with_a_bias_is_exported_only_in_the_form_that_peft_computes_right(tmp_path):
     base = make("phi")
     model = tuned(copy.deepcopy(base))
