@@ -8,6 +8,7 @@ model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,6 @@ from .overlay import Overlay, RowEmbedding, RowHead, RowOutput, overlay, remove_
 from .rowset import RowSets, check_name, new_row_set
 from .tables import (
     active_token_ids,
-    check_can_untie,
     check_finite,
     check_table,
     check_token_ids,
@@ -30,6 +30,7 @@ from .tables import (
     is_quantized,
     is_tied,
     split_roles,
+    table_copies,
     table_users,
 )
 
@@ -181,13 +182,12 @@ def merge_rows(model: nn.Module) -> nn.Module:
         check_writable(module, "merge into")
     values = embeddings[0].rows.to(embeddings[0].weight.dtype)
     check_finite(values, ids, f"cannot merge into a {values.dtype} table")
-    untie = attachment.output == "frozen" and is_tied(owner)
-    if untie:
-        check_can_untie(owner)
+    # All memory is asked for before the rows are taken off: if there is not enough, they are still attached.
+    copies = table_copies(owner) if attachment.output == "frozen" else []
+    placed = _placed(embeddings, ids, values)
     _restore(owner)
-    if untie:
-        split_roles(owner)
-    _write(embeddings, ids, values)
+    split_roles(owner, copies)
+    _write(placed)
     return model
 
 
@@ -242,9 +242,10 @@ def transfer_rows(
     if not isinstance(target, nn.Module):
         return table.index_copy_(0, ids.to(table.device), values)
     modules = input_modules(target, ids)
-    if output != "tied":
-        split_roles(target)
-    _write(modules, ids, values)
+    copies = [] if output == "tied" else table_copies(target)
+    placed = _placed(modules, ids, values)
+    split_roles(target, copies)
+    _write(placed)
     return target
 
 
@@ -269,7 +270,7 @@ def untie_output(model: nn.Module) -> nn.Module:
     """
     if get_rows(model) is not None:
         raise InputError("untie_output needs a model without attached rows; call it before attach_rows")
-    return split_roles(model)
+    return split_roles(model, table_copies(model))
 
 
 def _check_output(output: str) -> None:
@@ -296,9 +297,17 @@ def _read(owner: nn.Module | torch.Tensor, table: torch.Tensor, ids: torch.Tenso
     return torch.where(slots >= 0, attached.rows[slots.squeeze(1).clamp(min=0)], values)
 
 
-def _write(modules: list[Any], ids: torch.Tensor, values: torch.Tensor) -> None:
-    for module in modules:
-        module.weight.index_copy_(0, ids.to(module.weight.device), values.to(module.weight))
+def _placed(
+    modules: Sequence[nn.Module], ids: torch.Tensor, values: torch.Tensor
+) -> list[tuple[Any, torch.Tensor, torch.Tensor]]:
+    """Each module with the ids and values for its table, where the table is and of its dtype."""
+    weights: list[Any] = [module.weight for module in modules]
+    return [(m, ids.to(w.device), values.to(w)) for m, w in zip(modules, weights, strict=True)]
+
+
+def _write(placed: list[tuple[Any, torch.Tensor, torch.Tensor]]) -> None:
+    for module, ids, values in placed:
+        module.weight.index_copy_(0, ids, values)
 
 
 def _attachment(model: nn.Module) -> tuple[nn.Module, _Attachment]:

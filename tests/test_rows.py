@@ -24,6 +24,7 @@ from kslottery_fast.rows import (
     merge_rows,
     output_role,
     transfer_rows,
+    untie_output,
 )
 
 
@@ -232,6 +233,49 @@ def test_merging_rows_with_nan_is_refused_and_leaves_them_attached(bad):
         merge_rows(model)
     assert get_rows(model) is not None
     assert is_tied(model)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_rows_survive_a_merge_without_the_memory_to_untie_the_head(name, monkeypatch):
+    model = tuned(make(name))
+    want, flags = logits(model, batch(model)), {key: p.requires_grad for key, p in model.named_parameters()}
+    clone, clones = torch.Tensor.clone, []
+
+    def full(tensor, *args, **kwargs):
+        clones.append(tensor.shape)
+        # T5 has three copies to make; the last one does not fit.
+        if len(clones) == (3 if name == "t5" else 1):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return clone(tensor, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "clone", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            merge_rows(model)
+    assert set(clones) == {embedding_table(model).shape}
+    assert {key: p.requires_grad for key, p in model.named_parameters()} == flags
+    assert is_tied(model)
+    assert torch.equal(logits(model, batch(model)), want)
+    assert torch.equal(logits(merge_rows(model), batch(model)), want)
+
+
+@pytest.mark.parametrize("function", [untie_output, lambda model: transfer_rows(torch.ones(V, 16), model, TOKENS)])
+def test_a_table_without_the_memory_for_its_copies_stays_tied(function, monkeypatch):
+    model = make("t5")
+    want, clones = logits(model, batch(model)), []
+
+    def full(tensor):
+        clones.append(tensor.shape)
+        if len(clones) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return tensor.detach() + 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "clone", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            function(model)
+    assert len({id(m.weight) for m in (model.shared, model.encoder.embed_tokens, model.lm_head)}) == 1
+    assert torch.equal(logits(model, batch(model)), want)
 
 
 def test_merging_rows_that_overflow_float16_is_refused():
