@@ -6,6 +6,7 @@ so that switching to another set is one assignment and copies nothing.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ class RowSet(nn.Module):
     """
 
     rows: nn.Parameter
+    warned = False
     token_ids: torch.Tensor
     slots: torch.Tensor
 
@@ -52,7 +54,22 @@ class RowSet(nn.Module):
 
     def forward(self) -> torch.Tensor:
         """``rows``. Who reads them calls the module, so that hooks on it run, such as DeepSpeed's, which gather."""
-        return self.rows
+        rows = self.rows
+        if self.training and not rows.requires_grad and torch.is_grad_enabled():
+            self._warn_frozen()
+        return rows
+
+    def _warn_frozen(self) -> None:
+        if self.warned or torch.compiler.is_compiling():
+            return
+        self.warned = True
+        warnings.warn(
+            "the attached rows are read in training but do not train: their requires_grad is False. get_peft_model "
+            "freezes rows that it finds; call attach_rows(base_model, token_ids, freeze=False) after it, or "
+            "get_rows(model).rows.requires_grad_(True). Rows that should stay as they are give this warning once",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def input_rows(self) -> torch.Tensor:
         """``rows`` as an input embedding reads them: as in ``nn.Embedding`` the padding row gets no gradient.
