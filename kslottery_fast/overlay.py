@@ -59,7 +59,7 @@ class RowEmbedding(Overlay, nn.Embedding):
         ids, sets = input.long(), self.row_sets
         if sets.mixture is None:
             return self._look_up(None if sets.active is None else sets.current(), ids)
-        groups = sets.mixture.groups(len(ids))
+        groups = sets.mixture.groups(len(ids), ids.device)
         parts = [self._look_up(_named(sets, name), ids[examples]) for name, examples in groups]
         return torch.cat(parts)[torch.cat([examples for _, examples in groups]).argsort()]
 
@@ -88,26 +88,27 @@ class RowHead(Overlay):
         logits, sets = super().forward(hidden), self.row_sets
         if sets.mixture is None:
             return logits if sets.active is None else self._follow(logits, sets.current(), hidden)
-        for name, examples in sets.mixture.groups(len(hidden)):
+        for name, examples in sets.mixture.groups(len(hidden), hidden.device):
             row_set = _named(sets, name)
             if row_set is not None:
-                columns = self._columns(row_set, row_set(), hidden[examples]).to(logits.dtype)
+                rows, ids = _read(row_set)
+                columns = self._columns(rows, ids, hidden[examples]).to(logits.dtype)
                 # [g, ..., k] into [B, ..., V]: seen from the vocabulary, tokens and examples lead.
-                place = row_set.token_ids[:, None], examples[None, :]
+                place = ids[:, None], examples[None, :]
                 logits.movedim(-1, 0).index_put_(place, columns.movedim(-1, 0))
         return logits
 
-    def _columns(self, row_set: RowSet, rows: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    def _columns(self, rows: torch.Tensor, ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         bias = getattr(self, "bias", None)
-        return F.linear(hidden, rows.to(hidden.dtype), None if bias is None else bias[row_set.token_ids])
+        return F.linear(hidden, rows.to(hidden.dtype), None if bias is None else bias[ids])
 
     def _follow(self, logits: torch.Tensor, row_set: RowSet, hidden: torch.Tensor) -> torch.Tensor:
         # In place: nobody else holds these logits, and a second [*, V] tensor costs more than k columns.
-        rows, ids = row_set(), row_set.token_ids
+        rows, ids = _read(row_set)
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return logits.index_copy_(-1, ids, self._columns(row_set, rows, hidden).to(logits.dtype))
+            return logits.index_copy_(-1, ids, self._columns(rows, ids, hidden).to(logits.dtype))
         with torch.no_grad():
-            columns = self._columns(row_set, rows, hidden).to(logits.dtype)
+            columns = self._columns(rows, ids, hidden).to(logits.dtype)
         change = F.linear(hidden, (rows - self.weight.detach()[ids]).to(hidden.dtype)).to(logits.dtype)
         return _ReplaceColumns.apply(logits, columns, change, ids)
 
@@ -137,6 +138,12 @@ class _ReplaceColumns(torch.autograd.Function):
 
 def _named(sets: RowSets, name: str | None) -> RowSet | None:
     return None if name is None else sets[name]  # type: ignore[return-value]
+
+
+def _read(row_set: RowSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [k, d] and their token ids [k], on one device."""
+    rows: torch.Tensor = row_set()
+    return rows, row_set.index_on(rows.device)[0]
 
 
 def overlay(module: nn.Module, kind: type[Overlay], row_sets: RowSets) -> None:

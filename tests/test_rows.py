@@ -58,6 +58,9 @@ def test_rows_stay_float32_with_their_values_when_the_model_is_cast(dtype):
     rows.grad = torch.ones_like(rows)
     model.half()
     assert rows.grad.dtype == torch.float32
+    model.type(dtype)  # this casts integers too
+    assert get_rows(model).slots.dtype == torch.int32
+    assert get_rows(model).token_ids.tolist() == TOKENS
 
 
 def test_merging_into_bfloat16_gives_the_attached_logits_bit_for_bit():
@@ -304,8 +307,8 @@ def test_memory_and_time_of_an_attachment_do_not_grow_with_the_table():
     assert not list(embedding.buffers())  # which DistributedDataParallel would send around in every forward
     assert [tuple(p.shape) for p in embedding.parameters()] == [(5000, 64), (2, 64)]
     assert {name: v.numel() for name, v in vars(row_set).items() if torch.is_tensor(v)} == {
-        "token_ids": 2,
-        "slots": 5000,
+        "_token_ids": 2,
+        "_slots": 5000,
     }
 
 

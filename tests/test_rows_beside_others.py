@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 
 import peft
 import pytest
 import torch
-from tiny_models import TOKENS, batch, make
+from tiny_models import TOKENS, Int8Embedding, batch, make
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kslottery_fast import add_rows, detach_rows, merge_rows, mixed_rows
-from kslottery_fast.rows import attach_rows, get_rows
+from kslottery_fast.rows import attach_rows, get_rows, is_tied
 
 LORA = peft.LoraConfig(r=2, target_modules=["q_proj"])
 PROMPT = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
@@ -89,3 +91,45 @@ def test_every_set_that_does_not_train_says_so():
         model(**batch(model))
     with pytest.warns(RuntimeWarning, match="do not train"), mixed_rows(model, ["default", "fr"]):
         model(**batch(model))
+
+
+class TestIdsFollowTheRowsToAnotherDevice:
+    """Fake tensors have a device and no values; "lazy:0" is one that needs no hardware. Ops that mix devices raise."""
+
+    @pytest.mark.parametrize("mixed", [False, True])
+    @pytest.mark.parametrize("name", ["llama", "gemma", "phi", "quantized"])
+    def test_where_only_parameters_and_buffers_are_moved_as_fsdp2_and_data_parallel_do(self, name, mixed):
+        model = make("llama" if name == "quantized" else name, tied=name != "quantized")
+        if name == "quantized":
+            model.set_input_embeddings(Int8Embedding(model.get_input_embeddings()))
+        attach_rows(model, [5, 0, 7], output="tied" if is_tied(model) else "frozen")
+        add_rows(model, "fr", [9])
+        inputs = {"input_ids": batch(model)["input_ids"]}
+        with (
+            FakeTensorMode(allow_non_fake_inputs=True),
+            mixed_rows(model, ["fr", "default"]) if mixed else nullcontext(),
+        ):
+            there = {
+                key: value.detach().to("lazy:0").requires_grad_(value.requires_grad)
+                for key, value in [*model.named_parameters(), *model.named_buffers()]
+            }
+            inputs = {key: value.to("lazy:0") for key, value in inputs.items()}
+            logits = torch.func.functional_call(model, there, kwargs=inputs).logits
+            logits.square().mean().backward()
+        assert logits.device == torch.device("lazy:0")
+        assert there["model.embed_tokens.row_sets.default.rows"].grad is not None
+        # and are not moved in every forward
+        assert get_rows(model).row_sets["default"]._slots.device == torch.device("lazy:0")
+
+    def test_where_the_ids_are_read_first(self):
+        row_set = get_rows(attach_rows(make("llama"), TOKENS)).row_sets["default"]
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            row_set.rows = nn.Parameter(row_set.rows.detach().to("lazy:0"))
+            assert row_set.slots.device == row_set.token_ids.device == row_set.rows.device
+
+    def test_and_keep_their_values_through_a_device_without_any(self):
+        model = attach_rows(nn.Embedding(20, 4), TOKENS[:2])
+        slots = get_rows(model).slots.clone()
+        assert model.to("meta")(torch.zeros(3, dtype=torch.int64, device="meta")).shape == (3, 4)
+        assert get_rows(model).token_ids.tolist() == TOKENS[:2]
+        assert torch.equal(get_rows(model.to_empty(device="cpu")).slots, slots)
