@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import nn
@@ -27,6 +27,12 @@ class Overlay(nn.Module):
     """The class that the module had, and gets back."""
     row_sets: RowSets
     """Shared by all overlaid modules of a model."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        # Pickle finds a class by its name, and the classes of overlays are made while the program runs.
+        kind = next(each for each in (RowOutput, RowEmbedding, RowHead) if isinstance(self, each))
+        made: Any = super().__reduce_ex__(protocol)  # copyreg.__newobj__, the class, and what the module holds
+        return _new_overlay, (type(self).overlaid, kind), *made[2:]
 
     @property
     def rows(self) -> nn.Parameter:
@@ -170,6 +176,12 @@ def _overlay_class(base: type[nn.Module], kind: type[Overlay]) -> type[Overlay]:
     # the other way round: first its own logits, then the columns. So does a quantized embedding.
     bases = (base, kind) if kind is RowEmbedding else (kind, base)
     return type(f"Row{base.__name__}", bases, {"overlaid": base, "__module__": __name__})
+
+
+def _new_overlay(base: type[nn.Module], kind: type[Overlay]) -> Overlay:
+    """A module without state, for pickle and deepcopy."""
+    made = _overlay_class(base, kind)  # type: ignore[arg-type]
+    return made.__new__(made)
 
 
 def _set_class(module: nn.Module, cls: type[nn.Module]) -> None:

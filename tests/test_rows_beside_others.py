@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 import warnings
 from contextlib import nullcontext
 
 import peft
 import pytest
 import torch
-from tiny_models import TOKENS, Int8Embedding, batch, make
+from tiny_models import TOKENS, Int8Embedding, batch, logits, make, tuned
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kslottery_fast import add_rows, detach_rows, merge_rows, mixed_rows
+from kslottery_fast import add_rows, detach_rows, merge_rows, mixed_rows, row_sets
+from kslottery_fast.errors import InputError
 from kslottery_fast.rows import attach_rows, get_rows, is_tied
 
 LORA = peft.LoraConfig(r=2, target_modules=["q_proj"])
@@ -133,3 +137,44 @@ class TestIdsFollowTheRowsToAnotherDevice:
         assert model.to("meta")(torch.zeros(3, dtype=torch.int64, device="meta")).shape == (3, 4)
         assert get_rows(model).token_ids.tolist() == TOKENS[:2]
         assert torch.equal(get_rows(model.to_empty(device="cpu")).slots, slots)
+
+
+def by_file(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), by_file])
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [
+        ("llama", "frozen"),
+        ("llama", "tied"),
+        ("gemma", "frozen"),
+        ("gemma", "tied"),
+        ("t5", "tied"),
+        ("int8", "frozen"),
+    ],
+)
+def test_copies_by_pickle_and_deepcopy_are_whole_and_independent(name, output, copied):
+    model = make("llama" if name == "int8" else name, tied=name != "int8")
+    if name == "int8":
+        model.set_input_embeddings(Int8Embedding(model.get_input_embeddings()))
+    base = logits(model, batch(model))
+    add_rows(tuned(model, output=output), "fr", [9])
+    want = logits(model, batch(model))
+    assert not torch.equal(want, base)
+    other = copied(model)
+    with torch.no_grad():
+        get_rows(model).rows.zero_()
+    assert torch.equal(logits(other, batch(other)), want)
+    classes = [type(module) for module in model.modules()]
+    assert [type(module) for module in other.modules()] == classes
+    assert is_tied(other) == is_tied(model)
+    assert row_sets(other) == ("default", "fr")
+    with pytest.raises(InputError, match="save_pretrained would write a checkpoint"):
+        other.save_pretrained("never")
+    assert torch.equal(logits(detach_rows(other), batch(other)), base)
+    assert [type(module) for module in other.modules()] != classes
