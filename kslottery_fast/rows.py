@@ -9,14 +9,14 @@ model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from .attachment import attach, attachment, detach, guard
 from .errors import InputError
-from .overlay import Overlay, RowEmbedding, RowHead, RowOutput, overlay, remove_overlay
+from .overlay import RowEmbedding, RowHead, RowOutput, overlay
 from .rowset import RowSets, check_name, new_row_set
 from .tables import (
     active_token_ids,
@@ -51,18 +51,6 @@ __all__ = [
     "transfer_rows",
     "untie_output",
 ]
-
-
-@dataclass
-class _Attachment:
-    """Kept on the model that was given to attach_rows."""
-
-    output: str  # "frozen" | "tied"
-    names: frozenset[str]  # of all parameters, as they were
-    frozen: frozenset[str]  # of those that attach_rows switched off
-
-
-_MARK = "_kslottery_attachment"
 
 
 def attach_rows(
@@ -122,24 +110,15 @@ def attach_rows(
             raise InputError("the embedding's forward has been replaced on the instance; attach the rows first")
     sets = RowSets(name, new_row_set(embedding, ids))
 
-    tables = {id(module.weight) for module in modules}
-    parameters = dict(model.named_parameters())
-    frozen = {key for key, each in parameters.items() if each.requires_grad and (freeze or id(each) in tables)}
-    role = "tied" if output == "tied" else "frozen"
-    vars(model)[_MARK] = _Attachment(role, frozenset(parameters), frozenset(frozen))
+    attach(model, modules, role="tied" if output == "tied" else "frozen", freeze=freeze)
     try:
-        if freeze:
-            model.requires_grad_(False)
         for module in modules:
-            module.weight.requires_grad_(False)
             overlay(module, RowOutput if is_quantized(module) else RowEmbedding, sets)
         for head in heads:
             overlay(head, RowHead, sets)
-        for part in model.modules():
-            if get_rows(part) is not None:
-                vars(part).update({key: refuse for key, refuse in _GUARDS.items() if hasattr(part, key)})
+        guard(model)
     except BaseException:
-        _restore(model)
+        detach(model)
         raise
     return model
 
@@ -151,12 +130,12 @@ def get_rows(model: nn.Module) -> RowEmbedding | None:
 
 def attached_model(model: nn.Module) -> nn.Module:
     """Return the very model that was given to :func:`attach_rows`, without wrappers; InputError if none was."""
-    return _attachment(model)[0]
+    return attachment(model)[0]
 
 
 def output_role(model: nn.Module) -> str:
     """Return what the head does, "frozen" or "tied"; InputError if no rows are attached."""
-    return _attachment(model)[1].output
+    return attachment(model)[1].output
 
 
 def detach_rows(model: nn.Module) -> nn.Module:
@@ -169,7 +148,7 @@ def detach_rows(model: nn.Module) -> nn.Module:
     ------
     InputError : no rows are attached.
     """
-    _restore(model)
+    detach(model)
     return model
 
 
@@ -186,7 +165,7 @@ def merge_rows(model: nn.Module) -> nn.Module:
         table, the table is quantized, offloaded or sharded, or the architecture cannot be untied. The model is
         then as it was.
     """
-    owner, attachment = _attachment(model)
+    owner, kept = attachment(model)
     embeddings = [module for module in owner.modules() if isinstance(module, RowEmbedding)]
     sets, ids = embeddings[0].row_sets, embeddings[0].token_ids
     others = [repr(name) for name in sets if name != sets.active]
@@ -200,9 +179,9 @@ def merge_rows(model: nn.Module) -> nn.Module:
     values = embeddings[0].rows.to(embeddings[0].weight.dtype)
     check_finite(values, ids, f"cannot merge into a {values.dtype} table")
     # All memory is asked for before the rows are taken off: if there is not enough, they are still attached.
-    copies = table_copies(owner) if attachment.output == "frozen" else []
+    copies = table_copies(owner) if kept.output == "frozen" else []
     placed = _placed(embeddings, ids, values)
-    _restore(model)
+    detach(model)
     split_roles(owner, copies)
     _write(placed)
     return model
@@ -329,43 +308,3 @@ def _placed(
 def _write(placed: list[tuple[Any, torch.Tensor, torch.Tensor]]) -> None:
     for module, ids, values in placed:
         module.weight.index_copy_(0, ids, values)
-
-
-def _attachment(model: nn.Module) -> tuple[nn.Module, _Attachment]:
-    for module in model.modules():
-        if _MARK in vars(module):
-            return module, vars(module)[_MARK]
-    raise InputError("no rows are attached to this model; call attach_rows first")
-
-
-def _restore(model: nn.Module) -> None:
-    owner, attachment = _attachment(model)
-    for module in owner.modules():
-        for name, refuse in _GUARDS.items():
-            if vars(module).get(name) is refuse:
-                delattr(module, name)
-        if isinstance(module, Overlay):
-            remove_overlay(module)
-    del vars(owner)[_MARK]
-    parameters = dict(owner.named_parameters())
-    ours = {id(parameter) for name, parameter in parameters.items() if name in attachment.names}
-    if all(id(parameter) in ours for parameter in model.parameters()):
-        for name in attachment.frozen & parameters.keys():
-            parameters[name].requires_grad_(True)
-
-
-# Plain functions on the instance, so that deepcopy and pickle keep them as they are.
-def _refuse_save(*_args: Any, **_kwargs: Any) -> None:
-    raise InputError(
-        "with rows attached, save_pretrained would write a checkpoint that from_pretrained cannot read; call "
-        "merge_rows(model) first, or save the rows alone with kslottery_fast.integrations.peft.save_adapter"
-    )
-
-
-def _refuse_resize(*_args: Any, **_kwargs: Any) -> None:
-    raise InputError(
-        "resize_token_embeddings needs a model without attached rows; call merge_rows or detach_rows first"
-    )
-
-
-_GUARDS = {"save_pretrained": _refuse_save, "resize_token_embeddings": _refuse_resize}
