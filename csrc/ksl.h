@@ -73,6 +73,9 @@ struct AdamW {
 void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master, const Matrix &grad,
                void *exp_avg, void *exp_avg_sq, const AdamW &hyper, int threads);
 
+// Whether no element is NaN or infinite.
+bool all_finite(const Matrix &matrix, int threads);
+
 // out[i] = slots[ids[i]] < 0 ? table[ids[i]] : rows[slots[ids[i]]], in the table's dtype. slots [table.rows];
 // out [n, cols] contiguous.
 void row_embedding(const Matrix &table, const Matrix &rows, const int32_t *slots, const int64_t *ids, int64_t n,
