@@ -24,7 +24,9 @@ bool finite(const BFloat16 *values, int64_t n) { return active_kernels().finite_
 
 bool all_finite(const Matrix &matrix, int threads) {
     std::atomic<bool> all{true};
-    parallel_for(0, matrix.rows, rows_per_chunk(matrix.cols), threads, [&](int64_t lo, int64_t hi) {
+    // Reading this much takes about as long as a second thread needs to begin and to end.
+    const int64_t grain = (int64_t{1} << 17) / std::max<int64_t>(matrix.cols, 1) + 1;
+    parallel_for(0, matrix.rows, grain, threads, [&](int64_t lo, int64_t hi) {
         for (int64_t row = lo; row < hi && all.load(std::memory_order_relaxed); ++row) {
             for (int64_t col = 0; col < matrix.cols; col += kSpan) {
                 const int64_t n = std::min(kSpan, matrix.cols - col);
