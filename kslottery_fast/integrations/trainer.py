@@ -47,7 +47,8 @@ class TicketTrainerMixin(_Trainer):
     *args, **kwargs : those of the Trainer.
     tickets : the tokens to train: Tickets, token ids, or "active" for the active vocabulary of
         ``train_dataset`` (Embed Tuning; every batch is then checked for tokens outside). ``attach_rows`` is
-        called if need be. Tickets that were saved with their texts must fit the ``processing_class``. None
+        called if need be: it freezes the model, or, where PEFT put adapters into it, leaves what trains as PEFT
+        set it, so that adapters and rows train together. Tickets that were saved with their texts must fit the ``processing_class``. None
         trains whatever is trainable in the model.
     output : as for :func:`kslottery_fast.rows.attach_rows`.
     supervised_logits_only : compute logits at supervised positions alone: the same loss, less work.
@@ -174,7 +175,10 @@ class TicketTrainerMixin(_Trainer):
         if isinstance(ids, str):
             ids = _active(self._train_dataset, model)
         if attached is None:
-            attach_rows(model, ids, output=self._output)
+            # PEFT has frozen its base model already; freezing here would switch its adapters off. The rows go on the
+            # base model, so that the PeftModel's own save_pretrained still writes its adapter.
+            base = model.get_base_model() if hasattr(model, "get_base_model") else model
+            attach_rows(base, ids, output=self._output, freeze=not _has_adapters(model))
             return True
         if ids is not None:
             wanted = torch.as_tensor(getattr(ids, "token_ids", ids))
@@ -289,6 +293,11 @@ def _trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
         if parameter.requires_grad and parameter is not embedding.rows
     }
     return {"rows": embedding.rows, "token_ids": embedding.token_ids, **others}
+
+
+def _has_adapters(model: nn.Module) -> bool:
+    """Tell whether PEFT put adapters into the model: get_peft_model, or transformers' own add_adapter."""
+    return any(getattr(module, "peft_config", None) for module in model.modules())
 
 
 def _active(dataset: Any, model: nn.Module) -> torch.Tensor:

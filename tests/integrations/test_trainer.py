@@ -347,6 +347,50 @@ def test_sft_trainer_with_a_peft_config_trains_lora_and_rows(tmp_path, tiny_llam
         assert torch.equal(ours, theirs), name
 
 
+@pytest.mark.parametrize("wrapped", [True, False], ids=["get_peft_model", "add_adapter"])
+def test_adapters_that_the_model_has_train_beside_the_rows(tmp_path, wrapped):
+    def model() -> nn.Module:
+        torch.manual_seed(0)  # LoRA starts at random
+        config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+        base = make("llama")
+        if wrapped:
+            return peft.get_peft_model(base, config)
+        base.add_adapter(config)
+        return base
+
+    straight, resumed = model(), model()
+    start = {name: parameter.detach().clone() for name, parameter in straight.named_parameters()}
+    trainer = train(straight, tmp_path / "a", weight_decay=0.1)
+    rows = get_rows(straight).rows
+    lora = [parameter for name, parameter in straight.named_parameters() if "lora_" in name]
+    optimizer = trainer.optimizer.optimizer
+    assert isinstance(optimizer, RowAdamW)
+    optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert len(lora) == 4
+    assert optimized == {id(rows), *map(id, lora)}
+    assert (rows - start[next(n for n in start if "embed_tokens.weight" in n)][TOKENS]).abs().max() > 1e-3
+    for name, parameter in straight.named_parameters():
+        if parameter is not rows:
+            assert torch.equal(parameter, start[name]) == ("lora_" not in name), name
+    saved = load_file(tmp_path / "a" / "checkpoint-6" / ROWS_FILE)
+    assert torch.equal(saved["rows"], rows)
+    assert sum("lora_" in name for name in saved) == 4
+    train(resumed, tmp_path / "b", resume=tmp_path / "a" / "checkpoint-3", weight_decay=0.1)
+    for (name, ours), theirs in zip(straight.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_a_peft_model_with_rows_still_saves_its_own_adapter(tmp_path):
+    model = peft.get_peft_model(make("llama"), peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    train(model, tmp_path, max_steps=1, save_strategy="no")
+    model.save_pretrained(tmp_path / "lora")
+    assert all("lora_" in name for name in load_file(tmp_path / "lora" / "adapter_model.safetensors"))
+    merge_rows(model)
+    assert [
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and "lora_" not in name
+    ] == []
+
+
 def test_active_without_a_dataset_is_refused(tmp_path):
     with pytest.raises(InputError, match="tickets='active' needs train_dataset"):
         TicketTrainer(model=make("llama"), args=arguments(tmp_path), tickets="active")
