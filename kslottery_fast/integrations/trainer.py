@@ -47,9 +47,9 @@ class TicketTrainerMixin(_Trainer):
     *args, **kwargs : those of the Trainer.
     tickets : the tokens to train: Tickets, token ids, or "active" for the active vocabulary of
         ``train_dataset`` (Embed Tuning; every batch is then checked for tokens outside). ``attach_rows`` is
-        called if need be: it freezes the model, or, where PEFT put adapters into it, leaves what trains as PEFT
-        set it, so that adapters and rows train together. Tickets that were saved with their texts must fit the ``processing_class``. None
-        trains whatever is trainable in the model.
+        called if need be: it freezes the model, or, where PEFT put adapters into it, leaves what trains as
+        PEFT set it, so that adapters and rows train together. Tickets that were saved with their texts must
+        fit the ``processing_class``. None trains whatever is trainable in the model.
     output : as for :func:`kslottery_fast.rows.attach_rows`.
     supervised_logits_only : compute logits at supervised positions alone: the same loss, less work.
         Evaluation is not changed by it.
@@ -63,7 +63,8 @@ class TicketTrainerMixin(_Trainer):
     Raises
     ------
     InputError : nothing to train, tickets that do not fit the model or differ from the rows attached already,
-        an option that ``supervised_logits_only`` cannot serve, a checkpoint of other rows.
+        an option that ``supervised_logits_only`` cannot serve, several GPUs in one process, a checkpoint of
+        other rows. The model is then as it was.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class TicketTrainerMixin(_Trainer):
         attached_here = model is not None and self._attach(model)
         try:
             super().__init__(*args, **kwargs)
+            self._check_one_gpu()
             if supervised_logits_only:
                 self._check_plain_loss()
             embedding = get_rows(cast(nn.Module, self.model))
@@ -187,6 +189,16 @@ class TicketTrainerMixin(_Trainer):
         if self._output not in ("auto", output_role(model)):
             raise InputError(f"the rows are attached with output={output_role(model)!r}, not {self._output!r}")
         return False
+
+    def _check_one_gpu(self) -> None:
+        rows = get_rows(cast(nn.Module, self.model)) is not None
+        if self.args.n_gpu > 1 and (rows or self._supervised_logits_only):
+            # Its copies of the model share the slot maps of the first GPU, and get a part of each batch.
+            raise InputError(
+                f"args.n_gpu is {self.args.n_gpu}: the Trainer would use nn.DataParallel, which cannot train rows; "
+                "start one process for each GPU with `accelerate launch` or `torchrun`, or show one GPU alone with "
+                "CUDA_VISIBLE_DEVICES"
+            )
 
     def _check_plain_loss(self) -> None:
         if self.label_smoother is not None or self.compute_loss_func is not None:

@@ -391,6 +391,18 @@ def test_a_peft_model_with_rows_still_saves_its_own_adapter(tmp_path):
     ] == []
 
 
+def test_several_gpus_in_one_process_are_refused_and_the_model_stays_as_it_was(tmp_path, monkeypatch):
+    args = arguments(tmp_path)
+    monkeypatch.setattr(args, "_n_gpu", 2)  # what a machine with two GPUs gives without a launcher
+    model = make("llama")
+    with pytest.raises(InputError, match=r"args\.n_gpu is 2: .*nn\.DataParallel.*`accelerate launch` or `torchrun`"):
+        TicketTrainer(model=model, args=args, train_dataset=dataset(), tickets=TOKENS)
+    assert get_rows(model) is None
+    with pytest.raises(InputError, match="accelerate launch"):
+        TicketTrainer(model=model, args=args, train_dataset=dataset(), supervised_logits_only=True)
+    TicketTrainer(model=model, args=args, train_dataset=dataset())  # neither rows nor our loss: a plain Trainer
+
+
 def test_active_without_a_dataset_is_refused(tmp_path):
     with pytest.raises(InputError, match="tickets='active' needs train_dataset"):
         TicketTrainer(model=make("llama"), args=arguments(tmp_path), tickets="active")
