@@ -7,31 +7,25 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional as F
 
 from kslottery_fast.errors import InputError
-from kslottery_fast.files import write_safetensors, write_text
+from kslottery_fast.files import write_text
 from kslottery_fast.integrations.monitor import TicketMonitor
+from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE, load_checkpoint, save_checkpoint
 from kslottery_fast.logits import supervised_logits
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import (
     active_token_ids,
     attach_rows,
     detach_rows,
-    embedding_table,
     get_rows,
     output_role,
 )
-from kslottery_fast.tables import check_finite
 from kslottery_fast.tickets import Tickets
 
 __all__ = ["ROWS_FILE", "TicketMonitor", "TicketTrainer", "TicketTrainerMixin", "load_checkpoint"]
-
-ROWS_FILE = "ticket_rows.safetensors"
-"""In every checkpoint: ``rows`` [k, d], ``token_ids`` [k], other trained parameters as ``other.<name>``."""
-
 
 if TYPE_CHECKING:
     _Trainer = transformers.Trainer
@@ -230,8 +224,7 @@ class TicketTrainerMixin(_Trainer):
             return
         folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
-        metadata = {"vocab_size": str(len(embedding_table(model))), "output": output_role(model)}
-        write_safetensors(folder / ROWS_FILE, _trained_tensors(model), metadata)
+        save_checkpoint(model, folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
         # Trainer pickles its arguments here; nothing reads them back, so plain JSON does.
@@ -263,48 +256,6 @@ class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
         TicketTrainer(model=model, args=args, train_dataset=data, tickets=tickets).train()
         merge_rows(model).save_pretrained("tuned")
     """
-
-
-@torch.no_grad()
-def load_checkpoint(model: nn.Module, folder: str | Path) -> None:
-    """Put the trained tensors of a TicketTrainer checkpoint into a model with the same rows attached.
-
-    Raises
-    ------
-    InputError : no such file, or one of other rows, another vocabulary, another role of the head, other
-        parameters or shapes. The model is then as it was.
-    """
-    path = Path(folder) / ROWS_FILE
-    if not path.is_file():
-        raise InputError(f"{folder} has no {ROWS_FILE}: it is not a checkpoint of a TicketTrainer")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata, saved = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}); resume from an earlier checkpoint") from None
-    trained = _trained_tensors(model)
-    for name, ours in (("vocab_size", str(len(embedding_table(model)))), ("output", output_role(model))):
-        if metadata.get(name) != ours:
-            raise InputError(f"{path} was saved with {name} {metadata.get(name)}, the model has {ours}")
-    if not torch.equal(saved.get("token_ids", torch.empty(0)), trained["token_ids"].cpu()):
-        raise InputError(f"{path} holds the rows of other tokens than those attached to the model")
-    shapes = {name: tensor.shape for name, tensor in trained.items()}
-    if {name: tensor.shape for name, tensor in saved.items()} != shapes:
-        raise InputError(f"{path} does not hold the tensors that the model trains")
-    check_finite(saved["rows"], saved["token_ids"], f"cannot load {path}")
-    for name, tensor in trained.items():
-        tensor.copy_(saved[name])
-
-
-def _trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    embedding = get_rows(model)
-    assert embedding is not None
-    others = {
-        f"other.{name}": parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter is not embedding.rows
-    }
-    return {"rows": embedding.rows, "token_ids": embedding.token_ids, **others}
 
 
 def _has_adapters(model: nn.Module) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainer import TOKENS, arguments, dataset
 from tiny_models import make
+from tiny_trainer import TOKENS, arguments, dataset
 from torch import nn
 from transformers import Trainer, TrainerCallback
 

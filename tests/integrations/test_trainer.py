@@ -1,8 +1,7 @@
-"""TicketTrainer: same losses as a plain Trainer, small checkpoints, bit-equal resume."""
+"""TicketTrainer: what trains, the same losses as a plain Trainer, what is refused."""
 
 from __future__ import annotations
 
-import copy
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,60 +11,17 @@ import peft
 import pytest
 import torch
 import trl
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny_models import V, make
+from tiny_trainer import TOKENS, arguments, dataset, losses, train
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from kslottery_fast.errors import InputError
-from kslottery_fast.files import write_safetensors
-from kslottery_fast.integrations.trainer import ROWS_FILE, TicketTrainer, TicketTrainerMixin, load_checkpoint
+from kslottery_fast.integrations.trainer import ROWS_FILE, TicketTrainer, TicketTrainerMixin
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import active_token_ids, attach_rows, embedding_table, get_rows, is_tied, merge_rows
 from kslottery_fast.tickets import Tickets
-
-TOKENS = [7, 5, 9, 40, 12, 13]
-
-
-def dataset(n: int = 24, *, length: int = 9, low: int = 8, high: int = 40) -> list[dict[str, list[int]]]:
-    """Sequences of unequal target lengths, so that the normalisation of accumulated batches shows."""
-    generator = torch.Generator().manual_seed(3)
-    data = []
-    for index in range(n):
-        ids = torch.randint(low, high, (length,), generator=generator).tolist()
-        prompt = 3 + index % 4
-        labels = [-100] * prompt + ids[prompt:]
-        data.append({"input_ids": ids, "labels": labels, "attention_mask": [1] * length})
-    return data
-
-
-def arguments(folder: Path, **options: object) -> TrainingArguments:
-    defaults = {
-        "output_dir": str(folder),
-        "max_steps": 6,
-        "per_device_train_batch_size": 3,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "save_steps": 3,
-        "report_to": [],
-        "seed": 1,
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
-    return TrainingArguments(**(defaults | options))
-
-
-def losses(trainer: Trainer) -> list[float]:
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
-def train(model: nn.Module, folder: Path, *, resume: Path | None = None, **options: object) -> TicketTrainer:
-    ours = {key: options.pop(key) for key in ("tickets", "output", "supervised_logits_only") if key in options}
-    trainer = TicketTrainer(
-        model=model, args=arguments(folder, **options), train_dataset=dataset(), **({"tickets": TOKENS} | ours)
-    )
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    return trainer
 
 
 def test_rows_alone_train_with_row_adamw_and_the_arguments_options(tmp_path):
@@ -80,56 +36,6 @@ def test_rows_alone_train_with_row_adamw_and_the_arguments_options(tmp_path):
     assert group["initial_lr"] == 1e-2
     assert (get_rows(model).rows - state["model.embed_tokens.weight"][TOKENS]).abs().max() > 1e-2
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items() if name in state)
-
-
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path, accumulation):
-    options = {"gradient_accumulation_steps": accumulation, "weight_decay": 0.1, "max_grad_norm": 0.5}
-    straight, resumed = make("llama"), make("llama")
-    whole = train(straight, tmp_path / "a", **options)
-    rest = train(resumed, tmp_path / "b", resume=tmp_path / "a" / "checkpoint-3", **options)
-    assert torch.equal(get_rows(straight).rows, get_rows(resumed).rows)
-    assert losses(rest) == losses(whole)
-
-
-def test_checkpoints_hold_rows_and_not_the_model(tmp_path):
-    model = make("llama")
-    trainer = train(model, tmp_path)
-    checkpoint = tmp_path / "checkpoint-6"
-    names = {path.name for path in checkpoint.iterdir()}
-    assert {ROWS_FILE, "optimizer.pt", "scheduler.pt", "trainer_state.json", "training_args.json"} <= names
-    assert not any("model" in name for name in names)
-    saved = load_file(checkpoint / ROWS_FILE)
-    assert torch.equal(saved["rows"], get_rows(model).rows)
-    assert saved["token_ids"].tolist() == TOKENS
-    assert sum(path.stat().st_size for path in checkpoint.iterdir()) < 60_000
-    trainer.save_model(str(tmp_path / "final"))
-    assert torch.equal(load_file(tmp_path / "final" / ROWS_FILE)["rows"], get_rows(model).rows)
-
-
-def test_the_best_checkpoint_is_loaded_at_the_end(tmp_path):
-    model = make("llama")
-    scores = iter([3.0, 2.0, 1.0])
-    trainer = TicketTrainer(
-        model=model,
-        args=arguments(
-            tmp_path,
-            save_steps=2,
-            eval_strategy="steps",
-            eval_steps=2,
-            load_best_model_at_end=True,
-            metric_for_best_model="score",
-        ),
-        train_dataset=dataset(),
-        eval_dataset=dataset(6),
-        tickets=TOKENS,
-        compute_metrics=lambda _: {"score": next(scores)},
-    )
-    trainer.train()
-    first, last = (load_file(tmp_path / f"checkpoint-{step}" / ROWS_FILE)["rows"] for step in (2, 6))
-    assert Path(trainer.state.best_model_checkpoint).name == "checkpoint-2"
-    assert torch.equal(get_rows(model).rows, first)
-    assert not torch.equal(first, last)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])
@@ -230,22 +136,6 @@ def test_rows_attached_before_are_used_and_tickets_may_repeat_them(tmp_path):
     train(model, tmp_path, tickets=None)
     trainer = train(model, tmp_path, tickets=SimpleNamespace(token_ids=torch.tensor(TOKENS[::-1]), vocab_size=V))
     assert get_rows(trainer.model).rows is rows
-
-
-def test_other_trainable_parameters_train_and_resume_beside_the_rows(tmp_path):
-    def model() -> nn.Module:
-        model = attach_rows(make("llama"), TOKENS)
-        model.model.norm.weight.requires_grad_(True)
-        model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
-        return model
-
-    straight, resumed = model(), model()
-    trainer = train(straight, tmp_path / "a", tickets=None, weight_decay=0.1)
-    decays = {len(group["params"]): group["weight_decay"] for group in trainer.optimizer.param_groups}
-    assert decays == {2: 0.1, 1: 0.0}  # the norm does not decay, as in Trainer
-    train(resumed, tmp_path / "b", resume=tmp_path / "a" / "checkpoint-3", tickets=None, weight_decay=0.1)
-    for (name, ours), theirs in zip(straight.named_parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(ours, theirs), name
 
 
 def test_the_mixin_works_with_another_trainer(tmp_path):
@@ -419,39 +309,3 @@ def test_supervised_logits_with_label_smoothing_are_refused_and_the_model_stays_
         )
     assert get_rows(model) is None
     assert is_tied(model)
-
-
-def test_checkpoints_that_do_not_fit_are_refused_and_nothing_is_loaded(tmp_path):
-    model = make("llama")
-    train(model, tmp_path, max_steps=3)
-    checkpoint = tmp_path / "checkpoint-3"
-    saved = load_file(checkpoint / ROWS_FILE)
-    metadata = {"vocab_size": str(V), "output": "frozen"}
-
-    def refused(target: nn.Module, message: str, **changes: object) -> None:
-        before = copy.deepcopy(target.state_dict())
-        folder = tmp_path / "changed"
-        write_safetensors(
-            folder / ROWS_FILE, saved | changes.get("tensors", {}), metadata | changes.get("metadata", {})
-        )
-        with pytest.raises(InputError, match=message):
-            load_checkpoint(target, folder)
-        assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
-
-    fresh = attach_rows(make("llama"), TOKENS)
-    refused(attach_rows(make("llama"), TOKENS[::-1]), "rows of other tokens")
-    refused(attach_rows(make("llama"), TOKENS, output="tied"), "output frozen, the model has tied")
-    refused(fresh, "vocab_size 61, the model has 60", metadata={"vocab_size": "61"})
-    refused(fresh, "does not hold the tensors", tensors={"rows": torch.ones(6, 3)})
-    refused(fresh, "does not hold the tensors", tensors={"other.x": torch.ones(1)})
-    refused(fresh, "6 of 6 rows hold NaN or Inf", tensors={"rows": torch.full((6, 16), float("nan"))})
-    with pytest.raises(InputError, match=f"has no {ROWS_FILE}"):
-        load_checkpoint(fresh, tmp_path)
-    (tmp_path / "changed" / ROWS_FILE).write_bytes(b"\x00" * 40)
-    with pytest.raises(InputError, match="is damaged"):
-        load_checkpoint(fresh, tmp_path / "changed")
-    save_file(saved, tmp_path / "changed" / ROWS_FILE)  # a foreign file, without metadata
-    with pytest.raises(InputError, match="saved with vocab_size None"):
-        load_checkpoint(fresh, tmp_path / "changed")
-    load_checkpoint(fresh, checkpoint)
-    assert torch.equal(get_rows(fresh).rows, saved["rows"])
