@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from kslottery_fast.errors import InputError
 from kslottery_fast.files import write_text
+from kslottery_fast.integrations.active_vocabulary import active_vocabulary, check_batch
 from kslottery_fast.integrations.monitor import TicketMonitor
 from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE, load_checkpoint, save_checkpoint
 from kslottery_fast.logits import supervised_logits
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import (
-    active_token_ids,
     attach_rows,
     detach_rows,
     get_rows,
@@ -144,7 +144,7 @@ class TicketTrainerMixin(_Trainer):
     ) -> Any:
         """Trainer's loss; ``supervised_logits_only`` gets the same number from the supervised positions."""
         if self._check_active and model.training:
-            self._check_batch(model, inputs)
+            check_batch(model, inputs)
         if not self._supervised_logits_only or return_outputs or "labels" not in inputs:
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
@@ -169,7 +169,7 @@ class TicketTrainerMixin(_Trainer):
             return False
         ids = self._tickets
         if isinstance(ids, str):
-            ids = _active(self._train_dataset, model)
+            ids = active_vocabulary(self._train_dataset, model)
         if attached is None:
             # PEFT has frozen its base model already; freezing here would switch its adapters off. The rows go on the
             # base model, so that the PeftModel's own save_pretrained still writes its adapter.
@@ -197,21 +197,6 @@ class TicketTrainerMixin(_Trainer):
     def _check_plain_loss(self) -> None:
         if self.label_smoother is not None or self.compute_loss_func is not None:
             raise InputError("supervised_logits_only computes plain cross entropy; drop label smoothing or loss_func")
-
-    def _check_batch(self, model: nn.Module, inputs: dict[str, Any]) -> None:
-        embedding = get_rows(model)
-        assert embedding is not None
-        mask = inputs.get("attention_mask")
-        for key, attended in (("input_ids", mask), ("decoder_input_ids", None)):
-            ids = inputs.get(key)
-            if ids is None:
-                continue
-            outside = embedding.slots[ids] < 0
-            if attended is not None and attended.shape == ids.shape:
-                outside &= attended.bool()
-            if bool(outside.any()):
-                token = ids[outside][0].item()
-                raise InputError(f"{key} holds token {token}, which is not in the active vocabulary that trains")
 
     # ---- checkpoints: rows, not models ----
 
@@ -261,14 +246,3 @@ class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
 def _has_adapters(model: nn.Module) -> bool:
     """Tell whether PEFT put adapters into the model: get_peft_model, or transformers' own add_adapter."""
     return any(getattr(module, "peft_config", None) for module in model.modules())
-
-
-def _active(dataset: Any, model: nn.Module) -> torch.Tensor:
-    config: Any = getattr(model, "config", None)
-    if not getattr(config, "is_encoder_decoder", False):
-        return active_token_ids(dataset)
-    # A decoder reads the labels shifted by one: its start token first, and the padding token in place of
-    # -100.
-    ids = active_token_ids(dataset, keys=("input_ids", "decoder_input_ids", "labels"))
-    extra = [token for token in (config.decoder_start_token_id, config.pad_token_id) if token is not None]
-    return torch.cat([ids, torch.tensor(extra, dtype=torch.int64)]).unique()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +19,7 @@ from transformers import Trainer
 from kslottery_fast.errors import InputError
 from kslottery_fast.integrations.trainer import ROWS_FILE, TicketTrainer, TicketTrainerMixin
 from kslottery_fast.optim import RowAdamW
-from kslottery_fast.rows import active_token_ids, attach_rows, embedding_table, get_rows, is_tied, merge_rows
+from kslottery_fast.rows import attach_rows, embedding_table, get_rows, is_tied, merge_rows
 from kslottery_fast.tickets import Tickets
 
 
@@ -70,57 +69,6 @@ def test_supervised_logits_train_as_the_plain_loss_does(tmp_path, accumulation):
         runs.append((losses(train(model, tmp_path / str(supervised), **options)), get_rows(model).rows.detach()))
     assert runs[1][0] == pytest.approx(runs[0][0], rel=1e-5)
     torch.testing.assert_close(runs[1][1], runs[0][1], rtol=1e-4, atol=1e-4)
-
-
-def test_embed_tuning_on_the_active_vocabulary_equals_torch_adamw_on_the_full_table(tmp_path):
-    ours, dense = make("llama", tied=False), make("llama", tied=False)
-    start = embedding_table(dense).detach().clone()
-    trainer = train(ours, tmp_path / "rows", tickets="active", max_steps=20, max_grad_norm=0.0)
-    active = active_token_ids(dataset())
-    assert get_rows(ours).token_ids.tolist() == active.tolist()
-    dense.requires_grad_(False)
-    embedding_table(dense).requires_grad_(True)
-    args = arguments(tmp_path / "dense", max_steps=20, max_grad_norm=0.0, optim="adamw_torch", save_strategy="no")
-    plain = Trainer(model=dense, args=args, train_dataset=dataset())
-    plain.train()
-    assert losses(trainer) == pytest.approx(losses(plain), rel=1e-6)
-    merged, full = embedding_table(merge_rows(ours)), embedding_table(dense)
-    inactive = torch.ones(V, dtype=torch.bool)
-    inactive[active] = False
-    assert inactive.any()
-    assert torch.equal(merged[inactive], start[inactive])
-    assert torch.equal(full[inactive], start[inactive])
-    # Gradients agree to rounding. Adam divides them by their own size, so a coordinate whose gradient is
-    # itself rounding noise can move differently by a small part of a step; steps are 1e-2, moves up to 0.1.
-    torch.testing.assert_close(merged, full, rtol=0, atol=1e-4)
-    assert (full - start).abs().max() > 0.05
-
-
-def test_a_batch_with_a_token_outside_the_active_vocabulary_is_refused(tmp_path):
-    model = make("llama")
-    trainer = TicketTrainer(model=model, args=arguments(tmp_path), train_dataset=dataset(), tickets="active")
-    trainer.train_dataset = dataset(low=50, high=55)
-    with pytest.raises(InputError, match=r"input_ids holds token 5\d, which is not in the active vocabulary"):
-        trainer.train()
-
-
-def test_padding_is_no_token_outside_the_active_vocabulary(tmp_path):
-    model = make("llama")
-    trainer = TicketTrainer(model=model, args=arguments(tmp_path), train_dataset=dataset(), tickets="active")
-    batch = {"input_ids": torch.tensor([[8, 9, 0]]), "attention_mask": torch.tensor([[1, 1, 0]])}
-    trainer._check_batch(model, batch)
-    batch["attention_mask"][0, 2] = 1
-    with pytest.raises(InputError, match="holds token 0"):
-        trainer._check_batch(model, batch)
-
-
-@pytest.mark.parametrize("name", ["t5", "m2m100"])
-def test_an_encoder_decoder_model_trains_on_its_active_vocabulary(tmp_path, name):
-    model = make(name)
-    trainer = train(model, tmp_path, tickets="active", max_steps=3)
-    start = model.config.decoder_start_token_id
-    assert start in get_rows(model).token_ids
-    assert all(math.isfinite(loss) for loss in losses(trainer))
 
 
 def test_model_init_gets_rows_too(tmp_path):
@@ -291,11 +239,6 @@ def test_several_gpus_in_one_process_are_refused_and_the_model_stays_as_it_was(t
     with pytest.raises(InputError, match="accelerate launch"):
         TicketTrainer(model=model, args=args, train_dataset=dataset(), supervised_logits_only=True)
     TicketTrainer(model=model, args=args, train_dataset=dataset())  # neither rows nor our loss: a plain Trainer
-
-
-def test_active_without_a_dataset_is_refused(tmp_path):
-    with pytest.raises(InputError, match="tickets='active' needs train_dataset"):
-        TicketTrainer(model=make("llama"), args=arguments(tmp_path), tickets="active")
 
 
 def test_supervised_logits_with_label_smoothing_are_refused_and_the_model_stays_as_it_was(tmp_path):
