@@ -80,6 +80,11 @@ class TicketTrainerMixin(_Trainer):
         if isinstance(tickets, Tickets) and kwargs.get("processing_class") is not None:
             tickets.check_tokenizer(getattr(kwargs["processing_class"], "tokenizer", kwargs["processing_class"]))
         model = kwargs.get("model", args[0] if args else None)
+        if isinstance(model, str):
+            raise InputError(
+                f"model is the model id {model!r}, and rows are attached to a loaded model; load it first, as "
+                f"AutoModelForCausalLM.from_pretrained({model!r})"
+            )
         attached_here = model is not None and self._attach(model)
         try:
             super().__init__(*args, **kwargs)

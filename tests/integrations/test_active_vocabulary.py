@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
+import datasets
 import pytest
 import torch
+import trl
 from tiny_models import V, make
 from tiny_trainer import arguments, dataset, losses, train
 from transformers import Trainer
 
 from kslottery_fast.errors import InputError
 from kslottery_fast.integrations.active_vocabulary import check_batch
-from kslottery_fast.integrations.trainer import TicketTrainer
+from kslottery_fast.integrations.trainer import TicketTrainer, TicketTrainerMixin
 from kslottery_fast.rows import active_token_ids, embedding_table, get_rows, merge_rows
 
 
@@ -106,3 +109,38 @@ def test_labels_of_a_decoder_only_model_are_targets_and_may_be_any_token(tmp_pat
 def test_active_without_a_dataset_is_refused(tmp_path):
     with pytest.raises(InputError, match="tickets='active' needs train_dataset"):
         TicketTrainer(model=make("llama"), args=arguments(tmp_path), tickets="active")
+
+
+def test_raw_text_is_refused_before_the_trainer_tokenises_it(tmp_path, tiny_llama, tiny_tokenizer):
+    class TicketSFTTrainer(TicketTrainerMixin, trl.SFTTrainer):
+        pass
+
+    model, data = tiny_llama(), datasets.Dataset.from_dict({"text": ["Save the file"], "id": [1]})
+    args = trl.SFTConfig(str(tmp_path), report_to=[], use_cpu=True, bf16=False)
+    options = {"model": model, "args": args, "processing_class": tiny_tokenizer, "tickets": "active"}
+    with pytest.raises(InputError, match="reads input_ids, and train_dataset has text, id: tokenise it before"):
+        TicketSFTTrainer(train_dataset=data, **options)
+    assert get_rows(model) is None
+    tokenised = data.map(lambda row: tiny_tokenizer(row["text"]))
+    trainer = TicketSFTTrainer(train_dataset=tokenised, **options)
+    assert get_rows(trainer.model).token_ids.tolist() == sorted(set(tiny_tokenizer("Save the file")["input_ids"]))
+    with pytest.raises(InputError, match="train_dataset has no example"):
+        TicketTrainer(model=make("llama"), args=arguments(tmp_path), train_dataset=[], tickets="active")
+
+
+def test_a_dataset_that_streams_is_refused_and_not_consumed(tmp_path):
+    taken = []
+
+    def stream() -> Iterator[dict[str, list[int]]]:
+        for example in dataset():
+            taken.append(example)
+            yield example
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self) -> Iterator[dict[str, list[int]]]:
+            return stream()
+
+    for data in (stream(), Stream(), datasets.IterableDataset.from_generator(stream)):
+        with pytest.raises(InputError, match="this one streams: load it whole, or pass the token ids"):
+            TicketTrainer(model=make("llama"), args=arguments(tmp_path), train_dataset=data, tickets="active")
+    assert taken == []

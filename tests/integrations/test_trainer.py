@@ -229,6 +229,11 @@ def test_a_peft_model_with_rows_still_saves_its_own_adapter(tmp_path):
     ] == []
 
 
+def test_a_model_id_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(InputError, match=r"load it first, as AutoModelForCausalLM\.from_pretrained\('org/name'\)"):
+        TicketTrainer(model="org/name", args=arguments(tmp_path), train_dataset=dataset(), tickets=TOKENS)
+
+
 def test_several_gpus_in_one_process_are_refused_and_the_model_stays_as_it_was(tmp_path, monkeypatch):
     args = arguments(tmp_path)
     monkeypatch.setattr(args, "_n_gpu", 2)  # what a machine with two GPUs gives without a launcher
