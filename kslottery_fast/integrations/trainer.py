@@ -14,6 +14,7 @@ from kslottery_fast.errors import InputError
 from kslottery_fast.files import write_text
 from kslottery_fast.integrations.active_vocabulary import active_vocabulary, check_batch
 from kslottery_fast.integrations.monitor import TicketMonitor
+from kslottery_fast.integrations.quantized import as_adapted
 from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE, load_checkpoint, save_checkpoint
 from kslottery_fast.logits import supervised_logits
 from kslottery_fast.optim import RowAdamW
@@ -87,7 +88,8 @@ class TicketTrainerMixin(_Trainer):
             )
         attached_here = model is not None and self._attach(model)
         try:
-            super().__init__(*args, **kwargs)
+            with as_adapted(model):
+                super().__init__(*args, **kwargs)
             self._check_one_gpu()
             if supervised_logits_only:
                 self._check_plain_loss()
@@ -115,6 +117,10 @@ class TicketTrainerMixin(_Trainer):
         """Attach the rows to every model that ``model_init`` makes."""
         model: nn.Module = super().call_model_init(trial)
         self._attach(model)
+        if getattr(model, "is_quantized", False):
+            raise InputError(
+                "model_init made a quantized model, which the Trainer takes as model= alone; pass it there"
+            )
         return model
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
