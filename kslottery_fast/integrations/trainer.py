@@ -48,12 +48,19 @@ class TicketTrainerMixin(_Trainer):
     output : as for :func:`kslottery_fast.rows.attach_rows`.
     supervised_logits_only : compute logits at supervised positions alone: the same loss, less work.
         Evaluation is not changed by it.
+    nonfinite : what to do about NaN or Inf in a gradient, as for :class:`kslottery_fast.optim.RowAdamW`. "raise":
+        an InputError before anything is written. "skip": leave the step out; the log counts ``skipped_steps``.
 
     Notes
     -----
     The optimizer is :class:`kslottery_fast.optim.RowAdamW` with the learning rate, betas, epsilon and weight
-    decay of the TrainingArguments. Checkpoints, and ``save_model``, hold the rows and not the model; for an
-    ordinary model call ``merge_rows(model).save_pretrained(...)`` after training.
+    decay of the TrainingArguments, or what was passed as ``optimizers``; an ``optim`` other than torch's AdamW is
+    refused. Checkpoints, and ``save_model``, hold what trains and not the model; for an ordinary model call
+    ``merge_rows(model).save_pretrained(...)`` after training.
+
+    ``supervised_logits_only`` takes the place of the ``compute_loss`` of the Trainer: an SFTTrainer then logs
+    neither token accuracy nor entropy. It computes cross entropy and nothing else, so that a router loss, label
+    smoothing and other losses are refused.
 
     Raises
     ------
@@ -68,9 +75,12 @@ class TicketTrainerMixin(_Trainer):
         tickets: Any = None,
         output: str = "auto",
         supervised_logits_only: bool = False,
+        nonfinite: str = "raise",
         **kwargs: Any,
     ) -> None:
-        self._supervised_logits_only = supervised_logits_only
+        if nonfinite not in ("raise", "skip"):
+            raise InputError(f"nonfinite must be 'raise' or 'skip', not {nonfinite!r}")
+        self._supervised_logits_only, self._nonfinite = supervised_logits_only, nonfinite
         self._check_active = isinstance(tickets, str)
         if isinstance(tickets, str):
             if tickets != "active":
@@ -91,6 +101,7 @@ class TicketTrainerMixin(_Trainer):
             with as_adapted(model):
                 super().__init__(*args, **kwargs)
             self._check_one_gpu()
+            self._check_optimizer()
             if supervised_logits_only:
                 self._check_plain_loss()
             embedding = get_rows(cast(nn.Module, self.model))
@@ -142,9 +153,17 @@ class TicketTrainerMixin(_Trainer):
                 lr=self.args.learning_rate,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
+                nonfinite=self._nonfinite,
             )
         # Called without the model, which older releases do not take.
         return self.optimizer if self.optimizer is not None else super().create_optimizer()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As Trainer does it; the steps that ``nonfinite="skip"`` left out are logged beside the loss."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # what accelerate wraps
+        if self._nonfinite == "skip" and "loss" in logs and isinstance(optimizer, RowAdamW):
+            logs["skipped_steps"] = optimizer.skipped_steps
+        super().log(logs, *args, **kwargs)
 
     def compute_loss(
         self,
@@ -205,9 +224,32 @@ class TicketTrainerMixin(_Trainer):
                 "CUDA_VISIBLE_DEVICES"
             )
 
+    def _check_optimizer(self) -> None:
+        if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
+            if self._nonfinite != "raise":
+                raise InputError("nonfinite is for the Trainer's own RowAdamW; give it to the optimizer that you pass")
+            return
+        name = str(getattr(self.args.optim, "value", self.args.optim))
+        if name not in ("adamw_torch", "adamw_torch_fused"):
+            raise InputError(
+                f"args.optim is {name!r}, and a TicketTrainer trains with RowAdamW, which is torch's AdamW: leave "
+                "optim as it is, or attach the rows yourself and pass optimizers=(your optimizer, None)"
+            )
+
     def _check_plain_loss(self) -> None:
-        if self.label_smoother is not None or self.compute_loss_func is not None:
-            raise InputError("supervised_logits_only computes plain cross entropy; drop label smoothing or loss_func")
+        kind = getattr(self.args, "loss_type", "nll")  # of TRL's SFTConfig
+        if self.label_smoother is not None or self.compute_loss_func is not None or kind != "nll":
+            raise InputError(
+                "supervised_logits_only computes plain cross entropy; drop label smoothing, compute_loss_func or "
+                "loss_type, or leave supervised_logits_only out"
+            )
+        config: Any = getattr(self.model, "config", None)
+        for part in (config, config.get_text_config(decoder=True)) if config is not None else ():
+            if getattr(part, "output_router_logits", False):
+                raise InputError(
+                    "supervised_logits_only leaves out the router loss that config.output_router_logits adds; set it to "
+                    "False, or leave supervised_logits_only out"
+                )
 
     # ---- checkpoints: rows, not models ----
 

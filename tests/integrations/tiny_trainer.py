@@ -46,7 +46,9 @@ def losses(trainer: Trainer) -> list[float]:
 
 
 def train(model: nn.Module, folder: Path, *, resume: Path | None = None, **options: object) -> TicketTrainer:
-    ours = {key: options.pop(key) for key in ("tickets", "output", "supervised_logits_only") if key in options}
+    ours = {
+        key: options.pop(key) for key in ("tickets", "output", "supervised_logits_only", "nonfinite") if key in options
+    }
     trainer = TicketTrainer(
         model=model, args=arguments(folder, **options), train_dataset=dataset(), **({"tickets": TOKENS} | ours)
     )
