@@ -16,6 +16,7 @@ from kslottery_fast.integrations.active_vocabulary import active_vocabulary, che
 from kslottery_fast.integrations.monitor import TicketMonitor
 from kslottery_fast.integrations.quantized import as_adapted
 from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE, load_checkpoint, save_checkpoint
+from kslottery_fast.integrations.trainer_checks import check_one_gpu, check_optimizer, check_plain_loss
 from kslottery_fast.logits import supervised_logits
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import (
@@ -100,11 +101,12 @@ class TicketTrainerMixin(_Trainer):
         try:
             with as_adapted(model):
                 super().__init__(*args, **kwargs)
-            self._check_one_gpu()
-            self._check_optimizer()
-            if supervised_logits_only:
-                self._check_plain_loss()
             embedding = get_rows(cast(nn.Module, self.model))
+            if embedding is not None or supervised_logits_only:
+                check_one_gpu(self)
+            check_optimizer(self, nonfinite)
+            if supervised_logits_only:
+                check_plain_loss(self)
             if embedding is not None and tickets is not None:
                 # A Trainer that takes a peft_config (SFTTrainer does) freezes all but its own weights.
                 embedding.rows.requires_grad_(True)
@@ -213,43 +215,6 @@ class TicketTrainerMixin(_Trainer):
         if self._output not in ("auto", output_role(model)):
             raise InputError(f"the rows are attached with output={output_role(model)!r}, not {self._output!r}")
         return False
-
-    def _check_one_gpu(self) -> None:
-        rows = get_rows(cast(nn.Module, self.model)) is not None
-        if self.args.n_gpu > 1 and (rows or self._supervised_logits_only):
-            # Its copies of the model share the slot maps of the first GPU, and get a part of each batch.
-            raise InputError(
-                f"args.n_gpu is {self.args.n_gpu}: the Trainer would use nn.DataParallel, which cannot train rows; "
-                "start one process for each GPU with `accelerate launch` or `torchrun`, or show one GPU alone with "
-                "CUDA_VISIBLE_DEVICES"
-            )
-
-    def _check_optimizer(self) -> None:
-        if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
-            if self._nonfinite != "raise":
-                raise InputError("nonfinite is for the Trainer's own RowAdamW; give it to the optimizer that you pass")
-            return
-        name = str(getattr(self.args.optim, "value", self.args.optim))
-        if name not in ("adamw_torch", "adamw_torch_fused"):
-            raise InputError(
-                f"args.optim is {name!r}, and a TicketTrainer trains with RowAdamW, which is torch's AdamW: leave "
-                "optim as it is, or attach the rows yourself and pass optimizers=(your optimizer, None)"
-            )
-
-    def _check_plain_loss(self) -> None:
-        kind = getattr(self.args, "loss_type", "nll")  # of TRL's SFTConfig
-        if self.label_smoother is not None or self.compute_loss_func is not None or kind != "nll":
-            raise InputError(
-                "supervised_logits_only computes plain cross entropy; drop label smoothing, compute_loss_func or "
-                "loss_type, or leave supervised_logits_only out"
-            )
-        config: Any = getattr(self.model, "config", None)
-        for part in (config, config.get_text_config(decoder=True)) if config is not None else ():
-            if getattr(part, "output_router_logits", False):
-                raise InputError(
-                    "supervised_logits_only leaves out the router loss that config.output_router_logits adds; set it to "
-                    "False, or leave supervised_logits_only out"
-                )
 
     # ---- checkpoints: rows, not models ----
 

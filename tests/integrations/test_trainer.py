@@ -12,14 +12,14 @@ import torch
 import trl
 from safetensors.torch import load_file
 from tiny_models import V, make
-from tiny_trainer import TOKENS, arguments, dataset, losses, train
+from tiny_trainer import TOKENS, arguments, dataset, train
 from torch import nn
 from transformers import Trainer
 
 from kslottery_fast.errors import InputError
 from kslottery_fast.integrations.trainer import ROWS_FILE, TicketTrainer, TicketTrainerMixin
 from kslottery_fast.optim import RowAdamW
-from kslottery_fast.rows import attach_rows, embedding_table, get_rows, is_tied, merge_rows
+from kslottery_fast.rows import attach_rows, embedding_table, get_rows, merge_rows
 from kslottery_fast.tickets import Tickets
 
 
@@ -35,40 +35,6 @@ def test_rows_alone_train_with_row_adamw_and_the_arguments_options(tmp_path):
     assert group["initial_lr"] == 1e-2
     assert (get_rows(model).rows - state["model.embed_tokens.weight"][TOKENS]).abs().max() > 1e-2
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items() if name in state)
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])
-def test_supervised_logits_give_the_plain_loss_and_gradient(tmp_path, name):
-    results = []
-    for supervised in (False, True):
-        model = make(name)
-        trainer = TicketTrainer(
-            model=model,
-            args=arguments(tmp_path),
-            train_dataset=dataset(),
-            tickets=TOKENS,
-            supervised_logits_only=supervised,
-        )
-        batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
-        items = (batch["labels"] != -100).sum()
-        model.eval()
-        loss = trainer.compute_loss(model, batch, num_items_in_batch=items)
-        loss.backward()
-        mean = trainer.compute_loss(model, batch)
-        results.append((loss.detach(), mean.detach(), get_rows(model).rows.grad))
-    for plain, ours in zip(*results, strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_supervised_logits_train_as_the_plain_loss_does(tmp_path, accumulation):
-    runs = []
-    for supervised in (False, True):
-        model = make("llama")
-        options = {"gradient_accumulation_steps": accumulation, "supervised_logits_only": supervised}
-        runs.append((losses(train(model, tmp_path / str(supervised), **options)), get_rows(model).rows.detach()))
-    assert runs[1][0] == pytest.approx(runs[0][0], rel=1e-5)
-    torch.testing.assert_close(runs[1][1], runs[0][1], rtol=1e-4, atol=1e-4)
 
 
 def test_model_init_gets_rows_too(tmp_path):
@@ -244,16 +210,3 @@ def test_several_gpus_in_one_process_are_refused_and_the_model_stays_as_it_was(t
     with pytest.raises(InputError, match="accelerate launch"):
         TicketTrainer(model=model, args=args, train_dataset=dataset(), supervised_logits_only=True)
     TicketTrainer(model=model, args=args, train_dataset=dataset())  # neither rows nor our loss: a plain Trainer
-
-
-def test_supervised_logits_with_label_smoothing_are_refused_and_the_model_stays_as_it_was(tmp_path):
-    model = make("llama")
-    with pytest.raises(InputError, match="drop label smoothing"):
-        TicketTrainer(
-            model=model,
-            args=arguments(tmp_path, label_smoothing_factor=0.1),
-            tickets=TOKENS,
-            supervised_logits_only=True,
-        )
-    assert get_rows(model) is None
-    assert is_tied(model)
