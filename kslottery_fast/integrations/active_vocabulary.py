@@ -28,7 +28,7 @@ def active_vocabulary(dataset: Any, model: nn.Module) -> torch.Tensor:
     config: Any = getattr(model, "config", None)
     decodes = getattr(config, "is_encoder_decoder", False)
     keys = ("input_ids", "decoder_input_ids", "labels") if decodes else ("input_ids",)
-    first = next(iter(dataset), {})
+    first: Mapping[str, Any] = next(iter(dataset), {})
     if not any(key in first for key in keys):
         raise InputError(
             f"tickets='active' reads {' or '.join(keys)}, and train_dataset has {', '.join(first) or 'no example'}: "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from kslottery_fast.errors import InputError
 from kslottery_fast.rows import get_rows
+from kslottery_fast.rowset import RowSet
 
 _ADAPTED = "_hf_peft_config_loaded"
 """What transformers sets on a model that has adapters, and what its Trainer looks for on a quantized one."""
@@ -33,7 +34,8 @@ def as_adapted(model: nn.Module | None) -> Iterator[None]:
         return
     _check_trainable(model)
     before = {key: value for key, value in vars(model).items() if key == _ADAPTED}
-    values = [row_set.rows.data for row_set in embedding.row_sets.values()]
+    parameters = [cast(RowSet, row_set).rows for row_set in embedding.row_sets.values()]
+    values = [rows.data for rows in parameters]
     vars(model)[_ADAPTED] = True
     try:
         yield
@@ -41,9 +43,9 @@ def as_adapted(model: nn.Module | None) -> Iterator[None]:
         del vars(model)[_ADAPTED]
         vars(model).update(before)
         # TRL's SFTTrainer makes everything that trains on a model of bitsandbytes bfloat16.
-        for row_set, rows in zip(embedding.row_sets.values(), values, strict=True):
-            if row_set.rows.dtype != rows.dtype:
-                row_set.rows.data = rows.to(row_set.rows.device)
+        for rows, value in zip(parameters, values, strict=True):
+            if rows.dtype != value.dtype:
+                rows.data = value.to(rows.device)
 
 
 def _check_trainable(model: Any) -> None:

@@ -205,8 +205,8 @@ class TicketTrainerMixin(_Trainer):
         if attached is None:
             # PEFT has frozen its base model already; freezing here would switch its adapters off. The rows go on the
             # base model, so that the PeftModel's own save_pretrained still writes its adapter.
-            base = model.get_base_model() if hasattr(model, "get_base_model") else model
-            attach_rows(base, ids, output=self._output, freeze=not _has_adapters(model))
+            unwrapped: Any = getattr(model, "get_base_model", lambda: model)
+            attach_rows(unwrapped(), ids, output=self._output, freeze=not _has_adapters(model))
             return True
         if ids is not None:
             wanted = torch.as_tensor(getattr(ids, "token_ids", ids))
