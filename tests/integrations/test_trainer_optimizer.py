@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import make
-from tiny_trainer import TOKENS, arguments, dataset
+from tiny_trainer import TOKENS, arguments, dataset, losses
 from torch import nn
 from transformers import TrainerCallback
 
@@ -28,19 +28,21 @@ class Rows(TrainerCallback):
         self.after.append(get_rows(self.model).rows.detach().clone())
 
 
-class NanAtTheFourthStep(TicketTrainer):
-    steps = 0
+class SpoiltTrainer(TicketTrainer):
+    """The loss of the fourth step is NaN, or what ``factor`` makes of it."""
+
+    steps, factor = 0, float("nan")
 
     def compute_loss(self, *args, **options):
         self.steps += 1
-        return super().compute_loss(*args, **options) * (float("nan") if self.steps == 4 else 1.0)
+        return super().compute_loss(*args, **options) * (self.factor if self.steps == 4 else 1.0)
 
 
-def nan_run(folder: Path, **options: object) -> tuple[TicketTrainer, list[torch.Tensor]]:
+def nan_run(folder: Path, *, fp16: bool = False, **options: object) -> tuple[SpoiltTrainer, list[torch.Tensor]]:
     model = make("llama")
     rows = Rows(model)
-    args = arguments(folder, save_steps=1)
-    trainer = NanAtTheFourthStep(
+    args = arguments(folder, save_steps=1, fp16=fp16)
+    trainer = SpoiltTrainer(
         model=model, args=args, train_dataset=dataset(), tickets=TOKENS, callbacks=[rows], **options
     )
     return trainer, rows.after
@@ -74,6 +76,26 @@ def test_a_nan_gradient_can_be_skipped_and_is_logged(tmp_path):
     skipped = [entry["skipped_steps"] for entry in trainer.state.log_history if "loss" in entry]
     assert skipped == [0, 0, 0, 1, 1, 1]
     assert_finite_checkpoints(tmp_path, 6)
+
+
+@pytest.mark.parametrize("factor", [1.0, float("inf")], ids=["as it is", "with an overflow"])
+def test_float16_with_a_grad_scaler_trains_as_float32_and_leaves_out_steps_that_overflow(tmp_path, factor):
+    trainer, after = nan_run(tmp_path / "float16", fp16=True)
+    trainer.factor = factor
+    # On the CPU accelerate takes fp16=True for float32; with these two set it does what it does on a GPU.
+    scaler = trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14)
+    trainer.accelerator.native_amp = True
+    trainer.train()
+    plain, want = nan_run(tmp_path / "float32", nonfinite="skip")
+    plain.factor = factor
+    plain.train()
+    assert trainer.optimizer.scaler is scaler
+    assert scaler.get_scale() == (2.0**14 if factor == 1.0 else 2.0**13)
+    assert torch.equal(after[3], after[2]) == (factor != 1.0)
+    torch.testing.assert_close(after[2], want[2], rtol=0, atol=1e-3)  # three steps of up to 1e-2
+    assert losses(trainer) != losses(plain)  # so float16 it was
+    assert losses(trainer)[:3] == pytest.approx(losses(plain)[:3], rel=1e-3)
+    assert_finite_checkpoints(tmp_path / "float16", 6)
 
 
 def test_another_nonfinite_is_refused(tmp_path):
