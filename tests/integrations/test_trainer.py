@@ -17,6 +17,7 @@ from torch import nn
 from transformers import Trainer
 
 from kslottery_fast.errors import InputError
+from kslottery_fast.integrations.peft import load_adapter, save_adapter
 from kslottery_fast.integrations.trainer import ROWS_FILE, TicketTrainer, TicketTrainerMixin
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import attach_rows, embedding_table, get_rows, merge_rows
@@ -189,6 +190,9 @@ def test_a_peft_model_with_rows_still_saves_its_own_adapter(tmp_path):
     train(model, tmp_path, max_steps=1, save_strategy="no")
     model.save_pretrained(tmp_path / "lora")
     assert all("lora_" in name for name in load_file(tmp_path / "lora" / "adapter_model.safetensors"))
+    save_adapter(model.get_base_model(), tmp_path / "rows")
+    other = load_adapter(make("llama"), tmp_path / "rows")
+    assert torch.equal(get_rows(other).rows, get_rows(model).rows)
     merge_rows(model)
     assert [
         name for name, parameter in model.named_parameters() if parameter.requires_grad and "lora_" not in name
