@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
     rank = dist.get_rank()
     torch.save({"a": straight, "b": resumed, "losses": [losses_straight, losses_resumed]}, folder / f"{rank}.pt")
     dist.barrier()
-    # Two Trainers of one process have used the group: taking it down hung now and then, and nothing is left to do.
+    # Nothing is left to do, and taking the group down hung where two Trainers of a process had used it.
     os._exit(0)
 
 
