@@ -3,6 +3,7 @@
 torchrun --nproc-per-node 2 examples/fsdp2.py
 """
 
+import os
 import sys
 
 import tiny
@@ -17,8 +18,13 @@ from kslottery_fast.integrations.distributed import gather_rows, replicate_rows
 from kslottery_fast.integrations.peft import save_rows_adapter
 
 output = sys.argv[1] if len(sys.argv) > 1 else "runs/fsdp2"
-dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-model, data = tiny.model(tied=False), tiny.examples(64)
+device = torch.device("cpu")
+if torch.cuda.is_available():
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # torchrun sets it
+    torch.cuda.set_device(device)
+dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+# On its device before the rows are replicated: their first values are sent around, and fully_shard leaves them alone.
+model, data = tiny.model(tied=False).to(device), tiny.examples(64)
 tickets = tiny.tokenizer()(" =aeo")["input_ids"]
 attach_rows(model, tickets)
 whole = replicate_rows(model)  # leave this out, and FSDP2 shards the rows too
@@ -28,7 +34,7 @@ fully_shard(model, ignored_params=whole)
 
 optimizer = RowAdamW([get_rows(model).rows], lr=1e-1)
 for batch in DataLoader(data, batch_size=4, sampler=DistributedSampler(data), collate_fn=default_data_collator):
-    loss = model(**batch).loss
+    loss = model(**{name: values.to(device) for name, values in batch.items()}).loss
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()

@@ -149,7 +149,7 @@ def mixed_rows(model: nn.Module, names: Sequence[str | None], *, copies: int = 1
         raise InputError(f"copies is {copies}, expected at least 1")
     _check_known(sets, names)
     before = sets.mixture
-    sets.mixture = Mixture(names, copies, sets[next(iter(sets))].slots.device)  # type: ignore[arg-type]
+    sets.mixture = Mixture(names, copies)
     try:
         yield model
     finally:

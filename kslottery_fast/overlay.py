@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import nn
@@ -27,6 +27,12 @@ class Overlay(nn.Module):
     """The class that the module had, and gets back."""
     row_sets: RowSets
     """Shared by all overlaid modules of a model."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        # Pickle finds a class by its name, and the classes of overlays are made while the program runs.
+        kind = next(each for each in (RowOutput, RowEmbedding, RowHead) if isinstance(self, each))
+        made: Any = super().__reduce_ex__(protocol)  # copyreg.__newobj__, the class, and what the module holds
+        return _new_overlay, (type(self).overlaid, kind), *made[2:]
 
     @property
     def rows(self) -> nn.Parameter:
@@ -49,7 +55,7 @@ class RowEmbedding(Overlay, nn.Embedding):
 
     Made by :func:`kslottery_fast.rows.attach_rows`, never by hand. ``weight`` [V, d] is the model's own
     Parameter, not a copy. The output has the dtype of ``weight``. As in ``nn.Embedding``, the row of
-    ``padding_idx`` is read but gets no gradient.
+    ``padding_idx`` is read but gets no gradient from here.
     """
 
     overlaid = nn.Embedding
@@ -59,7 +65,7 @@ class RowEmbedding(Overlay, nn.Embedding):
         ids, sets = input.long(), self.row_sets
         if sets.mixture is None:
             return self._look_up(None if sets.active is None else sets.current(), ids)
-        groups = sets.mixture.groups(len(ids))
+        groups = sets.mixture.groups(len(ids), ids.device)
         parts = [self._look_up(_named(sets, name), ids[examples]) for name, examples in groups]
         return torch.cat(parts)[torch.cat([examples for _, examples in groups]).argsort()]
 
@@ -76,7 +82,10 @@ class RowOutput(RowEmbedding):
 
 
 class RowHead(Overlay):
-    """A tied head that follows the rows: ``rows[i]`` gives the logit of ``token_ids[i]``; bias kept."""
+    """A tied head that follows the rows: ``rows[i]`` gives the logit of ``token_ids[i]``; bias kept.
+
+    It trains the row of ``padding_idx`` too, as the head of a dense tied model does.
+    """
 
     weight: torch.Tensor
 
@@ -85,26 +94,27 @@ class RowHead(Overlay):
         logits, sets = super().forward(hidden), self.row_sets
         if sets.mixture is None:
             return logits if sets.active is None else self._follow(logits, sets.current(), hidden)
-        for name, examples in sets.mixture.groups(len(hidden)):
+        for name, examples in sets.mixture.groups(len(hidden), hidden.device):
             row_set = _named(sets, name)
             if row_set is not None:
-                columns = self._columns(row_set, row_set(), hidden[examples]).to(logits.dtype)
+                rows, ids = _read(row_set)
+                columns = self._columns(rows, ids, hidden[examples]).to(logits.dtype)
                 # [g, ..., k] into [B, ..., V]: seen from the vocabulary, tokens and examples lead.
-                place = row_set.token_ids[:, None], examples[None, :]
+                place = ids[:, None], examples[None, :]
                 logits.movedim(-1, 0).index_put_(place, columns.movedim(-1, 0))
         return logits
 
-    def _columns(self, row_set: RowSet, rows: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    def _columns(self, rows: torch.Tensor, ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         bias = getattr(self, "bias", None)
-        return F.linear(hidden, rows.to(hidden.dtype), None if bias is None else bias[row_set.token_ids])
+        return F.linear(hidden, rows.to(hidden.dtype), None if bias is None else bias[ids])
 
     def _follow(self, logits: torch.Tensor, row_set: RowSet, hidden: torch.Tensor) -> torch.Tensor:
         # In place: nobody else holds these logits, and a second [*, V] tensor costs more than k columns.
-        rows, ids = row_set(), row_set.token_ids
+        rows, ids = _read(row_set)
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return logits.index_copy_(-1, ids, self._columns(row_set, rows, hidden).to(logits.dtype))
+            return logits.index_copy_(-1, ids, self._columns(rows, ids, hidden).to(logits.dtype))
         with torch.no_grad():
-            columns = self._columns(row_set, rows, hidden).to(logits.dtype)
+            columns = self._columns(rows, ids, hidden).to(logits.dtype)
         change = F.linear(hidden, (rows - self.weight.detach()[ids]).to(hidden.dtype)).to(logits.dtype)
         return _ReplaceColumns.apply(logits, columns, change, ids)
 
@@ -136,6 +146,12 @@ def _named(sets: RowSets, name: str | None) -> RowSet | None:
     return None if name is None else sets[name]  # type: ignore[return-value]
 
 
+def _read(row_set: RowSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [k, d] and their token ids [k], on one device."""
+    rows: torch.Tensor = row_set()
+    return rows, row_set.index_on(rows.device)[0]
+
+
 def overlay(module: nn.Module, kind: type[Overlay], row_sets: RowSets) -> None:
     """Make ``module`` read the set in use of ``row_sets``, which several modules may share."""
     _set_class(module, _overlay_class(type(module), kind))  # type: ignore[arg-type]
@@ -160,6 +176,12 @@ def _overlay_class(base: type[nn.Module], kind: type[Overlay]) -> type[Overlay]:
     # the other way round: first its own logits, then the columns. So does a quantized embedding.
     bases = (base, kind) if kind is RowEmbedding else (kind, base)
     return type(f"Row{base.__name__}", bases, {"overlaid": base, "__module__": __name__})
+
+
+def _new_overlay(base: type[nn.Module], kind: type[Overlay]) -> Overlay:
+    """A module without state, for pickle and deepcopy."""
+    made = _overlay_class(base, kind)  # type: ignore[arg-type]
+    return made.__new__(made)
 
 
 def _set_class(module: nn.Module, cls: type[nn.Module]) -> None:

@@ -8,6 +8,7 @@ model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,6 @@ from .overlay import Overlay, RowEmbedding, RowHead, RowOutput, overlay, remove_
 from .rowset import RowSets, check_name, new_row_set
 from .tables import (
     active_token_ids,
-    check_can_untie,
     check_finite,
     check_table,
     check_token_ids,
@@ -30,6 +30,7 @@ from .tables import (
     is_quantized,
     is_tied,
     split_roles,
+    table_copies,
     table_users,
 )
 
@@ -54,7 +55,8 @@ class _Attachment:
     """Kept on the model that was given to attach_rows."""
 
     output: str  # "frozen" | "tied"
-    requires_grad: dict[str, bool]  # the flags of all parameters, as they were
+    names: frozenset[str]  # of all parameters, as they were
+    frozen: frozenset[str]  # of those that attach_rows switched off
 
 
 _MARK = "_kslottery_attachment"
@@ -73,6 +75,9 @@ def attach_rows(
     output : what the head of a tied model does. "frozen": it keeps the original rows, only the input role
         trains. "tied": its k logit columns follow the rows. "auto" is "frozen": through a tied head every row
         gets a tiny gradient, which Adam turns into full-size steps.
+    name : of this first set; :func:`kslottery_fast.adapters.add_rows` puts others beside it. Without dots.
+    freeze : False leaves the other parameters as they are, such as LoRA weights that train beside the rows. Attach
+        the rows after ``get_peft_model``, which freezes all that it finds, rows too.
 
     Returns
     -------
@@ -84,6 +89,10 @@ def attach_rows(
     InputError : bad token ids, rows attached already, no input embedding, a sharded table or one without
         values, NaN in a row, an unknown ``output``, or "tied" for a model that is not. The model is then as it
         was.
+
+    Warns
+    -----
+    RuntimeWarning : once, in the first training forward that reads rows with requires_grad False.
 
     Examples
     --------
@@ -110,8 +119,11 @@ def attach_rows(
             raise InputError("the embedding's forward has been replaced on the instance; attach the rows first")
     sets = RowSets(name, new_row_set(embedding, ids))
 
-    flags = {key: parameter.requires_grad for key, parameter in model.named_parameters()}
-    vars(model)[_MARK] = _Attachment("tied" if output == "tied" else "frozen", flags)
+    tables = {id(module.weight) for module in modules}
+    parameters = dict(model.named_parameters())
+    frozen = {key for key, each in parameters.items() if each.requires_grad and (freeze or id(each) in tables)}
+    role = "tied" if output == "tied" else "frozen"
+    vars(model)[_MARK] = _Attachment(role, frozenset(parameters), frozenset(frozen))
     try:
         if freeze:
             model.requires_grad_(False)
@@ -145,13 +157,16 @@ def output_role(model: nn.Module) -> str:
 
 
 def detach_rows(model: nn.Module) -> nn.Module:
-    """Take the rows off: the original model, bit for bit, with the requires_grad flags that it had.
+    """Take the rows off: the original model, bit for bit.
+
+    What :func:`attach_rows` froze trains again, unless the model got other parameters since: then an adapter library
+    (PEFT) wants the rest of it frozen, and no flag is touched.
 
     Raises
     ------
     InputError : no rows are attached.
     """
-    _restore(_attachment(model)[0])
+    _restore(model)
     return model
 
 
@@ -160,7 +175,7 @@ def merge_rows(model: nn.Module) -> nn.Module:
     """Write the rows into the table: an ordinary model with the same logits, ready for save_pretrained.
 
     A tied model with a frozen head cannot keep one table for two roles: its head gets a copy of the old
-    table, see :func:`untie_output`. The requires_grad flags become what they were before :func:`attach_rows`.
+    table, see :func:`untie_output`. What :func:`attach_rows` froze trains again, as after :func:`detach_rows`.
 
     Raises
     ------
@@ -181,13 +196,12 @@ def merge_rows(model: nn.Module) -> nn.Module:
         check_writable(module, "merge into")
     values = embeddings[0].rows.to(embeddings[0].weight.dtype)
     check_finite(values, ids, f"cannot merge into a {values.dtype} table")
-    untie = attachment.output == "frozen" and is_tied(owner)
-    if untie:
-        check_can_untie(owner)
-    _restore(owner)
-    if untie:
-        split_roles(owner)
-    _write(embeddings, ids, values)
+    # All memory is asked for before the rows are taken off: if there is not enough, they are still attached.
+    copies = table_copies(owner) if attachment.output == "frozen" else []
+    placed = _placed(embeddings, ids, values)
+    _restore(model)
+    split_roles(owner, copies)
+    _write(placed)
     return model
 
 
@@ -242,9 +256,10 @@ def transfer_rows(
     if not isinstance(target, nn.Module):
         return table.index_copy_(0, ids.to(table.device), values)
     modules = input_modules(target, ids)
-    if output != "tied":
-        split_roles(target)
-    _write(modules, ids, values)
+    copies = [] if output == "tied" else table_copies(target)
+    placed = _placed(modules, ids, values)
+    split_roles(target, copies)
+    _write(placed)
     return target
 
 
@@ -269,7 +284,7 @@ def untie_output(model: nn.Module) -> nn.Module:
     """
     if get_rows(model) is not None:
         raise InputError("untie_output needs a model without attached rows; call it before attach_rows")
-    return split_roles(model)
+    return split_roles(model, table_copies(model))
 
 
 def _check_output(output: str) -> None:
@@ -296,9 +311,17 @@ def _read(owner: nn.Module | torch.Tensor, table: torch.Tensor, ids: torch.Tenso
     return torch.where(slots >= 0, attached.rows[slots.squeeze(1).clamp(min=0)], values)
 
 
-def _write(modules: list[Any], ids: torch.Tensor, values: torch.Tensor) -> None:
-    for module in modules:
-        module.weight.index_copy_(0, ids.to(module.weight.device), values.to(module.weight))
+def _placed(
+    modules: Sequence[nn.Module], ids: torch.Tensor, values: torch.Tensor
+) -> list[tuple[Any, torch.Tensor, torch.Tensor]]:
+    """Each module with the ids and values for its table, where the table is and of its dtype."""
+    weights: list[Any] = [module.weight for module in modules]
+    return [(m, ids.to(w.device), values.to(w)) for m, w in zip(modules, weights, strict=True)]
+
+
+def _write(placed: list[tuple[Any, torch.Tensor, torch.Tensor]]) -> None:
+    for module, ids, values in placed:
+        module.weight.index_copy_(0, ids, values)
 
 
 def _attachment(model: nn.Module) -> tuple[nn.Module, _Attachment]:
@@ -309,16 +332,19 @@ def _attachment(model: nn.Module) -> tuple[nn.Module, _Attachment]:
 
 
 def _restore(model: nn.Module) -> None:
-    for module in model.modules():
+    owner, attachment = _attachment(model)
+    for module in owner.modules():
         for name, refuse in _GUARDS.items():
             if vars(module).get(name) is refuse:
                 delattr(module, name)
         if isinstance(module, Overlay):
             remove_overlay(module)
-    flags = vars(model).pop(_MARK).requires_grad
-    for name, parameter in model.named_parameters():
-        if name in flags:  # what was added since, LoRA weights for one, is not ours to switch
-            parameter.requires_grad_(flags[name])
+    del vars(owner)[_MARK]
+    parameters = dict(owner.named_parameters())
+    ours = {id(parameter) for name, parameter in parameters.items() if name in attachment.names}
+    if all(id(parameter) in ours for parameter in model.parameters()):
+        for name in attachment.frozen & parameters.keys():
+            parameters[name].requires_grad_(True)
 
 
 # Plain functions on the instance, so that deepcopy and pickle keep them as they are.

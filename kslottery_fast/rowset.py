@@ -6,6 +6,7 @@ so that switching to another set is one assignment and copies nothing.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,12 +31,12 @@ class RowSet(nn.Module):
         follows from ``token_ids``.
 
     ``token_ids`` and ``slots`` are no buffers: DistributedDataParallel sends the buffers of rank 0 to all others
-    in every forward.
+    in every forward. So FSDP2 and DataParallel, which move parameters and buffers, leave them behind, and they
+    follow the rows when they are next read.
     """
 
     rows: nn.Parameter
-    token_ids: torch.Tensor
-    slots: torch.Tensor
+    warned = False
 
     def __init__(self, rows: torch.Tensor, token_ids: torch.Tensor, vocab_size: int, padding_idx: int | None) -> None:
         super().__init__()
@@ -46,16 +47,56 @@ class RowSet(nn.Module):
     def _index(self, token_ids: torch.Tensor) -> None:
         slots = torch.full((self.vocab_size,), -1, dtype=torch.int32, device=token_ids.device)
         slots[token_ids] = torch.arange(len(token_ids), dtype=torch.int32, device=slots.device)
-        self.token_ids, self.slots = token_ids, slots
+        self._token_ids, self._slots = token_ids, slots
         pad = self.padding_idx
         self._padding_slot = int(slots[pad]) if pad is not None else -1
 
-    def forward(self) -> torch.Tensor:
-        """``rows``, where as in ``nn.Embedding`` the padding row gets no gradient.
+    @property
+    def token_ids(self) -> torch.Tensor:
+        return self._index_here()[0]
 
-        Whoever reads the rows calls the module, so that hooks on it run, such as DeepSpeed's, which gather.
+    @property
+    def slots(self) -> torch.Tensor:
+        return self._index_here()[1]
+
+    def _index_here(self) -> tuple[torch.Tensor, torch.Tensor]:
+        # Rows that accelerate offloads are on the device meta between forwards, but their ids have values.
+        return self.index_on(self._slots.device if self.rows.is_meta else self.rows.device)
+
+    def index_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """(token_ids, slots) on the device that computes: moved once, then no more than a comparison."""
+        if self._slots.device != device:
+            moved = self._token_ids.to(device), self._slots.to(device)
+            if device.type == "meta":  # a forward for its shapes alone
+                return moved
+            self._token_ids, self._slots = moved
+        return self._token_ids, self._slots
+
+    def forward(self) -> torch.Tensor:
+        """``rows``. Who reads them calls the module, so that hooks on it run, such as DeepSpeed's, which gather."""
+        rows = self.rows
+        if self.training and not rows.requires_grad and torch.is_grad_enabled():
+            self._warn_frozen()
+        return rows
+
+    def _warn_frozen(self) -> None:
+        if self.warned or torch.compiler.is_compiling():
+            return
+        self.warned = True
+        warnings.warn(
+            "the attached rows are read in training but do not train: their requires_grad is False. get_peft_model "
+            "freezes rows that it finds; call attach_rows(base_model, token_ids, freeze=False) after it, or "
+            "get_rows(model).rows.requires_grad_(True). Rows that should stay as they are give this warning once",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+    def input_rows(self) -> torch.Tensor:
+        """``rows`` as an input embedding reads them: as in ``nn.Embedding`` the padding row gets no gradient.
+
+        A head gives that row a gradient all the same, in a dense tied model as here.
         """
-        rows: torch.Tensor = self.rows
+        rows: torch.Tensor = self()
         if self._padding_slot < 0:
             return rows
         is_padding = torch.arange(len(rows), device=rows.device) == self._padding_slot
@@ -63,13 +104,15 @@ class RowSet(nn.Module):
 
     def look_up(self, table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Rows [*, d] of integer ids [*], in the dtype of the frozen ``table`` [V, d]."""
-        return row_embedding(table, self(), self.slots, ids)
+        rows = self.input_rows()
+        return row_embedding(table, rows, self.index_on(rows.device)[1], ids)
 
     def replace(self, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """``values`` [*, d] that some other module looked up for ids [*], with our rows in place of its own."""
-        slots = self.slots[ids]
-        rows = F.embedding(slots.clamp(min=0), self()).to(values.dtype)
-        return torch.where((slots >= 0).unsqueeze(-1), rows, values)
+        rows = self.input_rows()
+        slots = self.index_on(rows.device)[1][ids]
+        ours = F.embedding(slots.clamp(min=0), rows).to(values.dtype)
+        return torch.where((slots >= 0).unsqueeze(-1), ours, values)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
         # half(), bfloat16() and to(dtype) come through here. Small AdamW steps vanish in 16 bits, so the rows
@@ -81,7 +124,8 @@ class RowSet(nn.Module):
             return tensor.to(moved.device) if id(tensor) in kept and moved.dtype != tensor.dtype else moved
 
         super()._apply(move, recurse)
-        self.token_ids, self.slots = fn(self.token_ids), fn(self.slots)
+        # By device alone: type(dtype) would cast them, to_empty() drop their values.
+        self._index_here()
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -107,7 +151,7 @@ class RowSet(nn.Module):
         if key in unexpected:
             unexpected.remove(key)
         if ids is not None:
-            self._index(ids.to(self.token_ids.device, copy=True))
+            self._index(ids.to(self._token_ids.device, copy=True))
 
 
 class Mixture:
@@ -120,13 +164,14 @@ class Mixture:
         together.
     """
 
-    def __init__(self, names: Sequence[str | None], copies: int, device: torch.device) -> None:
-        self.names, self.copies, self.device = tuple(names), copies, device
-        self._groups: dict[int, list[tuple[str | None, torch.Tensor]]] = {}
+    def __init__(self, names: Sequence[str | None], copies: int) -> None:
+        self.names, self.copies = tuple(names), copies
+        self._groups: dict[tuple[int, torch.device], list[tuple[str | None, torch.Tensor]]] = {}
 
-    def groups(self, batch_size: int) -> list[tuple[str | None, torch.Tensor]]:
-        """(set, the int64 indices of its examples), for a batch of the given size."""
-        if batch_size not in self._groups:
+    def groups(self, batch_size: int, device: torch.device) -> list[tuple[str | None, torch.Tensor]]:
+        """(set, the int64 indices of its examples), for a batch of the given size on that device."""
+        key = batch_size, device
+        if key not in self._groups:
             if batch_size not in (len(self.names), len(self.names) * self.copies):
                 several = f", or {len(self.names) * self.copies} with copies={self.copies}" if self.copies > 1 else ""
                 raise InputError(
@@ -134,11 +179,11 @@ class Mixture:
                     f"example{several}; with beams or several returned sequences pass copies="
                 )
             names = [name for name in self.names for _ in range(batch_size // len(self.names))]
-            self._groups[batch_size] = [
-                (name, torch.tensor([i for i, other in enumerate(names) if other == name], device=self.device))
+            self._groups[key] = [
+                (name, torch.tensor([i for i, other in enumerate(names) if other == name], device=device))
                 for name in dict.fromkeys(names)
             ]
-        return self._groups[batch_size]
+        return self._groups[key]
 
 
 class RowSets(nn.ModuleDict):

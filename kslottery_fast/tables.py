@@ -91,16 +91,28 @@ def is_tied(model: nn.Module) -> bool:
     return bool(table_users(model, embedding_table(model))[1])
 
 
-def split_roles(model: nn.Module) -> nn.Module:
-    """Give every other user of the input table its own copy; see :func:`kslottery_fast.rows.untie_output`."""
+def table_copies(model: nn.Module) -> list[tuple[nn.Module, torch.Tensor]]:
+    """Every other user of a tied input table with the copy [V, d] that it gets when the roles are split.
+
+    Nothing is changed yet, and what comes after needs no memory: the copies are where splitting may fail.
+    """
     table = embedding_table(model)
     embeddings, heads = table_users(model, table)
     if not heads:
-        return model
+        return []
     check_can_untie(model)
     primary = input_embedding(model)
-    for module in [*(other for other in embeddings if other is not primary), *heads]:
-        module.weight = nn.Parameter(table.detach().clone(), requires_grad=table.requires_grad)
+    others = [*(module for module in embeddings if module is not primary), *heads]
+    return [(module, table.detach().clone()) for module in others]
+
+
+def split_roles(model: nn.Module, copies: list[tuple[nn.Module, torch.Tensor]]) -> nn.Module:
+    """Give the users of the input table their :func:`table_copies`; see :func:`kslottery_fast.rows.untie_output`."""
+    if not copies:
+        return model
+    trains = embedding_table(model).requires_grad
+    for module, copy in copies:
+        module.weight = nn.Parameter(copy, requires_grad=trains)
     config: Any = getattr(model, "config", None)
     for part in (config, config.get_text_config(decoder=True)) if config is not None else ():
         if hasattr(part, "tie_word_embeddings"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +24,7 @@ from kslottery_fast.rows import (
     merge_rows,
     output_role,
     transfer_rows,
+    untie_output,
 )
 
 
@@ -56,6 +58,9 @@ def test_rows_stay_float32_with_their_values_when_the_model_is_cast(dtype):
     rows.grad = torch.ones_like(rows)
     model.half()
     assert rows.grad.dtype == torch.float32
+    model.type(dtype)  # this casts integers too
+    assert get_rows(model).slots.dtype == torch.int32
+    assert get_rows(model).token_ids.tolist() == TOKENS
 
 
 def test_merging_into_bfloat16_gives_the_attached_logits_bit_for_bit():
@@ -104,6 +109,22 @@ def test_the_padding_row_is_read_but_gets_no_gradient():
     gradient = get_rows(model).rows.grad
     assert gradient[1].abs().max() == 0
     assert gradient[[0, 2]].abs().min() > 0
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("name", ["llama", "gemma", "phi"])
+def test_a_tied_head_trains_the_padding_row_as_the_dense_table_does(name, mixed):
+    model, dense, tokens = make(name), make(name), [5, 0, 7]
+    assert model.get_input_embeddings().padding_idx == 0
+    inputs = batch(model)
+    inputs["input_ids"][:, -1] = 0
+    attach_rows(model, tokens, output="tied")
+    with mixed_rows(model, ["default"] * 2) if mixed else nullcontext():
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    dense(**inputs, labels=inputs["input_ids"]).loss.backward()
+    want = embedding_table(dense).grad[tokens]
+    assert want.norm(dim=1).min() > 0.05
+    torch.testing.assert_close(get_rows(model).rows.grad, want, rtol=2e-4, atol=2e-5 * want.abs().max().item())
 
 
 def test_a_scaled_embedding_scales_the_rows_and_keeps_its_attributes():
@@ -217,6 +238,49 @@ def test_merging_rows_with_nan_is_refused_and_leaves_them_attached(bad):
     assert is_tied(model)
 
 
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_rows_survive_a_merge_without_the_memory_to_untie_the_head(name, monkeypatch):
+    model = tuned(make(name))
+    want, flags = logits(model, batch(model)), {key: p.requires_grad for key, p in model.named_parameters()}
+    clone, clones = torch.Tensor.clone, []
+
+    def full(tensor, *args, **kwargs):
+        clones.append(tensor.shape)
+        # T5 has three copies to make; the last one does not fit.
+        if len(clones) == (3 if name == "t5" else 1):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return clone(tensor, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "clone", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            merge_rows(model)
+    assert set(clones) == {embedding_table(model).shape}
+    assert {key: p.requires_grad for key, p in model.named_parameters()} == flags
+    assert is_tied(model)
+    assert torch.equal(logits(model, batch(model)), want)
+    assert torch.equal(logits(merge_rows(model), batch(model)), want)
+
+
+@pytest.mark.parametrize("function", [untie_output, lambda model: transfer_rows(torch.ones(V, 16), model, TOKENS)])
+def test_a_table_without_the_memory_for_its_copies_stays_tied(function, monkeypatch):
+    model = make("t5")
+    want, clones = logits(model, batch(model)), []
+
+    def full(tensor):
+        clones.append(tensor.shape)
+        if len(clones) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return tensor.detach() + 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "clone", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            function(model)
+    assert len({id(m.weight) for m in (model.shared, model.encoder.embed_tokens, model.lm_head)}) == 1
+    assert torch.equal(logits(model, batch(model)), want)
+
+
 def test_merging_rows_that_overflow_float16_is_refused():
     model = tuned(make("llama").half())
     get_rows(model).rows.data[0, 0] = 1e6
@@ -243,8 +307,8 @@ def test_memory_and_time_of_an_attachment_do_not_grow_with_the_table():
     assert not list(embedding.buffers())  # which DistributedDataParallel would send around in every forward
     assert [tuple(p.shape) for p in embedding.parameters()] == [(5000, 64), (2, 64)]
     assert {name: v.numel() for name, v in vars(row_set).items() if torch.is_tensor(v)} == {
-        "token_ids": 2,
-        "slots": 5000,
+        "_token_ids": 2,
+        "_slots": 5000,
     }
 
 

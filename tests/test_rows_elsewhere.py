@@ -7,7 +7,7 @@ import copy
 import accelerate
 import pytest
 import torch
-from tiny_models import TOKENS, V, batch, logits, make, reference_logits
+from tiny_models import TOKENS, Int8Embedding, V, batch, logits, make, reference_logits
 from torch import nn
 
 from kslottery_fast import add_rows, ks_select_rows, mixed_rows, transfer_rows, use_rows
@@ -15,18 +15,6 @@ from kslottery_fast.errors import InputError
 from kslottery_fast.integrations.peft import load_adapter, save_adapter
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import attach_rows, detach_rows, embedding_table, get_rows, merge_rows
-
-
-class Int8Embedding(nn.Embedding):
-    """A table of int8 with one scale a row, as bitsandbytes and torchao keep it."""
-
-    def __init__(self, embedding: nn.Embedding) -> None:
-        super().__init__(*embedding.weight.shape, padding_idx=embedding.padding_idx)
-        self.register_buffer("scale", embedding.weight.detach().abs().amax(dim=1, keepdim=True) / 127)
-        self.weight = nn.Parameter((embedding.weight.detach() / self.scale).round().char(), requires_grad=False)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.weight[ids] * self.scale[ids]
 
 
 class FloatSubclass(torch.Tensor):

@@ -66,6 +66,18 @@ SEQ2SEQ = {
 ALL = DECODERS | SEQ2SEQ
 
 
+class Int8Embedding(nn.Embedding):
+    """A table of int8 with one scale a row, as bitsandbytes and torchao keep it."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__(*embedding.weight.shape, padding_idx=embedding.padding_idx)
+        self.register_buffer("scale", embedding.weight.detach().abs().amax(dim=1, keepdim=True) / 127)
+        self.weight = nn.Parameter((embedding.weight.detach() / self.scale).round().char(), requires_grad=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.weight[ids] * self.scale[ids]
+
+
 def make(name: str, *, tied: bool = True) -> T.PreTrainedModel:
     """A random model in eval mode; weights of the head are large enough for logits that differ."""
     torch.manual_seed(0)

@@ -6,6 +6,7 @@ else requires a gradient. ``docs/training.md`` has a recipe for each way to shar
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,9 @@ from kslottery_fast.errors import InputError
 from kslottery_fast.rows import attached_model, get_rows
 from kslottery_fast.rowset import RowSet
 from kslottery_fast.tickets import Tickets, select_tickets
+
+# No mark on the set: a copy or a pickle would keep it, and lose the hook.
+_replicated: weakref.WeakSet[RowSet] = weakref.WeakSet()
 
 
 @torch.no_grad()
@@ -41,10 +45,12 @@ def replicate_rows(model: nn.Module, group: dist.ProcessGroup | None = None) -> 
 
     Raises
     ------
-    InputError : no rows attached; rows that are sharded, or replicated by an earlier call; no process group.
+    InputError : no rows attached; rows that are sharded; no process group.
 
     Notes
     -----
+    After :func:`kslottery_fast.adapters.add_rows` call it again: the new set is replicated, the others are left alone.
+
     In a mixed batch (:func:`kslottery_fast.adapters.mixed_rows`) every process has to read the same sets, since
     each set that got a gradient is reduced.
     """
@@ -53,11 +59,8 @@ def replicate_rows(model: nn.Module, group: dist.ProcessGroup | None = None) -> 
     embedding = get_rows(attached_model(model))
     assert embedding is not None
     sets = cast("list[RowSet]", list(embedding.row_sets.values()))
-    for row_set in sets:
-        if is_sharded(row_set.rows):
-            raise InputError("the rows are sharded already; call replicate_rows before fully_shard")
-        if getattr(row_set.rows, "_kslottery_replicated", False):
-            raise InputError("the rows are replicated already; a second hook would reduce their gradients twice")
+    if any(is_sharded(row_set.rows) for row_set in sets):
+        raise InputError("the rows are sharded already; call replicate_rows before fully_shard")
     size = dist.get_world_size(group)
 
     def average(rows: Tensor) -> None:
@@ -68,9 +71,11 @@ def replicate_rows(model: nn.Module, group: dist.ProcessGroup | None = None) -> 
         rows.grad /= size
 
     for row_set in sets:
+        if row_set in _replicated:  # a second hook would reduce its gradients twice
+            continue
         dist.broadcast(row_set.rows, group_src=0, group=group)
         row_set.rows.register_post_accumulate_grad_hook(average)
-        row_set.rows._kslottery_replicated = True  # type: ignore[attr-defined]
+        _replicated.add(row_set)
     return {row_set.rows for row_set in sets}
 
 

@@ -71,7 +71,7 @@ def save_adapter(
             "the model is sharded; call kslottery_fast.integrations.distributed.gather_rows on every process, and "
             "save_rows_adapter on one"
         )
-    names = {id(module): name for name, module in owner.named_modules()}
+    names = {id(module): name for name, module in _base_modules(owner)}
     heads: list[Any] = list(table_users(owner, embedding.weight)[1])
     config = getattr(owner, "config", None)
     if not heads and getattr(config, "tie_word_embeddings", False):
@@ -208,7 +208,7 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str], *, name: str = 
     rows = {key.removeprefix(_PREFIX).removesuffix(suffix): value for key, value in tensors.items()}
     table = embedding_table(model)
     head = cast(Any, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    head_name = next((name for name, module in model.named_modules() if head is not None and module is head), None)
+    head_name = next((name for name, module in _base_modules(model) if head is not None and module is head), None)
     head_rows = rows.pop(head_name, None) if head_name is not None else None
     if not rows:
         raise InputError(f"{folder} holds no rows of an input embedding")
@@ -249,6 +249,12 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str], *, name: str = 
     with torch.no_grad():
         embedding.row_sets[name].rows.copy_(values)  # type: ignore[operator]
     return model
+
+
+def _base_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The named modules of the model that PEFT may have wrapped, named as without PEFT: so an adapter names them."""
+    base = next(module for module in model.modules() if not type(module).__module__.startswith("peft."))
+    return [(name.replace(".base_layer", ""), module) for name, module in base.named_modules()]
 
 
 def _task_type(model: Any) -> str | None:

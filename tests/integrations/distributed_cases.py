@@ -5,12 +5,14 @@ Each case is a function without arguments that asserts; the outcome of all goes 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
@@ -35,6 +37,7 @@ from kslottery_fast import (
     ks_select,
     ks_select_rows,
     merge_rows,
+    use_rows,
 )
 from kslottery_fast.integrations.distributed import gather_rows, ks_select_sharded, replicate_rows
 from kslottery_fast.integrations.peft import save_adapter
@@ -298,9 +301,6 @@ def what_does_not_fit_is_refused() -> None:
     raises("is sharded (a DTensor); attach the rows before", lambda: attach_rows(fully_shard(make("llama")), TOKENS))
     parameter = nn.Parameter(rows)
     raises("'rows' needs a whole table", lambda: RowAdamW([{"params": [parameter], "rows": [1]}]))
-    other = attach_rows(make("llama"), TOKENS)
-    replicate_rows(other)
-    raises("the rows are replicated already", lambda: replicate_rows(other))
 
 
 @case
@@ -311,6 +311,42 @@ def replicas_start_from_the_rows_of_the_first_process_in_every_set() -> None:
             row_set.rows.fill_(float(dist.get_rank()))
     assert len(replicate_rows(model)) == 2
     assert all(row_set.rows.abs().max() == 0 for row_set in get_rows(model).row_sets.values())
+
+
+@case
+def a_set_that_is_added_later_is_replicated_by_another_call_and_no_set_twice() -> None:
+    model = attach_rows(make("llama"), TOKENS)
+    first = replicate_rows(model)
+    add_rows(model, "fr", TOKENS)
+    sets = get_rows(model).row_sets
+    with torch.no_grad():
+        sets["fr"].rows.add_(float(dist.get_rank()))
+    copied = copy.deepcopy(model)
+    with mock.patch.object(dist, "broadcast", wraps=dist.broadcast) as sent:
+        assert replicate_rows(model) == {*first, sets["fr"].rows}
+        assert sent.call_count == 1
+        assert len(replicate_rows(copied)) == 2  # a copy has lost the hooks
+        assert sent.call_count == 3
+    for each in (model, copied):
+        for name in ("default", "fr"):
+            use_rows(each, name)
+            with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as reduce:
+                for step in range(2):
+                    loss_of(each, step, dist.get_rank()).backward()
+            assert reduce.call_count == 2
+            torch.testing.assert_close(get_rows(each).rows.grad, accumulated_alone())
+
+
+@case
+def ddp_with_sets_that_no_batch_reads_needs_to_be_told() -> None:
+    for told in (True, False):
+        model = add_rows(attach_rows(make("llama"), TOKENS), "fr", [9])
+        wrapped = DistributedDataParallel(model, find_unused_parameters=told)
+        loss_of(wrapped, 0, dist.get_rank()).backward()
+        with nullcontext() if told else pytest.raises(RuntimeError, match="find_unused_parameters=True"):
+            loss_of(wrapped, 1, dist.get_rank()).backward()
+        if told:
+            torch.testing.assert_close(get_rows(model).rows.grad, accumulated_alone())
 
 
 def outcome_of(function: Callable[[], None]) -> str:

@@ -117,6 +117,27 @@ def test_a_model_that_is_untied_although_its_config_says_tied_is_exported_right(
     assert torch.equal(with_peft(base, tmp_path / "a"), logits(merge_rows(model), batch(base)))
 
 
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("modules", [["q_proj"], ["q_proj", "lm_head"]])
+@pytest.mark.parametrize(("tied", "role"), [(False, "frozen"), (True, "frozen"), (True, "tied")])
+def test_rows_beside_lora_are_saved_for_the_model_without_lora(tied, role, modules, wrapped, tmp_path):
+    base = make("llama", tied=tied)
+    inner = copy.deepcopy(base)
+    model = peft.get_peft_model(inner, peft.LoraConfig(r=2, target_modules=modules, ensure_weight_tying=False))
+    alone, target = tuned(copy.deepcopy(base), output=role), model if wrapped else inner
+    attach_rows(target, TOKENS, freeze=False, output=role)
+    with torch.no_grad():
+        get_rows(model).rows.copy_(get_rows(alone).rows)
+    save_adapter(target, tmp_path / "a")
+    save_adapter(alone, tmp_path / "b")
+    assert (tmp_path / "a" / CONFIG_FILE).read_text() == (tmp_path / "b" / CONFIG_FILE).read_text()
+    rows = get_rows(alone).rows.detach().clone()
+    check(with_peft(base, tmp_path / "a"), logits(merge_rows(alone), batch(base)))
+    again = load_adapter(detach_rows(target), tmp_path / "a")
+    assert output_role(again) == role
+    assert torch.equal(get_rows(again).rows, rows)
+
+
 def test_auto_peft_finds_the_base_model(tmp_path):
     make("llama").save_pretrained(tmp_path / "base")
     model = tuned(AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval())
@@ -166,6 +187,20 @@ def test_an_adapter_that_peft_trained_and_saved_loads_here(name, tied, lora, tmp
     ours = load_adapter(base, tmp_path)
     check(logits(ours, batch(base)), want)
     assert output_role(ours) == ("tied" if tied else "frozen")
+
+
+def test_a_tied_head_trains_the_rows_as_peft_does_the_padding_row_too():
+    model, tokens = make("llama"), [5, 0, 7]
+    config = peft.TrainableTokensConfig(token_indices=tokens, target_modules=["embed_tokens"])
+    theirs = peft.get_peft_model(copy.deepcopy(model), config).eval()
+    attach_rows(model, tokens, output="tied")
+    inputs = batch(model)
+    inputs["input_ids"][:, -1] = 0
+    for each in (model, theirs):
+        each(**inputs, labels=inputs["input_ids"]).loss.backward()
+    (want,) = (parameter.grad for parameter in theirs.parameters() if parameter.requires_grad)
+    assert want.norm(dim=1).min() > 0.1
+    torch.testing.assert_close(get_rows(model).rows.grad, want)
 
 
 def test_a_head_with_a_bias_is_exported_only_in_the_form_that_peft_computes_right(tmp_path):
