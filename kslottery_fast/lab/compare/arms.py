@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kslottery_fast.encoding import encode_prompt
 from kslottery_fast.errors import InputError
 from kslottery_fast.files import read_json, read_safetensors, write_json, write_safetensors
 from kslottery_fast.lab.console import ProgressCallback
@@ -205,8 +206,9 @@ class Adapter(Arm):
         budget, model = cell.budget(spec), cell.shop.model
         facts: dict[str, Any] = {"arm": str(spec), "rows": None if budget else 0, "trained_parameters": 0}
         if budget:
+            prompt = encode_prompt(cell.shop.loaded.tokenizer, cell.shop.examples("train")[0].prompt)
             torch.manual_seed(cell.seed)  # PEFT draws the adapter's first weights
-            with original_again(model, copy=False), self.kind.attached(model, budget) as (adapter, plan):
+            with original_again(model, copy=False), self.kind.attached(model, budget, prompt) as (adapter, plan):
                 rate = spec.learning_rate or self.kind.default_rate
                 losses = _train_in_place(adapter, cell, rate, folder, progress)
                 trained = sum(parameter.numel() for parameter in adapter.parameters() if parameter.requires_grad)
