@@ -91,7 +91,7 @@ def open_run_folder(path: Path, settings: Mapping[str, Any], *, kind: str = FORM
             raise InputError(f"output {path} is a file; give a folder that is new, empty, or this run's own")
         if header.exists():
             _compare(path, read_json(header), settings, kind, binding=run._any_finished())
-        elif path.is_dir() and any(entry.name not in (".lock",) for entry in path.iterdir()):
+        elif path.is_dir() and not all(entry.name == ".lock" or _half_done(entry) for entry in path.iterdir()):
             raise InputError(f"output {path} holds other files and no run; give a folder that is new or empty")
         path.mkdir(parents=True, exist_ok=True)
         with _lock(path):
@@ -100,12 +100,7 @@ def open_run_folder(path: Path, settings: Mapping[str, Any], *, kind: str = FORM
             stages = path / "stages"
             stages.mkdir(exist_ok=True)
             # What a killed process left half-done; the lock says that nobody is at work on it.
-            for leftover in [
-                *stages.glob(".*.tmp"),
-                *stages.glob(".*.old"),
-                *path.glob(".*.tmp"),
-                *path.glob(".*.old"),
-            ]:
+            for leftover in filter(_half_done, [*stages.iterdir(), *path.iterdir()]):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             try:
                 yield run
@@ -119,6 +114,11 @@ def open_run_folder(path: Path, settings: Mapping[str, Any], *, kind: str = FORM
                         path.rmdir()
     except (OSError, shutil.Error) as error:
         raise _os_error(path, error) from error
+
+
+def _half_done(entry: Path) -> bool:
+    """Whether it is what a kill in the middle of ``files.atomic_path`` or ``atomic_directory`` leaves."""
+    return entry.name.startswith(".") and entry.name.endswith((".tmp", ".old"))
 
 
 def _compare(path: Path, header: Any, settings: Mapping[str, Any], kind: str, *, binding: bool) -> None:
