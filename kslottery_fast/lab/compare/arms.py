@@ -50,7 +50,7 @@ class Arm:
         raise NotImplementedError
 
     def spent(self, folder: Path) -> None:
-        """Called when the arm is scored: may remove what is too large to keep."""
+        """Called when the arm is scored, maybe more than once: may remove what is too large to keep."""
 
 
 class RowArm(Arm):
@@ -134,12 +134,15 @@ class Frozen(ChosenRows):
     """Embed Tuning of all active rows but those that a selector takes: the paper's ablation."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
-        """All active rows that were not chosen."""
+        """All active rows that were not chosen; where alpha selects none, those of Embed Tuning as they are."""
         active, frozen = cell.evidence.token_ids, cell.choose(self.selector, spec)
+        rate = spec.learning_rate or cell.shop.settings.learning_rate
+        if len(frozen) == 0 and rate == cell.shop.settings.learning_rate:
+            return cell.tuned
         rest = active[~torch.isin(active, frozen)]
         if len(rest) == 0:
             raise InputError(f"arm {spec} freezes all {len(active):,} active rows; nothing is left to train")
-        return cell.train(rest, spec.learning_rate or cell.shop.settings.learning_rate, folder, progress)
+        return cell.train(rest, rate, folder, progress)
 
 
 class Noise(Transfer):
