@@ -98,6 +98,7 @@ def select(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
         shop.console.say(f"note: {note.message}")
     if len(tickets) == 0:
         raise InputError("Embed Tuning moved no row at all; raise learning_rate or steps")
+    shop.console.say(tickets.summary())
     tickets.save(folder / "tickets.json")
     write_safetensors(
         folder / "statistics.safetensors",
