@@ -23,16 +23,18 @@ class _AttachedTables:
         embedding = get_rows(model)
         if embedding is None:
             raise InputError("no rows are attached to this model; call attach_rows first, or ks_select on two tables")
-        self.after = whole(embedding.rows.detach())  # under FSDP2 with sharded rows every process gathers k rows
+        rows = whole(embedding.rows.detach())  # under FSDP2 with sharded rows every process gathers k rows
         self.ids = embedding.token_ids
-        self.before = base_rows(embedding, self.ids).to(self.after.device)
+        self.before = base_rows(embedding, self.ids).to(rows.device)
+        # As the model reads them and a merge writes them: what a 16-bit table rounds away is no change.
+        self.after = rows.to(self.before.dtype)
         self.shape = (len(embedding.slots), self.after.shape[1])
 
     def counts(self, threshold: int = 0) -> torch.Tensor:
         """As selection.Tables says."""
         h, flags = ops.ks_statistics(self.before, self.after, threshold)
         if bool((flags & (HAS_NAN | HAS_INF)).any()):
-            check_finite(self.after, self.ids, "training diverged, lower the learning rate")
+            check_finite(self.after, self.ids, f"training diverged, lower the learning rate ({self.after.dtype} table)")
             check_finite(self.before, self.ids, "the table itself is damaged, load the checkpoint anew")
         counts = torch.zeros(self.shape[0], dtype=torch.int64, device=h.device)
         counts[self.ids] = h
@@ -50,8 +52,9 @@ def ks_select_rows(
 ) -> Tickets:
     """Select tickets among the attached rows: ``ks_select(original table, table with the rows merged)``.
 
-    The same tickets, from k row tests in place of V: the other rows are those of the table, bit for bit. The
-    model is not changed, so this may run in the middle of training.
+    The same tickets, from k row tests in place of V: the other rows are those of the table, bit for bit. Rows are
+    rounded to the dtype of the table, as a merge does it. The model is not changed, so this may run in the middle of
+    training.
 
     Parameters
     ----------
@@ -64,7 +67,7 @@ def ks_select_rows(
 
     Raises
     ------
-    InputError : no rows attached or in use; NaN or Inf in a row; an unknown option.
+    InputError : no rows attached or in use; NaN or Inf in a row, in the dtype of the table; an unknown option.
 
     Warns
     -----

@@ -65,12 +65,36 @@ def test_a_correction_counts_the_rows_that_did_not_train():
         assert ks_select_rows(model, alpha, correction="bh") == ks_select(before, after, alpha, correction="bh")
 
 
-def test_bfloat16_tables_are_compared_with_the_float32_rows():
-    model = shifted(torch.bfloat16)
-    rows, before = get_rows(model).rows.detach().clone(), embedding_table(model).detach().float()
-    after = before.clone()
-    after[IDS] = rows
-    assert ks_select_rows(model) == ks_select(before, after)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"alpha": 0.3}, {"correction": "bh"}, {"top_k": 3}])
+def test_the_tickets_are_those_of_the_whole_table_in_its_own_dtype(dtype, options):
+    model = shifted(dtype)
+    before = embedding_table(model).detach().clone()
+    got = ks_select_rows(model, **options)
+    assert got == ks_select(before, embedding_table(merge_rows(model)), **options)
+    assert 1 <= len(got) < len(IDS)
+
+
+def test_a_change_that_a_bfloat16_table_rounds_away_makes_no_ticket():
+    model = attach_rows(torch.nn.Embedding.from_pretrained(torch.ones(50, 256)).bfloat16(), [1, 2])
+    with torch.no_grad():
+        get_rows(model).rows[0] += 1e-3  # the next number is 1.0078
+        get_rows(model).rows[1] += 1e-2
+    before = embedding_table(model).clone()
+    got = ks_select_rows(model)
+    assert got.token_ids.tolist() == [2]
+    assert got == ks_select(before, embedding_table(merge_rows(model)))
+
+
+def test_rows_that_overflow_the_dtype_of_the_table_are_refused_as_a_merge_would_refuse_them():
+    model = shifted(torch.float16)
+    get_rows(model).rows.data[1, 0] = 1e6
+    with pytest.raises(
+        InputError, match=r"diverged.*\(torch.float16 table\): 1 of 6 rows hold NaN or Inf \(token ids 7"
+    ):
+        ks_select_rows(model)
+    with pytest.raises(InputError, match=r"cannot merge into a torch.float16 table"):
+        merge_rows(model)
 
 
 def test_rows_that_did_not_move_warn_and_give_no_ticket():
