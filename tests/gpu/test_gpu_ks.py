@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,21 @@ def test_ks_select_finds_the_same_tickets(gpu):
     assert len(theirs) > 100
     assert torch.equal(torch.as_tensor(ours.token_ids).cpu(), torch.as_tensor(theirs.token_ids).cpu())
     assert critical_count(1_024, 0.05) > 0
+
+
+def test_ks_select_waits_for_the_device_twice(gpu):
+    before = torch.randn(5_000, 256, generator=torch.Generator().manual_seed(0)).to(gpu)
+    after = before.clone()
+    after[::20] += 1
+    ks_select(before, after)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ks_select(before, after)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([each for each in caught if "synchroniz" in str(each.message)]) == 2
 
 
 @pytest.mark.parametrize("name", ["ks_statistics", "ks_decide"])
