@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import itertools
 import json
+import os
 import sys
 import time
 import zipfile
@@ -39,13 +42,15 @@ def run(tmp_path, monkeypatch):
 
 
 def test_the_budgets_make_at_most_eight_minutes(run):
-    assert sum(phase.budget for phase in run.phases(Path("wheels"), None) if phase.run) <= 480
+    assert sum(phase.budget for phase in run.phases(Path("wheels"), None) if phase.run) <= run.TOTAL == 480
 
 
 def test_a_phase_that_fails_does_not_stop_the_others_and_the_exit_code_says_so(run, monkeypatch, capsys):
     done = []
+    clock = itertools.count(0, 100)  # moves on at each look: start, begin and end of each phase
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
-    def fails(seconds):
+    def fails(deadline):
         raise run.PhaseError("it broke")
 
     phases = [
@@ -56,13 +61,15 @@ def test_a_phase_that_fails_does_not_stop_the_others_and_the_exit_code_says_so(r
     monkeypatch.setattr(run, "phases", lambda *_: phases)
     monkeypatch.setattr(sys, "argv", ["run.py"])
     assert run.main() == 1
-    assert done == [1, 2]
+    assert done == [300 + 1, 500]  # the eight minutes were over before the last began
     summary = capsys.readouterr().out.splitlines()[-3:]
     assert [line.split(" s  ")[1] for line in summary] == ["FAILED: it broke", "ok", "ok"]
+    done.clear()
+    clock = itertools.count(0, 100)
     monkeypatch.setattr(sys, "argv", ["run.py", "--dry"])
     phases[1:] = [run.Phase("dry alone", 1, None, done.append), *phases[2:]]
     assert run.main() == 0
-    assert done == [1, 2, run.DRY_PATIENCE]
+    assert done == [100 + run.DRY_PATIENCE]
     assert capsys.readouterr().out.splitlines()[-1].endswith("left out: needs a device")
     monkeypatch.setattr(sys, "argv", ["run.py", "--dry", "--only", "third"])
     assert run.main() == 0
@@ -72,18 +79,20 @@ def test_a_phase_that_fails_does_not_stop_the_others_and_the_exit_code_says_so(r
 def test_a_program_that_fails_hangs_or_is_missing_is_a_failed_phase(run):
     for command, message in (
         ([sys.executable, "-c", "raise SystemExit(3)"], "exit code 3"),
-        ([sys.executable, "-c", "import time; time.sleep(9)"], "took longer than its 0 s"),
+        ([sys.executable, "-c", "import time; time.sleep(9)"], "took longer than the 0 s it had"),
         (["no-such-program"], "no-such-program was not found"),
     ):
         with pytest.raises(run.PhaseError, match=message):
-            run.call(command, 0.3 if "time" in command[-1] else 60, cwd=HERE)
+            run.call(command, time.monotonic() + (0.3 if "time" in command[-1] else 60), cwd=HERE)
+    with pytest.raises(run.PhaseError, match="no time was left for it"):
+        run.call([sys.executable, "-c", ""], time.monotonic() - 1, cwd=HERE)
 
 
 def test_what_a_program_started_ends_with_it(run, tmp_path):
     child = f"import time; time.sleep(2); open({str(tmp_path / 'written')!r}, 'w')"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     with pytest.raises(run.PhaseError, match="took longer"):
-        run.call([sys.executable, "-c", parent], 1, cwd=tmp_path)
+        run.call([sys.executable, "-c", parent], time.monotonic() + 1, cwd=tmp_path)
     time.sleep(2.5)
     assert not (tmp_path / "written").exists()
 
@@ -98,8 +107,60 @@ def test_only_what_is_missing_is_taken_from_the_wheels_and_what_they_lack_is_nam
     run.unpack(tmp_path)
     assert [path.name for path in run.SITE.iterdir()] == ["pybind11"]
     missing.add("scipy")
-    with pytest.raises(run.PhaseError, match="no wheel for scipy: run `make gpu-wheels`"):
+    with pytest.raises(run.PhaseError, match=r"no wheel for scipy \(missing\): run `make gpu-wheels`"):
         run.unpack(tmp_path)
+
+
+def test_what_is_too_old_for_this_project_is_taken_from_the_wheels_too(run, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "setuptools-84-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("setuptools/__init__.py", "")
+    versions = {"setuptools": "68.1.2", "pytest": "8"}
+    found = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: versions.get(name) or found(name))
+    assert run.lacking() == {"setuptools": "68.1.2, 77 is needed"}
+    run.unpack(tmp_path)
+    assert [path.name for path in run.SITE.iterdir()] == ["setuptools"]
+    versions["pytest"] = "7.4.4"
+    with pytest.raises(run.PhaseError, match=r"no wheel for pytest \(7\.4\.4, 8 is needed\)"):
+        run.unpack(tmp_path)
+
+
+def test_versions_are_compared_by_their_numbers(run):
+    assert run.version_of("84.10") > run.version_of("84.9.3") > run.version_of("77")
+    assert run.version_of("3.0.0rc1") == (3, 0, 0)
+    assert {"setuptools", "pybind11", "scipy", "pytest", "safetensors"} <= set(run.least_versions())
+
+
+def test_folders_of_this_python_and_the_toolkit_stay_on_the_search_paths(run, tmp_path, monkeypatch):
+    (tmp_path / "inherited_module.py").write_text("")
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "compute-sanitizer"
+    program.write_text('#!/bin/sh\necho "$@" > arguments\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PATH", os.defpath)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    run.WORK.mkdir()
+    run.call_python(["-c", "import inherited_module"], time.monotonic() + 60)
+    run.sanitize("memcheck")(time.monotonic() + 60)
+    arguments = (run.WORK / "arguments").read_text().split()
+    assert arguments[arguments.index("--report-api-errors") + 1] == "no"
+    assert arguments[arguments.index("--tool") + 1] == "memcheck"
+    monkeypatch.delenv("CUDA_HOME")
+    program.unlink()
+    monkeypatch.setattr(run, "search_path", lambda *_: os.defpath)
+    with pytest.raises(run.PhaseError, match="compute-sanitizer was not found, neither on PATH nor beside nvcc"):
+        run.sanitize("memcheck")(time.monotonic() + 60)
+
+
+def test_warnings_of_an_unknown_compiler_are_no_errors_but_those_of_ours_are(run, monkeypatch):
+    settings = []
+    monkeypatch.setattr(run, "architecture", lambda deadline: "90-real")
+    monkeypatch.setattr(run, "call", lambda *_, **environment: settings.append(environment.get("KSL_WERROR")))
+    (phase,) = [phase for phase in run.phases(Path("wheels"), None) if phase.name == "build"]
+    phase.run(time.monotonic() + 60)
+    phase.dry(time.monotonic() + 60)
+    assert [setting for setting in settings if setting] == ["OFF", "ON"]
 
 
 def test_tests_that_need_a_gpu_are_collected_only_when_asked_for_by_name():
