@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import json
 import os
+import subprocess
 import sys
 import time
 import zipfile
@@ -16,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import gpu_device, gpu_table, gpu_targets, gpu_workloads
+from benchmarks import gpu_device, gpu_table, gpu_targets, gpu_workloads, measure
 from benchmarks.measure import Contender
 from benchmarks.workloads import Spec
 from kslottery_fast import ks_statistics
@@ -179,6 +180,20 @@ def test_every_target_on_a_gpu_belongs_to_a_row_that_is_measured():
     assert len(gpu_targets.TARGETS) == 10
 
 
+def test_the_benchmark_and_the_tests_on_a_gpu_load_without_what_only_training_needs(run):
+    blocked = ("peft", "transformers", "tokenizers")
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys({blocked})
+import benchmarks.gpu_table, pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", code, *map(str, run.pytest("--collect-only", HERE)[2:])]
+    done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_gpu_rows.py" in done.stdout
+
+
 def test_a_row_that_misses_a_target_falls_short_and_says_which():
     spec = Spec("RowAdamW", (18, 4_096), torch.float32, gpu_workloads.REPLAY)
     reached = gpu_targets.ratios({"ours": 8e-6, "torch": 8e-4})
@@ -201,13 +216,71 @@ def test_the_whole_benchmark_runs_on_the_cpu_and_writes_its_json(tmp_path, monke
     assert [(row["op"], row["case"]) for row in written["rows"]] == [(spec.op, spec.case) for spec in specs]
     assert written["machine"]["dry_run"]
     assert {"ours", "torch"} <= set.intersection(*(set(row["seconds"]) for row in written["rows"]))
+    assert [row["agrees"] for row in written["rows"] if row["op"] in gpu_workloads.KS_OPS] == [True] * 24
     assert "DRY RUN" in capsys.readouterr().out
+
+
+SMALL_ROW = ["gpu_table", "--dry", "--only", "ks_decide, 96 x 64 float32"]
+
+
+def test_a_row_that_fails_is_named_and_all_others_are_in_the_file(monkeypatch, capsys, tmp_path):
+    prepare, seen = gpu_workloads.prepare, []
+
+    def breaks(spec, sizes, device):
+        seen.append(json.loads(path.read_text())["rows"] if path.exists() else None)
+        if "5 %" in spec.case:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        return prepare(spec, sizes, device)
+
+    path = tmp_path / "rows.json"
+    monkeypatch.setattr(gpu_workloads, "prepare", breaks)
+    monkeypatch.setattr(sys, "argv", [*SMALL_ROW, "--output", str(path)])
+    assert gpu_table.main() == 1
+    rows = json.loads(path.read_text())["rows"]
+    assert [len(before) if before else before for before in seen] == [None, 1, 2]  # written after each row
+    assert ["seconds" in row for row in rows] == [True, False, True]
+    assert rows[1]["verdict"] == "FALLS SHORT: error: OutOfMemoryError: CUDA out of memory."
+    assert rows[1]["verdict"] in capsys.readouterr().out
+
+
+def test_a_result_that_is_not_that_of_torch_falls_short(monkeypatch, tmp_path):
+    decide = gpu_workloads.ops.ks_decide
+
+    def wrong(before, after, threshold):
+        decided, flags = decide(before, after, threshold)
+        return decided.logical_not(), flags
+
+    monkeypatch.setattr(gpu_workloads.ops, "ks_decide", wrong)
+    monkeypatch.setattr(sys, "argv", [*SMALL_ROW, "--output", str(tmp_path / "rows.json")])
+    assert gpu_table.main() == 1
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert {row["verdict"] for row in rows} == {"FALLS SHORT: the result is not that of torch"}
+
+
+def test_the_commit_is_named_where_there_is_no_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("KSL_COMMIT", raising=False)
+    assert measure.machine()["commit"] == "unknown"
+    monkeypatch.setenv("KSL_COMMIT", "1234abcd")
+    assert measure.machine()["commit"] == "1234abcd"
+
+
+def test_the_commit_may_be_given_on_the_command_line(monkeypatch, tmp_path):
+    path = tmp_path / "rows.json"
+    monkeypatch.setenv("KSL_COMMIT", "of the environment")
+    monkeypatch.setattr(
+        sys, "argv", ["gpu_table", "--dry", "--only", "no such row", "--output", str(path), "--commit", "x1"]
+    )
+    assert gpu_table.main() == 0
+    assert json.loads(path.read_text())["machine"]["commit"] == "x1"
 
 
 def test_what_no_time_is_left_for_is_named_and_fails(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["gpu_table", "--dry", "--seconds", "-1", "--output", str(tmp_path / "x.json")])
     assert gpu_table.main() == 1
-    assert capsys.readouterr().out.count("NOT MEASURED") == len(gpu_workloads.specs(gpu_workloads.SMALL))
+    assert capsys.readouterr().out.count("FALLS SHORT: not measured, the -1 seconds are over") == len(
+        gpu_workloads.specs(gpu_workloads.SMALL)
+    )
 
 
 def test_without_a_device_the_benchmark_says_so(monkeypatch, capsys):

@@ -230,7 +230,9 @@ def build(deadline: float, architectures: str, *, strict: bool) -> None:
     )
     call_python(["-c", code], deadline)
     arch = f"sm_{architectures.removesuffix('-real')}"
-    code = f"from benchmarks import gpu_device as d; d.compile_library(d.target_of_library(), {arch!r})"
+    code = (
+        f"from benchmarks import gpu_device as d; d.compile_library(d.target_of_library(), {arch!r}, strict={strict})"
+    )
     call_python(["-c", code], deadline)
 
 
