@@ -218,7 +218,9 @@ __global__ void __launch_bounds__(kThreads) update_kernel(const __grid_constant_
     __syncthreads();
     if (threadIdx.x != 0) return;
     __threadfence();
-    if (atomicAdd(&step.control.state[kFinished], 1) == static_cast<int>(gridDim.x) - 1) move_on(step);
+    if (atomicAdd(&step.control.state[kFinished], 1) != static_cast<int>(gridDim.x) - 1) return;
+    __threadfence();  // what the others did before they counted themselves comes before what follows
+    move_on(step);
 }
 
 // NaN or Inf in a thread's part of a gradient: times 0, nothing else is different from 0.
