@@ -34,6 +34,17 @@ def test_statistics_and_decisions_equal_the_cpus(gpu, dtype):
     assert_equal(ops.ks_rows(*there), ops.ks_rows(before, after))
 
 
+@pytest.mark.reduced
+@pytest.mark.parametrize("d", [17, 4_096, 20_000])
+@pytest.mark.parametrize("case", ["clusters", "NaN and infinity", "one far outlier"])
+def test_rows_that_are_zoomed_into_or_streamed_equal_the_cpus(gpu, case, d):
+    before, after = pair(case, torch.float32, d, rows=3)
+    there = before.to(gpu), after.to(gpu)
+    assert_equal(ops.ks_statistics(*there), ops.ks_statistics(before, after))
+    assert_equal(ops.ks_decide(*there, max(1, d // 30)), ops.ks_decide(before, after, max(1, d // 30)))
+    assert_equal(ops.ks_rows(*there), ops.ks_rows(before, after))
+
+
 @pytest.mark.parametrize("d", [1, 17, 4_096, 20_000])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES)
