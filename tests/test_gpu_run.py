@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -110,6 +111,11 @@ def test_only_what_is_missing_is_taken_from_the_wheels_and_what_they_lack_is_nam
     missing.add("scipy")
     with pytest.raises(run.PhaseError, match=r"no wheel for scipy \(missing\): run `make gpu-wheels`"):
         run.unpack(tmp_path)
+
+
+def test_every_module_that_is_needed_has_its_wheel_fetched(run):
+    (line,) = re.findall(r"^GPU_WHEELS \?= (.+)$", (HERE.parents[1] / "Makefile").read_text(), re.MULTILINE)
+    assert {name.removeprefix("_") for name in run.NEEDED} == set(line.split())
 
 
 def test_what_is_too_old_for_this_project_is_taken_from_the_wheels_too(run, tmp_path, monkeypatch):

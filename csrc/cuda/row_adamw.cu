@@ -1,4 +1,4 @@
-// AdamW on some rows of some tables, all in one launch; the CPU's twin is csrc/cpu/row_adamw.cpp.
+// AdamW on some rows of some tables, a launch for every 16 of them; the CPU's twin is csrc/cpu/row_adamw.cpp.
 //
 // A step is a list of tables of any number, dtype and shape. The k x cols elements of each (the moments are contiguous)
 // are cut into packs of 16 bytes of state, 128 packs are a tile, the tiles of all tables are counted through, and block

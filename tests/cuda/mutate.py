@@ -44,7 +44,7 @@ FAULTS = (
     Fault("ks_loops.cuh", "bounds.lower = max(bounds.lower, abs(at + count.x - count.y));", "abs(at +", "abs(at -"),
     Fault("ks_loops.cuh", "if (bucket >= from && mine == kBuckets", ">= from", "> from"),
     Fault("ks_loops.cuh", "shared.keys[atomicAdd(&shared.slots[bucket], 0x10000u) >> 16]", ">> 16", ">> 15"),
-    Fault("ks_loops.cuh", "shared.chosen_buckets[me()] = static_cast<Chosen>(done & ~before);", "& ~before", ""),
+    Fault("ks_loops.cuh", "shared.chosen_buckets[me()] = static_cast<Chosen>(done & ~before);", "& ~", "| "),
     Fault("ks_loops.cuh", "return shared.chosen_buckets[bucket / kOwn] >> (bucket % kOwn) & 1;", "% kOwn", "% kWarp"),
     Fault("ks_input.cuh", "if (begin(v) < n) vector = __ldcs(vectors + v * kThreads);", "< n", "<= n"),
     Fault("ks_input.cuh", "nan |= (bits & kMagnitude<T>) > BitsOf<T>::kInfinity;", "> BitsOf", ">= BitsOf"),
