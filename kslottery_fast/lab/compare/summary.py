@@ -140,21 +140,30 @@ class Language:
             "peak_memory_mb": max(peak["peak_memory_mb"] for peak in peaks)
             if all(peak["peak_memory_of"] == "stage" for peak in peaks)
             else None,
-            "scores": measures.intervals(test),
-            "per_seed": [
-                {metric: getattr(evaluation, metric).value for metric in measures.METRICS}
-                for evaluation in self.evaluations(spec, "test")
-            ],
+            "scores": measures.score_intervals(test),
+            "per_seed": self._per_seed(spec),
             "validation_nll": self.validation[spec].interval().to_dict(),
-            "paraphrased": measures.intervals(paraphrased),
+            "paraphrased": measures.score_intervals(paraphrased),
         }
         if spec != UNTUNED:
             result["against_untuned"] = measures.differences(test, untuned)
+            result["per_seed_against_untuned"] = self._seed_differences(spec, UNTUNED)
             result["decomposition"] = measures.intervals(measures.decomposition(test, untuned))
             result["paraphrased_against_untuned"] = measures.differences(paraphrased, self.paraphrased[UNTUNED])
         if spec not in (UNTUNED, EMBED):
             result["against_embed"] = measures.differences(test, embed)
+            result["per_seed_against_embed"] = self._seed_differences(spec, EMBED)
         return result
+
+    def _per_seed(self, spec: ArmSpec) -> list[dict[str, float]]:
+        """The scores of an arm on the test split, seed by seed."""
+        return [
+            {metric: getattr(evaluation, metric).value for metric in measures.METRICS}
+            for evaluation in self.evaluations(spec, "test")
+        ]
+
+    def _seed_differences(self, first: ArmSpec, second: ArmSpec) -> list[dict[str, float]]:
+        return measures.seed_differences(self._per_seed(first), self._per_seed(second))
 
     def _controls(self) -> list[dict[str, Any]]:
         """Each control minus Partial Tuning of the same size, paired."""
@@ -162,8 +171,14 @@ class Language:
         for spec in self.settings.specs:
             own = ArmSpec("partial", spec.size, spec.learning_rate)
             if spec.name in COMPARED and own in self.test:
-                difference = measures.differences(self.test[spec], self.test[own])
-                found.append({"control": str(spec), "own": str(own), "difference": difference})
+                found.append(
+                    {
+                        "control": str(spec),
+                        "own": str(own),
+                        "difference": measures.differences(self.test[spec], self.test[own]),
+                        "per_seed": self._seed_differences(spec, own),
+                    }
+                )
         return found
 
     def _tickets(self) -> dict[str, Any]:
@@ -262,10 +277,9 @@ class Language:
         )
         for entry in self._controls():
             if entry["control"].startswith("frequency"):
+                seeds = [seed["nll"] for seed in entry["per_seed"]]
                 label, difference = ARMS["frequency"].label, entry["difference"]["nll"]
-                sentences.append(
-                    advice.control_sentence(entry["control"], entry["own"], label, difference, len(self.cells))
-                )
+                sentences.append(advice.control_sentence(entry["control"], entry["own"], label, difference, seeds))
         return sentences
 
 
@@ -287,7 +301,7 @@ def _mean(languages: Sequence[Language]) -> dict[str, Any]:
         embed = measures.mean_over([language.test[EMBED] for language in languages])
         result[str(spec)] = {
             "label": ARMS[spec.name].label,
-            "scores": measures.intervals(arm),
+            "scores": measures.score_intervals(arm),
             "against_untuned": measures.differences(arm, untuned),
             "against_embed": measures.differences(arm, embed),
             "decomposition": measures.intervals(measures.decomposition(arm, untuned)),

@@ -124,6 +124,18 @@ def test_differences_are_means_over_seeds_and_the_decomposition_adds_up(summary)
         assert parts["quality"] == pytest.approx(arm["against_untuned"]["bleu_first_line"]["value"])
 
 
+def test_differences_of_every_seed_stand_beside_their_mean(summary):
+    for spec, arm in arms(summary).items():
+        for other, name in (("untuned", "per_seed_against_untuned"), ("embed", "per_seed_against_embed")):
+            if name not in arm:
+                assert spec == "untuned" or (spec, other) == ("embed", "embed")
+                continue
+            seeds = arms(summary)[other]["per_seed"] * (1 if other == "embed" else len(SEEDS))
+            for place, difference in enumerate(arm[name]):
+                for metric, value in difference.items():
+                    assert value == arm["per_seed"][place][metric] - seeds[place][metric]
+
+
 def test_time_and_memory_are_those_of_each_arm(finished, summary):
     for arm in arms(summary).values():
         assert len(arm["seconds"]["making"]) == len(arm["per_seed"])
