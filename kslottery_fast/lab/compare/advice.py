@@ -74,7 +74,11 @@ def recommendation_text(found: Mapping[str, Any] | None) -> str:
 
 
 def ticket_warnings(
-    alpha: float, counts: Mapping[float, Sequence[int]], active: Sequence[int], overlap: float | None
+    alpha: float,
+    counts: Mapping[float, Sequence[int]],
+    active: Sequence[int],
+    overlap: float | None,
+    overlap_of: str = "tickets",
 ) -> list[str]:
     """What speaks against relying on the tickets at ``alpha``.
 
@@ -83,6 +87,7 @@ def ticket_warnings(
     counts : for alpha, its half and its double the number of tickets of every seed.
     active : active rows of every seed.
     overlap : mean Jaccard overlap of the tickets of two seeds; None with one seed.
+    overlap_of : what these sets are, all chosen in the same way.
     """
     own = counts[alpha]
     least, most = min(own), max(own)
@@ -108,8 +113,8 @@ def ticket_warnings(
         )
     if overlap is not None and overlap < UNSTABLE and most:
         warnings.append(
-            f"Unstable tickets: two training seeds share {overlap:.0%} of their tickets on average (Jaccard), less "
-            f"than {UNSTABLE:.0%}."
+            f"Unstable tickets: two training seeds share {overlap:.0%} of their {overlap_of} on average (Jaccard), "
+            f"less than {UNSTABLE:.0%}."
         )
     return warnings
 

@@ -74,6 +74,14 @@ def test_a_count_that_is_steep_in_alpha_is_warned_about():
     assert "steep in alpha: 6 at half, 20 at alpha = 0.05, 40 at double" in found
 
 
+def test_the_warning_of_unstable_tickets_says_which_sets_it_compares():
+    counts = {0.05: [3, 30], 0.025: [3, 30], 0.1: [3, 30]}
+    assert (
+        "share 40% of their 18 rows of largest D"
+        in ticket_warnings(0.05, counts, [2000] * 2, 0.4, "18 rows of largest D")[-1]
+    )
+
+
 def say(low: float, high: float, *per_seed: float) -> str:
     difference = {"value": (low + high) / 2, "low": low, "high": high}
     return control_sentence("frequency@18", "partial@18", "Frequency Tuning", difference, per_seed)
