@@ -142,6 +142,33 @@ def test_differences_of_every_seed_stand_beside_their_mean(summary):
                     assert value == arm["per_seed"][place][metric] - seeds[place][metric]
 
 
+def test_every_control_is_named_beside_partial_tuning_of_its_size_and_frequency_is_spoken_of(summary):
+    language = summary["languages"]["es"]
+    controls = {entry["control"]: entry for entry in language["controls"]}
+    assert list(controls) == ["frequency@4", "random@4", "l2@4", "gradient@4"]
+    assert {entry["own"] for entry in controls.values()} == {"partial@4"}
+    for name, entry in controls.items():
+        seeds = zip(arms(summary)[name]["per_seed"], arms(summary)["partial@4"]["per_seed"], strict=True)
+        expected = [control["nll"] - own["nll"] for control, own in seeds]
+        assert [seed["nll"] for seed in entry["per_seed"]] == expected
+        assert entry["difference"]["nll"]["value"] == pytest.approx(fmean(expected))
+    (sentence,) = (one for one in language["advice"] if "frequency@4" in one)
+    assert "test NLL of frequency@4 minus partial@4" in sentence
+
+
+def test_a_fresh_comparison_gives_the_same_numbers_in_every_cell(grown, summary):
+    """The comparison that grew shares seed 0 with the finished one of two seeds; each was trained by itself."""
+    again = arms(grown.summary)
+    for spec in ("untuned", "embed", "partial@4", "transfer@4"):
+        assert again[spec]["per_seed"][0] == arms(summary)[spec]["per_seed"][0]
+        assert again[spec]["rows"][0] == arms(summary)[spec]["rows"][0]
+    tickets = (found["languages"]["es"]["tickets"] for found in (grown.summary, summary))
+    first, second = ([(row["token_id"], row["statistic"]) for row in one["list"]] for one in tickets)
+    assert first == second
+    levels = [found["languages"]["es"]["certificates"]["0"]["levels"] for found in (grown.summary, summary)]
+    assert levels[0] == levels[1]
+
+
 def test_time_and_memory_are_those_of_each_arm(finished, summary):
     for arm in arms(summary).values():
         assert len(arm["seconds"]["making"]) == len(arm["per_seed"])
