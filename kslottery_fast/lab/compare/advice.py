@@ -39,7 +39,7 @@ def recommend(
         share = (untuned - candidate.nll).share_of(gain)
         if share is None:
             return None
-        kept.append({"arm": candidate.arm, "rows": candidate.rows, **share.interval().to_dict()})
+        kept.append({"arm": candidate.arm, "rows": candidate.rows, **share.to_dict()})
     chosen = next((one for one in kept if one["low"] >= 1 - margin and one["rows"] > 0), None)
     return {
         "arm": chosen and chosen["arm"],
@@ -74,7 +74,11 @@ def recommendation_text(found: Mapping[str, Any] | None) -> str:
 
 
 def ticket_warnings(
-    alpha: float, counts: Mapping[float, Sequence[int]], active: Sequence[int], overlap: float | None
+    alpha: float,
+    counts: Mapping[float, Sequence[int]],
+    active: Sequence[int],
+    overlap: float | None,
+    overlap_of: str = "tickets",
 ) -> list[str]:
     """What speaks against relying on the tickets at ``alpha``.
 
@@ -83,6 +87,7 @@ def ticket_warnings(
     counts : for alpha, its half and its double the number of tickets of every seed.
     active : active rows of every seed.
     overlap : mean Jaccard overlap of the tickets of two seeds; None with one seed.
+    overlap_of : what these sets are, all chosen in the same way.
     """
     own = counts[alpha]
     least, most = min(own), max(own)
@@ -108,21 +113,37 @@ def ticket_warnings(
         )
     if overlap is not None and overlap < UNSTABLE and most:
         warnings.append(
-            f"Unstable tickets: two training seeds share {overlap:.0%} of their tickets on average (Jaccard), less "
-            f"than {UNSTABLE:.0%}."
+            f"Unstable tickets: two training seeds share {overlap:.0%} of their {overlap_of} on average (Jaccard), "
+            f"less than {UNSTABLE:.0%}."
         )
     return warnings
 
 
-def control_sentence(control: str, own: str, label: str, difference: Mapping[str, float], seeds: int) -> str:
-    """Whether a control of the same size did as well as the tickets (difference: its NLL minus that of the tickets)."""
+def control_sentence(
+    control: str, own: str, label: str, difference: Mapping[str, float], per_seed: Sequence[float]
+) -> str:
+    """Whether a control of the same size did as well as the tickets.
+
+    One is called better only where the interval excludes 0 and the difference has the same sign with every seed.
+
+    Parameters
+    ----------
+    difference : NLL of the control minus that of the tickets, with its interval.
+    per_seed : the same of each training seed.
+    """
+    one = len(per_seed) == 1
+    by_seed = (
+        "one training seed, so nothing is known of another"
+        if one
+        else (f"by seed {', '.join(f'{value:+.3f}' for value in per_seed)}")
+    )
     interval = (
         f"test NLL of {control} minus {own}: {difference['value']:+.3f} nats per token, 95 % interval "
-        f"{difference['low']:+.3f} to {difference['high']:+.3f}, {seeds} training seed{'s' if seeds > 1 else ''}"
+        f"{difference['low']:+.3f} to {difference['high']:+.3f}; {by_seed}"
     )
-    if difference["low"] > 0:
+    if difference["low"] > 0 and min(per_seed) > 0:
         return f"{own} is better than {label} of the same size ({interval})."
-    if difference["high"] < 0:
+    if difference["high"] < 0 and max(per_seed) < 0:
         return (
             f"{label} of the same size is better than {own} ({interval}): the KS test is not what makes the rows good."
         )

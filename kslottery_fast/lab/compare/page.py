@@ -96,7 +96,7 @@ def _tickets(place: int, tickets: Mapping[str, Any]) -> str:
             f"<td>{ticket['count']:,}</td><td>{ticket['rank']:,}</td><td>{known}</td>{effects}"
         )
     caption = (
-        f"{prose(plural(len(tickets['list']), 'ticket'))} of the first training seed, {prose(tickets['own'])}. "
+        f"{prose(plural(len(tickets['list']), 'ticket'))} of the first training seed, {prose(tickets['spec'])}. "
         "Effects are on validation NLL, nats per token, with 95 % intervals over sentences. Alone: what this row gains "
         "when it alone is transferred. Left out: what is lost when all tickets but this one are transferred."
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
+from kslottery_fast import __version__
 from kslottery_fast.evaluate import Evaluation, TargetNll
 from kslottery_fast.files import read_json
 from kslottery_fast.lab.controls import frequency_ranks
@@ -16,10 +17,9 @@ from kslottery_fast.lab.settings import ALPHA_GRID
 from kslottery_fast.replicates import Replicates
 from kslottery_fast.tickets import Tickets
 
-from . import advice, measures, scoring
+from . import advice, measures, overlaps, scoring
 from .arms import ARMS
 from .cell import EMBED, UNTUNED, Cell
-from .evidence import SELECTORS
 from .plan import SCORE, Comparison
 from .settings import ArmSpec
 
@@ -31,10 +31,11 @@ COMPARED = ("frequency", "random", "l2", "gradient")
 def summarize(comparison: Comparison) -> dict[str, Any]:
     """The content of ``summary.json``."""
     settings = comparison.settings
-    languages = {code: Language(comparison, code, place) for place, code in enumerate(comparison.shops)}
+    languages = {code: Language(comparison, code) for code in comparison.shops}
     first = next(iter(languages.values()))
     summary: dict[str, Any] = {
         "format": FORMAT,
+        "version": __version__,
         "title": f"{first.corpus['model_name']}: {len(settings.specs)} arms, {len(settings.seeds)} training seeds",
         "settings": settings.binding,
         "grid": settings.grid,
@@ -43,18 +44,21 @@ def summarize(comparison: Comparison) -> dict[str, Any]:
     }
     if len(languages) > 1:
         summary["mean"] = _mean(list(languages.values()))
-        summary["language_overlap"] = _language_overlap(languages)
+        cells = {code: language.cells for code, language in languages.items()}
+        summary["language_overlap"] = overlaps.of_languages(cells)
     return summary
 
 
 class Language:
     """One language of a finished comparison: its scores, aligned over arms, and what follows from them."""
 
-    def __init__(self, comparison: Comparison, code: str, place: int) -> None:
+    def __init__(self, comparison: Comparison, code: str) -> None:
         self.settings, self.shop = comparison.settings, comparison.shops[code]
         self.cells = [comparison.cells[code, seed] for seed in self.settings.seeds]
-        # Languages are averaged: their sentences are different draws.
-        self.options = {"n_bootstrap": self.settings.base.n_bootstrap, "seed": self.settings.base.seed + place}
+        self.options = {
+            "n_bootstrap": self.settings.base.n_bootstrap,
+            "seed": language_seed(self.settings.base.seed, code),
+        }
 
     @cached_property
     def corpus(self) -> dict[str, Any]:
@@ -140,21 +144,30 @@ class Language:
             "peak_memory_mb": max(peak["peak_memory_mb"] for peak in peaks)
             if all(peak["peak_memory_of"] == "stage" for peak in peaks)
             else None,
-            "scores": measures.intervals(test),
-            "per_seed": [
-                {metric: getattr(evaluation, metric).value for metric in measures.METRICS}
-                for evaluation in self.evaluations(spec, "test")
-            ],
+            "scores": measures.score_intervals(test),
+            "per_seed": self._per_seed(spec),
             "validation_nll": self.validation[spec].interval().to_dict(),
-            "paraphrased": measures.intervals(paraphrased),
+            "paraphrased": measures.score_intervals(paraphrased),
         }
         if spec != UNTUNED:
             result["against_untuned"] = measures.differences(test, untuned)
+            result["per_seed_against_untuned"] = self._seed_differences(spec, UNTUNED)
             result["decomposition"] = measures.intervals(measures.decomposition(test, untuned))
             result["paraphrased_against_untuned"] = measures.differences(paraphrased, self.paraphrased[UNTUNED])
         if spec not in (UNTUNED, EMBED):
             result["against_embed"] = measures.differences(test, embed)
+            result["per_seed_against_embed"] = self._seed_differences(spec, EMBED)
         return result
+
+    def _per_seed(self, spec: ArmSpec) -> list[dict[str, float]]:
+        """The scores of an arm on the test split, seed by seed."""
+        return [
+            {metric: getattr(evaluation, metric).value for metric in measures.METRICS}
+            for evaluation in self.evaluations(spec, "test")
+        ]
+
+    def _seed_differences(self, first: ArmSpec, second: ArmSpec) -> list[dict[str, float]]:
+        return measures.seed_differences(self._per_seed(first), self._per_seed(second))
 
     def _controls(self) -> list[dict[str, Any]]:
         """Each control minus Partial Tuning of the same size, paired."""
@@ -162,8 +175,14 @@ class Language:
         for spec in self.settings.specs:
             own = ArmSpec("partial", spec.size, spec.learning_rate)
             if spec.name in COMPARED and own in self.test:
-                difference = measures.differences(self.test[spec], self.test[own])
-                found.append({"control": str(spec), "own": str(own), "difference": difference})
+                found.append(
+                    {
+                        "control": str(spec),
+                        "own": str(own),
+                        "difference": measures.differences(self.test[spec], self.test[own]),
+                        "per_seed": self._seed_differences(spec, own),
+                    }
+                )
         return found
 
     def _tickets(self) -> dict[str, Any]:
@@ -174,8 +193,6 @@ class Language:
         def count(one: Any, alpha: float, counts: Any = None) -> int:
             return int(one.significant(alpha, base.method, base.correction, counts))
 
-        chosen = [set(cell.choose("ks", cell.own_tickets()).tolist()) for cell in self.cells]
-        pairs = [jaccard(a, b) for a, b in itertools.combinations(chosen, 2)]
         saved = Tickets.load(self.cells[0].folder.stage_path("certificate") / "tickets.json")
         return {
             "alpha": base.alpha,
@@ -188,21 +205,11 @@ class Language:
                 {"step": step, "counts": [count(one, base.alpha, one.trajectory[place][1]) for one in evidence]}
                 for place, (step, _) in enumerate(evidence[0].trajectory)
             ],
-            "overlap_of_seeds": sum(pairs) / len(pairs) if pairs else None,
-            "overlap_of_selectors": self._selectors(len(chosen[0])),
-            "own": str(self.cells[0].own_tickets()),
+            **overlaps.of_seeds(self.cells),
+            "overlap_of_selectors": overlaps.of_selectors(self.cells, len(saved)),
+            "spec": str(self.cells[0].own_tickets()),
             "list": self._list(saved),
         }
-
-    def _selectors(self, k: int) -> dict[str, Any]:
-        """Jaccard overlap of the first k rows of every selector, mean over seeds."""
-        sets = [
-            [set(cell.evidence.token_ids[order(cell.evidence, cell.seed)[:k]].tolist()) for order in SELECTORS.values()]
-            for cell in self.cells
-        ]
-        places = range(len(SELECTORS))
-        matrix = [[sum(jaccard(one[i], one[j]) for one in sets) / len(sets) for j in places] for i in places]
-        return {"rows": k, "names": list(SELECTORS), "matrix": matrix}
 
     def _list(self, tickets: Tickets) -> list[dict[str, Any]]:
         """The tickets of the first seed with all that is known of each."""
@@ -258,24 +265,14 @@ class Language:
         counts = {entry["alpha"]: entry["counts"] for entry in tickets["by_alpha"]}
         sentences = [advice.recommendation_text(found)]
         sentences += advice.ticket_warnings(
-            tickets["alpha"], counts, tickets["active_rows"], tickets["overlap_of_seeds"]
+            tickets["alpha"], counts, tickets["active_rows"], tickets["overlap_of_seeds"], tickets["overlap_of"]
         )
         for entry in self._controls():
             if entry["control"].startswith("frequency"):
+                seeds = [seed["nll"] for seed in entry["per_seed"]]
                 label, difference = ARMS["frequency"].label, entry["difference"]["nll"]
-                sentences.append(
-                    advice.control_sentence(entry["control"], entry["own"], label, difference, len(self.cells))
-                )
+                sentences.append(advice.control_sentence(entry["control"], entry["own"], label, difference, seeds))
         return sentences
-
-
-def jaccard(first: set[int], second: set[int]) -> float:
-    """Shared over all elements; 1 for two empty sets.
-
-    >>> jaccard({1, 2}, {2, 3})
-    0.3333333333333333
-    """
-    return len(first & second) / len(first | second) if first | second else 1.0
 
 
 def _mean(languages: Sequence[Language]) -> dict[str, Any]:
@@ -287,7 +284,7 @@ def _mean(languages: Sequence[Language]) -> dict[str, Any]:
         embed = measures.mean_over([language.test[EMBED] for language in languages])
         result[str(spec)] = {
             "label": ARMS[spec.name].label,
-            "scores": measures.intervals(arm),
+            "scores": measures.score_intervals(arm),
             "against_untuned": measures.differences(arm, untuned),
             "against_embed": measures.differences(arm, embed),
             "decomposition": measures.intervals(measures.decomposition(arm, untuned)),
@@ -295,12 +292,10 @@ def _mean(languages: Sequence[Language]) -> dict[str, Any]:
     return result
 
 
-def _language_overlap(languages: Mapping[str, Language]) -> dict[str, Any]:
-    """Jaccard overlap of the tickets of two languages, mean over seeds."""
-    codes = list(languages)
-    sets = {
-        code: [set(cell.choose("ks", cell.own_tickets()).tolist()) for cell in language.cells]
-        for code, language in languages.items()
-    }
-    matrix = [[sum(map(jaccard, sets[a], sets[b])) / len(sets[a]) for b in codes] for a in codes]
-    return {"names": codes, "matrix": matrix}
+def language_seed(seed: int, code: str) -> int:
+    """The seed of a language's draws: the same whatever stands beside it, another than that of other languages.
+
+    >>> language_seed(0, "es") == language_seed(0, "es") != language_seed(0, "ca")
+    True
+    """
+    return int(np.random.SeedSequence((seed, *code.encode())).generate_state(1)[0])

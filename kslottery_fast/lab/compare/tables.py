@@ -110,7 +110,8 @@ COSTS = (Column("Rows", _rows), Column("Trained", _trained), Column("Time", _tim
 COLUMNS = (*SCORES, *GAINS, *COSTS)
 WIDE = 170  # signs that all columns side by side need
 NOTE = (
-    "Values are means over training seeds; intervals: 95 %, paired bootstrap over sentences and seeds. Raw gain: raw "
+    "Values are means over training seeds; intervals: 95 %, bootstrap over sentences and Student's t over seeds, of "
+    "differences paired in both. Raw gain: raw "
     "BLEU minus that of the untuned model; quality: the part on first lines, where running on is not counted; "
     "stopping: the rest. Gain, paraphrased: BLEU first line minus that of the untuned model with a template that was "
     "not trained. Time: training and scoring, mean over seeds; memory: peak of the process during the arm."

@@ -14,7 +14,7 @@ from kslottery_fast.replicates import Replicates
 
 
 def nll(value: float, *draws: float) -> Replicates:
-    return Replicates(value, np.array(draws or (value, value)))
+    return Replicates(value, np.array(draws or (value, value))[:, None])
 
 
 UNTUNED, EMBED = nll(4.0), nll(2.0)
@@ -74,12 +74,27 @@ def test_a_count_that_is_steep_in_alpha_is_warned_about():
     assert "steep in alpha: 6 at half, 20 at alpha = 0.05, 40 at double" in found
 
 
-def test_a_control_is_better_worse_or_not_told_apart_by_its_interval():
-    def say(low: float, high: float) -> str:
-        difference = {"value": (low + high) / 2, "low": low, "high": high}
-        return control_sentence("frequency@18", "partial@18", "Frequency Tuning", difference, 3)
+def test_the_warning_of_unstable_tickets_says_which_sets_it_compares():
+    counts = {0.05: [3, 30], 0.025: [3, 30], 0.1: [3, 30]}
+    assert (
+        "share 40% of their 18 rows of largest D"
+        in ticket_warnings(0.05, counts, [2000] * 2, 0.4, "18 rows of largest D")[-1]
+    )
 
-    assert say(0.1, 0.3).startswith("partial@18 is better than Frequency Tuning")
-    assert say(-0.3, -0.1).startswith("Frequency Tuning of the same size is better than partial@18")
-    assert "cannot be told apart" in say(-0.1, 0.1)
-    assert "3 training seeds" in say(-0.1, 0.1)
+
+def say(low: float, high: float, *per_seed: float) -> str:
+    difference = {"value": (low + high) / 2, "low": low, "high": high}
+    return control_sentence("frequency@18", "partial@18", "Frequency Tuning", difference, per_seed)
+
+
+def test_a_control_is_better_worse_or_not_told_apart_by_its_interval():
+    assert say(0.1, 0.3, 0.15, 0.2, 0.25).startswith("partial@18 is better than Frequency Tuning")
+    assert say(-0.3, -0.1, -0.2, -0.2).startswith("Frequency Tuning of the same size is better than partial@18")
+    assert "cannot be told apart" in say(-0.1, 0.1, 0.02, 0.01, 0.03)
+    assert "by seed +0.150, +0.200" in say(0.1, 0.3, 0.15, 0.2)
+    assert "one training seed, so nothing is known of another" in say(0.1, 0.3, 0.2)
+
+
+def test_nothing_is_called_better_whose_seeds_disagree():
+    assert "cannot be told apart" in say(0.1, 0.3, 0.4, 0.4, -0.1)
+    assert "cannot be told apart" in say(-0.3, -0.1, -0.4, -0.4, 0.1)

@@ -4,7 +4,15 @@ import pytest
 import sacrebleu
 
 from kslottery_fast.evaluate import Evaluation, GeneratedText, Interval
-from kslottery_fast.lab.compare.measures import METRICS, decomposition, differences, mean_over, replicates
+from kslottery_fast.lab.compare.measures import (
+    METRICS,
+    RANGES,
+    decomposition,
+    differences,
+    mean_over,
+    replicates,
+    score_intervals,
+)
 
 REFERENCES = [" la casa es grande y roja", " el perro mira el mar", " guardar el archivo nuevo"]
 GOOD = ["la casa es grande y roja", "el perro mira el mar", "guardar el archivo nuevo"]
@@ -76,3 +84,13 @@ def test_the_mean_over_languages_is_a_mean_replicate_by_replicate():
     found = mean_over([first, second])
     assert found["bleu_raw"].value == pytest.approx((first["bleu_raw"].value + second["bleu_raw"].value) / 2)
     assert found["nll"].draws == pytest.approx((first["nll"].draws + second["nll"].draws) / 2)
+
+
+def test_intervals_of_few_seeds_end_where_the_score_must():
+    found = score_intervals(scores(GOOD, BAD))
+    for metric in METRICS:
+        least, most = RANGES[metric]
+        assert least <= found[metric]["low"] <= found[metric]["value"] <= found[metric]["high"] <= most
+    assert (found["bleu_raw"]["low"], found["bleu_raw"]["high"]) == (0, 100)  # t(1): beyond both without the range
+    against = differences(scores(GOOD, BAD), scores(BAD, BAD))["bleu_raw"]
+    assert (against["low"], against["high"]) == (-100, 100)
