@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .errors import InputError
+from .overlay import RowHead
 
 IGNORE_INDEX = -100
 """The label of a position that is not supervised, as in transformers and torch's cross entropy."""
@@ -37,7 +38,7 @@ def supervised_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch
     Raises
     ------
     InputError : no labels, a model without an output head, or an encoder-decoder model that needs
-        ``decoder_input_ids`` and cannot derive them.
+        ``decoder_input_ids`` and cannot derive them; a mixed batch where the head follows the rows.
     """
     labels = batch.get("labels")
     if labels is None:
@@ -46,6 +47,11 @@ def supervised_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch
     head = whole.get_output_embeddings() if hasattr(whole, "get_output_embeddings") else None
     if head is None:
         raise InputError(f"{type(whole).__name__} has no output head; load it as a causal or seq2seq language model")
+    if isinstance(head, RowHead) and head.row_sets.mixture is not None:
+        raise InputError(
+            "supervised_logits joins the positions of all examples, and a head that follows mixed_rows has to know "
+            "which example each belongs to; call model(**batch) for a mixed batch, or attach with output='frozen'"
+        )
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     if getattr(getattr(whole, "config", None), "is_encoder_decoder", False):
         if "decoder_input_ids" not in inputs:

@@ -20,17 +20,20 @@ from .overlay import Overlay, RowEmbedding, RowHead, RowOutput, overlay, remove_
 from .rowset import RowSets, check_name, new_row_set
 from .tables import (
     active_token_ids,
+    base_rows,
     check_finite,
     check_table,
     check_token_ids,
     check_writable,
     embedding_table,
+    has_values,
     input_embedding,
     input_modules,
     is_quantized,
     is_tied,
     split_roles,
     table_copies,
+    table_shape,
     table_users,
 )
 
@@ -108,7 +111,7 @@ def attach_rows(
     check_name(name)
     embedding = input_embedding(model)
     weight = check_table(embedding)
-    ids = check_token_ids(token_ids, weight.shape[0])
+    ids = check_token_ids(token_ids, table_shape(embedding)[0])
     modules = input_modules(model, ids)
     heads = table_users(model, weight)[1] if output == "tied" else []
     if output == "tied" and not heads:
@@ -217,7 +220,8 @@ def transfer_rows(
 
     Parameters
     ----------
-    source : the embed-tuned model, or its table [V, d]. Attached rows count.
+    source : the embed-tuned model, or its table [V, d]. Attached rows that are in use count. Accelerate may have
+        offloaded it.
     target : the original model, or its table [V, d]. Only these rows are written.
     token_ids : distinct token ids, or Tickets of the target's table.
     output : for a tied target model. "frozen" (and "auto"): the head keeps the old rows, see
@@ -229,8 +233,8 @@ def transfer_rows(
 
     Raises
     ------
-    InputError : tables of different dimension, bad ids, NaN or Inf in the rows, a target with attached rows.
-        The target is then as it was.
+    InputError : tables of different dimension or without values (device meta), bad ids, NaN or Inf in the rows, a
+        target with attached rows. The target is then as it was.
 
     Examples
     --------
@@ -298,14 +302,17 @@ def _table(owner: nn.Module | torch.Tensor, name: str) -> torch.Tensor:
         raise TypeError(f"{name} must be a model or a tensor [V, d], not {type(owner).__name__}")
     if table.dim() != 2 or not table.dtype.is_floating_point:
         raise InputError(f"{name} must be a floating-point table [V, d], not {table.dtype} {list(table.shape)}")
+    if not (has_values(input_embedding(owner)) if isinstance(owner, nn.Module) else not table.is_meta):
+        raise InputError(f"{name} has no values (device meta); load it into memory, or let accelerate offload it")
     return table
 
 
 def _read(owner: nn.Module | torch.Tensor, table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Rows [k, d] of a table, with attached rows in place of their base rows."""
-    values = table.index_select(0, ids.to(table.device))
-    attached = get_rows(owner) if isinstance(owner, nn.Module) else None
-    if attached is None:
+    """Rows [k, d] of a table, with attached rows that are in use in place of their base rows."""
+    if not isinstance(owner, nn.Module):
+        return table.index_select(0, ids.to(table.device))
+    values, attached = base_rows(input_embedding(owner), ids), get_rows(owner)
+    if attached is None or attached.row_sets.active is None:
         return values
     slots = attached.slots[ids.to(attached.slots.device)].long().unsqueeze(1)
     return torch.where(slots >= 0, attached.rows[slots.squeeze(1).clamp(min=0)], values)

@@ -16,7 +16,11 @@ from torch.nn import functional as F
 
 from .errors import InputError
 from .ops import row_embedding
-from .tables import base_rows, check_finite, check_token_ids
+from .tables import base_rows, check_finite, check_token_ids, table_shape
+
+
+class NoRowsInUseError(InputError, AttributeError):
+    """The model's own rows are in use, which have no ``rows``: an AttributeError, since hasattr may ask."""
 
 
 class RowSet(nn.Module):
@@ -135,7 +139,7 @@ class RowSet(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         key = f"{prefix}token_ids"
         _, _, missing, unexpected, errors = args
-        ids = None
+        ids, found = None, len(errors)
         if key not in state_dict:
             missing.append(key)
         else:
@@ -150,7 +154,8 @@ class RowSet(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if key in unexpected:
             unexpected.remove(key)
-        if ids is not None:
+        if ids is not None and len(errors) == found and f"{prefix}rows" in state_dict:
+            # Rows of another width are an error, rows that are not there one or none: ids without theirs stay out.
             self._index(ids.to(self._token_ids.device, copy=True))
 
 
@@ -197,9 +202,9 @@ class RowSets(nn.ModuleDict):
         self.active = name
 
     def current(self) -> RowSet:
-        """The set in use; InputError if that is the base."""
+        """The set in use; NoRowsInUseError if that is the base."""
         if self.active is None:
-            raise InputError("no rows are in use; call use_rows(model, name) first")
+            raise NoRowsInUseError("no rows are in use; call use_rows(model, name) first")
         return self[self.active]  # type: ignore[return-value]
 
 
@@ -213,7 +218,7 @@ def new_row_set(embedding: nn.Embedding, ids: torch.Tensor) -> RowSet:
         )
     check_finite(values, ids, "cannot attach rows, the table is damaged")
     values = values.to(torch.promote_types(values.dtype, torch.float32), copy=True)
-    return RowSet(values, ids.to(values.device, copy=True), embedding.weight.shape[0], embedding.padding_idx)
+    return RowSet(values, ids.to(values.device, copy=True), table_shape(embedding)[0], embedding.padding_idx)
 
 
 def check_name(name: str) -> None:

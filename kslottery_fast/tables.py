@@ -75,7 +75,9 @@ def input_modules(model: nn.Module, token_ids: torch.Tensor) -> list[nn.Embeddin
         other = part.get_input_embeddings()
         if not isinstance(other, nn.Embedding) or any(other is module for module in modules):
             continue
-        if other.weight.shape == table.shape and torch.equal(base_rows(other, token_ids).to(values), values):
+        if table_shape(other) == table_shape(input_embedding(model)) and torch.equal(
+            base_rows(other, token_ids).to(values), values
+        ):
             modules.append(other)
     return modules
 
@@ -140,6 +142,18 @@ def is_quantized(embedding: nn.Embedding) -> bool:
     return embedding.weight.dtype not in TABLE_DTYPES or type(embedding.weight.data) is not torch.Tensor
 
 
+def table_shape(embedding: nn.Embedding) -> tuple[int, int]:
+    """[V, d] of the table; a quantized weight may be packed into another shape, so the module is asked."""
+    if is_quantized(embedding):
+        return embedding.num_embeddings, embedding.embedding_dim
+    return embedding.weight.shape[0], embedding.weight.shape[1]
+
+
+def has_values(embedding: nn.Embedding) -> bool:
+    """Tell whether the table is in memory, or where an accelerate hook finds it."""
+    return not embedding.weight.is_meta or _offloaded_table(embedding) is not None
+
+
 def check_table(embedding: nn.Embedding) -> torch.Tensor:
     """Return the weight of an embedding whose rows can be replaced; refuse the others."""
     weight = embedding.weight
@@ -150,7 +164,7 @@ def check_table(embedding: nn.Embedding) -> torch.Tensor:
             "the embedding table is partitioned by DeepSpeed ZeRO-3; attach the rows before deepspeed.initialize, to a "
             "model that was loaded without zero.Init"
         )
-    if weight.is_meta and _offloaded_table(embedding) is None:
+    if not has_values(embedding):
         raise InputError(
             "the embedding table has no values (device meta) and no accelerate hook that would load them; load the "
             "model with the table in memory, or offload it by accelerate"
@@ -209,7 +223,7 @@ def check_token_ids(token_ids: Any, vocab_size: int, name: str = "token_ids") ->
 
     Parameters
     ----------
-    token_ids : integers in a sequence, array or tensor, or Tickets (anything with token_ids and vocab_size).
+    token_ids : integers in a sequence, set, array or tensor, or Tickets (anything with token_ids and vocab_size).
 
     Raises
     ------
@@ -226,7 +240,11 @@ def check_token_ids(token_ids: Any, vocab_size: int, name: str = "token_ids") ->
     if not torch.is_tensor(token_ids):
         if isinstance(token_ids, (str, bytes, Mapping)) or not isinstance(token_ids, Iterable):
             raise TypeError(f"{name} must be a sequence of integers or Tickets, not {type(token_ids).__name__}")
-        token_ids = torch.as_tensor(token_ids if hasattr(token_ids, "dtype") else list(token_ids))
+        given = token_ids if hasattr(token_ids, "dtype") else list(token_ids)
+        try:
+            token_ids = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{name} is no sequence of integers: {error}") from None
     ids = token_ids.detach().cpu()
     if ids.numel() == 0:
         raise InputError(f"{name} is empty; give at least one token id")

@@ -11,6 +11,7 @@ from torch import nn
 
 from kslottery_fast import add_rows, ks_select_rows, mixed_rows, remove_rows, row_sets, use_rows
 from kslottery_fast.errors import InputError
+from kslottery_fast.logits import supervised_logits
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import attach_rows, detach_rows, get_rows, merge_rows
 
@@ -199,6 +200,24 @@ def test_bad_names_and_ids_are_refused_and_the_model_stays_as_it_was(change, mes
     assert torch.equal(logits(model, batch(model)), want)
 
 
+@pytest.mark.parametrize("role", ["frozen", "tied"])
+def test_supervised_logits_of_a_mixed_batch_are_right_or_refused(role):
+    model = several(make("llama"), output=role)
+    inputs = batch(model)
+    inputs["labels"] = inputs["input_ids"].clone()
+    inputs["labels"][0, :5] = -100
+    with mixed_rows(model, ["fr", "default"]):
+        if role == "tied":
+            with pytest.raises(InputError, match=r"a head that follows mixed_rows .* call model\(\*\*batch\)"):
+                supervised_logits(model, inputs)
+        else:
+            got, targets = supervised_logits(model, inputs)
+            want = logits(model, inputs)[:, :-1][inputs["labels"][:, 1:] != -100]
+            assert len(targets) == len(want) == 12
+            torch.testing.assert_close(got, want)
+    assert supervised_logits(model, inputs)[0].shape == (12, V)
+
+
 def test_the_only_set_and_a_model_without_rows_are_refused():
     model = attach_rows(make("llama"), TOKENS)
     with pytest.raises(InputError, match="'default' is the only set; call detach_rows"):
@@ -227,3 +246,9 @@ def test_with_no_set_in_use_what_needs_rows_says_so():
     for needs_rows in (lambda: get_rows(model).rows, lambda: merge_rows(model), lambda: ks_select_rows(model)):
         with pytest.raises(InputError, match="no rows are in use; call use_rows"):
             needs_rows()
+    for name in ("rows", "token_ids", "slots"):
+        assert not hasattr(get_rows(model), name)
+        assert hasattr(get_rows(use_rows(model, "fr")), name)
+        use_rows(model, None)
+    with pytest.raises(AttributeError, match="no attribute 'row'"):
+        get_rows(model).row  # noqa: B018

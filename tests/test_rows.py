@@ -96,6 +96,24 @@ def test_a_state_dict_with_bad_token_ids_is_refused(ids, message):
     assert get_rows(model).token_ids.tolist() == TOKENS
 
 
+@pytest.mark.parametrize(
+    ("change", "strict", "message"),
+    [
+        (lambda state, key: state.update({f"{key}.rows": torch.zeros(3, 5)}), False, "size mismatch"),
+        (lambda state, key: state.pop(f"{key}.rows"), True, "Missing key"),
+        (lambda state, key: state.pop(f"{key}.rows"), False, None),
+    ],
+)
+def test_token_ids_whose_rows_are_not_loaded_are_not_loaded_either(change, strict, message):
+    model, other = tuned(make("llama")), attach_rows(make("llama"), [11, 12, 13])
+    state = other.state_dict()
+    change(state, "model.embed_tokens.row_sets.default")
+    with pytest.raises(RuntimeError, match=message) if message else nullcontext():
+        model.load_state_dict(state, strict=strict)
+    assert get_rows(model).token_ids.tolist() == TOKENS
+    assert get_rows(model).slots[TOKENS].tolist() == [0, 1, 2]
+
+
 def test_the_padding_row_is_read_but_gets_no_gradient():
     model = make("llama")
     attach_rows(model, [5, 0, 7])

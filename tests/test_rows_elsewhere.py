@@ -118,11 +118,71 @@ def test_rows_over_an_offloaded_table_are_those_over_a_table_in_memory(name, tie
     other(**batch(other)).logits.square().mean().backward()
     torch.testing.assert_close(get_rows(model).rows.grad, get_rows(other).rows.grad)
     assert sorted(ks_select_rows(model, top_k=3).token_ids.tolist()) == sorted(TOKENS)
+    save_adapter(model, tmp_path / "adapter")
+    loaded = load_adapter(make(name, tied=tied), tmp_path / "adapter")
+    torch.testing.assert_close(logits(loaded, batch(loaded)), want)
+    target = torch.zeros(V, 16)
+    transfer_rows(model, target, [*TOKENS, 9])  # with the attached rows
+    assert torch.equal(target[[*TOKENS, 9]], torch.cat([rows, embedding_table(plain)[[9]]]))
     with pytest.raises(InputError, match="cannot merge into a table that is offloaded"):
         merge_rows(model)
     with pytest.raises(InputError, match="cannot transfer rows into a table that is offloaded"):
         transfer_rows(make(name), detach_rows(model), TOKENS)
     assert torch.equal(logits(model, batch(model)), base)
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_rows_of_an_offloaded_source_are_transferred(place, tmp_path):
+    source, target = make("llama"), torch.zeros(V, 16)
+    want = embedding_table(source).detach()[TOKENS].clone()
+    if place == "memory":
+        accelerate.cpu_offload(source, execution_device="cpu")
+    else:
+        accelerate.disk_offload(source, str(tmp_path / "weights"), execution_device="cpu")
+    assert transfer_rows(source, target, TOKENS) is target
+    assert torch.equal(target[TOKENS], want)
+    assert target.abs().sum(dim=1).nonzero().flatten().tolist() == sorted(TOKENS)
+
+
+def test_rows_that_were_offloaded_themselves_are_not_saved(tmp_path):
+    model = attach_rows(make("llama"), TOKENS)
+    accelerate.cpu_offload(model, execution_device="cpu")
+    with pytest.raises(InputError, match=r"rows have no values .device meta.: they were offloaded; save them before"):
+        save_adapter(model, tmp_path / "adapter")
+
+
+class Packed4BitEmbedding(nn.Embedding):
+    """Two numbers in a byte, as in bitsandbytes: the shape of the weight says nothing of V and d."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__(*embedding.weight.shape)
+        self.register_buffer("scale", embedding.weight.detach().abs().amax(dim=1, keepdim=True) / 7)
+        codes = (embedding.weight.detach() / self.scale).round().add(8).byte()
+        self.weight = nn.Parameter((codes[:, ::2] * 16 + codes[:, 1::2]).view(-1, 1), requires_grad=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        packed = self.weight.view(self.num_embeddings, -1)[ids]
+        codes = torch.stack([packed // 16, packed % 16], dim=-1).flatten(-2)
+        return (codes.float() - 8) * self.scale[ids]
+
+
+def test_a_packed_table_has_the_shape_that_its_module_says(tmp_path):
+    model = make("llama", tied=False)
+    model.set_input_embeddings(Packed4BitEmbedding(model.get_input_embeddings()))
+    assert embedding_table(model).shape == (V * 8, 1)
+    base = logits(model, batch(model))
+    with pytest.raises(InputError, match=f"token_ids has {V}, outside 0..{V - 1}"):
+        attach_rows(model, [V])
+    attach_rows(model, TOKENS)
+    assert get_rows(model).slots.shape == (V,)
+    assert torch.equal(logits(model, batch(model)), base)
+    moved(model)
+    assert ks_select_rows(model, top_k=3).vocab_size == V
+    want = logits(model, batch(model))
+    assert (want - base).abs().max() > 0.01
+    save_adapter(model, tmp_path / "adapter")
+    load_adapter(detach_rows(model), tmp_path / "adapter")
+    assert torch.equal(logits(model, batch(model)), want)
 
 
 def test_a_damaged_table_is_refused_and_the_model_stays_as_it_was():

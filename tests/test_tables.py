@@ -9,6 +9,7 @@ import torch
 from tiny_models import TOKENS, V, batch, logits, make, tuned
 from torch import nn
 
+from kslottery_fast.adapters import use_rows
 from kslottery_fast.errors import InputError
 from kslottery_fast.rows import (
     active_token_ids,
@@ -33,6 +34,8 @@ from kslottery_fast.rows import (
         ([1.0, 2.0], "dtype torch.float32, expected integers"),
         (torch.ones(4, dtype=torch.bool), "mask.nonzero"),
         ([[1, 2]], r"shape \[1, 2\], expected one dimension"),
+        ([[1], [2, 3]], "token_ids is no sequence of integers: expected sequence of length 1"),
+        (["house"], "token_ids is no sequence of integers: too many dimensions 'str'"),
     ],
 )
 def test_bad_token_ids_are_refused_and_the_model_stays_as_it_was(ids, message):
@@ -41,6 +44,12 @@ def test_bad_token_ids_are_refused_and_the_model_stays_as_it_was(ids, message):
         attach_rows(model, ids)
     assert get_rows(model) is None
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("collection", [set, tuple, iter, torch.tensor])
+def test_token_ids_may_come_in_any_collection_of_integers(collection):
+    model = attach_rows(make("llama"), collection(TOKENS))
+    assert sorted(get_rows(model).token_ids.tolist()) == sorted(TOKENS)
 
 
 @pytest.mark.parametrize("ids", ["text", 5, None, {"input_ids": [1]}])
@@ -139,6 +148,12 @@ def test_attached_rows_of_the_source_are_transferred():
     assert target.abs().sum(dim=1).nonzero().flatten().tolist() == [5, 9]
 
 
+def test_a_source_with_no_set_in_use_gives_the_rows_of_its_table():
+    source, target = use_rows(tuned(make("llama")), None), torch.zeros(V, 16)
+    transfer_rows(source, target, TOKENS)
+    assert torch.equal(target[TOKENS], embedding_table(source)[TOKENS])
+
+
 def test_a_tied_transfer_changes_the_head_too():
     source, target = make("llama", tied=False), make("llama")
     with torch.no_grad():
@@ -156,6 +171,9 @@ def test_transfer_refuses_what_does_not_fit_and_writes_nothing():
         (torch.zeros(V), table, [1], "source must be a floating-point table"),
         (torch.full((V, 16), float("nan")), table, [1], "cannot transfer: 1 of 1 rows"),
         (torch.ones(V, 16), tuned(make("llama")), [1], "the target has attached rows"),
+        (make("llama").to("meta"), table, [1], r"source has no values \(device meta\); load it into memory"),
+        (torch.ones(V, 16, device="meta"), table, [1], "source has no values"),
+        (torch.ones(V, 16), torch.ones(V, 16, device="meta"), [1], "target has no values"),
     ]:
         with pytest.raises(InputError, match=message):
             transfer_rows(source, target, ids)

@@ -152,18 +152,12 @@ class _ShardedTables:
 
     def counts(self, threshold: int = 0) -> Tensor:
         """As selection.Tables says; the same on all processes."""
-        if threshold:
-            decided, flags = ops.ks_decide(self.before, self.after, threshold)
-            rows = torch.nonzero(decided | (flags != 0))[:, 0]
-            h = ops.ks_statistics(self.before[rows], self.after[rows])[0]
-        else:
-            h, flags = ops.ks_statistics(self.before, self.after)
-            rows = torch.nonzero((h != 0) | (flags != 0))[:, 0]
-            h = h[rows]
+        h, flags = ops.ks_statistics(self.before, self.after, threshold)
+        rows = torch.nonzero((h != 0) | (flags != 0))[:, 0]
         sizes = self._gather(torch.tensor([len(self.before), len(rows)], device=h.device))
         offset = sum(int(size[0]) for size in sizes[: dist.get_rank(self.group)])
         # A row that is not finite travels as -1, so that all processes raise the same error.
-        found = torch.stack([rows + offset, torch.where(flags[rows] != 0, -1, h)], dim=1)
+        found = torch.stack([rows + offset, torch.where(flags[rows] != 0, -1, h[rows])], dim=1)
         longest = max(int(size[1]) for size in sizes)
         padded = torch.nn.functional.pad(found, (0, 0, 0, longest - len(found)))
         gathered = self._gather(padded)

@@ -26,11 +26,12 @@ from kslottery_fast.errors import InputError
 from kslottery_fast.files import atomic_directory, read_json, write_json, write_safetensors, write_text
 from kslottery_fast.rows import RowEmbedding, attach_rows, attached_model, get_rows, is_tied, output_role
 from kslottery_fast.tables import (
+    base_rows,
     check_finite,
     check_token_ids,
-    embedding_table,
     input_embedding,
     input_modules,
+    table_shape,
     table_users,
 )
 
@@ -88,13 +89,15 @@ def save_adapter(
             )
     pin = None
     if heads and role == "frozen":
-        token = _token_outside(embedding.token_ids.tolist(), len(embedding.weight))
-        pin = token, heads[0].weight[token]
+        token = _token_outside(embedding.token_ids.tolist(), table_shape(embedding)[0])
+        # Tied or not by now: accelerate gives what it offloads weights of their own.
+        pinned_to = embedding if heads[0].weight is embedding.weight else heads[0]
+        pin = token, base_rows(pinned_to, torch.tensor([token]))[0]
     save_rows_adapter(
         embedding.token_ids,
         embedding.rows,
         path,
-        vocab_size=len(embedding.weight),
+        vocab_size=table_shape(embedding)[0],
         input_modules=[names[id(module)] for module in input_modules(owner, embedding.token_ids)],
         head_modules=[names[id(head)] for head in heads],
         pinned=pin,
@@ -132,11 +135,15 @@ def save_rows_adapter(
 
     Raises
     ------
-    InputError : bad ids, rows of another shape or with NaN, a directory that holds something else.
+    InputError : bad ids, rows of another shape, with NaN or without values, a directory that holds something else.
     """
     ids = check_token_ids(token_ids, vocab_size)
     if rows.dim() != 2 or len(rows) != len(ids):
         raise InputError(f"rows has the shape {list(rows.shape)}, expected [{len(ids)}, d], one row per token id")
+    if rows.is_meta:
+        raise InputError(
+            "rows have no values (device meta): they were offloaded; save them before, or attach them after"
+        )
     check_finite(rows.detach(), ids, "cannot save the adapter")
     folder = Path(path)
     if folder.exists() and not (folder / CONFIG_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
@@ -206,7 +213,7 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str], *, name: str = 
     if not ours or not all(key.startswith(_PREFIX) and key.endswith(suffix) for key in tensors):
         raise InputError(f"{folder} is a {kind} adapter with more than rows in it; load it with PEFT")
     rows = {key.removeprefix(_PREFIX).removesuffix(suffix): value for key, value in tensors.items()}
-    table = embedding_table(model)
+    V, d = table_shape(input_embedding(model))
     head = cast(Any, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     head_name = next((name for name, module in _base_modules(model) if head is not None and module is head), None)
     head_rows = rows.pop(head_name, None) if head_name is not None else None
@@ -218,9 +225,9 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str], *, name: str = 
     head_ids = indices.get(head_name) if isinstance(indices, dict) else None
     if isinstance(indices, dict):
         indices = next(iter(ids for name, ids in indices.items() if name != head_name))
-    ids = check_token_ids(indices, len(table), f"{folder / CONFIG_FILE}: token indices")
-    if values.shape != (len(ids), table.shape[1]):
-        raise InputError(f"{folder} has rows {list(values.shape)}, the model needs {[len(ids), table.shape[1]]}")
+    ids = check_token_ids(indices, V, f"{folder / CONFIG_FILE}: token indices")
+    if values.shape != (len(ids), d):
+        raise InputError(f"{folder} has rows {list(values.shape)}, the model needs {[len(ids), d]}")
     check_finite(values, ids, f"cannot load {folder}")
     if head is not None and head_ids is not None and head_ids != indices:
         # The head has rows of its own. Ours are pinned to the base; anything else is not a row set for the
