@@ -107,22 +107,22 @@ class Language:
 
     def summary(self) -> dict[str, Any]:
         """Everything of this language, as JSON takes it."""
-        tickets = self._tickets()
+        tickets, controls, found = self._tickets(), self._controls(), self._recommendation()
         return {
             "name": self.corpus["target_language"]["name"],
             "pairs": {split: len(self.corpus[split]) for split in ("train", "validation", "test")},
             "corpus": self.corpus["provenance"],
             "licences": self.corpus["licences"],
             "arms": {str(spec): self._arm(spec) for spec in self.settings.specs},
-            "controls": self._controls(),
+            "controls": controls,
             "tickets": tickets,
             "certificates": {
                 str(cell.seed): read_json(cell.folder.stage_path("certificate") / "certificate.json")
                 for cell in self.cells
             },
             "interpretation": self._interpretation(),
-            "recommendation": (found := self._recommendation()),
-            "advice": self._advice(found, tickets),
+            "recommendation": found,
+            "advice": self._advice(found, tickets, controls),
         }
 
     def _arm(self, spec: ArmSpec) -> dict[str, Any]:
@@ -254,20 +254,24 @@ class Language:
         return {spec: value for spec, value in found.items() if value is not None}
 
     def _recommendation(self) -> dict[str, Any] | None:
-        candidates = []
-        for spec in self.settings.specs:
-            if spec.name == "partial" and spec.learning_rate is None:
-                rows = [int(str(cell.record(spec)["rows"])) for cell in self.cells]
-                candidates.append(advice.Candidate(str(spec), sum(rows) / len(rows), self.validation[spec]))
-        return advice.recommend(candidates, self.validation[UNTUNED], self.validation[EMBED], self.settings.margin)
+        def candidate(spec: ArmSpec) -> advice.Candidate:
+            rows = [int(str(cell.record(spec)["rows"])) for cell in self.arm_cells(spec)]
+            return advice.Candidate(str(spec), sum(rows) / len(rows), self.validation[spec], self.test[spec]["nll"])
 
-    def _advice(self, found: Mapping[str, Any] | None, tickets: Mapping[str, Any]) -> list[str]:
+        sets = [spec for spec in self.settings.specs if spec.name == "partial" and spec.learning_rate is None]
+        return advice.recommend(
+            [candidate(spec) for spec in sets], candidate(UNTUNED), candidate(EMBED), self.settings.margin
+        )
+
+    def _advice(
+        self, found: Mapping[str, Any] | None, tickets: Mapping[str, Any], controls: Sequence[Mapping[str, Any]]
+    ) -> list[str]:
         counts = {entry["alpha"]: entry["counts"] for entry in tickets["by_alpha"]}
         sentences = [advice.recommendation_text(found)]
         sentences += advice.ticket_warnings(
             tickets["alpha"], counts, tickets["active_rows"], tickets["overlap_of_seeds"], tickets["overlap_of"]
         )
-        for entry in self._controls():
+        for entry in controls:
             if entry["control"].startswith("frequency"):
                 seeds = [seed["nll"] for seed in entry["per_seed"]]
                 label, difference = ARMS["frequency"].label, entry["difference"]["nll"]
