@@ -20,6 +20,7 @@ from kslottery_fast.tickets import Tickets
 from . import advice, measures, overlaps, scoring
 from .arms import ARMS
 from .cell import EMBED, UNTUNED, Cell
+from .costs import costs
 from .plan import SCORE, Comparison
 from .settings import ArmSpec
 
@@ -39,7 +40,7 @@ def summarize(comparison: Comparison) -> dict[str, Any]:
         "title": f"{first.corpus['model_name']}: {len(settings.specs)} arms, {len(settings.seeds)} training seeds",
         "settings": settings.binding,
         "grid": settings.grid,
-        "signatures": first.evaluations(UNTUNED, "test")[0].signatures,
+        "signatures": _signatures(first),
         "languages": {code: language.summary() for code, language in languages.items()},
     }
     if len(languages) > 1:
@@ -64,6 +65,11 @@ class Language:
     def corpus(self) -> dict[str, Any]:
         """The recorded corpus and model."""
         return dict(read_json(self.shop.folder.stage_path("corpus") / "corpus.json"))
+
+    @property
+    def sentences(self) -> int:
+        """Pairs of the test split."""
+        return len(self.corpus["test"])
 
     def arm_cells(self, spec: ArmSpec) -> list[Cell]:
         """The cells of an arm: one of each seed, or one where the seed plays no part."""
@@ -130,24 +136,15 @@ class Language:
         test, paraphrased = self.test[spec], self.paraphrased[spec]
         untuned, embed = self.test[UNTUNED], self.test[EMBED]
         records = [cell.record(spec) for cell in cells]
-        made = [cell.home(spec).record(str(spec)) for cell in cells]
-        scored = [cell.home(spec).record(str(spec) + SCORE) for cell in cells]
-        peaks = [stage["environment"] for stage in (*made, *scored)]
         result: dict[str, Any] = {
             "label": arm.label,
             "rows": [record["rows"] for record in records],
             "trained_parameters": [record["trained_parameters"] for record in records],
-            "seconds": {
-                "making": [stage["seconds"] for stage in made],
-                "scoring": [stage["seconds"] for stage in scored],
-            },
-            "peak_memory_mb": max(peak["peak_memory_mb"] for peak in peaks)
-            if all(peak["peak_memory_of"] == "stage" for peak in peaks)
-            else None,
-            "scores": measures.score_intervals(test),
+            **costs(spec, cells),
+            "scores": measures.score_intervals(test, self.sentences),
             "per_seed": self._per_seed(spec),
             "validation_nll": self.validation[spec].interval().to_dict(),
-            "paraphrased": measures.score_intervals(paraphrased),
+            "paraphrased": measures.score_intervals(paraphrased, self.sentences),
         }
         if spec != UNTUNED:
             result["against_untuned"] = measures.differences(test, untuned)
@@ -279,6 +276,18 @@ class Language:
         return sentences
 
 
+def _signatures(language: Language) -> dict[str, str]:
+    """What to cite: sacrebleu's signatures, and how the intervals of a comparison were made."""
+    scores = language.evaluations(UNTUNED, "test")[0].signatures
+    seeds = len(language.cells)
+    intervals = (
+        f"level:0.95|bootstrap:sentences|resamples:{language.options['n_bootstrap']}|"
+        + (f"seeds:t({seeds - 1})" if seeds > 1 else "seeds:one")
+        + "|differences:paired|ends:hull with clopper-pearson"
+    )
+    return {**{name: text for name, text in scores.items() if name != "bootstrap"}, "intervals": intervals}
+
+
 def _mean(languages: Sequence[Language]) -> dict[str, Any]:
     """Every arm averaged over languages."""
     result = {}
@@ -288,7 +297,7 @@ def _mean(languages: Sequence[Language]) -> dict[str, Any]:
         embed = measures.mean_over([language.test[EMBED] for language in languages])
         result[str(spec)] = {
             "label": ARMS[spec.name].label,
-            "scores": measures.score_intervals(arm),
+            "scores": measures.score_intervals(arm, sum(language.sentences for language in languages)),
             "against_untuned": measures.differences(arm, untuned),
             "against_embed": measures.differences(arm, embed),
             "decomposition": measures.intervals(measures.decomposition(arm, untuned)),
