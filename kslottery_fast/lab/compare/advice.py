@@ -15,32 +15,41 @@ STEEP when alpha is doubled or halved; a mean Jaccard overlap between seeds belo
 
 @dataclass(frozen=True)
 class Candidate:
-    """A set of tuned rows: ``arm``, mean number of ``rows`` over seeds, and replicates of its validation NLL."""
+    """A model: ``arm``, mean number of ``rows`` over seeds, replicates of its NLL on the validation and test split."""
 
     arm: str
     rows: float
-    nll: Replicates
+    validation: Replicates
+    test: Replicates
 
 
 def recommend(
-    candidates: Sequence[Candidate], untuned: Replicates, embed: Replicates, margin: float
+    candidates: Sequence[Candidate], untuned: Candidate, embed: Candidate, margin: float
 ) -> dict[str, Any] | None:
-    """The smallest set that keeps all but ``margin`` of Embed Tuning's gain in validation NLL, at the lower bound.
+    """The smallest set that, like all larger ones, keeps all but ``margin`` of Embed Tuning's gain in validation NLL.
+
+    It must do so at the lower end of its interval. Larger sets must pass too: of many small sets one may pass by luck.
 
     Returns
     -------
     dict : ``arm`` and ``rows`` of the recommended set, None if no set is good enough; ``kept``: for every candidate,
-        smallest first, the share of the gain that it keeps with its 95 % interval. None in place of all where Embed
-        Tuning's own gain is not clearly above 0.
+        smallest first, the share of the gain that it keeps with its 95 % interval, and under ``test`` the same on the
+        test split, which chose nothing (None where the gain there is not clearly above 0). None in place of all where
+        Embed Tuning's own gain on the validation split is not clearly above 0.
     """
-    gain = untuned - embed
+    gain, test_gain = untuned.validation - embed.validation, untuned.test - embed.test
     kept: list[dict[str, Any]] = []
     for candidate in sorted(candidates, key=lambda one: one.rows):
-        share = (untuned - candidate.nll).share_of(gain)
+        share = (untuned.validation - candidate.validation).share_of(gain)
         if share is None:
             return None
-        kept.append({"arm": candidate.arm, "rows": candidate.rows, **share.to_dict()})
-    chosen = next((one for one in kept if one["low"] >= 1 - margin and one["rows"] > 0), None)
+        test = (untuned.test - candidate.test).share_of(test_gain)
+        kept.append({"arm": candidate.arm, "rows": candidate.rows, **share.to_dict(), "test": test and test.to_dict()})
+    chosen = None
+    for one in reversed(kept):
+        if one["low"] < 1 - margin or one["rows"] == 0:
+            break
+        chosen = one
     return {
         "arm": chosen and chosen["arm"],
         "rows": chosen and chosen["rows"],
@@ -62,15 +71,21 @@ def recommendation_text(found: Mapping[str, Any] | None) -> str:
         best = max(found["kept"], key=lambda one: one["value"])
         return (
             f"No set of tickets in this comparison surely keeps {1 - found['margin']:.0%} of Embed Tuning's gain in "
-            f"validation NLL; the best, {best['arm']} ({best['rows']:g} rows), keeps {best['value']:.0%} (95 % "
-            f"interval {best['low']:.0%} to {best['high']:.0%}). Add larger sets."
+            f"validation NLL as all larger sets do; the best, {best['arm']} ({best['rows']:g} rows), keeps "
+            f"{_share(best)}. Add larger sets."
         )
     one = next(one for one in found["kept"] if one["arm"] == found["arm"])
     return (
-        f"Recommended: {one['arm']}, {one['rows']:g} rows: the smallest set here that keeps at least "
-        f"{1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL (it keeps {one['value']:.0%}, 95 % "
-        f"interval {one['low']:.0%} to {one['high']:.0%})."
+        f"Recommended: {one['arm']}, {one['rows']:g} rows: the smallest set here that, like all larger ones, surely "
+        f"keeps {1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL. It keeps {_share(one)}; on the "
+        f"test pairs, which did not choose it, {_share(one['test'])}."
     )
+
+
+def _share(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return "no share can be told, since the gain there is not clearly above 0"
+    return f"{found['value']:.0%} (95 % interval {found['low']:.0%} to {found['high']:.0%})"
 
 
 def ticket_warnings(

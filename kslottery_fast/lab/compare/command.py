@@ -51,6 +51,7 @@ def add_parser(commands: Any, help_texts: dict[str, str]) -> None:
     parser.add_argument("--effects", type=int, default=12, help="tickets whose effect is measured one by one")
     parser.add_argument("--margin", type=float, default=0.1, help="share of the gain that the recommended set may lose")
     parser.add_argument("--split-seed", dest="seed", type=int, default=0, help="of the split and of the bootstrap")
+    help_texts = {**help_texts, "validation": "pairs that advice and the effects of single tickets are measured on"}
     for field in fields(RunSettings):
         if field.name not in _NOT_ASKED:
             kind: Any = str if field.default is None else type(field.default)

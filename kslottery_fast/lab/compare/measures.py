@@ -8,7 +8,7 @@ from typing import Any
 
 from kslottery_fast.evaluate import Evaluation, TargetNll, first_line, one_line
 from kslottery_fast.replicates import Replicates, replicates_over_seeds
-from kslottery_fast.resampling import Interval
+from kslottery_fast.resampling import Interval, clopper_pearson
 from kslottery_fast.scores import bleu_metric, chrf_metric, sentence_statistics
 
 Scores = Mapping[str, Replicates]
@@ -112,9 +112,16 @@ def seed_differences(
     return [{metric: a[metric] - b[metric] for metric in a} for a, b in pairs]
 
 
-def score_intervals(scores: Scores) -> dict[str, dict[str, float]]:
-    """Values and 95 % intervals of scores, within what such a score can be."""
-    return {metric: _within(found.interval(), *RANGES[metric]).to_dict() for metric, found in scores.items()}
+def score_intervals(scores: Scores, sentences: int) -> dict[str, dict[str, float]]:
+    """Values and 95 % intervals of scores on so many ``sentences``, within what such a score can be.
+
+    That of ``ended`` is at least as wide as Clopper and Pearson's for one model: where all outputs end, no resample
+    shows one that does not.
+    """
+    found = {metric: _within(one.interval(), *RANGES[metric]) for metric, one in scores.items()}
+    if "ended" in found:
+        found["ended"] = _with_exact(found["ended"], sentences)
+    return {metric: one.to_dict() for metric, one in found.items()}
 
 
 def intervals(scores: Scores) -> dict[str, dict[str, float]]:
@@ -129,6 +136,13 @@ def mean_over(parts: Sequence[Scores]) -> dict[str, Replicates]:
     for part in rest:
         result = {metric: result[metric] + part[metric] for metric in result}
     return {metric: found * (1 / len(parts)) for metric, found in result.items()}
+
+
+def _with_exact(share: Interval, n: int) -> Interval:
+    # A mean over seeds may lie between two counts: the interval of the lower one below, of the higher one above.
+    count = round(share.value * n, 6)
+    low, high = clopper_pearson(math.floor(count), n).low, clopper_pearson(math.ceil(count), n).high
+    return Interval(share.value, min(share.low, low), max(share.high, high))
 
 
 def _within(found: Interval, least: float, most: float) -> Interval:

@@ -20,6 +20,7 @@ from kslottery_fast.tickets import Tickets
 from . import advice, measures, overlaps, scoring
 from .arms import ARMS
 from .cell import EMBED, UNTUNED, Cell
+from .costs import costs
 from .plan import SCORE, Comparison
 from .settings import ArmSpec
 
@@ -39,7 +40,7 @@ def summarize(comparison: Comparison) -> dict[str, Any]:
         "title": f"{first.corpus['model_name']}: {len(settings.specs)} arms, {len(settings.seeds)} training seeds",
         "settings": settings.binding,
         "grid": settings.grid,
-        "signatures": first.evaluations(UNTUNED, "test")[0].signatures,
+        "signatures": _signatures(first),
         "languages": {code: language.summary() for code, language in languages.items()},
     }
     if len(languages) > 1:
@@ -64,6 +65,11 @@ class Language:
     def corpus(self) -> dict[str, Any]:
         """The recorded corpus and model."""
         return dict(read_json(self.shop.folder.stage_path("corpus") / "corpus.json"))
+
+    @property
+    def sentences(self) -> int:
+        """Pairs of the test split."""
+        return len(self.corpus["test"])
 
     def arm_cells(self, spec: ArmSpec) -> list[Cell]:
         """The cells of an arm: one of each seed, or one where the seed plays no part."""
@@ -107,22 +113,22 @@ class Language:
 
     def summary(self) -> dict[str, Any]:
         """Everything of this language, as JSON takes it."""
-        tickets = self._tickets()
+        tickets, controls, found = self._tickets(), self._controls(), self._recommendation()
         return {
             "name": self.corpus["target_language"]["name"],
             "pairs": {split: len(self.corpus[split]) for split in ("train", "validation", "test")},
             "corpus": self.corpus["provenance"],
             "licences": self.corpus["licences"],
             "arms": {str(spec): self._arm(spec) for spec in self.settings.specs},
-            "controls": self._controls(),
+            "controls": controls,
             "tickets": tickets,
             "certificates": {
                 str(cell.seed): read_json(cell.folder.stage_path("certificate") / "certificate.json")
                 for cell in self.cells
             },
             "interpretation": self._interpretation(),
-            "recommendation": (found := self._recommendation()),
-            "advice": self._advice(found, tickets),
+            "recommendation": found,
+            "advice": self._advice(found, tickets, controls),
         }
 
     def _arm(self, spec: ArmSpec) -> dict[str, Any]:
@@ -130,24 +136,15 @@ class Language:
         test, paraphrased = self.test[spec], self.paraphrased[spec]
         untuned, embed = self.test[UNTUNED], self.test[EMBED]
         records = [cell.record(spec) for cell in cells]
-        made = [cell.home(spec).record(str(spec)) for cell in cells]
-        scored = [cell.home(spec).record(str(spec) + SCORE) for cell in cells]
-        peaks = [stage["environment"] for stage in (*made, *scored)]
         result: dict[str, Any] = {
             "label": arm.label,
             "rows": [record["rows"] for record in records],
             "trained_parameters": [record["trained_parameters"] for record in records],
-            "seconds": {
-                "making": [stage["seconds"] for stage in made],
-                "scoring": [stage["seconds"] for stage in scored],
-            },
-            "peak_memory_mb": max(peak["peak_memory_mb"] for peak in peaks)
-            if all(peak["peak_memory_of"] == "stage" for peak in peaks)
-            else None,
-            "scores": measures.score_intervals(test),
+            **costs(spec, cells),
+            "scores": measures.score_intervals(test, self.sentences),
             "per_seed": self._per_seed(spec),
             "validation_nll": self.validation[spec].interval().to_dict(),
-            "paraphrased": measures.score_intervals(paraphrased),
+            "paraphrased": measures.score_intervals(paraphrased, self.sentences),
         }
         if spec != UNTUNED:
             result["against_untuned"] = measures.differences(test, untuned)
@@ -254,25 +251,41 @@ class Language:
         return {spec: value for spec, value in found.items() if value is not None}
 
     def _recommendation(self) -> dict[str, Any] | None:
-        candidates = []
-        for spec in self.settings.specs:
-            if spec.name == "partial" and spec.learning_rate is None:
-                rows = [int(str(cell.record(spec)["rows"])) for cell in self.cells]
-                candidates.append(advice.Candidate(str(spec), sum(rows) / len(rows), self.validation[spec]))
-        return advice.recommend(candidates, self.validation[UNTUNED], self.validation[EMBED], self.settings.margin)
+        def candidate(spec: ArmSpec) -> advice.Candidate:
+            rows = [int(str(cell.record(spec)["rows"])) for cell in self.arm_cells(spec)]
+            return advice.Candidate(str(spec), sum(rows) / len(rows), self.validation[spec], self.test[spec]["nll"])
 
-    def _advice(self, found: Mapping[str, Any] | None, tickets: Mapping[str, Any]) -> list[str]:
+        sets = [spec for spec in self.settings.specs if spec.name == "partial" and spec.learning_rate is None]
+        return advice.recommend(
+            [candidate(spec) for spec in sets], candidate(UNTUNED), candidate(EMBED), self.settings.margin
+        )
+
+    def _advice(
+        self, found: Mapping[str, Any] | None, tickets: Mapping[str, Any], controls: Sequence[Mapping[str, Any]]
+    ) -> list[str]:
         counts = {entry["alpha"]: entry["counts"] for entry in tickets["by_alpha"]}
         sentences = [advice.recommendation_text(found)]
         sentences += advice.ticket_warnings(
             tickets["alpha"], counts, tickets["active_rows"], tickets["overlap_of_seeds"], tickets["overlap_of"]
         )
-        for entry in self._controls():
+        for entry in controls:
             if entry["control"].startswith("frequency"):
                 seeds = [seed["nll"] for seed in entry["per_seed"]]
                 label, difference = ARMS["frequency"].label, entry["difference"]["nll"]
                 sentences.append(advice.control_sentence(entry["control"], entry["own"], label, difference, seeds))
         return sentences
+
+
+def _signatures(language: Language) -> dict[str, str]:
+    """What to cite: sacrebleu's signatures, and how the intervals of a comparison were made."""
+    scores = language.evaluations(UNTUNED, "test")[0].signatures
+    seeds = len(language.cells)
+    intervals = (
+        f"level:0.95|bootstrap:sentences|resamples:{language.options['n_bootstrap']}|"
+        + (f"seeds:t({seeds - 1})" if seeds > 1 else "seeds:one")
+        + "|differences:paired|ends:hull with clopper-pearson"
+    )
+    return {**{name: text for name, text in scores.items() if name != "bootstrap"}, "intervals": intervals}
 
 
 def _mean(languages: Sequence[Language]) -> dict[str, Any]:
@@ -284,7 +297,7 @@ def _mean(languages: Sequence[Language]) -> dict[str, Any]:
         embed = measures.mean_over([language.test[EMBED] for language in languages])
         result[str(spec)] = {
             "label": ARMS[spec.name].label,
-            "scores": measures.score_intervals(arm),
+            "scores": measures.score_intervals(arm, sum(language.sentences for language in languages)),
             "against_untuned": measures.differences(arm, untuned),
             "against_embed": measures.differences(arm, embed),
             "decomposition": measures.intervals(measures.decomposition(arm, untuned)),

@@ -169,10 +169,19 @@ def test_a_fresh_comparison_gives_the_same_numbers_in_every_cell(grown, summary)
     assert levels[0] == levels[1]
 
 
-def test_time_and_memory_are_those_of_each_arm(finished, summary):
-    for arm in arms(summary).values():
-        assert len(arm["seconds"]["making"]) == len(arm["per_seed"])
-        assert arm["peak_memory_mb"] > 0
+def test_time_and_memory_of_an_arm_count_the_embed_tuning_that_it_needs(finished, summary):
+    found, embed = arms(summary), arms(summary)["embed"]
+    needs = {spec for spec, arm in found.items() if arm["needs_embed_tuning"]}
+    by_what_embed_tuning_showed = {"partial@0.3", "partial@4", "partial@1e-06", "l2@4", "gradient@4", "frozen@4"}
+    assert needs == by_what_embed_tuning_showed | {"transfer@4", "noise@4"}
+    for spec, arm in found.items():
+        seconds, peak = arm["seconds"], arm["peak_memory_mb"]
+        assert len(seconds["making"]) == len(seconds["scoring"]) == len(arm["per_seed"])
+        before = embed["seconds"]["making"] if spec in needs else [0] * len(seconds["making"])
+        assert seconds["from_scratch"] == [sum(pair) for pair in zip(seconds["making"], before, strict=True)]
+        others = [embed["peak_memory_mb"]["making"]] if spec in needs else []
+        assert peak["from_scratch"] == max(peak["making"], *others, 0)
+        assert peak["scoring"] > 0
     record = json.loads((finished / "stages" / "es.0.embed" / "stage.json").read_text())
     assert record["environment"]["peak_memory_of"] == "stage"
 
@@ -323,6 +332,27 @@ def test_the_page_nests_names_every_arm_and_shows_every_kind_of_figure(finished,
         assert f'id="{name}"' in page
         assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "predicts as Embed Tuning does at" in page
+
+
+def test_intervals_are_signed_with_how_they_were_made(summary):
+    assert set(summary["signatures"]) == {"bleu", "chrf", "intervals"}
+    assert "bootstrap:sentences|resamples:20|seeds:t(1)|" in summary["signatures"]["intervals"]
+
+
+def test_the_page_shows_the_gain_through_positions_with_intervals(finished):
+    effects = json.loads((finished / "stages" / "es.0.positions.embed" / "positions.json").read_text())
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    row = page[page.index("embed: all three") :].partition("</tr>")[0]
+    gain = effects["gain"]
+    assert f"{gain['value']:+.3f}<small>{gain['low']:+.3f}…{gain['high']:+.3f}" in row
+
+
+def test_help_says_what_the_validation_pairs_are_for(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["compare", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "pairs that advice and the effects of single tickets are measured on" in text
+    assert "not used by this command" not in text
 
 
 def test_the_terminal_shows_scores_gains_costs_and_advice(finished_arguments, capsys):
