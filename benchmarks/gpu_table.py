@@ -1,18 +1,22 @@
 """The benchmark on a GPU: every op beside the memory floor and its peers. `make gpu` runs it last.
 
-    python -m benchmarks.gpu_table [--dry] [--only TEXT] [--turns N] [--seconds N] [--output FILE]
+    python -m benchmarks.gpu_table [--dry] [--only TEXT] [--turns N] [--seconds N] [--output FILE] [--commit NAME]
 
-Each run is timed by events, after the L2 cache has been written over; inputs are rotated where they are small. --dry
-runs all of it on the CPU, on small tables and without a verdict.
+Each run is timed by events, or by the host's clock where its result comes back to the host, after the L2 cache has been
+written over; inputs are rotated where they are small. The file is written anew after each row: what was measured stays,
+whatever happens later. --dry runs all of it on the CPU, on small tables and without a verdict.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,16 +25,16 @@ import torch
 
 from kslottery_fast.files import write_json
 
-from . import gpu_workloads
+from . import STARTED, gpu_workloads
 from .gpu_device import Device, Gpu, StandIn
 from .gpu_targets import ratios, targets_of, verdict
 from .measure import Timing
-from .table import RESULTS, duration
+from .reporting import RESULTS, duration
 from .workloads import Spec, Workload
 
-FORMAT = "kslottery-gpu-benchmarks/1"
+FORMAT = "kslottery-gpu-benchmarks/2"
 COLUMNS = (  # heading, width (negative: text, to the left)
-    ("op", -13),
+    ("op", -16),
     ("shape", -15),
     ("dtype", -8),
     ("case", -31),
@@ -44,6 +48,7 @@ COLUMNS = (  # heading, width (negative: text, to the left)
     ("to reach", -1),
 )
 LEGEND = """\
+ks_select, ks_statistics: to their end on the host; the kernel of ks_select, and all others: the device's time alone
 GB/s       bytes of both tables (row ops: bytes read and written) / median
 / floor    times as long as reading the same bytes in the same run, see gpu_read.cu
 x torch    times as fast as torch on this GPU: batched sort + searchsorted (a sample of rows, scaled); fused AdamW on a
@@ -97,44 +102,80 @@ def text_of(record: Mapping[str, Any]) -> str:
     )
 
 
-def run(device: Device, sizes: gpu_workloads.Sizes, turns: int, only: str, seconds: float) -> list[dict[str, Any]]:
-    """Print the table while it is measured; its records. What no time is left for is named."""
+def measured(device: Device, sizes: gpu_workloads.Sizes, turns: int, spec: Spec) -> dict[str, Any]:
+    """One row, with a result that was compared with a peer's where the workload can do that."""
+    workload = gpu_workloads.prepare(spec, sizes, device)
+    record = record_of(spec, workload, device.take_turns(workload.contenders, turns))
+    if workload.agrees is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # "no row is selected"
+            record["agrees"] = workload.agrees()
+        if not record["agrees"]:
+            record["verdict"] = "FALLS SHORT: the result is not that of torch"
+    return record
+
+
+def run(
+    device: Device,
+    sizes: gpu_workloads.Sizes,
+    turns: int,
+    only: str = "",
+    seconds: float = math.inf,
+    keep: Callable[[list[dict[str, Any]]], object] = lambda records: None,
+) -> list[dict[str, Any]]:
+    """Print the table while it is measured; its records, which ``keep`` gets after each row.
+
+    A row that fails, and one that no time is left for since the process started, is named and falls short.
+    """
     print(line([heading for heading, _ in COLUMNS]), flush=True)
-    start, records = time.monotonic(), []
+    records: list[dict[str, Any]] = []
     for spec in gpu_workloads.specs(sizes):
         if only not in str(spec):
             continue
-        if time.monotonic() - start > seconds:
-            print(f"NOT MEASURED, the {seconds:.0f} seconds are over: {spec}", flush=True)
-            records.append({"op": spec.op, "name": str(spec), "verdict": "FALLS SHORT: not measured"})
-            continue
-        workload = gpu_workloads.prepare(spec, sizes, device)
-        records.append(record_of(spec, workload, device.take_turns(workload.contenders, turns)))
-        print(text_of(records[-1]), flush=True)
-        del workload
+        try:
+            if time.monotonic() - STARTED > seconds:
+                raise TimeoutError(f"not measured, the {seconds:.0f} seconds are over")
+            records.append(measured(device, sizes, turns, spec))
+            print(text_of(records[-1]), flush=True)
+        except (RuntimeError, TimeoutError) as error:  # CUDA's errors are RuntimeErrors
+            said = next(iter(str(error).splitlines()), "")
+            what = said if isinstance(error, TimeoutError) else f"error: {type(error).__name__}: {said}"
+            records.append({"op": spec.op, "name": str(spec), "verdict": f"FALLS SHORT: {what}"})
+            print(f"{spec}: {records[-1]['verdict']}", flush=True)
+        keep(records)
     gpu_workloads.tables_of.cache_clear()
     return records
 
 
 def main() -> int:
-    """Run the command line; the exit code is 1 where something was left unmeasured."""
+    """Run the command line; the exit code is 1 where something was left unmeasured or came out wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dry", action="store_true", help="on the CPU and small tables, to test the benchmark itself")
     parser.add_argument("--turns", type=int, default=21, help="how often each contender is timed")
     parser.add_argument("--only", default="", metavar="TEXT", help="only rows whose name has this in it")
-    parser.add_argument("--seconds", type=float, default=120, help="start no further row after so many")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="start no further row after so many")
+    parser.add_argument("--commit", help="of these sources, where git cannot tell; also KSL_COMMIT in the environment")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the JSON; default results/<gpu>-<date>.json")
     arguments = parser.parse_args()
     if not arguments.dry and not torch.cuda.is_available():
         print("error: torch finds no CUDA device; --dry runs the benchmark on the CPU", file=sys.stderr)
         return 2
+    if arguments.commit:
+        os.environ["KSL_COMMIT"] = arguments.commit
     device: Device = StandIn() if arguments.dry else Gpu()
     about = device.about()
     print(f"{about['gpu'] or 'DRY RUN on the CPU'}; torch {about['torch']}; commit {about['commit']}")
     if speeds := about.get("bytes_per_second"):
         print(f"reading {speeds['read'] / 1e9:,.0f} GB/s, copying {speeds['copy'] / 1e9:,.0f} GB/s (read and written)")
+    name = re.sub(r"[^a-z0-9]+", "-", str(about["gpu"] or "dry run").lower()).strip("-")
+    path = arguments.output or RESULTS / f"{name}-{about['utc'][:10]}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep(records: list[dict[str, Any]]) -> None:
+        write_json(path, {"format": FORMAT, "machine": about, "rows": records})
+
     sizes = gpu_workloads.SMALL if arguments.dry else gpu_workloads.Sizes()
-    records = run(device, sizes, 2 if arguments.dry else arguments.turns, arguments.only, arguments.seconds)
+    records = run(device, sizes, 2 if arguments.dry else arguments.turns, arguments.only, arguments.seconds, keep)
     print(LEGEND)
     judged = [record for record in records if record["verdict"]]
     short = [record for record in judged if record["verdict"].startswith("FALLS SHORT")]
@@ -142,12 +183,9 @@ def main() -> int:
         f"{len(records)} rows; of {len(judged)} with a figure to reach",
         f"{len(short)} fall short" if short else "all do",
     )
-    name = re.sub(r"[^a-z0-9]+", "-", str(about["gpu"] or "dry run").lower()).strip("-")
-    path = arguments.output or RESULTS / f"{name}-{about['utc'][:10]}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"format": FORMAT, "machine": about, "rows": records})
+    keep(records)
     print(path)
-    return int(any("seconds" not in record for record in records))
+    return int(any("seconds" not in record or not record.get("agrees", True) for record in records))
 
 
 if __name__ == "__main__":

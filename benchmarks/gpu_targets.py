@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from .gpu_workloads import CASES, IN_TABLE, REPLAY, Sizes
-from .targets import Target
+from .reporting import Target
 from .workloads import Spec
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,8 @@ from .workloads import Spec, Workload
 
 CASES = ("every row shifted", "5 % of rows changed", "identical")
 DTYPES = (torch.float32, torch.bfloat16)
-KS_OPS = ("ks_select", "ks_decide", "ks_statistics")
+KERNEL = "ks_select kernel"  # what of ks_select runs on the device
+KS_OPS = ("ks_select", KERNEL, "ks_decide", "ks_statistics")
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,29 @@ def tables_of(shape: tuple[int, int], dtype: torch.dtype, case: str, device: tor
 def _ks(spec: Spec, sizes: Sizes, device: Device) -> Workload:
     before, after = tables_of(spec.shape, spec.dtype, spec.case, device.torch_device)
     threshold = critical_count(spec.shape[1], ALPHA)
-    run: dict[str, Callable[[], object]] = {
+    run: dict[str, Callable[[], Any]] = {
         "ks_select": lambda: ks_select(before, after, alpha=ALPHA),
-        "ks_decide": lambda: ops.ks_decide(before, after, threshold),
+        KERNEL: lambda: ops.ks_statistics(before, after, threshold)[0],
+        "ks_decide": lambda: ops.ks_decide(before, after, threshold)[0],
         "ks_statistics": lambda: ks_statistics(before, after),
     }
-    contenders = {"ours": Contender(lambda turn: run[spec.op]()), **device.floors(before, after)}
+    ours = Contender(lambda turn: run[spec.op](), waits=spec.op in ("ks_select", "ks_statistics"))
     x, y, scale = peers.sample(before, after, sizes.sample)
-    contenders["torch"] = Contender(lambda turn: peers.batched_statistics(x, y), scale)
-    return Workload(contenders, before.nbytes + after.nbytes)
+    torch_ks = Contender(lambda turn: peers.batched_statistics(x, y), scale)
+    chosen = peers.sampled_rows(len(before), sizes.sample).to(device.torch_device)
+
+    def agrees() -> bool:
+        expected, result = peers.batched_statistics(x, y), run[spec.op]()
+        if spec.op == "ks_select":
+            result = result.mask().to(device.torch_device)
+        if spec.op in ("ks_select", "ks_decide"):
+            expected = expected >= threshold
+        elif spec.op == KERNEL:
+            expected = torch.where(expected >= threshold, expected, 0)
+        return torch.equal(result[chosen], expected)
+
+    contenders = {"ours": ours, **device.floors(before, after), "torch": torch_ks}
+    return Workload(contenders, before.nbytes + after.nbytes, agrees=agrees)
 
 
 REPLAY, MANY, EAGER, IN_TABLE = (

@@ -24,11 +24,13 @@ class Contender:
     """One way to do the work.
 
     ``run`` gets the number of the turn, so that it can pick another set of inputs each time. It does 1 / ``scale`` of
-    the work of the others: scipy gets 50 rows of 32,000.
+    the work of the others: scipy gets 50 rows of 32,000. ``waits``: on a GPU it ends with its result on the host and
+    is timed by the host's clock, from an idle device on and with its Python; else the device's part alone is timed.
     """
 
     run: Callable[[int], object]
     scale: float = 1.0
+    waits: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,18 +93,32 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def output_of(*command: str) -> str:
+    """What a program prints; "" where it is missing or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return ""
+
+
+def commit() -> str:
+    """Of these sources: KSL_COMMIT in the environment, for a copy of the tree without its .git, or what git says."""
+    if named := os.environ.get("KSL_COMMIT"):
+        return named
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    changed = output_of(*git, "status", "--porcelain")
+    return (output_of(*git, "rev-parse", "HEAD") or "unknown") + (" with changes" if changed else "")
+
+
 def machine() -> dict[str, Any]:
     """What a reader needs to know to compare numbers."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False).stdout
     return {
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "isa": ops.info()["isa"],
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": (commit or "unknown") + (" with changes" if changed.strip() else ""),
+        "commit": commit(),
         "load": os.getloadavg()[0],
         "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

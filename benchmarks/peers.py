@@ -16,11 +16,15 @@ NUMPY_ROWS = 512
 TORCH_ROWS = 32
 
 
+def sampled_rows(total: int, rows: int) -> Tensor:
+    """At most that many of all rows, evenly spaced."""
+    return torch.linspace(0, total - 1, min(rows, total)).long()
+
+
 def sample(before: Tensor, after: Tensor, rows: int) -> tuple[Tensor, Tensor, float]:
-    """At most that many rows, evenly spaced and in float32, and how many times as many there are in all."""
-    rows = min(rows, len(before))
-    chosen = torch.linspace(0, len(before) - 1, rows).long()
-    return before[chosen].float(), after[chosen].float(), len(before) / rows
+    """The sampled rows in float32, and how many times as many there are in all."""
+    chosen = sampled_rows(len(before), rows)
+    return before[chosen].float(), after[chosen].float(), len(before) / len(chosen)
 
 
 def scipy_rows(before: Tensor, after: Tensor) -> Contender:

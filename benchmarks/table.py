@@ -20,10 +20,10 @@ from kslottery_fast.files import write_json
 
 from . import ks_workloads, row_workloads, training_checks, training_workloads
 from .measure import Timing, machine, pin, take_turns
+from .reporting import RESULTS, duration
 from .targets import ratios, targets_of, verdict
 from .workloads import Spec, Workload
 
-RESULTS = Path(__file__).resolve().parent / "results"
 FORMAT = "kslottery-benchmarks/1"
 COLUMNS = (  # heading, width (negative: text, to the left)
     ("op", -13),
@@ -62,18 +62,6 @@ def line(cells: list[str]) -> str:
         cell.rjust(width) if width > 0 else cell.ljust(-width) for cell, (_, width) in zip(cells, COLUMNS, strict=True)
     ]
     return "  ".join(padded).rstrip()
-
-
-def duration(seconds: float) -> str:
-    """Three digits and a unit.
-
-    >>> duration(0.0123456), duration(1.5), duration(2.5e-5)
-    ('12.3 ms', '1.50 s', '25.0 us')
-    """
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:#.3g} {unit}".replace(". ", " ")
-    return f"{seconds / 1e-6:#.3g} us".replace(". ", " ")
 
 
 def record_of(spec: Spec, workload: Workload, timings: dict[str, Timing]) -> dict[str, Any]:

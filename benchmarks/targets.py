@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 
 from .ks_workloads import PREFIX
+from .reporting import Target
 from .training_workloads import MONITOR, STEP, TOKEN, WIDTH
 from .workloads import Spec
-
-
-@dataclass(frozen=True)
-class Target:
-    """``ratio`` (see ratios()) must be at least, or at most, ``bound``."""
-
-    ratio: str
-    bound: float
-    at_least: bool = True
-
-    def is_met(self, ratios: Mapping[str, float]) -> bool:
-        """Compare, without rounding."""
-        value = ratios[self.ratio]
-        return value >= self.bound if self.at_least else value <= self.bound
-
-    def __str__(self) -> str:
-        return f"{self.ratio} {'>=' if self.at_least else '<='} {self.bound:,.4g}"
-
 
 LLAMA = (32_000, 4_096)
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16

@@ -33,12 +33,14 @@ class Workload:
     """Contenders for one Spec: "ours" is ours, "floor: ..." are memory reads, the others are peers.
 
     ``bytes`` are those that have to be moved, each once; None where that says nothing. ``note`` is shown with the case.
+    ``agrees`` says whether our result is that of a peer, where that is not what other tests are for.
     """
 
     contenders: Mapping[str, Contender]
     bytes: int | None
     calls: int = 1
     note: str = ""
+    agrees: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ void row_adamw(const MatrixArgs &table, Address row_ids, int64_t k, Address mast
                    threads);
 }
 
+bool all_finite(const MatrixArgs &matrix, int threads) { return ksl::all_finite(input(matrix), threads); }
+
 void row_embedding(const MatrixArgs &table, const MatrixArgs &rows, Address slots, Address ids, int64_t n, Address out,
                    int threads) {
     ksl::row_embedding(input(table), input(rows), pointer<const int32_t>(slots), pointer<const int64_t>(ids), n,
@@ -67,6 +69,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("ks_decide", &ks_decide, no_gil);
     m.def("ks_outside_probability", &ks_outside_probability, no_gil);
     m.def("row_adamw", &row_adamw, no_gil);
+    m.def("all_finite", &all_finite, no_gil);
     m.def("row_embedding", &row_embedding, no_gil);
     m.def("row_embedding_backward", &row_embedding_backward, no_gil);
 }

@@ -98,7 +98,8 @@ void row_embedding_backward(const MatrixArgs &grad_out, Address slots, int64_t v
 
 void ksl::bind_cuda(pybind11::module_ &m) {
     const pybind11::call_guard<pybind11::gil_scoped_release> no_gil;
-    m.def("unavailable", &cuda::unavailable, no_gil);
+    m.def("unavailable", pybind11::overload_cast<>(&cuda::unavailable), no_gil);
+    m.def("unavailable", pybind11::overload_cast<int>(&cuda::unavailable), no_gil);
     m.def("ks_rows", &::ks_rows, no_gil);
     m.def("ks_statistics", &::ks_statistics, no_gil);
     m.def("ks_decide", &::ks_decide, no_gil);

@@ -73,6 +73,9 @@ struct AdamW {
 void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master, const Matrix &grad,
                void *exp_avg, void *exp_avg_sq, const AdamW &hyper, int threads);
 
+// Whether no element is NaN or infinite.
+bool all_finite(const Matrix &matrix, int threads);
+
 // out[i] = slots[ids[i]] < 0 ? table[ids[i]] : rows[slots[ids[i]]], in the table's dtype. slots [table.rows];
 // out [n, cols] contiguous.
 void row_embedding(const Matrix &table, const Matrix &rows, const int32_t *slots, const int64_t *ids, int64_t n,
@@ -83,8 +86,9 @@ void row_embedding(const Matrix &table, const Matrix &rows, const int32_t *slots
 void row_embedding_backward(const Matrix &grad_out, const int32_t *slots, int64_t vocab, const int64_t *ids, int64_t n,
                             int64_t k, void *grad_rows, DType grad_rows_dtype, int threads);
 
-// The same on a CUDA device: all pointers are to its memory. A function puts its work on the stream and returns; it
-// does not wait, and may be captured into a CUDA graph. Failures of CUDA are std::runtime_error.
+// The same on a CUDA device, for rows of up to 2^30 values: all pointers are to its memory. A function puts its work on
+// the stream and returns; it does not wait, and may be captured into a CUDA graph. Failures of CUDA are
+// std::runtime_error.
 namespace cuda {
 
 // A device and a cudaStream_t of it; null is its default stream.
@@ -93,8 +97,10 @@ struct Stream {
     void *handle;
 };
 
-// Why no kernel can run on this machine (no driver, no device), or an empty string.
+// Why no kernel can run on this machine (no driver, no device), or on one of its devices (older than what the kernels
+// were compiled for); or an empty string.
 std::string unavailable();
+std::string unavailable(int device);
 
 // Bit for bit what the functions of these names above give.
 void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at, double *minus_at,
@@ -131,9 +137,12 @@ struct StepControl {
     bool skip_nonfinite;
 };
 
-// One AdamW update of each of `count` tables, in one launch for up to 16 of them (two with skip_nonfinite). The bits of
-// the CPU's row_adamw; with a step number on the device, of which powers are taken there, within a unit in the last
-// place.
+// One AdamW update of each of `count` tables, one launch for every 16 of them (two with skip_nonfinite). The bits of
+// the CPU's row_adamw. Where step numbers stand on the device the powers of the betas are taken there, by a pow that
+// may be two units in the last place of a double beside the host's. The moments still have the CPU's bits. The change
+// of a parameter is relatively off by up to 4e-16 / (1 - beta^step), beta the larger of the two: 4e-13 in the first
+// step with 0.999. Float64 shows that. A float32 parameter, if it is no smaller than its change, is off by at most a
+// unit in its last place, and only where a coefficient happens to be rounded to the other side.
 void row_adamw(const RowUpdate *updates, int64_t count, const StepControl &control, Stream stream);
 
 // As above, bit for bit. Ids and slots out of range end the kernel as a failed assert does; nothing is read or written

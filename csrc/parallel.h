@@ -1,13 +1,21 @@
-// parallel_for: a loop over chunks, handed out dynamically to the calling thread and to a small pool of helpers.
+// parallel_for: a loop over chunks, handed out dynamically to the calling thread and to a few helpers.
 //
-// - The helpers are started when first needed and then sleep between loops: starting a thread costs 20 to 50
+// The helpers are the threads of the OpenMP runtime that torch has brought into the process. After a parallel region
+// they spin for a while, so they start on our loop at once; threads of our own would have to share the cores with them,
+// and a loop of a millisecond, between two operations of torch, would take half as long again. Where there is no such
+// runtime, or where it cannot be used (in a child after fork() it has lost its threads and does not know), a small pool
+// of our own takes its place:
+//
+// - Its threads are started when first needed and then sleep between loops: starting a thread costs 20 to 50
 //   microseconds, waking one a few.
 // - Several threads may run loops at once, and a loop may run inside a loop: a caller always works on its own loop and
 //   never waits for a helper that has not started on it, so nothing can deadlock.
 // - After fork() the child has no helpers and a mutex in an unknown state: it abandons that pool and makes its own.
-// - The first exception that a chunk throws ends the loop and is thrown again in the caller.
+//
+// The first exception that a chunk throws ends the loop and is thrown again in the caller.
 #pragma once
 
+#include <dlfcn.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -22,6 +30,19 @@
 
 namespace ksl {
 namespace detail {
+
+// A parallel region of GCC's OpenMP interface, which LLVM's and Intel's runtimes offer too: work(context) on this
+// thread and on up to threads - 1 others.
+using OpenMpRegion = void (*)(void (*work)(void *), void *context, unsigned threads, unsigned flags);
+
+inline std::atomic<bool> is_forked_child{false};
+inline const int notes_fork = pthread_atfork(nullptr, nullptr, [] { is_forked_child.store(true); });
+
+// That of the process, or null. We do not link to a runtime: it has to be the one that torch uses.
+inline OpenMpRegion openmp_region() {
+    static const auto found = reinterpret_cast<OpenMpRegion>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    return is_forked_child.load() ? nullptr : found;
+}
 
 struct Job {
     void (*work)(void *);  // must not throw
@@ -123,8 +144,12 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, int threads, F &&f)
             if (!error) error = std::current_exception();
         }
     };
-    detail::ThreadPool::instance().run([](void *context) { (*static_cast<decltype(work) *>(context))(); }, &work,
-                                       static_cast<int>(helpers));
+    const auto run_work = [](void *context) { (*static_cast<decltype(work) *>(context))(); };
+    if (const detail::OpenMpRegion region = detail::openmp_region()) {
+        region(run_work, &work, static_cast<unsigned>(helpers) + 1, 0);
+    } else {
+        detail::ThreadPool::instance().run(run_work, &work, static_cast<int>(helpers));
+    }
     if (error) std::rethrow_exception(error);
 }
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from .dtensors import is_sharded
 from .errors import InputError
-from .ops import row_adamw_, row_adamw_step_
+from .ops import kernels, row_adamw_, row_adamw_step_
 from .ops.schemas import LEFT_OUT
 from .row_gradients import (
     ROW_STATE,
@@ -136,7 +136,9 @@ class RowAdamW(Optimizer):
         check_hyperparameters(group)
         params = group["params"]
         group["params"] = params = [params] if torch.is_tensor(params) else list(params)
-        for param in params:
+        for param in (
+            entry[1] if isinstance(entry, tuple) else entry for entry in params
+        ):  # named_parameters() has pairs
             if param.dtype not in TABLE_DTYPES:
                 raise InputError(f"a parameter has the dtype {param.dtype}, expected floating point")
             if not param.is_contiguous() and param.dim() != 2:
@@ -233,6 +235,11 @@ class RowAdamW(Optimizer):
             for name in ROW_STATE:
                 if name in saved:
                     self.state[param][name] = saved[name].to(param.device, copy=True)
+        for group in self.param_groups:
+            # accelerate moves a state to the device before it loads it; torch's AdamW, whose state fits a compact
+            # parameter, has no rows.
+            rows = group.setdefault("rows", None)
+            group["rows"] = None if rows is None else rows.cpu()
         self._rows_on.clear()
         self._keep_tensors(learning_rates, states)
 
@@ -274,7 +281,9 @@ class RowAdamW(Optimizer):
         group, param, rows, grad = update
         state = self._state_of(update)
         state["step"] += 1
-        row_adamw_(
+        # On the CPU past torch's dispatcher too, which takes as long as the update of a few rows.
+        row_update = kernels.row_adamw_ if param.device.type == "cpu" else row_adamw_
+        row_update(
             as_matrix(param),
             rows,
             grad,

@@ -129,7 +129,7 @@ def bootstrap_interval(
     if table.ndim != 2 or len(table) == 0:
         raise InputError(f"statistics has shape {table.shape}; expected [sentences, statistics], one sentence or more")
     value = float(score(table.sum(axis=0)))
-    scores = [float(score(sums)) for sums in _resampled_sums(table, n_bootstrap, seed)]
+    scores = [float(score(sums)) for sums in resampled_sums(table, n_bootstrap, seed)]
     low, high = np.quantile(scores, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value, min(float(low), value), max(float(high), value))
 
@@ -196,7 +196,7 @@ def check_bootstrap(n_bootstrap: int) -> None:
         raise InputError(f"n_bootstrap is {n_bootstrap}; expected at least 1, e.g. 1000")
 
 
-def _resampled_sums(table: NDArray[Any], n_bootstrap: int, seed: int) -> Iterator[NDArray[Any]]:
+def resampled_sums(table: NDArray[Any], n_bootstrap: int, seed: int) -> Iterator[NDArray[Any]]:
     """Sums over n sentences drawn with replacement, one [s] vector for each resample."""
     generator = np.random.default_rng(seed)
     for _ in range(n_bootstrap):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .dtensors import is_sharded, local, on_any_process
 from .errors import InputError
+from .ops.kernels import all_finite
 
 ROW_STATE = ("exp_avg", "exp_avg_sq", "master")
 """The state of a parameter that has a row for each trained row."""
@@ -50,7 +51,11 @@ def row_gradient(param: Tensor, rows: Tensor | None) -> Tensor:
 def nonfinite_message(param: Tensor, rows: Tensor | None, grad: Tensor) -> str:
     """What is wrong with a gradient [k, d] that holds NaN or Inf, and what to do."""
     bad = (~torch.isfinite(grad)).reshape(len(grad), -1).any(dim=1).nonzero().flatten()
-    names = (bad if rows is None else rows[bad]).tolist()
+    names = (
+        [f"row {i} of the parameter" for i in bad.tolist()]
+        if rows is None
+        else [f"token {i}" for i in rows[bad].tolist()]
+    )
     where = f"in {len(bad)} rows (first: {names[0]})" if names else "on another process"
     return (
         f"the gradient of a parameter {list(param.shape)} holds NaN or Inf {where}; nothing was updated. Training "
@@ -60,11 +65,11 @@ def nonfinite_message(param: Tensor, rows: Tensor | None, grad: Tensor) -> str:
 
 def first_nonfinite(gradients: Iterable[tuple[Tensor, Tensor]]) -> int | None:
     """The index of the first (parameter, gradient) with NaN or Inf on any process. Waits for the device."""
-    # A sum is the cheapest look at every value. NaN and Inf come through; only an overflow needs the closer look. All
-    # sums are on their way before the first is waited for.
-    looked = [(param, grad, grad.sum()) for param, grad in gradients]
+    # Elsewhere than on the CPU a sum is the cheapest look at every value: NaN and Inf come through, an overflow gets a
+    # closer look. All sums are on their way before the first is waited for.
+    looked = [(param, grad, None if grad.device.type == "cpu" else grad.sum()) for param, grad in gradients]
     for i, (param, grad, total) in enumerate(looked):
-        finite = math.isfinite(total) or bool(torch.isfinite(grad).all())
+        finite = all_finite(grad) if total is None else math.isfinite(total) or bool(torch.isfinite(grad).all())
         if on_any_process(not finite, param):
             return i
     return None

@@ -8,6 +8,7 @@ two samples in :mod:`kslottery_fast.ks_twosample`.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -179,7 +180,11 @@ def critical_count(d: int, alpha: float, method: str = "auto") -> int:
     4
     """
     method = resolve_table_method(d, method)
-    alpha = check_alpha(alpha)
+    return _critical_count(int(d), check_alpha(alpha), method)
+
+
+@lru_cache(maxsize=1024)
+def _critical_count(d: int, alpha: float, method: str) -> int:
     low, high = 0, d + 1  # p(low) >= alpha; p(high) < alpha, or high is d + 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -95,6 +95,16 @@ class Tickets:
             ids, h = ids[order], h[order]
         return cls(token_ids=ids, counts=h, **fields)
 
+    @classmethod
+    def _of_selection(cls, **fields: Any) -> Tickets:
+        """From all attributes but ``token_texts``, as :func:`select_tickets` found them, which fit by construction.
+
+        Checking them would take as long as a GPU takes to find them.
+        """
+        tickets = object.__new__(cls)
+        tickets.__dict__.update(fields)
+        return tickets
+
     @cached_property
     def statistic(self) -> Tensor:
         """D of each ticket, float64 [k]."""
@@ -335,9 +345,9 @@ def select_tickets(
     found = select_rows(tables, alpha, method, correction, top_k)
     if note or found.note:
         warnings.warn(note or found.note or "", RuntimeWarning, stacklevel=3)
-    return Tickets.from_counts(
-        found.token_ids,
-        found.counts,
+    return Tickets._of_selection(
+        token_ids=found.token_ids,
+        counts=found.counts,
         vocab_size=tables.shape[0],
         dimension=tables.shape[1],
         threshold_count=found.threshold_count,

@@ -255,6 +255,57 @@ def test_loading_ones_own_state_changes_nothing_as_accelerate_does_it():
     assert optimizer.state[param]["step"].item() == 2
 
 
+def test_a_state_moved_to_another_device_loads_again_as_accelerate_does_it():
+    param = table()
+    optimizer = RowAdamW([{"params": [param], "rows": ROWS}])
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    state = optimizer.state_dict()
+    rows = state["param_groups"][0]["rows"]
+    state["param_groups"][0]["rows"] = rows.as_subclass(Elsewhere)
+    optimizer.load_state_dict(state)
+    assert type(optimizer.param_groups[0]["rows"]) is torch.Tensor
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
+class Elsewhere(torch.Tensor):
+    """Stands for a tensor on another device: only its copy on the CPU is a plain tensor."""
+
+    def cpu(self):  # type: ignore[override]
+        return self.as_subclass(torch.Tensor)
+
+    def __deepcopy__(self, memo):
+        return self.clone().as_subclass(Elsewhere)
+
+
+def test_a_state_of_torch_adamw_is_taken_over_by_a_compact_parameter():
+    straight, param = (nn.Parameter(table().detach().clone()) for _ in range(2))
+    theirs = torch.optim.AdamW([straight], lr=0.01, foreach=False)
+    ours = RowAdamW([param], lr=0.5)
+    grads = gradients(6)
+    for step, grad in enumerate(grads):
+        straight.grad = param.grad = grad
+        theirs.step()
+        if step == 2:
+            param.data.copy_(straight.detach())
+            ours.load_state_dict(theirs.state_dict())
+        elif step > 2:
+            ours.step()
+    torch.testing.assert_close(param, straight, rtol=1e-6, atol=1e-7)
+
+
+def test_named_parameters_keep_their_names_as_in_torch():
+    embedding = nn.Embedding(V, D)
+    optimizer = RowAdamW(embedding.named_parameters())
+    assert optimizer.param_groups[0]["param_names"] == ["weight"]
+    embedding.weight.grad = torch.ones_like(embedding.weight)
+    before = embedding.weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(embedding.weight, before)
+    with pytest.raises(InputError, match=r"dtype torch\.int32"):
+        RowAdamW([("ids", torch.ones(2, dtype=torch.int32))])
+
+
 def test_a_state_of_other_rows_or_shapes_is_refused():
     param = table()
     optimizer = RowAdamW([{"params": [param], "rows": ROWS}])
@@ -279,7 +330,8 @@ def test_a_gradient_with_nan_raises_before_anything_is_written(bad):
     before = [first.detach().clone(), second.detach().clone()]
     first.grad, second.grad = torch.ones_like(first), torch.ones_like(second)
     second.grad[3, 5] = bad
-    with pytest.raises(InputError, match=r"\[30, 8\] holds NaN or Inf in 1 rows \(first: 3\); nothing was updated"):
+    message = r"\[30, 8\] holds NaN or Inf in 1 rows \(first: token 3\); nothing was updated"
+    with pytest.raises(InputError, match=message):
         optimizer.step()
     assert torch.equal(first, before[0])
     assert torch.equal(second, before[1])

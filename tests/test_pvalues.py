@@ -14,6 +14,7 @@ import torch
 from scipy import stats
 
 from kslottery_fast import ks_pvalues
+from kslottery_fast import stats as table_stats
 from kslottery_fast.errors import InputError
 from kslottery_fast.ks_pvalues import null_pvalues, resolve_method
 from kslottery_fast.stats import asymptotic_threshold, critical_count, log_pvalues, pvalues
@@ -233,6 +234,18 @@ def test_critical_count_is_the_boundary_of_p_below_alpha(d: int, alpha: float, m
     h = critical_count(d, alpha, method)
     assert h == d + 1 or pvalues(h, d, method).item() < alpha
     assert pvalues(h - 1, d, method).item() >= alpha
+
+
+def test_critical_count_remembers_by_value_and_still_checks_what_equals_a_number() -> None:
+    assert critical_count(np.int64(64), np.float64(0.05)) == critical_count(64, 0.05)  # type: ignore[arg-type]
+    before = table_stats._critical_count.cache_info()
+    assert type(critical_count(64, 0.05)) is int
+    assert table_stats._critical_count.cache_info().misses == before.misses
+    assert critical_count(1, 0.5) == 2
+    with pytest.raises(TypeError, match="the sample size is True"):
+        critical_count(True, 0.5)
+    with pytest.raises(TypeError, match=r"the sample size is 64\.0"):
+        critical_count(64.0, 0.05)  # type: ignore[arg-type]
 
 
 def test_critical_count_beyond_d_says_that_nothing_can_be_significant() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from kslottery_fast import ops
+from kslottery_fast import ops, selection, ticket_file
 from kslottery_fast.errors import InputError
 from kslottery_fast.stats import critical_count, ks_statistics, pvalues
 from kslottery_fast.tickets import Tickets, ks_select
@@ -88,6 +90,52 @@ def test_the_tables_are_read_once_and_exact_counts_asked_for_from_the_threshold_
     monkeypatch.setattr(ops, "ks_statistics", watch)
     tickets = ks_select(before, after)
     assert asked == [(len(before), tickets.threshold_count)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"correction": "bonferroni"}, {"correction": "bh"}, {"top_k": 7}, {"top_k": 150}, {"alpha": 1e-30}],
+    ids=str,
+)
+def test_what_is_made_without_checks_passes_all_checks_of_tickets(
+    before: torch.Tensor, after: torch.Tensor, options: dict[str, Any]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        tickets = ks_select(before, after, **options)
+    ticket_file.check_fields(tickets)
+    names = ("vocab_size", "dimension", "threshold_count", "alpha", "method", "correction", "selected_by")
+    shuffled = torch.randperm(len(tickets), generator=torch.Generator().manual_seed(1))
+    fields = {name: getattr(tickets, name) for name in names}
+    assert tickets == Tickets.from_counts(tickets.token_ids[shuffled], tickets.counts[shuffled], **fields)
+    assert tickets.token_texts is None
+    assert pickle.loads(pickle.dumps(tickets)) == tickets
+
+
+def test_the_host_waits_for_the_tables_device_twice(before: torch.Tensor, after: torch.Tensor) -> None:
+    """For the number of rows, and for the rows: what would wait once more on a GPU is counted here on the CPU."""
+    waits = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in (torch.ops.aten.nonzero.default, torch.ops.aten._local_scalar_dense.default):
+                waits.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        assert len(ks_select(before, after)) > 10
+    # On the CPU the copy is none, and the number looked at is a part of it.
+    assert waits == ["aten.nonzero.default", "aten._local_scalar_dense.default"]
+
+
+@pytest.mark.parametrize("d", [5, 2**15 - 2, 2**15 - 1, 2**16 - 2, 2**16 - 1, 2**31 - 2])
+@pytest.mark.parametrize("device", ["cpu", "as on a GPU"])
+def test_rows_are_ordered_by_keys_of_any_length(d: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    h = torch.tensor([0, d, 3, -1, d, d - 1, 3, 0, -1])
+    if device != "cpu":
+        monkeypatch.setattr(selection, "_sorts_on_the_host", lambda tensor: False)
+    order = selection._by_falling_count(h, d).tolist()
+    assert order == sorted(range(len(h)), key=lambda row: (-h[row].item(), row))
 
 
 def test_top_k_takes_the_largest_statistics_whatever_alpha_says(before: torch.Tensor, after: torch.Tensor) -> None:

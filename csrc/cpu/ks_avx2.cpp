@@ -15,6 +15,7 @@
 #endif
 #define KSL_ISA avx2
 #include "adamw_loop.h"
+#include "finite_loop.h"
 #include "ks_loops.h"
 
 namespace ksl {
@@ -34,7 +35,10 @@ const Kernels kAvx2Kernels{"avx2",
                            avx2::row_statistic<Float16>,
                            avx2::row_statistic<BFloat16>,
                            avx2::adamw_span<float>,
-                           avx2::adamw_span<double>};
+                           avx2::adamw_span<double>,
+                           avx2::finite_span<uint16_t>,
+                           avx2::finite_span<uint32_t>,
+                           avx2::finite_span<uint64_t>};
 }  // namespace ksl
 
 #if defined(__clang__)

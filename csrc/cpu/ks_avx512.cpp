@@ -21,6 +21,7 @@
 #endif
 #define KSL_ISA avx512
 #include "adamw_loop.h"
+#include "finite_loop.h"
 #include "ks_loops.h"
 
 namespace ksl {
@@ -206,7 +207,10 @@ const Kernels kAvx512Kernels{"avx512",
                              avx512::row_statistic<Float16>,
                              avx512::row_statistic<BFloat16>,
                              avx512::adamw_span<float>,
-                             avx512::adamw_span<double>};
+                             avx512::adamw_span<double>,
+                             avx512::finite_span<uint16_t>,
+                             avx512::finite_span<uint32_t>,
+                             avx512::finite_span<uint64_t>};
 }  // namespace ksl
 
 #if defined(__clang__)

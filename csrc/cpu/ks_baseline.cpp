@@ -7,6 +7,7 @@
 
 #define KSL_ISA baseline
 #include "adamw_loop.h"
+#include "finite_loop.h"
 #include "ks_loops.h"
 
 namespace ksl {
@@ -26,5 +27,8 @@ const Kernels kBaselineKernels{"baseline",
                                baseline::row_statistic<Float16>,
                                baseline::row_statistic<BFloat16>,
                                baseline::adamw_span<float>,
-                               baseline::adamw_span<double>};
+                               baseline::adamw_span<double>,
+                               baseline::finite_span<uint16_t>,
+                               baseline::finite_span<uint32_t>,
+                               baseline::finite_span<uint64_t>};
 }  // namespace ksl

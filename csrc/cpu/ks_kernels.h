@@ -1,5 +1,6 @@
-// What stands between the loops over rows (ks_rows.cpp, row_adamw.cpp: compiled once) and what is compiled once for
-// each instruction set: the bucket engine (ks_engine.h) and the arithmetic of AdamW (adamw_loop.h).
+// What stands between the loops over rows (ks_rows.cpp, row_adamw.cpp, finite.cpp: compiled once) and what is compiled
+// once for each instruction set: the bucket engine (ks_engine.h), the arithmetic of AdamW (adamw_loop.h), and the look
+// for NaN (finite_loop.h).
 #pragma once
 
 #include <cstdint>
@@ -87,6 +88,10 @@ template <typename C>
 using AdamWSpan = void (*)(const AdamWCoefficients<C> &c, int64_t n, const C *grad, C *param, C *exp_avg,
                            C *exp_avg_sq);
 
+// Whether n numbers, given by their bits, are finite: those that are not have all bits of `exponent`.
+template <typename Bits>
+using FiniteSpan = bool (*)(const Bits *values, int64_t n, Bits exponent);
+
 struct Kernels {
     const char *isa;
     Kernel<float> float32;
@@ -95,6 +100,9 @@ struct Kernels {
     Kernel<BFloat16> bfloat16;
     AdamWSpan<float> adamw_float32;
     AdamWSpan<double> adamw_float64;
+    FiniteSpan<uint16_t> finite_16_bits;
+    FiniteSpan<uint32_t> finite_32_bits;
+    FiniteSpan<uint64_t> finite_64_bits;
 };
 
 // Those for this CPU, or those that KSL_ISA in the environment names.

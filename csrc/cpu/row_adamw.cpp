@@ -46,8 +46,8 @@ void update_rows(const MutableMatrix &table, const int64_t *row_ids, int64_t k, 
     const AdamWSpan<C> update = adamw_span(C{});
     const int64_t cols = table.cols;
     const bool grad_in_place = in_place<C>(grad), table_in_place = !master && in_place<C>(table);
-    // Tens of microseconds of work a chunk: an update of few rows must not wait for a second thread to wake up.
-    const int64_t grain = (int64_t{1} << 17) / std::max<int64_t>(cols, 1) + 1;
+    // About ten microseconds of work a chunk: an update of fewer rows must not wait for a second thread.
+    const int64_t grain = (int64_t{1} << 15) / std::max<int64_t>(cols, 1) + 1;
     parallel_for(0, k, grain, threads, [&](int64_t lo, int64_t hi) {
         C grad_copy[kSpan], param_copy[kSpan];
         for (int64_t i = lo; i < hi; ++i) {

@@ -3,6 +3,11 @@
 
 namespace ksl {
 namespace cuda {
+namespace {
+
+__global__ void any_kernel() {}
+
+}  // namespace
 
 std::string unavailable() {
     int driver = 0, devices = 0;
@@ -16,6 +21,20 @@ std::string unavailable() {
                std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
     }
     return std::string("no CUDA device: ") + cudaGetErrorString(status == cudaSuccess ? cudaErrorNoDevice : status);
+}
+
+std::string unavailable(int device) {
+    if (std::string reason = unavailable(); !reason.empty()) return reason;
+    DeviceGuard guard(device);
+    cudaFuncAttributes attributes{};
+    // All files are compiled for the same architectures: what holds for one kernel holds for every one.
+    const cudaError_t status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(&any_kernel));
+    if (status == cudaSuccess) return "";
+    cudaGetLastError();
+    return "device " + std::to_string(device) + " of compute capability " +
+           std::to_string(device_attribute(cudaDevAttrComputeCapabilityMajor, device)) + "." +
+           std::to_string(device_attribute(cudaDevAttrComputeCapabilityMinor, device)) +
+           " cannot run the kernels: " + cudaGetErrorString(status);
 }
 
 }  // namespace cuda

@@ -1,8 +1,9 @@
 // All that stands between our kernels and CUDA: launches, errors, devices, shared memory, block-wide sums.
 //
-// It includes two libraries, the CUDA runtime and CUB, and uses few names of each. tests/cuda/shim has headers of the
-// same names, so that g++ compiles the very same kernels for the CPU, where the tests execute them. Two rules keep that
-// possible: kernels are started by launch(), not by <<<>>>, and shared memory is declared by the macros below.
+// It includes two libraries, the CUDA runtime and CUB, and uses few names of each (device_sort.cuh has the one that
+// takes long to compile). tests/cuda/shim has headers of the same names, so that g++ compiles the very same kernels for
+// the CPU, where the tests execute them. Two rules keep that possible: kernels are started by launch(), not by <<<>>>,
+// and shared memory is declared by the macros below.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -70,20 +71,24 @@ struct Shape {
     size_t shared = 0;
 };
 
-// Without this a kernel gets at most 48 KB of shared memory. It holds for the current device.
+// Without this a kernel gets at most 48 KB of shared memory. It holds for the current device, and for all threads of
+// the process: always the most that there is, so that none takes away what another is about to use.
 template <typename Kernel>
-void allow_shared(Kernel *kernel, size_t bytes) {
+void allow_shared(Kernel *kernel, size_t bytes, int device) {
     if (bytes <= 48 * 1024) return;
     const auto *symbol = reinterpret_cast<const void *>(kernel);
-    check(cudaFuncSetAttribute(symbol, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-          "cudaFuncSetAttribute");
+    cudaFuncAttributes attributes{};
+    check(cudaFuncGetAttributes(&attributes, symbol), "cudaFuncGetAttributes");
+    const int most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device) -
+                     static_cast<int>(attributes.sharedSizeBytes);
+    check(cudaFuncSetAttribute(symbol, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "cudaFuncSetAttribute");
 }
 
 // How many blocks of this shape the device of the stream runs at the same time; for kernels whose blocks loop.
 template <typename Kernel>
 int64_t resident_blocks(Kernel *kernel, int threads, size_t shared, Stream stream) {
     DeviceGuard guard(stream.device);
-    allow_shared(kernel, shared);
+    allow_shared(kernel, shared, stream.device);
     int per_multiprocessor = 0;
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, reinterpret_cast<const void *>(kernel),
                                                         threads, shared),
@@ -98,7 +103,7 @@ void launch(const char *what, void (*kernel)(Parameters...), Shape shape, Stream
     KSL_CHECK(shape.blocks > 0 && shape.blocks <= INT_MAX, what, ": a launch of ", shape.blocks,
               " blocks; CUDA takes 1 to 2^31 - 1");
     DeviceGuard guard(stream.device);
-    allow_shared(kernel, shape.shared);
+    allow_shared(kernel, shape.shared, stream.device);
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
     config.blockDim = dim3(static_cast<unsigned>(shape.threads));
@@ -123,12 +128,11 @@ __device__ inline uint32_t forget(uint32_t number) {
 }
 
 // Memory of the device for the kernels of one launcher, taken and given back in the order of the stream; null for no
-// bytes.
+// bytes. As long as it lives the device of the stream is the current one: a default stream is the current device's.
 class ScratchMemory {
   public:
-    ScratchMemory(size_t bytes, Stream stream) : stream_(stream) {
+    ScratchMemory(size_t bytes, Stream stream) : guard_(stream.device), stream_(stream) {
         if (bytes == 0) return;
-        DeviceGuard guard(stream.device);
         check(cudaMallocAsync(&data_, bytes, static_cast<cudaStream_t>(stream.handle)), "cudaMallocAsync");
     }
     ~ScratchMemory() {
@@ -141,6 +145,7 @@ class ScratchMemory {
     void *data() const { return data_; }
 
   private:
+    DeviceGuard guard_;
     void *data_ = nullptr;
     Stream stream_;
 };

@@ -42,16 +42,18 @@ struct Block {
     static constexpr int kOwn = kBuckets / kThreads;
     static constexpr int kKeys = sizeof(T) == 8 ? 512 : 1024;  // keys that are looked at together
     static constexpr int kParts = kKeys / 4;                   // and of at most so many buckets
-    static constexpr int kSmall = 128;                         // keys, at most, of a bucket that is looked into at once
+    static constexpr uint32_t kSmall = 128;                    // keys, at most, of a bucket that is looked into at once
     static constexpr int kFrames = 8;                          // levels of a zoom: 64-bit keys, 9 bits a level
-    static constexpr uint32_t kNoSlot = ~0u;
+    using Chosen = std::conditional_t<(kOwn > 8), uint16_t, uint8_t>;  // a bit for each of a thread's buckets
     using Map = typename MapFor<T, kBuckets>::type;
     using Scan = BlockScan<int, kThreads>;
     using Max = BlockMax<kThreads, 2>;
 
     struct Shared {
         alignas(16) uint32_t counts[kWide ? 2 : 1][kBuckets];  // of x in the lower half and y in the upper, or apart
-        alignas(16) uint32_t slots[kBuckets];  // where in `keys` the next x and the next y of a bucket go, likewise
+        alignas(
+            16) uint32_t slots[kBuckets];  // where in `keys` the next x and the next y of a chosen bucket go, likewise
+        Chosen chosen_buckets[kThreads];
         Key keys[kKeys];
         Part parts[kParts];
         Frame<Key> frames[kFrames];
@@ -164,44 +166,49 @@ struct Block {
         }
     }
 
+    // The values in a bucket, of both samples together up to twice 2^30.
+    static __device__ uint32_t size(int2 count) {
+        return static_cast<uint32_t>(count.x) + static_cast<uint32_t>(count.y);
+    }
+
     // Gives slots to the wanted small buckets of this thread; whether some were left for the next time.
     template <typename Map_>
     __device__ bool choose_small_buckets(const Map_ &map, uint32_t &done) {
         bool left = false;
-        uint32_t slots[4];
+        const uint32_t before = done;
         each_bucket(start, [&](int i, int bucket, int at, int2 count) {
-            const int size = count.x + count.y;
-            slots[i % 4] = kNoSlot;
-            if (size <= kSmall && (done >> i & 1) == 0 && wanted(map, bucket, at, count)) {
-                const int begin = atomicAdd(&shared.used_keys, size);
-                const int part = begin + size <= kKeys ? atomicAdd(&shared.used_parts, 1) : kParts;
+            if (size(count) <= kSmall && (done >> i & 1) == 0 && wanted(map, bucket, at, count)) {
+                const int keys = count.x + count.y;
+                const int begin = atomicAdd(&shared.used_keys, keys);
+                const int part = begin + keys <= kKeys ? atomicAdd(&shared.used_parts, 1) : kParts;
                 if (part < kParts) {
                     shared.parts[part] = {at, static_cast<uint16_t>(begin), static_cast<uint16_t>(count.x),
                                           static_cast<uint16_t>(count.y)};
-                    slots[i % 4] = static_cast<uint32_t>(begin + count.x) << 16 | static_cast<uint32_t>(begin);
+                    shared.slots[bucket] = static_cast<uint32_t>(begin + count.x) << 16 | static_cast<uint32_t>(begin);
                     done |= 1u << i;
                 } else {
                     left = true;
                 }
             }
-            if (i % 4 == 3) {
-                *reinterpret_cast<uint4 *>(&shared.slots[bucket - 3]) = {slots[0], slots[1], slots[2], slots[3]};
-            }
         });
+        shared.chosen_buckets[me()] = static_cast<Chosen>(done & ~before);
         return left;
     }
+
+    // Read for every value, while slots are being counted up: from words of their own, that nobody writes meanwhile.
+    __device__ bool is_chosen(int bucket) const { return shared.chosen_buckets[bucket / kOwn] >> (bucket % kOwn) & 1; }
 
     // Copies the keys of the chosen buckets to their places: in any order, which does not matter.
     template <typename Map_, typename Pairs>
     __device__ void gather(const Map_ &map, Pairs &pairs) {
         pairs.each([&](bits_t<T> x, bits_t<T> y) {
             if (map.contains(x)) {
-                uint32_t &slot = shared.slots[map.bucket(x)];
-                if (slot != kNoSlot) shared.keys[atomicAdd(&slot, 1u) & 0xffffu] = ordered_key(x);
+                const int bucket = map.bucket(x);
+                if (is_chosen(bucket)) shared.keys[atomicAdd(&shared.slots[bucket], 1u) & 0xffffu] = ordered_key(x);
             }
             if (map.contains(y)) {
-                uint32_t &slot = shared.slots[map.bucket(y)];
-                if (slot != kNoSlot) shared.keys[atomicAdd(&slot, 0x10000u) >> 16] = ordered_key(y);
+                const int bucket = map.bucket(y);
+                if (is_chosen(bucket)) shared.keys[atomicAdd(&shared.slots[bucket], 0x10000u) >> 16] = ordered_key(y);
             }
         });
         __syncthreads();
@@ -232,7 +239,7 @@ struct Block {
         __syncthreads();
         int mine = kBuckets, mine_before = 0;
         each_bucket(start, [&](int, int bucket, int at, int2 count) {
-            if (bucket >= from && mine == kBuckets && count.x + count.y > kSmall && wanted(map, bucket, at, count)) {
+            if (bucket >= from && mine == kBuckets && size(count) > kSmall && wanted(map, bucket, at, count)) {
                 mine = bucket;
                 mine_before = at;
             }

@@ -125,6 +125,12 @@ void bucket_rows(const Matrix &x, const Matrix &y, BucketProblem problem, const 
     }
 }
 
+// Counts of both rows together fit 32 bits.
+void check_row_length_here(const Matrix &x, const Matrix &y) {
+    KSL_CHECK(std::max(x.cols, y.cols) <= int64_t{1} << 30, "rows of ", x.cols, " and ", y.cols,
+              " values; expected at most 2^30 on a GPU: compare them on the CPU");
+}
+
 // The same question about h, which lies in 0..cols, with a threshold of that range and one more.
 int clamped(int64_t threshold, int64_t cols) {
     return static_cast<int>(std::min(std::max<int64_t>(threshold, 0), cols + 1));
@@ -137,8 +143,7 @@ void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, do
     check_samples(x, y);
     if (x.rows == 0) return;
     check_unit(x, y);
-    KSL_CHECK(std::max(x.cols, y.cols) <= int64_t{1} << 30, "rows of ", x.cols, " and ", y.cols,
-              " values; expected at most 2^30 on a GPU");
+    check_row_length_here(x, y);
     const int64_t gcd = std::gcd(x.cols, y.cols);
     with_wide_type(x, y, [&](auto tag, DType compute) {
         const SortProblem problem{rows_of(x, compute),
@@ -163,7 +168,7 @@ void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, do
 void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t *h, uint8_t *flags, Stream stream) {
     check_tables(x, y);
     if (x.rows == 0) return;
-    check_row_length(x);
+    check_row_length_here(x, y);
     BucketProblem problem{};
     problem.floor = std::max(clamped(threshold, x.cols), 1) - 1;
     problem.stop = INT32_MAX;
@@ -175,7 +180,7 @@ void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t 
 void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags, Stream stream) {
     check_tables(x, y);
     if (x.rows == 0) return;
-    check_row_length(x);
+    check_row_length_here(x, y);
     BucketProblem problem{};
     problem.stop = clamped(threshold, x.cols);
     problem.floor = std::max(problem.stop, 1) - 1;

@@ -1,4 +1,4 @@
-// AdamW on some rows of some tables, all in one launch; the CPU's twin is csrc/cpu/row_adamw.cpp.
+// AdamW on some rows of some tables, a launch for every 16 of them; the CPU's twin is csrc/cpu/row_adamw.cpp.
 //
 // A step is a list of tables of any number, dtype and shape. The k x cols elements of each (the moments are contiguous)
 // are cut into packs of 16 bytes of state, 128 packs are a tile, the tiles of all tables are counted through, and block
@@ -218,7 +218,9 @@ __global__ void __launch_bounds__(kThreads) update_kernel(const __grid_constant_
     __syncthreads();
     if (threadIdx.x != 0) return;
     __threadfence();
-    if (atomicAdd(&step.control.state[kFinished], 1) == static_cast<int>(gridDim.x) - 1) move_on(step);
+    if (atomicAdd(&step.control.state[kFinished], 1) != static_cast<int>(gridDim.x) - 1) return;
+    __threadfence();  // what the others did before they counted themselves comes before what follows
+    move_on(step);
 }
 
 // NaN or Inf in a thread's part of a gradient: times 0, nothing else is different from 0.

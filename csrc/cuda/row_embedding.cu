@@ -9,8 +9,7 @@
 // the positions of a slot stand together in the order of the batch. A block then adds up 128 columns (256 of 16 bits)
 // of one row in that order: no atomics, the same bits as on the CPU. A thread owns few columns, so that one very
 // frequent token still keeps many threads busy, and loads eight positions ahead. All sizes are known to the host.
-#include <cub/device/device_radix_sort.cuh>
-
+#include "device_sort.cuh"
 #include "elements.cuh"
 
 namespace ksl {
@@ -169,9 +168,8 @@ struct Workspace {
         int bits = 1;
         while (k >> bits) ++bits;
         const auto array = [&](int i) { return reinterpret_cast<uint32_t *>(at ? at + i * part : nullptr); };
-        return cub::DeviceRadixSort::SortPairs(at ? at + 4 * part : nullptr, bytes, array(0), array(2), array(1),
-                                               array(3), static_cast<uint32_t>(n), 0, bits,
-                                               static_cast<cudaStream_t>(stream.handle));
+        return sort_pairs(at ? at + 4 * part : nullptr, bytes, array(0), array(2), array(1), array(3),
+                          static_cast<uint32_t>(n), bits, stream);
     }
 };
 

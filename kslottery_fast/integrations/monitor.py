@@ -35,8 +35,8 @@ class TicketMonitor(transformers.TrainerCallback):
 
     Raises
     ------
-    InputError : an option out of range; at the start of training a model without attached rows, or a Trainer that
-        is not a TicketTrainer and was not given to :meth:`bind`; during training, NaN in a row.
+    InputError : an option out of range; at the start of training a model without attached rows in use, or a Trainer
+        that is not a TicketTrainer and was not given to :meth:`bind`; during training, NaN in a row.
 
     Notes
     -----
@@ -83,8 +83,11 @@ class TicketMonitor(transformers.TrainerCallback):
         del args, state, control
         if self._trainer is None:
             raise InputError("TicketMonitor logs through its Trainer: use TicketTrainer, or call monitor.bind(trainer)")
-        if get_rows(kwargs["model"]) is None:
+        embedding = get_rows(kwargs["model"])
+        if embedding is None:
             raise InputError("TicketMonitor watches attached rows, this model has none; call attach_rows first")
+        if embedding.row_sets.active is None:
+            raise InputError("TicketMonitor watches the set in use, and none is; call use_rows(model, name) first")
         self.tickets, self._stable = None, 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -7,31 +7,27 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional as F
 
 from kslottery_fast.errors import InputError
-from kslottery_fast.files import write_safetensors, write_text
+from kslottery_fast.files import write_text
+from kslottery_fast.integrations.active_vocabulary import active_vocabulary, check_batch
 from kslottery_fast.integrations.monitor import TicketMonitor
+from kslottery_fast.integrations.quantized import as_adapted
+from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE, load_checkpoint, save_checkpoint
+from kslottery_fast.integrations.trainer_checks import check_one_gpu, check_optimizer, check_plain_loss
 from kslottery_fast.logits import supervised_logits
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import (
-    active_token_ids,
     attach_rows,
     detach_rows,
-    embedding_table,
     get_rows,
     output_role,
 )
-from kslottery_fast.tables import check_finite
 from kslottery_fast.tickets import Tickets
 
 __all__ = ["ROWS_FILE", "TicketMonitor", "TicketTrainer", "TicketTrainerMixin", "load_checkpoint"]
-
-ROWS_FILE = "ticket_rows.safetensors"
-"""In every checkpoint: ``rows`` [k, d], ``token_ids`` [k], other trained parameters as ``other.<name>``."""
-
 
 if TYPE_CHECKING:
     _Trainer = transformers.Trainer
@@ -47,22 +43,31 @@ class TicketTrainerMixin(_Trainer):
     *args, **kwargs : those of the Trainer.
     tickets : the tokens to train: Tickets, token ids, or "active" for the active vocabulary of
         ``train_dataset`` (Embed Tuning; every batch is then checked for tokens outside). ``attach_rows`` is
-        called if need be. Tickets that were saved with their texts must fit the ``processing_class``. None
-        trains whatever is trainable in the model.
+        called if need be: it freezes the model, or, where PEFT put adapters into it, leaves what trains as
+        PEFT set it, so that adapters and rows train together. Tickets that were saved with their texts must
+        fit the ``processing_class``. None trains whatever is trainable in the model.
     output : as for :func:`kslottery_fast.rows.attach_rows`.
     supervised_logits_only : compute logits at supervised positions alone: the same loss, less work.
         Evaluation is not changed by it.
+    nonfinite : what to do about NaN or Inf in a gradient, as for :class:`kslottery_fast.optim.RowAdamW`. "raise":
+        an InputError before anything is written. "skip": leave the step out; the log counts ``skipped_steps``.
 
     Notes
     -----
     The optimizer is :class:`kslottery_fast.optim.RowAdamW` with the learning rate, betas, epsilon and weight
-    decay of the TrainingArguments. Checkpoints, and ``save_model``, hold the rows and not the model; for an
-    ordinary model call ``merge_rows(model).save_pretrained(...)`` after training.
+    decay of the TrainingArguments, or what was passed as ``optimizers``; an ``optim`` other than torch's AdamW is
+    refused. Checkpoints, and ``save_model``, hold what trains and not the model; for an ordinary model call
+    ``merge_rows(model).save_pretrained(...)`` after training.
+
+    ``supervised_logits_only`` takes the place of the ``compute_loss`` of the Trainer: an SFTTrainer then logs
+    neither token accuracy nor entropy. It computes cross entropy and nothing else, so that a router loss, label
+    smoothing and other losses are refused.
 
     Raises
     ------
     InputError : nothing to train, tickets that do not fit the model or differ from the rows attached already,
-        an option that ``supervised_logits_only`` cannot serve, a checkpoint of other rows.
+        an option that ``supervised_logits_only`` cannot serve, several GPUs in one process, a checkpoint of
+        other rows. The model is then as it was.
     """
 
     def __init__(
@@ -71,9 +76,12 @@ class TicketTrainerMixin(_Trainer):
         tickets: Any = None,
         output: str = "auto",
         supervised_logits_only: bool = False,
+        nonfinite: str = "raise",
         **kwargs: Any,
     ) -> None:
-        self._supervised_logits_only = supervised_logits_only
+        if nonfinite not in ("raise", "skip"):
+            raise InputError(f"nonfinite must be 'raise' or 'skip', not {nonfinite!r}")
+        self._supervised_logits_only, self._nonfinite = supervised_logits_only, nonfinite
         self._check_active = isinstance(tickets, str)
         if isinstance(tickets, str):
             if tickets != "active":
@@ -84,12 +92,21 @@ class TicketTrainerMixin(_Trainer):
         if isinstance(tickets, Tickets) and kwargs.get("processing_class") is not None:
             tickets.check_tokenizer(getattr(kwargs["processing_class"], "tokenizer", kwargs["processing_class"]))
         model = kwargs.get("model", args[0] if args else None)
+        if isinstance(model, str):
+            raise InputError(
+                f"model is the model id {model!r}, and rows are attached to a loaded model; load it first, as "
+                f"AutoModelForCausalLM.from_pretrained({model!r})"
+            )
         attached_here = model is not None and self._attach(model)
         try:
-            super().__init__(*args, **kwargs)
-            if supervised_logits_only:
-                self._check_plain_loss()
+            with as_adapted(model):
+                super().__init__(*args, **kwargs)
             embedding = get_rows(cast(nn.Module, self.model))
+            if embedding is not None or supervised_logits_only:
+                check_one_gpu(self)
+            check_optimizer(self, nonfinite)
+            if supervised_logits_only:
+                check_plain_loss(self)
             if embedding is not None and tickets is not None:
                 # A Trainer that takes a peft_config (SFTTrainer does) freezes all but its own weights.
                 embedding.rows.requires_grad_(True)
@@ -113,6 +130,10 @@ class TicketTrainerMixin(_Trainer):
         """Attach the rows to every model that ``model_init`` makes."""
         model: nn.Module = super().call_model_init(trial)
         self._attach(model)
+        if getattr(model, "is_quantized", False):
+            raise InputError(
+                "model_init made a quantized model, which the Trainer takes as model= alone; pass it there"
+            )
         return model
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -134,9 +155,17 @@ class TicketTrainerMixin(_Trainer):
                 lr=self.args.learning_rate,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
+                nonfinite=self._nonfinite,
             )
         # Called without the model, which older releases do not take.
         return self.optimizer if self.optimizer is not None else super().create_optimizer()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As Trainer does it; the steps that ``nonfinite="skip"`` left out are logged beside the loss."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # what accelerate wraps
+        if self._nonfinite == "skip" and "loss" in logs and isinstance(optimizer, RowAdamW):
+            logs["skipped_steps"] = optimizer.skipped_steps
+        super().log(logs, *args, **kwargs)
 
     def compute_loss(
         self,
@@ -147,7 +176,7 @@ class TicketTrainerMixin(_Trainer):
     ) -> Any:
         """Trainer's loss; ``supervised_logits_only`` gets the same number from the supervised positions."""
         if self._check_active and model.training:
-            self._check_batch(model, inputs)
+            check_batch(model, inputs)
         if not self._supervised_logits_only or return_outputs or "labels" not in inputs:
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
@@ -172,9 +201,12 @@ class TicketTrainerMixin(_Trainer):
             return False
         ids = self._tickets
         if isinstance(ids, str):
-            ids = _active(self._train_dataset, model)
+            ids = active_vocabulary(self._train_dataset, model)
         if attached is None:
-            attach_rows(model, ids, output=self._output)
+            # PEFT has frozen its base model already; freezing here would switch its adapters off. The rows go on the
+            # base model, so that the PeftModel's own save_pretrained still writes its adapter.
+            unwrapped: Any = getattr(model, "get_base_model", lambda: model)
+            attach_rows(unwrapped(), ids, output=self._output, freeze=not _has_adapters(model))
             return True
         if ids is not None:
             wanted = torch.as_tensor(getattr(ids, "token_ids", ids))
@@ -183,25 +215,6 @@ class TicketTrainerMixin(_Trainer):
         if self._output not in ("auto", output_role(model)):
             raise InputError(f"the rows are attached with output={output_role(model)!r}, not {self._output!r}")
         return False
-
-    def _check_plain_loss(self) -> None:
-        if self.label_smoother is not None or self.compute_loss_func is not None:
-            raise InputError("supervised_logits_only computes plain cross entropy; drop label smoothing or loss_func")
-
-    def _check_batch(self, model: nn.Module, inputs: dict[str, Any]) -> None:
-        embedding = get_rows(model)
-        assert embedding is not None
-        mask = inputs.get("attention_mask")
-        for key, attended in (("input_ids", mask), ("decoder_input_ids", None)):
-            ids = inputs.get(key)
-            if ids is None:
-                continue
-            outside = embedding.slots[ids] < 0
-            if attended is not None and attended.shape == ids.shape:
-                outside &= attended.bool()
-            if bool(outside.any()):
-                token = ids[outside][0].item()
-                raise InputError(f"{key} holds token {token}, which is not in the active vocabulary that trains")
 
     # ---- checkpoints: rows, not models ----
 
@@ -214,8 +227,7 @@ class TicketTrainerMixin(_Trainer):
             return
         folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
-        metadata = {"vocab_size": str(len(embedding_table(model))), "output": output_role(model)}
-        write_safetensors(folder / ROWS_FILE, _trained_tensors(model), metadata)
+        save_checkpoint(model, folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
         # Trainer pickles its arguments here; nothing reads them back, so plain JSON does.
@@ -249,54 +261,6 @@ class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
     """
 
 
-@torch.no_grad()
-def load_checkpoint(model: nn.Module, folder: str | Path) -> None:
-    """Put the trained tensors of a TicketTrainer checkpoint into a model with the same rows attached.
-
-    Raises
-    ------
-    InputError : no such file, or one of other rows, another vocabulary, another role of the head, other
-        parameters or shapes. The model is then as it was.
-    """
-    path = Path(folder) / ROWS_FILE
-    if not path.is_file():
-        raise InputError(f"{folder} has no {ROWS_FILE}: it is not a checkpoint of a TicketTrainer")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata, saved = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}); resume from an earlier checkpoint") from None
-    trained = _trained_tensors(model)
-    for name, ours in (("vocab_size", str(len(embedding_table(model)))), ("output", output_role(model))):
-        if metadata.get(name) != ours:
-            raise InputError(f"{path} was saved with {name} {metadata.get(name)}, the model has {ours}")
-    if not torch.equal(saved.get("token_ids", torch.empty(0)), trained["token_ids"].cpu()):
-        raise InputError(f"{path} holds the rows of other tokens than those attached to the model")
-    shapes = {name: tensor.shape for name, tensor in trained.items()}
-    if {name: tensor.shape for name, tensor in saved.items()} != shapes:
-        raise InputError(f"{path} does not hold the tensors that the model trains")
-    check_finite(saved["rows"], saved["token_ids"], f"cannot load {path}")
-    for name, tensor in trained.items():
-        tensor.copy_(saved[name])
-
-
-def _trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    embedding = get_rows(model)
-    assert embedding is not None
-    others = {
-        f"other.{name}": parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter is not embedding.rows
-    }
-    return {"rows": embedding.rows, "token_ids": embedding.token_ids, **others}
-
-
-def _active(dataset: Any, model: nn.Module) -> torch.Tensor:
-    config: Any = getattr(model, "config", None)
-    if not getattr(config, "is_encoder_decoder", False):
-        return active_token_ids(dataset)
-    # A decoder reads the labels shifted by one: its start token first, and the padding token in place of
-    # -100.
-    ids = active_token_ids(dataset, keys=("input_ids", "decoder_input_ids", "labels"))
-    extra = [token for token in (config.decoder_start_token_id, config.pad_token_id) if token is not None]
-    return torch.cat([ids, torch.tensor(extra, dtype=torch.int64)]).unique()
+def _has_adapters(model: nn.Module) -> bool:
+    """Tell whether PEFT put adapters into the model: get_peft_model, or transformers' own add_adapter."""
+    return any(getattr(module, "peft_config", None) for module in model.modules())

@@ -27,7 +27,7 @@ _HELP = {
     "source": "source language: a code such as en, or code=Name",
     "target": "target language: a code such as es, or code=Name",
     "train": "training pairs",
-    "validation": "validation pairs, kept apart and not used by this command",
+    "validation": "validation pairs, kept apart; `compare` chooses by them, `run` does not use them",
     "test": "held-out pairs that every model is scored on",
     "template": "prompt, with {source}, {source_language} and {target_language}",
     "alpha": "significance level of the KS test",

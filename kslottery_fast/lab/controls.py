@@ -13,8 +13,13 @@ import torch
 from kslottery_fast.errors import InputError
 
 
-def token_counts(features: Iterable[Mapping[str, Sequence[int]]], vocab_size: int) -> torch.Tensor:
+def token_counts(
+    features: Iterable[Mapping[str, Sequence[int]]], vocab_size: int, *, last: bool = True
+) -> torch.Tensor:
     """How often each token id occurs in ``input_ids``, prompt included, since these are the rows that training reads.
+
+    ``last`` : whether the last token of an example counts. It is predicted, but nothing is predicted after it, so only
+    a head that follows the rows sends a gradient to its row.
 
     Returns
     -------
@@ -22,8 +27,11 @@ def token_counts(features: Iterable[Mapping[str, Sequence[int]]], vocab_size: in
 
     >>> token_counts([{"input_ids": [2, 0, 2]}], 4).tolist()
     [1, 0, 2, 0]
+    >>> token_counts([{"input_ids": [2, 0, 2]}], 4, last=False).tolist()
+    [1, 0, 1, 0]
     """
-    ids = torch.tensor([i for feature in features for i in feature["input_ids"]], dtype=torch.int64)
+    end = None if last else -1
+    ids = torch.tensor([i for feature in features for i in feature["input_ids"][:end]], dtype=torch.int64)
     return torch.bincount(ids, minlength=vocab_size)
 
 

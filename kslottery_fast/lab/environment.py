@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -27,7 +28,7 @@ def snapshot(command: str, *, own_peak: bool = False) -> dict[str, Any]:
         "peak_memory_mb": round(peak_memory_bytes() / 1e6),
         "peak_memory_of": "stage" if own_peak else "process",
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": _versions(),
         "system": {
             "platform": platform.platform(),
             "cpu": cpu_name(),
@@ -36,6 +37,13 @@ def snapshot(command: str, *, own_peak: bool = False) -> dict[str, Any]:
             "kernels": native.info(),
         },
     }
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: metadata.version(name) for name in _PACKAGES}
+    with contextlib.suppress(metadata.PackageNotFoundError):  # optional
+        versions["peft"] = metadata.version("peft")
+    return versions
 
 
 def combined(snapshots: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

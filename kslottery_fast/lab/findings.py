@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kslottery_fast.resampling import Interval, bootstrap_interval
+from kslottery_fast.replicates import Replicates, replicates_over_seeds
+from kslottery_fast.resampling import Interval
 
 COMPARED_TO_TICKETS = {"frequency_tuning": "the most frequent tokens", "random_tuning": "random corpus rows"}
 
@@ -18,21 +19,21 @@ def nll_difference(
     *,
     n_bootstrap: int,
     seed: int,
-) -> Interval:
-    """NLL per token of ``first`` minus that of ``second`` on the same sentences, with a paired bootstrap interval.
+) -> Replicates:
+    """NLL per token of ``first`` minus that of ``second`` on the same sentences, with paired bootstrap replicates.
 
     Parameters
     ----------
     first, second : ``sentence_nll`` (nats) and ``sentence_tokens`` of two evaluations of the same examples.
     """
     table = np.stack([first["sentence_nll"], second["sentence_nll"], first["sentence_tokens"]], 1)
-    return bootstrap_interval(table, lambda s: (s[0] - s[1]) / s[2], n_bootstrap=n_bootstrap, seed=seed)
+    return replicates_over_seeds([table], lambda s: (s[0] - s[1]) / s[2], n_bootstrap=n_bootstrap, seed=seed)
 
 
 def findings(
     summary: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, Any]], *, n_bootstrap: int, seed: int
 ) -> list[str]:
-    """Sentences on a finished run; differences of NLL come with a paired interval over sentences.
+    """Sentences on a finished run; differences of NLL and shares of them have a paired interval over sentences.
 
     Parameters
     ----------
@@ -42,12 +43,16 @@ def findings(
     models, tickets = summary["models"], summary["tickets"]
     rows = f"the {tickets['count']} {'tickets' if tickets['selected_by'] == 'alpha' else 'rows of largest D'}"
 
-    def difference(first: str, second: str) -> Interval:
+    def difference(first: str, second: str) -> Replicates:
         return nll_difference(evaluations[first], evaluations[second], n_bootstrap=n_bootstrap, seed=seed)
 
-    sentences = [_selection(tickets, summary["settings"]), _gain(models, rows, difference("untuned", "embed_tuning"))]
+    parts = [difference("untuned", name) for name in ("partial_transfer", "partial_tuning")]
+    sentences = [
+        _selection(tickets, summary["settings"]),
+        _gain(models, rows, difference("untuned", "embed_tuning"), parts),
+    ]
     for control, words in COMPARED_TO_TICKETS.items():
-        sentences.append(_comparison(words, rows, difference(control, "partial_tuning")))
+        sentences.append(_comparison(words, rows, difference(control, "partial_tuning").interval()))
     sentences.append(_stopping(models))
     sentences.append(_certified(summary["certificate"], tickets["alpha"], rows))
     return sentences
@@ -71,19 +76,23 @@ def _selection(tickets: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     )
 
 
-def _gain(models: Mapping[str, Mapping[str, float]], rows: str, gain: Interval) -> str:
+def _gain(models: Mapping[str, Mapping[str, float]], rows: str, gain: Replicates, parts: Sequence[Replicates]) -> str:
     before, after = models["untuned"]["nll"], models["embed_tuning"]["nll"]
-    interval = f"{gain.value:.3f} nats per token, {_interval(gain)}"
-    if gain.low <= 0:
+    interval = f"{gain.value:.3f} nats per token, {_interval(gain.interval())}"
+    transfer, tuning = (part.share_of(gain) for part in parts)
+    if transfer is None or tuning is None:
         return (
             f"Embed Tuning did not clearly lower the NLL per target token ({before:.3f} before, {after:.3f} after; "
             f"gain {interval}): the comparisons below are of models that may have learned nothing."
         )
-    transfer, tuning = ((before - models[name]["nll"]) / gain.value for name in ("partial_transfer", "partial_tuning"))
     return (
         f"Embed Tuning lowers the NLL per target token from {before:.3f} to {after:.3f} (gain {interval}). Copying "
-        f"{rows} recovers {transfer:.0%} of the gain, training them {tuning:.0%}."
+        f"{rows} recovers {_share(transfer)} of the gain, training them {_share(tuning)}."
     )
+
+
+def _share(share: Interval) -> str:
+    return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
 
 
 def _comparison(words: str, rows: str, difference: Interval) -> str:

@@ -16,8 +16,8 @@ from .run_folder import RunFolder
 class Job:
     """One stage to make: ``work(folder, progress)`` writes its files into a temporary folder.
 
-    ``stage`` names the stage, ``title`` is what a person reads. ``afterwards`` is called once the stage counts; a kill
-    between the two leaves it undone, so nothing may depend on it.
+    ``stage`` names the stage, ``title`` is what a person reads. ``afterwards`` is called once the stage counts, and
+    again at every later start, since a kill may have come between the two: what it does twice must be as if done once.
     """
 
     stage: str
@@ -33,8 +33,11 @@ def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, co
     """
     from .environment import snapshot
 
+    _note_other_threads(jobs, folder, console)
     for number, job in enumerate(jobs, 1):
         if folder.finished(job.stage):
+            if job.afterwards:
+                job.afterwards()
             continue
         own_peak = reset_peak_memory()
         with (
@@ -44,3 +47,22 @@ def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, co
             job.work(temporary, trimming(progress))
         if job.afterwards:
             job.afterwards()
+
+
+def _note_other_threads(jobs: Sequence[Job], folder: RunFolder, console: RunConsole) -> None:
+    """Say once that the rest is computed with another number of threads than what is finished."""
+    import torch
+
+    done = [job.stage for job in jobs if folder.finished(job.stage)]
+    if len(done) == len(jobs):
+        return
+    systems = [folder.record(stage)["environment"].get("system", {}) for stage in done]
+    here = torch.get_num_threads()
+    others = sorted({system["threads"] for system in systems if system.get("threads", here) != here})
+    if others:
+        there = " and ".join(map(str, others))
+        console.say(
+            f"note: finished stages were made with {there} thread{'' if others == [1] else 's'}, this call has {here}: "
+            f"sums are rounded in another order, so its numbers are not bit for bit those that {there} would give; "
+            f"set OMP_NUM_THREADS={others[0]} for that"
+        )

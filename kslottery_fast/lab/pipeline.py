@@ -106,8 +106,7 @@ def _run_stages(settings: RunSettings, folder: RunFolder, console: RunConsole, c
             work = _evaluation(stages, name.removeprefix("evaluate_"))
         else:
             work = getattr(stages, name)
-        afterwards = (lambda: console.say(shop.tickets().summary())) if name == "select" else None
-        jobs.append(Job(name, title, partial(work, shop), afterwards))
+        jobs.append(Job(name, title, partial(work, shop)))
     work_through(jobs, folder, console, command)
 
 

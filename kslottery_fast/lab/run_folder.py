@@ -28,12 +28,19 @@ FORMAT = "kslottery-run/1"
 class RunFolder:
     """The folder of one run; make it with :func:`open_run_folder`. The stages that it sees begin with ``prefix``."""
 
-    def __init__(self, path: Path, prefix: str = "") -> None:
+    def __init__(self, path: Path, prefix: str = "", open_stages: list[Path] | None = None) -> None:
         self.path, self.prefix = path, prefix
+        self._open: list[Path] = [] if open_stages is None else open_stages
 
     def view(self, prefix: str) -> RunFolder:
         """The same folder seen by one part of the run, whose stages all begin with ``prefix``."""
-        return RunFolder(self.path, self.prefix + prefix)
+        return RunFolder(self.path, self.prefix + prefix, self._open)
+
+    @property
+    def writing(self) -> Path:
+        """Temporary folder of the stage that is being written, through whichever view; there is one at a time."""
+        assert self._open, "asked for inside write_stage"
+        return self._open[-1]
 
     def finished(self, stage: str) -> bool:
         """Whether the stage is complete."""
@@ -48,7 +55,11 @@ class RunFolder:
         """Yield a temporary folder that becomes the stage's when the block succeeds, with time and environment."""
         started = time.perf_counter()
         with atomic_directory(self.stage_path(stage)) as folder:
-            yield folder
+            self._open.append(folder)
+            try:
+                yield folder
+            finally:
+                self._open.pop()
             seconds = round(time.perf_counter() - started, 1)
             write_json(folder / "stage.json", {"stage": stage, "seconds": seconds, "environment": environment()})
 
@@ -80,7 +91,7 @@ def open_run_folder(path: Path, settings: Mapping[str, Any], *, kind: str = FORM
             raise InputError(f"output {path} is a file; give a folder that is new, empty, or this run's own")
         if header.exists():
             _compare(path, read_json(header), settings, kind, binding=run._any_finished())
-        elif path.is_dir() and any(entry.name not in (".lock",) for entry in path.iterdir()):
+        elif path.is_dir() and not all(entry.name == ".lock" or _half_done(entry) for entry in path.iterdir()):
             raise InputError(f"output {path} holds other files and no run; give a folder that is new or empty")
         path.mkdir(parents=True, exist_ok=True)
         with _lock(path):
@@ -89,12 +100,7 @@ def open_run_folder(path: Path, settings: Mapping[str, Any], *, kind: str = FORM
             stages = path / "stages"
             stages.mkdir(exist_ok=True)
             # What a killed process left half-done; the lock says that nobody is at work on it.
-            for leftover in [
-                *stages.glob(".*.tmp"),
-                *stages.glob(".*.old"),
-                *path.glob(".*.tmp"),
-                *path.glob(".*.old"),
-            ]:
+            for leftover in filter(_half_done, [*stages.iterdir(), *path.iterdir()]):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             try:
                 yield run
@@ -108,6 +114,11 @@ def open_run_folder(path: Path, settings: Mapping[str, Any], *, kind: str = FORM
                         path.rmdir()
     except (OSError, shutil.Error) as error:
         raise _os_error(path, error) from error
+
+
+def _half_done(entry: Path) -> bool:
+    """Whether it is what a kill in the middle of ``files.atomic_path`` or ``atomic_directory`` leaves."""
+    return entry.name.startswith(".") and entry.name.endswith((".tmp", ".old"))
 
 
 def _compare(path: Path, header: Any, settings: Mapping[str, Any], kind: str, *, binding: bool) -> None:

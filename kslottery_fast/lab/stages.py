@@ -11,13 +11,12 @@ partial_tuning,        rows.safetensors and losses.json, as above, for k rows; p
 frequency_tuning,
 random_tuning
 evaluate_<model>       evaluation.json
-certify                certificate.json
+certify                certificate.json, and what it follows from: see basis.py
 =====================  =====================================================================================
 """
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
@@ -27,20 +26,22 @@ from pathlib import Path
 import torch
 
 from kslottery_fast.certificate import Certificate
-from kslottery_fast.certify import Predictions, certificate_from, next_token_predictions
+from kslottery_fast.certify import Predictions, next_token_predictions
 from kslottery_fast.errors import InputError
 from kslottery_fast.evaluate import Evaluation, collate, encode, evaluate
 from kslottery_fast.files import read_json, write_json, write_safetensors
 from kslottery_fast.integrations.peft import save_adapter
 from kslottery_fast.rows import RowEmbedding
 from kslottery_fast.stats import ks_statistics
+from kslottery_fast.tables import embedding_table
 from kslottery_fast.tickets import ks_select
 
+from .basis import Basis
 from .console import ProgressCallback
 from .controls import frequency_rows, random_rows
 from .memory import trimming_forward
 from .run_folder import RunFolder
-from .settings import RunSettings
+from .trained_table import TrainedTable
 from .training import TrainedRows, train_rows
 from .workshop import Workshop
 
@@ -97,6 +98,7 @@ def select(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
         shop.console.say(f"note: {note.message}")
     if len(tickets) == 0:
         raise InputError("Embed Tuning moved no row at all; raise learning_rate or steps")
+    shop.console.say(tickets.summary())
     tickets.save(folder / "tickets.json")
     write_safetensors(
         folder / "statistics.safetensors",
@@ -158,48 +160,42 @@ def certificate_of(
 ) -> Certificate:
     """The certificate of an embed-tuned model on the test split, over the grid of alphas.
 
-    The criterion at alpha speaks of the tickets at alpha, so each level is checked against a transfer model of its own.
-    Agreement is that of the transfer model with the rows ``tickets``, ascending token ids.
+    Agreement is that of the transfer model with the rows ``tickets``, ascending token ids of the largest D. What all of
+    it follows from is kept in the stage being written, see :class:`~.basis.Basis`.
     """
     settings = shop.settings
     features = [encode(shop.loaded.tokenizer, example) for example in shop.examples("test")]
     size = settings.eval_batch_size
     batches = [collate(features[i : i + size], shop.pad_token_id) for i in range(0, len(features), size)]
-    before = shop.base_table()
-    chosen = {alpha: _ticket_ids(settings, before, tuned, alpha) for alpha in settings.alphas}
-    wanted: dict[tuple[int, ...], Predictions] = {}
-    total = len({tickets, *chosen.values()}) + 1
+    table = trained_table(shop, tuned)
+    chosen = {alpha: table.significant(alpha, settings.method, settings.correction) for alpha in settings.alphas}
+    transfers = {len(ids): ids for ids in (tickets, *chosen.values())}
+    total = (1 + len(transfers)) * len(features)
 
-    def predict(rows: TrainedRows | None) -> Predictions:
-        offset = (len(wanted) + (rows is not tuned)) * len(features)
+    def predict(number: int, rows: TrainedRows | None) -> Predictions:
         with shop.wearing(rows) as model:
             return next_token_predictions(
-                model, batches, progress=lambda done, _: progress(offset + done, total * len(features))
+                model, batches, progress=lambda done, _: progress(number * len(features) + done, total)
             )
 
-    predictions = predict(tuned)
-    for key in (tickets, *chosen.values()):
-        if key not in wanted:
-            wanted[key] = predict(tuned.only(torch.tensor(key)) if key else None)
-    options = {"dimension": before.shape[1], "n_bootstrap": settings.n_bootstrap, "seed": settings.seed}
-    levels = [
-        dataclasses.replace(
-            certificate_from(predictions, wanted[key], alphas=[alpha], **options).levels[0], transferred=len(key)
-        )
-        for alpha, key in chosen.items()
-    ]
-    own = certificate_from(predictions, wanted[tickets], alphas=[settings.alpha], **options)
-    return dataclasses.replace(own, levels=tuple(levels))
+    basis = Basis(
+        token_ids=tuned.token_ids,
+        before=embedding_table(shop.model).detach()[tuned.token_ids].cpu(),
+        tuned=predict(0, tuned),
+        transfers={
+            rows: predict(number, tuned.only(torch.tensor(ids)) if ids else None)
+            for number, (rows, ids) in enumerate(transfers.items(), 1)
+        },
+    )
+    basis.save(shop.folder.writing)
+    return basis.certificate(settings, {alpha: len(ids) for alpha, ids in chosen.items()}, len(tickets))
 
 
-def _ticket_ids(settings: RunSettings, before: torch.Tensor, tuned: TrainedRows, alpha: float) -> tuple[int, ...]:
-    """Token ids that the test selects at alpha, ascending; none is a possible answer."""
-    after = before.clone()
-    after[tuned.token_ids] = tuned.rows
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        tickets = ks_select(before, after, alpha, method=settings.method, correction=settings.correction)
-    return tuple(sorted(tickets.token_ids.tolist()))
+def trained_table(shop: Workshop, tuned: TrainedRows) -> TrainedTable:
+    """The statistics of the rows that trained, which stand for the whole table."""
+    before = shop.base_table()
+    counts = ks_statistics(before[tuned.token_ids], tuned.rows)
+    return TrainedTable(tuned.token_ids, counts, (before.shape[0], before.shape[1]))
 
 
 def load_evaluation(folder: RunFolder, name: str) -> Evaluation:

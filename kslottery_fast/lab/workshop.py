@@ -106,7 +106,8 @@ class Workshop:
     @cached_property
     def counts(self) -> torch.Tensor:
         """Occurrences in the training examples of every token whose row can train, int64 [V]."""
-        counts = token_counts(self.train_features, len(embedding_table(self.model)))
+        follows = self.settings.output_role == "tied"  # else the row of a text's last token gets no gradient
+        counts = token_counts(self.train_features, len(embedding_table(self.model)), last=follows)
         padding = self.model.get_input_embeddings().padding_idx
         if padding is not None:
             counts[padding] = 0  # its row gets no gradient, however often the token occurs

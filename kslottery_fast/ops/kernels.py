@@ -192,6 +192,13 @@ def _mark_written(*tensors: Tensor | None) -> None:
             torch.autograd.graph.increment_version(tensor)
 
 
+def all_finite(matrix: Tensor) -> bool:
+    """Tell whether a floating matrix [m, n] on the CPU holds neither NaN nor infinity. No torch operator."""
+    if (call := native.caller()) is None:
+        return bool(torch.isfinite(matrix).all())
+    return bool(call("all_finite", _matrix(matrix)))
+
+
 def row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> Tensor:
     """Native row_embedding."""
     if (call := native.caller(table.device)) is None:

@@ -54,14 +54,14 @@ def caller(device: torch.device = _CPU) -> Caller | None:
 
     On the CPU they run on torch's number of threads; on CUDA they are put on the current stream of the device, and
     nothing waits for them. A ValueError of theirs becomes InputError. None where there are no native kernels for the
-    device, after one RuntimeWarning per process that says why.
+    device, after one RuntimeWarning per process and reason that says why.
     """
     if device.type != "cuda":
         return None if (library := module()) is None else Caller(library, torch.get_num_threads())
     if (library := module()) is None:
         return None
-    if library.cuda_reason:
-        _warn_of_missing_cuda(library.cuda_reason)
+    if reason := library.cuda_reason or _unavailable(library, device.index):
+        _warn_of_missing_cuda(reason)
         return None
     return Caller(library.cuda, device.index, torch.cuda.current_stream(device).cuda_stream)
 
@@ -85,10 +85,17 @@ class Caller:
 
 
 @functools.cache
+def _unavailable(library: ModuleType, device: int) -> str:
+    """Why this device cannot run the kernels (too old, or its driver is); "" if it can. Asked once for each device."""
+    return str(library.cuda.unavailable(device))
+
+
+@functools.cache
 def _warn_of_missing_cuda(reason: str) -> None:
     warnings.warn(
-        f"kslottery-fast has no CUDA kernels ({reason}); pure-torch kernels are used for CUDA tensors, which are many "
-        "times slower. Install the CUDA toolkit and rebuild with KSL_CUDA=on",
+        f"kslottery-fast has no CUDA kernels here ({reason}); pure-torch kernels are used for CUDA tensors, which are "
+        "many times slower. Rebuild with KSL_CUDA=on where there is a CUDA toolkit that the driver is new enough for; "
+        "for a GPU that the kernels were not compiled for, with KSL_CUDA_ARCHITECTURES=75-real or what it is",
         RuntimeWarning,
         stacklevel=4,
     )

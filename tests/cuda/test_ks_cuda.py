@@ -213,6 +213,38 @@ def test_no_order_of_the_threads_changes_anything(cuda, shim, case):
         np.testing.assert_array_equal(cuda.ks_rows(x, y)[2].numpy(), want.plus_at)
 
 
+def sort_on(shim, device, n):
+    """ks_rows of one pair of rows on a device of the shim's, by way of the module itself."""
+    x, y = torch.randn(1, n), torch.randn(1, n)
+    outputs = [torch.empty(1, dtype=dtype) for dtype in (torch.int64, torch.int64, torch.float64, torch.float64)]
+    flags = torch.empty(1, dtype=torch.uint8)
+    matrices = ops.kernels._matrix(x), ops.kernels._matrix(y)
+    shim.ks_rows(*matrices, *(output.data_ptr() for output in outputs), flags.data_ptr(), device, 0)
+
+
+def test_scratch_memory_of_another_device_is_taken_and_given_back_there(shim):
+    before = shim.misplaced_frees()
+    sort_on(shim, 1, 33_000)
+    assert (shim.allocations(), shim.misplaced_frees()) == (0, before)
+
+
+def test_shared_memory_is_allowed_once_for_all_and_what_the_kernel_has_already_is_left_out(shim):
+    # Another thread may launch the same kernel with less: what is allowed must not depend on the rows.
+    for n in (8_192, 16_384, 9_000):
+        sort_on(shim, 0, n)
+    assert shim.granted_shared() == {227 * 1024 - 1024}
+
+
+def test_a_device_older_than_the_kernels_is_named(shim):
+    assert [shim.unavailable(), shim.unavailable(0), shim.unavailable(1)] == ["", "", ""]
+    shim.take_kernels_from(1)
+    try:
+        assert shim.unavailable(0) == ""
+        assert "device 1 of compute capability 7.5 cannot run the kernels: " in shim.unavailable(1)
+    finally:
+        shim.take_kernels_from(-1)
+
+
 def test_no_rows_give_no_launch(cuda, shim):
     before = shim.blocks_executed()
     for op in (cuda.ks_rows, cuda.ks_statistics, lambda x, y: cuda.ks_decide(x, y, 1)):
@@ -227,9 +259,13 @@ def test_the_launchers_check_shapes_themselves(shim):
         shim.ks_rows((0, 2, 3, 3, 1, 1), (0, 3, 3, 3, 1, 1), 0, 0, 0, 0, 0, 0, 0)
     with pytest.raises(ValueError, match="a row of x has 0 values and a row of y 0; expected at least one in each"):
         shim.ks_decide((0, 2, 0, 0, 1, 1), (0, 2, 0, 0, 1, 1), 1, 0, 0, 0, 0)
-    with pytest.raises(ValueError, match=r"rows of 2147483647 values; expected fewer than 2\^31 - 1"):
-        shim.ks_decide((0, 1, 2**31 - 1, 0, 1, 1), (0, 1, 2**31 - 1, 0, 1, 1), 1, 0, 0, 0, 0)
-    with pytest.raises(ValueError, match=r"rows of 1 and 1073741825 values; expected at most 2\^30 on a GPU"):
+    long = (0, 1, 2**30 + 1, 0, 1, 1)
+    for call in (shim.ks_decide, shim.ks_statistics):
+        with pytest.raises(
+            ValueError, match=r"rows of 1073741825 and .* values; expected at most 2\^30 on a GPU: comp"
+        ):
+            call(long, long, 1, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match=r"rows of 1 and 1073741825 values; expected at most 2\^30 on a GPU: compare"):
         shim.ks_rows((0, 1, 1, 0, 1, 1), (0, 1, 2**30 + 1, 0, 1, 1), 0, 0, 0, 0, 0, 0, 0)
     with pytest.raises(ValueError, match="their least common multiple does not fit 64 bits"):
         shim.ks_rows((0, 1, 2**40, 0, 0, 1), (0, 1, 2**40 - 1, 0, 0, 1), 0, 0, 0, 0, 0, 0, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,17 @@ def test_statistics_and_decisions_equal_the_cpus(gpu, dtype):
     assert_equal(ops.ks_rows(*there), ops.ks_rows(before, after))
 
 
+@pytest.mark.reduced
+@pytest.mark.parametrize("d", [17, 4_096, 20_000])
+@pytest.mark.parametrize("case", ["clusters", "NaN and infinity", "one far outlier"])
+def test_rows_that_are_zoomed_into_or_streamed_equal_the_cpus(gpu, case, d):
+    before, after = pair(case, torch.float32, d, rows=3)
+    there = before.to(gpu), after.to(gpu)
+    assert_equal(ops.ks_statistics(*there), ops.ks_statistics(before, after))
+    assert_equal(ops.ks_decide(*there, max(1, d // 30)), ops.ks_decide(before, after, max(1, d // 30)))
+    assert_equal(ops.ks_rows(*there), ops.ks_rows(before, after))
+
+
 @pytest.mark.parametrize("d", [1, 17, 4_096, 20_000])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES)
@@ -53,6 +66,21 @@ def test_ks_select_finds_the_same_tickets(gpu):
     assert len(theirs) > 100
     assert torch.equal(torch.as_tensor(ours.token_ids).cpu(), torch.as_tensor(theirs.token_ids).cpu())
     assert critical_count(1_024, 0.05) > 0
+
+
+def test_ks_select_waits_for_the_device_twice(gpu):
+    before = torch.randn(5_000, 256, generator=torch.Generator().manual_seed(0)).to(gpu)
+    after = before.clone()
+    after[::20] += 1
+    ks_select(before, after)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ks_select(before, after)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([each for each in caught if "synchroniz" in str(each.message)]) == 2
 
 
 @pytest.mark.parametrize("name", ["ks_statistics", "ks_decide"])

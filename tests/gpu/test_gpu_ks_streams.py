@@ -78,6 +78,20 @@ def test_a_captured_graph_sees_new_values(gpu, name):
         assert_equal(captured, op(*arguments))
 
 
+def test_a_captured_graph_has_its_own_memory_for_rows_too_long_for_shared_memory(gpu):
+    x, y = shifted(300, 33_000, torch.float32, gpu)
+    ops.ks_rows(x, y)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = ops.ks_rows(x, y)
+    for seed in range(2):
+        y.copy_(shifted(300, 33_000, torch.float32, gpu, seed=seed)[1])
+        graph.replay()
+        ops.ks_rows(y, x)  # takes and gives back scratch memory of its own between replays
+        graph.replay()
+        assert_equal(captured, ops.ks_rows(x.cpu(), y.cpu()))
+
+
 def test_tables_on_another_device_than_the_current_one(gpu):
     if torch.cuda.device_count() < 2:
         pytest.skip("there is one device only")

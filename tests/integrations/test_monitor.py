@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainer import TOKENS, arguments, dataset
 from tiny_models import make
+from tiny_trainer import TOKENS, arguments, dataset
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from kslottery_fast import attach_rows, embedding_table, get_rows, ks_select, merge_rows
+from kslottery_fast import attach_rows, embedding_table, get_rows, ks_select, merge_rows, use_rows
 from kslottery_fast.errors import InputError
 from kslottery_fast.integrations.trainer import TicketMonitor, TicketTrainer
 
@@ -124,7 +124,10 @@ def test_it_can_be_added_later_and_wants_attached_rows(tmp_path):
     trainer.add_callback(TicketMonitor(every=1))
     with pytest.raises(InputError, match="watches attached rows, this model has none"):
         trainer.train()
-    attach_rows(model, TOKENS)
+    use_rows(attach_rows(model, TOKENS), None)
+    with pytest.raises(InputError, match="watches the set in use, and none is; call use_rows"):
+        trainer.train()
+    use_rows(model, "default")
     trainer.train()
     assert len(checks(trainer)) == 2
 

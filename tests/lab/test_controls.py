@@ -13,6 +13,10 @@ def test_counts_cover_prompt_and_target_and_unseen_tokens():
     assert token_counts(FEATURES, 7).tolist() == [0, 1, 0, 1, 0, 3, 0]
 
 
+def test_the_last_token_of_an_example_counts_only_if_asked_for():
+    assert token_counts(FEATURES, 7, last=False).tolist() == [0, 0, 0, 0, 0, 3, 0]
+
+
 def test_frequency_rows_are_the_most_frequent_with_ties_by_lower_id():
     assert frequency_rows(token_counts(FEATURES, 7), 3).tolist() == [5, 1, 3]
 

@@ -56,7 +56,7 @@ def test_a_plain_run():
     text = sentences()
     assert text[0].startswith("At alpha = 0.05 the KS test selects 7 of 1,000 rows (D of at least 0.0800)")
     assert "from 3.000 to 1.000 (gain 2.000 nats per token, 95 % interval 2.000 to 2.000)" in text[1]
-    assert "Copying the 7 tickets recovers 50% of the gain, training them 75%" in text[1]
+    assert "Copying the 7 tickets recovers 50% (50% to 50%) of the gain, training them 75% (75% to 75%)." in text[1]
     assert text[2].startswith("Training the most frequent tokens and training the 7 tickets cannot be told apart")
     assert text[3].startswith("Training the 7 tickets gave a better model than training random corpus rows")
     assert "+1.000 nats per token, 95 % interval +1.000 to +1.000; one training seed" in text[3]
@@ -89,6 +89,17 @@ def test_no_gain_gives_no_percentages():
     assert "%" not in text[1].replace("95 %", "")
 
 
+def test_shares_of_the_gain_come_with_the_interval_of_paired_resamples():
+    """The transfer gains all in the first sentence and nothing in the second, Embed Tuning 1 nat per token in both."""
+    tokens = [5, 5]
+    nll = {"untuned": [15.0, 15.0], "embed_tuning": [10.0, 10.0], "partial_transfer": [10.0, 15.0]}
+    evaluations = {
+        name: {"sentence_nll": nll.get(name, [10.0, 10.0]), "sentence_tokens": tokens} for name in SUMMARY["models"]
+    }
+    text = findings(SUMMARY, evaluations, n_bootstrap=200, seed=0)[1]
+    assert "recovers 50% (0% to 100%) of the gain, training them 100% (100% to 100%)" in text
+
+
 def test_a_correction_is_named():
     assert "(Bonferroni)" in sentences([("settings", {"correction": "bonferroni"})])[0]
 
@@ -96,7 +107,7 @@ def test_a_correction_is_named():
 def test_the_difference_is_per_token_over_all_sentences():
     first = {"sentence_nll": [2.0, 9.0], "sentence_tokens": [1, 3]}
     second = {"sentence_nll": [1.0, 6.0], "sentence_tokens": [1, 3]}
-    difference = nll_difference(first, second, n_bootstrap=200, seed=0)
+    difference = nll_difference(first, second, n_bootstrap=200, seed=0).interval()
     assert difference.value == pytest.approx((11 - 7) / 4)
     # Each sentence alone gives 1 nat per token: no resample can differ.
     assert difference.low == difference.high == pytest.approx(1.0)

@@ -1,8 +1,12 @@
 """Jobs: in order, each once, each with its own peak of memory."""
 
+from importlib import metadata
+
 import pytest
+import torch
 
 from kslottery_fast.errors import InputError
+from kslottery_fast.lab import environment
 from kslottery_fast.lab.console import RunConsole
 from kslottery_fast.lab.jobs import Job, work_through
 from kslottery_fast.lab.memory import reset_peak_memory
@@ -29,9 +33,57 @@ def test_jobs_run_in_order_and_never_again(tmp_path, capsys):
         work_through(jobs(done, "a", "b"), folder, RunConsole(), "command")
         assert done == ["a", "after", "b", "after"]
         work_through(jobs(done, "a", "b", "c"), folder, RunConsole(), "command")
-        assert done == ["a", "after", "b", "after", "c", "after"]
+        # What follows a finished stage is done again: a kill may have come between the two.
+        assert done == ["a", "after", "b", "after", "after", "after", "c", "after"]
         assert folder.record("a")["environment"]["command"] == "command"
     assert "[3/3] Title of c" in capsys.readouterr().err
+
+
+@pytest.fixture
+def started(tmp_path):
+    """A folder with stage a, made with as many threads as there are now."""
+    with open_run_folder(tmp_path / "run", {}) as folder:
+        work_through(jobs([], "a"), folder, RunConsole(), "")
+        yield folder
+
+
+@pytest.fixture
+def another_count():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    yield threads
+    torch.set_num_threads(threads)
+
+
+def test_going_on_with_another_number_of_threads_is_said_once(started, another_count, capsys):
+    work_through(jobs([], "a", "b", "c"), started, RunConsole(), "")
+    error = capsys.readouterr().err
+    there = f"{another_count} thread{'' if another_count == 1 else 's'}"
+    assert error.count(f"note: finished stages were made with {there}, this call has {another_count + 1}") == 1
+    assert f"set OMP_NUM_THREADS={another_count}" in error
+
+
+def test_nothing_is_said_of_threads_where_they_are_the_same_or_nothing_is_left(started, capsys):
+    work_through(jobs([], "a", "b"), started, RunConsole(), "")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        work_through(jobs([], "a", "b"), started, RunConsole(), "")
+    finally:
+        torch.set_num_threads(threads)
+    assert "note" not in capsys.readouterr().err
+
+
+def test_the_record_of_a_stage_names_peft_where_it_is_installed(started, monkeypatch):
+    assert started.record("a")["environment"]["packages"]["peft"] == metadata.version("peft")
+    monkeypatch.setattr(environment.metadata, "version", without_peft)
+    assert "peft" not in environment.snapshot("")["packages"]
+
+
+def without_peft(name: str) -> str:
+    if name == "peft":
+        raise metadata.PackageNotFoundError
+    return "1"
 
 
 def test_a_job_that_fails_leaves_the_finished_ones_and_no_trace_of_itself(tmp_path):

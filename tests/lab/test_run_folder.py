@@ -2,6 +2,8 @@
 
 import errno
 import os
+import signal
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +33,15 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path):
         assert list((tmp_path / "stages").iterdir()) == []
 
 
+def test_a_view_knows_the_stage_that_another_view_writes(tmp_path):
+    with open_run_folder(tmp_path / "run", SETTINGS) as folder:
+        view = folder.view("es.").view("0.")
+        with folder.write_stage("es.0.certificate") as stage:
+            assert view.writing == folder.writing == stage
+        with pytest.raises(AssertionError, match="inside write_stage"):
+            view.writing  # noqa: B018
+
+
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     with open_run_folder(tmp_path, SETTINGS) as folder, folder.write_stage("corpus"):
         pass
@@ -41,6 +52,35 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     with open_run_folder(tmp_path, SETTINGS):
         assert not leftover.exists()
         assert not (tmp_path / ".summary.json.x.tmp").exists()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_while_the_header_is_first_written_leaves_a_folder_that_the_same_command_takes_up(tmp_path, moment):
+    folder = tmp_path / "run"
+    pid = os.fork()
+    if pid == 0:
+        replace = os.replace
+
+        def killing(self, target):
+            if moment == "after":
+                replace(self, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Path.replace = killing
+        with open_run_folder(folder, SETTINGS):
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    names = sorted(path.name.partition(".json.")[0] for path in folder.iterdir())
+    assert names == ([".lock", ".run"] if moment == "before" else [".lock", "run.json"])
+    with open_run_folder(folder, SETTINGS) as run, run.write_stage("corpus"):
+        pass
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "run.json", "stages"]
+
+
+def test_hidden_files_of_others_are_no_leftovers(tmp_path):
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(InputError, match="holds other files"), open_run_folder(tmp_path, SETTINGS):
+        pass
 
 
 def test_other_settings_are_refused_with_the_difference_and_nothing_changes(tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import textwrap
+import types
 import warnings
 from pathlib import Path
 
@@ -39,6 +41,36 @@ def test_info_says_which_kernels_are_active_and_why_there_is_no_cuda():
     assert info["isa"] in {"avx512", "avx2", "baseline"}
     assert info["cuda"] == (info["cuda_reason"] == "")
     assert info["threads"] == torch.get_num_threads()
+
+
+@pytest.fixture
+def two_devices(monkeypatch):
+    """A library with CUDA kernels that the first of two devices cannot run; the devices that it was asked about."""
+    asked = []
+
+    def unavailable(device):
+        asked.append(device)
+        return "device 0 of compute capability 7.5 cannot run the kernels" if device == 0 else ""
+
+    kernels = types.SimpleNamespace(unavailable=unavailable, ks_rows=lambda *where: where)
+    library = types.ModuleType("library")
+    library.cuda_reason, library.cuda = "", kernels
+    monkeypatch.setattr(native, "_module", library)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=77))
+    yield asked
+    native._warn_of_missing_cuda.cache_clear()
+    native._unavailable.cache_clear()
+
+
+def test_a_device_that_cannot_run_the_kernels_is_asked_and_warned_of_once_and_others_work(two_devices):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert [native.caller(torch.device("cuda", 0)) for _ in range(2)] == [None, None]
+    (warning,) = caught
+    assert re.search(r"compute capability 7\.5 .* pure-torch kernels are used", str(warning.message))
+    for _ in range(2):
+        assert native.caller(torch.device("cuda", 1))("ks_rows") == (1, 77)
+    assert two_devices == [0, 1]
 
 
 def test_native_library_is_of_the_version_that_is_imported():

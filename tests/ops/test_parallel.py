@@ -1,4 +1,4 @@
-"""The thread pool under the native kernels: forks, concurrent callers, exceptions, many threads."""
+"""The threads under the native kernels: torch's, forks, concurrent callers, exceptions, many threads."""
 
 from __future__ import annotations
 
@@ -73,6 +73,22 @@ def test_a_forked_child_gets_helpers_of_its_own():
 
     assert look_up()
     assert in_child(lambda: helpers_after_look_up() == 3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads through /proc")
+def test_the_helpers_are_the_threads_that_torch_computes_with():
+    def started_threads():
+        torch.ones(1_000_000).add_(1.0)
+        before = len(list(Path("/proc/self/task").iterdir()))
+        assert look_up()
+        return len(list(Path("/proc/self/task").iterdir())) - before
+
+    # In a thread of its own: OpenMP gives each caller helpers, and this one has had none so far.
+    found = []
+    thread = threading.Thread(target=lambda: found.append(started_threads()))
+    thread.start()
+    thread.join()
+    assert found == [0]
 
 
 def test_kernels_work_in_a_child_forked_while_other_threads_compute():

@@ -15,32 +15,41 @@ STEEP when alpha is doubled or halved; a mean Jaccard overlap between seeds belo
 
 @dataclass(frozen=True)
 class Candidate:
-    """A set of tuned rows: ``arm``, mean number of ``rows`` over seeds, and replicates of its validation NLL."""
+    """A model: ``arm``, mean number of ``rows`` over seeds, replicates of its NLL on the validation and test split."""
 
     arm: str
     rows: float
-    nll: Replicates
+    validation: Replicates
+    test: Replicates
 
 
 def recommend(
-    candidates: Sequence[Candidate], untuned: Replicates, embed: Replicates, margin: float
+    candidates: Sequence[Candidate], untuned: Candidate, embed: Candidate, margin: float
 ) -> dict[str, Any] | None:
-    """The smallest set that keeps all but ``margin`` of Embed Tuning's gain in validation NLL, at the lower bound.
+    """The smallest set that, like all larger ones, keeps all but ``margin`` of Embed Tuning's gain in validation NLL.
+
+    It must do so at the lower end of its interval. Larger sets must pass too: of many small sets one may pass by luck.
 
     Returns
     -------
     dict : ``arm`` and ``rows`` of the recommended set, None if no set is good enough; ``kept``: for every candidate,
-        smallest first, the share of the gain that it keeps with its 95 % interval. None in place of all where Embed
-        Tuning's own gain is not clearly above 0.
+        smallest first, the share of the gain that it keeps with its 95 % interval, and under ``test`` the same on the
+        test split, which chose nothing (None where the gain there is not clearly above 0). None in place of all where
+        Embed Tuning's own gain on the validation split is not clearly above 0.
     """
-    gain = untuned - embed
+    gain, test_gain = untuned.validation - embed.validation, untuned.test - embed.test
     kept: list[dict[str, Any]] = []
     for candidate in sorted(candidates, key=lambda one: one.rows):
-        share = (untuned - candidate.nll).share_of(gain)
+        share = (untuned.validation - candidate.validation).share_of(gain)
         if share is None:
             return None
-        kept.append({"arm": candidate.arm, "rows": candidate.rows, **share.interval().to_dict()})
-    chosen = next((one for one in kept if one["low"] >= 1 - margin and one["rows"] > 0), None)
+        test = (untuned.test - candidate.test).share_of(test_gain)
+        kept.append({"arm": candidate.arm, "rows": candidate.rows, **share.to_dict(), "test": test and test.to_dict()})
+    chosen = None
+    for one in reversed(kept):
+        if one["low"] < 1 - margin or one["rows"] == 0:
+            break
+        chosen = one
     return {
         "arm": chosen and chosen["arm"],
         "rows": chosen and chosen["rows"],
@@ -62,19 +71,29 @@ def recommendation_text(found: Mapping[str, Any] | None) -> str:
         best = max(found["kept"], key=lambda one: one["value"])
         return (
             f"No set of tickets in this comparison surely keeps {1 - found['margin']:.0%} of Embed Tuning's gain in "
-            f"validation NLL; the best, {best['arm']} ({best['rows']:g} rows), keeps {best['value']:.0%} (95 % "
-            f"interval {best['low']:.0%} to {best['high']:.0%}). Add larger sets."
+            f"validation NLL as all larger sets do; the best, {best['arm']} ({best['rows']:g} rows), keeps "
+            f"{_share(best)}. Add larger sets."
         )
     one = next(one for one in found["kept"] if one["arm"] == found["arm"])
     return (
-        f"Recommended: {one['arm']}, {one['rows']:g} rows: the smallest set here that keeps at least "
-        f"{1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL (it keeps {one['value']:.0%}, 95 % "
-        f"interval {one['low']:.0%} to {one['high']:.0%})."
+        f"Recommended: {one['arm']}, {one['rows']:g} rows: the smallest set here that, like all larger ones, surely "
+        f"keeps {1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL. It keeps {_share(one)}; on the "
+        f"test pairs, which did not choose it, {_share(one['test'])}."
     )
 
 
+def _share(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return "no share can be told, since the gain there is not clearly above 0"
+    return f"{found['value']:.0%} (95 % interval {found['low']:.0%} to {found['high']:.0%})"
+
+
 def ticket_warnings(
-    alpha: float, counts: Mapping[float, Sequence[int]], active: Sequence[int], overlap: float | None
+    alpha: float,
+    counts: Mapping[float, Sequence[int]],
+    active: Sequence[int],
+    overlap: float | None,
+    overlap_of: str = "tickets",
 ) -> list[str]:
     """What speaks against relying on the tickets at ``alpha``.
 
@@ -83,6 +102,7 @@ def ticket_warnings(
     counts : for alpha, its half and its double the number of tickets of every seed.
     active : active rows of every seed.
     overlap : mean Jaccard overlap of the tickets of two seeds; None with one seed.
+    overlap_of : what these sets are, all chosen in the same way.
     """
     own = counts[alpha]
     least, most = min(own), max(own)
@@ -108,21 +128,37 @@ def ticket_warnings(
         )
     if overlap is not None and overlap < UNSTABLE and most:
         warnings.append(
-            f"Unstable tickets: two training seeds share {overlap:.0%} of their tickets on average (Jaccard), less "
-            f"than {UNSTABLE:.0%}."
+            f"Unstable tickets: two training seeds share {overlap:.0%} of their {overlap_of} on average (Jaccard), "
+            f"less than {UNSTABLE:.0%}."
         )
     return warnings
 
 
-def control_sentence(control: str, own: str, label: str, difference: Mapping[str, float], seeds: int) -> str:
-    """Whether a control of the same size did as well as the tickets (difference: its NLL minus that of the tickets)."""
+def control_sentence(
+    control: str, own: str, label: str, difference: Mapping[str, float], per_seed: Sequence[float]
+) -> str:
+    """Whether a control of the same size did as well as the tickets.
+
+    One is called better only where the interval excludes 0 and the difference has the same sign with every seed.
+
+    Parameters
+    ----------
+    difference : NLL of the control minus that of the tickets, with its interval.
+    per_seed : the same of each training seed.
+    """
+    one = len(per_seed) == 1
+    by_seed = (
+        "one training seed, so nothing is known of another"
+        if one
+        else (f"by seed {', '.join(f'{value:+.3f}' for value in per_seed)}")
+    )
     interval = (
         f"test NLL of {control} minus {own}: {difference['value']:+.3f} nats per token, 95 % interval "
-        f"{difference['low']:+.3f} to {difference['high']:+.3f}, {seeds} training seed{'s' if seeds > 1 else ''}"
+        f"{difference['low']:+.3f} to {difference['high']:+.3f}; {by_seed}"
     )
-    if difference["low"] > 0:
+    if difference["low"] > 0 and min(per_seed) > 0:
         return f"{own} is better than {label} of the same size ({interval})."
-    if difference["high"] < 0:
+    if difference["high"] < 0 and max(per_seed) < 0:
         return (
             f"{label} of the same size is better than {own} ({interval}): the KS test is not what makes the rows good."
         )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kslottery_fast.encoding import encode_prompt
 from kslottery_fast.errors import InputError
 from kslottery_fast.files import read_json, read_safetensors, write_json, write_safetensors
 from kslottery_fast.lab.console import ProgressCallback
@@ -49,7 +50,7 @@ class Arm:
         raise NotImplementedError
 
     def spent(self, folder: Path) -> None:
-        """Called when the arm is scored: may remove what is too large to keep."""
+        """Called when the arm is scored, maybe more than once: may remove what is too large to keep."""
 
 
 class RowArm(Arm):
@@ -133,12 +134,15 @@ class Frozen(ChosenRows):
     """Embed Tuning of all active rows but those that a selector takes: the paper's ablation."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
-        """All active rows that were not chosen."""
+        """All active rows that were not chosen; where alpha selects none, those of Embed Tuning as they are."""
         active, frozen = cell.evidence.token_ids, cell.choose(self.selector, spec)
+        rate = spec.learning_rate or cell.shop.settings.learning_rate
+        if len(frozen) == 0 and rate == cell.shop.settings.learning_rate:
+            return cell.tuned
         rest = active[~torch.isin(active, frozen)]
         if len(rest) == 0:
             raise InputError(f"arm {spec} freezes all {len(active):,} active rows; nothing is left to train")
-        return cell.train(rest, spec.learning_rate or cell.shop.settings.learning_rate, folder, progress)
+        return cell.train(rest, rate, folder, progress)
 
 
 class Noise(Transfer):
@@ -205,8 +209,9 @@ class Adapter(Arm):
         budget, model = cell.budget(spec), cell.shop.model
         facts: dict[str, Any] = {"arm": str(spec), "rows": None if budget else 0, "trained_parameters": 0}
         if budget:
+            prompt = encode_prompt(cell.shop.loaded.tokenizer, cell.shop.examples("train")[0].prompt)
             torch.manual_seed(cell.seed)  # PEFT draws the adapter's first weights
-            with original_again(model, copy=False), self.kind.attached(model, budget) as (adapter, plan):
+            with original_again(model, copy=False), self.kind.attached(model, budget, prompt) as (adapter, plan):
                 rate = spec.learning_rate or self.kind.default_rate
                 losses = _train_in_place(adapter, cell, rate, folder, progress)
                 trained = sum(parameter.numel() for parameter in adapter.parameters() if parameter.requires_grad)

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kslottery_fast import __version__
 from kslottery_fast.errors import InputError
 from kslottery_fast.files import atomic_path, read_json, write_json, write_text
 from kslottery_fast.lab.console import RunConsole, duration
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 KIND = "kslottery-comparison-run/1"
 PRODUCTS = ("scores.csv", "scores.tex", "report.html", "environment.json", "summary.json")
 """What a finished comparison shows beside figures and rows-*.csv; ``summary.json`` is written last."""
+
+_BY_LANGUAGE = ("rows-*.csv", "scores-*.png", "tickets-*.png", "rank-*.png", "selectors-*.png", "languages.png")
+"""The products that depend on which languages are shown."""
 
 _NOT_ASKED = ("target", "seed")  # a comparison has several of each
 
@@ -47,6 +51,7 @@ def add_parser(commands: Any, help_texts: dict[str, str]) -> None:
     parser.add_argument("--effects", type=int, default=12, help="tickets whose effect is measured one by one")
     parser.add_argument("--margin", type=float, default=0.1, help="share of the gain that the recommended set may lose")
     parser.add_argument("--split-seed", dest="seed", type=int, default=0, help="of the split and of the bootstrap")
+    help_texts = {**help_texts, "validation": "pairs that advice and the effects of single tickets are measured on"}
     for field in fields(RunSettings):
         if field.name not in _NOT_ASKED:
             kind: Any = str if field.default is None else type(field.default)
@@ -54,6 +59,9 @@ def add_parser(commands: Any, help_texts: dict[str, str]) -> None:
             parser.add_argument(flag, dest=field.name, type=kind, default=field.default, help=help_texts[field.name])
     parser.add_argument("--list-arms", action="store_true", help="name the arms and end")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs, finished or not, and end")
+    parser.add_argument(
+        "--remake", action="store_true", help="write tables, figures and report again, from finished jobs alone"
+    )
     parser.add_argument("--json", action="store_true", help="print summary.json instead of the tables")
     parser.set_defaults(run=_run, after_interrupt="; the same command goes on after the last finished stage")
 
@@ -89,7 +97,9 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     settings = settings_of(options)
     console = RunConsole()
-    summary = compare(settings, options.folder, console, command=options.command, dry=options.dry_run)
+    summary = compare(
+        settings, options.folder, console, command=options.command, dry=options.dry_run, remake=options.remake
+    )
     if summary is None:
         return 0
     if options.json:
@@ -112,7 +122,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def compare(
-    settings: CompareSettings, output: Path, console: RunConsole, *, command: str = "", dry: bool = False
+    settings: CompareSettings,
+    output: Path,
+    console: RunConsole,
+    *,
+    command: str = "",
+    dry: bool = False,
+    remake: bool = False,
 ) -> dict[str, Any] | None:
     """Do what is left of a comparison in the folder ``output`` and return the content of ``summary.json``.
 
@@ -126,10 +142,12 @@ def compare(
     console : where progress is shown.
     command : recorded with the stages that this call makes.
     dry : list the jobs and do nothing; returns None.
+    remake : write the products again although they are those of this grid and version.
 
     Raises
     ------
-    InputError : a folder of another comparison, or whatever a stage refuses. Finished stages stay.
+    InputError : a folder of another comparison, jobs that are left to do where ``remake`` asks for products alone, or
+        whatever a stage refuses. Finished stages stay.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from kslottery_fast.lab.jobs import work_through
@@ -152,8 +170,13 @@ def compare(
                 took = f"done in {duration(folder.seconds(job.stage))}" if done else "to do"
                 console.say(f"{took:>18}  {job.title}")
             return None
+        if remake and todo:
+            raise InputError(
+                f"{output}: remake writes products from finished jobs, but {len(todo)} of {len(jobs)} are left to do; "
+                "leave --remake out to do them"
+            )
         work_through(jobs, folder, console, command)
-        if todo or not _up_to_date(output, settings):
+        if todo or remake or not _up_to_date(output, settings):
             with console.task("Writing tables, figures and report"):
                 write_products(comparison, [job.stage for job in jobs])
         return dict(read_json(output / "summary.json"))
@@ -162,11 +185,16 @@ def compare(
 def _up_to_date(output: Path, settings: CompareSettings) -> bool:
     if not all((output / name).exists() for name in PRODUCTS):
         return False
-    return bool(read_json(output / "summary.json").get("grid") == settings.grid)
+    summary = read_json(output / "summary.json")
+    return bool(summary.get("grid") == settings.grid and summary.get("version") == __version__)
 
 
 def write_products(comparison: Comparison, stages: Sequence[str]) -> None:
-    """Write every product from finished stages, each whole or not at all."""
+    """Write every product from finished stages, each whole or not at all.
+
+    The products of an earlier grid go first, ``summary.json`` before all others: killed half-way, this leaves no
+    summary that would pass files of two grids for one.
+    """
     from kslottery_fast.lab.environment import combined
 
     from .figures import pictures
@@ -187,6 +215,8 @@ def write_products(comparison: Comparison, stages: Sequence[str]) -> None:
         "seconds": {stage: record["seconds"] for stage, record in zip(stages, records, strict=True)},
     }
     page = render(summary, {name: value for name, value in environment.items() if name != "seconds"}, figures)
+    for stale in [output / "summary.json", *(path for pattern in _BY_LANGUAGE for path in output.glob(pattern))]:
+        stale.unlink(missing_ok=True)
     for picture in figures:
         with atomic_path(output / f"{picture.name}.png") as temporary:
             picture.write_png(temporary)

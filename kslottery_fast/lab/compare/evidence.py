@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from kslottery_fast.files import read_json, read_safetensors, write_json, write_safetensors
+from kslottery_fast.lab.trained_table import TrainedTable
 from kslottery_fast.lab.training import TrainedRows
 from kslottery_fast.rows import RowEmbedding
-from kslottery_fast.stats import adjust, critical_count, ks_statistics, pvalues, resolve_table_method
+from kslottery_fast.stats import critical_count, ks_statistics, resolve_table_method
 from kslottery_fast.tickets import Tickets
 
 _TENSORS = ("token_ids", "counts", "l2", "gradient", "frequency")
@@ -47,12 +48,9 @@ class Evidence:
         ``counts``: h at another time of the trajectory.
         """
         h = self.counts if counts is None else counts
-        method = resolve_table_method(self.dimension, method)
-        if correction == "bh":
-            every = torch.cat([h, h.new_zeros(self.vocab_size - len(h))])
-            return int((adjust(pvalues(every, self.dimension, method), correction) < alpha).sum())
-        level = alpha / self.vocab_size if correction else alpha
-        return int((h >= critical_count(self.dimension, level, method)).sum())
+        return len(
+            TrainedTable(self.token_ids, h, (self.vocab_size, self.dimension)).significant(alpha, method, correction)
+        )
 
     def tickets(self, k: int, alpha: float | None, method: str, correction: str | None) -> Tickets:
         """The first k rows by D as Tickets; with ``alpha`` they must be those that it selects."""

@@ -51,7 +51,8 @@ def pictures(summary: Mapping[str, Any], evidence: Mapping[str, Evidence]) -> li
                     "languages",
                     "Overlap of the tickets of languages",
                     summary["language_overlap"],
-                    "Jaccard overlap of the tickets of two languages with the same training seed, mean over seeds.",
+                    f"Jaccard overlap of the {summary['language_overlap']['of']} of two languages with the same "
+                    "training seed, mean over seeds.",
                 )
             )
     return found

@@ -96,7 +96,7 @@ def _tickets(place: int, tickets: Mapping[str, Any]) -> str:
             f"<td>{ticket['count']:,}</td><td>{ticket['rank']:,}</td><td>{known}</td>{effects}"
         )
     caption = (
-        f"{prose(plural(len(tickets['list']), 'ticket'))} of the first training seed, {prose(tickets['own'])}. "
+        f"{prose(plural(len(tickets['list']), 'ticket'))} of the first training seed, {prose(tickets['spec'])}. "
         "Effects are on validation NLL, nats per token, with 95 % intervals over sentences. Alone: what this row gains "
         "when it alone is transferred. Left out: what is lost when all tickets but this one are transferred."
     )
@@ -109,21 +109,20 @@ def _positions(place: int, found: Mapping[str, Any]) -> str:
         return ""
     rows = []
     for spec, effects in found.items():
-        gain = effects["gain"]["value"]
-        for part in PARTS:
-            cells = (interval_cell(effects[part][name], 3, signed=True) for name in ("shapley", "alone", "left_out"))
-            share = percent(effects[part]["shapley"]["value"] / gain) if gain > 0 else "–"
+        lines = [(part, [effects[part][name] for name in ("shapley", "alone", "left_out")]) for part in PARTS]
+        for part, intervals in [*lines, ("all three", [effects["gain"], None, None])]:
+            cells = (interval_cell(one, 3, signed=True) for one in intervals)
             rows.append(
-                f'<th scope="row">{prose(spec)}: {part}</th><td>{share}</td>'
+                f'<th scope="row">{prose(spec)}: {part}</th>'
                 + "".join(f"<td>{value}<small>{bounds}</small></td>" for value, bounds in cells)
             )
     caption = (
         "Through which positions the tuned rows act, on validation NLL (nats per token, first seed): switched on at "
         "the tokens of the instruction, of the source sentence, or of the target read so far, and off elsewhere. "
-        "Shapley: mean over the orders of switching them on; the three add up to the whole gain. Alone: only there. "
-        "Left out: what is lost when all but these are on."
+        "Gain: the Shapley value, the mean over the orders of switching them on; the three add up to the whole gain. "
+        "Alone: only there. Left out: what is lost when all but these are on. Intervals: 95 %, over sentences."
     )
-    return html_table(place, caption, ("Rows of, at", "Share of gain", "Shapley", "Alone", "Left out"), rows)
+    return html_table(place, caption, ("Rows of, at", "Gain", "Alone", "Left out"), rows)
 
 
 def _certificates(place: int, certificates: Mapping[str, Any]) -> str:

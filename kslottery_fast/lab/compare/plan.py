@@ -45,12 +45,12 @@ class Comparison:
         for code, shop in self.shops.items():
             work = partial(corpus_stage, shop)
             jobs.append(Job(shop.folder.prefix + "corpus", f"{code}: corpus and model", work))
-        for number, (seed, code) in enumerate((s, c) for s in self.settings.seeds for c in self.shops):
-            cell = self.cells[code, seed]
-            specs = [spec for spec in self.settings.specs if ARMS[spec.name].seeded or number < len(self.shops)]
+        for cell in self.cells.values():  # seed by seed
+            is_first = cell.seed == self.settings.seeds[0]
+            specs = [spec for spec in self.settings.specs if ARMS[spec.name].seeded or is_first]
             jobs += [job for spec in specs for job in _arm_jobs(cell, spec)]
             jobs.append(_job(cell, "certificate", "certifying", partial(_certificate, cell)))
-            if seed == self.settings.seeds[0] and self.settings.effects:
+            if is_first and self.settings.effects:
                 jobs += self._interpretation(cell)
         return jobs
 

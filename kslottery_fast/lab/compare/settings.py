@@ -46,8 +46,14 @@ class ArmSpec:
 
     def __str__(self) -> str:
         size = "" if self.size is None else f"@{self.size}"
-        rate = "" if self.learning_rate is None else f":lr={self.learning_rate:g}"
+        rate = "" if self.learning_rate is None else f":lr={_shortest(self.learning_rate)}"
         return f"{self.name}{size}{rate}"
+
+
+def _shortest(rate: float) -> str:
+    """A text that reads as this very number: two rates of one name would share a stage."""
+    text = f"{rate:g}"
+    return text if float(text) == rate else repr(rate)
 
 
 def parse_arm(text: str, default_size: float) -> ArmSpec:

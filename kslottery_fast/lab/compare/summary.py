@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
+from kslottery_fast import __version__
 from kslottery_fast.evaluate import Evaluation, TargetNll
 from kslottery_fast.files import read_json
 from kslottery_fast.lab.controls import frequency_ranks
@@ -16,10 +17,10 @@ from kslottery_fast.lab.settings import ALPHA_GRID
 from kslottery_fast.replicates import Replicates
 from kslottery_fast.tickets import Tickets
 
-from . import advice, measures, scoring
+from . import advice, measures, overlaps, scoring
 from .arms import ARMS
 from .cell import EMBED, UNTUNED, Cell
-from .evidence import SELECTORS
+from .costs import costs
 from .plan import SCORE, Comparison
 from .settings import ArmSpec
 
@@ -31,35 +32,44 @@ COMPARED = ("frequency", "random", "l2", "gradient")
 def summarize(comparison: Comparison) -> dict[str, Any]:
     """The content of ``summary.json``."""
     settings = comparison.settings
-    languages = {code: Language(comparison, code, place) for place, code in enumerate(comparison.shops)}
+    languages = {code: Language(comparison, code) for code in comparison.shops}
     first = next(iter(languages.values()))
     summary: dict[str, Any] = {
         "format": FORMAT,
+        "version": __version__,
         "title": f"{first.corpus['model_name']}: {len(settings.specs)} arms, {len(settings.seeds)} training seeds",
         "settings": settings.binding,
         "grid": settings.grid,
-        "signatures": first.evaluations(UNTUNED, "test")[0].signatures,
+        "signatures": _signatures(first),
         "languages": {code: language.summary() for code, language in languages.items()},
     }
     if len(languages) > 1:
         summary["mean"] = _mean(list(languages.values()))
-        summary["language_overlap"] = _language_overlap(languages)
+        cells = {code: language.cells for code, language in languages.items()}
+        summary["language_overlap"] = overlaps.of_languages(cells)
     return summary
 
 
 class Language:
     """One language of a finished comparison: its scores, aligned over arms, and what follows from them."""
 
-    def __init__(self, comparison: Comparison, code: str, place: int) -> None:
+    def __init__(self, comparison: Comparison, code: str) -> None:
         self.settings, self.shop = comparison.settings, comparison.shops[code]
         self.cells = [comparison.cells[code, seed] for seed in self.settings.seeds]
-        # Languages are averaged: their sentences are different draws.
-        self.options = {"n_bootstrap": self.settings.base.n_bootstrap, "seed": self.settings.base.seed + place}
+        self.options = {
+            "n_bootstrap": self.settings.base.n_bootstrap,
+            "seed": language_seed(self.settings.base.seed, code),
+        }
 
     @cached_property
     def corpus(self) -> dict[str, Any]:
         """The recorded corpus and model."""
         return dict(read_json(self.shop.folder.stage_path("corpus") / "corpus.json"))
+
+    @property
+    def sentences(self) -> int:
+        """Pairs of the test split."""
+        return len(self.corpus["test"])
 
     def arm_cells(self, spec: ArmSpec) -> list[Cell]:
         """The cells of an arm: one of each seed, or one where the seed plays no part."""
@@ -103,22 +113,22 @@ class Language:
 
     def summary(self) -> dict[str, Any]:
         """Everything of this language, as JSON takes it."""
-        tickets = self._tickets()
+        tickets, controls, found = self._tickets(), self._controls(), self._recommendation()
         return {
             "name": self.corpus["target_language"]["name"],
             "pairs": {split: len(self.corpus[split]) for split in ("train", "validation", "test")},
             "corpus": self.corpus["provenance"],
             "licences": self.corpus["licences"],
             "arms": {str(spec): self._arm(spec) for spec in self.settings.specs},
-            "controls": self._controls(),
+            "controls": controls,
             "tickets": tickets,
             "certificates": {
                 str(cell.seed): read_json(cell.folder.stage_path("certificate") / "certificate.json")
                 for cell in self.cells
             },
             "interpretation": self._interpretation(),
-            "recommendation": (found := self._recommendation()),
-            "advice": self._advice(found, tickets),
+            "recommendation": found,
+            "advice": self._advice(found, tickets, controls),
         }
 
     def _arm(self, spec: ArmSpec) -> dict[str, Any]:
@@ -126,35 +136,35 @@ class Language:
         test, paraphrased = self.test[spec], self.paraphrased[spec]
         untuned, embed = self.test[UNTUNED], self.test[EMBED]
         records = [cell.record(spec) for cell in cells]
-        made = [cell.home(spec).record(str(spec)) for cell in cells]
-        scored = [cell.home(spec).record(str(spec) + SCORE) for cell in cells]
-        peaks = [stage["environment"] for stage in (*made, *scored)]
         result: dict[str, Any] = {
             "label": arm.label,
             "rows": [record["rows"] for record in records],
             "trained_parameters": [record["trained_parameters"] for record in records],
-            "seconds": {
-                "making": [stage["seconds"] for stage in made],
-                "scoring": [stage["seconds"] for stage in scored],
-            },
-            "peak_memory_mb": max(peak["peak_memory_mb"] for peak in peaks)
-            if all(peak["peak_memory_of"] == "stage" for peak in peaks)
-            else None,
-            "scores": measures.intervals(test),
-            "per_seed": [
-                {metric: getattr(evaluation, metric).value for metric in measures.METRICS}
-                for evaluation in self.evaluations(spec, "test")
-            ],
+            **costs(spec, cells),
+            "scores": measures.score_intervals(test, self.sentences),
+            "per_seed": self._per_seed(spec),
             "validation_nll": self.validation[spec].interval().to_dict(),
-            "paraphrased": measures.intervals(paraphrased),
+            "paraphrased": measures.score_intervals(paraphrased, self.sentences),
         }
         if spec != UNTUNED:
             result["against_untuned"] = measures.differences(test, untuned)
+            result["per_seed_against_untuned"] = self._seed_differences(spec, UNTUNED)
             result["decomposition"] = measures.intervals(measures.decomposition(test, untuned))
             result["paraphrased_against_untuned"] = measures.differences(paraphrased, self.paraphrased[UNTUNED])
         if spec not in (UNTUNED, EMBED):
             result["against_embed"] = measures.differences(test, embed)
+            result["per_seed_against_embed"] = self._seed_differences(spec, EMBED)
         return result
+
+    def _per_seed(self, spec: ArmSpec) -> list[dict[str, float]]:
+        """The scores of an arm on the test split, seed by seed."""
+        return [
+            {metric: getattr(evaluation, metric).value for metric in measures.METRICS}
+            for evaluation in self.evaluations(spec, "test")
+        ]
+
+    def _seed_differences(self, first: ArmSpec, second: ArmSpec) -> list[dict[str, float]]:
+        return measures.seed_differences(self._per_seed(first), self._per_seed(second))
 
     def _controls(self) -> list[dict[str, Any]]:
         """Each control minus Partial Tuning of the same size, paired."""
@@ -162,8 +172,14 @@ class Language:
         for spec in self.settings.specs:
             own = ArmSpec("partial", spec.size, spec.learning_rate)
             if spec.name in COMPARED and own in self.test:
-                difference = measures.differences(self.test[spec], self.test[own])
-                found.append({"control": str(spec), "own": str(own), "difference": difference})
+                found.append(
+                    {
+                        "control": str(spec),
+                        "own": str(own),
+                        "difference": measures.differences(self.test[spec], self.test[own]),
+                        "per_seed": self._seed_differences(spec, own),
+                    }
+                )
         return found
 
     def _tickets(self) -> dict[str, Any]:
@@ -174,8 +190,6 @@ class Language:
         def count(one: Any, alpha: float, counts: Any = None) -> int:
             return int(one.significant(alpha, base.method, base.correction, counts))
 
-        chosen = [set(cell.choose("ks", cell.own_tickets()).tolist()) for cell in self.cells]
-        pairs = [jaccard(a, b) for a, b in itertools.combinations(chosen, 2)]
         saved = Tickets.load(self.cells[0].folder.stage_path("certificate") / "tickets.json")
         return {
             "alpha": base.alpha,
@@ -188,21 +202,11 @@ class Language:
                 {"step": step, "counts": [count(one, base.alpha, one.trajectory[place][1]) for one in evidence]}
                 for place, (step, _) in enumerate(evidence[0].trajectory)
             ],
-            "overlap_of_seeds": sum(pairs) / len(pairs) if pairs else None,
-            "overlap_of_selectors": self._selectors(len(chosen[0])),
-            "own": str(self.cells[0].own_tickets()),
+            **overlaps.of_seeds(self.cells),
+            "overlap_of_selectors": overlaps.of_selectors(self.cells, len(saved)),
+            "spec": str(self.cells[0].own_tickets()),
             "list": self._list(saved),
         }
-
-    def _selectors(self, k: int) -> dict[str, Any]:
-        """Jaccard overlap of the first k rows of every selector, mean over seeds."""
-        sets = [
-            [set(cell.evidence.token_ids[order(cell.evidence, cell.seed)[:k]].tolist()) for order in SELECTORS.values()]
-            for cell in self.cells
-        ]
-        places = range(len(SELECTORS))
-        matrix = [[sum(jaccard(one[i], one[j]) for one in sets) / len(sets) for j in places] for i in places]
-        return {"rows": k, "names": list(SELECTORS), "matrix": matrix}
 
     def _list(self, tickets: Tickets) -> list[dict[str, Any]]:
         """The tickets of the first seed with all that is known of each."""
@@ -247,35 +251,41 @@ class Language:
         return {spec: value for spec, value in found.items() if value is not None}
 
     def _recommendation(self) -> dict[str, Any] | None:
-        candidates = []
-        for spec in self.settings.specs:
-            if spec.name == "partial" and spec.learning_rate is None:
-                rows = [int(str(cell.record(spec)["rows"])) for cell in self.cells]
-                candidates.append(advice.Candidate(str(spec), sum(rows) / len(rows), self.validation[spec]))
-        return advice.recommend(candidates, self.validation[UNTUNED], self.validation[EMBED], self.settings.margin)
+        def candidate(spec: ArmSpec) -> advice.Candidate:
+            rows = [int(str(cell.record(spec)["rows"])) for cell in self.arm_cells(spec)]
+            return advice.Candidate(str(spec), sum(rows) / len(rows), self.validation[spec], self.test[spec]["nll"])
 
-    def _advice(self, found: Mapping[str, Any] | None, tickets: Mapping[str, Any]) -> list[str]:
+        sets = [spec for spec in self.settings.specs if spec.name == "partial" and spec.learning_rate is None]
+        return advice.recommend(
+            [candidate(spec) for spec in sets], candidate(UNTUNED), candidate(EMBED), self.settings.margin
+        )
+
+    def _advice(
+        self, found: Mapping[str, Any] | None, tickets: Mapping[str, Any], controls: Sequence[Mapping[str, Any]]
+    ) -> list[str]:
         counts = {entry["alpha"]: entry["counts"] for entry in tickets["by_alpha"]}
         sentences = [advice.recommendation_text(found)]
         sentences += advice.ticket_warnings(
-            tickets["alpha"], counts, tickets["active_rows"], tickets["overlap_of_seeds"]
+            tickets["alpha"], counts, tickets["active_rows"], tickets["overlap_of_seeds"], tickets["overlap_of"]
         )
-        for entry in self._controls():
+        for entry in controls:
             if entry["control"].startswith("frequency"):
+                seeds = [seed["nll"] for seed in entry["per_seed"]]
                 label, difference = ARMS["frequency"].label, entry["difference"]["nll"]
-                sentences.append(
-                    advice.control_sentence(entry["control"], entry["own"], label, difference, len(self.cells))
-                )
+                sentences.append(advice.control_sentence(entry["control"], entry["own"], label, difference, seeds))
         return sentences
 
 
-def jaccard(first: set[int], second: set[int]) -> float:
-    """Shared over all elements; 1 for two empty sets.
-
-    >>> jaccard({1, 2}, {2, 3})
-    0.3333333333333333
-    """
-    return len(first & second) / len(first | second) if first | second else 1.0
+def _signatures(language: Language) -> dict[str, str]:
+    """What to cite: sacrebleu's signatures, and how the intervals of a comparison were made."""
+    scores = language.evaluations(UNTUNED, "test")[0].signatures
+    seeds = len(language.cells)
+    intervals = (
+        f"level:0.95|bootstrap:sentences|resamples:{language.options['n_bootstrap']}|"
+        + (f"seeds:t({seeds - 1})" if seeds > 1 else "seeds:one")
+        + "|differences:paired|ends:hull with clopper-pearson"
+    )
+    return {**{name: text for name, text in scores.items() if name != "bootstrap"}, "intervals": intervals}
 
 
 def _mean(languages: Sequence[Language]) -> dict[str, Any]:
@@ -287,7 +297,7 @@ def _mean(languages: Sequence[Language]) -> dict[str, Any]:
         embed = measures.mean_over([language.test[EMBED] for language in languages])
         result[str(spec)] = {
             "label": ARMS[spec.name].label,
-            "scores": measures.intervals(arm),
+            "scores": measures.score_intervals(arm, sum(language.sentences for language in languages)),
             "against_untuned": measures.differences(arm, untuned),
             "against_embed": measures.differences(arm, embed),
             "decomposition": measures.intervals(measures.decomposition(arm, untuned)),
@@ -295,12 +305,10 @@ def _mean(languages: Sequence[Language]) -> dict[str, Any]:
     return result
 
 
-def _language_overlap(languages: Mapping[str, Language]) -> dict[str, Any]:
-    """Jaccard overlap of the tickets of two languages, mean over seeds."""
-    codes = list(languages)
-    sets = {
-        code: [set(cell.choose("ks", cell.own_tickets()).tolist()) for cell in language.cells]
-        for code, language in languages.items()
-    }
-    matrix = [[sum(map(jaccard, sets[a], sets[b])) / len(sets[a]) for b in codes] for a in codes]
-    return {"names": codes, "matrix": matrix}
+def language_seed(seed: int, code: str) -> int:
+    """The seed of a language's draws: the same whatever stands beside it, another than that of other languages.
+
+    >>> language_seed(0, "es") == language_seed(0, "es") != language_seed(0, "ca")
+    True
+    """
+    return int(np.random.SeedSequence((seed, *code.encode())).generate_state(1)[0])

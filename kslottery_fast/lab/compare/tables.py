@@ -83,13 +83,16 @@ def _trained(arm: Arm) -> tuple[str, str]:
 
 def _time(arm: Arm) -> tuple[str, str]:
     seconds = arm.get("seconds")
-    if not seconds:
-        return NOTHING, ""
-    return duration(fmean(seconds["making"]) + fmean(seconds["scoring"])), ""
+    return (duration(fmean(seconds["making"])) if seconds else NOTHING), ""
+
+
+def _from_scratch(arm: Arm) -> tuple[str, str]:
+    seconds = arm.get("seconds")
+    return (duration(fmean(seconds["from_scratch"])) if seconds else NOTHING), ""
 
 
 def _memory(arm: Arm) -> tuple[str, str]:
-    peak = arm.get("peak_memory_mb")
+    peak = (arm.get("peak_memory_mb") or {}).get("from_scratch")
     return (NOTHING if peak is None else f"{peak / 1000:.1f} GB"), ""
 
 
@@ -106,14 +109,23 @@ GAINS = (
     Column("of it stopping", _part("stopping")),
     Column("Gain, paraphrased", _paraphrased),
 )
-COSTS = (Column("Rows", _rows), Column("Trained", _trained), Column("Time", _time), Column("Memory", _memory))
+COSTS = (
+    Column("Rows", _rows),
+    Column("Trained", _trained),
+    Column("Time", _time),
+    Column("Time incl. Embed T.", _from_scratch),
+    Column("Memory", _memory),
+)
 COLUMNS = (*SCORES, *GAINS, *COSTS)
 WIDE = 170  # signs that all columns side by side need
 NOTE = (
-    "Values are means over training seeds; intervals: 95 %, paired bootstrap over sentences and seeds. Raw gain: raw "
+    "Values are means over training seeds; intervals: 95 %, bootstrap over sentences and Student's t over seeds, of "
+    "differences paired in both. Raw gain: raw "
     "BLEU minus that of the untuned model; quality: the part on first lines, where running on is not counted; "
     "stopping: the rest. Gain, paraphrased: BLEU first line minus that of the untuned model with a template that was "
-    "not trained. Time: training and scoring, mean over seeds; memory: peak of the process during the arm."
+    "not trained. Rows that are copied train 0 numbers of their own. Time: making the arm, mean over seeds, without "
+    "scoring; incl. Embed T.: with the Embed Tuning that its rows come from or are chosen by (a size given as alpha is "
+    "not counted). Memory: peak while making it, that Embed Tuning included."
 )
 
 
@@ -176,7 +188,7 @@ def _flat(arm: Arm) -> dict[str, Any]:
         flat[name] = fmean(values) if values else ""
     if arm.get("seconds"):
         flat |= {f"seconds_{name}": fmean(values) for name, values in arm["seconds"].items()}
-    flat["peak_memory_mb"] = arm.get("peak_memory_mb") or ""
+    flat |= {f"peak_memory_mb_{name}": peak or "" for name, peak in (arm.get("peak_memory_mb") or {}).items()}
     groups = (
         "scores",
         "against_untuned",

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -264,7 +265,7 @@ inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __ddiv_rn(double a, double b) { return a / b; }
 inline double __dsqrt_rn(double a) { return std::sqrt(a); }
 
-// ---- the run-time API: one device of a few multiprocessors, so that blocks that loop have to ----
+// ---- the run-time API: two devices of a few multiprocessors, so that blocks that loop have to ----
 
 using cudaStream_t = struct ShimStream *;
 enum cudaError_t {
@@ -274,10 +275,19 @@ enum cudaError_t {
     cudaErrorInvalidConfiguration = 9,
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
-    cudaErrorInvalidDevice = 101
+    cudaErrorInvalidDevice = 101,
+    cudaErrorNoKernelImageForDevice = 209
 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaDeviceAttr {
+    cudaDevAttrMultiProcessorCount,
+    cudaDevAttrMaxSharedMemoryPerBlockOptin,
+    cudaDevAttrComputeCapabilityMajor,
+    cudaDevAttrComputeCapabilityMinor
+};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+struct cudaFuncAttributes {
+    size_t sharedSizeBytes;
+};
 struct cudaLaunchConfig_t {
     dim3 gridDim, blockDim;
     size_t dynamicSmemBytes = 0;
@@ -286,10 +296,17 @@ struct cudaLaunchConfig_t {
 #define CUDART_VERSION 13000
 
 namespace shim {
-constexpr int kMultiprocessors = 2, kSharedOptin = 227 * 1024;
-size_t &allowed_shared(const void *kernel);  // what cudaFuncSetAttribute has granted
+constexpr int kDevices = 2, kMultiprocessors = 2, kSharedOptin = 227 * 1024;
+size_t &allowed_shared(const void *kernel);  // what cudaFuncSetAttribute has granted on the current device
 size_t shared_limit(const void *kernel);     // for static and dynamic shared memory together
 cudaError_t check_launch(const cudaLaunchConfig_t &config, const void *kernel);
+
+// What tests ask: all sizes that cudaFuncSetAttribute was asked for; how much is allocated; how often memory was freed
+// with another device current than when it was taken; and that a device has no kernels, -1 for none.
+std::set<int64_t> granted_shared();
+int64_t allocations();
+int64_t misplaced_frees();
+void take_kernels_from(int device);
 }  // namespace shim
 
 const char *cudaGetErrorName(cudaError_t error);
@@ -300,6 +317,7 @@ cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel);
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value);
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *kernel, int threads, size_t shared);
 cudaError_t cudaMallocAsync(void **at, size_t bytes, cudaStream_t stream);

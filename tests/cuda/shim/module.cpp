@@ -1,5 +1,8 @@
 // The Python module of the shim: the functions of kslottery_fast._C.cuda, on the CPU, and what tests ask the shim.
+#include <pybind11/stl.h>
+
 #include "bindings.h"
+#include "cuda_runtime.h"
 #include "executor.h"
 #include "probes.h"
 
@@ -7,5 +10,9 @@ PYBIND11_MODULE(ksl_shim, m) {
     ksl::bind_cuda(m);
     m.def("set_seed", &shim::set_seed);
     m.def("blocks_executed", &shim::blocks_executed);
+    m.def("granted_shared", &shim::granted_shared);
+    m.def("misplaced_frees", &shim::misplaced_frees);
+    m.def("allocations", &shim::allocations);
+    m.def("take_kernels_from", &shim::take_kernels_from);
     bind_probes(m);
 }

@@ -1,13 +1,28 @@
-// The run-time API of the shim: one device, number 0.
+// The run-time API of the shim: two devices, which share the memory of the CPU.
 #include <map>
+#include <set>
 
 #include "cuda_runtime.h"
 
 namespace shim {
+namespace {
+
+int current_device = 0;
+int device_without_kernels = -1;
+std::set<int64_t> granted;          // all sizes that cudaFuncSetAttribute was asked for
+std::map<const void *, int> owner;  // the device of each allocation
+int64_t misplaced = 0;
+
+}  // namespace
+
+std::set<int64_t> granted_shared() { return granted; }
+int64_t misplaced_frees() { return misplaced; }
+int64_t allocations() { return static_cast<int64_t>(owner.size()); }
+void take_kernels_from(int device) { device_without_kernels = device; }
 
 size_t &allowed_shared(const void *kernel) {
-    static std::map<const void *, size_t> allowed;
-    return allowed.try_emplace(kernel, 48 * 1024).first->second;
+    static std::map<std::pair<const void *, int>, size_t> allowed;
+    return allowed.try_emplace({kernel, current_device}, 48 * 1024).first->second;
 }
 
 size_t shared_limit(const void *kernel) { return allowed_shared(kernel) > 48 * 1024 ? kSharedOptin : 48 * 1024; }
@@ -40,6 +55,8 @@ const char *cudaGetErrorName(cudaError_t error) {
             return "cudaErrorNoDevice";
         case cudaErrorInvalidDevice:
             return "cudaErrorInvalidDevice";
+        case cudaErrorNoKernelImageForDevice:
+            return "cudaErrorNoKernelImageForDevice";
     }
     return "an error";
 }
@@ -49,14 +66,18 @@ const char *cudaGetErrorString(cudaError_t) { return "as reported by the tests' 
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 cudaError_t cudaGetDevice(int *device) {
-    *device = 0;
+    *device = shim::current_device;
     return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaSetDevice(int device) {
+    if (device < 0 || device >= shim::kDevices) return cudaErrorInvalidDevice;
+    shim::current_device = device;
+    return cudaSuccess;
+}
 
 cudaError_t cudaGetDeviceCount(int *count) {
-    *count = 1;
+    *count = shim::kDevices;
     return cudaSuccess;
 }
 
@@ -66,14 +87,34 @@ cudaError_t cudaDriverGetVersion(int *version) {
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {
-    if (device != 0) return cudaErrorInvalidDevice;
-    *value = attribute == cudaDevAttrMultiProcessorCount ? shim::kMultiprocessors : shim::kSharedOptin;
+    if (device < 0 || device >= shim::kDevices) return cudaErrorInvalidDevice;
+    switch (attribute) {
+        case cudaDevAttrMultiProcessorCount:
+            *value = shim::kMultiprocessors;
+            break;
+        case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+            *value = shim::kSharedOptin;
+            break;
+        case cudaDevAttrComputeCapabilityMajor:
+            *value = 7;
+            break;
+        case cudaDevAttrComputeCapabilityMinor:
+            *value = 5;
+            break;
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *) {
+    if (shim::current_device == shim::device_without_kernels) return cudaErrorNoKernelImageForDevice;
+    attributes->sharedSizeBytes = 1024;  // the shim does not know; the launcher must leave room for it
     return cudaSuccess;
 }
 
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute, int value) {
     if (value < 0 || value > shim::kSharedOptin) return cudaErrorInvalidValue;
     shim::allowed_shared(kernel) = static_cast<size_t>(value);
+    shim::granted.insert(value);
     return cudaSuccess;
 }
 
@@ -85,10 +126,13 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const voi
 cudaError_t cudaMallocAsync(void **at, size_t bytes, cudaStream_t) {
     *at = std::malloc(bytes);
     if (*at) std::memset(*at, 0xa5, bytes);
+    shim::owner[*at] = shim::current_device;
     return *at ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaFreeAsync(void *at, cudaStream_t) {
+    shim::misplaced += shim::owner.at(at) != shim::current_device;
+    shim::owner.erase(at);
     std::free(at);
     return cudaSuccess;
 }

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -77,6 +78,27 @@ def finished(arguments, tmp_path_factory) -> Path:
     with one_thread():
         assert cli.main(arguments(output, *GRID)) == 0
     return output
+
+
+@pytest.fixture(scope="session")
+def grown(arguments, tmp_path_factory) -> SimpleNamespace:
+    """A comparison of one seed and language that then grew by an arm and a language.
+
+    ``output``, the grids ``small`` and ``large``, and of the small one ``summary_before`` and ``stamps_before``.
+    """
+    output = tmp_path_factory.mktemp("grown") / "comparison"
+    small = ["--arms", "partial@4", "--seeds", "0", "--effects", "0"]
+    large = ["--arms", "partial@4,transfer@4", "--seeds", "0", "--targets", "es,ca", "--effects", "0"]
+    with one_thread():
+        assert cli.main(arguments(output, *small)) == 0
+        before = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+        stages = (output / "stages").glob("*/stage.json")
+        stamps = {path.parent.name: path.stat().st_mtime_ns for path in stages}
+        assert cli.main(arguments(output, *large)) == 0
+    after = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    return SimpleNamespace(
+        output=output, small=small, large=large, summary=after, summary_before=before, stamps_before=stamps
+    )
 
 
 @pytest.fixture(scope="session")

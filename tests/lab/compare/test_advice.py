@@ -14,13 +14,17 @@ from kslottery_fast.replicates import Replicates
 
 
 def nll(value: float, *draws: float) -> Replicates:
-    return Replicates(value, np.array(draws or (value, value)))
+    return Replicates(value, np.array(draws or (value, value))[:, None])
 
 
-UNTUNED, EMBED = nll(4.0), nll(2.0)
-SMALL = Candidate("partial@18", 18, nll(2.3, 2.1, 2.5))  # keeps 85 %, 75 to 95
-MIDDLE = Candidate("partial@64", 64, nll(2.1, 2.05, 2.15))  # keeps 95 %, 92.5 to 97.5
-LARGE = Candidate("partial@256", 256, nll(2.0, 1.99, 2.01))
+def model(arm: str, rows: int, *validation: float, test: float = 3.0) -> Candidate:
+    return Candidate(arm, rows, nll(*validation), nll(test))
+
+
+UNTUNED, EMBED = model("untuned", 0, 4.0, test=5.0), model("embed", 999, 2.0)
+SMALL = model("partial@18", 18, 2.3, 2.1, 2.5)  # keeps 85 %, 75 to 95
+MIDDLE = model("partial@64", 64, 2.1, 2.05, 2.15, test=3.2)  # keeps 95 %, 92.5 to 97.5; on the test pairs 90 %
+LARGE = model("partial@256", 256, 2.0, 1.99, 2.01)
 
 
 def test_the_smallest_set_whose_lower_bound_is_within_the_margin_is_recommended():
@@ -29,25 +33,39 @@ def test_the_smallest_set_whose_lower_bound_is_within_the_margin_is_recommended(
     assert [one["arm"] for one in found["kept"]] == ["partial@18", "partial@64", "partial@256"]
     assert found["kept"][0]["value"] == pytest.approx(0.85)
     assert "Recommended: partial@64, 64 rows" in recommendation_text(found)
+    assert "on the test pairs, which did not choose it, 90% (95 % interval 90% to 90%)" in recommendation_text(found)
     assert recommend([SMALL, MIDDLE, LARGE], UNTUNED, EMBED, 0.3)["arm"] == "partial@18"
 
 
 def test_a_good_mean_with_a_wide_interval_is_not_enough():
-    lucky = Candidate("partial@4", 4, nll(2.0, 1.0, 3.0))
+    lucky = model("partial@4", 4, 2.0, 1.0, 3.0)
     assert recommend([lucky], UNTUNED, EMBED, 0.1)["arm"] is None
     text = recommendation_text(recommend([lucky, SMALL], UNTUNED, EMBED, 0.1))
     assert "surely keeps 90% of" in text
     assert "the best, partial@4" in text
 
 
+def test_a_small_set_that_passes_while_a_larger_one_fails_is_not_recommended():
+    lucky = model("partial@4", 4, 2.02, 2.01, 2.03)
+    assert recommend([lucky], UNTUNED, EMBED, 0.1)["arm"] == "partial@4"
+    assert recommend([lucky, SMALL, MIDDLE, LARGE], UNTUNED, EMBED, 0.1)["arm"] == "partial@64"
+    assert recommend([lucky, SMALL], UNTUNED, EMBED, 0.1)["arm"] is None
+
+
+def test_a_test_split_without_a_gain_gives_no_share():
+    found = recommend([LARGE], UNTUNED, model("embed", 999, 2.0, test=5.1), 0.1)
+    assert found["kept"][0]["test"] is None
+    assert "no share can be told" in recommendation_text(found)
+
+
 def test_without_candidates_or_without_a_gain_there_is_no_recommendation():
     assert "has no arm `partial`" in recommendation_text(recommend([], UNTUNED, EMBED, 0.1))
-    assert recommend([SMALL], UNTUNED, nll(3.9, 4.1, 3.7), 0.1) is None
+    assert recommend([SMALL], UNTUNED, model("embed", 999, 3.9, 4.1, 3.7), 0.1) is None
     assert "not clearly above 0" in recommendation_text(None)
 
 
 def test_an_empty_set_is_never_recommended():
-    nothing = Candidate("partial@0.001", 0, EMBED)
+    nothing = model("partial@0.001", 0, 2.0)
     assert recommend([nothing], UNTUNED, EMBED, 0.1)["arm"] is None
 
 
@@ -74,12 +92,27 @@ def test_a_count_that_is_steep_in_alpha_is_warned_about():
     assert "steep in alpha: 6 at half, 20 at alpha = 0.05, 40 at double" in found
 
 
-def test_a_control_is_better_worse_or_not_told_apart_by_its_interval():
-    def say(low: float, high: float) -> str:
-        difference = {"value": (low + high) / 2, "low": low, "high": high}
-        return control_sentence("frequency@18", "partial@18", "Frequency Tuning", difference, 3)
+def test_the_warning_of_unstable_tickets_says_which_sets_it_compares():
+    counts = {0.05: [3, 30], 0.025: [3, 30], 0.1: [3, 30]}
+    assert (
+        "share 40% of their 18 rows of largest D"
+        in ticket_warnings(0.05, counts, [2000] * 2, 0.4, "18 rows of largest D")[-1]
+    )
 
-    assert say(0.1, 0.3).startswith("partial@18 is better than Frequency Tuning")
-    assert say(-0.3, -0.1).startswith("Frequency Tuning of the same size is better than partial@18")
-    assert "cannot be told apart" in say(-0.1, 0.1)
-    assert "3 training seeds" in say(-0.1, 0.1)
+
+def say(low: float, high: float, *per_seed: float) -> str:
+    difference = {"value": (low + high) / 2, "low": low, "high": high}
+    return control_sentence("frequency@18", "partial@18", "Frequency Tuning", difference, per_seed)
+
+
+def test_a_control_is_better_worse_or_not_told_apart_by_its_interval():
+    assert say(0.1, 0.3, 0.15, 0.2, 0.25).startswith("partial@18 is better than Frequency Tuning")
+    assert say(-0.3, -0.1, -0.2, -0.2).startswith("Frequency Tuning of the same size is better than partial@18")
+    assert "cannot be told apart" in say(-0.1, 0.1, 0.02, 0.01, 0.03)
+    assert "by seed +0.150, +0.200" in say(0.1, 0.3, 0.15, 0.2)
+    assert "one training seed, so nothing is known of another" in say(0.1, 0.3, 0.2)
+
+
+def test_nothing_is_called_better_whose_seeds_disagree():
+    assert "cannot be told apart" in say(0.1, 0.3, 0.4, 0.4, -0.1)
+    assert "cannot be told apart" in say(-0.3, -0.1, -0.4, -0.4, 0.1)

@@ -5,15 +5,20 @@ import shutil
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from kslottery_fast.files import read_json, write_json
 from kslottery_fast.lab import cli
+from kslottery_fast.lab.basis import Basis
+from kslottery_fast.lab.settings import RunSettings
 from kslottery_fast.tickets import Tickets
 
 
 @pytest.fixture
 def copy(finished, tmp_path):
     shutil.copytree(finished / "stages", tmp_path / "copy" / "stages")
+    shutil.copy(finished / "run.json", tmp_path / "copy")
     return tmp_path / "copy"
 
 
@@ -43,38 +48,143 @@ def test_a_ticket_file_with_another_token_is_refused(copy, capsys):
     assert "digest" in refused(copy, capsys)
 
 
-def test_a_ticket_file_made_anew_for_other_statistics_is_refused(copy, capsys):
-    """A forger who recomputes the digest is caught by the evidence beside it."""
-    path = copy / "stages" / "es.0.certificate" / "tickets.json"
+def forge_tickets(path, counts=None, **changes) -> None:
+    """Write a ticket file whose digest is right."""
     real = Tickets.load(path)
     fields = ("vocab_size", "dimension", "threshold_count", "alpha", "method")
-    forged = {name: getattr(real, name) for name in fields}
-    Tickets.from_counts(real.token_ids, torch.full_like(real.counts, real.dimension), **forged).save(path)
-    assert "does not have this statistic in" in refused(copy, capsys)
+    values = {name: getattr(real, name) for name in fields} | changes
+    Tickets.from_counts(real.token_ids, real.counts if counts is None else counts(real), **values).save(path)
 
 
-def test_evidence_that_was_changed_is_refused(copy, capsys):
-    path = copy / "stages" / "es.1.embed" / "evidence.safetensors"
+def test_a_ticket_file_made_anew_for_other_statistics_is_refused(copy, capsys):
+    """A forger who recomputes the digest is caught by the rows."""
+    path = copy / "stages" / "es.0.certificate" / "tickets.json"
+    forge_tickets(path, lambda real: torch.full_like(real.counts, real.dimension))
+    assert "these are not the tickets that the statistics give at alpha 0.3" in refused(copy, capsys)
+
+
+def test_a_ticket_file_made_anew_for_another_threshold_is_refused(copy, capsys):
+    path = copy / "stages" / "es.0.certificate" / "tickets.json"
+    forge_tickets(path, threshold_count=int(Tickets.load(path).threshold_count) - 1)
+    assert "these are not the tickets that the statistics give" in refused(copy, capsys)
+
+
+def forge_tensors(path, change) -> None:
     tensors = load_file(path)
-    tensors["counts"] += 1
-    save_file(tensors, path)
-    assert "does not have this statistic in" in refused(copy, capsys)
+    change(tensors)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, path, metadata)
+
+
+def test_forged_counts_are_refused(copy, capsys):
+    forge_tensors(
+        copy / "stages" / "es.1.embed" / "evidence.safetensors", lambda tensors: tensors["counts"][:1].add_(1)
+    )
+    assert "its rows before and after Embed Tuning give" in refused(copy, capsys)
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("tau", 0.0, "does not fit its own numbers"),
-        ("certified", 1.0, "does not fit its own numbers"),
-        ("violations", 10**6, "more violations than certified positions"),
-    ],
+    ("stage", "name"), [("es.0.embed", "rows.safetensors"), ("es.0.certificate", "before.safetensors")]
 )
-def test_a_certificate_that_was_touched_up_is_refused(copy, capsys, field, value, message):
-    path = copy / "stages" / "es.0.certificate" / "certificate.json"
+def test_forged_rows_are_refused(copy, capsys, stage, name):
+    forge_tensors(copy / "stages" / stage / name, lambda tensors: tensors["rows"][3].add_(100))
+    assert "its rows before and after Embed Tuning give" in refused(copy, capsys)
+
+
+def test_rows_of_other_tokens_are_refused(copy, capsys):
+    forge_tensors(copy / "stages" / "es.0.embed" / "rows.safetensors", lambda tensors: tensors["token_ids"][-1].add_(1))
+    assert "is about other rows than" in refused(copy, capsys)
+
+
+def forge_certificate(folder, change) -> None:
+    path = folder / "stages" / "es.0.certificate" / "certificate.json"
     data = json.loads(path.read_text())
-    data["levels"][0][field] = value
+    change(data)
     path.write_text(json.dumps(data))
-    assert message in refused(copy, capsys)
+
+
+def test_a_forged_guarantee_is_refused(copy, capsys):
+    forge_certificate(copy, lambda data: data["agreement"]["share"].update(value=1.0, low=0.999))
+    error = refused(copy, capsys)
+    assert "agreement.share.value is 1.0, what it follows from gives 0." in error
+
+
+@pytest.fixture
+def sure(copy):
+    """A copy in which the embed-tuned model was sure of everything, so that its certificate counts violations."""
+    stage = copy / "stages" / "es.0.certificate"
+    forge_tensors(stage / "predictions.safetensors", lambda tensors: tensors["margin"].fill_(0.99))
+    levels = {level["alpha"]: level["transferred"] for level in read_json(stage / "certificate.json")["levels"]}
+    settings = RunSettings(**read_json(copy / "run.json")["settings"])
+    own = len(Tickets.load(stage / "tickets.json"))
+    write_json(stage / "certificate.json", Basis.load(stage).certificate(settings, levels, own).to_dict())
+    return copy
+
+
+def test_forged_violations_are_refused(sure, capsys):
+    """The level with the most violations is said to have none, in all its fields."""
+    assert cli.main(["certify", str(sure)]) == 0
+
+    def change(data):
+        level = max(data["levels"], key=lambda level: level["violations"])
+        assert level["violations"] > 0
+        level.update(violations=0, violating_sentences=0, violating_sentences_upper=0.1)
+
+    forge_certificate(sure, change)
+    assert ".violations is 0, what it follows from gives" in refused(sure, capsys)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("tau", 0.0), ("certified", 1.0), ("certified_accuracy", 1.0), ("alpha", 0.002), ("transferred", None)],
+)
+def test_a_level_that_was_touched_up_is_refused(copy, capsys, field, value):
+    forge_certificate(copy, lambda data: data["levels"][0].update({field: value}))
+    assert f"levels[0].{field} is {value}, what it follows from gives" in refused(copy, capsys)
+
+
+def test_a_level_that_was_dropped_is_refused(copy, capsys):
+    forge_certificate(copy, lambda data: data["levels"].pop())
+    assert "certificate.json: levels is" in refused(copy, capsys)
+
+
+def test_forged_predictions_are_refused(copy, capsys):
+    """The transfer model's are replaced by those of the embed-tuned model: it would agree everywhere."""
+    stage = copy / "stages" / "es.0.certificate"
+    rows = len(Tickets.load(stage / "tickets.json"))
+    shutil.copy(stage / "predictions.safetensors", stage / f"predictions-{rows}.safetensors")
+    assert "what it follows from gives" in refused(copy, capsys)
+
+
+def test_predictions_that_were_removed_are_named(copy, capsys):
+    stage = copy / "stages" / "es.0.certificate"
+    rows = len(Tickets.load(stage / "tickets.json"))
+    (stage / f"predictions-{rows}.safetensors").unlink()
+    assert f"no predictions were kept of the transfer model with {rows} rows" in refused(copy, capsys)
+
+
+def test_settings_that_were_changed_are_refused(copy, capsys):
+    path = copy / "run.json"
+    path.write_text(path.read_text().replace('"alpha": 0.3', '"alpha": 0.2'))
+    assert "these are not the tickets that the statistics give at alpha 0.2" in refused(copy, capsys)
+
+
+def test_a_certificate_of_an_older_version_says_how_to_make_it_anew(copy, finished, finished_arguments, capsys):
+    """Removing its folder and giving the same command makes the same certificate, and nothing else anew."""
+    stage = copy / "stages" / "es.0.certificate"
+    (stage / "predictions.safetensors").unlink()
+    assert "remove that folder and give the command that made it again" in refused(copy, capsys)
+    before = {path.parent.name: path.stat().st_mtime_ns for path in copy.glob("stages/*/stage.json")}
+    shutil.rmtree(stage)
+    command = [str(copy) if word == str(finished) else word for word in finished_arguments]
+    assert cli.main(command) == 0
+    assert cli.main(["certify", str(copy)]) == 0
+    assert (stage / "certificate.json").read_bytes() == (
+        finished / "stages" / stage.name / "certificate.json"
+    ).read_bytes()
+    after = {path.parent.name: path.stat().st_mtime_ns for path in copy.glob("stages/*/stage.json")}
+    assert {name for name in before if before[name] != after[name]} == {"es.0.certificate"}
 
 
 def test_a_folder_without_certificates_is_refused(tmp_path, capsys):

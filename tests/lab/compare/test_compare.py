@@ -12,10 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kslottery_fast import __version__
 from kslottery_fast.lab import cli
+from kslottery_fast.lab.compare import command
 from kslottery_fast.lab.compare.command import PRODUCTS
 
 SEEDS = (0, 1)
+
+
+def stamps(output: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in (output / "stages").glob("*/stage.json")}
 
 
 def arms(summary: dict) -> dict:
@@ -124,40 +130,131 @@ def test_differences_are_means_over_seeds_and_the_decomposition_adds_up(summary)
         assert parts["quality"] == pytest.approx(arm["against_untuned"]["bleu_first_line"]["value"])
 
 
-def test_time_and_memory_are_those_of_each_arm(finished, summary):
-    for arm in arms(summary).values():
-        assert len(arm["seconds"]["making"]) == len(arm["per_seed"])
-        assert arm["peak_memory_mb"] > 0
+def test_differences_of_every_seed_stand_beside_their_mean(summary):
+    for spec, arm in arms(summary).items():
+        for other, name in (("untuned", "per_seed_against_untuned"), ("embed", "per_seed_against_embed")):
+            if name not in arm:
+                assert spec == "untuned" or (spec, other) == ("embed", "embed")
+                continue
+            seeds = arms(summary)[other]["per_seed"] * (1 if other == "embed" else len(SEEDS))
+            for place, difference in enumerate(arm[name]):
+                for metric, value in difference.items():
+                    assert value == arm["per_seed"][place][metric] - seeds[place][metric]
+
+
+def test_every_control_is_named_beside_partial_tuning_of_its_size_and_frequency_is_spoken_of(summary):
+    language = summary["languages"]["es"]
+    controls = {entry["control"]: entry for entry in language["controls"]}
+    assert list(controls) == ["frequency@4", "random@4", "l2@4", "gradient@4"]
+    assert {entry["own"] for entry in controls.values()} == {"partial@4"}
+    for name, entry in controls.items():
+        seeds = zip(arms(summary)[name]["per_seed"], arms(summary)["partial@4"]["per_seed"], strict=True)
+        expected = [control["nll"] - own["nll"] for control, own in seeds]
+        assert [seed["nll"] for seed in entry["per_seed"]] == expected
+        assert entry["difference"]["nll"]["value"] == pytest.approx(fmean(expected))
+    (sentence,) = (one for one in language["advice"] if "frequency@4" in one)
+    assert "test NLL of frequency@4 minus partial@4" in sentence
+
+
+def test_a_fresh_comparison_gives_the_same_numbers_in_every_cell(grown, summary):
+    """The comparison that grew shares seed 0 with the finished one of two seeds; each was trained by itself."""
+    again = arms(grown.summary)
+    for spec in ("untuned", "embed", "partial@4", "transfer@4"):
+        assert again[spec]["per_seed"][0] == arms(summary)[spec]["per_seed"][0]
+        assert again[spec]["rows"][0] == arms(summary)[spec]["rows"][0]
+    tickets = (found["languages"]["es"]["tickets"] for found in (grown.summary, summary))
+    first, second = ([(row["token_id"], row["statistic"]) for row in one["list"]] for one in tickets)
+    assert first == second
+    levels = [found["languages"]["es"]["certificates"]["0"]["levels"] for found in (grown.summary, summary)]
+    assert levels[0] == levels[1]
+
+
+def test_time_and_memory_of_an_arm_count_the_embed_tuning_that_it_needs(finished, summary):
+    found, embed = arms(summary), arms(summary)["embed"]
+    needs = {spec for spec, arm in found.items() if arm["needs_embed_tuning"]}
+    by_what_embed_tuning_showed = {"partial@0.3", "partial@4", "partial@1e-06", "l2@4", "gradient@4", "frozen@4"}
+    assert needs == by_what_embed_tuning_showed | {"transfer@4", "noise@4"}
+    for spec, arm in found.items():
+        seconds, peak = arm["seconds"], arm["peak_memory_mb"]
+        assert len(seconds["making"]) == len(seconds["scoring"]) == len(arm["per_seed"])
+        before = embed["seconds"]["making"] if spec in needs else [0] * len(seconds["making"])
+        assert seconds["from_scratch"] == [sum(pair) for pair in zip(seconds["making"], before, strict=True)]
+        others = [embed["peak_memory_mb"]["making"]] if spec in needs else []
+        assert peak["from_scratch"] == max(peak["making"], *others, 0)
+        assert peak["scoring"] > 0
     record = json.loads((finished / "stages" / "es.0.embed" / "stage.json").read_text())
     assert record["environment"]["peak_memory_of"] == "stage"
 
 
-def stamps(finished: Path) -> dict[str, int]:
-    return {path.parent.name: path.stat().st_mtime_ns for path in (finished / "stages").glob("*/stage.json")}
+def test_the_same_command_does_nothing_again(finished, finished_arguments):
+    before, report = stamps(finished), (finished / "summary.json").stat().st_mtime_ns
+    assert cli.main(finished_arguments) == 0
+    assert stamps(finished) == before
+    assert (finished / "summary.json").stat().st_mtime_ns == report
 
 
-def test_the_same_command_does_nothing_again_and_a_larger_grid_only_what_is_new(arguments, tmp_path, capsys):
-    output = tmp_path / "growing"
-    small = ["--arms", "partial@4", "--seeds", "0", "--effects", "0"]
-    assert cli.main(arguments(output, *small)) == 0
-    before, report = stamps(output), (output / "summary.json").stat().st_mtime_ns
-    assert cli.main(arguments(output, *small)) == 0
-    assert stamps(output) == before
-    assert (output / "summary.json").stat().st_mtime_ns == report
-    grown = ["--arms", "partial@4,transfer@4", "--seeds", "0", "--targets", "es,ca", "--effects", "0"]
-    assert cli.main(arguments(output, *grown)) == 0
-    after = stamps(output)
-    assert {name: after[name] for name in before} == before
-    new = {name for name in after if name not in before and name.startswith("es.")}
+def test_a_larger_grid_does_only_what_is_new(grown):
+    after = stamps(grown.output)
+    assert {name: after[name] for name in grown.stamps_before} == grown.stamps_before
+    new = {name for name in after if name not in grown.stamps_before and name.startswith("es.")}
     assert new == {"es.0.transfer@4", "es.0.transfer@4.score"}
-    found = json.loads((output / "summary.json").read_text())
+    found = grown.summary
     assert set(found["languages"]) == {"es", "ca"}
     values = [found["languages"][code]["arms"]["embed"]["scores"]["nll"]["value"] for code in ("es", "ca")]
     assert found["mean"]["embed"]["scores"]["nll"]["value"] == pytest.approx(fmean(values))
     assert found["language_overlap"]["matrix"][0][0] == 1
-    capsys.readouterr()
-    assert cli.main(arguments(output, *small, "--steps", "5")) == 2
+
+
+def test_other_settings_in_the_same_folder_are_refused(arguments, grown, capsys):
+    assert cli.main(arguments(grown.output, *grown.small, "--steps", "5")) == 2
     assert "steps: 3 there, 5 here" in capsys.readouterr().err
+
+
+def test_the_numbers_of_a_language_do_not_depend_on_what_stands_beside_it(arguments, grown, capsys):
+    embed = grown.summary["languages"]["es"]["arms"]["embed"]
+    assert embed == grown.summary_before["languages"]["es"]["arms"]["embed"]
+    swapped = [word.replace("es,ca", "ca,es") for word in grown.large]
+    assert cli.main(arguments(grown.output, *swapped, "--json")) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert list(again["languages"]) == ["ca", "es"]
+    assert again["languages"] == grown.summary["languages"]
+    assert again["mean"]["embed"] == grown.summary["mean"]["embed"]
+
+
+def test_products_of_another_grid_never_pass_for_those_of_this_one(arguments, grown, monkeypatch):
+    """The small grid is finished; the large one is stopped after its scores.csv; then the small one comes again."""
+    output = grown.output
+    assert cli.main(arguments(output, *grown.small)) == 0
+    write_text = command.write_text
+
+    def stopped(path: Path, text: str) -> None:
+        if path.name == "scores.tex":
+            raise KeyboardInterrupt
+        write_text(path, text)
+
+    monkeypatch.setattr(command, "write_text", stopped)
+    assert cli.main(arguments(output, *grown.large)) == 130
+    assert {line["language"] for line in csv_lines(output)} == {"es", "ca", "mean"}
+    assert (output / "rows-ca.csv").exists()
+    monkeypatch.undo()
+    assert cli.main(arguments(output, *grown.small)) == 0
+    assert {line["language"] for line in csv_lines(output)} == {"es"}
+    assert not [path.name for path in output.iterdir() if path.stem.endswith("-ca") or path.stem == "languages"]
+
+
+def test_products_are_written_again_by_another_version_and_on_request(arguments, grown, monkeypatch, capsys):
+    summary, small = grown.output / "summary.json", arguments(grown.output, *grown.small)
+    assert cli.main(small) == 0
+    first = summary.stat().st_mtime_ns
+    assert cli.main([*small, "--remake"]) == 0
+    remade = summary.stat().st_mtime_ns
+    assert remade > first
+    text = summary.read_text()
+    summary.write_text(text.replace(f'"version": "{__version__}"', '"version": "0.0.1"'))
+    assert cli.main(small) == 0
+    assert summary.read_text() == text
+    assert cli.main([*small, "--seeds", "5", "--remake"]) == 2
+    assert "remake writes products from finished jobs, but" in capsys.readouterr().err
 
 
 def test_kill_9_again_and_again_costs_at_most_one_stage_each_time(arguments, tmp_path, finished, summary):
@@ -191,9 +288,13 @@ def test_a_tampered_ticket_file_is_refused(finished, arguments, tmp_path):
         Tickets.load(tmp_path / "tickets.json")
 
 
+def csv_lines(output: Path) -> list[dict[str, str]]:
+    with (output / "scores.csv").open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
 def test_csv_holds_a_line_for_every_arm_and_latex_a_table_that_balances(finished, summary):
-    with (finished / "scores.csv").open(newline="") as handle:
-        lines = {line["arm"]: line for line in csv.DictReader(handle)}
+    lines = {line["arm"]: line for line in csv_lines(finished)}
     assert list(lines) == list(arms(summary))
     assert float(lines["embed"]["nll"]) == arms(summary)["embed"]["scores"]["nll"]["value"]
     assert float(lines["embed"]["against_untuned.nll.high"]) == arms(summary)["embed"]["against_untuned"]["nll"]["high"]
@@ -231,6 +332,27 @@ def test_the_page_nests_names_every_arm_and_shows_every_kind_of_figure(finished,
         assert f'id="{name}"' in page
         assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "predicts as Embed Tuning does at" in page
+
+
+def test_intervals_are_signed_with_how_they_were_made(summary):
+    assert set(summary["signatures"]) == {"bleu", "chrf", "intervals"}
+    assert "bootstrap:sentences|resamples:20|seeds:t(1)|" in summary["signatures"]["intervals"]
+
+
+def test_the_page_shows_the_gain_through_positions_with_intervals(finished):
+    effects = json.loads((finished / "stages" / "es.0.positions.embed" / "positions.json").read_text())
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    row = page[page.index("embed: all three") :].partition("</tr>")[0]
+    gain = effects["gain"]
+    assert f"{gain['value']:+.3f}<small>{gain['low']:+.3f}…{gain['high']:+.3f}" in row
+
+
+def test_help_says_what_the_validation_pairs_are_for(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["compare", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "pairs that advice and the effects of single tickets are measured on" in text
+    assert "not used by this command" not in text
 
 
 def test_the_terminal_shows_scores_gains_costs_and_advice(finished_arguments, capsys):

@@ -7,10 +7,11 @@ import torch
 from kslottery_fast.encoding import Example, collate, encode
 from kslottery_fast.errors import InputError
 from kslottery_fast.generation import generate
-from kslottery_fast.lab.compare.adapters import LORA, PREFIX, PrefixedModel, plan_lora
+from kslottery_fast.lab.compare.adapters import LORA, PREFIX, PrefixedModel, keys_and_values, plan_lora
 from kslottery_fast.lab.compare.arms import original_again
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+PROMPT = [3, 14, 15, 92, 65]
 
 
 def state(model) -> dict[str, torch.Tensor]:
@@ -40,7 +41,7 @@ def test_an_adapter_trains_alone_is_saved_and_comes_off_without_a_trace(tiny_lla
     before, plain = state(model), model(IDS).logits.detach()
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     torch.manual_seed(0)
-    with original_again(model, copy=False), kind.attached(model, 512) as (adapter, _):
+    with original_again(model, copy=False), kind.attached(model, 512, PROMPT) as (adapter, _):
         trained = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
         with torch.no_grad():
             for parameter in trained:
@@ -55,6 +56,76 @@ def test_an_adapter_trains_alone_is_saved_and_comes_off_without_a_trace(tiny_lla
     assert state(model).keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in state(model).items())
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == flags
+
+
+def start(model, prompt: list[int], tokens: int) -> torch.Tensor:
+    """Keys and values that a new prefix begins with; one token has 2 x 2 layers x 2 heads of 8 = 64 of them."""
+    with original_again(model, copy=False), PREFIX.attached(model, 64 * tokens, prompt) as (prefixed, plan):
+        assert plan["virtual_tokens"] == tokens
+        return prefixed.adapter.prompt_encoder["default"].embedding.weight.detach().clone().view(tokens, 4, 2, 8)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 8])
+def test_a_prefix_starts_as_the_prompt_would_be_read_cut_or_repeated(tiny_llama, monkeypatch, tokens):
+    monkeypatch.setattr(PREFIX, "noise", 0.0)
+    model = tiny_llama()
+    front = torch.tensor([(PROMPT + PROMPT)[:tokens]])
+    wanted = model(torch.cat([front.expand(2, -1), IDS], dim=1)).logits[:, tokens:]
+    with PREFIX.attached(model, 64 * tokens, PROMPT) as (prefixed, _):
+        assert torch.allclose(prefixed(input_ids=IDS).logits, wanted, atol=1e-4)
+
+
+def test_training_seeds_start_near_the_prompt_and_from_different_places(tiny_llama):
+    model, exact = tiny_llama(), keys_and_values(tiny_llama(), PROMPT[:3])
+    starts = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        starts.append(start(model, PROMPT, 3))
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.allclose(starts[0], starts[2], atol=1e-3)
+    size = float(exact.square().mean().sqrt())
+    for found in starts:
+        assert float((found - exact).square().mean().sqrt()) == pytest.approx(0.1 * size, rel=0.15)
+
+
+def test_before_training_a_prefixed_model_predicts_about_as_the_untuned_one_and_not_as_pefts_draw_does(tiny_llama):
+    """The model knows four phrases by heart, in any order; the prefix begins as one of them."""
+    generator = torch.Generator().manual_seed(0)
+    phrases = torch.randint(3, 13, (4, 6), generator=generator)
+
+    def texts(count: int, length: int) -> torch.Tensor:
+        return phrases[torch.randint(4, (count, length), generator=generator)].flatten(1)
+
+    model = tiny_llama(initializer_range=0.1).train()
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, 100)
+    for _ in range(100):
+        ids = texts(16, 4)
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    model.eval()
+    held_out = texts(32, 3)
+
+    def loss(model) -> float:
+        logits = model(input_ids=held_out).logits[:, :-1]
+        return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), held_out[:, 1:].flatten()).detach())
+
+    untuned = loss(model)
+    assert untuned < 0.4  # nats; which phrase comes next is a guess
+    torch.manual_seed(0)
+    with original_again(model, copy=False), PREFIX.attached(model, 64 * 6, phrases[0].tolist()) as (prefixed, _):
+        assert loss(prefixed) == pytest.approx(untuned, abs=0.05)
+        torch.nn.init.normal_(prefixed.adapter.prompt_encoder["default"].embedding.weight)
+        assert loss(prefixed) > untuned + 0.2
+
+
+def test_a_model_without_keys_and_values_of_every_token_is_refused(tiny_llama):
+    model = tiny_llama()
+    model.forward = lambda *_, **__: type("Output", (), {"past_key_values": None})
+    with pytest.raises(InputError, match="does not keep keys and values of 5 tokens alike in all layers"):
+        keys_and_values(model, PROMPT)
 
 
 @pytest.fixture

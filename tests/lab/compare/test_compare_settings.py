@@ -24,11 +24,17 @@ def test_untuned_and_embed_tuning_are_always_there_and_nothing_is_twice():
         ("lora@0.01:lr=1e-3", ArmSpec("lora", 0.01, 1e-3)),
         ("full:lr=2e-5", ArmSpec("full", None, 2e-5)),
         ("gradient", ArmSpec("gradient", 0.05)),
+        ("full:lr=1.23456789e-5", ArmSpec("full", None, 1.23456789e-5)),
     ],
 )
 def test_an_arm_is_read_and_its_text_reads_as_itself(text, spec):
     assert parse_arm(text, 0.05) == spec
     assert parse_arm(str(spec), 0.5) == spec
+
+
+def test_rates_that_differ_have_names_that_differ_and_round_ones_are_short():
+    names = [str(ArmSpec("full", None, rate)) for rate in (1e-3, 1.0000001e-3, 5e-5)]
+    assert names == ["full:lr=0.001", "full:lr=0.0010000001", "full:lr=5e-05"]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """Choosing rows by recorded evidence is choosing them from the tables."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from kslottery_fast.lab.compare.arms import ARMS, Tune, norm_matched_noise
 from kslottery_fast.lab.compare.evidence import SELECTORS, Evidence, Witness, ks_order
+from kslottery_fast.lab.compare.settings import ArmSpec
 from kslottery_fast.lab.training import TrainedRows
 from kslottery_fast.stats import ks_statistics
 from kslottery_fast.tickets import ks_select
@@ -104,6 +106,22 @@ def test_a_witness_sums_gradient_norms_by_ascending_token_and_looks_on_the_way(t
     assert found.frequency.tolist() == ACTIVE[:3].tolist()
     assert [step for step, _ in found.trajectory] == [1, 8]
     assert torch.equal(found.trajectory[0][1], found.counts)
+
+
+def test_frozen_rows_that_alpha_does_not_select_leave_embed_tuning_as_it_is_unless_the_rate_differs(tmp_path):
+    tuned, trained = TrainedRows(ACTIVE, torch.zeros(len(ACTIVE), D), [1.0]), []
+    cell = SimpleNamespace(
+        evidence=SimpleNamespace(token_ids=ACTIVE),
+        tuned=tuned,
+        choose=lambda *_: ACTIVE[:0],
+        shop=SimpleNamespace(settings=SimpleNamespace(learning_rate=0.01)),
+        train=lambda ids, rate, *_: trained.append((len(ids), rate)),
+    )
+    for rate in (None, 0.01):
+        assert ARMS["frozen"].rows(cell, ArmSpec("frozen", 1e-6, rate), tmp_path, None) is tuned
+    assert trained == []
+    ARMS["frozen"].rows(cell, ArmSpec("frozen", 1e-6, 0.003), tmp_path, None)
+    assert trained == [(len(ACTIVE), 0.003)]
 
 
 def test_noise_has_the_norms_of_the_change_and_other_directions():

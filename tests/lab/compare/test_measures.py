@@ -4,7 +4,16 @@ import pytest
 import sacrebleu
 
 from kslottery_fast.evaluate import Evaluation, GeneratedText, Interval
-from kslottery_fast.lab.compare.measures import METRICS, decomposition, differences, mean_over, replicates
+from kslottery_fast.lab.compare.measures import (
+    METRICS,
+    RANGES,
+    decomposition,
+    differences,
+    mean_over,
+    replicates,
+    score_intervals,
+)
+from kslottery_fast.resampling import clopper_pearson
 
 REFERENCES = [" la casa es grande y roja", " el perro mira el mar", " guardar el archivo nuevo"]
 GOOD = ["la casa es grande y roja", "el perro mira el mar", "guardar el archivo nuevo"]
@@ -76,3 +85,25 @@ def test_the_mean_over_languages_is_a_mean_replicate_by_replicate():
     found = mean_over([first, second])
     assert found["bleu_raw"].value == pytest.approx((first["bleu_raw"].value + second["bleu_raw"].value) / 2)
     assert found["nll"].draws == pytest.approx((first["nll"].draws + second["nll"].draws) / 2)
+
+
+def test_intervals_of_few_seeds_end_where_the_score_must():
+    found = score_intervals(scores(GOOD, BAD), 3)
+    for metric in METRICS:
+        least, most = RANGES[metric]
+        assert least <= found[metric]["low"] <= found[metric]["value"] <= found[metric]["high"] <= most
+    assert (found["bleu_raw"]["low"], found["bleu_raw"]["high"]) == (0, 100)  # t(1): beyond both without the range
+    against = differences(scores(GOOD, BAD), scores(BAD, BAD))["bleu_raw"]
+    assert (against["low"], against["high"]) == (-100, 100)
+
+
+def test_the_interval_of_a_share_that_no_resample_can_leave_is_clopper_and_pearsons():
+    """All outputs end with every seed: the bootstrap says 1 to 1, three sentences say 0.29 to 1."""
+    expected = clopper_pearson(3, 3)
+    for found in (scores(GOOD), scores(GOOD, BAD)):
+        assert found["ended"].interval().low == 1
+        assert score_intervals(found, 3)["ended"] == expected.to_dict()
+    mixed = score_intervals(scores(GOOD, RUNNING_ON), 3)["ended"]
+    assert mixed == {"value": 0.5, "low": 0.0, "high": 1.0}  # t(1): wider than both neighbouring counts'
+    one = scores([GOOD[0], RUNNING_ON[1], RUNNING_ON[2]])
+    assert score_intervals(one, 3)["ended"]["high"] == max(clopper_pearson(1, 3).high, one["ended"].interval().high)

@@ -1,0 +1,115 @@
+"""Checkpoints of a TicketTrainer: what trains, and not the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from kslottery_fast.errors import InputError
+from kslottery_fast.files import write_safetensors
+from kslottery_fast.rows import embedding_table, get_rows, output_role
+from kslottery_fast.tables import check_finite
+
+ROWS_FILE = "ticket_rows.safetensors"
+"""In every checkpoint: ``rows`` [k, d] and ``token_ids`` [k] of the set in use, ``ids.<set>`` of every other set that
+trains, and all other trained parameters, the rows of those sets among them, as ``other.<name>``."""
+
+
+def save_checkpoint(model: nn.Module, folder: Path) -> None:
+    """Write ``ROWS_FILE`` for a model with attached rows."""
+    metadata = {"vocab_size": str(len(embedding_table(model))), "output": output_role(model)}
+    write_safetensors(folder / ROWS_FILE, _trained_tensors(model), metadata)
+
+
+@torch.no_grad()
+def load_checkpoint(model: nn.Module, folder: str | Path) -> None:
+    """Put the trained tensors of a TicketTrainer checkpoint into a model with the same rows attached.
+
+    Raises
+    ------
+    InputError : no such file, or one of other rows, another vocabulary, another role of the head, other
+        parameters, sets or shapes, or with NaN or Inf. The model is then as it was.
+    """
+    path = Path(folder) / ROWS_FILE
+    metadata, saved = _read(path)
+    trained = _trained_tensors(model)
+    for name, ours in (("vocab_size", str(len(embedding_table(model)))), ("output", output_role(model))):
+        if metadata.get(name) != ours:
+            raise InputError(f"{path} was saved with {name} {metadata.get(name)}, the model has {ours}")
+    _check_tokens(path, saved, trained)
+    _check_names(path, saved, trained)
+    _check_values(path, saved)
+    for name, tensor in trained.items():
+        tensor.copy_(saved[name])
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise InputError(f"{path.parent} has no {ROWS_FILE}: it is not a checkpoint of a TicketTrainer")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged ({error}); resume from an earlier checkpoint") from None
+
+
+def _trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds, by its name there; the tensors are the model's own."""
+    embedding = get_rows(model)
+    assert embedding is not None
+    sets, tensors = embedding.row_sets, dict[str, torch.Tensor]()
+    in_use = None if sets.active is None else sets.current()  # none with mixed batches, for one
+    if in_use is not None:
+        tensors = {"rows": in_use.rows, "token_ids": in_use.token_ids}
+    for name, row_set in sets.items():
+        if row_set is not in_use and row_set.rows.requires_grad:
+            tensors[f"ids.{name}"] = row_set.token_ids  # type: ignore[assignment]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and (in_use is None or parameter is not in_use.rows):
+            tensors[f"other.{name}"] = parameter
+    return tensors
+
+
+def _check_tokens(path: Path, saved: dict[str, torch.Tensor], trained: dict[str, torch.Tensor]) -> None:
+    """Rows of other tokens have the right shape as well, so that nothing else would notice them."""
+    for name in saved.keys() & trained.keys():
+        if name != "token_ids" and not name.startswith("ids."):
+            continue
+        theirs, ours = saved[name].reshape(-1).tolist(), trained[name].tolist()
+        if theirs != ours:
+            which = "" if name == "token_ids" else f" in the set {name.removeprefix('ids.')!r}"
+            raise InputError(
+                f"{path} holds the rows of other tokens than those attached to the model{which}: {_shown(theirs)} "
+                f"there, {_shown(ours)} here; attach the tokens of the checkpoint, in its order"
+            )
+
+
+def _check_names(path: Path, saved: dict[str, torch.Tensor], trained: dict[str, torch.Tensor]) -> None:
+    missing, unknown = sorted(trained.keys() - saved.keys()), sorted(saved.keys() - trained.keys())
+    if missing or unknown:
+        raise InputError(
+            f"{path} does not hold the tensors that the model trains (missing: {_shown(missing) or 'none'}; not in the "
+            f"model: {_shown(unknown) or 'none'}); attach the same sets, use the same one, and let the same parameters "
+            "train"
+        )
+    for name, tensor in trained.items():
+        if saved[name].shape != tensor.shape:
+            raise InputError(
+                f"{path} does not hold the tensors that the model trains: {name} is {list(saved[name].shape)} there, "
+                f"{list(tensor.shape)} here"
+            )
+
+
+def _check_values(path: Path, saved: dict[str, torch.Tensor]) -> None:
+    if "rows" in saved:
+        check_finite(saved["rows"], saved["token_ids"], f"cannot load {path}")
+    for name, tensor in saved.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"cannot load {path}: {name} holds NaN or Inf; resume from an earlier checkpoint")
+
+
+def _shown(items: list[int] | list[str]) -> str:
+    return ", ".join(map(str, items[:5])) + (", ..." if len(items) > 5 else "")
