@@ -121,9 +121,9 @@ def test_leaving_out_negligible_terms_changes_no_logarithm(n: int, d: float, mon
 
 def test_thousands_of_deep_asymptotic_logarithms_take_less_than_two_seconds() -> None:
     ks_pvalues._memory.cache_clear()
-    start = time.perf_counter()
+    start = time.process_time()
     log_p = log_pvalues(torch.arange(6_000, 8_000), 16_384)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert bool(torch.isfinite(log_p).all())
 
 

@@ -25,6 +25,7 @@ from kslottery_fast.rows import (
     get_rows,
     output_role,
 )
+from kslottery_fast.tables import check_token_ids, table_shape
 from kslottery_fast.tickets import Tickets
 
 __all__ = ["ROWS_FILE", "TicketMonitor", "TicketTrainer", "TicketTrainerMixin", "load_checkpoint"]
@@ -209,8 +210,8 @@ class TicketTrainerMixin(_Trainer):
             attach_rows(unwrapped(), ids, output=self._output, freeze=not _has_adapters(model))
             return True
         if ids is not None:
-            wanted = torch.as_tensor(getattr(ids, "token_ids", ids))
-            if not torch.equal(wanted.cpu().sort().values, attached.token_ids.cpu().sort().values):
+            wanted = check_token_ids(ids, table_shape(attached)[0], "tickets")
+            if not torch.equal(wanted.sort().values, attached.token_ids.cpu().sort().values):
                 raise InputError("the rows attached to the model are not those of tickets; call detach_rows first")
         if self._output not in ("auto", output_role(model)):
             raise InputError(f"the rows are attached with output={output_role(model)!r}, not {self._output!r}")

@@ -28,19 +28,12 @@ FORMAT = "kslottery-run/1"
 class RunFolder:
     """The folder of one run; make it with :func:`open_run_folder`. The stages that it sees begin with ``prefix``."""
 
-    def __init__(self, path: Path, prefix: str = "", open_stages: list[Path] | None = None) -> None:
+    def __init__(self, path: Path, prefix: str = "") -> None:
         self.path, self.prefix = path, prefix
-        self._open: list[Path] = [] if open_stages is None else open_stages
 
     def view(self, prefix: str) -> RunFolder:
         """The same folder seen by one part of the run, whose stages all begin with ``prefix``."""
-        return RunFolder(self.path, self.prefix + prefix, self._open)
-
-    @property
-    def writing(self) -> Path:
-        """Temporary folder of the stage that is being written, through whichever view; there is one at a time."""
-        assert self._open, "asked for inside write_stage"
-        return self._open[-1]
+        return RunFolder(self.path, self.prefix + prefix)
 
     def finished(self, stage: str) -> bool:
         """Whether the stage is complete."""
@@ -55,11 +48,7 @@ class RunFolder:
         """Yield a temporary folder that becomes the stage's when the block succeeds, with time and environment."""
         started = time.perf_counter()
         with atomic_directory(self.stage_path(stage)) as folder:
-            self._open.append(folder)
-            try:
-                yield folder
-            finally:
-                self._open.pop()
+            yield folder
             seconds = round(time.perf_counter() - started, 1)
             write_json(folder / "stage.json", {"stage": stage, "seconds": seconds, "environment": environment()})
 

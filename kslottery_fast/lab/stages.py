@@ -151,17 +151,17 @@ def evaluate_model(name: str, shop: Workshop, folder: Path, progress: ProgressCa
 
 def certify(shop: Workshop, folder: Path, progress: ProgressCallback) -> None:
     """Where must a transfer model predict as the embed-tuned one, by the paper's criterion, and does it?"""
-    certificate = certificate_of(shop, shop.rows("embed_tuning"), shop.tickets_key(), progress)
+    certificate = certificate_of(shop, shop.rows("embed_tuning"), shop.tickets_key(), folder, progress)
     write_json(folder / "certificate.json", certificate.to_dict())
 
 
 def certificate_of(
-    shop: Workshop, tuned: TrainedRows, tickets: tuple[int, ...], progress: ProgressCallback
+    shop: Workshop, tuned: TrainedRows, tickets: tuple[int, ...], folder: Path, progress: ProgressCallback
 ) -> Certificate:
     """The certificate of an embed-tuned model on the test split, over the grid of alphas.
 
     Agreement is that of the transfer model with the rows ``tickets``, ascending token ids of the largest D. What all of
-    it follows from is kept in the stage being written, see :class:`~.basis.Basis`.
+    it follows from is kept in ``folder``, that of the stage, see :class:`~.basis.Basis`.
     """
     settings = shop.settings
     features = [encode(shop.loaded.tokenizer, example) for example in shop.examples("test")]
@@ -187,7 +187,7 @@ def certificate_of(
             for number, (rows, ids) in enumerate(transfers.items(), 1)
         },
     )
-    basis.save(shop.folder.writing)
+    basis.save(folder)
     return basis.certificate(settings, {alpha: len(ids) for alpha, ids in chosen.items()}, len(tickets))
 
 

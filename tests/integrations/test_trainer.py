@@ -84,6 +84,7 @@ def test_a_model_with_nothing_to_train_is_refused(tmp_path):
     ("options", "message"),
     [
         ({"tickets": [1, 2]}, "are not those of tickets"),
+        ({"tickets": {1, 2}}, "are not those of tickets"),
         ({"output": "tied"}, "attached with output='frozen', not 'tied'"),
         ({"tickets": "all"}, "Tickets, token ids or 'active', not 'all'"),
     ],

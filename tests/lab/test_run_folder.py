@@ -33,15 +33,6 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path):
         assert list((tmp_path / "stages").iterdir()) == []
 
 
-def test_a_view_knows_the_stage_that_another_view_writes(tmp_path):
-    with open_run_folder(tmp_path / "run", SETTINGS) as folder:
-        view = folder.view("es.").view("0.")
-        with folder.write_stage("es.0.certificate") as stage:
-            assert view.writing == folder.writing == stage
-        with pytest.raises(AssertionError, match="inside write_stage"):
-            view.writing  # noqa: B018
-
-
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     with open_run_folder(tmp_path, SETTINGS) as folder, folder.write_stage("corpus"):
         pass

@@ -102,7 +102,7 @@ def _certificate(cell: Cell, folder: Path, progress: ProgressCallback) -> None:
     tickets = cell.evidence.tickets(len(ids), alpha, settings.method, settings.correction)
     tickets.save(folder / "tickets.json", cell.shop.loaded.tokenizer)
     key = tuple(sorted(ids.tolist()))
-    write_json(folder / "certificate.json", certificate_of(cell.shop, cell.tuned, key, progress).to_dict())
+    write_json(folder / "certificate.json", certificate_of(cell.shop, cell.tuned, key, folder, progress).to_dict())
 
 
 def _effects(cell: Cell, shown: int, folder: Path, progress: ProgressCallback) -> None:
