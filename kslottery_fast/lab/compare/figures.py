@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from kslottery_fast.lab.picture import DOTS, INK, MODEL_COLOURS, MUTED, TICKET, WIDTH, Picture, add_title, style
 from kslottery_fast.lab.report_data import plural
@@ -114,6 +114,9 @@ def ticket_counts(code: str, language: Mapping[str, Any]) -> Picture:
     _curves(left, [entry["alpha"] for entry in tickets["by_alpha"]], [e["counts"] for e in tickets["by_alpha"]])
     _curves(right, [entry["step"] for entry in tickets["by_steps"]], [e["counts"] for e in tickets["by_steps"]])
     left.set_xscale("log")
+    # Matplotlib's own labels of a log axis are formulas, which our texts are not read as (_STYLE in picture.py).
+    left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    left.xaxis.set_minor_formatter(NullFormatter())
     left.axvline(tickets["alpha"], color=MUTED, lw=0.9, ls=(0, (1, 1.5)))
     left.set_xlabel(f"alpha (log scale; dotted: {tickets['alpha']:g})")
     right.set_xlabel(f"Updates of Embed Tuning (alpha = {tickets['alpha']:g})")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kslottery_fast.lab.compare.figures import score_by_rows
+from kslottery_fast.lab.compare.figures import score_by_rows, ticket_counts
 
 
 def arm(rows: int, nll: float) -> dict:
@@ -38,3 +38,28 @@ def test_error_bars_reach_from_the_lower_to_the_upper_end():
     picture = score_by_rows("es", {"name": "Spanish", "arms": language, "tickets": {"dimension": 8}})
     (bars,) = picture.figure.axes[0].containers
     assert bars.lines[2][0].get_segments()[0][:, 1].tolist() == pytest.approx([2.4, 2.7])
+
+
+def shown_labels(picture):
+    """The labels of the ticks that stand within the axes, as they are drawn."""
+    picture.figure.draw_without_rendering()
+    return {
+        label.get_text()
+        for axes in picture.figure.axes
+        for ticks in (axes.xaxis.get_major_ticks(), axes.xaxis.get_minor_ticks())
+        for label in (tick.label1 for tick in ticks)
+        if label.get_visible()
+    }
+
+
+def test_labels_of_logarithmic_axes_are_plain_numbers():
+    tickets = {
+        "alpha": 0.05,
+        "by_alpha": [{"alpha": alpha, "counts": [rows]} for alpha, rows in ((0.001, 8), (0.05, 200), (0.8, 2_000))],
+        "by_steps": [{"step": step, "counts": [step]} for step in (50, 100)],
+    }
+    counts = ticket_counts("es", {"name": "Spanish", "tickets": tickets})
+    assert {"0.001", "0.01", "0.1"} <= shown_labels(counts)
+    arms = {"untuned": arm(0, 4.0), "embed": arm(300, 2.0), "partial@200": arm(200, 2.5), "partial@300": arm(300, 2.4)}
+    scores = score_by_rows("es", {"name": "Spanish", "arms": arms, "tickets": {"dimension": 8}})
+    assert not [label for label in shown_labels(counts) | shown_labels(scores) if "$" in label]
