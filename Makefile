@@ -77,7 +77,8 @@ clean: ## remove what was built; .venv and runs/ stay
 .venv/installed: .venv/python constraints.txt pyproject.toml
 	@echo "Installing the pinned dependencies into .venv (a few minutes the first time)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt setuptools pybind11 cmake ninja
-	@KSL_CUDA=$(KSL_CUDA) $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@# The PATH of .venv/native below: another CMake would write other command lines, and all would be compiled twice.
+	@KSL_CUDA=$(KSL_CUDA) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
 .venv/native: .venv/installed $(NATIVE)
