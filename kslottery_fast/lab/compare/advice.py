@@ -71,12 +71,12 @@ def recommendation_text(found: Mapping[str, Any] | None) -> str:
         best = max(found["kept"], key=lambda one: one["value"])
         return (
             f"No set of tickets in this comparison surely keeps {1 - found['margin']:.0%} of Embed Tuning's gain in "
-            f"validation NLL as all larger sets do; the best, {best['arm']} ({best['rows']:g} rows), keeps "
+            f"validation NLL as all larger sets do; the best, {best['arm']} ({best['rows']:,.0f} rows), keeps "
             f"{_share(best)}. Add larger sets."
         )
     one = next(one for one in found["kept"] if one["arm"] == found["arm"])
     return (
-        f"Recommended: {one['arm']}, {one['rows']:g} rows: the smallest set here that, like all larger ones, surely "
+        f"Recommended: {one['arm']}, {one['rows']:,.0f} rows: the smallest set here that, like all larger ones, surely "
         f"keeps {1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL. It keeps {_share(one)}; on the "
         f"test pairs, which did not choose it, {_share(one['test'])}."
     )

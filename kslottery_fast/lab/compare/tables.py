@@ -35,8 +35,10 @@ class Column:
         return self.tex or self.heading
 
 
-def interval_cell(found: Mapping[str, float] | None, digits: int, *, signed: bool = False) -> tuple[str, str]:
-    """A value and its interval, with a fixed number of digits.
+def interval_cell(
+    found: Mapping[str, float] | None, digits: int, ends: int | None = None, *, signed: bool = False
+) -> tuple[str, str]:
+    """A value and its interval, with a fixed number of digits; the ends of the interval may have fewer.
 
     >>> interval_cell({"value": 1.234, "low": -0.5, "high": 2.0}, 2, signed=True)
     ('+1.23', '-0.50…+2.00')
@@ -44,16 +46,20 @@ def interval_cell(found: Mapping[str, float] | None, digits: int, *, signed: boo
     if found is None:
         return NOTHING, ""
     sign = "+" if signed else ""
-    value, low, high = (f"{found[name]:{sign}.{digits}f}" for name in ("value", "low", "high"))
-    return value, f"{low}…{high}"
+    low, high = (f"{found[name]:{sign}.{digits if ends is None else ends}f}" for name in ("low", "high"))
+    return f"{found['value']:{sign}.{digits}f}", f"{low}…{high}"
 
 
-def _score(metric: str, digits: int) -> Callable[[Arm], tuple[str, str]]:
-    return lambda arm: interval_cell(arm["scores"][metric], digits)
+def _bleu(metric: str) -> Callable[[Arm], tuple[str, str]]:
+    return lambda arm: interval_cell(arm["scores"][metric], 2, 1)
 
 
-def _part(name: str, digits: int = 2) -> Callable[[Arm], tuple[str, str]]:
-    return lambda arm: interval_cell((arm.get("decomposition") or {}).get(name), digits, signed=True)
+def _part(name: str) -> Callable[[Arm], tuple[str, str]]:
+    return lambda arm: interval_cell((arm.get("decomposition") or {}).get(name), 2, 1, signed=True)
+
+
+def _nll(arm: Arm) -> tuple[str, str]:
+    return interval_cell(arm["scores"]["nll"], 3)
 
 
 def _ends(arm: Arm) -> tuple[str, str]:
@@ -66,7 +72,7 @@ def _embed(arm: Arm) -> tuple[str, str]:
 
 
 def _paraphrased(arm: Arm) -> tuple[str, str]:
-    return interval_cell((arm.get("paraphrased_against_untuned") or {}).get("bleu_first_line"), 2, signed=True)
+    return interval_cell((arm.get("paraphrased_against_untuned") or {}).get("bleu_first_line"), 2, 1, signed=True)
 
 
 def _rows(arm: Arm) -> tuple[str, str]:
@@ -97,10 +103,10 @@ def _memory(arm: Arm) -> tuple[str, str]:
 
 
 SCORES = (
-    Column("NLL per token", _score("nll", 3)),
+    Column("NLL per token", _nll),
     Column("NLL minus Embed T.", _embed, "$\\Delta$ NLL (Embed)"),
-    Column("BLEU raw", _score("bleu_raw", 2)),
-    Column("BLEU first line", _score("bleu_first_line", 2)),
+    Column("BLEU raw", _bleu("bleu_raw")),
+    Column("BLEU first line", _bleu("bleu_first_line")),
     Column("Ends", _ends),
 )
 GAINS = (
