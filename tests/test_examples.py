@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from two_processes import free_port, run_on_two_processes
 
 from kslottery_fast.integrations.peft import load_adapter
 from kslottery_fast.integrations.trainer import ROWS_FILE
@@ -51,12 +51,6 @@ def moved_rows(model: torch.nn.Module, base: torch.nn.Module) -> list[int]:
 def environment(**more: str) -> dict[str, str]:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def test_every_example_has_a_test():
@@ -115,22 +109,7 @@ def test_accelerate_launches_two_processes(tiny, tmp_path):
 
 
 def test_fsdp2_saves_the_rows_as_an_adapter(tiny, tmp_path):
-    port = free_port()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, EXAMPLES / "fsdp2.py", tmp_path / "adapter"],
-            env=environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE="2", RANK=str(rank)),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    run_on_two_processes(EXAMPLES / "fsdp2.py", tmp_path / "adapter")
     model = load_adapter(tiny.model(tied=False), tmp_path / "adapter")
     start = embedding_table(model)[get_rows(model).token_ids]
     assert (get_rows(model).rows - start).abs().amax(dim=1).min() > 0.1

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import distributed_cases
 import pytest
 import torch
 from tiny_models import TOKENS, make
+from two_processes import run_on_two_processes
 
 from kslottery_fast.errors import InputError
 from kslottery_fast.integrations.distributed import gather_rows, replicate_rows
@@ -25,29 +22,8 @@ HERE = Path(__file__).parent
 def outcomes(tmp_path_factory) -> list[dict[str, str]]:
     """The traceback of each case, empty if it passed, of both processes."""
     folder = tmp_path_factory.mktemp("distributed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    path = os.pathsep.join([str(HERE.parent), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "PYTHONPATH": path}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, HERE / "distributed_cases.py", folder / f"{rank}.json"],
-            env={**os.environ, **shared, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    files = [folder / f"{rank}.json" for rank in range(2)]
-    for file, error in zip(files, errors, strict=True):
-        assert file.is_file(), error
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    run_on_two_processes(HERE / "distributed_cases.py", folder)
+    return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
 
 
 @pytest.mark.parametrize("name", list(distributed_cases.CASES))

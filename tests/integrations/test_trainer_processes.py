@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from tiny_models import make
 from tiny_trainer import TOKENS, train
 from torch import nn
+from two_processes import run_on_two_processes
 
 from kslottery_fast.integrations.trainer import load_checkpoint
 from kslottery_fast.rows import attach_rows, get_rows
@@ -21,27 +18,7 @@ HERE = Path(__file__).parent
 
 def launch(folder: Path) -> list[dict[str, torch.Tensor]]:
     """What both processes saved."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    path = os.pathsep.join([str(HERE.parent), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "PYTHONPATH": path}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, HERE / "two_process_trainer.py", folder],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    run_on_two_processes(HERE / "two_process_trainer.py", folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
