@@ -29,7 +29,7 @@ from . import STARTED, gpu_workloads
 from .gpu_device import Device, Gpu, StandIn
 from .gpu_targets import ratios, targets_of, verdict
 from .measure import Timing
-from .reporting import RESULTS, duration
+from .reporting import RESULTS, duration, line, ratio_text
 from .workloads import Spec, Workload
 
 FORMAT = "kslottery-gpu-benchmarks/2"
@@ -57,13 +57,6 @@ x compact  times as fast as torch's fused AdamW on nothing but the rows
 x PEFT     times as fast as copying the table with the rows written in, as PEFT's TrainableTokens does"""
 
 
-def line(cells: list[str]) -> str:
-    """The cells under their headings."""
-    widths = (width for _, width in COLUMNS)
-    padded = [c.rjust(width) if width > 0 else c.ljust(-width) for c, width in zip(cells, widths, strict=True)]
-    return "  ".join(padded).rstrip()
-
-
 def record_of(spec: Spec, workload: Workload, timings: Mapping[str, Timing]) -> dict[str, Any]:
     """A row of the table as JSON: everything measured, in seconds, and what follows from it."""
     found = ratios({name: timing.median for name, timing in timings.items()})
@@ -84,9 +77,6 @@ def text_of(record: Mapping[str, Any]) -> str:
     """A row of the table as text."""
     ours, found = record["seconds"]["ours"], record["ratios"]
 
-    def ratio(name: str) -> str:
-        return f"{found[name]:,.0f}" if found.get(name, 0) >= 99.5 else f"{found[name]:.2f}" if name in found else ""
-
     return line(
         [
             record["op"],
@@ -96,9 +86,10 @@ def text_of(record: Mapping[str, Any]) -> str:
             duration(ours["median"]),
             f"{duration(ours['low'])} - {duration(ours['high'])}",
             f"{record['bytes'] / ours['median'] / 1e9:,.0f}" if record["bytes"] else "",
-            *(ratio(heading) for heading, _ in COLUMNS[7:11]),
+            *(ratio_text(found, heading) for heading, _ in COLUMNS[7:11]),
             record["verdict"],
-        ]
+        ],
+        COLUMNS,
     )
 
 
@@ -127,7 +118,7 @@ def run(
 
     A row that fails, and one that no time is left for since the process started, is named and falls short.
     """
-    print(line([heading for heading, _ in COLUMNS]), flush=True)
+    print(line([heading for heading, _ in COLUMNS], COLUMNS), flush=True)
     records: list[dict[str, Any]] = []
     for spec in gpu_workloads.specs(sizes):
         if only not in str(spec):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,3 +36,26 @@ def duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:#.3g} {unit}".replace(". ", " ")
     return f"{seconds / 1e-6:#.3g} us".replace(". ", " ")
+
+
+def line(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
+    """Cells under the headings of their columns, whose width is below 0 where they stand on the left.
+
+    >>> line(["ks_select", "1.5"], [("op", -12), ("x", 5)])
+    'ks_select       1.5'
+    """
+    padded = [
+        cell.rjust(width) if width > 0 else cell.ljust(-width) for cell, (_, width) in zip(cells, columns, strict=True)
+    ]
+    return "  ".join(padded).rstrip()
+
+
+def ratio_text(ratios: Mapping[str, float], name: str) -> str:
+    """A ratio with two decimals, or without any from 100 on; empty where it was not measured.
+
+    >>> ratio_text({"x scipy": 1234.5}, "x scipy"), ratio_text({"/ floor": 1.256}, "/ floor"), ratio_text({}, "x scipy")
+    ('1,234', '1.26', '')
+    """
+    if name not in ratios:
+        return ""
+    return f"{ratios[name]:,.0f}" if ratios[name] >= 99.5 else f"{ratios[name]:.2f}"

@@ -20,7 +20,7 @@ from kslottery_fast.files import write_json
 
 from . import ks_workloads, row_workloads, training_checks, training_workloads
 from .measure import Timing, machine, pin, take_turns
-from .reporting import RESULTS, duration
+from .reporting import RESULTS, duration, line, ratio_text
 from .targets import ratios, targets_of, verdict
 from .workloads import Spec, Workload
 
@@ -56,14 +56,6 @@ x step    how many times a training step takes what a check of TicketMonitor add
 adversarial: the worst of each shape and dtype, and all that fall short; --output writes every one"""
 
 
-def line(cells: list[str]) -> str:
-    """The cells under their headings."""
-    padded = [
-        cell.rjust(width) if width > 0 else cell.ljust(-width) for cell, (_, width) in zip(cells, COLUMNS, strict=True)
-    ]
-    return "  ".join(padded).rstrip()
-
-
 def record_of(spec: Spec, workload: Workload, timings: dict[str, Timing]) -> dict[str, Any]:
     """A row of the table as JSON: everything measured, in seconds, and what follows from it."""
     found = ratios({name: timing.median for name, timing in timings.items()})
@@ -87,11 +79,6 @@ def text_of(record: dict[str, Any]) -> str:
     found = record["ratios"]
     rate = f"{record['bytes'] / ours['median'] / 1e9:.1f}" if record["bytes"] else ""
 
-    def ratio(name: str) -> str:
-        if name not in found:
-            return ""
-        return f"{found[name]:,.0f}" if found[name] >= 99.5 else f"{found[name]:.2f}"
-
     return line(
         [
             record["op"],
@@ -101,9 +88,10 @@ def text_of(record: dict[str, Any]) -> str:
             duration(ours["median"]),
             f"{duration(ours['low'])} - {duration(ours['high'])}",
             rate,
-            *(ratio(heading) for heading, _ in COLUMNS[7:-1]),
+            *(ratio_text(found, heading) for heading, _ in COLUMNS[7:-1]),
             record["verdict"],
-        ]
+        ],
+        COLUMNS,
     )
 
 
@@ -121,7 +109,7 @@ def measured(turns: int, quick: bool, only: str) -> Iterator[tuple[Spec, dict[st
 
 def run(turns: int, quick: bool, only: str) -> list[dict[str, Any]]:
     """Print the table while it is measured; its records."""
-    print(line([heading for heading, _ in COLUMNS]), flush=True)
+    print(line([heading for heading, _ in COLUMNS], COLUMNS), flush=True)
     records: list[dict[str, Any]] = []
     group: list[dict[str, Any]] = []  # adversarial rows of one shape and dtype, of which the worst is shown
     for _spec, record in measured(turns, quick, only):
