@@ -39,6 +39,14 @@ void row_adamw(const MatrixArgs &table, Address row_ids, int64_t k, Address mast
                    threads);
 }
 
+bool row_adamw_if_finite(const MatrixArgs &table, Address row_ids, int64_t k, Address master, const MatrixArgs &grad,
+                         Address exp_avg, Address exp_avg_sq, Address step, double lr, double beta1, double beta2,
+                         double eps, double weight_decay, int threads) {
+    return ksl::row_adamw_if_finite(output(table), pointer<const int64_t>(row_ids), k, pointer<void>(master),
+                                    input(grad), pointer<void>(exp_avg), pointer<void>(exp_avg_sq),
+                                    pointer<float>(step), {lr, beta1, beta2, eps, weight_decay, 0}, threads);
+}
+
 bool all_finite(const MatrixArgs &matrix, int threads) { return ksl::all_finite(input(matrix), threads); }
 
 void row_embedding(const MatrixArgs &table, const MatrixArgs &rows, Address slots, Address ids, int64_t n, Address out,
@@ -69,6 +77,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("ks_decide", &ks_decide, no_gil);
     m.def("ks_outside_probability", &ks_outside_probability, no_gil);
     m.def("row_adamw", &row_adamw, no_gil);
+    m.def("row_adamw_if_finite", &row_adamw_if_finite, no_gil);
     m.def("all_finite", &all_finite, no_gil);
     m.def("row_embedding", &row_embedding, no_gil);
     m.def("row_embedding_backward", &row_embedding_backward, no_gil);

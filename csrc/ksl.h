@@ -73,6 +73,11 @@ struct AdamW {
 void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master, const Matrix &grad,
                void *exp_avg, void *exp_avg_sq, const AdamW &hyper, int threads);
 
+// The same, but where grad holds NaN or infinity nothing is written. Returns whether the update was made. *step is the
+// number of updates made so far, and goes up by one if it was; hyper.step is not used.
+bool row_adamw_if_finite(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master,
+                         const Matrix &grad, void *exp_avg, void *exp_avg_sq, float *step, AdamW hyper, int threads);
+
 // Whether no element is NaN or infinite.
 bool all_finite(const Matrix &matrix, int threads);
 

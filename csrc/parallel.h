@@ -153,4 +153,36 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, int threads, F &&f)
     if (error) std::rethrow_exception(error);
 }
 
+// Two loops over [0, end) on the same threads: work(lo, hi) begins when every check(lo, hi) has returned true, and does
+// not begin where one has returned false. Returns whether it did. One parallel region, because to begin one costs as
+// much as a short loop. Neither function may throw.
+template <typename Check, typename Work>
+bool parallel_for_if(int64_t end, int64_t grain, int threads, Check &&check, Work &&work) {
+    grain = std::max<int64_t>(grain, 1);
+    const int64_t chunks = (end + grain - 1) / grain, workers = std::min<int64_t>(threads, chunks);
+    if (workers <= 1) {
+        if (!check(int64_t{0}, end)) return false;
+        work(int64_t{0}, end);
+        return true;
+    }
+    std::atomic<int64_t> to_check{0}, checked{0}, to_work{0};
+    std::atomic<bool> good{true};
+    const auto range = [&](int64_t chunk, auto &&f) {
+        const int64_t lo = chunk * grain;
+        return f(lo, std::min(lo + grain, end));
+    };
+    parallel_for(0, workers, 1, static_cast<int>(workers), [&](int64_t, int64_t) {
+        for (int64_t chunk; (chunk = to_check.fetch_add(1)) < chunks; checked.fetch_add(1)) {
+            if (good.load(std::memory_order_relaxed) && !range(chunk, check)) good.store(false);
+        }
+        // What is missing is in the hands of threads that run; a thread that has not begun holds no chunk.
+        for (int spins = 0; checked.load() < chunks;) {
+            if (++spins > 1000) std::this_thread::yield();
+        }
+        if (!good.load()) return;
+        for (int64_t chunk; (chunk = to_work.fetch_add(1)) < chunks;) range(chunk, work);
+    });
+    return good.load();
+}
+
 }  // namespace ksl

@@ -152,7 +152,6 @@ class RowAdamW(Optimizer):
                 group["rows"] = check_token_ids(group["rows"], param.shape[0], "rows").clone()
         super().add_param_group(group)
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one update. Parameters without a gradient are left alone.
 
@@ -177,14 +176,22 @@ class RowAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # The op takes the rows out of a dense gradient itself; what is looked at for NaN here has to be the rows alone.
         updates = [_Update(*trained, self._gradient(*trained[1:])) for trained in self._trained()]
+        if len(updates) == 1 and not self.capturable and (param := updates[0].param).is_cpu and not is_sharded(param):
+            # Most of the time: one compact parameter. It is looked at and updated in one call.
+            if not self._update_if_finite(updates[0]):
+                self._refuse(updates[0])
+        else:
+            with torch.no_grad():
+                self._update_all(updates)
+        return loss
+
+    def _update_all(self, updates: list[_Update]) -> None:
+        # The op takes the rows out of a dense gradient itself; what is looked at for NaN here has to be the rows alone.
         looked_at = [(update.param, update.grad) for update in updates]
         if not self.capturable and (bad := first_nonfinite(looked_at)) is not None:
-            if self.nonfinite == "raise":
-                raise InputError(nonfinite_message(*updates[bad][1:]))
-            self._skipped += 1
-            return loss
+            self._refuse(updates[bad])
+            return
         by_device: dict[torch.device, list[_Update]] = {}
         for update in updates:
             by_device.setdefault(update.param.device, []).append(update)
@@ -200,7 +207,6 @@ class RowAdamW(Optimizer):
             else:
                 for update in batch:
                     self._update_alone(update)
-        return loss
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
@@ -276,13 +282,43 @@ class RowAdamW(Optimizer):
             return grad
         return row_gradient(param, rows)
 
+    def _refuse(self, update: _Update) -> None:
+        """The gradient of this update holds NaN or Inf; nothing has been written."""
+        if self.nonfinite == "raise":
+            raise InputError(nonfinite_message(*update[1:]))
+        self._skipped += 1
+
+    def _update_if_finite(self, update: _Update) -> bool:
+        group, param, rows, grad = update
+        first = param not in self.state
+        state = self._state_of(update)
+        beta1, beta2 = group["betas"]
+        master = state.get("master")
+        made = kernels.row_adamw_if_finite_(
+            as_matrix(param),
+            rows,
+            grad,
+            as_matrix(state["exp_avg"]),
+            as_matrix(state["exp_avg_sq"]),
+            state["step"],
+            float(group["lr"]),
+            float(beta1),
+            float(beta2),
+            group["eps"],
+            group["weight_decay"],
+            None if master is None else as_matrix(master),
+        )
+        if first and not made:
+            del self.state[param]  # its master rows must be those of the first step that is made
+        return made
+
     def _update_alone(self, update: _Update) -> None:
         """Without the cost of an op that takes lists, which one launch pays for and a call on the CPU does not."""
         group, param, rows, grad = update
         state = self._state_of(update)
         state["step"] += 1
         # On the CPU past torch's dispatcher too, which takes as long as the update of a few rows.
-        row_update = kernels.row_adamw_ if param.device.type == "cpu" else row_adamw_
+        row_update = kernels.row_adamw_ if param.is_cpu else row_adamw_
         row_update(
             as_matrix(param),
             rows,
@@ -336,7 +372,7 @@ class RowAdamW(Optimizer):
                 moments: dict[str, Any] = {"dtype": dtype, "device": param.device}
                 state[name] = torch.zeros_like(param, **moments) if is_sharded(param) else torch.zeros(shape, **moments)
             if param.dtype in (torch.float16, torch.bfloat16):
-                whole = param if is_sharded(param) else as_matrix(param)
+                whole = param.detach() if is_sharded(param) else as_matrix(param.detach())
                 state["master"] = (whole if rows is None else whole.index_select(0, rows)).float().contiguous()
         return state
 

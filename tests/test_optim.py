@@ -352,6 +352,25 @@ def test_a_gradient_with_nan_can_be_skipped_and_the_run_goes_on_as_if_it_had_not
     assert torch.equal(param, other)
 
 
+@pytest.mark.parametrize("nonfinite", ["raise", "skip"])
+def test_a_first_step_with_nan_leaves_no_state_behind(nonfinite):
+    """Master rows taken then would win over weights that are loaded afterwards."""
+    param = nn.Parameter(torch.ones(3, 4, dtype=torch.bfloat16))
+    optimizer = RowAdamW([param], lr=0.5, nonfinite=nonfinite)
+    param.grad = torch.full_like(param, float("nan"))
+    if nonfinite == "skip":
+        optimizer.step()
+    else:
+        with pytest.raises(InputError, match="nothing was updated"):
+            optimizer.step()
+    assert not optimizer.state
+    param.data.fill_(64.0)
+    param.grad.fill_(1.0)
+    optimizer.step()
+    assert torch.equal(param.detach(), torch.full((3, 4), 63.5, dtype=torch.bfloat16))
+    assert not optimizer.state[param]["master"].requires_grad
+
+
 def test_a_finite_gradient_whose_sum_overflows_is_not_taken_for_a_diverged_one():
     param = nn.Parameter(torch.ones(2, 3, dtype=torch.float16))
     param.grad = torch.full((2, 3), 60_000.0, dtype=torch.float16)

@@ -10,6 +10,7 @@
 
 #include "adamw.h"
 #include "check.h"
+#include "cpu/finite.h"
 #include "cpu/ks_kernels.h"
 #include "cpu/spans.h"
 #include "ksl.h"
@@ -40,15 +41,16 @@ bool in_place(const M &matrix) {
 }
 
 template <typename C>
-void update_rows(const MutableMatrix &table, const int64_t *row_ids, int64_t k, C *master, const Matrix &grad,
-                 C *exp_avg, C *exp_avg_sq, const AdamW &hyper, int threads) {
+bool update_rows(const MutableMatrix &table, const int64_t *row_ids, int64_t k, C *master, const Matrix &grad,
+                 C *exp_avg, C *exp_avg_sq, const AdamW &hyper, bool only_finite, int threads) {
     const AdamWCoefficients<C> coefficients = coefficients_of<C>(hyper);
     const AdamWSpan<C> update = adamw_span(C{});
     const int64_t cols = table.cols;
     const bool grad_in_place = in_place<C>(grad), table_in_place = !master && in_place<C>(table);
     // About ten microseconds of work a chunk: an update of fewer rows must not wait for a second thread.
     const int64_t grain = (int64_t{1} << 15) / std::max<int64_t>(cols, 1) + 1;
-    parallel_for(0, k, grain, threads, [&](int64_t lo, int64_t hi) {
+    const auto look = [&](int64_t lo, int64_t hi) { return !only_finite || finite_rows(grad, lo, hi); };
+    return parallel_for_if(k, grain, threads, look, [&](int64_t lo, int64_t hi) {
         C grad_copy[kSpan], param_copy[kSpan];
         for (int64_t i = lo; i < hi; ++i) {
             const int64_t row = row_ids ? row_ids[i] : i;
@@ -88,23 +90,36 @@ void check_rows(const int64_t *row_ids, int64_t k, int64_t rows) {
     }
 }
 
-}  // namespace
-
-void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master, const Matrix &grad,
-               void *exp_avg, void *exp_avg_sq, const AdamW &hyper, int threads) {
+bool update(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master, const Matrix &grad,
+            void *exp_avg, void *exp_avg_sq, const AdamW &hyper, bool only_finite, int threads) {
     KSL_CHECK(grad.rows == k && grad.cols == table.cols, "grad is [", grad.rows, ", ", grad.cols, "], expected [", k,
               ", ", table.cols, "]");
     KSL_CHECK(hyper.step >= 1, "step is ", hyper.step, ", but steps count from 1");
     check_rows(row_ids, k, table.rows);
     if (table.dtype == DType::kFloat64) {
         KSL_CHECK(!master, "master is for tables narrower than float32");
-        update_rows<double>(table, row_ids, k, nullptr, grad, static_cast<double *>(exp_avg),
-                            static_cast<double *>(exp_avg_sq), hyper, threads);
+        return update_rows<double>(table, row_ids, k, nullptr, grad, static_cast<double *>(exp_avg),
+                                   static_cast<double *>(exp_avg_sq), hyper, only_finite, threads);
     } else {
         KSL_CHECK(!master || table.dtype != DType::kFloat32, "master is for tables narrower than float32");
-        update_rows<float>(table, row_ids, k, static_cast<float *>(master), grad, static_cast<float *>(exp_avg),
-                           static_cast<float *>(exp_avg_sq), hyper, threads);
+        return update_rows<float>(table, row_ids, k, static_cast<float *>(master), grad, static_cast<float *>(exp_avg),
+                                  static_cast<float *>(exp_avg_sq), hyper, only_finite, threads);
     }
+}
+
+}  // namespace
+
+void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master, const Matrix &grad,
+               void *exp_avg, void *exp_avg_sq, const AdamW &hyper, int threads) {
+    update(table, row_ids, k, master, grad, exp_avg, exp_avg_sq, hyper, false, threads);
+}
+
+bool row_adamw_if_finite(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master,
+                         const Matrix &grad, void *exp_avg, void *exp_avg_sq, float *step, AdamW hyper, int threads) {
+    hyper.step = static_cast<int64_t>(*step) + 1;
+    const bool made = update(table, row_ids, k, master, grad, exp_avg, exp_avg_sq, hyper, true, threads);
+    if (made) *step += 1;
+    return made;
 }
 
 }  // namespace ksl

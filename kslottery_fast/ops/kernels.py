@@ -69,25 +69,59 @@ def row_adamw_(
     master: Tensor | None = None,
 ) -> None:
     """Native row_adamw_."""
-    scalars = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+    hyper = lr, beta1, beta2, eps, weight_decay
     if (call := native.caller(table.device)) is None:
-        reference.row_adamw_(table, rows, grad, exp_avg, exp_avg_sq, step=step, master=master, **scalars)
+        reference.row_adamw_(
+            table, rows, grad, exp_avg, exp_avg_sq,
+            step=step, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, master=master,
+        )  # fmt: skip
     else:
-        schemas.row_adamw_(table, rows, grad, exp_avg, exp_avg_sq, step=step, master=master, **scalars)
+        schemas.check_row_adamw(table, rows, grad, exp_avg, exp_avg_sq, master, step, *hyper)
         row_ids = None if rows is None else rows.contiguous()
-        call(
-            "row_adamw",
-            _matrix(table),
-            _pointer(row_ids),
-            grad.shape[0],
-            _pointer(master),
-            _matrix(grad),
-            exp_avg.data_ptr(),
-            exp_avg_sq.data_ptr(),
-            step,
-            *scalars.values(),
-        )
+        matrices = _matrix(table), _pointer(row_ids), grad.shape[0], _pointer(master), _matrix(grad)
+        call("row_adamw", *matrices, exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step, *hyper)
     _mark_written(table, exp_avg, exp_avg_sq, master)
+
+
+def row_adamw_if_finite_(
+    table: Tensor,
+    rows: Tensor | None,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: Tensor,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    master: Tensor | None,
+) -> bool:
+    """Make the update of row_adamw_, on the CPU, and count it in `step` (float32, the updates made so far).
+
+    Where grad holds NaN or Inf nothing is written. Returns whether the update was made. No torch operator: those take
+    longer than the update of a few rows.
+    """
+    hyper = lr, beta1, beta2, eps, weight_decay
+    if (call := native.caller()) is None:
+        if not all_finite(grad):
+            return False
+        with torch.no_grad():
+            reference.row_adamw_(
+                table, rows, grad, exp_avg, exp_avg_sq,
+                step=int(step) + 1, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, master=master,
+            )  # fmt: skip
+        step += 1
+    else:
+        schemas.check_row_adamw(table, rows, grad, exp_avg, exp_avg_sq, master, 1, *hyper)
+        schemas.check_step(step)
+        row_ids = None if rows is None else rows.contiguous()
+        matrices = _matrix(table), _pointer(row_ids), grad.shape[0], _pointer(master), _matrix(grad)
+        pointers = exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step.data_ptr()
+        if not call("row_adamw_if_finite", *matrices, *pointers, *hyper):
+            return False
+    _mark_written(table, exp_avg, exp_avg_sq, master)
+    return True
 
 
 def row_adamw_step_(

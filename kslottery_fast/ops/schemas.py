@@ -120,26 +120,48 @@ def row_adamw_(
     master: Tensor | None = None,
 ) -> None:
     """Checks the arguments of row_adamw_, which has no outputs."""
+    check_row_adamw(
+        table, rows, grad, exp_avg, exp_avg_sq, master, step, lr, beta1, beta2, eps, weight_decay
+    )  # fmt: skip
+
+
+def check_row_adamw(
+    table: Tensor,
+    rows: Tensor | None,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    master: Tensor | None,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """The arguments of row_adamw_. Written for speed: an update of a few rows takes hardly longer than the checks."""
     check_matrix("table", table)
     check_matrix("grad", grad)
-    check_same_device(table=table, rows=rows, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, master=master)
-    if any(size > 1 and stride == 0 for size, stride in zip(table.shape, table.stride(), strict=True)):
+    state = (exp_avg, exp_avg_sq) if master is None else (exp_avg, exp_avg_sq, master)
+    device = table.device
+    if any(tensor is not None and tensor.device != device for tensor in (rows, grad, *state)):
+        check_same_device(table=table, rows=rows, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, master=master)
+    if 0 in table.stride() and any(
+        size > 1 and stride == 0 for size, stride in zip(table.shape, table.stride(), strict=True)
+    ):
         raise InputError("table is an expanded tensor whose rows share memory; clone it first")
     if rows is not None and (rows.dim() != 1 or rows.dtype != torch.int64):
         raise InputError(f"rows is {rows.dtype} {shape_of(rows)}; expected one int64 token id per row of grad")
-    count = table.shape[0] if rows is None else rows.shape[0]
-    if tuple(grad.shape) != (count, table.shape[1]):
-        raise InputError(
-            f"grad has shape {shape_of(grad)}; expected [{count}, {table.shape[1]}], one row per updated row"
-        )
+    shape, (height, width) = grad.shape, table.shape
+    count = height if rows is None else rows.shape[0]
+    if shape != (count, width):
+        raise InputError(f"grad has shape {shape_of(grad)}; expected [{count}, {width}], one row per updated row")
+    if master is not None and table.dtype in (torch.float32, torch.float64):
+        raise InputError(f"master is for tables narrower than float32, table is {table.dtype}; pass None")
     state_dtype = torch.float64 if table.dtype == torch.float64 else torch.float32
-    state = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-    if master is not None:
-        if table.dtype in (torch.float32, torch.float64):
-            raise InputError(f"master is for tables narrower than float32, table is {table.dtype}; pass None")
-        state["master"] = master
-    for name, tensor in state.items():
-        if tensor.dtype != state_dtype or tensor.shape != grad.shape or not tensor.is_contiguous():
+    for i, tensor in enumerate(state):
+        if tensor.dtype != state_dtype or tensor.shape != shape or not tensor.is_contiguous():
+            name = ("exp_avg", "exp_avg_sq", "master")[i]
             raise InputError(
                 f"{name} is {tensor.dtype} {shape_of(tensor)} with strides {tensor.stride()}; "
                 f"expected contiguous {state_dtype} {shape_of(grad)}"
@@ -152,6 +174,12 @@ def row_adamw_(
     for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
         if not 0 <= value < math.inf:
             raise InputError(f"{name} is {value}; expected a finite number of at least 0")
+
+
+def check_step(step: Tensor) -> None:
+    """The count of the updates made, which the kernel reads and writes."""
+    if step.dtype != torch.float32 or step.numel() != 1 or not step.is_cpu:
+        raise InputError(f"step is {step.dtype} {shape_of(step)} on {step.device}; expected one float32 on the CPU")
 
 
 def row_adamw_step_(

@@ -14,7 +14,7 @@ import torch
 
 from kslottery_fast import ops
 from kslottery_fast.errors import InputError
-from kslottery_fast.ops import reference
+from kslottery_fast.ops import kernels, native, reference
 
 HYPER = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
 VOCAB, D = 40, 67
@@ -261,3 +261,56 @@ class TestBothImplementations:
         with pytest.raises(InputError, match=message):
             module.row_adamw_(**arguments)
         assert all(torch.equal(value, before[name]) for name, value in arguments.items() if torch.is_tensor(value))
+
+
+@pytest.fixture(
+    params=[(True, 1), (True, 2), (True, 7), (False, 1)], ids=["1 thread", "2 threads", "7 threads", "torch"]
+)
+def update_if_finite(request, monkeypatch):
+    """row_adamw_if_finite_ on a [600, 300] table: more chunks than any of the threads takes."""
+    is_native, threads = request.param
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    if not is_native:
+        monkeypatch.setattr(native, "caller", lambda device=None: None)
+    yield lambda table, rows, grad, m, v, step, master=None: kernels.row_adamw_if_finite_(
+        table, rows, grad, m, v, step, *HYPER.values(), master
+    )
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("rows", [None, torch.arange(0, 600, 3)], ids=["whole", "rows"])
+class TestIfFinite:
+    def arguments(self, dtype, rows):
+        wide = torch.promote_types(dtype, torch.float32)
+        table, k = random(600, 300, dtype=dtype), 600 if rows is None else len(rows)
+        moments = random(k, 300, seed=1, dtype=wide), random(k, 300, seed=2, dtype=wide) ** 2
+        chosen = table if rows is None else table[rows]
+        master = chosen.float() if dtype == torch.bfloat16 else None
+        return table, rows, random(k, 300, seed=3, dtype=dtype), *moments, torch.tensor(4.0), master
+
+    def test_a_finite_gradient_gives_the_bits_of_row_adamw_and_counts(self, update_if_finite, dtype, rows):
+        expected, got = self.arguments(dtype, rows), self.arguments(dtype, rows)
+        *tensors, _, master = expected
+        kernels.row_adamw_(*tensors, step=5, master=master, **HYPER)
+        assert update_if_finite(*got)
+        assert got[5].item() == 5
+        for a, b in zip(got[:5] + got[6:], expected[:5] + expected[6:], strict=True):
+            assert a is b or torch.equal(a, b)
+
+    @pytest.mark.parametrize("place", [(0, 0), (99, 157), (-1, -1)])
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_one_bad_number_anywhere_and_nothing_is_written(self, update_if_finite, dtype, rows, place, bad):
+        got, kept = self.arguments(dtype, rows), self.arguments(dtype, rows)
+        got[2][place] = kept[2][place] = bad
+        assert not update_if_finite(*got)
+        for a, b in zip(got, kept, strict=True):
+            assert a is b or torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def test_if_finite_refuses_a_count_that_is_no_float32_number():
+    tensors = random(3, 4), None, random(3, 4, seed=1), torch.zeros(3, 4), torch.zeros(3, 4)
+    for step in (torch.zeros(1, dtype=torch.int64), torch.zeros(2), torch.zeros((), dtype=torch.float64)):
+        with pytest.raises(InputError, match=r"step is torch.* expected one float32 on the CPU"):
+            kernels.row_adamw_if_finite_(*tensors, step, *HYPER.values(), None)

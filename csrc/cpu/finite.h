@@ -1,0 +1,45 @@
+// Whether rows of a matrix are free of NaN and infinity: the look at a gradient before an optimizer writes.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "ks_kernels.h"
+#include "spans.h"
+
+namespace ksl {
+
+inline bool finite(const double *values, int64_t n) {
+    return active_kernels().finite_64_bits(reinterpret_cast<const uint64_t *>(values), n, 0x7ff0000000000000u);
+}
+inline bool finite(const float *values, int64_t n) {
+    return active_kernels().finite_32_bits(reinterpret_cast<const uint32_t *>(values), n, 0x7f800000u);
+}
+inline bool finite(const Float16 *values, int64_t n) {
+    return active_kernels().finite_16_bits(&values->bits, n, 0x7c00u);
+}
+inline bool finite(const BFloat16 *values, int64_t n) {
+    return active_kernels().finite_16_bits(&values->bits, n, 0x7f80u);
+}
+
+// Rows [lo, hi). Ends at the first span that holds one.
+inline bool finite_rows(const Matrix &matrix, int64_t lo, int64_t hi) {
+    return dispatch(matrix.dtype, [&](auto tag) {
+        using T = decltype(tag);
+        double copy[kSpan];
+        for (int64_t row = lo; row < hi; ++row) {
+            for (int64_t col = 0; col < matrix.cols; col += kSpan) {
+                const int64_t n = std::min(kSpan, matrix.cols - col);
+                if (matrix.col_stride == 1) {
+                    if (!finite(static_cast<const T *>(matrix.data) + offset(matrix, row, col), n)) return false;
+                } else {
+                    load_span(matrix, row, col, n, copy);
+                    if (!finite(copy, n)) return false;
+                }
+            }
+        }
+        return true;
+    });
+}
+
+}  // namespace ksl
