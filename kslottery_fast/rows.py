@@ -103,7 +103,12 @@ def attach_rows(
     modules = input_modules(model, ids)
     heads = table_users(model, weight)[1] if output == "tied" else []
     if output == "tied" and not heads:
-        raise InputError("output='tied' needs a head that shares the input table; this model is not tied")
+        why = (
+            "the table is offloaded, and its users cannot be told; attach the rows before accelerate offloads the model"
+            if weight.is_meta
+            else "this model is not tied"
+        )
+        raise InputError(f"output='tied' needs a head that shares the input table; {why}")
     for module in modules:
         check_table(module)
         if "forward" in vars(module) and "_old_forward" not in vars(module):

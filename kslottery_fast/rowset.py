@@ -30,7 +30,7 @@ class RowSet(nn.Module):
     ----------
     rows : Parameter [k, d], float32 (float64 over a float64 table). ``rows[i]`` stands in for the table's row
         ``token_ids[i]``.
-    token_ids : int64 [k], distinct. In the state dict.
+    token_ids : int64 [k], distinct. In the state dict, as ``_extra_state``.
     slots : int32 [V], the index into ``rows`` of each token, -1 for the base row. Not in the state dict: it
         follows from ``token_ids``.
 
@@ -132,12 +132,12 @@ class RowSet(nn.Module):
         self._index_here()
         return self
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}token_ids"] = self.token_ids
+    def get_extra_state(self) -> torch.Tensor:
+        """``token_ids``. As extra state, torch.distributed.checkpoint knows that a state dict has to hold them."""
+        return self.token_ids
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        key = f"{prefix}token_ids"
+        key = f"{prefix}_extra_state"
         _, _, missing, unexpected, errors = args
         ids, found = None, len(errors)
         if key not in state_dict:

@@ -31,6 +31,11 @@ def input_embedding(model: nn.Module) -> nn.Embedding:
     except NotImplementedError:
         embedding = None
     if not isinstance(embedding, nn.Embedding):
+        if isinstance(getattr(embedding, "base_layer", None), nn.Embedding):
+            raise InputError(
+                "the input embedding is wrapped by PEFT, which changes all of its rows; take its name (embed_tokens, "
+                "wte, ...) out of target_modules and modules_to_save, or merge_and_unload first"
+            )
         found = "none" if embedding is None else f"a {type(embedding).__name__}"
         raise InputError(f"{type(model).__name__} has no input embedding: expected an nn.Embedding, found {found}")
     return embedding
@@ -129,10 +134,14 @@ def split_roles(model: nn.Module, copies: list[tuple[nn.Module, torch.Tensor]]) 
 
 def check_can_untie(model: nn.Module) -> None:
     """Refuse an architecture whose forward reads ``config.tie_word_embeddings`` to scale its logits."""
-    code = getattr(inspect.unwrap(type(model).forward), "__code__", None)
-    if is_tied(model) and code is not None and "tie_word_embeddings" in code.co_names:
+    if not is_tied(model):
+        return
+    for part in {type(module) for module in model.modules()}:  # what scales may stand inside a wrapper
+        code = getattr(inspect.unwrap(part.forward), "__code__", None)
+        if code is None or "tie_word_embeddings" not in code.co_names:
+            continue
         raise InputError(
-            f"{type(model).__name__} scales its logits by config.tie_word_embeddings, so its head cannot "
+            f"{part.__name__} scales its logits by config.tie_word_embeddings, so its head cannot "
             "get a table of its own; use output='tied', or keep the rows attached and save them as an adapter"
         )
 

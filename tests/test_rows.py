@@ -90,7 +90,7 @@ def test_state_dict_round_trip_restores_rows_ids_and_slots():
 def test_a_state_dict_with_bad_token_ids_is_refused(ids, message):
     model = tuned(make("llama"))
     state = model.state_dict()
-    state["model.embed_tokens.row_sets.default.token_ids"] = torch.tensor(ids)
+    state["model.embed_tokens.row_sets.default._extra_state"] = torch.tensor(ids)
     with pytest.raises(RuntimeError, match=message):
         model.load_state_dict(state)
     assert get_rows(model).token_ids.tolist() == TOKENS

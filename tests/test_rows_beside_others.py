@@ -178,3 +178,9 @@ def test_copies_by_pickle_and_deepcopy_are_whole_and_independent(name, output, c
         other.save_pretrained("never")
     assert torch.equal(logits(detach_rows(other), batch(other)), base)
     assert [type(module) for module in other.modules()] != classes
+
+
+def test_an_embedding_that_lora_changes_is_refused_with_the_remedy():
+    model = peft.get_peft_model(make("llama"), peft.LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"]))
+    with pytest.raises(InputError, match=r"wrapped by PEFT.*out of target_modules"):
+        attach_rows(model, TOKENS)

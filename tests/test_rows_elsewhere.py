@@ -96,6 +96,20 @@ def test_a_tensor_subclass_is_read_by_its_module_and_never_written():
         merge_rows(embedding)
 
 
+def test_a_head_that_follows_is_attached_before_the_model_is_offloaded():
+    model, plain = make("llama"), attach_rows(make("llama"), TOKENS, output="tied")
+    accelerate.cpu_offload(model, execution_device="cpu")
+    with pytest.raises(InputError, match=r"the table is offloaded.*attach the rows before accelerate offloads"):
+        attach_rows(model, TOKENS, output="tied")
+    other = attach_rows(make("llama"), TOKENS, output="tied")
+    for each in (other, plain):
+        with torch.no_grad():
+            get_rows(each).rows.mul_(1.5)
+    accelerate.cpu_offload(other, execution_device="cpu")
+    assert embedding_table(other).is_meta
+    torch.testing.assert_close(logits(other, batch(other)), logits(plain, batch(plain)))
+
+
 @pytest.mark.parametrize("place", ["memory", "disk"])
 @pytest.mark.parametrize(("name", "tied"), [("llama", False), ("llama", True), ("gemma", True), ("t5", True)])
 def test_rows_over_an_offloaded_table_are_those_over_a_table_in_memory(name, tied, place, tmp_path):

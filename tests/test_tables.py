@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import peft
 import pytest
 import torch
 from tiny_models import TOKENS, V, batch, logits, make, tuned
@@ -14,6 +15,7 @@ from kslottery_fast.errors import InputError
 from kslottery_fast.rows import (
     active_token_ids,
     attach_rows,
+    detach_rows,
     embedding_table,
     get_rows,
     is_tied,
@@ -138,6 +140,9 @@ def test_a_head_scaled_by_the_tying_flag_cannot_be_untied_and_nothing_is_merged(
     with pytest.raises(InputError, match="UMT5ForConditionalGeneration scales its logits"):
         merge_rows(model)
     assert get_rows(model) is not None
+    wrapped = tuned(peft.get_peft_model(detach_rows(model), peft.LoraConfig(r=2, target_modules=["q"])))
+    with pytest.raises(InputError, match="UMT5ForConditionalGeneration scales its logits"):
+        merge_rows(wrapped)
 
 
 def test_attached_rows_of_the_source_are_transferred():

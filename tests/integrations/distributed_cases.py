@@ -6,6 +6,7 @@ Each case is a function without arguments that asserts; the outcome of all goes 
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import torch
 import torch.distributed as dist
 from tiny_models import TOKENS, batch, make
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -212,6 +214,19 @@ def a_sharded_run_resumes_bit_for_bit() -> None:
     again.load_state_dict(optimizers[1].state_dict())
     train(resumed, again, range(2, STEPS))
     assert torch.equal(gather_rows(straight), gather_rows(resumed))
+
+
+@case
+def a_whole_state_dict_that_one_process_has_read_is_loaded_by_both() -> None:
+    whole = attach_rows(make("llama"), [11, 4, 8])
+    get_rows(whole).rows.data.mul_(3)
+    for replicated, broadcast in itertools.product((True, False), repeat=2):
+        model = sharded(replicated=replicated)
+        has_read = not broadcast or dist.get_rank() == 0
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=broadcast)
+        set_model_state_dict(model, dict(whole.state_dict()) if has_read else {}, options=options)
+        assert get_rows(model).token_ids.tolist() == [11, 4, 8]
+        assert torch.equal(gather_rows(model), get_rows(whole).rows)
 
 
 @case
