@@ -1,6 +1,7 @@
 """Tensors that are sharded over processes: telling them, their local part, and what all processes must agree on.
 
-The ops know no DTensors, so each process works on its own part.
+DTensors (FSDP2), and parameters that DeepSpeed ZeRO-3 partitioned, which look like empty tensors until gathered. The
+ops know no DTensors, so each process works on its own part.
 """
 
 from __future__ import annotations
@@ -32,8 +33,24 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
+def is_partitioned(tensor: Tensor) -> bool:
+    """Tell whether DeepSpeed ZeRO-3 keeps this parameter in parts."""
+    return hasattr(tensor, "ds_id")
+
+
+def whole_shape(tensor: Tensor) -> torch.Size:
+    """The shape of all of a tensor."""
+    return tensor.ds_shape if is_partitioned(tensor) else tensor.shape  # type: ignore[attr-defined]
+
+
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor; of a DTensor on every process, which all have to call this."""
+    """All of a tensor, detached; of one that is sharded on every process, which all have to call this."""
+    if is_partitioned(tensor):
+        import deepspeed  # whoever partitioned it has imported this
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().clone()
+    tensor = tensor.detach()
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 

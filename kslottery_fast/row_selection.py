@@ -23,7 +23,7 @@ class _AttachedTables:
         embedding = get_rows(model)
         if embedding is None:
             raise InputError("no rows are attached to this model; call attach_rows first, or ks_select on two tables")
-        rows = whole(embedding.rows.detach())  # under FSDP2 with sharded rows every process gathers k rows
+        rows = whole(embedding.rows)  # where rows are sharded every process gathers k rows
         self.ids = embedding.token_ids
         self.before = base_rows(embedding, self.ids).to(rows.device)
         # As the model reads them and a merge writes them: what a 16-bit table rounds away is no change.

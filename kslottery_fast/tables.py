@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .dtensors import is_sharded, rows_of
+from .dtensors import is_partitioned, is_sharded, rows_of, whole, whole_shape
 from .errors import InputError
 
 TABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -155,7 +155,8 @@ def table_shape(embedding: nn.Embedding) -> tuple[int, int]:
     """[V, d] of the table; a quantized weight may be packed into another shape, so the module is asked."""
     if is_quantized(embedding):
         return embedding.num_embeddings, embedding.embedding_dim
-    return embedding.weight.shape[0], embedding.weight.shape[1]
+    shape = whole_shape(embedding.weight)
+    return shape[0], shape[1]
 
 
 def has_values(embedding: nn.Embedding) -> bool:
@@ -168,7 +169,7 @@ def check_table(embedding: nn.Embedding) -> torch.Tensor:
     weight = embedding.weight
     if is_sharded(weight):
         raise InputError("the embedding table is sharded (a DTensor); attach the rows before fully_shard")
-    if hasattr(weight, "ds_id"):
+    if is_partitioned(weight):
         raise InputError(
             "the embedding table is partitioned by DeepSpeed ZeRO-3; attach the rows before deepspeed.initialize, to a "
             "model that was loaded without zero.Init"
@@ -188,7 +189,8 @@ def check_table(embedding: nn.Embedding) -> torch.Tensor:
 def check_writable(embedding: nn.Embedding, what: str) -> None:
     """Refuse to write rows into a table that is sharded, offloaded or quantized."""
     weight = embedding.weight
-    kinds = {"sharded": is_sharded(weight), "offloaded": weight.is_meta, "quantized": is_quantized(embedding)}
+    sharded = is_sharded(weight) or is_partitioned(weight)
+    kinds = {"sharded": sharded, "offloaded": weight.is_meta, "quantized": is_quantized(embedding)}
     for kind, found in kinds.items():
         if found:
             raise InputError(
@@ -201,8 +203,8 @@ def check_writable(embedding: nn.Embedding, what: str) -> None:
 def base_rows(embedding: nn.Embedding, token_ids: torch.Tensor) -> torch.Tensor:
     """The rows [k, d] of the table itself, wherever it is.
 
-    An offloaded table is read where accelerate keeps it, a sharded one is gathered at these rows (by all processes
-    together), a quantized one is dequantized by its own module.
+    An offloaded table is read where accelerate keeps it, a DTensor is gathered at these rows and one that DeepSpeed
+    partitioned as a whole (by all processes together), a quantized one is dequantized by its own module.
     """
     offloaded = _offloaded_table(embedding)
     if embedding.weight.is_meta and offloaded is not None:
@@ -211,6 +213,8 @@ def base_rows(embedding: nn.Embedding, token_ids: torch.Tensor) -> torch.Tensor:
     ids = token_ids.to(embedding.weight.device)
     if is_sharded(embedding.weight):
         return rows_of(embedding.weight, ids)
+    if is_partitioned(embedding.weight):
+        return whole(embedding.weight).index_select(0, ids)
     if is_quantized(embedding):
         # Through the class, so that no hook fires; through the class below an overlay, which has rows of its own.
         return getattr(type(embedding), "overlaid", type(embedding)).forward(embedding, ids)

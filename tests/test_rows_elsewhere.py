@@ -1,8 +1,10 @@
-"""Rows over a table that is no plain tensor in memory: quantized, or offloaded by accelerate."""
+"""Rows over a table that is no plain tensor in memory: quantized, offloaded by accelerate, partitioned by DeepSpeed."""
 
 from __future__ import annotations
 
 import copy
+import sys
+from types import SimpleNamespace
 
 import accelerate
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 
 from kslottery_fast import add_rows, ks_select_rows, mixed_rows, transfer_rows, use_rows
 from kslottery_fast.errors import InputError
+from kslottery_fast.integrations.distributed import gather_rows
 from kslottery_fast.integrations.peft import load_adapter, save_adapter
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import attach_rows, detach_rows, embedding_table, get_rows, merge_rows
@@ -210,3 +213,36 @@ def test_a_damaged_table_is_refused_and_the_model_stays_as_it_was():
     attach_rows(model, [7, 40])
     with pytest.raises(InputError, match="the table is damaged"):
         add_rows(model, "fr", [5])
+
+
+class GatheredParameters:
+    """DeepSpeed's context: parameters that are empty tensors outside have their values inside."""
+
+    def __init__(self, parameters):
+        self.parameters = parameters
+
+    def __enter__(self):
+        for each in self.parameters:
+            each.data = each.ds_values
+
+    def __exit__(self, *_):
+        for each in self.parameters:
+            each.data = torch.empty(0)
+
+
+def test_rows_and_table_that_deepspeed_partitioned_are_gathered_to_be_read_and_never_written(monkeypatch, tmp_path):
+    """With DeepSpeed itself: tests/integrations/deepspeed_zero.py."""
+    monkeypatch.setitem(
+        sys.modules, "deepspeed", SimpleNamespace(zero=SimpleNamespace(GatheredParameters=GatheredParameters))
+    )
+    model = attach_rows(make("llama"), TOKENS)
+    rows, tickets = moved(model), ks_select_rows(model, top_k=2)
+    for each in (get_rows(model).rows, embedding_table(model)):
+        each.ds_id, each.ds_shape, each.ds_values = 0, each.shape, each.data
+        each.data = torch.empty(0)
+    assert torch.equal(gather_rows(model), rows)
+    assert ks_select_rows(model, top_k=2) == tickets
+    for function in (merge_rows, lambda model: save_adapter(model, tmp_path)):
+        with pytest.raises(InputError, match="sharded"):
+            function(model)
+    assert get_rows(model) is not None

@@ -81,7 +81,7 @@ def replicate_rows(model: nn.Module, group: dist.ProcessGroup | None = None) -> 
 
 @torch.no_grad()
 def gather_rows(model: nn.Module) -> Tensor:
-    """Return the whole rows [k, d] in use, sharded or not. All processes have to call it.
+    """Return the whole rows [k, d] in use, sharded (FSDP2, DeepSpeed ZeRO-3) or not. All processes have to call it.
 
     With ``save_rows_adapter`` it saves the rows of a sharded model: every process gathers, one writes.
 
@@ -91,7 +91,7 @@ def gather_rows(model: nn.Module) -> Tensor:
     """
     embedding = get_rows(attached_model(model))
     assert embedding is not None
-    return whole(embedding.rows.detach()).clone()
+    return whole(embedding.rows).clone()
 
 
 def ks_select_sharded(

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kslottery_fast.adapters import add_rows
-from kslottery_fast.dtensors import is_sharded
+from kslottery_fast.dtensors import is_partitioned, is_sharded
 from kslottery_fast.errors import InputError
 from kslottery_fast.files import atomic_directory, read_json, write_json, write_safetensors, write_text
 from kslottery_fast.rows import RowEmbedding, attach_rows, attached_model, get_rows, is_tied, output_role
@@ -67,7 +67,7 @@ def save_adapter(
         raise InputError(f"base must be 'auto' or 'untied', not {base!r}")
     role, owner = output_role(model), cast(Any, attached_model(model))
     embedding = cast(RowEmbedding, input_embedding(owner))
-    if is_sharded(embedding.weight):
+    if is_sharded(embedding.weight) or is_partitioned(embedding.weight) or is_partitioned(embedding.rows):
         raise InputError(
             "the model is sharded; call kslottery_fast.integrations.distributed.gather_rows on every process, and "
             "save_rows_adapter on one"
