@@ -27,6 +27,8 @@ TESTS = (
     "tests/test_ks_twosample.py",
     "tests/test_pvalues.py",
     "tests/test_optim.py",
+    "tests/test_optim_state.py",
+    "tests/test_optim_refusals.py",
     "tests/test_rows.py",
     "tests/integrations/test_checkpoints.py",
     "tests/integrations/test_tensor_files.py",
