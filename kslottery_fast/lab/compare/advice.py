@@ -163,3 +163,11 @@ def control_sentence(
             f"{label} of the same size is better than {own} ({interval}): the KS test is not what makes the rows good."
         )
     return f"{label} of the same size cannot be told apart from {own} ({interval})."
+
+
+def coverage_sentence(control: str, own: str, covered: float, own_covered: float) -> str:
+    """How much of the training text the rows of a control and those of the tickets stand for."""
+    return (
+        f"The rows of {control} are {covered:.0%} of the tokens of the training examples, prompts included, those of "
+        f"{own} {own_covered:.0%}."
+    )

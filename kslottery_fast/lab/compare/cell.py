@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from kslottery_fast.errors import InputError
@@ -53,6 +54,18 @@ class Cell:
     def record(self, spec: ArmSpec) -> dict[str, object]:
         """What the finished arm says of itself: ``rows`` and ``trained_parameters``."""
         return dict(read_json(self.home(spec).stage_path(str(spec)) / "arm.json"))
+
+    def coverage(self, spec: ArmSpec) -> float | None:
+        """The share of the tokens of the training examples, prompts included, whose rows a finished arm changes.
+
+        None for an arm that changes other parameters.
+        """
+        rows = self.record(spec)["rows"]
+        if not rows:
+            return None if rows is None else 0.0
+        changed = TrainedRows.load(self.home(spec).stage_path(str(spec))).token_ids
+        seen = self.evidence.frequency
+        return int(seen[torch.isin(self.evidence.token_ids, changed)].sum()) / int(seen.sum())
 
     def size(self, spec: ArmSpec) -> int:
         """How many rows an arm takes; an alpha may select none."""

@@ -139,6 +139,7 @@ class Language:
         result: dict[str, Any] = {
             "label": arm.label,
             "rows": [record["rows"] for record in records],
+            "coverage": [cell.coverage(spec) for cell in cells],
             "trained_parameters": [record["trained_parameters"] for record in records],
             **costs(spec, cells),
             "scores": measures.score_intervals(test, self.sentences),
@@ -273,7 +274,14 @@ class Language:
                 seeds = [seed["nll"] for seed in entry["per_seed"]]
                 label, difference = ARMS["frequency"].label, entry["difference"]["nll"]
                 sentences.append(advice.control_sentence(entry["control"], entry["own"], label, difference, seeds))
+                covered = (self._covered(entry[name]) for name in ("control", "own"))
+                sentences.append(advice.coverage_sentence(entry["control"], entry["own"], *covered))
         return sentences
+
+    def _covered(self, arm: str) -> float:
+        """Mean coverage of an arm that changes rows."""
+        spec = next(spec for spec in self.settings.specs if str(spec) == arm)
+        return float(np.mean([cell.coverage(spec) for cell in self.arm_cells(spec)]))
 
 
 def _signatures(language: Language) -> dict[str, str]:

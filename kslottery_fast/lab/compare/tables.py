@@ -82,6 +82,14 @@ def _rows(arm: Arm) -> tuple[str, str]:
     return (f"{rows[0]:,}", "") if len(set(rows)) == 1 else (f"{fmean(rows):,.0f}", f"{min(rows):,}…{max(rows):,}")
 
 
+def _coverage(arm: Arm) -> tuple[str, str]:
+    shares = [share for share in arm.get("coverage") or [] if share is not None]
+    if not shares:
+        return NOTHING, ""
+    ends = [f"{100 * share:.0f}" for share in (min(shares), max(shares))]
+    return percent(fmean(shares)), "" if ends[0] == ends[1] else "…".join(ends)
+
+
 def _trained(arm: Arm) -> tuple[str, str]:
     trained = arm.get("trained_parameters")
     return (compact(fmean(trained)), "") if trained else (NOTHING, "")
@@ -117,19 +125,21 @@ GAINS = (
 )
 COSTS = (
     Column("Rows", _rows),
+    Column("Covers", _coverage),
     Column("Trained", _trained),
     Column("Time", _time),
     Column("Time incl. Embed T.", _from_scratch),
     Column("Memory", _memory),
 )
 COLUMNS = (*SCORES, *GAINS, *COSTS)
-WIDE = 170  # signs that all columns side by side need
+WIDE = 180  # signs that all columns side by side need
 NOTE = (
     "Values are means over training seeds; intervals: 95 %, bootstrap over sentences and Student's t over seeds, of "
     "differences paired in both. Raw gain: raw "
     "BLEU minus that of the untuned model; quality: the part on first lines, where running on is not counted; "
     "stopping: the rest. Gain, paraphrased: BLEU first line minus that of the untuned model with a template that was "
-    "not trained. Rows that are copied train 0 numbers of their own. Time: making the arm, mean over seeds, without "
+    "not trained. Covers: share of the tokens of the training examples, prompts included, whose rows the arm changes. "
+    "Rows that are copied train 0 numbers of their own. Time: making the arm, mean over seeds, without "
     "scoring; incl. Embed T.: with the Embed Tuning that its rows come from or are chosen by (a size given as alpha is "
     "not counted). Memory: peak while making it, that Embed Tuning included."
 )
@@ -189,7 +199,7 @@ def csv_text(summary: Mapping[str, Any]) -> str:
 
 def _flat(arm: Arm) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for name in ("rows", "trained_parameters"):
+    for name in ("rows", "coverage", "trained_parameters"):
         values = [value for value in arm.get(name) or [] if value is not None]
         flat[name] = fmean(values) if values else ""
     if arm.get("seconds"):
@@ -212,7 +222,7 @@ def _flat(arm: Arm) -> dict[str, Any]:
 
 def latex_text(summary: Mapping[str, Any]) -> str:
     r"""A booktabs table for each language, and of their mean; needs ``\usepackage{booktabs}``."""
-    columns = (COSTS[1], *SCORES, *GAINS)
+    columns = (*COSTS[1:3], *SCORES, *GAINS)
     parts = [(code, language["name"], language["arms"]) for code, language in summary["languages"].items()]
     if "mean" in summary:
         parts.append(("mean", "mean over languages", summary["mean"]))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -152,8 +153,27 @@ def test_every_control_is_named_beside_partial_tuning_of_its_size_and_frequency_
         expected = [control["nll"] - own["nll"] for control, own in seeds]
         assert [seed["nll"] for seed in entry["per_seed"]] == expected
         assert entry["difference"]["nll"]["value"] == pytest.approx(fmean(expected))
-    (sentence,) = (one for one in language["advice"] if "frequency@4" in one)
-    assert "test NLL of frequency@4 minus partial@4" in sentence
+    difference, coverage = (one for one in language["advice"] if "frequency@4" in one)
+    assert "test NLL of frequency@4 minus partial@4" in difference
+    assert re.search(r"The rows of frequency@4 are \d+% of the tokens .* those of partial@4 \d+%\.", coverage)
+
+
+def test_what_an_arm_covers_is_the_share_of_training_tokens_whose_rows_it_changes(finished, summary):
+    for seed in SEEDS:
+        facts = evidence(finished, seed)
+        counts = dict(zip(facts["token_ids"].tolist(), facts["frequency"].tolist(), strict=True))
+        for spec, arm in arms(summary).items():
+            if spec in ("untuned", "partial@1e-06"):
+                assert set(arm["coverage"]) == {0.0}
+            elif spec in ("full", "lora@8", "prefix@8"):
+                assert set(arm["coverage"]) == {None}
+            else:
+                changed = rows(finished, f"es.{seed}.{spec}")["token_ids"].tolist()
+                assert arm["coverage"][seed] == sum(map(counts.get, changed)) / sum(counts.values()), spec
+    found = {spec: arm["coverage"][0] for spec, arm in arms(summary).items()}
+    assert found["embed"] == 1.0
+    assert found["frozen@4"] + found["partial@4"] == pytest.approx(1.0)
+    assert found["frequency@4"] == max(found[spec] for spec in found if spec.endswith("@4") and spec != "frozen@4")
 
 
 def test_a_fresh_comparison_gives_the_same_numbers_in_every_cell(grown, summary):
@@ -302,7 +322,7 @@ def test_csv_holds_a_line_for_every_arm_and_latex_a_table_that_balances(finished
     body = tex[tex.index("\\midrule") : tex.index("\\bottomrule")].splitlines()[1:]
     head = tex[tex.index("\\toprule") : tex.index("\\midrule")].splitlines()[1]
     assert len(body) == len(arms(summary))
-    assert {line.replace("\\&", "").count("&") for line in [head, *body]} == {10}
+    assert {line.replace("\\&", "").count("&") for line in [head, *body]} == {11}
     assert all(tex.count(f"\\begin{{{name}}}") == tex.count(f"\\end{{{name}}}") == 1 for name in ("tabular", "table*"))
 
 
