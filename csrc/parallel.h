@@ -12,7 +12,8 @@
 //   never waits for a helper that has not started on it, so nothing can deadlock.
 // - After fork() the child has no helpers and a mutex in an unknown state: it abandons that pool and makes its own.
 //
-// The first exception that a chunk throws ends the loop and is thrown again in the caller.
+// The first exception that a chunk throws ends the loop and is thrown again in the caller. All this is said of
+// parallel_for; parallel_for_if, below, lets its threads wait for each other once, and its functions must not throw.
 #pragma once
 
 #include <dlfcn.h>

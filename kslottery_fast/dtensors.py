@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    """Tell whether a tensor is a DTensor, of which this process holds a part."""
+def is_dtensor(tensor: Tensor) -> bool:
+    """Tell whether a tensor is a DTensor, of which this process holds a part (FSDP2)."""
     return isinstance(tensor, _dtensor_types())
 
 
@@ -30,12 +30,17 @@ def _dtensor_types() -> tuple[type, ...]:
 
 def local(tensor: Tensor) -> Tensor:
     """The part that this process holds; a plain tensor is its own."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return tensor.to_local() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def is_partitioned(tensor: Tensor) -> bool:
     """Tell whether DeepSpeed ZeRO-3 keeps this parameter in parts."""
     return hasattr(tensor, "ds_id")
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Tell whether a tensor is of either kind."""
+    return is_dtensor(tensor) or is_partitioned(tensor)
 
 
 def whole_shape(tensor: Tensor) -> torch.Size:
@@ -44,14 +49,14 @@ def whole_shape(tensor: Tensor) -> torch.Size:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, detached; of one that is sharded on every process, which all have to call this."""
+    """All of a tensor, detached. Where it is sharded all processes have to call this, and all get it."""
     if is_partitioned(tensor):
         import deepspeed  # whoever partitioned it has imported this
 
         with deepspeed.zero.GatheredParameters([tensor]):
             return tensor.detach().clone()
     tensor = tensor.detach()
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return tensor.full_tensor() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def rows_of(table: Any, ids: Tensor) -> Tensor:
@@ -65,7 +70,7 @@ def rows_of(table: Any, ids: Tensor) -> Tensor:
 
 def on_any_process(flag: bool, tensor: Any) -> bool:
     """Whether ``flag`` is set on any of the processes that share a DTensor; for a plain tensor the flag itself."""
-    if not is_sharded(tensor):
+    if not is_dtensor(tensor):
         return flag
     found = torch.tensor([flag], dtype=torch.int32, device=tensor.to_local().device)
     for dim in range(tensor.device_mesh.ndim):

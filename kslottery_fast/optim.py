@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .dtensors import is_sharded
+from .dtensors import is_dtensor
 from .errors import InputError
 from .ops import kernels, row_adamw_, row_adamw_step_
 from .ops.schemas import LEFT_OUT
@@ -144,7 +144,7 @@ class RowAdamW(Optimizer):
             if not param.is_contiguous() and param.dim() != 2:
                 raise InputError(f"a parameter of shape {list(param.shape)} is not contiguous")
             if group["rows"] is not None:
-                if is_sharded(param):
+                if is_dtensor(param):
                     raise InputError("'rows' needs a whole table, not a DTensor; attach the rows before fully_shard")
                 if param.dim() != 2:
                     raise InputError(f"'rows' needs a table [V, d], not a parameter {list(param.shape)}")
@@ -177,7 +177,7 @@ class RowAdamW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         updates = [_Update(*trained, self._gradient(*trained[1:])) for trained in self._trained()]
-        if len(updates) == 1 and not self.capturable and (param := updates[0].param).is_cpu and not is_sharded(param):
+        if len(updates) == 1 and not self.capturable and (param := updates[0].param).is_cpu and not is_dtensor(param):
             # Most of the time: one compact parameter. It is looked at and updated in one call.
             if not self._update_if_finite(updates[0]):
                 self._refuse(updates[0])
@@ -192,12 +192,15 @@ class RowAdamW(Optimizer):
         if not self.capturable and (bad := first_nonfinite(looked_at)) is not None:
             self._refuse(updates[bad])
             return
+        if not self.capturable:  # there a look at a learning rate would wait for the device
+            for update in updates:  # all, before the first is written
+                check_hyperparameters(update.group)
         by_device: dict[torch.device, list[_Update]] = {}
         for update in updates:
             by_device.setdefault(update.param.device, []).append(update)
         if self.capturable and len(by_device) > 1:
             raise InputError(f"capturable=True needs all parameters on one device, they are on {list(by_device)}")
-        if self.capturable and any(is_sharded(update.param) for update in updates):
+        if self.capturable and any(is_dtensor(update.param) for update in updates):
             raise InputError(
                 "capturable=True does not take DTensors: each process would decide alone which steps to leave out"
             )
@@ -290,26 +293,28 @@ class RowAdamW(Optimizer):
 
     def _update_if_finite(self, update: _Update) -> bool:
         group, param, rows, grad = update
-        first = param not in self.state
+        first = not self.state.get(param)
         state = self._state_of(update)
         beta1, beta2 = group["betas"]
-        master = state.get("master")
-        made = kernels.row_adamw_if_finite_(
-            as_matrix(param),
-            rows,
-            grad,
-            as_matrix(state["exp_avg"]),
-            as_matrix(state["exp_avg_sq"]),
-            state["step"],
-            float(group["lr"]),
-            float(beta1),
-            float(beta2),
-            group["eps"],
-            group["weight_decay"],
-            None if master is None else as_matrix(master),
-        )
-        if first and not made:
-            del self.state[param]  # its master rows must be those of the first step that is made
+        master, made = state.get("master"), False
+        try:
+            made = kernels.row_adamw_if_finite_(
+                as_matrix(param),
+                rows,
+                grad,
+                as_matrix(state["exp_avg"]),
+                as_matrix(state["exp_avg_sq"]),
+                state["step"],
+                float(group["lr"]),
+                float(beta1),
+                float(beta2),
+                group["eps"],
+                group["weight_decay"],
+                None if master is None else as_matrix(master),
+            )
+        finally:
+            if first and not made:
+                del self.state[param]  # its master rows must be those of the first step that is made
         return made
 
     def _update_alone(self, update: _Update) -> None:
@@ -370,9 +375,9 @@ class RowAdamW(Optimizer):
             for name in ("exp_avg", "exp_avg_sq"):
                 # Moments of a DTensor are DTensors, as torch.distributed.checkpoint expects it.
                 moments: dict[str, Any] = {"dtype": dtype, "device": param.device}
-                state[name] = torch.zeros_like(param, **moments) if is_sharded(param) else torch.zeros(shape, **moments)
+                state[name] = torch.zeros_like(param, **moments) if is_dtensor(param) else torch.zeros(shape, **moments)
             if param.dtype in (torch.float16, torch.bfloat16):
-                whole = param.detach() if is_sharded(param) else as_matrix(param.detach())
+                whole = param.detach() if is_dtensor(param) else as_matrix(param.detach())
                 state["master"] = (whole if rows is None else whole.index_select(0, rows)).float().contiguous()
         return state
 

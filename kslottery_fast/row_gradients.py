@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dtensors import is_sharded, local, on_any_process
+from .dtensors import is_dtensor, local, on_any_process
 from .errors import InputError
 from .ops.kernels import all_finite
 
@@ -21,7 +21,7 @@ def state_shape(param: Tensor, rows: Tensor | None) -> torch.Size:
     """The shape of a moment: [k, d]; a whole parameter of other than two dimensions is one row."""
     if rows is not None:
         return torch.Size((len(rows), param.shape[1]))
-    return param.shape if param.dim() == 2 or is_sharded(param) else torch.Size((1, param.numel()))
+    return param.shape if param.dim() == 2 or is_dtensor(param) else torch.Size((1, param.numel()))
 
 
 def as_matrix(tensor: Tensor) -> Tensor:

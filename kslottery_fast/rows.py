@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .attachment import attach, attachment, detach, guard
+from .dtensors import is_partitioned
 from .errors import InputError
 from .overlay import RowEmbedding, RowHead, RowOutput, overlay
 from .rowset import RowSets, check_name, new_row_set
@@ -284,6 +285,11 @@ def _table(owner: nn.Module | torch.Tensor, name: str) -> torch.Tensor:
     table = embedding_table(owner) if isinstance(owner, nn.Module) else owner
     if not torch.is_tensor(table):
         raise TypeError(f"{name} must be a model or a tensor [V, d], not {type(owner).__name__}")
+    if is_partitioned(table):
+        raise InputError(
+            f"{name} is partitioned by DeepSpeed ZeRO-3; save its rows by save_adapter on all processes "
+            "(kslottery_fast.integrations.peft), and load them onto a model in memory"
+        )
     if table.dim() != 2 or not table.dtype.is_floating_point:
         raise InputError(f"{name} must be a floating-point table [V, d], not {table.dtype} {list(table.shape)}")
     if not (has_values(input_embedding(owner)) if isinstance(owner, nn.Module) else not table.is_meta):

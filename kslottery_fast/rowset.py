@@ -133,7 +133,10 @@ class RowSet(nn.Module):
         return self
 
     def get_extra_state(self) -> torch.Tensor:
-        """``token_ids``. As extra state, torch.distributed.checkpoint knows that a state dict has to hold them."""
+        """``token_ids``: as extra state, so that torch.distributed.checkpoint knows that a state dict has to hold them.
+
+        ``_load_from_state_dict`` reads them, before the rows, in place of a ``set_extra_state``.
+        """
         return self.token_ids
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -142,6 +145,9 @@ class RowSet(nn.Module):
         ids, found = None, len(errors)
         if key not in state_dict:
             missing.append(key)
+            if f"{prefix}rows" in state_dict:  # with strict=False too: they may be those of other tokens
+                errors.append(f"{prefix}rows come without their token ids, {key}")
+                return
         else:
             try:
                 ids = check_token_ids(state_dict[key], self.vocab_size, key)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .dtensors import is_sharded
+from .dtensors import is_dtensor
 from .errors import InputError
 from .ks_samples import KERNEL_DTYPES, check_dense, tensor_view
 from .overlay import Overlay
@@ -100,7 +100,7 @@ def _as_table(value: Any, name: str) -> Tensor:
         value = tensor_view(value)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}: expected a [V, d] tensor, array or nn.Embedding")
-    if is_sharded(value):
+    if is_dtensor(value):
         raise InputError(
             f"{name} is a DTensor, of which this process holds a part: use "
             "kslottery_fast.integrations.distributed.ks_select_sharded"

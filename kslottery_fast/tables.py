@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .dtensors import is_partitioned, is_sharded, rows_of, whole, whole_shape
+from .dtensors import is_dtensor, is_partitioned, is_sharded, rows_of, whole, whole_shape
 from .errors import InputError
 
 TABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -31,10 +31,12 @@ def input_embedding(model: nn.Module) -> nn.Embedding:
     except NotImplementedError:
         embedding = None
     if not isinstance(embedding, nn.Embedding):
-        if isinstance(getattr(embedding, "base_layer", None), nn.Embedding):
+        # PEFT keeps what LoRA wraps as base_layer, and a copy that it trains beside original_module.
+        if any(isinstance(getattr(embedding, name, None), nn.Embedding) for name in ("base_layer", "original_module")):
             raise InputError(
-                "the input embedding is wrapped by PEFT, which changes all of its rows; take its name (embed_tokens, "
-                "wte, ...) out of target_modules and modules_to_save, or merge_and_unload first"
+                f"the input embedding is wrapped by PEFT ({type(embedding).__name__}), which trains its rows itself; "
+                "take its name (embed_tokens, wte, ...) out of target_modules, modules_to_save and "
+                "trainable_token_indices, or merge_and_unload first"
             )
         found = "none" if embedding is None else f"a {type(embedding).__name__}"
         raise InputError(f"{type(model).__name__} has no input embedding: expected an nn.Embedding, found {found}")
@@ -167,7 +169,7 @@ def has_values(embedding: nn.Embedding) -> bool:
 def check_table(embedding: nn.Embedding) -> torch.Tensor:
     """Return the weight of an embedding whose rows can be replaced; refuse the others."""
     weight = embedding.weight
-    if is_sharded(weight):
+    if is_dtensor(weight):
         raise InputError("the embedding table is sharded (a DTensor); attach the rows before fully_shard")
     if is_partitioned(weight):
         raise InputError(
@@ -189,8 +191,7 @@ def check_table(embedding: nn.Embedding) -> torch.Tensor:
 def check_writable(embedding: nn.Embedding, what: str) -> None:
     """Refuse to write rows into a table that is sharded, offloaded or quantized."""
     weight = embedding.weight
-    sharded = is_sharded(weight) or is_partitioned(weight)
-    kinds = {"sharded": sharded, "offloaded": weight.is_meta, "quantized": is_quantized(embedding)}
+    kinds = {"sharded": is_sharded(weight), "offloaded": weight.is_meta, "quantized": is_quantized(embedding)}
     for kind, found in kinds.items():
         if found:
             raise InputError(
@@ -211,7 +212,7 @@ def base_rows(embedding: nn.Embedding, token_ids: torch.Tensor) -> torch.Tensor:
         table, device = offloaded
         return table[token_ids.to(table.device)].to(device)
     ids = token_ids.to(embedding.weight.device)
-    if is_sharded(embedding.weight):
+    if is_dtensor(embedding.weight):
         return rows_of(embedding.weight, ids)
     if is_partitioned(embedding.weight):
         return whole(embedding.weight).index_select(0, ids)

@@ -76,6 +76,17 @@ def test_one_op_makes_the_whole_step(monkeypatch):
     assert calls == [3]
 
 
+def test_one_parameter_follows_the_scale_of_a_grad_scaler():
+    ours, plain = (optimizer([table()], lr=0.1) for optimizer in (capturable, RowAdamW))
+    ours.grad_scale, ours.found_inf = torch.tensor(4.0), torch.tensor(0.0)
+    for step in range(3):
+        give_gradients(ours, step, scale=4.0)
+        give_gradients(plain, step)
+        ours.step()
+        plain.step()
+    assert_same_bits(ours, plain)
+
+
 def test_after_the_first_step_every_tensor_stays_where_a_captured_graph_reads_it():
     optimizer = capturable(groups(), lr=0.1)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=5)

@@ -52,11 +52,62 @@ def test_a_first_step_with_nan_leaves_no_state_behind(nonfinite):
         with pytest.raises(InputError, match="nothing was updated"):
             optimizer.step()
     assert not optimizer.state
+    assert not optimizer.state[param]  # a look makes an empty state
+    if nonfinite == "skip":
+        optimizer.step()
+    optimizer.param_groups[0]["lr"], good = float("nan"), optimizer.param_groups[0]["lr"]
+    param.grad.fill_(1.0)
+    with pytest.raises(InputError, match="lr is nan"):
+        optimizer.step()
+    assert not optimizer.state
+    optimizer.param_groups[0]["lr"] = good
     param.data.fill_(64.0)
     param.grad.fill_(1.0)
     optimizer.step()
     assert torch.equal(param.detach(), torch.full((3, 4), 63.5, dtype=torch.bfloat16))
     assert not optimizer.state[param]["master"].requires_grad
+
+
+def test_several_parameters_are_all_left_alone_by_a_step_that_is_skipped_or_refused():
+    params = [nn.Parameter(torch.ones(2, 3)) for _ in range(2)]
+    optimizer = RowAdamW([{"params": [param]} for param in params], nonfinite="skip")
+    for param in params:
+        param.grad = torch.ones_like(param)
+    params[1].grad[1, 2] = float("nan")
+    optimizer.step()
+    assert optimizer.skipped_steps == 1
+    params[1].grad[1, 2] = 1.0
+    optimizer.param_groups[1]["lr"] = float("nan")
+    with pytest.raises(InputError, match="lr is nan"):
+        optimizer.step()
+    assert not optimizer.state
+    assert all(torch.equal(param, torch.ones(2, 3)) for param in params)
+
+
+def test_a_step_is_a_change_that_autograd_notices():
+    param = nn.Parameter(torch.ones(2, 3))
+    optimizer = RowAdamW([param])
+    param.grad = torch.ones_like(param)
+    loss = (param * param.detach().clone().requires_grad_()).sum()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    versions = {name: tensor._version for name, tensor in optimizer.state[param].items()}
+    optimizer.step()
+    assert all(tensor._version > versions[name] for name, tensor in optimizer.state[param].items())
+
+
+def test_a_state_of_another_shape_never_reaches_the_kernel():
+    param = nn.Parameter(torch.ones(2, 3))
+    optimizer = RowAdamW([param])
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    for name, wrong in (("exp_avg", torch.zeros(1, 3)), ("exp_avg_sq", torch.zeros(2, 3).double()), ("step", 7)):
+        right, optimizer.state[param][name] = optimizer.state[param][name], wrong
+        with pytest.raises(InputError, match=f"{name} is .*expected"):
+            optimizer.step()
+        optimizer.state[param][name] = right
+    optimizer.step()
 
 
 def test_a_finite_gradient_whose_sum_overflows_is_not_taken_for_a_diverged_one():

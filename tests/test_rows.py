@@ -353,3 +353,13 @@ def test_an_embedding_with_several_sets_compiles_without_a_graph_break():
         assert torch.equal(compiled(ids), embedding(ids))
     with mixed_rows(embedding, ["fr", "default"]):
         assert torch.equal(compiled(ids), embedding(ids))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_rows_without_their_token_ids_are_not_loaded(strict):
+    state, model = tuned(make("llama")).state_dict(), attach_rows(make("llama"), [1, 2, 3])
+    before = get_rows(model).rows.detach().clone()
+    del state["model.embed_tokens.row_sets.default._extra_state"]
+    with pytest.raises(RuntimeError, match="rows come without their token ids"):
+        model.load_state_dict(state, strict=strict)
+    assert torch.equal(get_rows(model).rows, before)

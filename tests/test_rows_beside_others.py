@@ -180,7 +180,17 @@ def test_copies_by_pickle_and_deepcopy_are_whole_and_independent(name, output, c
     assert [type(module) for module in other.modules()] != classes
 
 
-def test_an_embedding_that_lora_changes_is_refused_with_the_remedy():
-    model = peft.get_peft_model(make("llama"), peft.LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"]))
-    with pytest.raises(InputError, match=r"wrapped by PEFT.*out of target_modules"):
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"]),
+        peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"]),
+        peft.LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [3]}),
+        peft.TrainableTokensConfig(token_indices=[3], target_modules=["embed_tokens"]),
+    ],
+    ids=["target_modules", "modules_to_save", "trainable_token_indices", "TrainableTokens"],
+)
+def test_an_embedding_that_peft_trains_is_refused_with_the_remedy(config):
+    model = peft.get_peft_model(make("llama", tied=False), config)
+    with pytest.raises(InputError, match=r"wrapped by PEFT.*target_modules, modules_to_save and trainable_token_ind"):
         attach_rows(model, TOKENS)

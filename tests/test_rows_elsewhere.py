@@ -17,7 +17,7 @@ from kslottery_fast.errors import InputError
 from kslottery_fast.integrations.distributed import gather_rows
 from kslottery_fast.integrations.peft import load_adapter, save_adapter
 from kslottery_fast.optim import RowAdamW
-from kslottery_fast.rows import attach_rows, detach_rows, embedding_table, get_rows, merge_rows
+from kslottery_fast.rows import attach_rows, detach_rows, embedding_table, get_rows, merge_rows, output_role
 
 
 class FloatSubclass(torch.Tensor):
@@ -235,14 +235,23 @@ def test_rows_and_table_that_deepspeed_partitioned_are_gathered_to_be_read_and_n
     monkeypatch.setitem(
         sys.modules, "deepspeed", SimpleNamespace(zero=SimpleNamespace(GatheredParameters=GatheredParameters))
     )
-    model = attach_rows(make("llama"), TOKENS)
+    model = attach_rows(make("llama"), TOKENS, output="tied")
     rows, tickets = moved(model), ks_select_rows(model, top_k=2)
     for each in (get_rows(model).rows, embedding_table(model)):
         each.ds_id, each.ds_shape, each.ds_values = 0, each.shape, each.data
         each.data = torch.empty(0)
     assert torch.equal(gather_rows(model), rows)
     assert ks_select_rows(model, top_k=2) == tickets
-    for function in (merge_rows, lambda model: save_adapter(model, tmp_path)):
-        with pytest.raises(InputError, match="sharded"):
-            function(model)
-    assert get_rows(model) is not None
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    save_adapter(model, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    save_adapter(model, tmp_path / "adapter")
+    loaded = load_adapter(make("llama"), tmp_path / "adapter")
+    assert torch.equal(get_rows(loaded).rows, rows)
+    assert output_role(loaded) == "tied"
+    with pytest.raises(InputError, match="cannot merge into a table that is sharded"):
+        merge_rows(model)
+    for source, target in ((model, torch.zeros(V, 16)), (torch.zeros(V, 16), detach_rows(model))):
+        with pytest.raises(InputError, match="is partitioned by DeepSpeed ZeRO-3; save its rows by save_adapter"):
+            transfer_rows(source, target, TOKENS)

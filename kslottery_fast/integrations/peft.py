@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kslottery_fast.adapters import add_rows
-from kslottery_fast.dtensors import is_partitioned, is_sharded
+from kslottery_fast.dtensors import is_sharded, whole
 from kslottery_fast.errors import InputError
 from kslottery_fast.files import atomic_directory, read_json, write_json, write_safetensors, write_text
 from kslottery_fast.rows import RowEmbedding, attach_rows, attached_model, get_rows, is_tied, output_role
@@ -51,7 +52,8 @@ def save_adapter(
 
     Parameters
     ----------
-    model : a model with attached rows; not changed.
+    model : a model with attached rows; not changed. Of a sharded one (FSDP2, DeepSpeed ZeRO-3) all processes have to
+        call this: they gather the rows, and the first writes.
     path : the adapter directory; made, or replaced if it holds an adapter. Written whole or not at all.
     base : what PEFT will load it onto. "auto": the model that the rows are attached to, tied or not.
         "untied": the model after :func:`kslottery_fast.rows.untie_output`; the plainest format, for
@@ -60,18 +62,13 @@ def save_adapter(
 
     Raises
     ------
-    InputError : no rows attached, NaN in them, a sharded model, a tied head with a bias (PEFT drops it),
+    InputError : no rows attached, NaN in them, a tied head with a bias (PEFT drops it),
         ``base="untied"`` for rows that the head follows, a directory that holds something else.
     """
     if base not in ("auto", "untied"):
         raise InputError(f"base must be 'auto' or 'untied', not {base!r}")
     role, owner = output_role(model), cast(Any, attached_model(model))
     embedding = cast(RowEmbedding, input_embedding(owner))
-    if is_sharded(embedding.weight) or is_partitioned(embedding.weight) or is_partitioned(embedding.rows):
-        raise InputError(
-            "the model is sharded; call kslottery_fast.integrations.distributed.gather_rows on every process, and "
-            "save_rows_adapter on one"
-        )
     names = {id(module): name for name, module in _base_modules(owner)}
     heads: list[Any] = list(table_users(owner, embedding.weight)[1])
     config = getattr(owner, "config", None)
@@ -93,12 +90,16 @@ def save_adapter(
         # Tied or not by now: accelerate gives what it offloads weights of their own.
         pinned_to = embedding if heads[0].weight is embedding.weight else heads[0]
         pin = token, base_rows(pinned_to, torch.tensor([token]))[0]
+    # Where the model is sharded these two gather, on every process; then the first one writes.
+    rows, modules = whole(embedding.rows), input_modules(owner, embedding.token_ids)
+    if (is_sharded(embedding.rows) or is_sharded(embedding.weight)) and dist.get_rank() != 0:
+        return
     save_rows_adapter(
         embedding.token_ids,
-        embedding.rows,
+        rows,
         path,
         vocab_size=table_shape(embedding)[0],
-        input_modules=[names[id(module)] for module in input_modules(owner, embedding.token_ids)],
+        input_modules=[names[id(module)] for module in modules],
         head_modules=[names[id(head)] for head in heads],
         pinned=pin,
         task_type=_task_type(owner),

@@ -16,7 +16,12 @@ from kslottery_fast.integrations.active_vocabulary import active_vocabulary, che
 from kslottery_fast.integrations.monitor import TicketMonitor
 from kslottery_fast.integrations.quantized import as_adapted
 from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE, load_checkpoint, save_checkpoint
-from kslottery_fast.integrations.trainer_checks import check_one_gpu, check_optimizer, check_plain_loss
+from kslottery_fast.integrations.trainer_checks import (
+    check_one_gpu,
+    check_optimizer,
+    check_plain_loss,
+    check_whole_parameters,
+)
 from kslottery_fast.logits import supervised_logits
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import (
@@ -105,6 +110,8 @@ class TicketTrainerMixin(_Trainer):
             embedding = get_rows(cast(nn.Module, self.model))
             if embedding is not None or supervised_logits_only:
                 check_one_gpu(self)
+            if embedding is not None:
+                check_whole_parameters(self)
             check_optimizer(self, nonfinite)
             if supervised_logits_only:
                 check_plain_loss(self)

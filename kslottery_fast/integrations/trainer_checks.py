@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import transformers
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from kslottery_fast.errors import InputError
 
@@ -17,6 +18,17 @@ def check_one_gpu(trainer: transformers.Trainer) -> None:
             f"args.n_gpu is {trainer.args.n_gpu}: the Trainer would use nn.DataParallel, which cannot train rows; "
             "start one process for each GPU with `accelerate launch` or `torchrun`, or show one GPU alone with "
             "CUDA_VISIBLE_DEVICES"
+        )
+
+
+def check_whole_parameters(trainer: transformers.Trainer) -> None:
+    """Refuse arguments that shard parameters: the Trainer has one process write a checkpoint, with what it holds."""
+    zero3 = trainer.is_deepspeed_enabled and is_deepspeed_zero3_enabled()
+    if trainer.is_fsdp_enabled or zero3:
+        raise InputError(
+            f"the Trainer is to shard the parameters ({'DeepSpeed ZeRO-3' if zero3 else 'FSDP'}), and its checkpoints "
+            "would not hold the rows; use plain data parallelism or ZeRO-1 or 2 (what trains is small), or a loop of "
+            "your own, see docs/training.md"
         )
 
 

@@ -120,7 +120,7 @@ def row_adamw_if_finite_(
         pointers = exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step.data_ptr()
         if not call("row_adamw_if_finite", *matrices, *pointers, *hyper):
             return False
-    _mark_written(table, exp_avg, exp_avg_sq, master)
+    _mark_written(table, exp_avg, exp_avg_sq, master, step)
     return True
 
 

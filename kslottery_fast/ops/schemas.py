@@ -178,8 +178,9 @@ def check_row_adamw(
 
 def check_step(step: Tensor) -> None:
     """The count of the updates made, which the kernel reads and writes."""
-    if step.dtype != torch.float32 or step.numel() != 1 or not step.is_cpu:
-        raise InputError(f"step is {step.dtype} {shape_of(step)} on {step.device}; expected one float32 on the CPU")
+    if not torch.is_tensor(step) or step.dtype != torch.float32 or step.numel() != 1 or not step.is_cpu:
+        given = f"{step.dtype} {shape_of(step)} on {step.device}" if torch.is_tensor(step) else repr(step)
+        raise InputError(f"step is {given}; expected one float32 on the CPU")
 
 
 def row_adamw_step_(

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -42,7 +43,8 @@ from kslottery_fast import (
     use_rows,
 )
 from kslottery_fast.integrations.distributed import gather_rows, ks_select_sharded, replicate_rows
-from kslottery_fast.integrations.peft import save_adapter
+from kslottery_fast.integrations.peft import load_adapter, save_adapter
+from kslottery_fast.rows import output_role
 
 K, D, STEPS = len(TOKENS), 16, 4
 CASES: dict[str, Callable[[], None]] = {}
@@ -298,6 +300,25 @@ def nan_in_one_shard_is_an_error_on_both_processes() -> None:
 
 
 @case
+def an_adapter_of_a_sharded_model_is_that_of_the_whole_one() -> None:
+    for replicated, output in itertools.product((True, False), ("frozen", "tied")):
+        model = sharded(replicated=replicated, output=output)
+        train(model, RowAdamW([get_rows(model).rows], lr=0.05))
+        with tempfile.TemporaryDirectory() as own:
+            folders: list[str] = [own, own]
+            dist.broadcast_object_list(folders)
+            save_adapter(model, folders[0])
+            dist.barrier()
+            assert (dist.get_rank() == 0) or not list(Path(own).iterdir())
+            loaded = load_adapter(make("llama"), folders[0])
+            dist.barrier()
+        assert output_role(loaded) == output
+        assert torch.equal(get_rows(loaded).rows, gather_rows(model))
+        inputs = batch(make("llama"))
+        torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
+
+
+@case
 def what_does_not_fit_is_refused() -> None:
     mesh = init_device_mesh("cpu", (2,))
     table = torch.ones(10, 8)
@@ -312,7 +333,6 @@ def what_does_not_fit_is_refused() -> None:
     model = sharded(replicated=False)
     raises("the rows are sharded already; call replicate_rows before", lambda: replicate_rows(model))
     raises("cannot merge into a table that is sharded; save the rows", lambda: merge_rows(model))
-    raises("gather_rows on every process, and save_rows_adapter on one", lambda: save_adapter(model, "never"))
     raises("is sharded (a DTensor); attach the rows before", lambda: attach_rows(fully_shard(make("llama")), TOKENS))
     parameter = nn.Parameter(rows)
     raises("'rows' needs a whole table", lambda: RowAdamW([{"params": [parameter], "rows": [1]}]))

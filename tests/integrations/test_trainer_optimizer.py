@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from tiny_models import make
 from tiny_trainer import TOKENS, arguments, dataset, losses
@@ -13,6 +14,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from kslottery_fast.errors import InputError
+from kslottery_fast.integrations import trainer_checks
 from kslottery_fast.integrations.trainer import ROWS_FILE, TicketTrainer
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import attach_rows, get_rows
@@ -127,3 +129,19 @@ def test_an_optimizer_that_the_caller_passes_is_used_whatever_the_arguments_say(
     assert trainer.optimizer.optimizer is optimizer
     with pytest.raises(InputError, match="nonfinite is for the Trainer's own RowAdamW"):
         TicketTrainer(args=arguments(tmp_path), nonfinite="skip", **options)
+
+
+@pytest.mark.parametrize("how", ["FSDP", "DeepSpeed ZeRO-3"])
+def test_a_trainer_that_shards_parameters_is_refused_before_it_trains(tmp_path, monkeypatch, how):
+    plain = transformers.Trainer.__init__
+
+    def as_if_launched_so(self, *args, **kwargs):
+        plain(self, *args, **kwargs)
+        self.is_fsdp_enabled, self.is_deepspeed_enabled = how == "FSDP", how != "FSDP"
+
+    monkeypatch.setattr(transformers.Trainer, "__init__", as_if_launched_so)
+    monkeypatch.setattr(trainer_checks, "is_deepspeed_zero3_enabled", lambda: True)
+    model = make("llama")
+    with pytest.raises(InputError, match=f"shard the parameters .{how}.*docs/training.md"):
+        TicketTrainer(model=model, args=arguments(tmp_path), train_dataset=[], tickets=TOKENS)
+    assert get_rows(model) is None

@@ -267,7 +267,7 @@ class TestBothImplementations:
     params=[(True, 1), (True, 2), (True, 7), (False, 1)], ids=["1 thread", "2 threads", "7 threads", "torch"]
 )
 def update_if_finite(request, monkeypatch):
-    """row_adamw_if_finite_ on a [600, 300] table: more chunks than any of the threads takes."""
+    """row_adamw_if_finite_ for [600, 300] tables, which several threads share: 6 chunks, 2 for 200 rows."""
     is_native, threads = request.param
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -309,8 +309,18 @@ class TestIfFinite:
             assert a is b or torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
+@pytest.mark.parametrize("name", ["rows", "grad", "exp_avg", "exp_avg_sq", "master"])
+def test_a_tensor_on_another_device_is_refused_by_name(name):
+    tensors = {"table": random(3, 4, dtype=torch.bfloat16), "rows": torch.arange(3)}
+    tensors |= {each: torch.zeros(3, 4) for each in ("grad", "exp_avg", "exp_avg_sq", "master")}
+    tensors[name] = tensors[name].to("meta")
+    with pytest.raises(InputError, match=f"{name} is on meta, table on cpu"):
+        kernels.row_adamw_(**tensors, step=1, **HYPER)
+
+
 def test_if_finite_refuses_a_count_that_is_no_float32_number():
     tensors = random(3, 4), None, random(3, 4, seed=1), torch.zeros(3, 4), torch.zeros(3, 4)
-    for step in (torch.zeros(1, dtype=torch.int64), torch.zeros(2), torch.zeros((), dtype=torch.float64)):
-        with pytest.raises(InputError, match=r"step is torch.* expected one float32 on the CPU"):
+    counts = torch.zeros(1, dtype=torch.int64), torch.zeros(2), torch.zeros((), dtype=torch.float64), 3
+    for step in (*counts, torch.zeros((), device="meta")):
+        with pytest.raises(InputError, match=r"step is .* expected one float32 on the CPU"):
             kernels.row_adamw_if_finite_(*tensors, step, *HYPER.values(), None)
