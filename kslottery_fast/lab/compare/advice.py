@@ -135,7 +135,7 @@ def ticket_warnings(
 
 
 def control_sentence(
-    control: str, own: str, label: str, difference: Mapping[str, float], per_seed: Sequence[float]
+    control: str, own: str, difference: Mapping[str, float], per_seed: Sequence[float], covered: tuple[float, float]
 ) -> str:
     """Whether a control of the same size did as well as the tickets.
 
@@ -143,8 +143,10 @@ def control_sentence(
 
     Parameters
     ----------
+    control, own : the arms, such as frequency@18 and partial@18.
     difference : NLL of the control minus that of the tickets, with its interval.
     per_seed : the same of each training seed.
+    covered : share of the training tokens whose rows the control and the tickets are, means over seeds.
     """
     one = len(per_seed) == 1
     by_seed = (
@@ -152,22 +154,13 @@ def control_sentence(
         if one
         else (f"by seed {', '.join(f'{value:+.3f}' for value in per_seed)}")
     )
-    interval = (
-        f"test NLL of {control} minus {own}: {difference['value']:+.3f} nats per token, 95 % interval "
-        f"{difference['low']:+.3f} to {difference['high']:+.3f}; {by_seed}"
+    facts = (
+        f"(test NLL of {control} minus {own}: {difference['value']:+.3f} nats per token, 95 % interval "
+        f"{difference['low']:+.3f} to {difference['high']:+.3f}; {by_seed}; its rows are {covered[0]:.0%} of the "
+        f"training tokens, those of {own} {covered[1]:.0%})"
     )
     if difference["low"] > 0 and min(per_seed) > 0:
-        return f"{own} is better than {label} of the same size ({interval})."
+        return f"{own} is better than {control}, which has as many rows {facts}."
     if difference["high"] < 0 and max(per_seed) < 0:
-        return (
-            f"{label} of the same size is better than {own} ({interval}): the KS test is not what makes the rows good."
-        )
-    return f"{label} of the same size cannot be told apart from {own} ({interval})."
-
-
-def coverage_sentence(control: str, own: str, covered: float, own_covered: float) -> str:
-    """How much of the training text the rows of a control and those of the tickets stand for."""
-    return (
-        f"The rows of {control} are {covered:.0%} of the tokens of the training examples, prompts included, those of "
-        f"{own} {own_covered:.0%}."
-    )
+        return f"{control} is better than {own} with as many rows {facts}: the KS test is not what makes rows good."
+    return f"{control} cannot be told apart from {own}, which has as many rows {facts}."

@@ -270,12 +270,10 @@ class Language:
             tickets["alpha"], counts, tickets["active_rows"], tickets["overlap_of_seeds"], tickets["overlap_of"]
         )
         for entry in controls:
-            if entry["control"].startswith("frequency"):
-                seeds = [seed["nll"] for seed in entry["per_seed"]]
-                label, difference = ARMS["frequency"].label, entry["difference"]["nll"]
-                sentences.append(advice.control_sentence(entry["control"], entry["own"], label, difference, seeds))
-                covered = (self._covered(entry[name]) for name in ("control", "own"))
-                sentences.append(advice.coverage_sentence(entry["control"], entry["own"], *covered))
+            seeds = [seed["nll"] for seed in entry["per_seed"]]
+            covered = self._covered(entry["control"]), self._covered(entry["own"])
+            difference = entry["difference"]["nll"]
+            sentences.append(advice.control_sentence(entry["control"], entry["own"], difference, seeds, covered))
         return sentences
 
     def _covered(self, arm: str) -> float:

@@ -102,14 +102,15 @@ def test_the_warning_of_unstable_tickets_says_which_sets_it_compares():
 
 def say(low: float, high: float, *per_seed: float) -> str:
     difference = {"value": (low + high) / 2, "low": low, "high": high}
-    return control_sentence("frequency@18", "partial@18", "Frequency Tuning", difference, per_seed)
+    return control_sentence("frequency@18", "partial@18", difference, per_seed, (0.57, 0.13))
 
 
 def test_a_control_is_better_worse_or_not_told_apart_by_its_interval():
-    assert say(0.1, 0.3, 0.15, 0.2, 0.25).startswith("partial@18 is better than Frequency Tuning")
-    assert say(-0.3, -0.1, -0.2, -0.2).startswith("Frequency Tuning of the same size is better than partial@18")
+    assert say(0.1, 0.3, 0.15, 0.2, 0.25).startswith("partial@18 is better than frequency@18")
+    assert say(-0.3, -0.1, -0.2, -0.2).startswith("frequency@18 is better than partial@18")
     assert "cannot be told apart" in say(-0.1, 0.1, 0.02, 0.01, 0.03)
     assert "by seed +0.150, +0.200" in say(0.1, 0.3, 0.15, 0.2)
+    assert "its rows are 57% of the training tokens, those of partial@18 13%" in say(0.1, 0.3, 0.15, 0.2)
     assert "one training seed, so nothing is known of another" in say(0.1, 0.3, 0.2)
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -153,9 +152,11 @@ def test_every_control_is_named_beside_partial_tuning_of_its_size_and_frequency_
         expected = [control["nll"] - own["nll"] for control, own in seeds]
         assert [seed["nll"] for seed in entry["per_seed"]] == expected
         assert entry["difference"]["nll"]["value"] == pytest.approx(fmean(expected))
-    difference, coverage = (one for one in language["advice"] if "frequency@4" in one)
-    assert "test NLL of frequency@4 minus partial@4" in difference
-    assert re.search(r"The rows of frequency@4 are \d+% of the tokens .* those of partial@4 \d+%\.", coverage)
+    for name in controls:
+        (sentence,) = (one for one in language["advice"] if name in one)
+        assert f"test NLL of {name} minus partial@4" in sentence
+        covered = [round(100 * fmean(arms(summary)[arm]["coverage"])) for arm in (name, "partial@4")]
+        assert f"its rows are {covered[0]}% of the training tokens, those of partial@4 {covered[1]}%" in sentence
 
 
 def test_what_an_arm_covers_is_the_share_of_training_tokens_whose_rows_it_changes(finished, summary):
