@@ -175,7 +175,8 @@ def print_tables(summary: Mapping[str, Any], console: Console) -> None:
                 gap = "\n" if any(bounds for _, bounds in shown) else ""
                 cells = [Text.assemble(value, gap, (bounds, "dim")) for value, bounds in shown]
                 table.add_row(Text(arm_label(spec, arm)), *cells)
-            console.print(table)
+            # Columns that rich shrinks, of a table without edges, take a little more than they are given.
+            console.print(table, width=console.width - 2)
     console.print(Text(NOTE))
 
 

@@ -1,6 +1,8 @@
 """A whole comparison on a tiny model: what the arms are, what is shared, and that nothing finished is done again."""
 
+import copy
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -10,12 +12,14 @@ from statistics import fmean
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from kslottery_fast import __version__
 from kslottery_fast.lab import cli
 from kslottery_fast.lab.compare import command
 from kslottery_fast.lab.compare.command import PRODUCTS
+from kslottery_fast.lab.compare.tables import print_tables
 
 SEEDS = (0, 1)
 
@@ -325,6 +329,19 @@ def test_csv_holds_a_line_for_every_arm_and_latex_a_table_that_balances(finished
     assert len(body) == len(arms(summary))
     assert {line.replace("\\&", "").count("&") for line in [head, *body]} == {11}
     assert all(tex.count(f"\\begin{{{name}}}") == tex.count(f"\\end{{{name}}}") == 1 for name in ("tabular", "table*"))
+
+
+def test_the_widest_numbers_are_printed_whole_on_80_columns(summary):
+    wide = copy.deepcopy(summary)
+    for arm in arms(wide).values():
+        arm |= {"rows": [2319, 2359], "coverage": [0.5, 0.69], "trained_parameters": [1_350_000], "label": "Long " * 6}
+        arm["seconds"] = {"making": [1004.0], "from_scratch": [1610.0]}
+        arm["peak_memory_mb"] = {"from_scratch": 2600}
+    console = Console(width=80, file=io.StringIO())
+    print_tables(wide, console)
+    text = console.file.getvalue()
+    for number in ("2,319…2,359", "50…69", "1.35 M", "16 min 44 s", "26 min 50 s", "2.6 GB"):
+        assert text.count(number) == len(arms(wide)), number
 
 
 class Tags(HTMLParser):
