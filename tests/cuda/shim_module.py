@@ -5,6 +5,7 @@ What is built lies in build/cuda-shim and is reused; a build that finds nothing 
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -30,15 +31,20 @@ def build(root: Path = ROOT, sanitize: str = "") -> Path:
         "Python_EXECUTABLE": sys.executable,
         "pybind11_DIR": pybind11.get_cmake_dir(),
     }
+    folder.parent.mkdir(parents=True, exist_ok=True)
     configure = [cmake, "-S", root / "tests" / "cuda", "-B", folder, "-G", "Ninja"]
-    for command in (
-        [*configure, *(f"-D{name}={value}" for name, value in definitions.items())],
-        [cmake, "--build", folder, "--parallel", str(os.cpu_count())],
-    ):
-        done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"building the CUDA shim failed:\n{done.stdout}{done.stderr}")
-    (module,) = folder.glob("ksl_shim*.so")
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests run in several processes, and each begins with this
+        for command in (
+            [*configure, *(f"-D{name}={value}" for name, value in definitions.items())],
+            [cmake, "--build", folder, "--parallel", str(os.cpu_count())],
+        ):
+            done = subprocess.run(
+                command, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise RuntimeError(f"building the CUDA shim failed:\n{done.stdout}{done.stderr}")
+        (module,) = folder.glob("ksl_shim*.so")
     return module
 
 
