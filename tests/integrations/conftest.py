@@ -10,6 +10,9 @@ from stored_tables import D, V, write
 
 from kslottery_fast import ks_select
 
+# Run by hand: they need what is no dependency of this package.
+collect_ignore = ["deepspeed_zero.py", "quantized_models.py"]
+
 
 @pytest.fixture(scope="session")
 def tables() -> tuple[torch.Tensor, torch.Tensor]:
