@@ -14,7 +14,7 @@ from torch import nn
 
 from kslottery_fast import add_rows, ks_select_rows, mixed_rows, transfer_rows, use_rows
 from kslottery_fast.errors import InputError
-from kslottery_fast.integrations.distributed import gather_rows
+from kslottery_fast.integrations.distributed import gather_rows, replicate_rows
 from kslottery_fast.integrations.peft import load_adapter, save_adapter
 from kslottery_fast.optim import RowAdamW
 from kslottery_fast.rows import attach_rows, detach_rows, embedding_table, get_rows, merge_rows, output_role
@@ -252,6 +252,9 @@ def test_rows_and_table_that_deepspeed_partitioned_are_gathered_to_be_read_and_n
     assert output_role(loaded) == "tied"
     with pytest.raises(InputError, match="cannot merge into a table that is sharded"):
         merge_rows(model)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(InputError, match="the rows are sharded already"):
+        replicate_rows(model)
     for source, target in ((model, torch.zeros(V, 16)), (torch.zeros(V, 16), detach_rows(model))):
         with pytest.raises(InputError, match="is partitioned by DeepSpeed ZeRO-3; save its rows by save_adapter"):
             transfer_rows(source, target, TOKENS)

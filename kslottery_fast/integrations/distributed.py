@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from kslottery_fast import ops
-from kslottery_fast.dtensors import is_dtensor, local, whole
+from kslottery_fast.dtensors import is_dtensor, is_sharded, local, whole
 from kslottery_fast.errors import InputError
 from kslottery_fast.rows import attached_model, get_rows
 from kslottery_fast.rowset import RowSet
@@ -59,7 +59,7 @@ def replicate_rows(model: nn.Module, group: dist.ProcessGroup | None = None) -> 
     embedding = get_rows(attached_model(model))
     assert embedding is not None
     sets = cast("list[RowSet]", list(embedding.row_sets.values()))
-    if any(is_dtensor(row_set.rows) for row_set in sets):
+    if any(is_sharded(row_set.rows) for row_set in sets):
         raise InputError("the rows are sharded already; call replicate_rows before fully_shard")
     size = dist.get_world_size(group)
 
