@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from kslottery_fast.files import write_json
+from kslottery_fast.base.files import write_json
 
 from . import STARTED, gpu_workloads
 from .gpu_device import Device, Gpu, StandIn

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kslottery_fast.files import write_json
+from kslottery_fast.base.files import write_json
 
 from . import ks_workloads, row_workloads, training_checks, training_workloads
 from .measure import Timing, machine, pin, take_turns

@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from transformers import default_data_collator
 
 from kslottery_fast import RowAdamW, attach_rows, get_rows
-from kslottery_fast.integrations.distributed import gather_rows, replicate_rows
-from kslottery_fast.integrations.peft import save_rows_adapter
+from kslottery_fast.rows import gather_rows, replicate_rows, save_rows_adapter
 
 output = sys.argv[1] if len(sys.argv) > 1 else "runs/fsdp2"
 device = torch.device("cpu")

@@ -10,7 +10,8 @@ import torch
 from transformers import TrainingArguments
 
 from kslottery_fast import detach_rows, ks_select_rows, merge_rows
-from kslottery_fast.integrations.trainer import TicketMonitor, TicketTrainer
+from kslottery_fast.integrations.monitor import TicketMonitor
+from kslottery_fast.integrations.trainer import TicketTrainer
 
 output = sys.argv[1] if len(sys.argv) > 1 else "runs/trainer"
 model, dataset = tiny.model(), tiny.examples()

@@ -12,22 +12,29 @@ Yuan, Ma, Yuan, Sun, Li: *KS-Lottery: Finding Certified Lottery Tickets for Mult
 Models*, NAACL 2025.
 """
 
-from .adapters import add_rows, mixed_rows, remove_rows, row_sets, use_rows
-from .certificate import Certificate
-from .certify import certify
-from .errors import InputError
-from .evaluate import Evaluation, Example, evaluate
-from .ks_twosample import KsResult, ks_2samp
-from .ops import row_adamw_
-from .ops.native import installed_version
-from .optim import RowAdamW
-from .row_selection import ks_select_rows
-from .rows import attach_rows, detach_rows, get_rows, merge_rows, transfer_rows, untie_output
-from .stats import ks_statistics
-from .tables import active_token_ids, embedding_table, is_tied
-from .tickets import Tickets, ks_select
+from __future__ import annotations
 
-__version__ = installed_version()
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, for everybody else
+    from .base.errors import InputError
+    from .evaluation.certificate import Certificate
+    from .evaluation.certify import certify
+    from .evaluation.encoding import Example
+    from .evaluation.evaluate import Evaluation, evaluate
+    from .ks.twosample import KsResult, ks_2samp
+    from .ops import row_adamw_
+    from .optim.row_adamw import RowAdamW
+    from .rows.attach import attach_rows, detach_rows, get_rows, merge_rows, transfer_rows, untie_output
+    from .rows.sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
+    from .rows.tables import active_token_ids, embedding_table, is_tied
+    from .tickets.attached import ks_select_rows
+    from .tickets.select import ks_select
+    from .tickets.tables import ks_statistics
+    from .tickets.tickets import Tickets
+
+    __version__: str
 
 __all__ = [
     "Certificate",
@@ -59,3 +66,55 @@ __all__ = [
     "untie_output",
     "use_rows",
 ]
+
+_HOMES = {
+    "Certificate": "evaluation.certificate",
+    "Evaluation": "evaluation.evaluate",
+    "Example": "evaluation.encoding",
+    "InputError": "base.errors",
+    "KsResult": "ks.twosample",
+    "RowAdamW": "optim.row_adamw",
+    "Tickets": "tickets.tickets",
+    "active_token_ids": "rows.tables",
+    "add_rows": "rows.sets",
+    "attach_rows": "rows.attach",
+    "certify": "evaluation.certify",
+    "detach_rows": "rows.attach",
+    "embedding_table": "rows.tables",
+    "evaluate": "evaluation.evaluate",
+    "get_rows": "rows.attach",
+    "is_tied": "rows.tables",
+    "ks_2samp": "ks.twosample",
+    "ks_select": "tickets.select",
+    "ks_select_rows": "tickets.attached",
+    "ks_statistics": "tickets.tables",
+    "merge_rows": "rows.attach",
+    "mixed_rows": "rows.sets",
+    "remove_rows": "rows.sets",
+    "row_adamw_": "ops",
+    "row_sets": "rows.sets",
+    "transfer_rows": "rows.attach",
+    "untie_output": "rows.attach",
+    "use_rows": "rows.sets",
+}
+_ROOMS = ("errors", "evaluation", "files", "integrations", "ks", "lab", "ops", "optim", "rows", "stats", "tickets")
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a name stands for when it is first asked for: importing the package costs no import of torch."""
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    elif name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    elif name == "__version__":
+        from .base.version import installed_version
+
+        value = installed_version()
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,8 +1,5 @@
-"""Errors that a person can act on. The cellar of the house: every floor may import it, it imports nothing."""
+"""The name of :mod:`kslottery_fast.base.errors` in version 0.1, kept for programs that import it."""
 
+from kslottery_fast.base.errors import InputError
 
-class InputError(ValueError):
-    """Bad input: the message names the argument, what was given, what was expected, and the remedy.
-
-    The command line prints the message as one line and exits with code 2.
-    """
+__all__ = ["InputError"]

@@ -21,17 +21,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = (
     "tests/ops",
-    "tests/test_stats.py",
-    "tests/test_selection.py",
-    "tests/test_tickets.py",
-    "tests/test_ks_twosample.py",
-    "tests/test_pvalues.py",
-    "tests/test_optim.py",
-    "tests/test_optim_state.py",
-    "tests/test_optim_refusals.py",
-    "tests/test_rows.py",
-    "tests/integrations/test_checkpoints.py",
-    "tests/integrations/test_tensor_files.py",
+    "tests/ks/test_stats.py",
+    "tests/tickets/test_selection.py",
+    "tests/tickets/test_tickets.py",
+    "tests/ks/test_ks_twosample.py",
+    "tests/ks/test_pvalues.py",
+    "tests/optim/test_optim.py",
+    "tests/optim/test_optim_state.py",
+    "tests/optim/test_optim_refusals.py",
+    "tests/rows/test_rows.py",
+    "tests/tickets/test_checkpoints.py",
+    "tests/tickets/test_tensor_files.py",
 )
 # Loaded before Python, which is not built with them. ASan has to find __cxa_throw at once, hence libstdc++.
 RUNTIMES = {"address": ("libasan.so", "libstdc++.so"), "undefined": ("libubsan.so",)}
@@ -44,7 +44,7 @@ SETTINGS = {
 # What cannot run under a sanitizer, and why. Printed with the result: nothing is left out silently.
 LEFT_OUT: dict[str, dict[str, str]] = {
     "address": {
-        "tests/test_pvalues.py::test_thousands_of_deep_asymptotic_logarithms_take_less_than_two_seconds": (
+        "tests/ks/test_pvalues.py::test_thousands_of_deep_asymptotic_logarithms_take_less_than_two_seconds": (
             "a limit of time, and Python itself takes three times as long under this sanitizer"
         ),
     },

@@ -14,9 +14,10 @@ import torch
 from transformers import AutoModelForCausalLM
 from two_processes import free_port, run_on_two_processes
 
-from kslottery_fast.integrations.peft import load_adapter
-from kslottery_fast.integrations.trainer import ROWS_FILE
-from kslottery_fast.rows import embedding_table, get_rows
+from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE
+from kslottery_fast.rows.adapter_file import load_adapter
+from kslottery_fast.rows.attach import get_rows
+from kslottery_fast.rows.tables import embedding_table
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

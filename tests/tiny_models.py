@@ -8,7 +8,8 @@ import torch
 import transformers as T
 from torch import nn
 
-from kslottery_fast.rows import attach_rows, embedding_table, get_rows, is_tied
+from kslottery_fast.rows.attach import attach_rows, get_rows
+from kslottery_fast.rows.tables import embedding_table, is_tied
 
 V = 60
 """Rows of every table."""
@@ -127,3 +128,13 @@ def reference_logits(model: nn.Module, rows: torch.Tensor, role: str) -> torch.T
         bias = getattr(head, "bias", None)
         head.register_forward_hook(lambda _m, args, _out: nn.functional.linear(args[0], old, bias))
     return logits(model, batch(model))
+
+
+def quantized(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The model with an int8 table, and one with the same numbers in float32."""
+    plain = copy.deepcopy(model)
+    table = Int8Embedding(model.get_input_embeddings())
+    with torch.no_grad():
+        plain.get_input_embeddings().weight.copy_(table.weight * table.scale)
+    model.set_input_embeddings(table)
+    return model, plain

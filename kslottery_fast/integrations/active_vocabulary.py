@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.rows import active_token_ids, attached_model, get_rows
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.rows.attach import attached_model, get_rows
+from kslottery_fast.rows.tables import active_token_ids
 
 
 def active_vocabulary(dataset: Any, model: nn.Module) -> torch.Tensor:

@@ -7,11 +7,11 @@ from typing import Any
 
 import transformers
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.row_selection import ks_select_rows
-from kslottery_fast.rows import get_rows
-from kslottery_fast.selection import check_options
-from kslottery_fast.tickets import Tickets
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.rows.attach import get_rows
+from kslottery_fast.tickets.attached import ks_select_rows
+from kslottery_fast.tickets.select import check_options
+from kslottery_fast.tickets.tickets import Tickets
 
 
 class TicketMonitor(transformers.TrainerCallback):
@@ -41,7 +41,7 @@ class TicketMonitor(transformers.TrainerCallback):
     Notes
     -----
     A check tests the k attached rows, not the V of the table: see
-    :func:`kslottery_fast.row_selection.ks_select_rows`. A resumed run counts stable checks from none.
+    :func:`kslottery_fast.tickets.ks_select_rows`. A resumed run counts stable checks from none.
 
     Examples
     --------

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from torch import nn
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.rows import get_rows
-from kslottery_fast.rowset import RowSet
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.rows.attach import get_rows
+from kslottery_fast.rows.rowset import RowSet
 
 _ADAPTED = "_hf_peft_config_loaded"
 """What transformers sets on a model that has adapters, and what its Trainer looks for on a quantized one."""

@@ -10,28 +10,19 @@ import transformers
 from torch import nn
 from torch.nn import functional as F
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.files import write_text
-from kslottery_fast.integrations.active_vocabulary import active_vocabulary, check_batch
-from kslottery_fast.integrations.monitor import TicketMonitor
-from kslottery_fast.integrations.quantized import as_adapted
-from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE, load_checkpoint, save_checkpoint
-from kslottery_fast.integrations.trainer_checks import (
-    check_one_gpu,
-    check_optimizer,
-    check_plain_loss,
-    check_whole_parameters,
-)
-from kslottery_fast.logits import supervised_logits
-from kslottery_fast.optim import RowAdamW
-from kslottery_fast.rows import (
-    attach_rows,
-    detach_rows,
-    get_rows,
-    output_role,
-)
-from kslottery_fast.tables import check_token_ids, table_shape
-from kslottery_fast.tickets import Tickets
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.files import write_text
+from kslottery_fast.evaluation.logits import supervised_logits
+from kslottery_fast.optim.row_adamw import RowAdamW
+from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, output_role
+from kslottery_fast.rows.tables import check_token_ids, table_shape
+from kslottery_fast.tickets.tickets import Tickets
+
+from .active_vocabulary import active_vocabulary, check_batch
+from .monitor import TicketMonitor
+from .quantized import as_adapted
+from .trainer_checkpoint import ROWS_FILE, load_checkpoint, save_checkpoint
+from .trainer_checks import check_one_gpu, check_optimizer, check_plain_loss, check_whole_parameters
 
 __all__ = ["ROWS_FILE", "TicketMonitor", "TicketTrainer", "TicketTrainerMixin", "load_checkpoint"]
 

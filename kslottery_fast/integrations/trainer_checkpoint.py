@@ -8,10 +8,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.files import write_safetensors
-from kslottery_fast.rows import embedding_table, get_rows, output_role
-from kslottery_fast.tables import check_finite
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.files import write_safetensors
+from kslottery_fast.rows.attach import get_rows, output_role
+from kslottery_fast.rows.tables import check_finite, embedding_table
 
 ROWS_FILE = "ticket_rows.safetensors"
 """In every checkpoint: ``rows`` [k, d] and ``token_ids`` [k] of the set in use, ``ids.<set>`` of every other set that

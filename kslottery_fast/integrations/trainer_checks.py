@@ -7,7 +7,7 @@ from typing import Any
 import transformers
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
 
 
 def check_one_gpu(trainer: transformers.Trainer) -> None:

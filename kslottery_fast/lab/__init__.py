@@ -1,0 +1,1 @@
+"""The KS-Lottery experiment as a program."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
 
 from . import native, reference, schemas
 from .schemas import DTYPE_CODES, LEFT_OUT, LIBRARY, NAMESPACE

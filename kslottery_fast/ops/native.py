@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import warnings
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.version import installed_version
 
 _MODULE = "kslottery_fast._C"
-_DISTRIBUTION = "kslottery-fast"
 _CPU = torch.device("cpu")
 
 
@@ -160,11 +159,3 @@ def info() -> dict[str, Any]:
         "error": None,
         "threads": torch.get_num_threads(),
     }
-
-
-def installed_version() -> str:
-    """The version of the package: pyproject.toml's, from the installed metadata or from the native library."""
-    try:
-        return importlib.metadata.version(_DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:
-        return _module.version if _module is not None else "unknown (neither installed nor built)"

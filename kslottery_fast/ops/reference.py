@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
 
 from . import schemas
 from .schemas import HAS_INF, HAS_NAN, LEFT_OUT

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
 
 NAMESPACE = "kslottery"
 

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from ks_cases import CASES, DTYPES, LAYOUTS, expected, lay_out, make_pair
 
 from kslottery_fast import ops
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
 
 VECTORS = 4  # of 16 bytes, that a thread holds of each row
 

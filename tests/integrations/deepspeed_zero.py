@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_models import TOKENS, batch, make
 
 from kslottery_fast import InputError, RowAdamW, attach_rows, get_rows, ks_select_rows, merge_rows
-from kslottery_fast.integrations.distributed import gather_rows
-from kslottery_fast.integrations.peft import load_adapter, save_adapter
-from kslottery_fast.rows import output_role
+from kslottery_fast.rows.adapter_file import load_adapter, save_adapter
+from kslottery_fast.rows.attach import output_role
+from kslottery_fast.rows.distributed import gather_rows
 
 STEPS = 4
 

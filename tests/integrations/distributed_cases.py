@@ -42,9 +42,10 @@ from kslottery_fast import (
     merge_rows,
     use_rows,
 )
-from kslottery_fast.integrations.distributed import gather_rows, ks_select_sharded, replicate_rows
-from kslottery_fast.integrations.peft import load_adapter, save_adapter
-from kslottery_fast.rows import output_role
+from kslottery_fast.rows.adapter_file import load_adapter, save_adapter
+from kslottery_fast.rows.attach import output_role
+from kslottery_fast.rows.distributed import gather_rows, replicate_rows
+from kslottery_fast.tickets.sharded import ks_select_sharded
 
 K, D, STEPS = len(TOKENS), 16, 4
 CASES: dict[str, Callable[[], None]] = {}
@@ -329,7 +330,7 @@ def what_does_not_fit_is_refused() -> None:
     raises("expected both Shard(0)", lambda: ks_select_sharded(whole, whole))
     narrow = distribute_tensor(torch.ones(10, 4), mesh, [Shard(0)])
     raises("[10, 8] and [10, 4]", lambda: ks_select_sharded(rows, narrow))
-    raises("use kslottery_fast.integrations.distributed.ks_select_sharded", lambda: ks_select(rows, rows))
+    raises("use kslottery_fast.tickets.ks_select_sharded", lambda: ks_select(rows, rows))
     model = sharded(replicated=False)
     raises("the rows are sharded already; call replicate_rows before", lambda: replicate_rows(model))
     raises("cannot merge into a table that is sharded; save the rows", lambda: merge_rows(model))

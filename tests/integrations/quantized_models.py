@@ -3,7 +3,7 @@
     pip install bitsandbytes torchao && python tests/integrations/quantized_models.py
 
 Run by hand: neither is a dependency of this package or of its tests, which have quantized embeddings of their own
-(tests/test_rows_elsewhere.py).
+(tests/rows/test_rows_elsewhere.py).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import nn
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from kslottery_fast import InputError, RowAdamW, attach_rows, get_rows, merge_rows
-from kslottery_fast.integrations.peft import load_adapter, save_adapter
 from kslottery_fast.integrations.trainer import TicketTrainer
+from kslottery_fast.rows.adapter_file import load_adapter, save_adapter
 
 TOKENS, IDS = [3, 9], torch.tensor([[3, 4, 5, 9, 3]])
 CONFIG = LlamaConfig(

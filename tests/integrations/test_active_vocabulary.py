@@ -13,10 +13,11 @@ from tiny_models import V, make
 from tiny_trainer import arguments, dataset, losses, train
 from transformers import Trainer
 
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.integrations.active_vocabulary import check_batch
 from kslottery_fast.integrations.trainer import TicketTrainer, TicketTrainerMixin
-from kslottery_fast.rows import active_token_ids, embedding_table, get_rows, merge_rows
+from kslottery_fast.rows.attach import get_rows, merge_rows
+from kslottery_fast.rows.tables import active_token_ids, embedding_table
 
 
 def test_embed_tuning_on_the_active_vocabulary_equals_torch_adamw_on_the_full_table(tmp_path):

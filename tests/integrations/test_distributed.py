@@ -11,9 +11,9 @@ import torch
 from tiny_models import TOKENS, make
 from two_processes import run_on_two_processes
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.integrations.distributed import gather_rows, replicate_rows
-from kslottery_fast.rows import attach_rows, get_rows
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.rows.attach import attach_rows, get_rows
+from kslottery_fast.rows.distributed import gather_rows, replicate_rows
 
 HERE = Path(__file__).parent
 

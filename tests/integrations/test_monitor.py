@@ -14,8 +14,9 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from kslottery_fast import attach_rows, embedding_table, get_rows, ks_select, merge_rows, use_rows
-from kslottery_fast.errors import InputError
-from kslottery_fast.integrations.trainer import TicketMonitor, TicketTrainer
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.integrations.monitor import TicketMonitor
+from kslottery_fast.integrations.trainer import TicketTrainer
 
 
 class Reference(TrainerCallback):

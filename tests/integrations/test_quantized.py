@@ -9,15 +9,14 @@ import peft
 import pytest
 import torch
 import trl
-from test_rows_elsewhere import quantized
-from tiny_models import make
+from tiny_models import make, quantized
 from tiny_trainer import TOKENS, arguments, dataset, losses, train
 from torch import nn
 from transformers import Trainer
 
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.integrations.trainer import TicketTrainer, TicketTrainerMixin
-from kslottery_fast.rows import get_rows
+from kslottery_fast.rows.attach import get_rows
 
 
 def loaded(model: nn.Module, *, trains: bool = True) -> nn.Module:

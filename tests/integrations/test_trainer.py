@@ -16,12 +16,14 @@ from tiny_trainer import TOKENS, arguments, dataset, train
 from torch import nn
 from transformers import Trainer
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.integrations.peft import load_adapter, save_adapter
-from kslottery_fast.integrations.trainer import ROWS_FILE, TicketTrainer, TicketTrainerMixin
-from kslottery_fast.optim import RowAdamW
-from kslottery_fast.rows import attach_rows, embedding_table, get_rows, merge_rows
-from kslottery_fast.tickets import Tickets
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.integrations.trainer import TicketTrainer, TicketTrainerMixin
+from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE
+from kslottery_fast.optim.row_adamw import RowAdamW
+from kslottery_fast.rows.adapter_file import load_adapter, save_adapter
+from kslottery_fast.rows.attach import attach_rows, get_rows, merge_rows
+from kslottery_fast.rows.tables import embedding_table
+from kslottery_fast.tickets.tickets import Tickets
 
 
 def test_rows_alone_train_with_row_adamw_and_the_arguments_options(tmp_path):

@@ -13,10 +13,12 @@ from tiny_trainer import TOKENS, arguments, dataset, losses, train
 from torch import nn
 
 from kslottery_fast import add_rows, mixed_rows, use_rows
-from kslottery_fast.errors import InputError
-from kslottery_fast.files import write_safetensors
-from kslottery_fast.integrations.trainer import ROWS_FILE, TicketTrainer, load_checkpoint
-from kslottery_fast.rows import attach_rows, embedding_table, get_rows
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.files import write_safetensors
+from kslottery_fast.integrations.trainer import TicketTrainer
+from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE, load_checkpoint
+from kslottery_fast.rows.attach import attach_rows, get_rows
+from kslottery_fast.rows.tables import embedding_table
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

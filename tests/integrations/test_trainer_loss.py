@@ -11,9 +11,10 @@ from tiny_trainer import TOKENS, arguments, dataset, losses, train
 from torch import nn
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.integrations.trainer import TicketTrainer, TicketTrainerMixin
-from kslottery_fast.rows import get_rows, is_tied
+from kslottery_fast.rows.attach import get_rows
+from kslottery_fast.rows.tables import is_tied
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])

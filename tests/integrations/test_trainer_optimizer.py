@@ -13,11 +13,12 @@ from tiny_trainer import TOKENS, arguments, dataset, losses
 from torch import nn
 from transformers import TrainerCallback
 
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.integrations import trainer_checks
-from kslottery_fast.integrations.trainer import ROWS_FILE, TicketTrainer
-from kslottery_fast.optim import RowAdamW
-from kslottery_fast.rows import attach_rows, get_rows
+from kslottery_fast.integrations.trainer import TicketTrainer
+from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE
+from kslottery_fast.optim.row_adamw import RowAdamW
+from kslottery_fast.rows.attach import attach_rows, get_rows
 
 
 class Rows(TrainerCallback):

@@ -10,8 +10,8 @@ from tiny_trainer import TOKENS, train
 from torch import nn
 from two_processes import run_on_two_processes
 
-from kslottery_fast.integrations.trainer import load_checkpoint
-from kslottery_fast.rows import attach_rows, get_rows
+from kslottery_fast.integrations.trainer_checkpoint import load_checkpoint
+from kslottery_fast.rows.attach import attach_rows, get_rows
 
 HERE = Path(__file__).parent
 

@@ -15,7 +15,7 @@ from tiny_models import make
 from tiny_trainer import TOKENS, losses, train
 from torch.nn.parallel import DistributedDataParallel
 
-from kslottery_fast.rows import attach_rows, get_rows
+from kslottery_fast.rows.attach import attach_rows, get_rows
 
 
 def run(folder: Path, resume: Path | None = None) -> tuple[torch.Tensor, list[float]]:

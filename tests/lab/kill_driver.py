@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 
-from kslottery_fast.lab import cli, pipeline, results
-from kslottery_fast.lab.console import ProgressCallback, RunConsole
-from kslottery_fast.lab.run_folder import RunFolder
+from kslottery_fast.lab.cli.main import main as cli
+from kslottery_fast.lab.experiment import pipeline
+from kslottery_fast.lab.experiment.console import ProgressCallback, RunConsole
+from kslottery_fast.lab.experiment.run_folder import RunFolder
+from kslottery_fast.lab.report import results
 
 
 def attempt(arguments: list[str], victim: str | None, early: bool = False) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kslottery_fast.lab.report import ReportData, Shift, TicketRow
+from kslottery_fast.lab.report.report_data import ReportData, Shift, TicketRow
 
 MODELS = {
     # nll, bleu_raw, bleu_first_line, chrf_raw, chrf_first_line, ended, mean_chars, trained_parameters

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.lab.archives import extract_member, file_sha256, read_members
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.lab.data.archives import extract_member, file_sha256, read_members
 
 
 def make_zip(path: Path, *names: str) -> Path:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kslottery_fast.lab import cli
+from kslottery_fast.lab.cli.main import main as cli
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_ctrl_c_says_how_to_go_on_and_exits_with_130(monkeypatch, capsys, tmp_pa
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kslottery_fast.lab.pipeline._run_stages", interrupted)
+    monkeypatch.setattr("kslottery_fast.lab.experiment.pipeline._run_stages", interrupted)
     assert cli.main(["run", "--output", str(tmp_path / "run")]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.lab.controls import frequency_ranks, frequency_rows, random_rows, token_counts
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.lab.experiment.controls import frequency_ranks, frequency_rows, random_rows, token_counts
 
 FEATURES = [{"input_ids": [5, 5, 1], "labels": [-100, -100, 1]}, {"input_ids": [5, 3], "labels": [-100, 3]}]
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.lab import corpora, fetch
-from kslottery_fast.lab.corpora import Corpus, check_no_leak, load_corpus, split_pairs
-from kslottery_fast.lab.pairs import Pair, comparison_key
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.lab.data import corpora, fetch
+from kslottery_fast.lab.data.corpora import Corpus, check_no_leak, load_corpus, split_pairs
+from kslottery_fast.lab.data.pairs import Pair, comparison_key
 
 SMALL = {"train": 20, "validation": 5, "test": 5}
 

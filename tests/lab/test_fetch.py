@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.lab import fetch
-from kslottery_fast.lab.fetch import Wheel, cache_directory, fetch_wheel, temporary_folder
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.lab.data import fetch
+from kslottery_fast.lab.data.fetch import Wheel, cache_directory, fetch_wheel, temporary_folder
 
 
 def build_wheel(folder: Path, name: str = "ksl_tiny") -> Wheel:

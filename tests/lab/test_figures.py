@@ -11,16 +11,16 @@ import scipy.stats
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from report_samples import realistic
 
-from kslottery_fast.lab import picture, row_figures
-from kslottery_fast.lab.figures import pictures
-from kslottery_fast.lab.picture import token_label
+from kslottery_fast.lab.report import picture, row_figures
+from kslottery_fast.lab.report.figures import pictures
+from kslottery_fast.lab.report.picture import token_label
 
 
 def test_figures_leave_matplotlib_as_it_was_and_do_not_need_pyplot():
     before = dict(matplotlib.rcParams)
     pictures(realistic(tickets=5, rows=50))
     assert dict(matplotlib.rcParams) == before
-    code = "import sys, kslottery_fast.lab.report; assert 'matplotlib.pyplot' not in sys.modules"
+    code = "import sys, kslottery_fast.lab.report.report; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from kslottery_fast.lab.findings import findings, nll_difference
+from kslottery_fast.lab.report.findings import findings, nll_difference
 
 TOKENS = [4, 6, 10]
 

@@ -5,12 +5,12 @@ from importlib import metadata
 import pytest
 import torch
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.lab import environment
-from kslottery_fast.lab.console import RunConsole
-from kslottery_fast.lab.jobs import Job, work_through
-from kslottery_fast.lab.memory import reset_peak_memory
-from kslottery_fast.lab.run_folder import open_run_folder
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.lab.experiment import environment
+from kslottery_fast.lab.experiment.console import RunConsole
+from kslottery_fast.lab.experiment.jobs import Job, work_through
+from kslottery_fast.lab.experiment.memory import reset_peak_memory
+from kslottery_fast.lab.experiment.run_folder import open_run_folder
 
 
 def jobs(done: list[str], *names: str) -> list[Job]:

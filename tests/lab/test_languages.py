@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.lab.languages import LANGUAGES, Language, canonical_code, find_language
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.lab.data.languages import LANGUAGES, Language, canonical_code, find_language
 
 
 @pytest.mark.parametrize(

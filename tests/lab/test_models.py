@@ -16,9 +16,11 @@ import torch
 import transformers
 from tiny_gguf import write_tiny_gguf
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.lab import fetch, model_sources, models
-from kslottery_fast.lab.models import load_model, native_bfloat16
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.lab.data import fetch
+from kslottery_fast.lab.models import loading as models
+from kslottery_fast.lab.models import sources as model_sources
+from kslottery_fast.lab.models.loading import load_model, native_bfloat16
 
 logging = transformers.utils.logging
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kslottery_fast.lab.pairs import Pair, clean_pairs, comparison_key, normalise
+from kslottery_fast.lab.data.pairs import Pair, clean_pairs, comparison_key, normalise
 
 
 @pytest.mark.parametrize(

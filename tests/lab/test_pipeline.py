@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from kslottery_fast.lab import cli
-from kslottery_fast.lab.pipeline import PRODUCTS, STAGES
-from kslottery_fast.lab.stages import MODELS
-from kslottery_fast.rows import attach_rows, get_rows, merge_rows
-from kslottery_fast.tickets import Tickets
+from kslottery_fast.lab.cli.main import main as cli
+from kslottery_fast.lab.experiment.pipeline import PRODUCTS, STAGES
+from kslottery_fast.lab.experiment.stages import MODELS
+from kslottery_fast.rows.attach import attach_rows, get_rows, merge_rows
+from kslottery_fast.tickets.tickets import Tickets
 
 WORDS = {"house": "casa", "dog": "perro", "sea": "mar", "red": "rojo", "big": "grande", "file": "archivo"}
 METRICS = {"nll", "bleu_raw", "bleu_first_line", "chrf_raw", "chrf_first_line", "ended", "mean_chars"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.lab.pairs import Pair
-from kslottery_fast.lab.prompts import DEFAULT_TEMPLATE, PARAPHRASED_TEMPLATE, check_template, to_examples
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.lab.data.pairs import Pair
+from kslottery_fast.lab.data.prompts import DEFAULT_TEMPLATE, PARAPHRASED_TEMPLATE, check_template, to_examples
 
 
 def test_the_default_template_is_that_of_the_published_measurements():

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.lab.languages import find_language
-from kslottery_fast.lab.pairs import Pair
-from kslottery_fast.lab.readers import read_catalogue_folder, read_table, read_wheel_catalogues
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.lab.data.languages import find_language
+from kslottery_fast.lab.data.pairs import Pair
+from kslottery_fast.lab.data.readers import read_catalogue_folder, read_table, read_wheel_catalogues
 
 SPANISH = find_language("es")
 HEADER = 'msgid ""\nmsgstr ""\n"Content-Type: text/plain; charset=UTF-8\\n"\n'

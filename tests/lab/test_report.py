@@ -19,13 +19,13 @@ from matplotlib.text import Text
 from report_samples import KEYS, MODELS, certificate, realistic, top_k, with_tickets
 from rich.console import Console
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.lab import row_figures
-from kslottery_fast.lab.figures import pictures, scores
-from kslottery_fast.lab.page import render
-from kslottery_fast.lab.picture import Picture
-from kslottery_fast.lab.report import ReportData, Shift, print_table, write_report
-from kslottery_fast.lab.report_data import model_label
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.lab.report import row_figures
+from kslottery_fast.lab.report.figures import pictures, scores
+from kslottery_fast.lab.report.page import render
+from kslottery_fast.lab.report.picture import Picture
+from kslottery_fast.lab.report.report import print_table, write_report
+from kslottery_fast.lab.report.report_data import ReportData, Shift, model_label
 
 
 class Page(HTMLParser):

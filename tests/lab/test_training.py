@@ -5,10 +5,10 @@ import random
 import pytest
 import torch
 
-from kslottery_fast.encoding import Example, encode
-from kslottery_fast.errors import InputError
-from kslottery_fast.lab.training import GroupedBatches, TrainedRows, train_rows
-from kslottery_fast.rows import get_rows
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.evaluation.encoding import Example, encode
+from kslottery_fast.lab.experiment.training import GroupedBatches, TrainedRows, train_rows
+from kslottery_fast.rows.attach import get_rows
 
 OPTIONS = {"pad_token_id": 2, "steps": 3, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-2, "seed": 0}
 

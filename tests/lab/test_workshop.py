@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from kslottery_fast.encoding import Example, collate, encode
-from kslottery_fast.lab.console import RunConsole
-from kslottery_fast.lab.run_folder import RunFolder
-from kslottery_fast.lab.settings import RunSettings
-from kslottery_fast.lab.workshop import Workshop
-from kslottery_fast.rows import attach_rows, get_rows
+from kslottery_fast.evaluation.encoding import Example, collate, encode
+from kslottery_fast.lab.experiment.console import RunConsole
+from kslottery_fast.lab.experiment.run_folder import RunFolder
+from kslottery_fast.lab.experiment.run_settings import RunSettings
+from kslottery_fast.lab.experiment.workshop import Workshop
+from kslottery_fast.rows.attach import attach_rows, get_rows
 
 EOS = 2
 

@@ -22,7 +22,7 @@ import torch
 from ks_cases import CASES, DTYPES, LAYOUTS, SIZES, expected, lay_out, make_pair
 
 from kslottery_fast import ks_2samp, ops
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
 
 ISAS = ("avx512", "avx2", "baseline")
 VALUES_PER_BATCH = 60_000

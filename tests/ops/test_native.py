@@ -86,7 +86,7 @@ def test_an_unknown_isa_is_an_input_error_in_info_and_in_the_kernels():
     code = """
         import torch
         from kslottery_fast import ops
-        from kslottery_fast.errors import InputError
+        from kslottery_fast.base.errors import InputError
         for call in (ops.info, lambda: ops.ks_statistics(torch.zeros(1, 4), torch.zeros(1, 4))):
             try:
                 call()

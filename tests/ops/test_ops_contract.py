@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kslottery_fast import ops
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops import native, reference, schemas
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from kslottery_fast import ops
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
 
 VOCAB, D, N = 300, 64, 20_000
 

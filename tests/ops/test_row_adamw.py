@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from kslottery_fast import ops
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops import kernels, native, reference
 
 HYPER = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1}

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from kslottery_fast import ops
-from kslottery_fast.errors import InputError
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops import reference
 
 VOCAB, D = 50, 2100  # wider than the pieces of 1024 that the kernels work in

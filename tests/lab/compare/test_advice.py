@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from kslottery_fast.lab.compare.advice import (
+from kslottery_fast.evaluation.replicates import Replicates
+from kslottery_fast.lab.report.advice import (
     Candidate,
     control_sentence,
     recommend,
     recommendation_text,
     ticket_warnings,
 )
-from kslottery_fast.replicates import Replicates
 
 
 def nll(value: float, *draws: float) -> Replicates:

@@ -16,10 +16,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from kslottery_fast import __version__
-from kslottery_fast.lab import cli
-from kslottery_fast.lab.compare import command
-from kslottery_fast.lab.compare.command import PRODUCTS
-from kslottery_fast.lab.compare.tables import print_tables
+from kslottery_fast.lab.cli import compare as command
+from kslottery_fast.lab.cli.compare import PRODUCTS
+from kslottery_fast.lab.cli.main import main as cli
+from kslottery_fast.lab.report.tables import print_tables
 
 SEEDS = (0, 1)
 
@@ -302,8 +302,8 @@ def test_kill_9_again_and_again_costs_at_most_one_stage_each_time(arguments, tmp
 
 
 def test_a_tampered_ticket_file_is_refused(finished, arguments, tmp_path):
-    from kslottery_fast.errors import InputError
-    from kslottery_fast.tickets import Tickets
+    from kslottery_fast.base.errors import InputError
+    from kslottery_fast.tickets.tickets import Tickets
 
     saved = json.loads((finished / "stages" / "es.0.certificate" / "tickets.json").read_text())
     assert len(Tickets.load(finished / "stages" / "es.0.certificate" / "tickets.json")) == len(saved["token_ids"])

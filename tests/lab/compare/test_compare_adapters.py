@@ -4,11 +4,11 @@ import peft
 import pytest
 import torch
 
-from kslottery_fast.encoding import Example, collate, encode
-from kslottery_fast.errors import InputError
-from kslottery_fast.generation import generate
-from kslottery_fast.lab.compare.adapters import LORA, PREFIX, PrefixedModel, keys_and_values, plan_lora
-from kslottery_fast.lab.compare.arms import original_again
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.evaluation.encoding import Example, collate, encode
+from kslottery_fast.evaluation.generation import generate
+from kslottery_fast.lab.experiment.adapters import LORA, PREFIX, PrefixedModel, keys_and_values, plan_lora
+from kslottery_fast.lab.experiment.arms import original_again
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 PROMPT = [3, 14, 15, 92, 65]

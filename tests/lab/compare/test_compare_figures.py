@@ -2,7 +2,7 @@
 
 import pytest
 
-from kslottery_fast.lab.compare.figures import score_by_rows, ticket_counts
+from kslottery_fast.lab.report.compare_figures import score_by_rows, ticket_counts
 
 
 def arm(rows: int, nll: float) -> dict:

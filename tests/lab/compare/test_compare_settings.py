@@ -2,9 +2,9 @@
 
 import pytest
 
-from kslottery_fast.errors import InputError
-from kslottery_fast.lab.compare.settings import ArmSpec, CompareSettings, parse_arm
-from kslottery_fast.lab.settings import RunSettings
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.lab.experiment.run_settings import RunSettings
+from kslottery_fast.lab.experiment.settings import ArmSpec, CompareSettings, parse_arm
 
 
 def settings(**changes) -> CompareSettings:

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kslottery_fast.lab.compare.arms import ARMS, Tune, norm_matched_noise
-from kslottery_fast.lab.compare.evidence import SELECTORS, Evidence, Witness, ks_order
-from kslottery_fast.lab.compare.settings import ArmSpec
-from kslottery_fast.lab.training import TrainedRows
-from kslottery_fast.stats import ks_statistics
-from kslottery_fast.tickets import ks_select
+from kslottery_fast.lab.experiment.arms import ARMS, Tune, norm_matched_noise
+from kslottery_fast.lab.experiment.evidence import SELECTORS, Evidence, Witness, ks_order
+from kslottery_fast.lab.experiment.settings import ArmSpec
+from kslottery_fast.lab.experiment.training import TrainedRows
+from kslottery_fast.tickets.select import ks_select
+from kslottery_fast.tickets.tables import ks_statistics
 
 V, D = 400, 48
 ACTIVE = torch.arange(0, V, 4)

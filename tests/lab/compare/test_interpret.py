@@ -6,11 +6,10 @@ import json
 import pytest
 import torch
 
-from kslottery_fast.encoding import encode
-from kslottery_fast.errors import InputError
-from kslottery_fast.evaluate import Example
-from kslottery_fast.lab.compare.interpret import PARTS, prompt_parts, switched
-from kslottery_fast.rows import attach_rows, get_rows
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.evaluation.encoding import Example, encode
+from kslottery_fast.lab.experiment.interpret import PARTS, prompt_parts, switched
+from kslottery_fast.rows.attach import attach_rows, get_rows
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 

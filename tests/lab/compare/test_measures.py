@@ -3,8 +3,10 @@
 import pytest
 import sacrebleu
 
-from kslottery_fast.evaluate import Evaluation, GeneratedText, Interval
-from kslottery_fast.lab.compare.measures import (
+from kslottery_fast.evaluation.evaluate import Evaluation
+from kslottery_fast.evaluation.generation import GeneratedText
+from kslottery_fast.evaluation.intervals import Interval, clopper_pearson
+from kslottery_fast.lab.report.measures import (
     METRICS,
     RANGES,
     decomposition,
@@ -13,7 +15,6 @@ from kslottery_fast.lab.compare.measures import (
     replicates,
     score_intervals,
 )
-from kslottery_fast.resampling import clopper_pearson
 
 REFERENCES = [" la casa es grande y roja", " el perro mira el mar", " guardar el archivo nuevo"]
 GOOD = ["la casa es grande y roja", "el perro mira el mar", "guardar el archivo nuevo"]

@@ -1,0 +1,94 @@
+"""Language codes and the English names that prompts use."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from kslottery_fast.base.errors import InputError
+
+_NAMES = """
+af Afrikaans | am Amharic | ar Arabic | ar_dz Algerian Arabic | ast Asturian | az Azerbaijani
+be Belarusian | bg Bulgarian | bn Bengali | br Breton | bs Bosnian | ca Catalan | ckb Central Kurdish
+cs Czech | cy Welsh | da Danish | de German | dsb Lower Sorbian | dv Divehi | el Greek | en English
+eo Esperanto | es Spanish | es_419 Latin American Spanish | es_ar Argentinian Spanish
+es_co Colombian Spanish | es_mx Mexican Spanish | es_ve Venezuelan Spanish | et Estonian | eu Basque
+fa Persian | fi Finnish | fr French | fr_ca Canadian French | fy Frisian | ga Irish | gd Scottish Gaelic
+gl Galician | gu Gujarati | he Hebrew | hi Hindi | hr Croatian | hsb Upper Sorbian | ht Haitian Creole
+hu Hungarian | hy Armenian | ia Interlingua | id Indonesian | ig Igbo | io Ido | is Icelandic | it Italian
+ja Japanese | ka Georgian | kab Kabyle | kk Kazakh | km Khmer | kn Kannada | ko Korean | ky Kyrgyz
+lb Luxembourgish | lt Lithuanian | lv Latvian | mi Maori | mk Macedonian | ml Malayalam | mn Mongolian
+mr Marathi | ms Malay | mt Maltese | my Burmese | nb Norwegian Bokmål | ne Nepali | nl Dutch
+nn Norwegian Nynorsk | os Ossetian | pa Punjabi | pl Polish | pt Portuguese | pt_br Brazilian Portuguese
+ro Romanian | ru Russian | si Sinhala | sk Slovak | sl Slovenian | sq Albanian | sr Serbian
+sr_latn Serbian (Latin) | sv Swedish | sw Swahili | ta Tamil | te Telugu | tet Tetum | tg Tajik | th Thai
+tk Turkmen | tr Turkish | tt Tatar | udm Udmurt | ug Uyghur | uk Ukrainian | ur Urdu | uz Uzbek
+vi Vietnamese | zh_hans Simplified Chinese | zh_hant Traditional Chinese
+"""
+LANGUAGES: dict[str, str] = {
+    code: name
+    for line in _NAMES.strip().splitlines()
+    for code, name in [entry.strip().split(" ", 1) for entry in line.split("|")]
+}
+"""English name of every language that the default catalogues hold, by code (lower case, underscore)."""
+
+# A region that adds nothing to the language: es_ES is Spanish, but es_MX is another catalogue.
+_ALIASES = {
+    "ca_es": "ca", "cs_cz": "cs", "da_dk": "da", "el_gr": "el", "en_us": "en", "fa_ir": "fa", "he_il": "he",
+    "hi_in": "hi", "hy_am": "hy", "ja_jp": "ja", "ka_ge": "ka", "ko_kr": "ko", "nb_no": "nb", "sl_si": "sl",
+    "sq_al": "sq", "sr_rs": "sr", "sv_se": "sv", "uk_ua": "uk", "vi_vn": "vi",
+    "zh_cn": "zh_hans", "zh_hans_cn": "zh_hans", "zh_tw": "zh_hant", "zh_hant_tw": "zh_hant",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Language:
+    """A language: ``code`` finds its catalogues, ``name`` stands in the prompt."""
+
+    code: str
+    name: str
+
+
+def canonical_code(code: str) -> str:
+    """Spell a locale code in one way: lower case, underscore, without a region that adds nothing.
+
+    Examples
+    --------
+    >>> canonical_code("pt-BR"), canonical_code("es_ES"), canonical_code("zh-CN"), canonical_code("fr-FR")
+    ('pt_br', 'es', 'zh_hans', 'fr')
+    """
+    spelled = code.strip().lower().replace("-", "_")
+    if re.fullmatch(r"([a-z]{2})_\1", spelled):
+        return spelled[:2]
+    return _ALIASES.get(spelled, spelled)
+
+
+def find_language(text: str) -> Language:
+    """The language that a person means: by code, English name, or ``code=Name`` if the table has it not.
+
+    Raises
+    ------
+    InputError : neither; with the nearest known one and all codes.
+
+    Examples
+    --------
+    >>> find_language("ca").name, find_language("Catalan").code, find_language("nah=Nahuatl").name
+    ('Catalan', 'ca', 'Nahuatl')
+    """
+    code, separator, name = text.partition("=")
+    code = canonical_code(code)
+    if separator:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", code) or not name.strip():
+            raise InputError(f"language {text!r}: write CODE=NAME, as in nah=Nahuatl")
+        return Language(code, name.strip())
+    if code in LANGUAGES:
+        return Language(code, LANGUAGES[code])
+    wanted = " ".join(text.split()).casefold()
+    names = {known_name.casefold(): known for known, known_name in LANGUAGES.items()}
+    if wanted in names:
+        return Language(names[wanted], LANGUAGES[names[wanted]])
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.6) or None
+    guess = names[near[0]] if near else next(iter(difflib.get_close_matches(code, LANGUAGES, n=1)), None)
+    hint = f"did you mean {guess} ({LANGUAGES[guess]})? " if guess else ""
+    raise InputError(f"unknown language {text!r}; {hint}Known: {', '.join(LANGUAGES)}. Write CODE=NAME for another one")

@@ -1,0 +1,176 @@
+"""Reading translation pairs: gettext catalogues (in wheels or folders), and .tsv, .csv and .jsonl tables.
+
+Catalogue entries that are fuzzy, obsolete, untranslated, or have plural forms are left out and counted.
+Plurals go because which of the forms translates the singular depends on the plural rule of the language: form
+0 is "one" in Spanish, "zero" in Arabic, and "1, 21, 31, ..." in Russian.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
+
+import polib
+
+from kslottery_fast.base.errors import InputError
+
+from .archives import read_members
+from .languages import Language, canonical_code
+from .pairs import Pair
+
+_LOCALE = re.compile(r"(?:^|/)([^/]+)/LC_MESSAGES/[^/]+\.po$")
+
+
+def read_wheel_catalogues(wheel: Path, label: str, language: Language) -> tuple[list[Pair], Counter[str]]:
+    """Pairs English -> ``language`` of every catalogue in a wheel, by file name, and what was left out."""
+    pairs: list[Pair] = []
+    skipped: Counter[str] = Counter()
+
+    def wanted(name: str) -> bool:
+        found = _LOCALE.search(name)
+        return bool(found) and canonical_code(found.group(1)) == language.code  # type: ignore[union-attr]
+
+    for name, content in read_members(wheel, wanted):
+        pairs += _entries(content.decode("utf-8-sig"), f"{label}/{name}", skipped)
+    return pairs, skipped
+
+
+def read_catalogue_folder(folder: Path, language: Language) -> tuple[list[Pair], Counter[str]]:
+    """Pairs of the .po files of one language under ``folder`` (or of one .po file), and what was left out.
+
+    The language of a file is that of its folder ``<code>/LC_MESSAGES``, else its header ``Language``, else
+    its own name (``es.po``). A file that states none is taken to be in the language asked for.
+
+    Raises
+    ------
+    InputError : no .po file, none in this language (lists those found), or one that cannot be read.
+    """
+    files = sorted(folder.rglob("*.po")) if folder.is_dir() else [folder]
+    if not files:
+        raise InputError(
+            f"{folder} holds no .po file; give a folder of gettext catalogues, or a .tsv, .csv or .jsonl file"
+        )
+    pairs: list[Pair] = []
+    skipped: Counter[str] = Counter()
+    others: set[str] = set()
+    for file in files:
+        text = _read_text(file)
+        stated = _stated_language(file, text)
+        if stated not in (None, language.code):
+            others.add(str(stated))
+            continue
+        origin = file.relative_to(folder).as_posix() if folder.is_dir() else file.name
+        pairs += _entries(text, origin, skipped)
+    if others and not pairs and not skipped:
+        raise InputError(
+            f"{folder} has no catalogue in {language.name} ({language.code}); it has: {', '.join(sorted(others))}"
+        )
+    return pairs, skipped
+
+
+def read_table(path: Path) -> list[Pair]:
+    """Pairs of a .tsv, .csv or .jsonl file in UTF-8.
+
+    Tables have two columns, source and target, or a first line with the names ``source`` and ``target`` (any
+    order, other columns ignored). Tabs in a .tsv file separate and quotes are plain characters; a .csv file
+    quotes as usual. Each line of a .jsonl file is an object with the strings ``source`` and ``target``. Blank
+    lines are skipped.
+
+    Raises
+    ------
+    InputError : a line that does not fit (with its number), another encoding, another kind of file.
+    """
+    readers: dict[str, Callable[[Path, str], Iterator[Pair]]] = {
+        ".tsv": _read_columns,
+        ".csv": _read_columns,
+        ".jsonl": _read_jsonl,
+    }
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"{path}: unknown kind of corpus {path.suffix!r}; expected .tsv, .csv, .jsonl, .po or a folder"
+        )
+    return list(reader(path, _read_text(path)))
+
+
+def _read_columns(path: Path, text: str) -> Iterator[Pair]:
+    if path.suffix.lower() == ".tsv":
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    source, target, width = 0, 1, 2
+    first = True
+    try:
+        for row in rows:
+            if not any(cell.strip() for cell in row):
+                continue
+            names = [cell.strip().lower() for cell in row]
+            if first and "source" in names and "target" in names:
+                source, target, width = names.index("source"), names.index("target"), len(row)
+            elif len(row) != width:
+                raise InputError(
+                    f"{path} line {rows.line_num}: {len(row)} columns, expected {width} (source and target)"
+                )
+            else:
+                yield Pair(row[source], row[target], f"{path.name}:{rows.line_num}")
+            first = False
+    except csv.Error as error:
+        raise InputError(f"{path} line {rows.line_num}: {error}") from error
+
+
+def _read_jsonl(path: Path, text: str) -> Iterator[Pair]:
+    # Not splitlines: JSON strings may hold U+2028 and its like as they are.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} line {number} is not JSON ({error})") from error
+        if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("source", "target")):
+            raise InputError(f'{path} line {number}: expected an object {{"source": "...", "target": "..."}}')
+        yield Pair(record["source"], record["target"], f"{path.name}:{number}")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _stated_language(file: Path, text: str) -> str | None:
+    located = _LOCALE.search(PurePath(file).as_posix())
+    if located:
+        return canonical_code(located.group(1))
+    header = re.search(r'^"Language:\s*([A-Za-z_@-]+)\s*\\n"', text, re.MULTILINE)
+    if header:
+        return canonical_code(header.group(1))
+    return canonical_code(file.stem) if re.fullmatch(r"[a-z]{2,3}([_-][A-Za-z]+)?", file.stem) else None
+
+
+def _entries(text: str, origin: str, skipped: Counter[str]) -> Iterator[Pair]:
+    if "msgid" not in text:  # polib takes a short text without any entry for a file name
+        raise InputError(f"{origin} is not a gettext catalogue: it has no msgid")
+    try:
+        catalogue = polib.pofile(text)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{origin} is not a readable gettext catalogue ({error})") from error
+    for entry in catalogue:
+        if entry.obsolete:
+            skipped["obsolete"] += 1
+        elif entry.msgid_plural:
+            skipped["plural"] += 1
+        elif entry.fuzzy:
+            skipped["fuzzy"] += 1
+        elif not entry.msgstr.strip():
+            skipped["untranslated"] += 1
+        else:
+            yield Pair(entry.msgid, entry.msgstr, f"{origin}:{entry.linenum}")

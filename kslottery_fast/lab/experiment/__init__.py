@@ -1,0 +1,1 @@
+"""The experiment: its arms, and the stages that they leave in a folder."""

@@ -1,0 +1,288 @@
+"""The arms of a comparison: each makes a model from the original one. ``ARMS`` lists them, one line each.
+
+An arm with a size takes it as a number of rows or as an alpha, see :class:`~.settings.ArmSpec`. The stage of an arm
+holds ``arm.json`` (rows and numbers trained) and what is needed to make the model again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
+from kslottery_fast.evaluation.encoding import encode_prompt
+
+from .adapters import LORA, PREFIX, AdapterKind
+from .cell import Cell
+from .console import ProgressCallback
+from .evidence import Witness
+from .settings import ArmSpec
+from .training import TrainedRows, train_parameters
+
+
+class Arm:
+    """How one model of the comparison is made.
+
+    ``label``: what tables call it. ``sized``: whether it takes a size. ``trains``: whether it trains at all; what does
+    gets the paraphrase check and may have a learning rate. ``seeded``: whether it differs between training seeds.
+    """
+
+    sized = True
+    trains = True
+    seeded = True
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
+        """Make the model and write what :meth:`wearing` needs, and ``arm.json``, into the stage's folder."""
+        raise NotImplementedError
+
+    def wearing(self, cell: Cell, folder: Path) -> AbstractContextManager[Any]:
+        """The model of a finished stage inside the block; after it the original model is as it was."""
+        raise NotImplementedError
+
+    def spent(self, folder: Path) -> None:
+        """Called when the arm is scored, maybe more than once: may remove what is too large to keep."""
+
+
+class RowArm(Arm):
+    """A model that differs from the original one in some rows of the table."""
+
+    def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
+        """The rows; None for the original model."""
+        raise NotImplementedError
+
+    def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
+        """See :class:`Arm`."""
+        found = self.rows(cell, spec, folder, progress)
+        if found is not None:
+            found.save(folder)
+        count = 0 if found is None else len(found.token_ids)
+        trained = found.rows.numel() if self.trains and found is not None else 0
+        write_json(folder / "arm.json", {"arm": str(spec), "rows": count, "trained_parameters": trained})
+
+    def wearing(self, cell: Cell, folder: Path) -> AbstractContextManager[Any]:
+        """See :class:`Arm`."""
+        empty = read_json(folder / "arm.json")["rows"] == 0
+        return cell.shop.wearing(None if empty else TrainedRows.load(folder))
+
+
+class Untuned(RowArm):
+    """The original model."""
+
+    sized = trains = seeded = False
+
+    def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
+        """No rows."""
+        return
+
+
+class EmbedTuning(RowArm):
+    """Every row of the active vocabulary trains; leaves the evidence that other arms choose by."""
+
+    sized = False
+
+    def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
+        """All active rows."""
+        shop, settings = cell.shop, cell.shop.settings
+        witness = Witness(shop.base_table(), settings.steps)
+        active = shop.counts.nonzero().squeeze(1)
+        rate = spec.learning_rate or settings.learning_rate
+        tuned = cell.train(active, rate, folder, progress, witness.watch)
+        witness.evidence(tuned, shop.counts, settings.steps).save(folder)
+        return tuned
+
+
+class ChosenRows(RowArm):
+    """An arm about the rows that a selector takes."""
+
+    def __init__(self, label: str, selector: str) -> None:
+        super().__init__(label)
+        self.selector = selector
+
+
+class Tune(ChosenRows):
+    """The rows that a selector takes train, from the original model; everything else is frozen."""
+
+    def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
+        """The chosen rows, trained; none where alpha selects none."""
+        ids = cell.choose(self.selector, spec)
+        rate = spec.learning_rate or cell.shop.settings.tuning_learning_rate
+        return cell.train(ids, rate, folder, progress) if len(ids) else None
+
+
+class Transfer(ChosenRows):
+    """The rows that a selector takes are copied from the embed-tuned model; nothing trains."""
+
+    trains = False
+
+    def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
+        """The chosen rows of Embed Tuning."""
+        ids = cell.choose(self.selector, spec)
+        return cell.tuned.only(ids.sort().values) if len(ids) else None
+
+
+class Frozen(ChosenRows):
+    """Embed Tuning of all active rows but those that a selector takes: the paper's ablation."""
+
+    def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
+        """All active rows that were not chosen; where alpha selects none, those of Embed Tuning as they are."""
+        active, frozen = cell.evidence.token_ids, cell.choose(self.selector, spec)
+        rate = spec.learning_rate or cell.shop.settings.learning_rate
+        if len(frozen) == 0 and rate == cell.shop.settings.learning_rate:
+            return cell.tuned
+        rest = active[~torch.isin(active, frozen)]
+        if len(rest) == 0:
+            raise InputError(f"arm {spec} freezes all {len(active):,} active rows; nothing is left to train")
+        return cell.train(rest, rate, folder, progress)
+
+
+class Noise(Transfer):
+    """The chosen rows move as far as Embed Tuning moved each, in random directions."""
+
+    def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
+        """Rows of the original model plus noise of the norm of their change, row by row."""
+        tuned = super().rows(cell, spec, folder, progress)
+        if tuned is None:
+            return None
+        before = cell.shop.base_table()[tuned.token_ids]
+        return TrainedRows(tuned.token_ids, before + norm_matched_noise(tuned.rows - before, cell.seed), [])
+
+
+def norm_matched_noise(change: Tensor, seed: int) -> Tensor:
+    """Random directions with the row norms of ``change``, float32 [k, d]."""
+    noise = torch.randn(change.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (noise * (change.double().norm(dim=1) / noise.norm(dim=1))[:, None]).float()
+
+
+class FullTuning(Arm):
+    """All parameters train. The weights are kept until the arm is scored, and no longer."""
+
+    sized = False
+    default_rate = 5e-5
+
+    def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
+        """See :class:`Arm`."""
+        model = cell.shop.model
+        with original_again(model):
+            model.requires_grad_(True)
+            losses = _train_in_place(model, cell, spec.learning_rate or self.default_rate, folder, progress)
+            weights = dict(model.named_parameters())
+            write_safetensors(folder / "weights.safetensors", weights)
+            trained = sum(parameter.numel() for parameter in weights.values())
+        write_json(folder / "losses.json", losses)
+        write_json(folder / "arm.json", {"arm": str(spec), "rows": None, "trained_parameters": trained})
+
+    @contextlib.contextmanager
+    def wearing(self, cell: Cell, folder: Path) -> Iterator[Any]:
+        """See :class:`Arm`."""
+        model = cell.shop.model
+        weights = read_safetensors(folder / "weights.safetensors")
+        with original_again(model):
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    parameter.copy_(weights[name])
+            yield model
+
+    def spent(self, folder: Path) -> None:
+        """A whole model for each seed and language is not kept."""
+        (folder / "weights.safetensors").unlink(missing_ok=True)
+
+
+class Adapter(Arm):
+    """An adapter of PEFT, sized to train as many numbers as that many rows have, or as near as its kind can come."""
+
+    def __init__(self, label: str, kind: AdapterKind) -> None:
+        super().__init__(label)
+        self.kind = kind
+
+    def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
+        """See :class:`Arm`."""
+        budget, model = cell.budget(spec), cell.shop.model
+        facts: dict[str, Any] = {"arm": str(spec), "rows": None if budget else 0, "trained_parameters": 0}
+        if budget:
+            prompt = encode_prompt(cell.shop.loaded.tokenizer, cell.shop.examples("train")[0].prompt)
+            torch.manual_seed(cell.seed)  # PEFT draws the adapter's first weights
+            with original_again(model, copy=False), self.kind.attached(model, budget, prompt) as (adapter, plan):
+                rate = spec.learning_rate or self.kind.default_rate
+                losses = _train_in_place(adapter, cell, rate, folder, progress)
+                trained = sum(parameter.numel() for parameter in adapter.parameters() if parameter.requires_grad)
+                self.kind.save(adapter, folder / "adapter")
+            facts |= {"trained_parameters": trained, "budget": budget, **plan}
+            write_json(folder / "losses.json", losses)
+        write_json(folder / "arm.json", facts)
+
+    @contextlib.contextmanager
+    def wearing(self, cell: Cell, folder: Path) -> Iterator[Any]:
+        """See :class:`Arm`."""
+        if read_json(folder / "arm.json")["rows"] == 0:
+            yield cell.shop.model
+            return
+        with (
+            original_again(cell.shop.model, copy=False),
+            self.kind.loaded(cell.shop.model, folder / "adapter") as model,
+        ):
+            yield model
+
+
+@contextlib.contextmanager
+def original_again(model: Any, *, copy: bool = True) -> Iterator[None]:
+    """After the block the model's parameters have the values (unless ``copy`` is False) and flags that they had."""
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    values = {name: parameter.detach().clone() for name, parameter in model.named_parameters()} if copy else {}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(flags[name])
+                parameter.grad = None
+                if copy:
+                    parameter.copy_(values[name])
+
+
+def _train_in_place(
+    model: Any, cell: Cell, learning_rate: float, folder: Path, progress: ProgressCallback
+) -> list[float]:
+    settings = cell.shop.settings
+    return train_parameters(
+        model,
+        cell.shop.train_features,
+        pad_token_id=cell.shop.pad_token_id,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        micro_batch_size=settings.micro_batch_size,
+        learning_rate=learning_rate,
+        seed=cell.seed,
+        scratch=folder,
+        progress=progress,
+    )
+
+
+ARMS: dict[str, Arm] = {
+    "untuned": Untuned("Untuned"),
+    "embed": EmbedTuning("Embed Tuning"),
+    "full": FullTuning("Full Tuning"),
+    "partial": Tune("Partial Tuning (KS)", "ks"),
+    "transfer": Transfer("Partial Transfer (KS)", "ks"),
+    "frequency": Tune("Frequency Tuning", "frequency"),
+    "transfer-frequency": Transfer("Frequency Transfer", "frequency"),
+    "random": Tune("Random rows", "random"),
+    "transfer-random": Transfer("Random Transfer", "random"),
+    "l2": Tune("Rows by L2 shift", "l2"),
+    "gradient": Tune("Rows by gradient", "gradient"),
+    "frozen": Frozen("Tickets frozen", "ks"),
+    "frozen-frequency": Frozen("Frequent rows frozen", "frequency"),
+    "noise": Noise("Norm-matched noise", "ks"),
+    "lora": Adapter("LoRA", LORA),
+    "prefix": Adapter("Prefix Tuning", PREFIX),
+}
+"""Every arm by the name that ``--arms`` takes."""

@@ -1,0 +1,84 @@
+"""What is measured of every arm: test sentences in the template, the paraphrased template, and validation NLL."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kslottery_fast.base.files import read_json, write_json
+from kslottery_fast.evaluation.evaluate import Evaluation, TargetNll, evaluate, nll
+from kslottery_fast.evaluation.intervals import Interval
+from kslottery_fast.lab.data.prompts import DEFAULT_TEMPLATE, PARAPHRASED_TEMPLATE
+
+from .console import ProgressCallback
+from .memory import trimming_forward
+from .workshop import Workshop
+
+TEST, PARAPHRASED, VALIDATION = "evaluation.json", "paraphrased.json", "validation.json"
+FILES = (TEST, PARAPHRASED, VALIDATION)
+
+
+def other_template(template: str) -> str:
+    """The template of the paraphrase check: the same request in words that the models were not tuned with."""
+    return DEFAULT_TEMPLATE if template == PARAPHRASED_TEMPLATE else PARAPHRASED_TEMPLATE
+
+
+def score(shop: Workshop, model: Any, folder: Path, progress: ProgressCallback) -> None:
+    """Score a model and write ``FILES`` into the stage's folder."""
+    settings = shop.settings
+    runs = {TEST: shop.examples("test"), PARAPHRASED: shop.examples("test", other_template(settings.template))}
+    with trimming_forward(model):
+        for place, (name, examples) in enumerate(runs.items()):
+            result = evaluate(
+                model,
+                shop.loaded.tokenizer,
+                examples,
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=settings.eval_batch_size,
+                n_bootstrap=settings.n_bootstrap,
+                seed=settings.seed,
+                bleu_tokenizer=settings.bleu_tokenizer,
+                progress=lambda done, total, place=place: progress(place * total + done, 2 * total),  # type: ignore[misc]
+            )
+            write_json(folder / name, result.to_dict())
+        write_json(folder / VALIDATION, nll_record(validation_nll(shop, model)))
+
+
+def copy_scores(source: Path, folder: Path) -> None:
+    """Take over the scores of the same model from another stage."""
+    for name in FILES:
+        shutil.copyfile(source / name, folder / name)
+
+
+def validation_nll(shop: Workshop, model: Any) -> TargetNll:
+    """NLL on the validation split: for choices that the test split must not see."""
+    settings = shop.settings
+    return nll(
+        model,
+        shop.loaded.tokenizer,
+        shop.examples("validation"),
+        batch_size=settings.eval_batch_size,
+        n_bootstrap=settings.n_bootstrap,
+        seed=settings.seed,
+    )
+
+
+def nll_record(result: TargetNll) -> dict[str, Any]:
+    """As JSON takes it."""
+    return {**result._asdict(), "interval": asdict(result.interval)}
+
+
+def load_nll(folder: Path, name: str = VALIDATION) -> TargetNll:
+    """Read what :func:`nll_record` made."""
+    record = read_json(folder / name)
+    return TargetNll(Interval.from_dict(record["interval"]), record["sentence_nll"], record["sentence_tokens"])
+
+
+def load_scores(folder: Path) -> dict[str, Evaluation]:
+    """The evaluations of a finished score stage, by template: ``test`` and ``paraphrased``."""
+    return {
+        "test": Evaluation.from_dict(read_json(folder / TEST)),
+        "paraphrased": Evaluation.from_dict(read_json(folder / PARAPHRASED)),
+    }

@@ -1,0 +1,1 @@
+"""What a finished experiment says: numbers, sentences, tables, figures, the page."""

@@ -1,0 +1,153 @@
+"""Scores of an arm over sentences and seeds as paired replicates, and what is computed from two of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kslottery_fast.evaluation.evaluate import Evaluation, TargetNll, first_line, one_line
+from kslottery_fast.evaluation.intervals import Interval, clopper_pearson
+from kslottery_fast.evaluation.replicates import Replicates, replicates_over_seeds
+from kslottery_fast.evaluation.scores import bleu_metric, chrf_metric, sentence_statistics
+
+Scores = Mapping[str, Replicates]
+METRICS = ("nll", "bleu_raw", "bleu_first_line", "chrf_raw", "chrf_first_line", "ended", "mean_chars")
+PARAPHRASE_METRICS = ("nll", "bleu_raw", "bleu_first_line", "ended")
+RANGES = {
+    **dict.fromkeys(METRICS, (0.0, 100.0)),
+    "nll": (0.0, math.inf),
+    "ended": (0.0, 1.0),
+    "mean_chars": (0.0, math.inf),
+}
+"""What a score can be; intervals of few seeds would leave it."""
+
+
+def replicates(
+    evaluations: Sequence[Evaluation],
+    references: Sequence[str],
+    *,
+    bleu_tokenizer: str,
+    n_bootstrap: int,
+    seed: int,
+    metrics: Sequence[str] = METRICS,
+) -> dict[str, Replicates]:
+    """Replicates of every metric of one arm.
+
+    Parameters
+    ----------
+    evaluations : one for each training seed, on the same sentences.
+    references : the targets of the sentences.
+    bleu_tokenizer : of sacrebleu.
+    n_bootstrap, seed : as :func:`~kslottery_fast.evaluation.replicates.replicates_over_seeds` takes them; the same for
+        all arms of a language.
+    """
+    expected = [one_line(reference) for reference in references]
+    cut = {"raw": one_line, "first_line": first_line}
+    makers: dict[str, Callable[[], Any]] = {"bleu": lambda: bleu_metric(bleu_tokenizer), "chrf": chrf_metric}
+
+    def resampled(tables: Sequence[Any], score: Callable[[Any], float]) -> Replicates:
+        return replicates_over_seeds(tables, score, n_bootstrap=n_bootstrap, seed=seed)
+
+    def corpus(metric: str) -> Replicates:
+        kind, _, part = metric.partition("_")
+        maker = makers[kind]()
+        tables = []
+        for evaluation in evaluations:
+            hypotheses = [cut[part](output.text) for output in evaluation.outputs]
+            statistics, score = sentence_statistics(maker, hypotheses, expected)
+            tables.append(statistics)
+        return resampled(tables, score)
+
+    def mean(of: Callable[[Any], float]) -> Replicates:
+        tables = [[[of(output), 1.0] for output in evaluation.outputs] for evaluation in evaluations]
+        return resampled(tables, _ratio)
+
+    simple: dict[str, Callable[[], Replicates]] = {
+        "nll": lambda: nll_replicates(evaluations, n_bootstrap=n_bootstrap, seed=seed),
+        "ended": lambda: mean(lambda output: float(output.ended)),
+        "mean_chars": lambda: mean(lambda output: float(len(output.text.strip()))),
+    }
+    return {metric: simple[metric]() if metric in simple else corpus(metric) for metric in metrics}
+
+
+def nll_replicates(results: Sequence[Evaluation | TargetNll], *, n_bootstrap: int, seed: int) -> Replicates:
+    """Replicates of NLL per target token; one result for each training seed."""
+    tables = [list(zip(result.sentence_nll, result.sentence_tokens, strict=True)) for result in results]
+    return replicates_over_seeds(tables, _ratio, n_bootstrap=n_bootstrap, seed=seed)
+
+
+def decomposition(arm: Scores, untuned: Scores, metric: str = "bleu") -> dict[str, Replicates]:
+    """The raw gain of an arm, split into what it learned to say and what it learned not to go on saying.
+
+    ``gain``: raw score minus that of the untuned model. ``quality``: the same on first lines, where whatever follows
+    the answer is not counted. ``stopping``: the rest, i.e. how much less the arm loses by running on than the untuned
+    model does. ``gain = quality + stopping``, exactly.
+    """
+    gain = arm[f"{metric}_raw"] - untuned[f"{metric}_raw"]
+    quality = arm[f"{metric}_first_line"] - untuned[f"{metric}_first_line"]
+    return {"gain": gain, "quality": quality, "stopping": gain - quality}
+
+
+def differences(first: Scores, second: Scores) -> dict[str, dict[str, float]]:
+    """Every metric of ``first`` minus that of ``second``, with paired 95 % intervals."""
+    found = {}
+    for metric in first:
+        if metric in second:
+            least, most = RANGES[metric]
+            found[metric] = _within((first[metric] - second[metric]).interval(), least - most, most - least).to_dict()
+    return found
+
+
+def seed_differences(
+    first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]]
+) -> list[dict[str, float]]:
+    """``first`` minus ``second``, seed by seed; a model without seeds stands beside every seed of the other.
+
+    >>> seed_differences([{"nll": 2.0}, {"nll": 2.5}], [{"nll": 1.0}])
+    [{'nll': 1.0}, {'nll': 1.5}]
+    """
+    count = max(len(first), len(second))
+    pairs = zip(*(list(one) * (count // len(one)) for one in (first, second)), strict=True)
+    return [{metric: a[metric] - b[metric] for metric in a} for a, b in pairs]
+
+
+def score_intervals(scores: Scores, sentences: int) -> dict[str, dict[str, float]]:
+    """Values and 95 % intervals of scores on so many ``sentences``, within what such a score can be.
+
+    That of ``ended`` is at least as wide as Clopper and Pearson's for one model: where all outputs end, no resample
+    shows one that does not.
+    """
+    found = {metric: _within(one.interval(), *RANGES[metric]) for metric, one in scores.items()}
+    if "ended" in found:
+        found["ended"] = _with_exact(found["ended"], sentences)
+    return {metric: one.to_dict() for metric, one in found.items()}
+
+
+def intervals(scores: Scores) -> dict[str, dict[str, float]]:
+    """Values and 95 % intervals as JSON takes them."""
+    return {metric: found.interval().to_dict() for metric, found in scores.items()}
+
+
+def mean_over(parts: Sequence[Scores]) -> dict[str, Replicates]:
+    """The mean over languages, replicate by replicate; the languages must have been drawn with different seeds."""
+    first, *rest = parts
+    result = dict(first)
+    for part in rest:
+        result = {metric: result[metric] + part[metric] for metric in result}
+    return {metric: found * (1 / len(parts)) for metric, found in result.items()}
+
+
+def _with_exact(share: Interval, n: int) -> Interval:
+    # A mean over seeds may lie between two counts: the interval of the lower one below, of the higher one above.
+    count = round(share.value * n, 6)
+    low, high = clopper_pearson(math.floor(count), n).low, clopper_pearson(math.ceil(count), n).high
+    return Interval(share.value, min(share.low, low), max(share.high, high))
+
+
+def _within(found: Interval, least: float, most: float) -> Interval:
+    return Interval(found.value, max(found.low, least), min(found.high, most))
+
+
+def _ratio(sums: Any) -> float:
+    return float(sums[0] / sums[1])

@@ -1,0 +1,42 @@
+"""Training and moving single rows of an embedding table: an overlay on a frozen table, several sets, adapter files."""
+
+from .adapter_file import load_adapter, save_adapter, save_rows_adapter
+from .attach import (
+    attach_rows,
+    attached_model,
+    detach_rows,
+    get_rows,
+    merge_rows,
+    output_role,
+    transfer_rows,
+    untie_output,
+)
+from .distributed import gather_rows, replicate_rows
+from .overlay import RowEmbedding
+from .sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
+from .tables import active_token_ids, embedding_table, is_tied
+
+__all__ = [
+    "RowEmbedding",
+    "active_token_ids",
+    "add_rows",
+    "attach_rows",
+    "attached_model",
+    "detach_rows",
+    "embedding_table",
+    "gather_rows",
+    "get_rows",
+    "is_tied",
+    "load_adapter",
+    "merge_rows",
+    "mixed_rows",
+    "output_role",
+    "remove_rows",
+    "replicate_rows",
+    "row_sets",
+    "save_adapter",
+    "save_rows_adapter",
+    "transfer_rows",
+    "untie_output",
+    "use_rows",
+]

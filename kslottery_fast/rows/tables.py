@@ -1,0 +1,317 @@
+"""Where a model keeps its token table: finding it and its users, checking token ids, splitting the two roles.
+
+A table may have several users: the input embedding, the embeddings of encoder and decoder (T5, M2M100), and
+the output head (tied models). Sharing is told by the identity of the Parameter, never by the config, which
+may be wrong.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from kslottery_fast.base.dtensors import is_dtensor, is_partitioned, is_sharded, rows_of, whole, whole_shape
+from kslottery_fast.base.errors import InputError
+
+TABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""What a table may be made of; anything else is a quantized format."""
+
+
+def input_embedding(model: nn.Module) -> nn.Embedding:
+    """Return the module that turns token ids into vectors; an ``nn.Embedding`` is its own."""
+    if isinstance(model, nn.Embedding):
+        return model
+    getter = getattr(model, "get_input_embeddings", None)
+    try:
+        embedding = getter() if getter is not None else None
+    except NotImplementedError:
+        embedding = None
+    if not isinstance(embedding, nn.Embedding):
+        # PEFT keeps what LoRA wraps as base_layer, and a copy that it trains beside original_module.
+        if any(isinstance(getattr(embedding, name, None), nn.Embedding) for name in ("base_layer", "original_module")):
+            raise InputError(
+                f"the input embedding is wrapped by PEFT ({type(embedding).__name__}), which trains its rows itself; "
+                "take its name (embed_tokens, wte, ...) out of target_modules, modules_to_save and "
+                "trainable_token_indices, or merge_and_unload first"
+            )
+        found = "none" if embedding is None else f"a {type(embedding).__name__}"
+        raise InputError(f"{type(model).__name__} has no input embedding: expected an nn.Embedding, found {found}")
+    return embedding
+
+
+def embedding_table(model: nn.Module) -> torch.Tensor:
+    """Return the weight [V, d] of the input embedding, itself and not a copy.
+
+    With rows attached this is the frozen base table: the trained rows are in ``get_rows(model).rows``.
+
+    Raises
+    ------
+    InputError : the model has no input embedding.
+
+    Examples
+    --------
+    >>> embedding_table(torch.nn.Embedding(10, 4)).shape
+    torch.Size([10, 4])
+    """
+    return input_embedding(model).weight
+
+
+def table_users(model: nn.Module, table: torch.Tensor) -> tuple[list[nn.Embedding], list[nn.Module]]:
+    """Return the modules that hold ``table`` as their weight: (embeddings, output heads)."""
+    users = [module for module in model.modules() if module._parameters.get("weight") is table]
+    embeddings = [module for module in users if isinstance(module, nn.Embedding)]
+    return embeddings, [module for module in users if not isinstance(module, nn.Embedding)]
+
+
+def input_modules(model: nn.Module, token_ids: torch.Tensor) -> list[nn.Embedding]:
+    """Return every embedding that reads the input table: its users, and copies in encoder or decoder.
+
+    An untied M2M100 keeps three copies of one table, since its config has one flag for all sharing. A copy is
+    known by equal rows at ``token_ids``: k * d reads, not V * d.
+    """
+    table = embedding_table(model)
+    modules, _ = table_users(model, table)
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return modules
+    values = base_rows(input_embedding(model), token_ids)
+    for part in (model.get_encoder(), model.get_decoder()):  # type: ignore[operator]
+        other = part.get_input_embeddings()
+        if not isinstance(other, nn.Embedding) or any(other is module for module in modules):
+            continue
+        if table_shape(other) == table_shape(input_embedding(model)) and torch.equal(
+            base_rows(other, token_ids).to(values), values
+        ):
+            modules.append(other)
+    return modules
+
+
+def is_tied(model: nn.Module) -> bool:
+    """Tell whether an output head uses the very table of the input embedding.
+
+    Examples
+    --------
+    >>> is_tied(torch.nn.Embedding(10, 4))
+    False
+    """
+    return bool(table_users(model, embedding_table(model))[1])
+
+
+def table_copies(model: nn.Module) -> list[tuple[nn.Module, torch.Tensor]]:
+    """Every other user of a tied input table with the copy [V, d] that it gets when the roles are split.
+
+    Nothing is changed yet, and what comes after needs no memory: the copies are where splitting may fail.
+    """
+    table = embedding_table(model)
+    embeddings, heads = table_users(model, table)
+    if not heads:
+        return []
+    check_can_untie(model)
+    primary = input_embedding(model)
+    others = [*(module for module in embeddings if module is not primary), *heads]
+    return [(module, table.detach().clone()) for module in others]
+
+
+def split_roles(model: nn.Module, copies: list[tuple[nn.Module, torch.Tensor]]) -> nn.Module:
+    """Give the users of the input table their :func:`table_copies`; see :func:`kslottery_fast.rows.untie_output`."""
+    if not copies:
+        return model
+    trains = embedding_table(model).requires_grad
+    for module, copy in copies:
+        module.weight = nn.Parameter(copy, requires_grad=trains)
+    config: Any = getattr(model, "config", None)
+    for part in (config, config.get_text_config(decoder=True)) if config is not None else ():
+        if hasattr(part, "tie_word_embeddings"):
+            part.tie_word_embeddings = False
+    for module in model.modules():
+        # transformers 5 keeps the list of what is tied on every model, for tie_weights and save_pretrained.
+        if hasattr(module, "all_tied_weights_keys"):
+            expand: Any = module.get_expanded_tied_weights_keys
+            module.all_tied_weights_keys = expand(all_submodels=True)
+    return model
+
+
+def check_can_untie(model: nn.Module) -> None:
+    """Refuse an architecture whose forward reads ``config.tie_word_embeddings`` to scale its logits."""
+    if not is_tied(model):
+        return
+    for part in {type(module) for module in model.modules()}:  # what scales may stand inside a wrapper
+        code = getattr(inspect.unwrap(part.forward), "__code__", None)
+        if code is None or "tie_word_embeddings" not in code.co_names:
+            continue
+        raise InputError(
+            f"{part.__name__} scales its logits by config.tie_word_embeddings, so its head cannot "
+            "get a table of its own; use output='tied', or keep the rows attached and save them as an adapter"
+        )
+
+
+def is_quantized(embedding: nn.Embedding) -> bool:
+    """Tell whether the table is no plain tensor of floats: int8 and the like, or a tensor subclass (torchao)."""
+    return embedding.weight.dtype not in TABLE_DTYPES or type(embedding.weight.data) is not torch.Tensor
+
+
+def table_shape(embedding: nn.Embedding) -> tuple[int, int]:
+    """[V, d] of the table; a quantized weight may be packed into another shape, so the module is asked."""
+    if is_quantized(embedding):
+        return embedding.num_embeddings, embedding.embedding_dim
+    shape = whole_shape(embedding.weight)
+    return shape[0], shape[1]
+
+
+def has_values(embedding: nn.Embedding) -> bool:
+    """Tell whether the table is in memory, or where an accelerate hook finds it."""
+    return not embedding.weight.is_meta or _offloaded_table(embedding) is not None
+
+
+def check_table(embedding: nn.Embedding) -> torch.Tensor:
+    """Return the weight of an embedding whose rows can be replaced; refuse the others."""
+    weight = embedding.weight
+    if is_dtensor(weight):
+        raise InputError("the embedding table is sharded (a DTensor); attach the rows before fully_shard")
+    if is_partitioned(weight):
+        raise InputError(
+            "the embedding table is partitioned by DeepSpeed ZeRO-3; attach the rows before deepspeed.initialize, to a "
+            "model that was loaded without zero.Init"
+        )
+    if not has_values(embedding):
+        raise InputError(
+            "the embedding table has no values (device meta) and no accelerate hook that would load them; load the "
+            "model with the table in memory, or offload it by accelerate"
+        )
+    if embedding.max_norm is not None:
+        raise InputError("the embedding has max_norm, which rewrites its table in every forward; set it to None")
+    if embedding.scale_grad_by_freq:
+        raise InputError("the embedding has scale_grad_by_freq, which rows do not support; set it to False")
+    return weight
+
+
+def check_writable(embedding: nn.Embedding, what: str) -> None:
+    """Refuse to write rows into a table that is sharded, offloaded or quantized."""
+    weight = embedding.weight
+    kinds = {"sharded": is_sharded(weight), "offloaded": weight.is_meta, "quantized": is_quantized(embedding)}
+    for kind, found in kinds.items():
+        if found:
+            raise InputError(
+                f"cannot {what} a table that is {kind}; save the rows with "
+                "kslottery_fast.rows.adapter_file, and load them onto a model in memory"
+            )
+
+
+@torch.no_grad()
+def base_rows(embedding: nn.Embedding, token_ids: torch.Tensor) -> torch.Tensor:
+    """The rows [k, d] of the table itself, wherever it is.
+
+    An offloaded table is read where accelerate keeps it, a DTensor is gathered at these rows and one that DeepSpeed
+    partitioned as a whole (by all processes together), a quantized one is dequantized by its own module.
+    """
+    offloaded = _offloaded_table(embedding)
+    if embedding.weight.is_meta and offloaded is not None:
+        table, device = offloaded
+        return table[token_ids.to(table.device)].to(device)
+    ids = token_ids.to(embedding.weight.device)
+    if is_dtensor(embedding.weight):
+        return rows_of(embedding.weight, ids)
+    if is_partitioned(embedding.weight):
+        return whole(embedding.weight).index_select(0, ids)
+    if is_quantized(embedding):
+        # Through the class, so that no hook fires; through the class below an overlay, which has rows of its own.
+        return getattr(type(embedding), "overlaid", type(embedding)).forward(embedding, ids)
+    return embedding.weight.detach().index_select(0, ids)
+
+
+def _offloaded_table(embedding: nn.Module) -> tuple[torch.Tensor, torch.device] | None:
+    """Where an accelerate hook keeps the weight, in memory or on disk, and the device that it computes on."""
+    hook: Any = getattr(embedding, "_hf_hook", None)
+    for each in (hook, *getattr(hook, "hooks", ())):
+        weights = getattr(each, "weights_map", None)
+        if weights is not None:
+            return weights["weight"], torch.device(each.execution_device)
+    return None
+
+
+def check_token_ids(token_ids: Any, vocab_size: int, name: str = "token_ids") -> torch.Tensor:
+    """Return distinct token ids of a table with ``vocab_size`` rows: int64 [k], on the CPU, order kept.
+
+    Parameters
+    ----------
+    token_ids : integers in a sequence, set, array or tensor, or Tickets (anything with token_ids and vocab_size).
+
+    Raises
+    ------
+    InputError : empty, not integer, not one-dimensional, negative, out of range, duplicate, or Tickets of a
+        table with another number of rows.
+    """
+    if hasattr(token_ids, "token_ids") and hasattr(token_ids, "vocab_size"):
+        if token_ids.vocab_size != vocab_size:
+            raise InputError(
+                f"{name}: these tickets are of a table with {token_ids.vocab_size} rows, this one has "
+                f"{vocab_size}; select the tickets of this model, or load the model of these tickets"
+            )
+        token_ids = token_ids.token_ids
+    if not torch.is_tensor(token_ids):
+        if isinstance(token_ids, (str, bytes, Mapping)) or not isinstance(token_ids, Iterable):
+            raise TypeError(f"{name} must be a sequence of integers or Tickets, not {type(token_ids).__name__}")
+        given = token_ids if hasattr(token_ids, "dtype") else list(token_ids)
+        try:
+            token_ids = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{name} is no sequence of integers: {error}") from None
+    ids = token_ids.detach().cpu()
+    if ids.numel() == 0:
+        raise InputError(f"{name} is empty; give at least one token id")
+    if ids.dim() != 1:
+        raise InputError(f"{name} has the shape {list(ids.shape)}, expected one dimension")
+    if ids.dtype == torch.bool or ids.dtype.is_floating_point or ids.dtype.is_complex:
+        hint = "; mask.nonzero().squeeze(1) turns a mask into ids" if ids.dtype == torch.bool else ""
+        raise InputError(f"{name} has the dtype {ids.dtype}, expected integers{hint}")
+    ids = ids.to(torch.int64)
+    outside = ids[(ids < 0) | (ids >= vocab_size)]
+    if len(outside):
+        raise InputError(f"{name} has {outside[0].item()}, outside 0..{vocab_size - 1} ({len(outside)} such ids)")
+    distinct, counts = ids.unique(return_counts=True)
+    if len(distinct) != len(ids):
+        raise InputError(f"{name} has {distinct[counts > 1][0].item()} more than once; remove the duplicates")
+    return ids
+
+
+def check_finite(values: torch.Tensor, token_ids: torch.Tensor, what: str) -> None:
+    """Refuse rows [k, d] with NaN or Inf; the message names the first tokens."""
+    bad = token_ids.cpu()[~torch.isfinite(values).all(dim=1).cpu()]
+    if len(bad):
+        shown = ", ".join(str(token) for token in bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
+        raise InputError(f"{what}: {len(bad)} of {len(token_ids)} rows hold NaN or Inf (token ids {shown})")
+
+
+def active_token_ids(dataset: Iterable[Mapping[str, Any]], *, keys: tuple[str, ...] = ("input_ids",)) -> torch.Tensor:
+    """Return the active vocabulary of a dataset: the sorted distinct token ids, int64.
+
+    Parameters
+    ----------
+    dataset : examples or batches as mappings; each of the ``keys`` that is there holds a list or tensor of
+        ids.
+    keys : what the embedding reads. An encoder-decoder model also reads ``labels``, shifted, and its
+        decoder_start_token_id; -100 is left out.
+
+    Raises
+    ------
+    InputError : no token at all, or a negative id other than -100.
+
+    Examples
+    --------
+    >>> active_token_ids([{"input_ids": [5, 2, 5]}, {"input_ids": torch.tensor([9, 2])}])
+    tensor([2, 5, 9])
+    """
+    active: set[int] = set()
+    for example in dataset:
+        for key in keys:
+            if example.get(key) is not None:
+                active.update(torch.as_tensor(example[key]).reshape(-1).tolist())
+    active.discard(-100)
+    if not active:
+        raise InputError(f"the dataset has no token under {' or '.join(keys)}")
+    if min(active) < 0:
+        raise InputError(f"the dataset has the negative token id {min(active)}")
+    return torch.tensor(sorted(active), dtype=torch.int64)

@@ -1,0 +1,18 @@
+"""Which rows fine-tuning moved: in tables in memory, attached rows, checkpoints on disk and sharded tables."""
+
+from .attached import ks_select_rows
+from .select import ks_select, select_tickets
+from .sharded import ks_select_sharded
+from .stored import ks_select_checkpoints
+from .tables import ks_statistics
+from .tickets import Tickets
+
+__all__ = [
+    "Tickets",
+    "ks_select",
+    "ks_select_checkpoints",
+    "ks_select_rows",
+    "ks_select_sharded",
+    "ks_statistics",
+    "select_tickets",
+]

@@ -1,0 +1,192 @@
+"""Which rows of a table are tickets: the decision behind :func:`kslottery_fast.ks_select`."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kslottery_fast import ops
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.ks.pvalues import CORRECTIONS, adjust, check_alpha, critical_count, pvalues
+from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
+
+from .tables import refuse_flagged
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen rows by falling count h, then rising id, and their counts, on the CPU; the least h; why so few."""
+
+    token_ids: Tensor
+    counts: Tensor
+    threshold_count: int
+    note: str | None
+
+
+class Tables(Protocol):
+    """Two tables of one shape, in memory or on disk, and the names that messages give them."""
+
+    shape: tuple[int, int]
+    names: tuple[str, str]
+
+    def counts(self, threshold: int = 0) -> Tensor:
+        """Exact h, int64 [V]; with a threshold only where h reaches it, and 0 elsewhere.
+
+        Raises
+        ------
+        InputError : NaN or Inf in a table, naming its rows.
+        """
+
+
+class TablesInMemory:
+    """Two [V, d] tensors on one device."""
+
+    names = ("emb_before", "emb_after")
+
+    def __init__(self, before: Tensor, after: Tensor) -> None:
+        self.before, self.after = before, after
+        self.shape = (before.shape[0], before.shape[1])
+
+    def counts(self, threshold: int = 0) -> Tensor:
+        """See :class:`Tables`."""
+        h, flags = ops.ks_statistics(self.before, self.after, threshold)
+        self._refuse(flags)
+        return h
+
+    def reached(self, threshold: int) -> tuple[Tensor, Tensor]:
+        """The rows whose h reaches the threshold and their h, as :class:`Selection` has them.
+
+        On a GPU the host waits twice: for the number of rows, and for the rows, with which it learns whether there is
+        NaN or Inf. Asked for one by one, these numbers would cost as much as a fifth of the kernel's time.
+        """
+        h, flags = ops.ks_statistics(self.before, self.after, threshold)
+        flagged = (flags & (HAS_NAN | HAS_INF)).any()
+        ids, counts, bad = _on_host(*_rows_reaching(h, threshold, self.shape[1]), flagged.view(1))
+        if bool(bad):
+            self._refuse(flags)
+        return ids, counts
+
+    def _refuse(self, flags: Tensor) -> None:
+        refuse_flagged(self.before, self.after, flags, HAS_NAN | HAS_INF, self.names)
+
+
+def check_options(alpha: Any, correction: Any, top_k: Any) -> float | None:
+    """``alpha`` as a float, or None where ``top_k`` makes it superfluous; errors as of :func:`ks_select`."""
+    if correction not in CORRECTIONS:
+        raise InputError(f"correction is {correction!r}: expected None, 'bonferroni' or 'bh'")
+    if top_k is not None:
+        if not _is_integer(top_k):
+            raise TypeError(f"top_k is {top_k!r}: expected a number of rows, or None")
+        if top_k < 1:
+            raise InputError(f"top_k is {top_k}: expected at least 1 row")
+        if correction is not None:
+            raise InputError(
+                f"correction is {correction!r} and top_k is {top_k}: the rows with the largest D are the same with any "
+                "correction; leave correction out, or top_k to select by corrected p-values"
+            )
+    return None if alpha is None and top_k is not None else check_alpha(alpha)
+
+
+def _is_integer(value: Any) -> bool:
+    """Whether it counts something: an int or one of numpy's; a bool and a float do not."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
+def select_rows(
+    tables: Tables, alpha: float | None, method: str, correction: str | None, top_k: int | None
+) -> Selection:
+    """The decision of :func:`ks_select`; options as :func:`check_options` left them, ``method`` not "auto"."""
+    V, d = tables.shape
+    every = top_k is not None or correction == "bh"  # else a decision is enough for most rows
+    threshold, level = 1, alpha or 0.0  # without alpha there is a top_k, which needs neither
+    if top_k is None and V == 0:
+        threshold = d + 1  # nothing is compared with it, and a file may claim any d for a table without rows
+    elif top_k is None:
+        # For "bh" this is what a single row would have needed: the threshold to report where none is selected.
+        # alpha / V may underflow. V p < alpha then says that p has underflowed too, and so does p < ulp(0).
+        single = level if correction is None else max(level / V, math.ulp(0.0))
+        threshold = critical_count(d, single, method)
+    if top_k is not None:
+        h = tables.counts()
+        ids = _by_falling_count(h, d)[: min(top_k, V)]
+        ids, counts = _on_host(ids, h[ids])
+        moved = int((counts > 0).sum())  # they come first
+        ids, counts = ids[:moved], counts[:moved]
+        largest = int(counts[0]) if moved else 0
+    elif correction == "bh":
+        h = tables.counts().cpu()
+        significant = adjust(pvalues(h, d, method), correction) < level
+        ids, counts = _rows_reaching(torch.where(significant, h, -1), 0, d)
+        largest = int(h.max()) if V else 0
+    elif isinstance(tables, TablesInMemory):
+        ids, counts = tables.reached(threshold)
+    else:
+        ids, counts = _on_host(*_rows_reaching(tables.counts(threshold), threshold, d))
+    if every and len(counts):
+        threshold = int(counts[-1])
+    note = None
+    if V and len(ids) < (top_k or 1):
+        if not every:
+            largest = int(tables.counts().max())
+        if largest == 0:
+            both = f"no row differs between {tables.names[0]} and {tables.names[1]}"
+            note = f"{both}: nothing was trained, or both are the same model"
+        else:
+            note = _why_so_few(largest, d, threshold, len(ids), level, correction, top_k)
+    return Selection(ids, counts, threshold, note)
+
+
+def _rows_reaching(h: Tensor, threshold: int, d: int) -> tuple[Tensor, Tensor]:
+    """The rows with ``h >= threshold`` by falling h, then rising id, and their h; waits once for a device."""
+    ids = torch.nonzero(h >= threshold)[:, 0]
+    counts = h[ids]
+    order = _by_falling_count(counts, d)
+    return ids[order], counts[order]
+
+
+def _by_falling_count(h: Tensor, d: int) -> Tensor:
+    """The places of counts -1..d by falling count, equal ones as they stand.
+
+    Short keys: radix sorts take a pass for each of their bytes, and numpy has one for 16 bits alone.
+    """
+    if _sorts_on_the_host(h) and d < 2**16 - 1:
+        return torch.from_numpy(np.argsort((d - h).numpy().astype(np.uint16), kind="stable"))
+    return torch.sort((d - h).to(torch.int16 if d < 2**15 - 1 else torch.int64), stable=True).indices
+
+
+def _sorts_on_the_host(values: Tensor) -> bool:
+    return values.device.type == "cpu"
+
+
+def _on_host(*parts: Tensor) -> list[Tensor]:
+    """Vectors as int64 on the CPU, by one copy."""
+    if parts[0].device.type == "cpu":
+        return [part.to(torch.int64) for part in parts]
+    return list(torch.cat([part.to(torch.int64) for part in parts]).cpu().split([len(part) for part in parts]))
+
+
+def _why_so_few(
+    largest: int, d: int, threshold: int, found: int, alpha: float, correction: str | None, top_k: int | None
+) -> str:
+    if top_k is not None:
+        return f"only {found} row{'' if found == 1 else 's'} moved (D > 0), top_k asked for {top_k}"
+    after_correction = "" if correction is None else " after the correction for many tests"
+    if threshold > d:
+        return (
+            f"no row of {d} number{'' if d == 1 else 's'} can be significant at alpha {alpha:g}{after_correction}: "
+            "use a larger alpha, or top_k"
+        )
+    return (
+        f"no row is significant at alpha {alpha:g}{after_correction}: the largest D is {largest / d:.4f}, "
+        f"the threshold {threshold / d:.4f}; train longer or with a higher learning rate, or use top_k"
+    )

@@ -1,0 +1,99 @@
+"""Winning tickets of tables that are sharded over processes: ``ks_select`` on DTensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from kslottery_fast import ops
+from kslottery_fast.base.dtensors import is_dtensor, local
+from kslottery_fast.base.errors import InputError
+
+from .select import select_tickets
+from .tickets import Tickets
+
+
+def ks_select_sharded(
+    emb_before: Tensor,
+    emb_after: Tensor,
+    alpha: float | None = 0.05,
+    *,
+    method: str = "auto",
+    correction: str | None = None,
+    top_k: int | None = None,
+) -> Tickets:
+    """``ks_select`` on tables that are sharded over processes; no process ever holds a whole table.
+
+    Each process tests the rows of its own shard, and 16 bytes are gathered for each row that counts: those that
+    reach the threshold (with "bh" or ``top_k``: those that moved at all). All processes get equal tickets.
+
+    Parameters
+    ----------
+    emb_before, emb_after : DTensors [V, d] on one device mesh, both ``Shard(0)`` along one mesh dimension and
+        replicated along the others: what ``fully_shard`` makes of an embedding.
+    alpha, method, correction, top_k : as for :func:`kslottery_fast.ks_select`.
+
+    Raises
+    ------
+    InputError : not DTensors sharded by rows over one mesh; different shapes; NaN or Inf, on all processes,
+        naming token ids; an unknown option.
+
+    Warns
+    -----
+    RuntimeWarning : no row is selected, or fewer than ``top_k``.
+    """
+    return select_tickets(_ShardedTables(emb_before, emb_after), alpha, method, correction, top_k)
+
+
+class _ShardedTables:
+    """Two DTensors that are sharded alike by rows."""
+
+    names = ("emb_before", "emb_after")
+
+    def __init__(self, before: Any, after: Any) -> None:
+        for name, table in zip(self.names, (before, after), strict=True):
+            if not is_dtensor(table):
+                raise InputError(f"{name} is a {type(table).__name__}, expected a DTensor; ks_select takes the others")
+        if before.shape != after.shape or before.dim() != 2 or before.shape[1] == 0:
+            shapes = f"{list(before.shape)} and {list(after.shape)}"
+            raise InputError(f"emb_before and emb_after are {shapes}; expected one shape [V, d]")
+        alike = before.device_mesh == after.device_mesh and before.placements == after.placements
+        by_rows = [dim for dim, placement in enumerate(before.placements) if placement.is_shard(0)]
+        others = [placement for placement in before.placements if not placement.is_shard(0)]
+        if not alike or len(by_rows) != 1 or not all(placement.is_replicate() for placement in others):
+            raise InputError(
+                f"emb_before is placed {before.placements}, emb_after {after.placements}; expected both Shard(0) along "
+                "one dimension of one mesh and Replicate() along the others: use table.redistribute"
+            )
+        self.shape = (before.shape[0], before.shape[1])
+        self.group: dist.ProcessGroup = before.device_mesh.get_group(by_rows[0])
+        self.before, self.after = local(before.detach()), local(after.detach())
+
+    def counts(self, threshold: int = 0) -> Tensor:
+        """As selection.Tables says; the same on all processes."""
+        h, flags = ops.ks_statistics(self.before, self.after, threshold)
+        rows = torch.nonzero((h != 0) | (flags != 0))[:, 0]
+        sizes = self._gather(torch.tensor([len(self.before), len(rows)], device=h.device))
+        offset = sum(int(size[0]) for size in sizes[: dist.get_rank(self.group)])
+        # A row that is not finite travels as -1, so that all processes raise the same error.
+        found = torch.stack([rows + offset, torch.where(flags[rows] != 0, -1, h[rows])], dim=1)
+        longest = max(int(size[1]) for size in sizes)
+        padded = torch.nn.functional.pad(found, (0, 0, 0, longest - len(found)))
+        gathered = self._gather(padded)
+        ids, h = torch.cat([part[: int(size[1])] for part, size in zip(gathered, sizes, strict=True)]).unbind(1)
+        bad = ids[h < 0].tolist()
+        if bad:
+            shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+            raise InputError(
+                f"emb_before or emb_after has NaN or Inf in {len(bad)} rows (token ids {shown}): training diverged, or "
+                "a checkpoint is damaged"
+            )
+        return torch.zeros(self.shape[0], dtype=torch.int64, device=h.device).index_put_((ids,), h)
+
+    def _gather(self, part: Tensor) -> list[Tensor]:
+        parts = [torch.empty_like(part) for _ in range(dist.get_world_size(self.group))]
+        dist.all_gather(parts, part.contiguous(), group=self.group)
+        return parts

@@ -1,0 +1,145 @@
+"""Winning tickets of two checkpoints on disk, whatever their size: ``ks_select`` over blocks of rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kslottery_fast import ops
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
+
+from .select import select_tickets
+from .tables import refuse_flagged
+from .tensor_files import BLOCK_BYTES, StoredTensor, check_block_bytes, open_checkpoint, row_blocks
+from .tensor_names import find_tensor
+from .tickets import Tickets
+
+Progress = Callable[[int, int], None]
+_NOT_FINITE = HAS_NAN | HAS_INF
+
+
+def ks_select_checkpoints(
+    before: str | os.PathLike[str],
+    after: str | os.PathLike[str],
+    *,
+    tensor: str | tuple[str, str] = "auto",
+    alpha: float | None = 0.05,
+    method: str = "auto",
+    correction: str | None = None,
+    top_k: int | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    progress: Progress | None = None,
+) -> Tickets:
+    """Select the winning tickets of two checkpoints: :func:`kslottery_fast.ks_select` on tables of any size.
+
+    The tables are read in blocks of rows, straight from the page cache and each byte once. Beyond some bytes
+    for every row (V, not V * d) no private memory is needed.
+
+    Parameters
+    ----------
+    before, after : path
+        The original and the tuned model: a ``.safetensors`` file, the ``model.safetensors.index.json`` of a
+        sharded checkpoint, or a Hugging Face folder with either.
+    tensor : str, or (str, str)
+        Name of the [V, d] tensor; two names where ``before`` and ``after`` call it differently. "auto" finds
+        the input embedding.
+    alpha, method, correction, top_k
+        As for :func:`kslottery_fast.ks_select`, with the same result as on the whole tables. The dtypes of
+        the two tables may differ.
+    block_bytes : int
+        Bytes of one block, both tables together. It changes the speed, never the result.
+    progress : callable(done, total), optional
+        Called after every block with rows. If no row is selected the tables are read once more, to tell why:
+        total doubles then.
+
+    Returns
+    -------
+    Tickets
+
+    Raises
+    ------
+    InputError
+        A path that is missing, no safetensors, or cut short; a missing shard; no such tensor, or no single
+        one that may be the embedding; shapes that differ; a quantized dtype; NaN or Inf, with the first token
+        ids; an unknown option. The message names the file.
+    TypeError
+        Options of a wrong type.
+
+    Warns
+    -----
+    RuntimeWarning
+        No row is selected, or fewer than ``top_k``: the message says why and what to do.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from safetensors.torch import save_file
+    >>> table = torch.randn(1000, 64, generator=torch.Generator().manual_seed(0))
+    >>> tuned = table.clone()
+    >>> tuned[[5, 17]] += 3.0
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"model.embed_tokens.weight": table}, f"{folder}/before.safetensors")
+    ...     save_file({"model.embed_tokens.weight": tuned}, f"{folder}/after.safetensors")
+    ...     tickets = ks_select_checkpoints(f"{folder}/before.safetensors", f"{folder}/after.safetensors")
+    >>> sorted(tickets.token_ids.tolist())
+    [5, 17]
+    """
+    check_block_bytes(block_bytes)
+    pair = _Pair(*_matching_tables(before, after, tensor), block_bytes, progress)
+    return select_tickets(pair, alpha, method, correction, top_k)
+
+
+class _Pair:
+    """Two stored tables of one shape, read as often as it takes."""
+
+    def __init__(self, before: StoredTensor, after: StoredTensor, block_bytes: int, progress: Progress | None) -> None:
+        self.before, self.after = before, after
+        self.shape = (before.shape[0], before.shape[1])
+        self.names = (str(before), str(after))
+        self._block_bytes, self._progress = block_bytes, progress
+        self._done = self._total = 0
+
+    def counts(self, threshold: int = 0) -> Tensor:
+        """See :class:`kslottery_fast.tickets.decision.Tables`; NaN and Inf are told after all rows were read."""
+        V = self.before.shape[0]
+        self._total += V
+        h, flags = torch.zeros(V, dtype=torch.int64), torch.zeros(V, dtype=torch.uint8)
+        # One number stands for a row: Inf if the row of that table is not finite, else 0.
+        marks = torch.zeros(V, 1), torch.zeros(V, 1)
+        for start, first, second in row_blocks(self.before, self.after, self._block_bytes):
+            here = slice(start, start + len(first))
+            h[here], flags[here] = ops.ks_statistics(first, second, threshold)
+            bad = torch.nonzero(flags[here] & _NOT_FINITE)[:, 0]
+            for mark, block in zip(marks, (first, second), strict=True):
+                mark[here][bad[~torch.isfinite(block[bad]).all(dim=1)]] = torch.inf
+            self._done += len(first)
+            if self._progress is not None:
+                self._progress(self._done, self._total)
+        refuse_flagged(*marks, flags, _NOT_FINITE, self.names)
+        return h
+
+
+def _matching_tables(before: Any, after: Any, tensor: Any) -> tuple[StoredTensor, StoredTensor]:
+    """The two tensors that are to be compared, of one shape."""
+    names = (tensor, tensor) if isinstance(tensor, str) else tensor
+    if not isinstance(names, (tuple, list)) or len(names) != 2 or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"tensor is {tensor!r}: expected 'auto', a name, or the two names in before and after")
+    first, second = (
+        find_tensor(open_checkpoint(path), name) for path, name in zip((before, after), names, strict=True)
+    )
+    shapes = f"{first} is {list(first.shape)}, {second} is {list(second.shape)}"
+    if first.shape[1] != second.shape[1]:
+        raise InputError(f"{shapes}: rows of different lengths are not two states of one model")
+    if first.shape != second.shape:
+        shared = min(first.shape[0], second.shape[0])
+        raise InputError(
+            f"{shapes}: was the vocabulary resized between them? Give both {shared} rows "
+            f"(model.resize_token_embeddings({shared}), then save_pretrained), or compare what they share: "
+            f"ks_select(before[:{shared}], after[:{shared}])"
+        )
+    return first, second

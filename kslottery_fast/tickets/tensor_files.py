@@ -1,0 +1,308 @@
+"""Safetensors checkpoints on disk: which tensors they hold, and the rows of one, block by block.
+
+The header of the format is read here and not through ``safetensors.safe_open``: that has no row blocks
+without a copy, and its errors do not say what to do. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.files import read_json
+
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""The dtypes of the format that the kernels read; all others are integers or quantized."""
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+BLOCK_BYTES = 32 << 20
+"""Of both tables together: enough for all threads to work on, little enough to stay in a cache."""
+
+_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+_MAX_SIZE = 1 << 62  # of one dimension: what torch and mmap count with is an int64
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_AGAIN = "copy or download it again"
+_SHOWN = 300  # letters of a path that the system refuses
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies: ``nbytes`` bytes from ``offset`` in the file ``path``, rows one after the other.
+
+    ``dtype`` is the code of the safetensors format, such as "BF16".
+    """
+
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+    def __str__(self) -> str:
+        return f"{self.path}, tensor {self.name}"
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of a matrix."""
+        return self.nbytes // self.shape[0] if self.shape[0] else 0
+
+
+class Checkpoint:
+    """The tensors of a checkpoint by name. The headers of its files are read when they are needed."""
+
+    def __init__(self, path: Path, files: Mapping[str, Path], index: Path | None = None) -> None:
+        self.path, self.files, self.index = path, files, index
+        self.folder = path if path.is_dir() else path.parent
+        self._headers: dict[Path, dict[str, StoredTensor]] = {}
+
+    def __getitem__(self, name: str) -> StoredTensor:
+        """The tensor ``name``, which must be one of ``self.files``."""
+        file = self.files[name]
+        if self.index is not None and not _exists(file):
+            raise InputError(f"{file}: no such file, but {self.index} names it: the checkpoint lacks a shard; {_AGAIN}")
+        if file not in self._headers:
+            self._headers[file] = read_header(file)
+        if name not in self._headers[file]:
+            raise InputError(
+                f"{file} has no tensor {name}, but {self.index} says so: they are of different checkpoints"
+            )
+        return self._headers[file][name]
+
+    def matrices(self) -> list[StoredTensor]:
+        """All 2-D tensors of a floating dtype, sorted by name."""
+        tensors = (self[name] for name in sorted(self.files))
+        return [tensor for tensor in tensors if len(tensor.shape) == 2 and tensor.dtype in FLOATS]
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """A checkpoint from a .safetensors file, the index of a sharded one, or a Hugging Face folder.
+
+    In a folder the order is that of transformers: ``model.safetensors``, then its index, then the only
+    other ``.safetensors`` file.
+
+    Raises
+    ------
+    InputError
+        Nothing there, or something else: a pickle, a GGUF file, an adapter, a Git LFS pointer, a file that
+        is cut short. The message names the file and says what to do.
+    """
+    path = Path(path)
+    if not _exists(path):
+        raise InputError(
+            f"{path}: no such file or folder; a model of the Hugging Face Hub must be downloaded first "
+            "(hf download NAME --local-dir FOLDER)"
+        )
+    if path.is_dir():
+        return _folder(path)
+    if path.name.endswith(".index.json"):
+        return _sharded(path, path)
+    if path.suffix in _PICKLES:
+        raise _pickle(path)
+    return Checkpoint(path, dict.fromkeys(read_header(path), path))
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """What a safetensors file holds: 8 bytes with the length of the header, the header in JSON, the data.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, is no safetensors file, is shorter or longer than its header says, or has
+        tensors that overlap or leave a gap: the safetensors library refuses those too.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or not 2 <= length <= _MAX_HEADER:
+                raise _foreign(path, start)
+            text = file.read(length)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if len(text) < length:
+        raise InputError(f"{path} is cut short: {size:,} bytes are less than its header; {_AGAIN}")
+    try:
+        header: Any = json.loads(text, object_pairs_hook=_unique_keys)
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        tensors = {name: _stored(path, name, entry, 8 + length) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} is not a safetensors file: its header is damaged ({error!r}); {_AGAIN}") from None
+    expected = max((tensor.offset + tensor.nbytes for tensor in tensors.values()), default=0)
+    if size < expected:
+        raise InputError(f"{path} is cut short: {size:,} bytes of {expected:,}; {_AGAIN}")
+    _check_tiling(path, list(tensors.values()), 8 + length, size)
+    return tensors
+
+
+def check_block_bytes(block_bytes: Any) -> None:
+    """Refuse what is no size of a block for :func:`row_blocks`.
+
+    Raises
+    ------
+    InputError
+        Not an int of at least 1.
+    """
+    if isinstance(block_bytes, bool) or not isinstance(block_bytes, int) or block_bytes < 1:
+        raise InputError(f"block_bytes is {block_bytes!r}: expected a number of bytes of at least 1")
+
+
+def row_blocks(before: StoredTensor, after: StoredTensor, block_bytes: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Both matrices [V, d] in blocks of as many rows as fit in ``block_bytes``, at least one.
+
+    Yields (first row, rows of before, rows of after), views of the page cache: no copy, hence no private
+    memory, and each byte is read once. A view is valid until the next one is asked for.
+
+    Raises
+    ------
+    InputError
+        A file that has become shorter since its header was read.
+    """
+    V = before.shape[0]
+    step = max(1, block_bytes // max(1, before.row_bytes + after.row_bytes))
+    with before.path.open("rb") as first, after.path.open("rb") as second:
+        for start in range(0, V, step):
+            stop = min(V, start + step)
+            for file, tensor in ((first, before), (second, after)):
+                _read_ahead(file, tensor, stop, min(V, stop + step))
+            yield start, _rows(first, before, start, stop), _rows(second, after, start, stop)
+
+
+def _rows(file: BinaryIO, tensor: StoredTensor, start: int, stop: int) -> Tensor:
+    """Rows start..stop as a view of a window of the file."""
+    begin, nbytes = tensor.offset + start * tensor.row_bytes, (stop - start) * tensor.row_bytes
+    dtype, shape = FLOATS[tensor.dtype], (stop - start, tensor.shape[1])
+    if nbytes == 0:
+        return torch.empty(shape, dtype=dtype)
+    # Reading a page that the file no longer has kills the process (SIGBUS). So the size is asked for before
+    # every window; what remains is a file cut short within the milliseconds that a window lives.
+    if os.fstat(file.fileno()).st_size < begin + nbytes:
+        raise InputError(f"{tensor.path} became shorter while it was read: something else writes it; try again")
+    base = begin - begin % mmap.ALLOCATIONGRANULARITY
+    # ACCESS_COPY: torch has no read-only tensors, and a stray write must not reach the file. Pages that are
+    # only read stay those of the page cache.
+    window = mmap.mmap(file.fileno(), begin - base + nbytes, access=mmap.ACCESS_COPY, offset=base)
+    data = torch.frombuffer(window, dtype=torch.uint8, count=nbytes, offset=begin - base)
+    # The format does not align tensors; the kernels need aligned numbers.
+    return (data if begin % dtype.itemsize == 0 else data.clone()).view(dtype).view(shape)
+
+
+def _read_ahead(file: BinaryIO, tensor: StoredTensor, start: int, stop: int) -> None:
+    """Let the system fetch these rows from a cold disk while the rows before them are compared."""
+    if stop > start and hasattr(os, "posix_fadvise"):
+        begin = tensor.offset + start * tensor.row_bytes
+        os.posix_fadvise(file.fileno(), begin, (stop - start) * tensor.row_bytes, os.POSIX_FADV_WILLNEED)
+
+
+def _stored(path: Path, name: str, entry: Any, data: int) -> StoredTensor:
+    dtype, shape, (begin, end) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(number) is int and 0 <= number < _MAX_SIZE for number in (*shape, begin, end)) or end < begin:
+        raise ValueError(f"tensor {name} has shape {list(shape)} and data_offsets {[begin, end]}")
+    if dtype in FLOATS and end - begin != prod(shape) * FLOATS[dtype].itemsize:
+        raise ValueError(f"tensor {name}, {dtype} {list(shape)}, has {end - begin} bytes")
+    return StoredTensor(path, name, dtype, shape, data + begin, end - begin)
+
+
+def _check_tiling(path: Path, tensors: list[StoredTensor], start: int, size: int) -> None:
+    """Each byte from ``start`` to ``size`` belongs to one tensor: else two programs may read two files in it."""
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)):
+        if tensor.offset != start:
+            what = "overlaps the tensor before it" if tensor.offset < start else "leaves a gap before it"
+            raise InputError(
+                f"{path} is damaged: tensor {tensor.name} {what} ({abs(tensor.offset - start):,} bytes); {_AGAIN}"
+            )
+        start += tensor.nbytes
+    if size > start:
+        raise InputError(f"{path} is damaged: {size - start:,} bytes after its last tensor are of none; {_AGAIN}")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of whose keys Python would silently take the last."""
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        (key, _), *_others = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"it has the key {key} more than once")
+    return unique
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file or folder; a name that the system cannot take is an InputError."""
+    try:
+        return path.exists()
+    except OSError as error:
+        shown = str(path) if len(str(path)) < _SHOWN else f"{str(path)[:_SHOWN]}..."
+        raise InputError(f"{shown} cannot be read: {error.strerror}") from None
+
+
+def _folder(folder: Path) -> Checkpoint:
+    if (folder / SINGLE).exists():
+        return Checkpoint(folder, dict.fromkeys(read_header(folder / SINGLE), folder / SINGLE))
+    if (folder / INDEX).exists():
+        return _sharded(folder, folder / INDEX)
+    if (folder / "adapter_config.json").exists():
+        raise InputError(
+            f"{folder} holds an adapter, not a model: merge it into its base model (peft's merge_and_unload, or "
+            "merge_rows) and save that"
+        )
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return Checkpoint(folder, dict.fromkeys(read_header(found[0]), found[0]))
+    if found:
+        names = ", ".join(file.name for file in found[:4]) + (", ..." if len(found) > 4 else "")
+        raise InputError(f"{folder} has {len(found)} safetensors files and no {INDEX}: pass one of them ({names})")
+    for file in sorted(folder.iterdir()):
+        if file.suffix in _PICKLES and not file.name.startswith(("training_args", "optimizer", "scheduler")):
+            raise _pickle(file)
+        if file.suffix == ".gguf":
+            raise _gguf(file)
+    raise InputError(f"{folder} holds no checkpoint: neither {SINGLE} nor {INDEX} is there")
+
+
+def _sharded(path: Path, index: Path) -> Checkpoint:
+    content = read_json(index)
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise InputError(f"{index} is not the index of a checkpoint: expected weight_map, a file name for each tensor")
+    for shard in shards.values():
+        if Path(shard).is_absolute() or ".." in Path(shard).parts:
+            raise InputError(f"{index} names the shard {shard}, which lies outside its folder")
+        if Path(shard).suffix in _PICKLES:
+            raise _pickle(index.parent / shard)
+    return Checkpoint(path, {name: index.parent / shard for name, shard in shards.items()}, index)
+
+
+def _pickle(path: Path) -> InputError:
+    return InputError(
+        f"{path} is a pickle, which can run code when it is read, so it is not read here; if you trust it, convert it: "
+        f"AutoModelForCausalLM.from_pretrained({str(path.parent)!r}).save_pretrained(NEW_FOLDER) writes safetensors"
+    )
+
+
+def _gguf(path: Path) -> InputError:
+    return InputError(
+        f"{path} is a GGUF file: load it with transformers (from_pretrained(..., gguf_file=...)) and "
+        "save it as safetensors, or use the checkpoint that it was made from"
+    )
+
+
+def _foreign(path: Path, start: bytes) -> InputError:
+    if start.startswith(b"PK\x03\x04") or start[:1] == b"\x80":
+        return _pickle(path)
+    if start.startswith(b"GGUF"):
+        return _gguf(path)
+    if start == b"version ":
+        return InputError(f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` in its folder")
+    if len(start) < 8:
+        return InputError(f"{path} is cut short: it has {len(start)} bytes; {_AGAIN}")
+    return InputError(f"{path} is not a safetensors file; expected one, the index of a sharded checkpoint, or a folder")

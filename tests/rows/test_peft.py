@@ -1,0 +1,353 @@
+"""Adapter directories against PEFT itself, in both directions."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import ALL, V, batch, logits, make
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.rows.adapter_file import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter, save_rows_adapter
+from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, merge_rows, output_role, untie_output
+from kslottery_fast.rows.sets import row_sets, use_rows
+from kslottery_fast.rows.tables import embedding_table, is_tied
+
+peft = pytest.importorskip("peft")
+
+TOKENS = [7, 5, 40]
+WITHOUT_HEAD_BIAS = [name for name in ALL if name != "phi"]
+
+
+def tuned(model: nn.Module, **options: str) -> nn.Module:
+    attach_rows(model, TOKENS, **options)
+    with torch.no_grad():
+        get_rows(model).rows.add_(torch.randn(3, embedding_table(model).shape[1]))
+    return model
+
+
+def with_peft(model: nn.Module, path: Path) -> torch.Tensor:
+    return logits(peft.PeftModel.from_pretrained(copy.deepcopy(model), path).eval(), batch(model))
+
+
+def check(got: torch.Tensor, want: torch.Tensor) -> None:
+    """Equal but for the order of sums in the head: a product of k columns against one of V."""
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5 * want.abs().max().item())
+
+
+@pytest.mark.parametrize("name", WITHOUT_HEAD_BIAS)
+class TestPeftGivesTheLogitsOfOurMergedModel:
+    def test_on_a_tied_base_whose_head_follows(self, name, tmp_path):
+        base = make(name)
+        model = tuned(copy.deepcopy(base), output="tied")
+        save_adapter(model, tmp_path / "a")
+        want = logits(merge_rows(model), batch(base))
+        check(with_peft(base, tmp_path / "a"), want)
+        assert json.loads((tmp_path / "a" / CONFIG_FILE).read_text())["peft_type"] == "TRAINABLE_TOKENS"
+
+    def test_on_a_tied_base_whose_head_is_frozen(self, name, tmp_path):
+        base = make(name)
+        model = tuned(copy.deepcopy(base), output="frozen")
+        save_adapter(model, tmp_path / "a")
+        want = logits(merge_rows(model), batch(base))
+        assert torch.equal(with_peft(base, tmp_path / "a"), want)
+        # and the same directory on the untied copy
+        assert torch.equal(with_peft(untie_output(base), tmp_path / "a"), want)
+
+    def test_on_an_untied_copy_of_a_tied_base(self, name, tmp_path):
+        base = make(name)
+        model = tuned(copy.deepcopy(base), output="frozen")
+        save_adapter(model, tmp_path / "a", base="untied")
+        want = logits(merge_rows(model), batch(base))
+        assert torch.equal(with_peft(untie_output(base), tmp_path / "a"), want)
+        assert json.loads((tmp_path / "a" / CONFIG_FILE).read_text())["peft_type"] == "TRAINABLE_TOKENS"
+        assert "untie_output" in (tmp_path / "a" / "README.md").read_text()
+
+    def test_rows_trained_on_an_untied_copy(self, name, tmp_path):
+        base = untie_output(make(name))
+        model = tuned(copy.deepcopy(base))
+        save_adapter(model, tmp_path / "a")
+        assert torch.equal(with_peft(base, tmp_path / "a"), logits(merge_rows(model), batch(base)))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma"])
+def test_peft_gives_our_merged_logits_on_a_model_that_was_never_tied(name, tmp_path):
+    base = make(name, tied=False)
+    model = tuned(copy.deepcopy(base))
+    save_adapter(model, tmp_path / "a")
+    want = logits(merge_rows(model), batch(base))
+    assert torch.equal(with_peft(base, tmp_path / "a"), want)
+    merged = peft.PeftModel.from_pretrained(base, tmp_path / "a").merge_and_unload()
+    assert torch.equal(logits(merged, batch(base)), want)
+
+
+def test_peft_would_change_the_head_too_if_an_input_only_set_were_written_as_tied(tmp_path):
+    # The trap that the LoRA form is there for.
+    base = make("llama")
+    model = tuned(copy.deepcopy(base), output="frozen")
+    save_adapter(model, tmp_path / "a", base="untied")
+    want = logits(model, batch(base))
+    assert (with_peft(base, tmp_path / "a") - want).abs().max() > 0.1
+
+
+def test_a_model_that_is_untied_although_its_config_says_tied_is_exported_right(tmp_path):
+    # What a merged T5 is after from_pretrained: T5Config always says tied, and PEFT goes by the config.
+    merge_rows(tuned(make("t5"))).save_pretrained(tmp_path / "merged")
+    base = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged").eval()
+    assert base.config.tie_word_embeddings
+    assert not is_tied(base)
+    model = tuned(copy.deepcopy(base))
+    save_adapter(model, tmp_path / "a")
+    assert torch.equal(with_peft(base, tmp_path / "a"), logits(merge_rows(model), batch(base)))
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("modules", [["q_proj"], ["q_proj", "lm_head"]])
+@pytest.mark.parametrize(("tied", "role"), [(False, "frozen"), (True, "frozen"), (True, "tied")])
+def test_rows_beside_lora_are_saved_for_the_model_without_lora(tied, role, modules, wrapped, tmp_path):
+    base = make("llama", tied=tied)
+    inner = copy.deepcopy(base)
+    model = peft.get_peft_model(inner, peft.LoraConfig(r=2, target_modules=modules, ensure_weight_tying=False))
+    alone, target = tuned(copy.deepcopy(base), output=role), model if wrapped else inner
+    attach_rows(target, TOKENS, freeze=False, output=role)
+    with torch.no_grad():
+        get_rows(model).rows.copy_(get_rows(alone).rows)
+    save_adapter(target, tmp_path / "a")
+    save_adapter(alone, tmp_path / "b")
+    assert (tmp_path / "a" / CONFIG_FILE).read_text() == (tmp_path / "b" / CONFIG_FILE).read_text()
+    rows = get_rows(alone).rows.detach().clone()
+    check(with_peft(base, tmp_path / "a"), logits(merge_rows(alone), batch(base)))
+    again = load_adapter(detach_rows(target), tmp_path / "a")
+    assert output_role(again) == role
+    assert torch.equal(get_rows(again).rows, rows)
+
+
+def test_auto_peft_finds_the_base_model(tmp_path):
+    make("llama").save_pretrained(tmp_path / "base")
+    model = tuned(AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval())
+    save_adapter(model, tmp_path / "a")
+    found = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "a").eval()
+    assert torch.equal(logits(found, batch(model)), logits(model, batch(model)))
+    assert str(tmp_path / "base") in (tmp_path / "a" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", WITHOUT_HEAD_BIAS)
+@pytest.mark.parametrize(("role", "base"), [("tied", "auto"), ("frozen", "auto"), ("frozen", "untied")])
+def test_our_own_round_trip_is_exact(name, role, base, tmp_path):
+    model = tuned(make(name), output=role)
+    save_adapter(model, tmp_path / "a", base=base)
+    again = load_adapter(make(name), tmp_path / "a")
+    assert get_rows(again).token_ids.tolist() == TOKENS
+    assert torch.equal(get_rows(again).rows, get_rows(model).rows)
+    assert output_role(again) == role
+    assert torch.equal(logits(again, batch(again)), logits(model, batch(model)))
+
+
+@pytest.mark.parametrize("name", WITHOUT_HEAD_BIAS)
+def test_input_only_rows_load_onto_an_untied_copy(name, tmp_path):
+    model = tuned(make(name))
+    save_adapter(model, tmp_path / "a")
+    again = load_adapter(untie_output(make(name)), tmp_path / "a")
+    assert torch.equal(logits(again, batch(again)), logits(model, batch(model)))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma", "gpt2", "opt"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("lora", [True, False])
+def test_an_adapter_that_peft_trained_and_saved_loads_here(name, tied, lora, tmp_path):
+    base = make(name) if tied else untie_output(make(name))
+    target = next(key for key, module in base.named_modules() if module is base.get_input_embeddings())
+    if lora:
+        config = peft.LoraConfig(target_modules="dummy-target-modules", trainable_token_indices=TOKENS)
+    else:
+        config = peft.TrainableTokensConfig(token_indices=TOKENS, target_modules=[target])
+    trained = peft.get_peft_model(copy.deepcopy(base), config)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    want = logits(trained.eval(), batch(base))
+    trained.save_pretrained(tmp_path)
+    ours = load_adapter(base, tmp_path)
+    check(logits(ours, batch(base)), want)
+    assert output_role(ours) == ("tied" if tied else "frozen")
+
+
+def test_a_tied_head_trains_the_rows_as_peft_does_the_padding_row_too():
+    model, tokens = make("llama"), [5, 0, 7]
+    config = peft.TrainableTokensConfig(token_indices=tokens, target_modules=["embed_tokens"])
+    theirs = peft.get_peft_model(copy.deepcopy(model), config).eval()
+    attach_rows(model, tokens, output="tied")
+    inputs = batch(model)
+    inputs["input_ids"][:, -1] = 0
+    for each in (model, theirs):
+        each(**inputs, labels=inputs["input_ids"]).loss.backward()
+    (want,) = (parameter.grad for parameter in theirs.parameters() if parameter.requires_grad)
+    assert want.norm(dim=1).min() > 0.1
+    torch.testing.assert_close(get_rows(model).rows.grad, want)
+
+
+def test_a_head_with_a_bias_is_exported_only_in_the_form_that_peft_computes_right(tmp_path):
+    base = make("phi")
+    model = tuned(copy.deepcopy(base))
+    with pytest.raises(InputError, match="lm_head has a bias, which PEFT drops"):
+        save_adapter(model, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    save_adapter(model, tmp_path / "a", base="untied")
+    assert torch.equal(with_peft(untie_output(base), tmp_path / "a"), logits(model, batch(model)))
+
+
+@pytest.mark.parametrize("tokens", [[9], list(range(V))])
+def test_one_row_and_all_rows_keep_the_head_apart_too(tokens, tmp_path):
+    base = make("llama")
+    model = attach_rows(copy.deepcopy(base), tokens)
+    with torch.no_grad():
+        get_rows(model).rows.add_(1)
+    save_adapter(model, tmp_path / "a")
+    assert torch.equal(with_peft(base, tmp_path / "a"), logits(model, batch(base)))
+    assert torch.equal(get_rows(load_adapter(base, tmp_path / "a")).rows, get_rows(model).rows)
+
+
+def test_bfloat16_models_round_the_float32_rows_of_the_adapter_as_a_merge_does(tmp_path):
+    base = make("llama").to(torch.bfloat16)
+    model = tuned(copy.deepcopy(base))
+    save_adapter(model, tmp_path / "a")
+    assert load_file(tmp_path / "a" / WEIGHTS_FILE).popitem()[1].dtype == torch.float32
+    want = logits(merge_rows(model), batch(base))
+    assert torch.equal(with_peft(base, tmp_path / "a"), want)
+    assert torch.equal(logits(load_adapter(base, tmp_path / "a"), batch(base)), want)
+
+
+def test_rows_without_a_model_make_the_same_adapter(tmp_path):
+    model = tuned(make("llama", tied=False))
+    save_adapter(model, tmp_path / "a", base_model_name_or_path="org/base")
+    embedding = get_rows(model)
+    save_rows_adapter(
+        embedding.token_ids, embedding.rows, tmp_path / "b", vocab_size=V, base_model_name_or_path="org/base"
+    )
+    for name in (CONFIG_FILE, "README.md"):
+        assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
+    (name, one), (other, two) = (load_file(tmp_path / path / WEIGHTS_FILE).popitem() for path in "ab")
+    assert name == other
+    assert torch.equal(one, two)
+
+
+def test_saving_again_replaces_an_adapter_but_nothing_else(tmp_path):
+    model = tuned(make("llama"))
+    save_adapter(model, tmp_path / "a")
+    get_rows(model).rows.data.add_(1)
+    save_adapter(model, tmp_path / "a")
+    assert torch.equal(get_rows(load_adapter(make("llama"), tmp_path / "a")).rows, get_rows(model).rows)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    (tmp_path / "file").write_text("x")
+    for path in ("mine", "file"):
+        with pytest.raises(InputError, match="exists and is no adapter directory"):
+            save_adapter(model, tmp_path / path)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+
+
+def test_bad_rows_are_not_saved(tmp_path):
+    model = make("llama")
+    with pytest.raises(InputError, match="no rows are attached"):
+        save_adapter(model, tmp_path / "a")
+    tuned(model, output="tied")
+    with pytest.raises(InputError, match="base='untied' does not fit rows that the head follows"):
+        save_adapter(model, tmp_path / "a", base="untied")
+    with pytest.raises(InputError, match="base must be 'auto' or 'untied', not 'x'"):
+        save_adapter(model, tmp_path / "a", base="x")
+    get_rows(model).rows.data[2, 0] = float("nan")
+    with pytest.raises(InputError, match=r"cannot save the adapter: 1 of 3 rows hold NaN or Inf \(token ids 40\)"):
+        save_adapter(model, tmp_path / "a")
+    with pytest.raises(InputError, match=r"rows has the shape \[2, 4\], expected \[3, d\]"):
+        save_rows_adapter(TOKENS, torch.ones(2, 4), tmp_path / "a", vocab_size=V)
+    assert not list(tmp_path.iterdir())
+
+
+def test_adapters_that_do_not_fit_are_refused_and_the_model_stays_as_it_was(tmp_path):
+    model = tuned(make("llama"))
+    path = tmp_path / "a"
+    save_adapter(model, path)
+    config, tensors = json.loads((path / CONFIG_FILE).read_text()), load_file(path / WEIGHTS_FILE)
+    head, rows = sorted(tensors)
+
+    def refused(message: str, target: nn.Module | None = None, **changes: object) -> None:
+        target = target or make("llama")
+        (path / CONFIG_FILE).write_text(json.dumps(config | changes.get("config", {})))
+        save_file({**tensors, **changes.get("tensors", {})}, path / WEIGHTS_FILE)
+        with pytest.raises(InputError, match=message):
+            load_adapter(target, path)
+        assert get_rows(target) is None
+
+    names = config["trainable_token_indices"]
+    refused(r"rows \[3, 16\], the model needs \[3, 8\]", make("opt"))
+    refused("is a PREFIX_TUNING adapter with more than rows", config={"peft_type": "PREFIX_TUNING"})
+    refused("more than rows in it", tensors={"base_model.model.x.lora_A.weight": torch.ones(1)})
+    refused("outside 0..59", config={"trainable_token_indices": names | {"model.embed_tokens": [1, 2, 60]}})
+    refused("has 5 more than once", config={"trainable_token_indices": names | {"model.embed_tokens": [5, 5, 6]}})
+    refused("has other rows for the head", tensors={head: tensors[head] + 1})
+    refused("NaN or Inf", tensors={rows: tensors[rows] * float("nan")})
+    refused("different rows for different embeddings", tensors={rows.replace("embed", "other"): tensors[rows] + 1})
+
+    (path / WEIGHTS_FILE).write_bytes(b"junk")
+    with pytest.raises(InputError, match="is damaged"):
+        load_adapter(make("llama"), path)
+    (path / CONFIG_FILE).write_text("[]")
+    save_file(tensors, path / WEIGHTS_FILE)
+    with pytest.raises(InputError, match="is not the configuration of an adapter"):
+        load_adapter(make("llama"), path)
+    (path / WEIGHTS_FILE).unlink()
+    (path / CONFIG_FILE).write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"adapter_model.safetensors: no such file"):
+        load_adapter(make("llama"), path)
+    with pytest.raises(InputError, match=r"adapter_config.json: no such file"):
+        load_adapter(make("llama"), tmp_path / "nowhere")
+
+
+def test_rows_that_the_head_follows_are_refused_by_an_untied_model(tmp_path):
+    save_adapter(tuned(make("llama"), output="tied"), tmp_path / "a")
+    with pytest.raises(InputError, match="changes the head too, but this model is not tied"):
+        load_adapter(make("llama", tied=False), tmp_path / "a")
+
+
+def test_adapters_load_beside_each_other_and_the_set_in_use_is_what_is_saved(tmp_path):
+    base = make("llama")
+    for name, tokens in (("a", TOKENS), ("b", [5, 9])):
+        model = attach_rows(copy.deepcopy(base), tokens)
+        with torch.no_grad():
+            get_rows(model).rows.add_(torch.randn_like(get_rows(model).rows))
+        save_adapter(model, tmp_path / name)
+    model = load_adapter(copy.deepcopy(base), tmp_path / "a", name="a")
+    alone = logits(model, batch(model))
+    load_adapter(model, tmp_path / "b", name="b")
+    assert row_sets(model) == ("a", "b")
+    assert torch.equal(logits(model, batch(model)), alone)
+    save_adapter(use_rows(model, "b"), tmp_path / "again")
+    again = load_adapter(copy.deepcopy(base), tmp_path / "again")
+    assert get_rows(again).token_ids.tolist() == [5, 9]
+    assert torch.equal(logits(again, batch(again)), logits(model, batch(model)))
+
+
+def test_loading_beside_attached_rows_wants_a_new_name_and_the_same_head(tmp_path):
+    model = tuned(make("llama"))
+    save_adapter(model, tmp_path / "a")
+    with pytest.raises(InputError, match="a set named 'default' is attached already; choose another name"):
+        load_adapter(model, tmp_path / "a")
+    save_adapter(tuned(make("llama"), output="tied"), tmp_path / "tied")
+    with pytest.raises(InputError, match="output='tied', the attached rows have output='frozen'"):
+        load_adapter(model, tmp_path / "tied", name="tied")
+    assert row_sets(model) == ("default",)
+    assert is_tied(load_adapter(detach_rows(model), tmp_path / "a"))
+
+
+def test_neither_direction_imports_peft():
+    code = "import sys, kslottery_fast.rows.adapter_file; sys.exit('peft' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

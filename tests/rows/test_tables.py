@@ -1,0 +1,195 @@
+"""Finding and checking tables and token ids, untying, and moving rows between tables."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import peft
+import pytest
+import torch
+from tiny_models import TOKENS, V, batch, logits, make, tuned
+from torch import nn
+
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, merge_rows, transfer_rows, untie_output
+from kslottery_fast.rows.sets import use_rows
+from kslottery_fast.rows.tables import active_token_ids, embedding_table, is_tied
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([], "is empty"),
+        (torch.empty(0, dtype=torch.int64), "is empty"),
+        ([3, 4, 3], "has 3 more than once"),
+        ([3, -1], "has -1, outside 0..59"),
+        ([3, 60, 61], r"has 60, outside 0..59 \(2 such ids\)"),
+        ([1.0, 2.0], "dtype torch.float32, expected integers"),
+        (torch.ones(4, dtype=torch.bool), "mask.nonzero"),
+        ([[1, 2]], r"shape \[1, 2\], expected one dimension"),
+        ([[1], [2, 3]], "token_ids is no sequence of integers: expected sequence of length 1"),
+        (["house"], "token_ids is no sequence of integers: too many dimensions 'str'"),
+    ],
+)
+def test_bad_token_ids_are_refused_and_the_model_stays_as_it_was(ids, message):
+    model = make("llama")
+    with pytest.raises(InputError, match=message):
+        attach_rows(model, ids)
+    assert get_rows(model) is None
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("collection", [set, tuple, iter, torch.tensor])
+def test_token_ids_may_come_in_any_collection_of_integers(collection):
+    model = attach_rows(make("llama"), collection(TOKENS))
+    assert sorted(get_rows(model).token_ids.tolist()) == sorted(TOKENS)
+
+
+@pytest.mark.parametrize("ids", ["text", 5, None, {"input_ids": [1]}])
+def test_token_ids_of_a_wrong_type_are_a_type_error(ids):
+    with pytest.raises(TypeError, match="must be a sequence of integers or Tickets"):
+        attach_rows(make("llama"), ids)
+
+
+def test_a_model_without_an_input_embedding_is_refused():
+    with pytest.raises(InputError, match=r"Linear has no input embedding: expected an nn.Embedding, found none"):
+        attach_rows(nn.Linear(2, 2), [1])
+    with pytest.raises(InputError, match="found a Linear"):
+        embedding_table(SimpleNamespace(get_input_embeddings=lambda: nn.Linear(2, 2)))
+
+
+def _raise_not_implemented():
+    raise NotImplementedError
+
+
+def test_a_model_that_does_not_say_where_its_embedding_is_is_refused():
+    with pytest.raises(InputError, match="found none"):
+        embedding_table(SimpleNamespace(get_input_embeddings=_raise_not_implemented))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda e: setattr(e, "max_norm", 1.0), "max_norm"),
+        (lambda e: setattr(e, "scale_grad_by_freq", True), "scale_grad_by_freq"),
+        (lambda e: e.to("meta"), "has no values .device meta. and no accelerate hook"),
+        (
+            lambda e: setattr(e, "weight", nn.Parameter(torch.zeros(V, 16).char(), requires_grad=False)),
+            "quantized .torch.int8. and Embedding does not dequantize it",
+        ),
+        (lambda e: setattr(e.weight, "ds_id", 3), "partitioned by DeepSpeed ZeRO-3; attach the rows before"),
+        (lambda e: setattr(e, "forward", lambda ids: ids), "forward has been replaced"),
+    ],
+)
+def test_an_embedding_that_rows_do_not_fit_is_refused(spoil, message):
+    embedding = nn.Embedding(V, 16)
+    spoil(embedding)
+    with pytest.raises(InputError, match=message):
+        attach_rows(embedding, [1])
+    assert type(embedding) is nn.Embedding
+
+
+class _OwnForward(nn.Embedding):
+    def forward(self, ids):
+        return nn.functional.embedding(ids, self.weight)
+
+
+def test_an_embedding_class_that_would_ignore_the_rows_is_refused():
+    embedding = _OwnForward(V, 16)
+    with pytest.raises(InputError, match=r"_OwnForward does not call nn.Embedding.forward"):
+        attach_rows(embedding, [1])
+    assert type(embedding) is _OwnForward
+    assert embedding.weight.requires_grad
+
+
+def test_untying_keeps_the_logits_and_separates_the_tables():
+    model = make("llama")
+    want = logits(model, batch(model))
+    assert untie_output(model) is model
+    assert not is_tied(model)
+    assert model.config.tie_word_embeddings is False
+    model.tie_weights()
+    assert not is_tied(model)
+    assert torch.equal(logits(model, batch(model)), want)
+    assert untie_output(model) is model
+
+
+def test_untying_with_rows_attached_is_refused():
+    with pytest.raises(InputError, match="call it before attach_rows"):
+        untie_output(tuned(make("llama")))
+
+
+def test_a_head_scaled_by_the_tying_flag_cannot_be_untied_and_nothing_is_merged():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.UMT5Config(
+        vocab_size=V, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
+    model = transformers.UMT5ForConditionalGeneration(config)
+    if not is_tied(model):
+        pytest.skip("this release of transformers does not tie UMT5")
+    tuned(model)
+    with pytest.raises(InputError, match="UMT5ForConditionalGeneration scales its logits"):
+        merge_rows(model)
+    assert get_rows(model) is not None
+    wrapped = tuned(peft.get_peft_model(detach_rows(model), peft.LoraConfig(r=2, target_modules=["q"])))
+    with pytest.raises(InputError, match="UMT5ForConditionalGeneration scales its logits"):
+        merge_rows(wrapped)
+
+
+def test_attached_rows_of_the_source_are_transferred():
+    source, target = tuned(make("llama")), torch.zeros(V, 16)
+    transfer_rows(source, target, [5, 9])
+    assert torch.equal(target[5], get_rows(source).rows[1])
+    assert torch.equal(target[9], embedding_table(source)[9])
+    assert target.abs().sum(dim=1).nonzero().flatten().tolist() == [5, 9]
+
+
+def test_a_source_with_no_set_in_use_gives_the_rows_of_its_table():
+    source, target = use_rows(tuned(make("llama")), None), torch.zeros(V, 16)
+    transfer_rows(source, target, TOKENS)
+    assert torch.equal(target[TOKENS], embedding_table(source)[TOKENS])
+
+
+def test_a_tied_transfer_changes_the_head_too():
+    source, target = make("llama", tied=False), make("llama")
+    with torch.no_grad():
+        embedding_table(source).add_(1)
+    transfer_rows(source, target, TOKENS, output="tied")
+    assert is_tied(target)
+    assert torch.equal(embedding_table(target)[TOKENS], embedding_table(source)[TOKENS])
+
+
+def test_transfer_refuses_what_does_not_fit_and_writes_nothing():
+    table = torch.zeros(V, 16)
+    for source, target, ids, message in [
+        (torch.zeros(V, 8), table, [1], "source has rows of dimension 8, target of 16"),
+        (torch.zeros(5, 16), table, [7], r"token_ids \(in the source\) has 7"),
+        (torch.zeros(V), table, [1], "source must be a floating-point table"),
+        (torch.full((V, 16), float("nan")), table, [1], "cannot transfer: 1 of 1 rows"),
+        (torch.ones(V, 16), tuned(make("llama")), [1], "the target has attached rows"),
+        (make("llama").to("meta"), table, [1], r"source has no values \(device meta\); load it into memory"),
+        (torch.ones(V, 16, device="meta"), table, [1], "source has no values"),
+        (torch.ones(V, 16), torch.ones(V, 16, device="meta"), [1], "target has no values"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            transfer_rows(source, target, ids)
+    with pytest.raises(TypeError, match="source must be a model or a tensor"):
+        transfer_rows([1.0], table, [1])
+    assert table.abs().sum() == 0
+
+
+def test_active_token_ids_reads_lists_and_tensors_and_leaves_out_minus_100():
+    data = [
+        {"input_ids": [9, 3]},
+        {"input_ids": torch.tensor([[3, 1]]), "labels": [-100, 8]},
+        {"other": [50]},
+    ]
+    assert active_token_ids(data).tolist() == [1, 3, 9]
+    assert active_token_ids(data, keys=("input_ids", "labels")).tolist() == [1, 3, 8, 9]
+
+
+def test_a_dataset_without_tokens_or_with_negative_ones_is_refused():
+    with pytest.raises(InputError, match="no token under input_ids or labels"):
+        active_token_ids([{"input_ids": []}], keys=("input_ids", "labels"))
+    with pytest.raises(InputError, match="negative token id -3"):
+        active_token_ids([{"input_ids": [4, -3]}])

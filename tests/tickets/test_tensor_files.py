@@ -1,0 +1,291 @@
+"""Checkpoints that are missing, damaged, or something else: each is one line that names the file and what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from stored_tables import BLOCKS, NAME, D, V, write
+
+from kslottery_fast import InputError
+from kslottery_fast.tickets import tensor_files
+from kslottery_fast.tickets.scan import scan_checkpoints
+from kslottery_fast.tickets.stored import ks_select_checkpoints
+
+
+def refused(before: Path, after: Path, *parts: str, **options: object) -> None:
+    with pytest.raises(InputError) as caught:
+        ks_select_checkpoints(before, after, **options)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_path_that_is_missing(pair, tmp_path):
+    refused(pair[0], tmp_path / "none", str(tmp_path / "none"), "no such file or folder", "must be downloaded first")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is cut short: it has 0 bytes"),
+        (b"hello, this is text", "is not a safetensors file"),
+        (b"PK\x03\x04\x00\x00\x08\x08 zip", "is a pickle"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 jP", "is a pickle"),
+        (b"GGUF\x03\x00\x00\x00\x01\x02", "is a GGUF file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\x10\x00\x00\x00\x00\x00\x00\x00{}", "bytes are less than its header"),
+        (b"\x02\x00\x00\x00\x00\x00\x00\x00[]", "its header is damaged"),
+        (b"\x02\x00\x00\x00\x00\x00\x00\x00{x", "its header is damaged"),
+        ((200_000).to_bytes(8, "little") + b"[" * 200_000, "its header is damaged (RecursionError"),
+    ],
+)
+def test_a_file_that_is_not_safetensors(pair, tmp_path, content, message):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    refused(pair[0], path, str(path), message)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data_offsets": [0, 4]},
+        {"data_offsets": [4, 0]},
+        {"shape": [-1, D]},
+        {"shape": [V + 1, D]},
+        {"dtype": "F64"},
+        {"data_offsets": [0.0, 4 * V * D]},
+        {"data_offsets": None},
+        {"shape": [0, 2**70], "data_offsets": [0, 0]},
+        {"shape": [0, 2**62], "data_offsets": [0, 0]},
+    ],
+    ids=str,
+)
+def test_a_header_that_contradicts_itself(pair, tmp_path, change):
+    entry = {"dtype": "F32", "shape": [V, D], "data_offsets": [0, 4 * V * D]} | change
+    header = json.dumps({NAME: entry}).encode()
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4 * V * D))
+    refused(pair[0], path, f"{path} is not a safetensors file: its header is damaged")
+
+
+def entry(begin: int, end: int, name: str = NAME) -> str:
+    return f'"{name}": {{"dtype": "F32", "shape": [{(end - begin) // 4}, 1], "data_offsets": [{begin}, {end}]}}'
+
+
+@pytest.mark.parametrize(
+    ("header", "size", "message"),
+    [
+        (entry(0, 8), 12, "is damaged: 4 bytes after its last tensor are of none"),
+        ("", 4, "is damaged: 4 bytes after its last tensor are of none"),
+        (entry(4, 12), 12, f"is damaged: tensor {NAME} leaves a gap before it (4 bytes)"),
+        (f"{entry(0, 8)}, {entry(12, 16, 'b')}", 16, "is damaged: tensor b leaves a gap before it (4 bytes)"),
+        (f"{entry(4, 12, 'b')}, {entry(0, 8)}", 12, "is damaged: tensor b overlaps the tensor before it (4 bytes)"),
+        (f"{entry(0, 8)}, {entry(8, 16)}", 16, f"its header is damaged (ValueError('it has the key {NAME} more than"),
+        ('"__metadata__": {}, "__metadata__": {}', 0, "it has the key __metadata__ more than once"),
+        (entry(0, 8).replace('"shape"', '"dtype": "F32", "shape"'), 8, "it has the key dtype more than once"),
+    ],
+)
+def test_tensors_that_do_not_tile_the_file_are_refused_as_the_safetensors_library_does(
+    pair, tmp_path, header, size, message
+):
+    def stored(name: str, header: str, size: int) -> Path:
+        path = tmp_path / name
+        path.write_bytes((len(header) + 2).to_bytes(8, "little") + b"{" + header.encode() + b"}" + bytes(size))
+        return path
+
+    good = stored("good.safetensors", f"{entry(4, 12)}, {entry(0, 4, 'b')}, {entry(4, 4, 'empty')}", 12)
+    with safe_open(good, "pt") as file:
+        assert set(file.keys()) == tensor_files.read_header(good).keys() == {NAME, "b", "empty"}
+    path = stored("bad.safetensors", header, size)
+    with pytest.raises(SafetensorError):
+        safe_open(path, "pt")
+    refused(pair[0], path, str(path), message)
+
+
+def test_a_table_without_rows_may_claim_rows_of_any_length(tmp_path):
+    path = tmp_path / "empty.safetensors"
+    header = json.dumps({NAME: {"dtype": "F32", "shape": [0, 10**9], "data_offsets": [0, 0]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    for options in ({}, {"top_k": 2}, {"correction": "bonferroni"}, {"method": "exact"}):
+        assert ks_select_checkpoints(path, path, **options).dimension == 10**9
+    assert scan_checkpoints(path, path, method="exact").tensors[0].rows == 0
+
+
+def test_names_that_the_system_cannot_take_are_input_errors(pair, tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {NAME: "x" * 5000}}))
+    refused(pair[0], index, str(tmp_path / "xxx"), "cannot be read: File name too long")
+    refused(pair[0], Path("y" * 5000), "cannot be read: File name too long")
+
+
+@pytest.mark.parametrize("missing", [1, 5000])
+def test_a_file_that_is_cut_short(pair, missing):
+    size = pair[1].stat().st_size
+    with pair[1].open("r+b") as file:
+        file.truncate(size - missing)
+    refused(*pair, str(pair[1]), f"is cut short: {size - missing:,} bytes of {size:,}")
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_an_error_and_no_crash(pair):
+    def cut(done: int, total: int) -> None:
+        with pair[1].open("r+b") as file:
+            file.truncate(1000)
+
+    refused(*pair, str(pair[1]), "became shorter while it was read", block_bytes=4096, progress=cut)
+
+
+def test_a_file_that_may_not_be_read(pair, monkeypatch):
+    def denied(*_args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    refused(*pair, f"{pair[0]} cannot be read: Permission denied")
+
+
+def test_a_shard_that_is_missing_or_lacks_its_tensor(llamas, tmp_path):
+    root, _ = llamas
+    folder = tmp_path / "sharded"
+    shutil.copytree(root / "after-sharded", folder)
+    index = folder / "model.safetensors.index.json"
+    shard = folder / json.loads(index.read_text())["weight_map"][NAME]
+    shard.rename(tmp_path / "elsewhere")
+    refused(root / "before", folder, str(shard), "no such file, but", str(index), "lacks a shard")
+    save_file({"another": torch.zeros(2, 2)}, shard)
+    refused(root / "before", folder, f"{shard} has no tensor {NAME}", "of different checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not valid JSON"),
+        pytest.param("[" * 200_000, "is not valid JSON (maximum recursion depth", id="deep"),
+        pytest.param('{"a": ' + "1" * 5000 + "}", "is not valid JSON (Exceeds the limit", id="long number"),
+        ("[]", "is not the index of a checkpoint: expected weight_map"),
+        ('{"weight_map": {"a": 3}}', "is not the index of a checkpoint: expected weight_map"),
+        ('{"weight_map": {"a": "../x.safetensors"}}', "lies outside its folder"),
+        ('{"weight_map": {"a": "/x.safetensors"}}', "lies outside its folder"),
+        ('{"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}', "is a pickle"),
+    ],
+)
+def test_an_index_that_is_none(pair, tmp_path, content, message):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(content)
+    refused(pair[0], path, str(tmp_path), message)
+
+
+def test_a_pickle_is_never_read_and_the_message_says_how_to_convert_it(pair, tmp_path):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / "training_args.bin").write_bytes(b"x")
+    refused(pair[0], folder, f"{folder} holds no checkpoint: neither model.safetensors nor")
+    path = folder / "pytorch_model.bin"
+    torch.save({NAME: torch.zeros(V, D)}, path)
+    for given in (folder, path):
+        refused(pair[0], given, f"{path} is a pickle", "from_pretrained", "writes safetensors")
+
+
+def test_folders_with_something_else_in_them(pair, tables, tmp_path):
+    refused(pair[0], pair[0].parent, "has 2 safetensors files and no model.safetensors.index.json", "after.safetensors")
+    folder = tmp_path / "adapter"
+    write(folder / "adapter_model.safetensors", tables[0])
+    (folder / "adapter_config.json").write_text("{}")
+    refused(pair[0], folder, f"{folder} holds an adapter, not a model", "merge it")
+    gguf = tmp_path / "gguf"
+    gguf.mkdir()
+    (gguf / "model.gguf").write_bytes(b"GGUF")
+    refused(pair[0], gguf, "is a GGUF file")
+
+
+def test_a_tensor_that_is_not_there_lists_those_that_are(pair, tmp_path):
+    refused(
+        *pair, str(pair[0]), "has no tensor wte; its 2-D tensors: model.embed_tokens.weight [203, 64]", tensor="wte"
+    )
+    plain = write(tmp_path / "c.safetensors", torch.zeros(3), "bias")
+    refused(
+        pair[0], plain, "no tensor has the name of an input embedding", "tensor=", "it has no 2-D tensors of floats"
+    )
+    many = {f"m{i}": torch.zeros(i + 1, 2) for i in range(15)}
+    save_file(many, tmp_path / "many.safetensors")
+    refused(pair[0], tmp_path / "many.safetensors", "m14 [15, 2], m13 [14, 2]", "and 3 more")
+
+
+def test_one_shard_alone_says_that_there_are_more(llamas):
+    root, _ = llamas
+    index = json.loads((root / "before-sharded" / "model.safetensors.index.json").read_text())
+    shard = next(
+        file for name, file in index["weight_map"].items() if name != NAME and file != index["weight_map"][NAME]
+    )
+    refused(
+        root / "before-sharded" / shard, root / "after", "this is one shard of several: pass the folder or the index"
+    )
+
+
+def test_shapes_that_differ(pair, tables, tmp_path):
+    resized = write(tmp_path / "resized.safetensors", torch.zeros(V + 5, D))
+    refused(pair[0], resized, str(resized), "[203, 64]", "[208, 64]", "was the vocabulary resized", "[:203]")
+    other = write(tmp_path / "other.safetensors", torch.zeros(V, D + 1))
+    refused(pair[0], other, str(other), "rows of different lengths are not two states of one model")
+    cube = write(tmp_path / "cube.safetensors", torch.zeros(V, 2, 2))
+    refused(pair[0], cube, str(cube), "has shape [203, 2, 2]: expected [V, d]")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_a_quantized_table(pair, tmp_path, dtype):
+    path = write(tmp_path / "quantized.safetensors", torch.zeros(V, D).to(dtype))
+    refused(pair[0], path, f"{path}, tensor {NAME} has dtype", "expected F64, F32, F16 or BF16", "dequantize")
+
+
+@pytest.mark.parametrize("block_bytes", BLOCKS)
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"correction": "bh"}], ids=str)
+def test_nan_and_inf_are_named_with_the_token_ids_of_the_whole_table(pair, tables, tmp_path, options, block_bytes):
+    bad, damaged = tables[1].clone(), tables[0].clone()
+    bad[[5, 17, 90, 91, 150, 202], 3] = torch.tensor(
+        [torch.nan, torch.inf, -torch.inf, torch.nan, torch.nan, torch.nan]
+    )
+    damaged[201, 0] = torch.inf
+    path = write(tmp_path / "bad.safetensors", bad)
+    where = f"{path}, tensor {NAME} has NaN or Inf in 6 rows (token ids 5, 17, 90, 91, 150, ...)"
+    refused(pair[0], path, where + ": training diverged", block_bytes=block_bytes, **options)
+    first = write(tmp_path / "damaged.safetensors", damaged)
+    both = f"{first}, tensor {NAME} has NaN or Inf in 1 row (token ids 201) and {where}"
+    refused(first, path, both, "no healthy checkpoint", block_bytes=block_bytes, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"alpha": 0}, InputError, "alpha is 0: expected a significance level between 0 and 1"),
+        ({"alpha": None}, TypeError, "alpha is None: expected a number"),
+        ({"alpha": 7, "top_k": 3}, InputError, "alpha is 7"),
+        ({"method": "fast"}, InputError, "method is 'fast'"),
+        ({"correction": "BH"}, InputError, "correction is 'BH'"),
+        ({"top_k": 0}, InputError, "top_k is 0"),
+        ({"top_k": 2.0}, TypeError, "top_k is 2.0"),
+        ({"top_k": 2, "correction": "bh"}, InputError, "correction is 'bh' and top_k is 2: .* leave correction out"),
+        ({"block_bytes": 0}, InputError, "block_bytes is 0: expected a number of bytes"),
+        ({"block_bytes": True}, InputError, "block_bytes is True: expected a number of bytes"),
+        ({"block_bytes": "x"}, InputError, "block_bytes is 'x': expected a number of bytes"),
+    ],
+)
+def test_bad_options_are_named_before_anything_is_read(pair, monkeypatch, options, error, message):
+    monkeypatch.setattr("kslottery_fast.tickets.stored.row_blocks", None)
+    with pytest.raises(error, match=message):
+        ks_select_checkpoints(*pair, **options)
+
+
+def test_blocks_cover_every_row_once_and_never_exceed_their_size(pair):
+    first, second = (tensor_files.open_checkpoint(path)[NAME] for path in pair)
+    rows = 0
+    for start, before, after in tensor_files.row_blocks(first, second, 5 * 2 * D * 4 + 3):
+        assert start == rows
+        assert before.shape == after.shape
+        assert len(before) == min(5, V - start)
+        rows += len(before)
+    assert rows == V

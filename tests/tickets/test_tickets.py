@@ -1,0 +1,236 @@
+"""Tickets, their file, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.ks.pvalues import pvalues
+from kslottery_fast.tickets import ticket_file
+from kslottery_fast.tickets.tickets import Tickets
+
+
+def some(**changes: Any) -> Tickets:
+    fields = {"vocab_size": 10, "dimension": 8, "threshold_count": 5, "alpha": 0.05}
+    return Tickets.from_counts([4, 9, 1], [6, 8, 6], **{**fields, **changes})
+
+
+def test_from_counts_sorts_and_the_parts_are_consistent() -> None:
+    tickets = some()
+    assert tickets.token_ids.tolist() == [9, 1, 4]
+    assert tickets.counts.tolist() == [8, 6, 6]
+    assert tickets.statistic.tolist() == [1.0, 0.75, 0.75]
+    assert tickets.pvalue.tolist() == pvalues([8, 6, 6], 8).tolist()
+    assert tickets.log_pvalue.exp().tolist() == pytest.approx(tickets.pvalue.tolist())
+    assert torch.nonzero(tickets.mask()).reshape(-1).tolist() == [1, 4, 9]
+    assert len(tickets) == 3
+    assert bool(tickets)
+
+
+def test_tickets_are_values() -> None:
+    assert some() == some()
+    assert hash(some()) == hash(some())
+    assert some() != some(alpha=0.01)
+    assert some() != "tickets"
+    assert pickle.loads(pickle.dumps(some())) == some()
+    assert repr(some()) == "Tickets(3 of 10 rows, d=8, alpha=0.05, method='exact', selected_by='alpha')"
+    with pytest.raises(AttributeError):
+        some().alpha = 0.1  # type: ignore[misc]
+
+
+def test_the_summary_is_one_line_that_says_how_they_were_selected() -> None:
+    assert some().summary() == "3 tickets of 10 rows (30 %): D >= 0.6250 (5/8), alpha 0.05, exact KS test"
+    assert "alpha 0.05, Benjamini-Hochberg, exact" in some(correction="bh").summary()
+    assert "alpha 0.05, Bonferroni, exact" in some(correction="bonferroni").summary()
+    assert "the largest D whatever their p-value" in some(selected_by="top_k").summary()
+    assert (
+        Tickets.from_counts([], [], vocab_size=0, dimension=8, threshold_count=5, alpha=0.05)
+        .summary()
+        .startswith("0 tickets of 0 rows: D >= ")
+    )
+
+
+def test_jaccard_is_the_overlap_of_two_sets_of_rows() -> None:
+    other = Tickets.from_counts([1, 2], [8, 8], vocab_size=10, dimension=8, threshold_count=5, alpha=0.05)
+    empty = Tickets.from_counts([], [], vocab_size=10, dimension=8, threshold_count=5, alpha=0.05)
+    assert some().jaccard(some()) == 1
+    assert some().jaccard(other) == other.jaccard(some()) == 1 / 4
+    assert some().jaccard(empty) == 0
+    assert empty.jaccard(empty) == 1
+    with pytest.raises(InputError, match="other is of a table of 11 rows, these tickets of one of 10"):
+        some().jaccard(some(vocab_size=11))
+
+
+@pytest.mark.parametrize(
+    "tickets", [some(), some(selected_by="top_k", alpha=None), some(correction="bh", method="asymp")]
+)
+def test_a_file_gives_back_equal_tickets(tickets: Tickets, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "tickets.json"
+    tickets.save(path)
+    again = Tickets.load(path)
+    assert again == tickets
+    assert again.token_ids.dtype == again.counts.dtype == torch.int64
+    assert again.pvalue.tolist() == tickets.pvalue.tolist()
+    assert json.loads(path.read_text())["format"] == "kslottery-tickets/1"
+    empty = Tickets.from_counts([], [], vocab_size=10, dimension=8, threshold_count=9, alpha=0.05)
+    empty.save(path)
+    assert Tickets.load(path) == empty
+
+
+def test_tokens_are_texts_with_their_leading_space(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    size = len(tiny_tokenizer)
+    word = tiny_tokenizer.encode(" English")[0]
+    part = tiny_tokenizer.encode("é")[0]
+    fields = {"vocab_size": size + 8, "dimension": 8, "threshold_count": 5, "alpha": 0.05}
+    tickets = Tickets.from_counts([word, part], [8, 7], **fields)
+    assert tickets.tokens(tiny_tokenizer)[0] == tiny_tokenizer.decode([word])
+    assert tickets.tokens(tiny_tokenizer)[0].startswith(" ")
+    assert tickets.tokens(tiny_tokenizer)[1] == tiny_tokenizer.convert_ids_to_tokens(part)  # half a character
+    tickets.save(tmp_path / "t.json", tiny_tokenizer)
+    again = Tickets.load(tmp_path / "t.json")
+    assert again.token_texts == tuple(tickets.tokens(tiny_tokenizer))
+    assert again == tickets
+    again.save(tmp_path / "u.json")
+    assert (tmp_path / "u.json").read_bytes() == (tmp_path / "t.json").read_bytes()
+    with pytest.raises(InputError, match=f"token id {size} is a ticket, the tokenizer ends at {size - 1}"):
+        Tickets.from_counts([size], [8], **fields).tokens(tiny_tokenizer)
+    with pytest.raises(InputError, match=f"the tokenizer has {size} tokens, the table {size - 1} rows"):
+        Tickets.from_counts([0], [8], **{**fields, "vocab_size": size - 1}).tokens(tiny_tokenizer)
+
+
+class SentencePieceLike:
+    """Decodes as SentencePiece tokenizers do: the space before a word is in the piece, not in the text."""
+
+    pieces = ("▁the", "the")
+
+    def __len__(self) -> int:
+        return 2
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return self.pieces[token]
+
+    def decode(self, tokens: list[int], **_: Any) -> str:
+        return self.pieces[tokens[0]].removeprefix("▁")
+
+
+def test_sentencepiece_words_keep_the_space_that_tells_them_from_word_parts() -> None:
+    tickets = Tickets.from_counts([0, 1], [8, 8], vocab_size=2, dimension=8, threshold_count=5, alpha=0.05)
+    assert tickets.tokens(SentencePieceLike()) == [" the", "the"]
+
+
+FIELD_ERRORS: list[tuple[dict[str, Any], str]] = [
+    ({"vocab_size": -1}, "vocab_size is -1: expected an integer of at least 0"),
+    ({"vocab_size": 10.0}, "vocab_size is 10.0: expected an integer"),
+    ({"vocab_size": 9}, "token_ids holds 9, outside a table of 9 rows"),
+    ({"dimension": 0}, "dimension is 0: expected an integer of at least 1"),
+    ({"dimension": True}, "dimension is True: expected an integer"),
+    ({"dimension": 7}, "counts holds 8: tickets here have 5 <= h <= 7"),
+    ({"threshold_count": 0}, "threshold_count is 0: expected an integer of at least 1"),
+    ({"threshold_count": 10}, r"threshold_count is 10: expected 1\.\.9 for rows of 8 numbers"),
+    ({"threshold_count": 7}, "counts holds 6: tickets here have 7 <= h <= 8"),
+    ({"method": "auto"}, r"method is 'auto': expected one of \['exact', 'asymp', 'paper'\]"),
+    ({"method": ["exact"]}, "method is .'exact'.: expected one of"),
+    ({"correction": "holm"}, r"correction is 'holm': expected one of \[None, 'bonferroni', 'bh'\]"),
+    ({"selected_by": "hand"}, r"selected_by is 'hand': expected one of \['alpha', 'top_k'\]"),
+    ({"alpha": 1.0}, "alpha is 1.0: expected a significance level"),
+    ({"alpha": "0.05"}, "alpha is '0.05': expected a number"),
+    ({"alpha": None}, "alpha is None, but selected_by is 'alpha'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), FIELD_ERRORS)
+def test_fields_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        some(**changes)
+
+
+@pytest.mark.parametrize(
+    ("ids", "counts", "message"),
+    [
+        (torch.tensor([4, 1]), torch.tensor([6, 6]), "token_ids must be sorted by falling count, then rising id"),
+        (torch.tensor([1, 4]), torch.tensor([6, 7]), "token_ids must be sorted by falling count"),
+        (torch.tensor([1, 1]), torch.tensor([7, 6]), "token_ids holds a row twice"),
+        (torch.tensor([-1]), torch.tensor([7]), "token_ids holds -1, outside a table of 10 rows"),
+        (torch.tensor([1, 2]), torch.tensor([7]), "counts has 1 entries, token_ids 2"),
+        (torch.tensor([1.0]), torch.tensor([7]), r"token_ids must be an int64 tensor \[k\]"),
+        (torch.tensor([1]), torch.tensor([[7]]), r"counts must be an int64 tensor \[k\]"),
+        ([1], torch.tensor([7]), "token_ids must be an int64 tensor"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(ids: Any, counts: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Tickets(ids, counts, vocab_size=10, dimension=8, threshold_count=5, alpha=0.05)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], Any], *, sign: bool) -> Path:
+    """A saved file with a change; ``sign`` makes the digest fit again, as one who forges would."""
+    some().save(path)
+    data = json.loads(path.read_text())
+    replaced = change(data)
+    data = data if replaced is None else replaced
+    if sign:
+        data["digest"] = ticket_file.digest_of({k: v for k, v in data.items() if k != "digest"})
+    path.write_text(json.dumps(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.update(vocab_size=11), "digest does not match: the file was changed after it was written"),
+        (lambda data: data.update(digest=None), "digest does not match"),
+        (lambda data: data.update(format="kslottery-tickets/2"), "format is 'kslottery-tickets/2': expected"),
+        (lambda data: data.pop("format") and None, "not a tickets file: expected a JSON object with the key 'format'"),
+        (lambda data: [1, 2], "not a tickets file"),
+        (lambda data: data.pop("digest") and None, "missing digest"),
+        (lambda data: data.pop("alpha") and None, "missing alpha"),
+        (lambda data: data.update(note="hi"), "unknown key 'note'"),
+    ],
+)
+def test_a_changed_or_foreign_file_is_refused(change: Any, message: str, tmp_path: Path) -> None:
+    path = rewritten(tmp_path / "tickets.json", change, sign=False)
+    with pytest.raises(InputError, match=rf"tickets\.json: {message}"):
+        Tickets.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *[((lambda data, c=changes: data.update(c)), message) for changes, message in FIELD_ERRORS],
+        (lambda data: data.update(token_ids="1"), "token_ids must be a list of integers"),
+        (lambda data: data.update(token_ids=[9, 1, True]), "token_ids must be a list of integers"),
+        (lambda data: data.update(counts=[8, 6, 2**63]), "counts must be a list of integers"),
+        (lambda data: data.update(counts=[8, 6]), "counts has 2 entries, token_ids 3"),
+        (lambda data: data.update(token_ids=[9, 4, 1]), "token_ids must be sorted"),
+        (lambda data: data.update(tokens=["a"]), "tokens has 1 entries, token_ids 3"),
+        (lambda data: data.update(tokens=[1, 2, 3]), "tokens must be a list of strings"),
+        (lambda data: data.update(threshold=0.5), "threshold does not follow from counts, dimension and method"),
+        (lambda data: data.update(threshold=[0.625]), "threshold must be a number"),
+        (lambda data: data["statistic"].__setitem__(1, 0.7), "statistic does not follow"),
+        (lambda data: data.update(statistic=[1.0]), "statistic does not follow"),
+        (lambda data: data.update(pvalue="small"), "pvalue must be a list of numbers"),
+        (lambda data: data["pvalue"].__setitem__(0, data["pvalue"][0] * 1.001), "pvalue does not follow"),
+        (lambda data: data["pvalue"].__setitem__(0, float("nan")), "pvalue does not follow"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused_even_with_a_fitting_digest(
+    change: Any, message: str, tmp_path: Path
+) -> None:
+    path = rewritten(tmp_path / "tickets.json", change, sign=True)
+    with pytest.raises(InputError, match=message):
+        Tickets.load(path)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.json: no such file"):
+        Tickets.load(tmp_path / "none.json")
+    (tmp_path / "half.json").write_text('{"format": "kslottery-tick')
+    with pytest.raises(InputError, match=r"half\.json is not valid JSON"):
+        Tickets.load(tmp_path / "half.json")
