@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from kslottery_fast import Tickets, ks_select
-from kslottery_fast.lab.cli.main import main as cli
+from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.cli.select import pvalue_of_log
 
 

