@@ -145,7 +145,7 @@ def test_of_two_conversions_at_once_the_second_uses_what_the_first_left(wheel, m
 
     def overtaken(gguf: Path, folder: Path) -> None:
         convert(gguf, folder)
-        convert(gguf, model_sources.cache_directory() / "models" / folder.name)
+        convert(gguf, fetch.cache_directory() / "models" / folder.name)
 
     monkeypatch.setattr(model_sources, "convert_gguf", overtaken)
     assert load_model("tiny-model").name == "tiny-model"

@@ -115,7 +115,7 @@ def test_an_older_tickets_file_is_replaced_and_no_other_file_is(models, tmp_path
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_selection(models, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("kslottery_fast.lab.cli.select.ks_select_checkpoints", None)
+    monkeypatch.setattr("kslottery_fast.tickets.stored.ks_select_checkpoints", None)
     (tmp_path / "file").write_text("mine")
     for output in ("file/tickets.json", "file/deeper/tickets.json", "x" * 5000, "/proc/tickets.json"):
         before = set(tmp_path.rglob("*"))
@@ -147,7 +147,7 @@ def test_ctrl_c_promises_nothing_to_go_on_with(models, monkeypatch, capsys):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kslottery_fast.lab.cli.select.ks_select_checkpoints", interrupted)
+    monkeypatch.setattr("kslottery_fast.tickets.stored.ks_select_checkpoints", interrupted)
     assert cli.main(["select", "before", "after"]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "kslottery: interrupted"
 

