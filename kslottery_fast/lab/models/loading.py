@@ -45,26 +45,13 @@ def load_model(
 ) -> LoadedModel:
     """Load a model and its tokenizer, and check that an experiment can use them.
 
-    Parameters
-    ----------
-    spec : str
-        A key of `sources.MODELS`, a folder as `save_pretrained` writes it, a .gguf file, or a Hugging Face id, with
-        ``@revision`` if you like. A file or folder that exists goes before a Hugging Face id.
-    dtype : str
-        ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: bfloat16 where the device multiplies it natively,
-        else float32.
-    device : str
-        A torch device, or ``"auto"``: CUDA if there is one, else the CPU.
-    trust_remote_code : bool
-        Let a Hugging Face repository or a folder run its own Python code.
-    status, progress : callable, optional
-        See `fetch.fetch_wheel`.
+    ``spec`` is a key of `sources.MODELS`, a folder as `save_pretrained` writes it, a .gguf file, or a Hugging Face id,
+    with ``@revision`` if you like; what exists as a file or folder is never taken for an id. ``dtype`` auto is bfloat16
+    where the device multiplies it natively, else float32; ``device`` auto is CUDA if there is one. With
+    ``trust_remote_code`` a repository or folder may run its own Python code.
 
-    Raises
-    ------
-    InputError
-        Nothing to load, or what no experiment can use: no causal language model, no table of finite numbers, no eos
-        token, a tokenizer larger than the table; an unknown dtype or device.
+    InputError: an unknown spec, dtype or device; no causal language model; a table that is missing or holds NaN or Inf;
+    a tokenizer without an eos token, or with more tokens than the table has rows; or what `fetch_wheel` raises.
     """
     torch_device = _device(device)
     torch_dtype = _dtype(dtype, torch_device)
@@ -76,15 +63,11 @@ def load_model(
         tokenizer, model = source.load_tokenizer(), source.load_model(torch_dtype)
     _check_table(model, spec)
     _check_tokenizer(tokenizer, len(model.get_input_embeddings().weight), spec)
-    provenance = source.provenance | {
-        "dtype": str(torch_dtype).removeprefix("torch."),
-        "device": str(torch_device),
-    }
+    provenance = source.provenance | {"dtype": str(torch_dtype).removeprefix("torch."), "device": str(torch_device)}
     if provenance["kind"] == "hub":
         # The commit names the weights; an old hub client may not report it, then the revision must do.
         provenance["commit"] = getattr(model.config, "_commit_hash", None) or provenance["revision"]
-        identity = f"{provenance['path']}@{provenance['commit']}"
-        provenance["sha256"] = hashlib.sha256(identity.encode()).hexdigest()
+        provenance["sha256"] = hashlib.sha256(f"{source.location}@{provenance['commit']}".encode()).hexdigest()
     return LoadedModel(model.to(torch_device).eval(), tokenizer, source.name, provenance["sha256"], provenance)
 
 
