@@ -252,11 +252,10 @@ def test_damaged_weights_are_one_clear_line_with_the_cause_kept(folder):
     assert caught.value.__cause__ is not None
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
-def test_a_table_with_nan_or_inf_is_refused_and_its_rows_are_named(folder, tiny_llama, value):
+def test_a_table_with_nan_or_inf_is_refused_and_its_rows_are_named(folder, tiny_llama):
     model = tiny_llama(tied=True)
     with torch.no_grad():
-        model.get_input_embeddings().weight[[3, 319], 5] = value
+        model.get_input_embeddings().weight[[3, 319], 5] = torch.tensor([torch.nan, -torch.inf])
     model.save_pretrained(folder)
     with pytest.raises(InputError, match=r"NaN or Inf in 2 of 320 rows of the embedding table \(3, 319\)"):
         load_model(str(folder))

