@@ -55,16 +55,13 @@ def describe(path: Path) -> Facts:
 
 def _run_folder(path: Path) -> Facts:
     header, stages = _json(path / "run.json"), path / "stages"
+    if not str(header.get("format")).startswith("kslottery-experiment/"):
+        return header | {"what": "a run of version 0.1, which this version can neither continue nor report"}
     finished = [entry for entry in stages.iterdir() if not entry.name.startswith(".")] if stages.is_dir() else []
-    whole = (path / "summary.json").exists()
-    facts = {
-        "what": "an experiment: a run of `kslottery run`, or a comparison of `kslottery compare`",
-        "format": header.get("format"),
-        "stages": f"{len(finished)} finished" + ("" if whole else "; the same command goes on"),
-        "settings": header.get("settings"),
-    }
-    summary = _json(path / "summary.json") if whole else {}
-    return facts | {name: value for name, value in summary.items() if name != "what"}
+    summary = _json(path / "summary.json") if (path / "summary.json").exists() else {}
+    stages_text = f"{len(finished)} finished" + ("" if summary else "; the same command goes on")
+    what = "an experiment: a run of `kslottery run`, or a comparison of `kslottery compare`"
+    return header | {"stages": stages_text} | summary | {"what": what}
 
 
 def _adapter(path: Path) -> Facts:
