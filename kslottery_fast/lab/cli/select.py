@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from kslottery_fast.tickets.tickets import Tickets
 
 _CHECKPOINT = "a .safetensors file, the .index.json of a sharded checkpoint, or a model folder"
-# What transformers needs at least one of; without any it would look for the folder's name on the hub.
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
-    *("vocab.json", "vocab.txt", "spiece.model"),
-)
 
 
 def add_parser(commands: Any) -> None:
@@ -109,13 +104,18 @@ def _check_output(path: Path) -> None:
             raise InputError(f"--output would replace a file that holds no tickets; name another ({error})") from None
 
 
+def _holds_tokenizer(folder: Path) -> bool:
+    # transformers would look for the name of a folder without any of these on the hub.
+    return any(any(folder.glob(names)) for names in ("tokenizer*", "vocab.*", "spiece.model"))
+
+
 def _load_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder, from its own files and without running code of it."""
     import transformers
 
     from kslottery_fast.lab.models.sources import quiet_transformers
 
-    if not any((folder / name).exists() for name in _TOKENIZER_FILES):
+    if not _holds_tokenizer(folder):
         raise InputError(f"{folder} holds no tokenizer: expected a folder as save_pretrained writes it")
     try:
         with quiet_transformers():
@@ -126,17 +126,17 @@ def _load_tokenizer(folder: Path) -> Any:
 
 def _own_tokenizer(options: argparse.Namespace, tickets: Tickets, console: RunConsole) -> Any:
     """The tokenizer beside AFTER, else beside BEFORE, if there is one that fits."""
-    for path in (options.after, options.before):
-        folder = path if path.is_dir() else path.parent
-        if any((folder / name).exists() for name in _TOKENIZER_FILES):
-            try:
-                tokenizer = _load_tokenizer(folder)
-                tickets.tokens(tokenizer)
-            except InputError as error:
-                console.say(f"note: token ids without their texts: {error}")
-                return None
-            return tokenizer
-    return None
+    folders = (path if path.is_dir() else path.parent for path in (options.after, options.before))
+    folder = next(filter(_holds_tokenizer, folders), None)
+    if folder is None:
+        return None
+    try:
+        tokenizer = _load_tokenizer(folder)
+        tickets.tokens(tokenizer)
+    except InputError as error:
+        console.say(f"note: token ids without their texts: {error}")
+        return None
+    return tokenizer
 
 
 def _show(tickets: Tickets, limit: int, path: Path) -> None:

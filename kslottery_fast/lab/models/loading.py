@@ -12,6 +12,7 @@ import torch
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.data.fetch import Progress, Status
+from kslottery_fast.rows.tables import embedding_table
 
 from .sources import DEFAULT_MODEL, find_source
 
@@ -61,7 +62,7 @@ def load_model(
         status(f"loading {source.name}")
     tokenizer, model = source.load(spec, torch_dtype)
     _check_table(model, spec)
-    _check_tokenizer(tokenizer, len(model.get_input_embeddings().weight), spec)
+    _check_tokenizer(tokenizer, len(embedding_table(model)), spec)
     provenance = source.provenance | {"dtype": str(torch_dtype).removeprefix("torch."), "device": str(torch_device)}
     if provenance["kind"] == "hub":
         # The commit names the weights; an old hub client may not report it, then the revision must do.
@@ -101,15 +102,9 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def _check_table(model: Any, spec: str) -> None:
-    who = f"model {spec!r} ({type(model).__name__})"
-    try:
-        table = getattr(model.get_input_embeddings(), "weight", None)
-    except NotImplementedError:
-        table = None
-    if table is None or table.ndim != 2:
-        raise InputError(f"{who} has no input embedding table: there are no rows to tune")
+    table = embedding_table(model)
     if model.get_output_embeddings() is None:
-        raise InputError(f"{who} has no output head; give a causal language model")
+        raise InputError(f"model {spec!r} ({type(model).__name__}) has no output head; give a causal language model")
     # In blocks: the mask of a large table would take as much memory as the table.
     finite = torch.cat([torch.isfinite(block).all(dim=1) for block in table.detach().split(8192)])
     bad = (~finite).nonzero().flatten().tolist()
