@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kslottery_fast.base.errors import InputError
 
-from .select import add_pair, check_writable
+from .select import check_writable, pair_parser
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,17 +21,11 @@ _LISTED = 5
 
 def add_parser(commands: Any) -> None:
     """Add ``scan`` to the subcommands of ``kslottery``."""
-    parser = commands.add_parser(
-        "scan",
-        help="how far the rows of every matrix moved between two checkpoints: table, picture, JSON, CSV",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add_pair(parser)
-    parser.add_argument(
-        "--output", type=Path, default=Path("scan"), metavar="DIR", help=f"folder for {', '.join(_FILES)}"
-    )
+    purpose = "how far the rows of every matrix moved between two checkpoints: table, picture, JSON, CSV"
+    parser = pair_parser(commands, run, "scan", purpose)
+    files = f"folder for {', '.join(_FILES)}"
+    parser.add_argument("--output", type=Path, default=Path("scan"), metavar="DIR", help=files)
     parser.add_argument("--json", action="store_true", help="print scan.json instead of the table")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 import math
 import tempfile
 import warnings
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,7 @@ _CHECKPOINT = "a .safetensors file, the .index.json of a sharded checkpoint, or 
 
 def add_parser(commands: Any) -> None:
     """Add ``select`` to the subcommands of ``kslottery``."""
-    parser = commands.add_parser(
-        "select",
-        help="the winning tickets of two checkpoints on disk, read block by block",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add_pair(parser)
+    parser = pair_parser(commands, run, "select", "the winning tickets of two checkpoints on disk, read block by block")
     parser.add_argument(
         "--tensor", default="auto", metavar="NAME[,NAME]", help="the table; two names where AFTER calls it differently"
     )
@@ -36,15 +32,19 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="for the texts of tokens; by default AFTER's own")
     parser.add_argument("--limit", type=int, default=20, help="tickets in the table")
     parser.add_argument("--json", action="store_true", help="print the tickets file instead of the table")
-    parser.set_defaults(run=run)
 
 
-def add_pair(parser: argparse.ArgumentParser) -> None:
-    """The arguments that ``select`` and ``scan`` share."""
+def pair_parser(commands: Any, run: Callable[..., int], name: str, purpose: str) -> argparse.ArgumentParser:
+    """A subcommand on two checkpoints, with the arguments that ``select`` and ``scan`` share."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=purpose, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("before", type=Path, metavar="BEFORE", help=f"the original model: {_CHECKPOINT}")
     parser.add_argument("after", type=Path, metavar="AFTER", help="the tuned model, likewise")
     parser.add_argument("--alpha", type=float, default=0.05, help="significance level of the KS test")
     parser.add_argument("--method", default="auto", help="p-values: auto, exact, asymp, or the paper's threshold")
+    parser.set_defaults(run=run)
+    return parser
 
 
 def run(options: argparse.Namespace) -> int:
