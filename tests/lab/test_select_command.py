@@ -152,8 +152,8 @@ def test_ctrl_c_promises_nothing_to_go_on_with(models, monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == "kslottery: interrupted"
 
 
-@pytest.mark.parametrize("power", range(-30, 1))
-def test_a_pvalue_is_shown_from_its_logarithm_as_python_shows_the_number(power):
-    for value in (1.0, 0.96, 0.95001, 0.5, 0.12345):
-        p = value * 10.0**power
-        assert float(pvalue_of_log(math.log(p))) == pytest.approx(p, rel=0.06)
+def test_a_pvalue_is_shown_from_its_logarithm_as_python_shows_the_number():
+    for power in range(-30, 1):
+        for value in (1.0, 0.96, 0.95001, 0.5, 0.12345):
+            p = value * 10.0**power
+            assert float(pvalue_of_log(math.log(p))) == pytest.approx(p, rel=0.06)
