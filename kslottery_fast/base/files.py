@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from .errors import InputError
 
@@ -91,14 +91,23 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}); restore it or make it anew") from None
 
 
-def read_safetensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Read a safetensors file; a missing or damaged one is an InputError that names it."""
+class Tensors(dict[str, torch.Tensor]):
+    """The tensors of a safetensors file by name, and its metadata."""
+
+    metadata: dict[str, str]
+
+
+def read_safetensors(path: str | os.PathLike[str], *, remedy: str = "restore it or make it anew") -> Tensors:
+    """Read a safetensors file; a missing or damaged one is an InputError that names it and the ``remedy``."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = Tensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
+            tensors.metadata = file.metadata() or {}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a safetensors file ({error}); restore it or make it anew") from None
+        raise InputError(f"{path} is not a safetensors file, or is damaged ({error}); {remedy}") from None
+    return tensors
 
 
 def write_safetensors(
