@@ -24,7 +24,7 @@ demo: .venv/native ## KS-Lottery end to end on SmolLM2-135M and real translation
 test: lint unit ## everything that CI runs: linters, types, formats, tests, doctests
 
 unit: .venv/native
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 lint: .venv/native ## ruff, mypy, the floors of the house, clang-format
 	@$(BIN)/ruff check .
