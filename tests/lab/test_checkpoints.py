@@ -45,7 +45,7 @@ def train(tiny_llama, tiny_tokenizer):
             if done == stop:
                 how()
 
-        trained = train_rows(model, ids, features, recipe, checkpoints=folder, progress=progress, observer=witness)
+        trained = train_rows(model, ids, features, recipe, checkpoints=folder, progress=progress, witness=witness)
         return trained, witness.evidence(trained, torch.zeros(320, dtype=torch.int64), recipe.steps)
 
     run.features = features

@@ -200,13 +200,6 @@ def test_a_full_disk_is_named_and_what_is_finished_stays(tmp_path):
     assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == ["select"]
 
 
-def test_the_settings_of_a_run_can_be_read_back(tmp_path):
-    settings = RunSettings(alpha=0.01)
-    with open_run_folder(tmp_path, settings.to_dict(), GRID) as folder, folder.write_stage("corpus"):
-        pass
-    assert RunSettings(**read_json(tmp_path / "run.json")["settings"]) == settings
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
