@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.extras import require_lab
 
 from . import certify, compare, report, run, scan, select
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     options.command = shlex.join(["kslottery", *arguments])
     try:
+        require_lab("the command line")
         return int(options.run(options))
     except InputError as error:
         # One line, whatever a library's message looks like inside.
