@@ -10,13 +10,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    import torch  # the command line reads and writes JSON before it needs torch, and answers at once
 
 
 @contextlib.contextmanager
@@ -91,20 +92,31 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}); restore it or make it anew") from None
 
 
-def read_safetensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Read a safetensors file; a missing or damaged one is an InputError that names it."""
+class Tensors(dict[str, "torch.Tensor"]):
+    """The tensors of a safetensors file by name, and its metadata."""
+
+    metadata: dict[str, str]
+
+
+def read_safetensors(path: str | os.PathLike[str], *, remedy: str = "restore it or make it anew") -> Tensors:
+    """Read a safetensors file; a missing or damaged one is an InputError that names it and the ``remedy``."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = Tensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
+            tensors.metadata = file.metadata() or {}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a safetensors file ({error}); restore it or make it anew") from None
+        raise InputError(f"{path} is not a safetensors file, or is damaged ({error}); {remedy}") from None
+    return tensors
 
 
 def write_safetensors(
     path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write tensors as safetensors, whole or not at all; ``metadata`` gets ``format: pt`` as transformers expects."""
+    from safetensors.torch import save_file
+
     with atomic_path(path) as temporary:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         try:

@@ -27,11 +27,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import write_safetensors
+from kslottery_fast.base.files import read_safetensors, write_safetensors
 from kslottery_fast.ks.pvalues import asymptotic_threshold
 
 from .certificate import Agreement, Certificate, CertificateLevel
@@ -68,15 +67,8 @@ class Predictions:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictions:
         """Read what :meth:`save` wrote; a missing, foreign or damaged file is an InputError."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                kind = (file.metadata() or {}).get("kind")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is not a safetensors file ({error}); make it anew") from None
-        if kind != _KIND or set(tensors) != set(_DTYPES):
+        tensors = read_safetensors(path, remedy="make it anew")
+        if tensors.metadata.get("kind") != _KIND or set(tensors) != set(_DTYPES):
             raise InputError(f"{path} holds no predictions; expected a file that Predictions.save wrote")
         for name, dtype in _DTYPES.items():
             if tensors[name].dtype != dtype or tensors[name].shape != tensors["target"].shape[:1]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import write_safetensors
+from kslottery_fast.base.files import read_safetensors, write_safetensors
 from kslottery_fast.rows.attach import get_rows, output_role
 from kslottery_fast.rows.tables import check_finite, embedding_table
 
@@ -34,26 +33,18 @@ def load_checkpoint(model: nn.Module, folder: str | Path) -> None:
         parameters, sets or shapes, or with NaN or Inf. The model is then as it was.
     """
     path = Path(folder) / ROWS_FILE
-    metadata, saved = _read(path)
+    if not path.is_file():
+        raise InputError(f"{path.parent} has no {ROWS_FILE}: it is not a checkpoint of a TicketTrainer")
+    saved = read_safetensors(path, remedy="resume from an earlier checkpoint")
     trained = _trained_tensors(model)
     for name, ours in (("vocab_size", str(len(embedding_table(model)))), ("output", output_role(model))):
-        if metadata.get(name) != ours:
-            raise InputError(f"{path} was saved with {name} {metadata.get(name)}, the model has {ours}")
+        if saved.metadata.get(name) != ours:
+            raise InputError(f"{path} was saved with {name} {saved.metadata.get(name)}, the model has {ours}")
     _check_tokens(path, saved, trained)
     _check_names(path, saved, trained)
     _check_values(path, saved)
     for name, tensor in trained.items():
         tensor.copy_(saved[name])
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    if not path.is_file():
-        raise InputError(f"{path.parent} has no {ROWS_FILE}: it is not a checkpoint of a TicketTrainer")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}); resume from an earlier checkpoint") from None
 
 
 def _trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

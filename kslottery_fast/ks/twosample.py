@@ -17,17 +17,9 @@ from kslottery_fast.ops.schemas import HAS_NAN
 
 from .null import null_pvalues, resolve_method
 from .samples import Axis, Samples, gather_samples
+from .small_samples import small_sample_warning
 
 _ALTERNATIVES = {"t": "two-sided", "g": "greater", "l": "less"}
-try:
-    # A drop-in gives the warning that users of scipy filter; scipy has it under a private name, since version 1.15.
-    from scipy.stats._axis_nan_policy import SmallSampleWarning
-except ImportError:
-
-    class SmallSampleWarning(RuntimeWarning):  # type: ignore[no-redef]
-        """A sample is empty: the result is NaN."""
-
-
 _ADVICE = "See documentation for sample size requirements."
 _ALL_NAN = f"too small; all returned values will be NaN. {_ADVICE}"
 _TOO_SMALL = f"One or more sample arguments is {_ALL_NAN}"
@@ -155,7 +147,7 @@ def ks_2samp(
     messages: dict[str, type[Warning]] = {}
     if 0 in (samples.x.shape[1], samples.y.shape[1]):
         if rows:
-            messages[_TOO_SMALL if scalar else _TOO_SMALL_ND] = SmallSampleWarning
+            messages[_TOO_SMALL if scalar else _TOO_SMALL_ND] = small_sample_warning()
     elif rows:
         _fill(out, samples, alternative, method, nan_policy, messages)
     for message, category in messages.items():
@@ -206,9 +198,9 @@ def _fill(
         keep_x, keep_y = keep_x & ~torch.isnan(x), keep_y & ~torch.isnan(y)
     if _fill_ragged(out, again, x, y, keep_x, keep_y, alternative, method, messages):
         if omit:
-            messages[_TOO_SMALL_OMIT if scalar else _TOO_SMALL_ND_OMIT] = SmallSampleWarning
+            messages[_TOO_SMALL_OMIT if scalar else _TOO_SMALL_ND_OMIT] = small_sample_warning()
         elif scalar:  # scipy says nothing about single rows of a masked array
-            messages[_TOO_SMALL] = SmallSampleWarning
+            messages[_TOO_SMALL] = small_sample_warning()
 
 
 def _fill_ragged(

@@ -18,12 +18,18 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kslottery_fast.base.dtensors import is_sharded, whole
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import atomic_directory, read_json, write_json, write_safetensors, write_text
+from kslottery_fast.base.files import (
+    atomic_directory,
+    read_json,
+    read_safetensors,
+    write_json,
+    write_safetensors,
+    write_text,
+)
 
 from .attach import attach_rows, attached_model, get_rows, output_role
 from .overlay import RowEmbedding
@@ -207,7 +213,8 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str], *, name: str = 
         that the adapter changes and the model has untied, a name that is taken. The model is then as it was.
     """
     folder = Path(path)
-    config, (tensors, metadata) = read_json(folder / CONFIG_FILE), _read_tensors(folder / WEIGHTS_FILE)
+    config = read_json(folder / CONFIG_FILE)
+    tensors = read_safetensors(folder / WEIGHTS_FILE, remedy="save the adapter anew")
     if not isinstance(config, dict):
         raise InputError(f"{folder / CONFIG_FILE} is not the configuration of an adapter")
     kind = config.get("peft_type")
@@ -241,7 +248,7 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str], *, name: str = 
             raise InputError(f"{folder} has other rows for the head than the base model; load it with PEFT")
         output = "frozen"
     else:
-        output = metadata.get("kslottery_output") or ("tied" if is_tied(model) else "frozen")
+        output = tensors.metadata.get("kslottery_output") or ("tied" if is_tied(model) else "frozen")
         if head_rows is not None and not torch.equal(head_rows, values):
             raise InputError(f"{folder} holds different rows for the head; load it with PEFT")
         if (output == "tied" or head_rows is not None) and not is_tied(model):
@@ -278,16 +285,6 @@ def _token_outside(token_ids: list[int], vocab_size: int) -> int:
     """A token whose index list differs from ``token_ids``; PEFT ties modules with equal lists."""
     taken = set(token_ids)
     return next((token for token in range(vocab_size) if token not in taken), token_ids[0])
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}); save the adapter anew") from None
 
 
 def _readme(k: int, role: str, base: str | None, names_head: bool) -> str:

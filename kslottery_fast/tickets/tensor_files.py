@@ -1,22 +1,19 @@
 """Safetensors checkpoints on disk: which tensors they hold, and the rows of one, block by block.
 
-The header of the format is read here and not through ``safetensors.safe_open``: that has no row blocks
-without a copy, and its errors do not say what to do. Nothing is ever unpickled.
+Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
@@ -29,7 +26,6 @@ BLOCK_BYTES = 32 << 20
 """Of both tables together: enough for all threads to work on, little enough to stay in a cache."""
 
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
-_MAX_SIZE = 1 << 62  # of one dimension: what torch and mmap count with is an int64
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _AGAIN = "copy or download it again"
 _SHOWN = 300  # letters of a path that the system refuses
@@ -118,32 +114,28 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     Raises
     ------
     InputError
-        The file cannot be read, is no safetensors file, is shorter or longer than its header says, or has
-        tensors that overlap or leave a gap: the safetensors library refuses those too.
+        The file cannot be read, is something else, or is one that the safetensors library refuses: cut short, a damaged
+        header, tensors that overlap or leave a gap.
     """
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            if len(start) < 8 or not 2 <= length <= _MAX_HEADER:
+            if len(start) < 8 or length > _MAX_HEADER:
                 raise _foreign(path, start)
-            text = file.read(length)
+            safe_open(path, "pt")  # looks at all of the header, which may then be taken at its word
+            header: dict[str, Any] = json.loads(file.read(length))
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if len(text) < length:
-        raise InputError(f"{path} is cut short: {size:,} bytes are less than its header; {_AGAIN}")
-    try:
-        header: Any = json.loads(text, object_pairs_hook=_unique_keys)
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        tensors = {name: _stored(path, name, entry, 8 + length) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is not a safetensors file: its header is damaged ({error!r}); {_AGAIN}") from None
-    expected = max((tensor.offset + tensor.nbytes for tensor in tensors.values()), default=0)
-    if size < expected:
-        raise InputError(f"{path} is cut short: {size:,} bytes of {expected:,}; {_AGAIN}")
-    _check_tiling(path, list(tensors.values()), 8 + length, size)
-    return tensors
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise InputError(f"{path} is cut short or damaged ({error}); {_AGAIN}") from None
+    header.pop("__metadata__", None)
+    return {name: _stored(path, name, entry, 8 + length) for name, entry in header.items()}
+
+
+def _stored(path: Path, name: str, entry: dict[str, Any], data: int) -> StoredTensor:
+    begin, end = entry["data_offsets"]
+    return StoredTensor(path, name, entry["dtype"], tuple(entry["shape"]), data + begin, end - begin)
 
 
 def check_block_bytes(block_bytes: Any) -> None:
@@ -172,30 +164,32 @@ def row_blocks(before: StoredTensor, after: StoredTensor, block_bytes: int) -> I
     V = before.shape[0]
     step = max(1, block_bytes // max(1, before.row_bytes + after.row_bytes))
     with before.path.open("rb") as first, after.path.open("rb") as second:
+        tables = (first, before, _stored_rows(before)), (second, after, _stored_rows(after))
         for start in range(0, V, step):
             stop = min(V, start + step)
-            for file, tensor in ((first, before), (second, after)):
+            for file, tensor, _ in tables:
                 _read_ahead(file, tensor, stop, min(V, stop + step))
-            yield start, _rows(first, before, start, stop), _rows(second, after, start, stop)
+            yield start, _block(*tables[0], start, stop), _block(*tables[1], start, stop)
 
 
-def _rows(file: BinaryIO, tensor: StoredTensor, start: int, stop: int) -> Tensor:
-    """Rows start..stop as a view of a window of the file."""
-    begin, nbytes = tensor.offset + start * tensor.row_bytes, (stop - start) * tensor.row_bytes
-    dtype, shape = FLOATS[tensor.dtype], (stop - start, tensor.shape[1])
-    if nbytes == 0:
-        return torch.empty(shape, dtype=dtype)
+def _stored_rows(tensor: StoredTensor) -> Any:
+    """What the safetensors library makes a view of when it is sliced."""
+    try:
+        rows = safe_open(tensor.path, "pt").get_slice(tensor.name)
+    except SafetensorError as error:
+        raise InputError(f"{tensor.path} changed while it was read ({error}); try again") from None
+    return rows
+
+
+def _block(file: BinaryIO, tensor: StoredTensor, rows: Any, start: int, stop: int) -> Tensor:
+    """Rows start..stop as a view of the file."""
     # Reading a page that the file no longer has kills the process (SIGBUS). So the size is asked for before
-    # every window; what remains is a file cut short within the milliseconds that a window lives.
-    if os.fstat(file.fileno()).st_size < begin + nbytes:
+    # every block; what remains is a file cut short within the milliseconds that a block lives.
+    if os.fstat(file.fileno()).st_size < tensor.offset + stop * tensor.row_bytes:
         raise InputError(f"{tensor.path} became shorter while it was read: something else writes it; try again")
-    base = begin - begin % mmap.ALLOCATIONGRANULARITY
-    # ACCESS_COPY: torch has no read-only tensors, and a stray write must not reach the file. Pages that are
-    # only read stay those of the page cache.
-    window = mmap.mmap(file.fileno(), begin - base + nbytes, access=mmap.ACCESS_COPY, offset=base)
-    data = torch.frombuffer(window, dtype=torch.uint8, count=nbytes, offset=begin - base)
+    block: Tensor = rows[start:stop]
     # The format does not align tensors; the kernels need aligned numbers.
-    return (data if begin % dtype.itemsize == 0 else data.clone()).view(dtype).view(shape)
+    return block if block.data_ptr() % block.itemsize == 0 else block.clone()
 
 
 def _read_ahead(file: BinaryIO, tensor: StoredTensor, start: int, stop: int) -> None:
@@ -203,37 +197,6 @@ def _read_ahead(file: BinaryIO, tensor: StoredTensor, start: int, stop: int) -> 
     if stop > start and hasattr(os, "posix_fadvise"):
         begin = tensor.offset + start * tensor.row_bytes
         os.posix_fadvise(file.fileno(), begin, (stop - start) * tensor.row_bytes, os.POSIX_FADV_WILLNEED)
-
-
-def _stored(path: Path, name: str, entry: Any, data: int) -> StoredTensor:
-    dtype, shape, (begin, end) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
-    if not all(type(number) is int and 0 <= number < _MAX_SIZE for number in (*shape, begin, end)) or end < begin:
-        raise ValueError(f"tensor {name} has shape {list(shape)} and data_offsets {[begin, end]}")
-    if dtype in FLOATS and end - begin != prod(shape) * FLOATS[dtype].itemsize:
-        raise ValueError(f"tensor {name}, {dtype} {list(shape)}, has {end - begin} bytes")
-    return StoredTensor(path, name, dtype, shape, data + begin, end - begin)
-
-
-def _check_tiling(path: Path, tensors: list[StoredTensor], start: int, size: int) -> None:
-    """Each byte from ``start`` to ``size`` belongs to one tensor: else two programs may read two files in it."""
-    for tensor in sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)):
-        if tensor.offset != start:
-            what = "overlaps the tensor before it" if tensor.offset < start else "leaves a gap before it"
-            raise InputError(
-                f"{path} is damaged: tensor {tensor.name} {what} ({abs(tensor.offset - start):,} bytes); {_AGAIN}"
-            )
-        start += tensor.nbytes
-    if size > start:
-        raise InputError(f"{path} is damaged: {size - start:,} bytes after its last tensor are of none; {_AGAIN}")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, of whose keys Python would silently take the last."""
-    unique = dict(pairs)
-    if len(unique) < len(pairs):
-        (key, _), *_others = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"it has the key {key} more than once")
-    return unique
 
 
 def _exists(path: Path) -> bool:

@@ -17,9 +17,9 @@ from kslottery_fast.lab.experiment import scoring
 from kslottery_fast.lab.experiment.arms import ARMS
 from kslottery_fast.lab.experiment.cell import EMBED, UNTUNED, Cell
 from kslottery_fast.lab.experiment.controls import frequency_ranks
-from kslottery_fast.lab.experiment.plan import SCORE, Comparison
-from kslottery_fast.lab.experiment.run_settings import ALPHA_GRID
-from kslottery_fast.lab.experiment.settings import ArmSpec
+from kslottery_fast.lab.experiment.plan import SCORE
+from kslottery_fast.lab.experiment.plan import Experiment as Comparison
+from kslottery_fast.lab.experiment.settings import ALPHA_GRID, ArmSpec
 from kslottery_fast.tickets.tickets import Tickets
 
 from . import advice, measures, overlaps
@@ -134,7 +134,7 @@ class Language:
 
     def _arm(self, spec: ArmSpec) -> dict[str, Any]:
         arm, cells = ARMS[spec.name], self.arm_cells(spec)
-        test, paraphrased = self.test[spec], self.paraphrased[spec]
+        test = self.test[spec]
         untuned, embed = self.test[UNTUNED], self.test[EMBED]
         records = [cell.record(spec) for cell in cells]
         result: dict[str, Any] = {
@@ -146,13 +146,16 @@ class Language:
             "scores": measures.score_intervals(test, self.sentences),
             "per_seed": self._per_seed(spec),
             "validation_nll": self.validation[spec].interval().to_dict(),
-            "paraphrased": measures.score_intervals(paraphrased, self.sentences),
         }
+        if self.settings.paraphrase:
+            result["paraphrased"] = measures.score_intervals(self.paraphrased[spec], self.sentences)
         if spec != UNTUNED:
             result["against_untuned"] = measures.differences(test, untuned)
             result["per_seed_against_untuned"] = self._seed_differences(spec, UNTUNED)
             result["decomposition"] = measures.intervals(measures.decomposition(test, untuned))
-            result["paraphrased_against_untuned"] = measures.differences(paraphrased, self.paraphrased[UNTUNED])
+            if self.settings.paraphrase:
+                other = self.paraphrased
+                result["paraphrased_against_untuned"] = measures.differences(other[spec], other[UNTUNED])
         if spec not in (UNTUNED, EMBED):
             result["against_embed"] = measures.differences(test, embed)
             result["per_seed_against_embed"] = self._seed_differences(spec, EMBED)

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kslottery_fast.evaluation.evaluate import Evaluation
 from kslottery_fast.lab.experiment.console import duration
 
 from .report_data import NOTHING, compact, percent, visible_text
@@ -179,6 +181,32 @@ def print_tables(summary: Mapping[str, Any], console: Console) -> None:
             # Columns that rich shrinks, of a table without edges, take a little more than they are given.
             console.print(table, width=console.width - 2)
     console.print(Text(NOTE))
+
+
+def print_summary(summary: Mapping[str, Any], console: Console, folder: Path) -> None:
+    """Tables, advice, and where the files are."""
+    print_tables(summary, console)
+    for language in summary["languages"].values():
+        console.print()
+        for sentence in language["advice"]:
+            console.print(f"- {language['name']}: {sentence}", markup=False)
+    console.print()
+    for what, name in (("Report", "report.html"), ("Numbers", "summary.json"), ("Table", "scores.csv")):
+        console.print(f"{what + ':':10}{folder / name}", markup=False, soft_wrap=True)
+
+
+def score_header() -> list[str]:
+    """The lines above rows of :func:`score_row`."""
+    return [f"{'':36}{'NLL':>7}{'BLEU':>7}{'1st line':>9}{'chrF++':>8}{'Ends':>7}"]
+
+
+def score_row(label: str, evaluation: Evaluation) -> str:
+    """The scores of one model, as soon as there are any."""
+    e = evaluation
+    return (
+        f"{label[:35]:36}{e.nll.value:7.3f}{e.bleu_raw.value:7.2f}{e.bleu_first_line.value:9.2f}"
+        f"{e.chrf_raw.value:8.2f}{percent(e.ended.value):>7}"
+    )
 
 
 def csv_text(summary: Mapping[str, Any]) -> str:

@@ -16,9 +16,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from kslottery_fast import __version__
-from kslottery_fast.lab.cli import compare as command
-from kslottery_fast.lab.cli.compare import PRODUCTS
-from kslottery_fast.lab.cli.main import main as cli
+from kslottery_fast.lab.cli import main as cli
+from kslottery_fast.lab.report import products
+from kslottery_fast.lab.report.products import PRODUCTS
 from kslottery_fast.lab.report.tables import print_tables
 
 SEEDS = (0, 1)
@@ -47,7 +47,8 @@ def test_every_arm_of_every_seed_is_scored_in_both_templates_and_on_validation(f
         for seed in seeds:
             folder = finished / "stages" / f"es.{seed}{spec}.score"
             names = {path.name for path in folder.iterdir()}
-            assert names == {"evaluation.json", "paraphrased.json", "validation.json", "stage.json"}
+            assert names == {"evaluation.json", "validation.json", "stage.json"}
+            assert folder.with_name(f"es.{seed}{spec}.paraphrase").joinpath("paraphrased.json").exists()
     assert all((finished / name).exists() for name in PRODUCTS)
 
 
@@ -222,7 +223,7 @@ def test_a_larger_grid_does_only_what_is_new(grown):
     after = stamps(grown.output)
     assert {name: after[name] for name in grown.stamps_before} == grown.stamps_before
     new = {name for name in after if name not in grown.stamps_before and name.startswith("es.")}
-    assert new == {"es.0.transfer@4", "es.0.transfer@4.score"}
+    assert new == {f"es.0.transfer@4{end}" for end in ("", ".score", ".paraphrase")}
     found = grown.summary
     assert set(found["languages"]) == {"es", "ca"}
     values = [found["languages"][code]["arms"]["embed"]["scores"]["nll"]["value"] for code in ("es", "ca")]
@@ -250,14 +251,14 @@ def test_products_of_another_grid_never_pass_for_those_of_this_one(arguments, gr
     """The small grid is finished; the large one is stopped after its scores.csv; then the small one comes again."""
     output = grown.output
     assert cli.main(arguments(output, *grown.small)) == 0
-    write_text = command.write_text
+    write_text = products.write_text
 
     def stopped(path: Path, text: str) -> None:
         if path.name == "scores.tex":
             raise KeyboardInterrupt
         write_text(path, text)
 
-    monkeypatch.setattr(command, "write_text", stopped)
+    monkeypatch.setattr(products, "write_text", stopped)
     assert cli.main(arguments(output, *grown.large)) == 130
     assert {line["language"] for line in csv_lines(output)} == {"es", "ca", "mean"}
     assert (output / "rows-ca.csv").exists()
@@ -267,27 +268,20 @@ def test_products_of_another_grid_never_pass_for_those_of_this_one(arguments, gr
     assert not [path.name for path in output.iterdir() if path.stem.endswith("-ca") or path.stem == "languages"]
 
 
-def test_products_are_written_again_by_another_version_and_on_request(arguments, grown, monkeypatch, capsys):
+def test_products_are_written_again_by_another_version(arguments, grown):
     summary, small = grown.output / "summary.json", arguments(grown.output, *grown.small)
     assert cli.main(small) == 0
-    first = summary.stat().st_mtime_ns
-    assert cli.main([*small, "--remake"]) == 0
-    remade = summary.stat().st_mtime_ns
-    assert remade > first
     text = summary.read_text()
     summary.write_text(text.replace(f'"version": "{__version__}"', '"version": "0.0.1"'))
     assert cli.main(small) == 0
     assert summary.read_text() == text
-    assert cli.main([*small, "--seeds", "5", "--remake"]) == 2
-    assert "remake writes products from finished jobs, but" in capsys.readouterr().err
 
 
 def test_kill_9_again_and_again_costs_at_most_one_stage_each_time(arguments, tmp_path, finished, summary):
     output = tmp_path / "killed"
     driver = Path(__file__).with_name("kill_each_stage.py")
-    wanted = ["partial@4", "full"]
     result = subprocess.run(
-        [sys.executable, driver, *arguments(output, "--arms", ",".join(wanted), "--seeds", "0", "--effects", "0")],
+        [sys.executable, driver, *arguments(output, "--arms", "partial@4", "--seeds", "0", "--effects", "0")],
         capture_output=True,
         text=True,
         check=False,
@@ -296,7 +290,7 @@ def test_kill_9_again_and_again_costs_at_most_one_stage_each_time(arguments, tmp
     kills = result.stderr.splitlines().count("killed")
     assert kills == len(list((output / "stages").iterdir()))
     found = json.loads((output / "summary.json").read_text())["languages"]["es"]["arms"]
-    for spec in ("untuned", "embed", *wanted):
+    for spec in ("untuned", "embed", "partial@4"):
         assert found[spec]["per_seed"][0] == arms(summary)[spec]["per_seed"][0]  # of the uninterrupted comparison
     assert not list(output.rglob("*.tmp"))
 
@@ -407,7 +401,7 @@ def test_arms_are_listed_and_a_dry_run_names_the_jobs_and_leaves_nothing(argumen
     assert "frozen@SIZE" in capsys.readouterr().out
     assert cli.main(arguments(tmp_path / "dry", "--dry-run", "--arms", "partial@4", "--seeds", "3")) == 0
     error = capsys.readouterr().err
-    assert "es, seed 3: Partial Tuning (KS) (partial@4)" in error
+    assert "Partial Tuning (KS) @4" in error
     assert "to do" in error
     assert not (tmp_path / "dry").exists()
 
@@ -420,13 +414,16 @@ def test_more_rows_than_there_are_is_an_error_that_names_the_arm(arguments, tmp_
 
 def test_info_explains_folder_and_summary_of_a_comparison(finished, capsys):
     assert cli.main(["info", str(finished)]) == 0
-    assert "a comparison of `kslottery compare`" in capsys.readouterr().out
+    assert "an experiment of `kslottery run` or `kslottery compare`" in capsys.readouterr().out
     assert cli.main(["info", str(finished / "summary.json"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["grid"]["seeds"] == [0, 1]
     assert "frozen@4" in found["NLL per token"]["Spanish"]
 
 
-def test_report_refuses_a_comparison_and_names_the_command(finished, capsys):
-    assert cli.main(["report", str(finished)]) == 2
-    assert "kslottery compare" in capsys.readouterr().err
+def test_report_prints_the_tables_of_a_comparison_and_makes_its_products_anew(finished, capsys):
+    page, text = finished / "report.html", (finished / "report.html").read_text(encoding="utf-8")
+    page.write_text("old", encoding="utf-8")
+    assert cli.main(["report", str(finished)]) == 0
+    assert "Norm-matched" in capsys.readouterr().out
+    assert page.read_text(encoding="utf-8") == text
