@@ -107,7 +107,7 @@ def test_what_is_made_without_checks_passes_all_checks_of_tickets(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         tickets = ks_select(before, after, **options)
-    ticket_file.check_fields(tickets)
+    ticket_file.check_fields(vars(tickets))
     names = ("vocab_size", "dimension", "threshold_count", "alpha", "method", "correction", "selected_by")
     shuffled = torch.randperm(len(tickets), generator=torch.Generator().manual_seed(1))
     fields = {name: getattr(tickets, name) for name in names}
