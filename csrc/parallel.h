@@ -4,8 +4,14 @@
 // they spin for a while, so they start on our loop at once; threads of our own would have to share the cores with them,
 // and a loop of a millisecond, between two operations of torch, would take half as long again. Where there is no such
 // runtime, or where it cannot be used (in a child after fork() it has lost its threads and does not know), a small pool
-// of our own takes its place:
+// of our own takes its place.
 //
+// Every region asks OpenMP for the same number of threads, all that the caller may use, however little there is to do;
+// those that find nothing leave at once. For GCC's runtime ends the threads above a smaller team and starts them anew
+// for the next larger one, which is torch's next operator as often as ours: milliseconds, where the surplus costs
+// microseconds. (Torch does the same: https://github.com/pytorch/pytorch/issues/32008.)
+//
+// Our own pool:
 // - Its threads are started when first needed and then sleep between loops: starting a thread costs 20 to 50
 //   microseconds, waking one a few.
 // - Several threads may run loops at once, and a loop may run inside a loop: a caller always works on its own loop and
@@ -119,7 +125,8 @@ class ThreadPool {
 }  // namespace detail
 
 // f(lo, hi) on disjoint ranges that together cover [begin, end), each of at most `grain` indices unless one
-// thread does it all, on up to `threads` threads. f must give the same results however the range is cut.
+// thread does it all, on up to `threads` threads: all that the caller may use, whatever the range. f must give the same
+// results however the range is cut.
 template <typename F>
 void parallel_for(int64_t begin, int64_t end, int64_t grain, int threads, F &&f) {
     if (begin >= end) return;
@@ -147,7 +154,7 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, int threads, F &&f)
     };
     const auto run_work = [](void *context) { (*static_cast<decltype(work) *>(context))(); };
     if (const detail::OpenMpRegion region = detail::openmp_region()) {
-        region(run_work, &work, static_cast<unsigned>(helpers) + 1, 0);
+        region(run_work, &work, static_cast<unsigned>(threads), 0);  // not helpers + 1: see above
     } else {
         detail::ThreadPool::instance().run(run_work, &work, static_cast<int>(helpers));
     }
@@ -172,7 +179,7 @@ bool parallel_for_if(int64_t end, int64_t grain, int threads, Check &&check, Wor
         const int64_t lo = chunk * grain;
         return f(lo, std::min(lo + grain, end));
     };
-    parallel_for(0, workers, 1, static_cast<int>(workers), [&](int64_t, int64_t) {
+    parallel_for(0, workers, 1, threads, [&](int64_t, int64_t) {
         for (int64_t chunk; (chunk = to_check.fetch_add(1)) < chunks; checked.fetch_add(1)) {
             if (good.load(std::memory_order_relaxed) && !range(chunk, check)) good.store(false);
         }

@@ -1,9 +1,13 @@
 """The KS names of version 0.1, kept for programs that import them; :mod:`kslottery_fast.ks` is their home."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kslottery_fast import ks
 from kslottery_fast.ks import (
     CORRECTIONS,
     KsResult,
-    SmallSampleWarning,
     adjust,
     asymptotic_threshold,
     benjamini_hochberg,
@@ -15,6 +19,9 @@ from kslottery_fast.ks import (
     resolve_table_method,
 )
 from kslottery_fast.tickets.tables import ks_statistics
+
+if TYPE_CHECKING:
+    from kslottery_fast.ks import SmallSampleWarning
 
 __all__ = [
     "CORRECTIONS",
@@ -31,3 +38,9 @@ __all__ = [
     "pvalues",
     "resolve_table_method",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SmallSampleWarning":
+        return ks.SmallSampleWarning
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

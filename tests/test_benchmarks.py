@@ -13,6 +13,7 @@ from benchmarks import (
     row_workloads,
     table,
     targets,
+    threads,
     training_checks,
     training_workloads,
 )
@@ -174,3 +175,12 @@ def test_a_peak_of_memory_counts_what_a_step_allocates(monkeypatch):
     monkeypatch.setattr(training_workloads, "BATCH", (2, 8))
     floor, dense = (training_checks.peak(name, 20_000, "untied") for name in ("floor", "dense"))
     assert dense - floor > 2 * 20_000 * 576 * 4  # a gradient and two moments, of which some memory was free before
+
+
+def test_small_calls_between_operators_of_torch_end_no_thread():
+    before = torch.get_num_threads()
+    try:
+        count, *medians, ended = threads.measure(4, turns=1)
+    finally:
+        torch.set_num_threads(before)
+    assert (count, len(medians), ended) == ("4", 3, "0")

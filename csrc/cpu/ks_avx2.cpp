@@ -14,31 +14,10 @@
 #pragma GCC target("avx2,fma,bmi,bmi2,popcnt")
 #endif
 #define KSL_ISA avx2
-#include "adamw_loop.h"
-#include "finite_loop.h"
-#include "ks_loops.h"
+#include "ks_generic.h"
 
 namespace ksl {
-namespace KSL_ISA {
-namespace {
-using Loops = GenericLoops;
-}
-}  // namespace KSL_ISA
-}  // namespace ksl
-
-#include "ks_engine.h"
-
-namespace ksl {
-const Kernels kAvx2Kernels{"avx2",
-                           avx2::row_statistic<float>,
-                           avx2::row_statistic<double>,
-                           avx2::row_statistic<Float16>,
-                           avx2::row_statistic<BFloat16>,
-                           avx2::adamw_span<float>,
-                           avx2::adamw_span<double>,
-                           avx2::finite_span<uint16_t>,
-                           avx2::finite_span<uint32_t>,
-                           avx2::finite_span<uint64_t>};
+constexpr Kernels kAvx2Kernels = avx2::kernels("avx2");
 }  // namespace ksl
 
 #if defined(__clang__)

@@ -20,8 +20,6 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms inside GCC's own intrinsics (its bug 105593)
 #endif
 #define KSL_ISA avx512
-#include "adamw_loop.h"
-#include "finite_loop.h"
 #include "ks_loops.h"
 
 namespace ksl {
@@ -201,16 +199,7 @@ struct Loops : GenericLoops {
 #include "ks_engine.h"
 
 namespace ksl {
-const Kernels kAvx512Kernels{"avx512",
-                             avx512::row_statistic<float>,
-                             avx512::row_statistic<double>,
-                             avx512::row_statistic<Float16>,
-                             avx512::row_statistic<BFloat16>,
-                             avx512::adamw_span<float>,
-                             avx512::adamw_span<double>,
-                             avx512::finite_span<uint16_t>,
-                             avx512::finite_span<uint32_t>,
-                             avx512::finite_span<uint64_t>};
+constexpr Kernels kAvx512Kernels = avx512::kernels("avx512");
 }  // namespace ksl
 
 #if defined(__clang__)

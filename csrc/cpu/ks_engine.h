@@ -1,7 +1,8 @@
 // The bucket engine: a first look at a row that decides most of them, and a closer one where that is not enough.
 //
-// Included by ks_baseline.cpp, ks_avx2.cpp and ks_avx512.cpp, each of which sets the instruction set, KSL_ISA, the
-// namespace of its own copy, and in it Loops: the vector loops of ks_loops.h or better ones.
+// Included, through ks_generic.h, by ks_baseline.cpp and ks_avx2.cpp, and by ks_avx512.cpp. Each of them sets the
+// instruction set, KSL_ISA, the namespace of its own copy, and in it Loops: the vector loops of ks_loops.h or better
+// ones.
 //
 // A row goes through these steps:
 //   1. identical_rows: most rows of a fine-tuned table have not changed at all, and cost one read.
@@ -14,6 +15,8 @@
 //   6. look_into: the values of the wanted buckets, bucket by bucket.
 #pragma once
 
+#include "adamw_loop.h"
+#include "finite_loop.h"
 #include "ks_zoom.h"
 
 namespace ksl {
@@ -135,6 +138,20 @@ Outcome row_statistic(const T *x, const T *y, int64_t n, Goal goal, Workspace &w
         if (first && wanted.values > n / 2 && map.refit(x, y, n, bits)) continue;
         return {look_into(wanted, x, y, n, goal, best, w), 0};
     }
+}
+
+// All kernels of this instruction set. A constant: nothing is computed with its instructions when the module is loaded.
+constexpr Kernels kernels(const char *isa) {
+    return {isa,
+            row_statistic<float>,
+            row_statistic<double>,
+            row_statistic<Float16>,
+            row_statistic<BFloat16>,
+            adamw_span<float>,
+            adamw_span<double>,
+            finite_span<uint16_t>,
+            finite_span<uint32_t>,
+            finite_span<uint64_t>};
 }
 
 }  // namespace

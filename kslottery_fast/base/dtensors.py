@@ -6,7 +6,7 @@ ops know no DTensors, so each process works on its own part.
 
 from __future__ import annotations
 
-import functools
+import sys
 from typing import Any
 
 import torch
@@ -16,16 +16,9 @@ from torch import Tensor
 
 def is_dtensor(tensor: Tensor) -> bool:
     """Tell whether a tensor is a DTensor, of which this process holds a part (FSDP2)."""
-    return isinstance(tensor, _dtensor_types())
-
-
-@functools.cache
-def _dtensor_types() -> tuple[type, ...]:
-    if not dist.is_available():
-        return ()
-    from torch.distributed.tensor import DTensor
-
-    return (DTensor,)
+    # Importing this takes a second; who holds a DTensor has done so.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, getattr(module, "DTensor", ()))
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -10,13 +10,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    import torch  # the command line reads and writes JSON before it needs torch, and answers at once
 
 
 @contextlib.contextmanager
@@ -91,7 +92,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}); restore it or make it anew") from None
 
 
-class Tensors(dict[str, torch.Tensor]):
+class Tensors(dict[str, "torch.Tensor"]):
     """The tensors of a safetensors file by name, and its metadata."""
 
     metadata: dict[str, str]
@@ -114,6 +115,8 @@ def write_safetensors(
     path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write tensors as safetensors, whole or not at all; ``metadata`` gets ``format: pt`` as transformers expects."""
+    from safetensors.torch import save_file
+
     with atomic_path(path) as temporary:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         try:

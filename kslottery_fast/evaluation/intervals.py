@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import scipy  # which imports scipy.special, slow, when it is first asked for
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv
 
 from kslottery_fast.base.errors import InputError
 
@@ -82,8 +82,9 @@ def clopper_pearson(
         raise InputError(f"side is {side!r}; expected 'two-sided', 'lower' or 'upper'")
     tail = (1 - confidence) / 2 if side == "two-sided" else 1 - confidence
     failures = trials - successes
-    low = 0.0 if side == "upper" or successes == 0 else float(betaincinv(successes, failures + 1, tail))
-    high = 1.0 if side == "lower" or failures == 0 else float(betaincinv(successes + 1, failures, 1 - tail))
+    quantile = scipy.special.betaincinv  # of the beta distribution
+    low = 0.0 if side == "upper" or successes == 0 else float(quantile(successes, failures + 1, tail))
+    high = 1.0 if side == "lower" or failures == 0 else float(quantile(successes + 1, failures, 1 - tail))
     return Interval(successes / trials, low, high)
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
-from sacrebleu.tokenizers import tokenizer_spm
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.extras import require_lab
 
 from .intervals import Interval, bootstrap_interval
+
+if TYPE_CHECKING:  # sacrebleu belongs to the extra `lab`: it is imported where a score is computed
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
 BLEU_TOKENIZERS = ("13a", "intl", "char", "zh", "none", "flores101", "flores200")
 """sacrebleu's tokenizers that need nothing more, and the two of spBLEU, which need a SentencePiece model."""
@@ -27,11 +29,14 @@ def bleu_metric(tokenizer: str = "13a") -> BLEU:
 
     Raises
     ------
-    InputError : an unknown tokenizer; for "flores101" and "flores200" also when the package sentencepiece or
-        an intact model file is missing.
+    InputError : an unknown tokenizer; sacrebleu is missing; for "flores101" and "flores200" also when the package
+        sentencepiece or an intact model file is missing.
     """
     if tokenizer not in BLEU_TOKENIZERS:
         raise InputError(f"bleu_tokenizer is {tokenizer!r}; expected one of {', '.join(BLEU_TOKENIZERS)}")
+    _require_sacrebleu()
+    from sacrebleu.metrics.bleu import BLEU
+
     if tokenizer.startswith("flores"):
         _check_sentencepiece_model(tokenizer)
     # force: the outputs are detokenized by construction, so no warning about spaces before a final period.
@@ -39,7 +44,10 @@ def bleu_metric(tokenizer: str = "13a") -> BLEU:
 
 
 def chrf_metric() -> CHRF:
-    """chrF++, that is chrF with word 1- and 2-grams."""
+    """chrF++, that is chrF with word 1- and 2-grams. Without sacrebleu an InputError."""
+    _require_sacrebleu()
+    from sacrebleu.metrics.chrf import CHRF
+
     return CHRF(word_order=2)
 
 
@@ -84,7 +92,13 @@ def sentence_statistics(
     return statistics, score
 
 
+def _require_sacrebleu() -> None:
+    require_lab("BLEU and chrF++", "sacrebleu")
+
+
 def _check_sentencepiece_model(tokenizer: str) -> None:
+    from sacrebleu.tokenizers import tokenizer_spm
+
     url = tokenizer_spm.SPM_MODELS[tokenizer]["url"]
     path = Path(tokenizer_spm.SACREBLEU_DIR, "models", Path(url).name)
     remedy = f"get it from {url} and save it as {path}, or choose bleu_tokenizer='13a'"

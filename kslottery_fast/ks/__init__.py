@@ -1,5 +1,9 @@
 """The two-sample Kolmogorov-Smirnov test for any samples: statistics, p-values, thresholds, corrections."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .pvalues import (
     CORRECTIONS,
     adjust,
@@ -11,7 +15,11 @@ from .pvalues import (
     pvalues,
     resolve_table_method,
 )
-from .twosample import KsResult, SmallSampleWarning, ks_2samp
+from .small_samples import small_sample_warning
+from .twosample import KsResult, ks_2samp
+
+if TYPE_CHECKING:
+    from scipy.stats._axis_nan_policy import SmallSampleWarning
 
 __all__ = [
     "CORRECTIONS",
@@ -27,3 +35,9 @@ __all__ = [
     "pvalues",
     "resolve_table_method",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SmallSampleWarning":
+        return small_sample_warning()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,7 +21,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+import scipy  # which imports scipy.special and scipy.stats, the slow parts, when they are first asked for
 
 from kslottery_fast.ops import native
 
@@ -50,7 +50,7 @@ def resolve_method(n: int, m: int, alternative: str, method: str, *, certain: bo
         if n // g >= np.iinfo(np.int32).max / (m // g):
             sizes = f"samples sizes {n} and {m}"
             return "asymp", f"Exact ks_2samp calculation not possible with {sizes}. Switching to 'asymp'."
-    overflows = alternative != "two-sided" and n != m and np.isinf(special.binom(n + m, n))
+    overflows = alternative != "two-sided" and n != m and np.isinf(scipy.special.binom(n + m, n))
     if method == "exact" and overflows and not certain:
         return "asymp", "ks_2samp: Exact calculation unsuccessful. Switching to method=asymp."
     return method, None
@@ -111,7 +111,7 @@ def _compute(counts: Integers, n: int, m: int, one_sided: bool, method: str) -> 
     size = np.round(effective)
     if size == 0:  # n = m = 1: scipy gives NaN
         return np.full(counts.shape, np.nan), np.full(counts.shape, np.nan)
-    p = np.clip(stats.kstwo.sf(d, size), 0.0, 1.0)
+    p = np.clip(scipy.stats.kstwo.sf(d, size), 0.0, 1.0)
     with np.errstate(divide="ignore"):
         log_p = np.log(p)
     for index in np.flatnonzero(p < _TINY):  # there a path that crosses both sides is too rare to matter
@@ -263,11 +263,11 @@ def _log_smirnov(n: int, d: float) -> float:
     total = -math.inf
     for start in range(low, high + 1, 1 << 20):  # in blocks: n may be millions
         j = np.arange(start, min(start + (1 << 20), high + 1))
-        total = float(np.logaddexp(total, special.logsumexp(_log_smirnov_terms(j, n, d))))
+        total = float(np.logaddexp(total, scipy.special.logsumexp(_log_smirnov_terms(j, n, d))))
     return math.log(d) + total
 
 
 def _log_smirnov_terms(j: Integers, n: int, d: float) -> Floats:
-    binomials = special.gammaln(n + 1) - special.gammaln(j + 1) - special.gammaln(n - j + 1)
+    binomials = scipy.special.gammaln(n + 1) - scipy.special.gammaln(j + 1) - scipy.special.gammaln(n - j + 1)
     room = np.maximum(1 - d - j / n, 0.0)  # rounding can put the last one below 0
-    return binomials + special.xlogy(j - 1, d + j / n) + special.xlogy(n - j, room)
+    return binomials + scipy.special.xlogy(j - 1, d + j / n) + scipy.special.xlogy(n - j, room)

@@ -18,17 +18,9 @@ from kslottery_fast.ops.schemas import HAS_NAN
 
 from .null import Floats, Integers, null_pvalues, resolve_method
 from .samples import Axis, Samples, gather_samples
+from .small_samples import small_sample_warning
 
 _ALTERNATIVES = {"t": "two-sided", "g": "greater", "l": "less"}
-try:
-    # A drop-in gives the warning that users of scipy filter; scipy has it under a private name, since version 1.15.
-    from scipy.stats._axis_nan_policy import SmallSampleWarning
-except ImportError:
-
-    class SmallSampleWarning(RuntimeWarning):  # type: ignore[no-redef]
-        """A sample is empty: the result is NaN."""
-
-
 _ADVICE = "See documentation for sample size requirements."
 _ALL_NAN = f"too small; all returned values will be NaN. {_ADVICE}"
 _TOO_SMALL = f"One or more sample arguments is {_ALL_NAN}"
@@ -154,7 +146,7 @@ def ks_2samp(
     test = _Test(alternative, method, nan_policy, *np.full((5, rows), np.nan))
     if 0 in (samples.x.shape[1], samples.y.shape[1]):
         if rows:
-            test.messages[_TOO_SMALL if samples.scalar else _TOO_SMALL_ND] = SmallSampleWarning
+            test.messages[_TOO_SMALL if samples.scalar else _TOO_SMALL_ND] = small_sample_warning()
     elif rows:
         _fill(test, samples)
     for message, category in test.messages.items():
@@ -221,9 +213,9 @@ def _fill(test: _Test, samples: Samples) -> None:
     chosen = torch.from_numpy(again).to(x.device)
     found_empty = _fill_ragged(test, again, _ragged(x, keep_x, chosen, omit), _ragged(y, keep_y, chosen, omit))
     if found_empty and omit:
-        test.messages[_TOO_SMALL_OMIT if samples.scalar else _TOO_SMALL_ND_OMIT] = SmallSampleWarning
+        test.messages[_TOO_SMALL_OMIT if samples.scalar else _TOO_SMALL_ND_OMIT] = small_sample_warning()
     elif found_empty and samples.scalar:  # scipy says nothing about single rows of a masked array
-        test.messages[_TOO_SMALL] = SmallSampleWarning
+        test.messages[_TOO_SMALL] = small_sample_warning()
 
 
 def _ragged(sample: Tensor, keep: Tensor | None, rows: Tensor, omit_nan: bool) -> _Ragged:

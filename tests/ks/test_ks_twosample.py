@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ks.twosample import KsResult, SmallSampleWarning, ks_2samp
+from kslottery_fast.ks import KsResult, SmallSampleWarning, ks_2samp
 
 ALTERNATIVES = ("two-sided", "less", "greater")
 FIELDS = ("statistic", "pvalue", "statistic_location", "statistic_sign")

@@ -64,31 +64,59 @@ def test_kernels_work_in_a_forked_child_and_in_its_child():
     assert look_up(3)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads through /proc")
+def task_ids():
+    """The threads of this process."""
+    return {int(task.name) for task in Path("/proc/self/task").iterdir()}
+
+
+def in_new_thread(function):
+    """What function() returns, called in a thread that OpenMP has given no helpers yet: each caller has its own."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found.pop()
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads through /proc")
+
+
+@needs_proc
 def test_a_forked_child_gets_helpers_of_its_own():
     def helpers_after_look_up():
-        before = len(list(Path("/proc/self/task").iterdir()))
+        before = task_ids()
         assert look_up()
-        return len(list(Path("/proc/self/task").iterdir())) - before
+        return len(task_ids() - before)
 
     assert look_up()
     assert in_child(lambda: helpers_after_look_up() == 3)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads through /proc")
-def test_the_helpers_are_the_threads_that_torch_computes_with():
-    def started_threads():
-        torch.ones(1_000_000).add_(1.0)
-        before = len(list(Path("/proc/self/task").iterdir()))
-        assert look_up()
-        return len(list(Path("/proc/self/task").iterdir())) - before
+def two_chunks_of_row_embedding():
+    """Too little work for four threads."""
+    slots = torch.full((VOCAB,), -1, dtype=torch.int32)
+    ops.row_embedding(torch.zeros(VOCAB, D), torch.zeros(0, D), slots, torch.zeros(400, dtype=torch.int64))
 
-    # In a thread of its own: OpenMP gives each caller helpers, and this one has had none so far.
-    found = []
-    thread = threading.Thread(target=lambda: found.append(started_threads()))
-    thread.start()
-    thread.join()
-    assert found == [0]
+
+def two_chunks_of_row_adamw():
+    """Too little work for four threads, which here wait for each other."""
+    table, exp_avg, exp_avg_sq = torch.zeros(3, 600, D)
+    hyper = {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+    ops.row_adamw_(table, None, torch.ones(600, D), exp_avg, exp_avg_sq, step=1, **hyper)
+
+
+@needs_proc
+@pytest.mark.parametrize("work", [look_up, two_chunks_of_row_embedding, two_chunks_of_row_adamw])
+def test_the_helpers_are_the_threads_that_torch_computes_with_and_stay_however_little_there_is_to_do(work):
+    def exchanged_threads():
+        torch.ones(1_000_000).add_(1.0)
+        before = task_ids()
+        for _ in range(3):
+            work()
+            torch.ones(1_000_000).add_(1.0)
+        return before ^ task_ids()
+
+    assert in_new_thread(exchanged_threads) == set()
 
 
 def test_kernels_work_in_a_child_forked_while_other_threads_compute():
