@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks.null import METHODS
-from kslottery_fast.ks.pvalues import CORRECTIONS, check_alpha
+from kslottery_fast.ks.significance import CORRECTIONS, check_alpha
 
 FORMAT = "kslottery-tickets/1"
 SETTINGS = ("vocab_size", "dimension", "method", "correction", "selected_by", "alpha", "threshold_count")

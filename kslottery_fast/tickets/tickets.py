@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, write_json
-from kslottery_fast.ks.pvalues import log_pvalues, pvalues
+from kslottery_fast.ks.significance import log_pvalues, pvalues
 
 from . import ticket_file
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ks.pvalues import critical_count, pvalues
+from kslottery_fast.ks.significance import critical_count, pvalues
 from kslottery_fast.tickets import decision, ticket_file
 from kslottery_fast.tickets.select import ks_select
 from kslottery_fast.tickets.tables import ks_statistics

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ks.pvalues import pvalues
+from kslottery_fast.ks.significance import pvalues
 from kslottery_fast.tickets import ticket_file
 from kslottery_fast.tickets.tickets import Tickets
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
-from kslottery_fast.ks.pvalues import critical_count, resolve_table_method
+from kslottery_fast.ks.significance import critical_count, resolve_table_method
 from kslottery_fast.rows.overlay import RowEmbedding
 from kslottery_fast.tickets.tables import ks_statistics
 from kslottery_fast.tickets.tickets import Tickets

@@ -10,7 +10,7 @@ import torch
 
 from kslottery_fast.base.files import atomic_directory, read_json, read_safetensors, write_json, write_safetensors
 from kslottery_fast.evaluation.evaluate import SCORES
-from kslottery_fast.ks.pvalues import critical_count
+from kslottery_fast.ks.significance import critical_count
 from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.controls import frequency_ranks
 from kslottery_fast.lab.experiment.environment import combined
