@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kslottery_fast import RowAdamW, ks_select, ks_statistics, ops
-from kslottery_fast.ks.pvalues import critical_count
+from kslottery_fast.ks.significance import critical_count
 
 from . import peers
 from .gpu_device import Device

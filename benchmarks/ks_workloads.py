@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kslottery_fast import ks_2samp, ks_select, ks_statistics, ops
 from kslottery_fast.ks import null as ks_pvalues
-from kslottery_fast.ks.pvalues import critical_count
+from kslottery_fast.ks.significance import critical_count
 
 from . import memory, peers
 from .measure import Contender

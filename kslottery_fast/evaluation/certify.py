@@ -31,7 +31,7 @@ from torch import nn
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
-from kslottery_fast.ks.pvalues import asymptotic_threshold
+from kslottery_fast.ks.significance import asymptotic_threshold
 
 from .certificate import Agreement, Certificate, CertificateLevel
 from .generation import device_of, inference

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .pvalues import (
+from .significance import (
     CORRECTIONS,
     adjust,
     asymptotic_threshold,

@@ -35,6 +35,11 @@ class Samples:
     dtype: np.dtype[Any]  # the promoted dtype: that of a scalar statistic_location
     ranked_values: npt.NDArray[Any] | None  # x and y hold ranks of these values, which float64 cannot hold
 
+    @property
+    def scalar(self) -> bool:
+        """Whether there is one pair of samples, and no dimension for more."""
+        return self.lead == ()
+
 
 def gather_samples(x: Any, y: Any, axis: Axis) -> Samples:
     """Bring two array-likes to matrices, without copying where a view will do.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops.schemas import HAS_NAN
 
-from .null import null_pvalues, resolve_method
+from .null import Floats, Integers, null_pvalues, resolve_method
 from .samples import Axis, Samples, gather_samples
 from .small_samples import small_sample_warning
 
@@ -142,17 +143,15 @@ def ks_2samp(
     alternative = _check_options(alternative, method, nan_policy)
     samples = gather_samples(x, y, axis)
     rows = len(samples.x)
-    out = np.full((5, rows), np.nan)
-    scalar = samples.lead == ()
-    messages: dict[str, type[Warning]] = {}
+    test = _Test(alternative, method, nan_policy, *np.full((5, rows), np.nan))
     if 0 in (samples.x.shape[1], samples.y.shape[1]):
         if rows:
-            messages[_TOO_SMALL if scalar else _TOO_SMALL_ND] = small_sample_warning()
+            test.messages[_TOO_SMALL if samples.scalar else _TOO_SMALL_ND] = small_sample_warning()
     elif rows:
-        _fill(out, samples, alternative, method, nan_policy, messages)
-    for message, category in messages.items():
+        _fill(test, samples)
+    for message, category in test.messages.items():
         warnings.warn(message, category, stacklevel=2)
-    return _result(out, samples, samples.kept_shape if keepdims else samples.lead, scalar)
+    return _result(test, samples, samples.kept_shape if keepdims else samples.lead)
 
 
 def _check_options(alternative: str, method: str, nan_policy: str) -> str:
@@ -166,83 +165,85 @@ def _check_options(alternative: str, method: str, nan_policy: str) -> str:
     return full
 
 
-def _fill(
-    out: npt.NDArray[np.float64],
-    samples: Samples,
-    alternative: str,
-    method: str,
-    nan_policy: str,
-    messages: dict[str, type[Warning]],
-) -> None:
-    """Fill ``out``: statistic, pvalue, log_pvalue, location, sign by row; NaN stays where there is none."""
-    x, y, scalar = samples.x, samples.y, samples.lead == ()
+@dataclass
+class _Test:
+    """One call: its options, what it found in each row, and what it has to warn of.
+
+    Each result is float64 [R]; NaN stays where there is none.
+    """
+
+    alternative: str
+    method: str
+    nan_policy: str
+    statistic: Floats
+    pvalue: Floats
+    log_pvalue: Floats
+    location: Floats
+    sign: Floats
+    messages: dict[str, type[Warning]] = field(default_factory=dict)
+
+
+class _Ragged(NamedTuple):
+    """A sample [R, n], and which of its values count."""
+
+    values: Tensor
+    keep: Tensor
+
+    def dense(self, rows: Tensor, size: int) -> Tensor:
+        """What counts in these rows, in each of them ``size`` values."""
+        return self.values[rows][self.keep[rows]].reshape(-1, size)
+
+
+def _fill(test: _Test, samples: Samples) -> None:
+    """Test all rows."""
+    x, y, keep_x, keep_y = samples.x, samples.y, samples.keep_x, samples.keep_y
     every = np.arange(len(x))
-    if samples.keep_x is None or samples.keep_y is None:
-        keep_x, keep_y = None, None
-        has_nan = _fill_rows(out, every, x, y, alternative, method, messages)
+    if keep_x is None or keep_y is None:
+        has_nan = _fill_rows(test, every, x, y)
+        again = every[has_nan] if test.nan_policy == "omit" else every[:0]
     else:
-        keep_x, keep_y = samples.keep_x, samples.keep_y
         bad = (torch.isnan(x) & keep_x).any(1) | (torch.isnan(y) & keep_y).any(1)
         has_nan = bad.cpu().numpy()
-    if has_nan.any() and nan_policy == "raise":
+        again = every if test.nan_policy == "omit" else every[~has_nan]
+    if has_nan.any() and test.nan_policy == "raise":
         raise InputError("The input contains nan values")
-    again = every[has_nan] if keep_x is None else every if nan_policy == "omit" else every[~has_nan]
-    if not len(again) or (keep_x is None and nan_policy == "propagate"):
+    if not len(again):
         return
+    omit = test.nan_policy == "omit" and bool(has_nan.any())
     chosen = torch.from_numpy(again).to(x.device)
-    x, y = x[chosen], y[chosen]
-    keep_x = torch.ones_like(x, dtype=torch.bool) if keep_x is None else keep_x[chosen]
-    keep_y = torch.ones_like(y, dtype=torch.bool) if keep_y is None else keep_y[chosen]
-    omit = nan_policy == "omit" and bool(has_nan.any())
-    if omit:
-        keep_x, keep_y = keep_x & ~torch.isnan(x), keep_y & ~torch.isnan(y)
-    if _fill_ragged(out, again, x, y, keep_x, keep_y, alternative, method, messages):
-        if omit:
-            messages[_TOO_SMALL_OMIT if scalar else _TOO_SMALL_ND_OMIT] = small_sample_warning()
-        elif scalar:  # scipy says nothing about single rows of a masked array
-            messages[_TOO_SMALL] = small_sample_warning()
+    found_empty = _fill_ragged(test, again, _ragged(x, keep_x, chosen, omit), _ragged(y, keep_y, chosen, omit))
+    if found_empty and omit:
+        test.messages[_TOO_SMALL_OMIT if samples.scalar else _TOO_SMALL_ND_OMIT] = small_sample_warning()
+    elif found_empty and samples.scalar:  # scipy says nothing about single rows of a masked array
+        test.messages[_TOO_SMALL] = small_sample_warning()
 
 
-def _fill_ragged(
-    out: npt.NDArray[np.float64],
-    rows: npt.NDArray[np.int64],
-    x: Tensor,
-    y: Tensor,
-    keep_x: Tensor,
-    keep_y: Tensor,
-    alternative: str,
-    method: str,
-    messages: dict[str, type[Warning]],
-) -> bool:
+def _ragged(sample: Tensor, keep: Tensor | None, rows: Tensor, omit_nan: bool) -> _Ragged:
+    values = sample[rows]
+    keep = torch.ones_like(values, dtype=torch.bool) if keep is None else keep[rows]
+    return _Ragged(values, keep & ~torch.isnan(values) if omit_nan else keep)
+
+
+def _fill_ragged(test: _Test, rows: Integers, x: _Ragged, y: _Ragged) -> bool:
     """The same where values are left out: one batch per pair of sizes. True if a sample was empty."""
-    sizes = torch.stack([keep_x.sum(1), keep_y.sum(1)], dim=1)
+    sizes = torch.stack([x.keep.sum(1), y.keep.sum(1)], dim=1)
     found_empty = False
     for n, m in torch.unique(sizes, dim=0).tolist():
         members = torch.nonzero((sizes[:, 0] == n) & (sizes[:, 1] == m))[:, 0]
         if n == 0 or m == 0:
             found_empty = True
             continue
-        dense_x = x[members][keep_x[members]].reshape(-1, n)
-        dense_y = y[members][keep_y[members]].reshape(-1, m)
-        _fill_rows(out, rows[members.cpu().numpy()], dense_x, dense_y, alternative, method, messages)
+        _fill_rows(test, rows[members.cpu().numpy()], x.dense(members, n), y.dense(members, m))
     return found_empty
 
 
-def _fill_rows(
-    out: npt.NDArray[np.float64],
-    rows: npt.NDArray[np.int64],
-    x: Tensor,
-    y: Tensor,
-    alternative: str,
-    method: str,
-    messages: dict[str, type[Warning]],
-) -> npt.NDArray[np.bool_]:
-    """The test of x [R, n] against y [R, m], n, m > 0, into ``out[:, rows]``. Returns which rows hold NaN."""
+def _fill_rows(test: _Test, rows: Integers, x: Tensor, y: Tensor) -> npt.NDArray[np.bool_]:
+    """The test of x [R, n] against y [R, m], n, m > 0, into ``rows`` of the results. Returns which hold NaN."""
     n, m = x.shape[1], y.shape[1]
     plus, minus, plus_at, minus_at, flags = (result.cpu().numpy() for result in ops.ks_rows(x, y))
     has_nan = (flags & HAS_NAN) != 0
-    below = np.full(len(rows), alternative == "less")
-    if alternative == "two-sided":
+    below = np.full(len(rows), test.alternative == "less")
+    if test.alternative == "two-sided":
         below = minus > plus
         tied = np.flatnonzero((minus == plus) & (plus > 0))
         if len(tied):
@@ -250,15 +251,14 @@ def _fill_rows(
             at = torch.from_numpy(tied).to(x.device)
             below[tied] = -_gap(x[at], y[at], minus_at[tied]) > _gap(x[at], y[at], plus_at[tied])
     counts = np.where(below, minus, plus)[~has_nan]
-    resolved, fallback = resolve_method(n, m, alternative, method, certain=not counts.any())
+    resolved, fallback = resolve_method(n, m, test.alternative, test.method, certain=not counts.any())
     if fallback is not None and counts.size:
-        messages[fallback] = RuntimeWarning
-    p, log_p = null_pvalues(counts, n, m, alternative, resolved)
+        test.messages[fallback] = RuntimeWarning
     good = rows[~has_nan]
-    out[0, good] = counts / math.lcm(n, m)
-    out[1, good], out[2, good] = p, log_p
-    out[3, good] = np.where(below, minus_at, plus_at)[~has_nan]
-    out[4, good] = np.where(below, -1.0, 1.0)[~has_nan]
+    test.statistic[good] = counts / math.lcm(n, m)
+    test.pvalue[good], test.log_pvalue[good] = null_pvalues(counts, n, m, test.alternative, resolved)
+    test.location[good] = np.where(below, minus_at, plus_at)[~has_nan]
+    test.sign[good] = np.where(below, -1.0, 1.0)[~has_nan]
     return has_nan
 
 
@@ -270,21 +270,20 @@ def _gap(x: Tensor, y: Tensor, at: npt.NDArray[np.float64]) -> npt.NDArray[np.fl
     return fx - fy
 
 
-def _result(out: npt.NDArray[np.float64], samples: Samples, shape: tuple[int, ...], scalar: bool) -> KsResult:
-    statistic, p, log_p, location, sign = out
-    typed_location: Any = location
+def _result(test: _Test, samples: Samples, shape: tuple[int, ...]) -> KsResult:
+    location: Any = test.location
+    known = ~np.isnan(location)
     if samples.ranked_values is not None:
-        known = ~np.isnan(location)
         found = samples.ranked_values[np.where(known, location, 0).astype(np.int64)]
-        typed_location = found if known.all() else np.where(known, found.astype(np.float64), np.nan)
-    parts: list[Any] = [statistic, p, typed_location, sign, log_p]
+        location = found if known.all() else np.where(known, found.astype(np.float64), np.nan)
+    parts: list[Any] = [test.statistic, test.pvalue, location, test.sign, test.log_pvalue]
     if samples.tensors:
         parts = [torch.from_numpy(np.array(v, dtype=np.float64)).reshape(shape).to(samples.device) for v in parts]
-    elif scalar:
-        if not np.isnan(location[0]):
-            parts[2], parts[3] = parts[2].astype(samples.dtype), sign.astype(np.int8)
+    elif samples.scalar:
+        if known[0]:
+            parts[2], parts[3] = location.astype(samples.dtype), test.sign.astype(np.int8)
         parts = [v.reshape(shape)[()] for v in parts]
     else:
         parts = [v.astype(np.float64).reshape(shape) for v in parts]
-    statistic, p, typed_location, sign, log_p = parts
-    return KsResult(statistic, p, statistic_location=typed_location, statistic_sign=sign, log_pvalue=log_p)
+    statistic, p, location, sign, log_p = parts
+    return KsResult(statistic, p, statistic_location=location, statistic_sign=sign, log_pvalue=log_p)

@@ -111,7 +111,7 @@ def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Te
     Parameters
     ----------
     before, after : as for ks_statistics.
-    threshold : the smallest h that counts, see ``kslottery_fast.ks.pvalues.critical_count``.
+    threshold : the smallest h that counts, see ``kslottery_fast.ks.significance.critical_count``.
 
     Returns
     -------

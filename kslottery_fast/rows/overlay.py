@@ -35,11 +35,6 @@ class Overlay(nn.Module):
         made: Any = super().__reduce_ex__(protocol)  # copyreg.__newobj__, the class, and what the module holds
         return _new_overlay, (type(self).overlaid, kind), *made[2:]
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("rows", "token_ids", "slots"):  # the property raised an AttributeError, and torch would hide it
-            self.row_sets.current()
-        return super().__getattr__(name)
-
     @property
     def rows(self) -> nn.Parameter:
         """[k, d] float32 (float64 over a float64 table), of the set in use."""

@@ -20,10 +20,6 @@ from kslottery_fast.ops import row_embedding
 from .tables import base_rows, check_finite, check_token_ids, table_shape
 
 
-class NoRowsInUseError(InputError, AttributeError):
-    """The model's own rows are in use, which have no ``rows``: an AttributeError, since hasattr may ask."""
-
-
 class RowSet(nn.Module):
     """The trained rows of k tokens.
 
@@ -209,9 +205,9 @@ class RowSets(nn.ModuleDict):
         self.active = name
 
     def current(self) -> RowSet:
-        """The set in use; NoRowsInUseError if that is the base."""
+        """The set in use; InputError if that is the base."""
         if self.active is None:
-            raise NoRowsInUseError("no rows are in use; call use_rows(model, name) first")
+            raise InputError("no rows are in use; call use_rows(model, name) first")
         return self[self.active]  # type: ignore[return-value]
 
 

@@ -33,7 +33,7 @@ class _AttachedTables:
         self.shape = (len(embedding.slots), self.after.shape[1])
 
     def counts(self, threshold: int = 0) -> torch.Tensor:
-        """As selection.Tables says."""
+        """As decision.Tables says."""
         h, flags = ops.ks_statistics(self.before, self.after, threshold)
         if bool((flags & (HAS_NAN | HAS_INF)).any()):
             check_finite(self.after, self.ids, f"training diverged, lower the learning rate ({self.after.dtype} table)")

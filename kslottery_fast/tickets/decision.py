@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ks.pvalues import CORRECTIONS, adjust, check_alpha, critical_count, pvalues
+from kslottery_fast.ks.significance import CORRECTIONS, adjust, check_alpha, critical_count, pvalues
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 from .tables import refuse_flagged

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ks.pvalues import critical_count
+from kslottery_fast.ks.significance import critical_count
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 from .tensor_files import BLOCK_BYTES, FLOATS, Checkpoint, StoredTensor, check_block_bytes, open_checkpoint, row_blocks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from kslottery_fast.ks.pvalues import resolve_table_method
+from kslottery_fast.ks.significance import resolve_table_method
 
 from .decision import Tables, TablesInMemory, check_options, select_rows
 from .tables import Table, same_memory, table_pair
@@ -34,9 +34,9 @@ def ks_select(
     alpha : float
         Significance level in (0, 1). The paper uses 0.05 for each row on its own. May be None with ``top_k``.
     method : {"auto", "exact", "asymp", "paper"}
-        How p is computed, see :func:`kslottery_fast.ks.pvalues.pvalues`; "paper" selects D > tau(alpha).
+        How p is computed, see :func:`kslottery_fast.ks.significance.pvalues`; "paper" selects D > tau(alpha).
     correction : {None, "bonferroni", "bh"}
-        Correct for V tests, see :func:`kslottery_fast.ks.pvalues.adjust`. All V rows count, also those that never
+        Correct for V tests, see :func:`kslottery_fast.ks.significance.adjust`. All V rows count, also those that never
         moved. Not with ``top_k``, where it would change nothing.
     top_k : int, optional
         Take the k rows with the largest D instead, whatever alpha says; of equal rows the lower ids. Rows

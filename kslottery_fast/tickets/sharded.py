@@ -73,7 +73,7 @@ class _ShardedTables:
         self.before, self.after = local(before.detach()), local(after.detach())
 
     def counts(self, threshold: int = 0) -> Tensor:
-        """As selection.Tables says; the same on all processes."""
+        """As decision.Tables says; the same on all processes."""
         h, flags = ops.ks_statistics(self.before, self.after, threshold)
         rows = torch.nonzero((h != 0) | (flags != 0))[:, 0]
         sizes = self._gather(torch.tensor([len(self.before), len(rows)], device=h.device))

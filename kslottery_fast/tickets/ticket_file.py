@@ -1,34 +1,35 @@
-"""The fields of tickets: what must hold between them, and their form as a JSON object."""
+"""The attributes of tickets by name: what must hold between them, and their form as a JSON object."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks.null import METHODS
-from kslottery_fast.ks.pvalues import CORRECTIONS, check_alpha
-
-if TYPE_CHECKING:
-    from .tickets import Tickets
+from kslottery_fast.ks.significance import CORRECTIONS, check_alpha
 
 FORMAT = "kslottery-tickets/1"
-_SETTINGS = ("vocab_size", "dimension", "method", "correction", "selected_by", "alpha", "threshold_count")
+SETTINGS = ("vocab_size", "dimension", "method", "correction", "selected_by", "alpha", "threshold_count")
+_ROWS = ("token_ids", "counts")
 _DERIVED = ("threshold", "statistic", "pvalue")
-_KEYS = ("format", *_SETTINGS, "token_ids", "counts", *_DERIVED, "digest")
+ATTRIBUTES = (*SETTINGS, "threshold", *_ROWS, "statistic", "pvalue")
+"""What a file holds of the attributes, in its order."""
 
 
-def content_of(tickets: Tickets, texts: tuple[str, ...] | None) -> dict[str, Any]:
-    """The JSON object without its digest."""
-    content: dict[str, Any] = {"format": FORMAT, **{key: getattr(tickets, key) for key in _SETTINGS}}
-    content["threshold"] = tickets.threshold
-    content |= {key: getattr(tickets, key).tolist() for key in ("token_ids", "counts", "statistic", "pvalue")}
+def content_of(attributes: Mapping[str, Any], texts: tuple[str, ...] | None) -> dict[str, Any]:
+    """The JSON object without its digest, of all :data:`ATTRIBUTES`."""
+    content = {"format": FORMAT, **{name: _plain(attributes[name]) for name in ATTRIBUTES}}
     return content if texts is None else {**content, "tokens": list(texts)}
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else value
 
 
 def digest_of(content: Mapping[str, Any]) -> str:
@@ -43,30 +44,31 @@ def fields_of(data: Any) -> dict[str, Any]:
         raise InputError("not a tickets file: expected a JSON object with the key 'format'")
     if data["format"] != FORMAT:
         raise InputError(f"format is {data['format']!r}: expected {FORMAT!r}; a newer version may have made it")
-    missing = [key for key in _KEYS if key not in data]
-    foreign = [key for key in data if key not in (*_KEYS, "tokens")]
+    keys = ("format", *ATTRIBUTES, "digest")
+    missing = [key for key in keys if key not in data]
+    foreign = [key for key in data if key not in (*keys, "tokens")]
     if missing or foreign:
         raise InputError(f"missing {', '.join(missing)}" if missing else f"unknown key {foreign[0]!r}")
-    for key in ("token_ids", "counts"):
+    for key in _ROWS:
         if not isinstance(data[key], list) or not all(_is_int(v) and abs(v) < 2**63 for v in data[key]):
             raise InputError(f"{key} must be a list of integers")
     texts = data.get("tokens")
     if texts is not None and not (isinstance(texts, list) and all(isinstance(v, str) for v in texts)):
         raise InputError("tokens must be a list of strings")
-    fields = {key: data[key] for key in _SETTINGS}
-    fields |= {key: torch.tensor(data[key], dtype=torch.int64) for key in ("token_ids", "counts")}
+    fields = {key: data[key] for key in SETTINGS}
+    fields |= {key: torch.tensor(data[key], dtype=torch.int64) for key in _ROWS}
     return {**fields, "token_texts": None if texts is None else tuple(texts)}
 
 
-def check_derived(data: Mapping[str, Any], tickets: Tickets) -> None:
-    """The digest of a file, and the numbers in it that follow from others."""
+def check_derived(data: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    """The digest of a file, and the numbers in it that follow from others, which ``attributes`` holds as computed."""
     if data["digest"] != digest_of({key: value for key, value in data.items() if key != "digest"}):
         raise InputError("digest does not match: the file was changed after it was written; select anew")
     for key in _DERIVED:
         stored = [data[key]] if key == "threshold" else data[key]
         if not isinstance(stored, list) or not all(_is_number(v) for v in stored):
             raise InputError(f"{key} must be {'a number' if key == 'threshold' else 'a list of numbers'}")
-        expected = [tickets.threshold] if key == "threshold" else getattr(tickets, key).tolist()
+        expected = [attributes[key]] if key == "threshold" else attributes[key].tolist()
         # p-values may come from another scipy version: their last digits are free, nothing else is.
         tolerance = 1e-6 if key == "pvalue" else 0.0
         if len(stored) != len(expected) or not all(
@@ -83,48 +85,55 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def check_fields(tickets: Tickets) -> None:
-    """All that must hold between the attributes, each with its own message."""
-    for name in ("vocab_size", "dimension", "threshold_count"):
-        value, least = getattr(tickets, name), 0 if name == "vocab_size" else 1
-        if not _is_int(value) or value < least:
-            raise InputError(f"{name} is {value!r}: expected an integer of at least {least}")
-    V, d = tickets.vocab_size, tickets.dimension
-    if tickets.threshold_count > d + 1:
-        rows = f"rows of {d} number{'' if d == 1 else 's'}"
-        raise InputError(f"threshold_count is {tickets.threshold_count}: expected 1..{d + 1} for {rows}")
-    for name, choices in (
-        ("method", METHODS),
-        ("correction", CORRECTIONS),
-        ("selected_by", ("alpha", "top_k")),
-    ):
-        if getattr(tickets, name) not in choices:
-            raise InputError(f"{name} is {getattr(tickets, name)!r}: expected one of {list(choices)}")
-    if tickets.alpha is not None:
-        try:
-            check_alpha(tickets.alpha)
-        except TypeError as error:
-            raise InputError(str(error)) from None
-    elif tickets.selected_by == "alpha":
-        raise InputError("alpha is None, but selected_by is 'alpha'")
-    ids, h = tickets.token_ids, tickets.counts
+def check_fields(fields: Mapping[str, Any]) -> None:
+    """All that must hold between the arguments of the constructor, each with its own message."""
+    _check_settings(fields)
+    ids, h, texts = fields["token_ids"], fields["counts"], fields["token_texts"]
     for name, values in (("token_ids", ids), ("counts", h)):
         if not isinstance(values, Tensor) or values.dtype != torch.int64 or values.ndim != 1:
             raise InputError(f"{name} must be an int64 tensor [k]")
     if len(ids) != len(h):
         raise InputError(f"counts has {len(h)} entries, token_ids {len(ids)}: expected one count per row")
-    if tickets.token_texts is not None and len(tickets.token_texts) != len(ids):
-        raise InputError(f"tokens has {len(tickets.token_texts)} entries, token_ids {len(ids)}")
-    if len(ids) == 0:
-        return
+    if texts is not None and len(texts) != len(ids):
+        raise InputError(f"tokens has {len(texts)} entries, token_ids {len(ids)}")
+    if len(ids):
+        _check_rows(ids, h, fields["vocab_size"], fields["dimension"], fields["threshold_count"])
+
+
+def _check_settings(fields: Mapping[str, Any]) -> None:
+    for name in ("vocab_size", "dimension", "threshold_count"):
+        value, least = fields[name], 0 if name == "vocab_size" else 1
+        if not _is_int(value) or value < least:
+            raise InputError(f"{name} is {value!r}: expected an integer of at least {least}")
+    d, threshold = fields["dimension"], fields["threshold_count"]
+    if threshold > d + 1:
+        rows = f"rows of {d} number{'' if d == 1 else 's'}"
+        raise InputError(f"threshold_count is {threshold}: expected 1..{d + 1} for {rows}")
+    for name, choices in (
+        ("method", METHODS),
+        ("correction", CORRECTIONS),
+        ("selected_by", ("alpha", "top_k")),
+    ):
+        if fields[name] not in choices:
+            raise InputError(f"{name} is {fields[name]!r}: expected one of {list(choices)}")
+    if fields["alpha"] is not None:
+        try:
+            check_alpha(fields["alpha"])
+        except TypeError as error:
+            raise InputError(str(error)) from None
+    elif fields["selected_by"] == "alpha":
+        raise InputError("alpha is None, but selected_by is 'alpha'")
+
+
+def _check_rows(ids: Tensor, h: Tensor, V: int, d: int, threshold: int) -> None:
     if int(ids.min()) < 0 or int(ids.max()) >= V:
         bad = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
         raise InputError(f"token_ids holds {bad}, outside a table of {V} rows")
     if len(torch.unique(ids)) != len(ids):
         raise InputError("token_ids holds a row twice")
-    if int(h.min()) < tickets.threshold_count or int(h.max()) > d:
+    if int(h.min()) < threshold or int(h.max()) > d:
         bad = int(h.max()) if int(h.max()) > d else int(h.min())
-        raise InputError(f"counts holds {bad}: tickets here have {tickets.threshold_count} <= h <= {d}")
+        raise InputError(f"counts holds {bad}: tickets here have {threshold} <= h <= {d}")
     falling = (h[:-1] > h[1:]) | ((h[:-1] == h[1:]) & (ids[:-1] < ids[1:]))
     if not bool(falling.all()):
         raise InputError("token_ids must be sorted by falling count, then rising id")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, write_json
-from kslottery_fast.ks.pvalues import log_pvalues, pvalues
+from kslottery_fast.ks.significance import log_pvalues, pvalues
 
 from . import ticket_file
 
@@ -81,7 +81,7 @@ class Tickets:
     token_texts: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        ticket_file.check_fields(self)
+        ticket_file.check_fields(vars(self))
 
     @classmethod
     def from_counts(cls, token_ids: Any, counts: Any, **fields: Any) -> Tickets:
@@ -100,7 +100,7 @@ class Tickets:
         Checking them would take as long as a GPU takes to find them.
         """
         tickets = object.__new__(cls)
-        tickets.__dict__.update(fields)
+        tickets.__dict__.update(fields, token_texts=None)
         return tickets
 
     @cached_property
@@ -134,13 +134,21 @@ class Tickets:
 
     def __eq__(self, other: object) -> bool:
         """Same rows, evidence and settings; token texts are no part of it."""
-        return isinstance(other, Tickets) and self._identity() == other._identity()
+        return (
+            isinstance(other, Tickets)
+            and self._settings() == other._settings()
+            and torch.equal(self.token_ids, other.token_ids)
+            and torch.equal(self.counts, other.counts)
+        )
 
     def __hash__(self) -> int:
-        return hash(self._identity())
+        return hash((self._settings(), self.token_ids.numpy().tobytes(), self.counts.numpy().tobytes()))
 
-    def _identity(self) -> str:
-        return ticket_file.digest_of(ticket_file.content_of(self, None))
+    def _settings(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in ticket_file.SETTINGS)
+
+    def _attributes(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ticket_file.ATTRIBUTES}
 
     def summary(self) -> str:
         """One line for a log or a terminal.
@@ -229,7 +237,7 @@ class Tickets:
     def save(self, path: str | os.PathLike[str], tokenizer: Any = None) -> None:
         """Write the tickets as JSON, whole or not at all; with a tokenizer the text of each too."""
         texts = self.token_texts if tokenizer is None else tuple(self.tokens(tokenizer))
-        content = ticket_file.content_of(self, texts)
+        content = ticket_file.content_of(self._attributes(), texts)
         write_json(path, {**content, "digest": ticket_file.digest_of(content)})
 
     @classmethod
@@ -238,15 +246,14 @@ class Tickets:
 
         Raises
         ------
-        InputError : no such file; not a tickets file; a field that is missing, of a wrong type or out of
-        range; fields
-            that contradict each other; a digest that says the file was changed. The message names file and
+        InputError : no such file; not a tickets file; a field that is missing, of a wrong type or out of range;
+            fields that contradict each other; a digest that says the file was changed. The message names file and
             field.
         """
         data = read_json(path)
         try:
             tickets = cls(**ticket_file.fields_of(data))
-            ticket_file.check_derived(data, tickets)
+            ticket_file.check_derived(data, tickets._attributes())
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         return tickets

@@ -10,7 +10,7 @@ import torch
 from ks_cases import CASES, make_pair
 
 from kslottery_fast import ks_select, ops
-from kslottery_fast.ks.pvalues import critical_count
+from kslottery_fast.ks.significance import critical_count
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 

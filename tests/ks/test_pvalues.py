@@ -15,9 +15,9 @@ from scipy import stats
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks import null as ks_pvalues
-from kslottery_fast.ks import pvalues as table_stats
+from kslottery_fast.ks import significance as table_stats
 from kslottery_fast.ks.null import null_pvalues, resolve_method
-from kslottery_fast.ks.pvalues import asymptotic_threshold, critical_count, log_pvalues, pvalues
+from kslottery_fast.ks.significance import asymptotic_threshold, critical_count, log_pvalues, pvalues
 
 
 @lru_cache(maxsize=4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import pickletools
 import warnings
 from contextlib import nullcontext
 
@@ -15,7 +16,7 @@ from tiny_models import TOKENS, Int8Embedding, batch, logits, make, tuned
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kslottery_fast import add_rows, detach_rows, merge_rows, mixed_rows, row_sets
+from kslottery_fast import add_rows, attachment, detach_rows, merge_rows, mixed_rows, overlay, row_sets, rowset
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.rows.attach import attach_rows, get_rows
 from kslottery_fast.rows.tables import is_tied
@@ -179,6 +180,25 @@ def test_copies_by_pickle_and_deepcopy_are_whole_and_independent(name, output, c
         other.save_pretrained("never")
     assert torch.equal(logits(detach_rows(other), batch(other)), base)
     assert [type(module) for module in other.modules()] != classes
+
+
+@pytest.mark.parametrize("output", ["frozen", "tied"])
+def test_a_pickle_with_the_names_of_version_0_1_loads(output, monkeypatch):
+    model = tuned(make("llama"), output=output)
+    want = logits(model, batch(model))
+    for home in (attachment, overlay, rowset):
+        for name in home.__all__:
+            monkeypatch.setattr(getattr(home, name), "__module__", home.__name__)
+    data = pickle.dumps(model)
+    monkeypatch.undo()
+    named = {text for _, text, _ in pickletools.genops(data) if str(text).startswith("kslottery_fast")}
+    assert named == {"kslottery_fast.attachment", "kslottery_fast.overlay", "kslottery_fast.rowset"}
+    other = pickle.loads(data)
+    assert torch.equal(logits(other, batch(other)), want)
+    assert [type(module) for module in other.modules()] == [type(module) for module in model.modules()]
+    with pytest.raises(InputError, match="save_pretrained would write a checkpoint"):
+        other.save_pretrained("never")
+    assert not any(isinstance(module, overlay.RowEmbedding) for module in detach_rows(other).modules())
 
 
 @pytest.mark.parametrize(

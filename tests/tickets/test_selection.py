@@ -15,9 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ks.pvalues import critical_count, pvalues
-from kslottery_fast.tickets import select as selection
-from kslottery_fast.tickets import ticket_file
+from kslottery_fast.ks.significance import critical_count, pvalues
+from kslottery_fast.tickets import decision, ticket_file
 from kslottery_fast.tickets.select import ks_select
 from kslottery_fast.tickets.tables import ks_statistics
 from kslottery_fast.tickets.tickets import Tickets
@@ -107,7 +106,7 @@ def test_what_is_made_without_checks_passes_all_checks_of_tickets(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         tickets = ks_select(before, after, **options)
-    ticket_file.check_fields(tickets)
+    ticket_file.check_fields(vars(tickets))
     names = ("vocab_size", "dimension", "threshold_count", "alpha", "method", "correction", "selected_by")
     shuffled = torch.randperm(len(tickets), generator=torch.Generator().manual_seed(1))
     fields = {name: getattr(tickets, name) for name in names}
@@ -137,8 +136,8 @@ def test_the_host_waits_for_the_tables_device_twice(before: torch.Tensor, after:
 def test_rows_are_ordered_by_keys_of_any_length(d: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     h = torch.tensor([0, d, 3, -1, d, d - 1, 3, 0, -1])
     if device != "cpu":
-        monkeypatch.setattr(selection, "_sorts_on_the_host", lambda tensor: False)
-    order = selection._by_falling_count(h, d).tolist()
+        monkeypatch.setattr(decision, "_sorts_on_the_host", lambda tensor: False)
+    order = decision._by_falling_count(h, d).tolist()
     assert order == sorted(range(len(h)), key=lambda row: (-h[row].item(), row))
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ks.pvalues import pvalues
+from kslottery_fast.ks.significance import pvalues
 from kslottery_fast.tickets import ticket_file
 from kslottery_fast.tickets.tickets import Tickets
 
@@ -37,7 +37,23 @@ def test_from_counts_sorts_and_the_parts_are_consistent() -> None:
 def test_tickets_are_values() -> None:
     assert some() == some()
     assert hash(some()) == hash(some())
-    assert some() != some(alpha=0.01)
+    for changes in (
+        {"alpha": 0.01},
+        {"vocab_size": 11},
+        {"dimension": 9},
+        {"threshold_count": 4},
+        {"method": "asymp"},
+        {"correction": "bh"},
+        {"selected_by": "top_k"},
+    ):
+        assert some() != some(**changes)
+    assert some() != Tickets.from_counts(
+        [4, 9, 2], [6, 8, 6], vocab_size=10, dimension=8, threshold_count=5, alpha=0.05
+    )
+    assert some() != Tickets.from_counts(
+        [4, 9, 1], [6, 7, 6], vocab_size=10, dimension=8, threshold_count=5, alpha=0.05
+    )
+    assert some() == some(token_texts=("a", "b", "c"))
     assert some() != "tickets"
     assert pickle.loads(pickle.dumps(some())) == some()
     assert repr(some()) == "Tickets(3 of 10 rows, d=8, alpha=0.05, method='exact', selected_by='alpha')"

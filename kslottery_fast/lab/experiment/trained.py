@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
-from kslottery_fast.ks.pvalues import resolve_table_method
+from kslottery_fast.ks.significance import resolve_table_method
 from kslottery_fast.tickets.select import select_rows, select_tickets
 from kslottery_fast.tickets.tickets import Tickets
 
