@@ -145,7 +145,7 @@ def sizes(code: str, language: Mapping[str, Any]) -> Picture:
             if points:
                 x = [size for size, _ in points]
                 y = np.array([[found["value"], found["low"], found["high"]] for _, found in points])
-                look: dict[str, Any] = {"color": MUTED if name == "prefix" else colour_of(name), "marker": marker}
+                look: dict[str, Any] = {"color": INK if name == "lora" else colour_of(name), "marker": marker}
                 errors = np.abs(y[:, 1:] - y[:, :1]).T
                 axes.errorbar(x, y[:, 0], errors, ms=4, lw=1.1, elinewidth=0.8, label=label, **look)
         for spec, words, dashes in (("untuned", "untuned", _DOTTED), ("embed", "Embed Tuning", _DASHED)):

@@ -42,7 +42,7 @@ def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures:
     pictures : the figures, which the page numbers in the order in which it shows them.
     """
     figures = {picture.name: picture for picture in pictures}
-    languages = list(summary["languages"].items())
+    hidden = ("commands",) if is_plain(summary) else ("command", "commands", "seconds")
     settings = {**summary["settings"], **({} if is_plain(summary) else summary["grid"])}
     return (
         html_environment()
@@ -50,14 +50,15 @@ def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures:
         .render(
             summary=summary,
             plain=is_plain(summary),
-            languages=[{"code": code, **_view(summary, code)} for code, _ in languages],
+            languages=[{"code": code, **_view(summary, code)} for code in summary["languages"]],
             mean=_tables(summary["mean"]) if "mean" in summary else None,
             figures=figures,
             drawing=lambda name: (svg := figures[name].svg())._replace(body=Markup(svg.body)),
             next_figure=itertools.count(1).__next__,
             next_table=itertools.count(1).__next__,
             settings=settings,
-            environment=environment,
+            environment={name: value for name, value in environment.items() if name not in hidden},
+        commands=environment["commands"],
             parts=PARTS,
             note=NOTE,
             max_sample=MAX_SAMPLE_CHARS,

@@ -129,13 +129,13 @@ def style() -> AbstractContextManager[None]:
 
 
 def colour_of(arm: str) -> str:
-    """The colour of an arm, whatever its size; ink where it has none of its own.
+    """The colour of an arm, whatever its size; a muted one where it has none of its own.
 
-    >>> colour_of("partial@18") == colour_of("partial@tickets") == TICKET, colour_of("lora@18") == INK
+    >>> colour_of("partial@18") == colour_of("partial@tickets") == TICKET, colour_of("lora@18") == MUTED
     (True, True)
     """
     name = re.split("[@:]", arm)[0]
-    return MODEL_COLOURS[MODELS[name][0]] if name in MODELS else {"l2": RIGHT, "gradient": VIOLATION}.get(name, INK)
+    return MODEL_COLOURS[MODELS[name][0]] if name in MODELS else {"l2": RIGHT, "gradient": VIOLATION}.get(name, MUTED)
 
 
 def add_title(figure: Figure, title: str) -> str:

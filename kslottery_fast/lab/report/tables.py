@@ -69,7 +69,9 @@ def print_summary(summary: Mapping[str, Any], console: Console, folder: Path) ->
         if not plain:
             console.print()
             console.print(Text(visible_text(name), style="bold"))
-        for columns in _groups(plain, console.width):
+        for place, columns in enumerate(_groups(plain, console.width)):
+            if place:
+                console.print()
             if found := shown(columns, list(arms.values())):
                 # Columns that rich shrinks, of a table without edges, take a little more than they are given.
                 console.print(_table(arms, found, console.width, plain), width=None if plain else console.width - 2)

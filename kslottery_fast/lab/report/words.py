@@ -76,7 +76,7 @@ def selection_of(summary: Mapping[str, Any], code: str) -> str:
     """:func:`selection_text` of a language's first seed, which are named where there are several."""
     language, seeds = summary["languages"][code], summary["grid"]["seeds"]
     named = [language["name"]] * (len(summary["languages"]) > 1) + [f"training seed {seeds[0]}"] * (len(seeds) > 1)
-    return selection_text(language["selection"]) + (f" ({', '.join(named)})" if named else "")
+    return ", ".join([selection_text(language["selection"]), *named])
 
 
 def plural(count: int, noun: str) -> str:
