@@ -167,9 +167,7 @@ def comparison(*codes: str, seeds: int = 3, tickets: int = 55, rows: int = 300) 
     found = finished(languages, dict.fromkeys(languages, plain.rows["es"]), title)
     if codes:
         shown = ("label", "scores", "against_untuned", "against_embed", "decomposition")
-        mean = {
-            spec: {name: one[name] for name in shown if name in one} for spec, one in language["arms"].items()
-        }
+        mean = {spec: {name: one[name] for name in shown if name in one} for spec, one in language["arms"].items()}
         names, size = list(languages), len(languages)
         overlap = {"names": names, "matrix": np.full((size, size), 0.4).tolist(), "of": "18 rows of largest D"}
         found.summary.update(mean=mean, language_overlap=overlap)

@@ -3,7 +3,6 @@
 import copy
 
 import pytest
-
 from kslottery_fast.lab.report.findings import findings, nll_difference
 
 TOKENS = [4, 6, 10]

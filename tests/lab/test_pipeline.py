@@ -11,12 +11,12 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from kslottery_fast.lab.experiment.pipeline import PRODUCTS, STAGES
+from kslottery_fast.lab.experiment.stages import MODELS
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from kslottery_fast.lab.cli.main import main as cli
-from kslottery_fast.lab.experiment.pipeline import PRODUCTS, STAGES
-from kslottery_fast.lab.experiment.stages import MODELS
 from kslottery_fast.rows.attach import attach_rows, get_rows, merge_rows
 from kslottery_fast.tickets.tickets import Tickets
 

@@ -15,6 +15,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from kslottery_fast.lab.report.report import print_table, write_report
+from kslottery_fast.lab.report.report_data import ReportData, Shift, model_label
 from matplotlib.text import Text
 from report_samples import KEYS, MODELS, certificate, realistic, top_k, with_tickets
 from rich.console import Console
@@ -24,8 +26,6 @@ from kslottery_fast.lab.report import row_figures
 from kslottery_fast.lab.report.figures import pictures, scores
 from kslottery_fast.lab.report.page import render
 from kslottery_fast.lab.report.picture import Picture
-from kslottery_fast.lab.report.report import print_table, write_report
-from kslottery_fast.lab.report.report_data import ReportData, Shift, model_label
 
 
 class Page(HTMLParser):

@@ -10,7 +10,7 @@ import pytest
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
 from kslottery_fast.lab.experiment.run_folder import open_run_folder
-from kslottery_fast.lab.experiment.run_settings import RunSettings, differences
+from kslottery_fast.lab.experiment.settings import RunSettings, differences
 
 SETTINGS = {"alpha": 0.05, "seed": 0}
 

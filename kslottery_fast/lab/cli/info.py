@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
-from kslottery_fast.lab.experiment.pipeline import STAGES
 from kslottery_fast.ops import native
 from kslottery_fast.tickets.tickets import Tickets
 
@@ -60,30 +59,14 @@ def describe(path: Path) -> Facts:
 
 
 def _run_folder(path: Path) -> Facts:
-    header = read_json(path / "run.json")
-    if str(header.get("format", "")).startswith("kslottery-comparison"):
-        return _comparison_folder(path, header)
-    finished = [name for name, _ in STAGES if (path / "stages" / name).is_dir()]
-    missing = [title for name, title in STAGES if name not in finished]
-    facts: Facts = {
-        "what": "a run of `kslottery run`",
-        "format": header.get("format"),
-        "stages": f"{len(finished)} of {len(STAGES)} finished" + (f"; next: {missing[0]}" if missing else ""),
-        "settings": header.get("settings"),
-    }
-    if (path / "summary.json").exists():
-        facts |= {name: value for name, value in _json(path / "summary.json").items() if name != "what"}
-    return facts
-
-
-def _comparison_folder(path: Path, header: Facts) -> Facts:
-    stages = path / "stages"
+    header, stages = read_json(path / "run.json"), path / "stages"
     finished = [entry.name for entry in stages.iterdir() if not entry.name.startswith(".")] if stages.is_dir() else []
     facts: Facts = {
-        "what": "a comparison of `kslottery compare`",
+        "what": "an experiment of `kslottery run` or `kslottery compare`",
         "format": header.get("format"),
         "stages": f"{len(finished)} finished",
         "settings": header.get("settings"),
+        "grid": header.get("grid"),
     }
     if (path / "summary.json").exists():
         facts |= {name: value for name, value in _json(path / "summary.json").items() if name != "what"}
@@ -125,7 +108,9 @@ def _json(path: Path) -> Facts:
                 for language in languages
             },
         }
-    if str(value.get("format", "")).startswith(("kslottery-run/", "kslottery-comparison-run/")):
+    if str(value.get("format", "")).startswith(
+        ("kslottery-experiment/", "kslottery-run/", "kslottery-comparison-run/")
+    ):
         return {"what": "the settings of a run", **value}
     if "models" in value and "tickets" in value:
         return {

@@ -21,7 +21,7 @@ from kslottery_fast.rows.overlay import RowEmbedding
 
 from .console import ProgressCallback
 from .scoring import nll_record, validation_nll
-from .training import TrainedRows
+from .trained import TrainedRows
 from .workshop import Workshop
 
 PARTS = ("instruction", "source", "history")

@@ -12,8 +12,8 @@ from kslottery_fast.evaluation.replicates import Replicates, replicates_over_see
 from kslottery_fast.evaluation.scores import bleu_metric, chrf_metric, sentence_statistics
 from kslottery_fast.lab.experiment.arms import ARMS, ChosenRows, Transfer
 from kslottery_fast.lab.experiment.cell import EMBED, Cell
-from kslottery_fast.lab.experiment.plan import SCORE
-from kslottery_fast.lab.experiment.settings import ArmSpec
+from kslottery_fast.lab.experiment.scoring import SCORE
+from kslottery_fast.lab.experiment.specs import ArmSpec
 
 Scores = Mapping[str, Replicates]
 METRICS = ("nll", "bleu_raw", "bleu_first_line", "chrf_raw", "chrf_first_line", "ended", "mean_chars")

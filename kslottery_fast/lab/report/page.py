@@ -58,7 +58,7 @@ def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures:
             next_table=itertools.count(1).__next__,
             settings=settings,
             environment={name: value for name, value in environment.items() if name not in hidden},
-        commands=environment["commands"],
+            commands=environment["commands"],
             parts=PARTS,
             note=NOTE,
             max_sample=MAX_SAMPLE_CHARS,

@@ -23,9 +23,9 @@ from kslottery_fast.base.files import (
 if TYPE_CHECKING:  # a finished experiment is shown without torch, Trainer and matplotlib
     from kslottery_fast.lab.experiment.cell import Cell
     from kslottery_fast.lab.experiment.evidence import Evidence
-    from kslottery_fast.lab.experiment.plan import Comparison as Experiment
-    from kslottery_fast.lab.experiment.settings import ArmSpec
-    from kslottery_fast.lab.experiment.settings import CompareSettings as ExperimentSettings
+    from kslottery_fast.lab.experiment.plan import Experiment
+    from kslottery_fast.lab.experiment.settings import ExperimentSettings
+    from kslottery_fast.lab.experiment.specs import ArmSpec
 
     from .row_figures import MovedRows
 
@@ -51,7 +51,7 @@ def up_to_date(output: Path, settings: ExperimentSettings) -> bool:
         return False
     spec, arms = _tuned_arm(settings), next(iter(summary["languages"].values()))["arms"]
     trained = spec is not None and arms[str(spec)]["rows"][0]
-    return not trained or all((output / name).exists() for name in TICKETS[:2])
+    return not trained or all((output / name).exists() for name in TICKETS)
 
 
 def write_products(experiment: Experiment) -> dict[str, Any]:
@@ -99,15 +99,12 @@ def _write_tickets(output: Path, cell: Cell, settings: ExperimentSettings) -> No
     spec = _tuned_arm(settings)
     if spec is None or not cell.record(spec)["rows"]:
         return
-    from kslottery_fast.lab.experiment.training import TrainedRows
+    from kslottery_fast.lab.experiment.trained import TrainedRows
 
-    from .ticket_facts import saved_tickets
+    from .ticket_facts import tickets_of
 
-    stage, base = cell.home(spec).stage_path(str(spec)), cell.shop.settings
-    trained, tickets = TrainedRows.load(stage), saved_tickets(cell)
-    if sorted(tickets.token_ids.tolist()) != trained.token_ids.tolist():  # of another size than alpha selects
-        alpha = spec.size if isinstance(spec.size, float) else None
-        tickets = cell.evidence.tickets(len(trained.token_ids), alpha, base.method, base.correction)
+    stage, tickets = cell.stage(spec), tickets_of(cell, spec)
+    trained = TrainedRows.load(stage)
     tickets.save(output / "tickets.json")
     tensors = {
         "token_ids": tickets.token_ids,
@@ -115,8 +112,6 @@ def _write_tickets(output: Path, cell: Cell, settings: ExperimentSettings) -> No
         "partial_tuned": trained.only(tickets.token_ids).rows,
     }
     write_safetensors(output / "tickets.safetensors", tensors, {"selected_by": tickets.selected_by})
-    if not (stage / "adapter").is_dir():
-        return
     with atomic_directory(output / "adapter") as adapter:
         for file in (stage / "adapter").iterdir():
             shutil.copyfile(file, adapter / file.name)

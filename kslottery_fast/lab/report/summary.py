@@ -15,12 +15,10 @@ from kslottery_fast.base.files import read_json
 from kslottery_fast.evaluation.evaluate import Evaluation
 from kslottery_fast.evaluation.replicates import Replicates
 from kslottery_fast.lab.experiment import scoring
-from kslottery_fast.lab.experiment.arms import ARMS
 from kslottery_fast.lab.experiment.cell import EMBED, UNTUNED, Cell
-from kslottery_fast.lab.experiment.plan import SCORE
-from kslottery_fast.lab.experiment.plan import Comparison as Experiment
-from kslottery_fast.lab.experiment.run_settings import RunSettings
-from kslottery_fast.lab.experiment.settings import ArmSpec
+from kslottery_fast.lab.experiment.plan import Experiment
+from kslottery_fast.lab.experiment.settings import RunSettings
+from kslottery_fast.lab.experiment.specs import ArmSpec
 
 from . import advice, measures, ticket_facts
 from .words import is_model, model_key
@@ -84,10 +82,10 @@ class Language:
 
     def arm_cells(self, spec: ArmSpec) -> list[Cell]:
         """The cells of an arm: one of each seed, or one where the seed plays no part."""
-        return self.cells if ARMS[spec.name].seeded else self.cells[:1]
+        return self.cells if spec.facts.seeded else self.cells[:1]
 
     def _stages(self, spec: ArmSpec) -> list[Path]:
-        return [cell.home(spec).stage_path(str(spec) + SCORE) for cell in self.arm_cells(spec)]
+        return [cell.home(spec).stage_path(str(spec) + scoring.SCORE) for cell in self.arm_cells(spec)]
 
     @cached_property
     def _loaded(self) -> dict[ArmSpec, list[dict[str, Evaluation]]]:
@@ -111,7 +109,7 @@ class Language:
     @cached_property
     def paraphrased(self) -> dict[ArmSpec, dict[str, Replicates]]:
         """The same with the paraphrased template; empty where it was not asked for."""
-        if not getattr(self.settings, "paraphrase", True):
+        if not self.settings.paraphrase:
             return {}
         return self._replicates("paraphrased", measures.PARAPHRASE_METRICS, self.seed)
 
@@ -165,7 +163,7 @@ class Language:
         records, sentences = [cell.record(spec) for cell in cells], len(self.corpus["test"])
         one = len(self.cells) == 1
         result: dict[str, Any] = {
-            "label": ARMS[spec.name].label,
+            "label": spec.facts.label,
             "rows": [record["rows"] for record in records],
             "coverage": [cell.coverage(spec) for cell in cells],
             "trained_parameters": [record["trained_parameters"] for record in records],
@@ -280,7 +278,7 @@ def _mean(languages: Sequence[Language]) -> dict[str, Any]:
             measures.mean_over([language.apart[one] for language in languages]) for one in (spec, UNTUNED, EMBED)
         )
         result[str(spec)] = {
-            "label": ARMS[spec.name].label,
+            "label": spec.facts.label,
             "scores": measures.score_intervals(arm, sentences),
             "against_untuned": measures.differences(arm, untuned),
             "against_embed": measures.differences(arm, embed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,14 +13,27 @@ from kslottery_fast.ks.pvalues import critical_count
 from kslottery_fast.lab.experiment.cell import Cell
 from kslottery_fast.lab.experiment.controls import frequency_ranks
 from kslottery_fast.lab.experiment.evidence import SELECTORS
-from kslottery_fast.lab.experiment.run_settings import ALPHA_GRID
-from kslottery_fast.lab.experiment.settings import ArmSpec
+from kslottery_fast.lab.experiment.settings import ALPHA_GRID
+from kslottery_fast.lab.experiment.specs import ArmSpec
+from kslottery_fast.tickets.select import select_tickets
 from kslottery_fast.tickets.tickets import Tickets
 
 
 def saved_tickets(cell: Cell) -> Tickets:
     """The tickets that the certificate of a cell speaks of."""
     return Tickets.load(cell.folder.stage_path("certificate") / "tickets.json")
+
+
+def tickets_of(cell: Cell, spec: ArmSpec) -> Tickets:
+    """The rows of an arm that takes the largest D, as Tickets; with their texts where they are those of the cell."""
+    own, ids, base = saved_tickets(cell), cell.choose("ks", spec).tolist(), cell.shop.settings
+    if sorted(own.token_ids.tolist()) == sorted(ids):
+        return own
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of rows that are not significant: their number was asked for
+        if isinstance(spec.size, float):
+            return select_tickets(cell.evidence.table(), spec.size, base.method, base.correction, None)
+        return select_tickets(cell.evidence.table(), base.alpha, base.method, None, len(ids))
 
 
 def selection(cell: Cell) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 
 from kslottery_fast.lab.cli.main import main as cli
 from kslottery_fast.lab.experiment.run_folder import RunFolder
-from kslottery_fast.lab.report import compare_page as page  # noqa: F401 (imported once, before the forks)
+from kslottery_fast.lab.report import page  # noqa: F401 (imported once, before the forks)
 
 
 def attempt(arguments: list[str], finish: int, early: bool) -> int:

@@ -1,7 +1,6 @@
 """Figures of a comparison on made-up numbers: what is drawn, and that nothing in the grid stops it."""
 
 import pytest
-
 from kslottery_fast.lab.report.compare_figures import score_by_rows, ticket_counts
 
 

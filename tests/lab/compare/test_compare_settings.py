@@ -3,8 +3,7 @@
 import pytest
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.lab.experiment.run_settings import RunSettings
-from kslottery_fast.lab.experiment.settings import ArmSpec, CompareSettings, parse_arm
+from kslottery_fast.lab.experiment.settings import ArmSpec, CompareSettings, RunSettings, parse_arm
 
 
 def settings(**changes) -> CompareSettings:
