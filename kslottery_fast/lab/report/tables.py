@@ -38,7 +38,7 @@ FILES = {
     "Their rows": "tickets.safetensors",
     "PEFT adapter": "adapter",
 }
-_ROW = "{:20.20} {:>6} {:>8} {:>9} {:>8} {:>9} {:>6} {:>6}"
+_ROW = "{:21} {:>6} {:>8} {:>9} {:>8} {:>9} {:>6} {:>6}"
 
 
 def score_header() -> list[str]:
@@ -51,11 +51,12 @@ def score_header() -> list[str]:
 
 
 def score_row(label: str, evaluation: Evaluation) -> str:
-    """One model on one line of 80 columns, for a terminal on which models appear one by one."""
-    found = evaluation.scores()
-    names = ("bleu_raw", "bleu_first_line", "chrf_raw", "chrf_first_line")
-    scores = [number(found["nll"]["value"], 3), *(number(found[name]["value"], 2) for name in names)]
-    return _ROW.format(label, *scores, percent(found["ended"]["value"]), number(found["mean_chars"]["value"], 0))
+    """One model on a line of 80 columns, for a terminal on which they appear one by one; a long label stands above."""
+    found = {name: score["value"] for name, score in evaluation.scores().items()}
+    scores = [number(found[name], 2) for name in ("bleu_raw", "bleu_first_line", "chrf_raw", "chrf_first_line")]
+    above, label = (f"{label}\n", "") if len(label) > 21 else ("", label)
+    ends, chars = percent(found["ended"]), number(found["mean_chars"], 0)
+    return above + _ROW.format(label, number(found["nll"], 3), *scores, ends, chars)
 
 
 def print_summary(summary: Mapping[str, Any], console: Console, folder: Path) -> None:
