@@ -19,7 +19,7 @@ from kslottery_fast.evaluation.evaluate import Evaluation
 from .columns import BLEU, CHARS, CHRF, COSTS, EMBED, ENDS, GAINS, MODELS, NLL, Arm, Column, shown
 from .words import arm_label, is_plain, number, percent, selection_of, visible_text
 
-WIDE = 200  # signs that all columns side by side need
+WIDE = 220  # signs that all columns side by side need
 NOTE = (
     "Values are means over training seeds; intervals: 95 %, bootstrap over sentences and Student's t over seeds, of "
     "differences paired in both. Raw gain: raw "

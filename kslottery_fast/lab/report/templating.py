@@ -52,11 +52,11 @@ def latex_environment() -> Environment:
 def latex(value: Any) -> str:
     r"""Text with LaTeX's special signs escaped; a minus before a number becomes a real one.
 
-    >>> latex("95 % of a_b, -0.5")
-    '95 \\% of a\\_b, $-$0.5'
+    >>> latex("95 % of a_b, -0.5, 1–2")
+    '95 \\% of a\\_b, $-$0.5, 1--2'
     """
     escaped = "".join(_LATEX.get(sign, sign) for sign in str(value))
-    return re.sub(r"(?<![\w$])-(?=\d)", "$-$", escaped)
+    return re.sub(r"(?<![\w$-])-(?=\d)", "$-$", escaped)
 
 
 def _visible(value: Any) -> Any:
