@@ -155,7 +155,7 @@ class Cell:
             output=self.shop.settings.output_role,
             checkpoints=self.home(spec).checkpoints(str(spec)),
             progress=progress,
-            observer=witness,
+            witness=witness,
         )
 
     def train_in_place(

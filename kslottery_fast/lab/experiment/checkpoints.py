@@ -11,52 +11,37 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from torch import Tensor
 from transformers import TrainerCallback
 
 from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
 
+from .evidence import Witness
 from .run_folder import COMPLETE, seconds_spent
 
 STEPS, SECONDS = 25, 60.0
 """A checkpoint is due after as many steps and as much time, whichever takes longer."""
 
-_OBSERVED = "observed.safetensors"
-
-
-class Observed(Protocol):
-    """What is collected while a training runs, and has to outlive an interruption too."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything so far."""
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from there."""
+_WITNESS = "witness.safetensors"
 
 
 class Checkpoints(TrainerCallback):
-    """Makes and finds the checkpoints of one training.
+    """Makes and finds the checkpoints of one training, in a ``folder`` of its own.
 
-    Parameters
-    ----------
-    folder : for this training alone.
-    belongs_to : everything that the training's numbers depend on, as JSON takes it.
-    observed : kept with the checkpoint.
-    clock : seconds.
+    ``belongs_to``: everything that its numbers depend on, as JSON takes it; ``witness``: is kept with them.
     """
 
     def __init__(
         self,
         folder: Path,
         belongs_to: Any,
-        observed: Observed | None = None,
+        witness: Witness | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.folder, self.observed, self.clock = folder, observed, clock
+        self.folder, self.witness, self.clock = folder, witness, clock
         self.key = hashlib.sha256(json.dumps(belongs_to, default=str).encode()).hexdigest()
         self.started = self.saved_at = clock()
         self.saved_step = 0
@@ -69,8 +54,8 @@ class Checkpoints(TrainerCallback):
             return None
         self.started -= seconds_spent(self.folder)
         self.saved_step = _step(found)
-        if self.observed is not None:
-            self.observed.restore(read_safetensors(found / _OBSERVED))
+        if self.witness is not None:
+            self.witness.restore(read_safetensors(found / _WITNESS))
         return str(found)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -82,8 +67,8 @@ class Checkpoints(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Trainer has written its part; add ours, then what says that it is whole, and let the older one go."""
         folder = self.folder / f"checkpoint-{state.global_step}"
-        if self.observed is not None:
-            write_safetensors(folder / _OBSERVED, self.observed.state())
+        if self.witness is not None:
+            write_safetensors(folder / _WITNESS, self.witness.state())
         for path in folder.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+from rich.text import Text
 
 from .forecast import Forecast
 
@@ -39,14 +40,9 @@ class RunConsole:
         """
         started, forecast = time.perf_counter(), forecast or Forecast([title])
         if self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=16),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}", markup=False),
-            )
-            with Progress(*columns, console=self.console, transient=True) as progress:
-                task = progress.add_task(title, total=None, note="")
+            columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[note]}", markup=False))
+            with _TitledBar(title, *columns, console=self.console, transient=True) as progress:
+                task = progress.add_task("", total=None, note="")
 
                 def update(done: int, total: int, note: str = "") -> None:
                     told = _joined(note, forecast.text(done, total))
@@ -67,6 +63,19 @@ class RunConsole:
                 self.say(_joined(f"{title}: {done} of {total}", note, left))
 
         return update
+
+
+class _TitledBar(Progress):
+    """A bar below its title, which may be as long as a line."""
+
+    def __init__(self, title: str, *columns: ProgressColumn, **options: Any) -> None:
+        self.title = title
+        super().__init__(*columns, **options)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Title and bar."""
+        yield Text(self.title)
+        yield self.make_tasks_table(self.tasks)
 
 
 def _joined(*parts: str) -> str:

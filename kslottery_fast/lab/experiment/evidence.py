@@ -43,15 +43,11 @@ class Evidence:
 
     def table(self, counts: Tensor | None = None) -> TrainedTable:
         """What the KS test sees; ``counts``: h at another time of the trajectory."""
-        return TrainedTable(
-            self.token_ids, self.counts if counts is None else counts, (self.vocab_size, self.dimension)
-        )
+        h = self.counts if counts is None else counts
+        return TrainedTable(self.token_ids, h, (self.vocab_size, self.dimension))
 
     def significant(self, alpha: float, method: str, correction: str | None, counts: Tensor | None = None) -> int:
-        """How many rows :func:`kslottery_fast.ks_select` selects at alpha; the rows that did not train count as tests.
-
-        ``counts``: h at another time of the trajectory.
-        """
+        """How many rows :func:`kslottery_fast.ks_select` selects at alpha; ``counts`` as for :meth:`table`."""
         return len(self.table(counts).significant(alpha, method, correction))
 
     def save(self, folder: Path) -> None:
@@ -75,7 +71,7 @@ class Evidence:
 
 
 class Witness:
-    """Collects the evidence while Embed Tuning trains, as its observer."""
+    """Collects the evidence while Embed Tuning trains."""
 
     def __init__(self, before: Tensor, steps: int, looks: int = 8) -> None:
         self.before = before  # [V, d] float32

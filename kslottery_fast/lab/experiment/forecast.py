@@ -57,11 +57,10 @@ class Forecast:
     def _whole(self, kind: str, otherwise: float | None) -> float | None:
         if kind == "none":
             return 0.0
-        relatives = [
-            seconds for name, known in self.known.items() if _family(name) == _family(kind) for seconds in known
-        ]
-        known = self.known[kind] or relatives
-        return median(known) if known else otherwise
+        relatives = [each for name, known in self.known.items() if _family(name) == _family(kind) for each in known]
+        if self.known[kind] or (otherwise is None and relatives):
+            return median(self.known[kind] or relatives)
+        return otherwise
 
 
 def _family(kind: str) -> str:

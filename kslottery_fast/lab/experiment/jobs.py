@@ -39,7 +39,8 @@ def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, co
     """
     from .environment import snapshot
 
-    done, todo = _parted(jobs, folder)
+    done = [job for job in jobs if folder.finished(job.stage)]
+    todo = [job for job in jobs if not folder.finished(job.stage)]
     for job in done:
         job.afterwards()
     if not todo:
@@ -50,26 +51,17 @@ def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, co
         forecast.learn(job.kind, folder.seconds(job.stage))
         if job.show:
             job.show()
-    for number, job in enumerate(jobs, 1):
-        if folder.finished(job.stage):
-            continue
+    for job in todo:
         started, own_peak = time.monotonic(), reset_peak_memory()
         with (
             folder.write_stage(job.stage, partial(snapshot, command, own_peak=own_peak)) as temporary,
-            console.task(f"[{number}/{len(jobs)}] {job.title}", forecast) as progress,
+            console.task(f"[{jobs.index(job) + 1}/{len(jobs)}] {job.title}", forecast) as progress,
         ):
             job.work(temporary, trimming(progress))
         job.afterwards()
         forecast.finish(time.monotonic() - started)
         if job.show:
             job.show()
-
-
-def _parted(jobs: Sequence[Job], folder: RunFolder) -> tuple[list[Job], list[Job]]:
-    parts: tuple[list[Job], list[Job]] = ([], [])
-    for job in jobs:
-        parts[not folder.finished(job.stage)].append(job)
-    return parts
 
 
 def _note_other_threads(done: Sequence[Job], folder: RunFolder, console: RunConsole) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kslottery_fast.base.errors import InputError
@@ -98,10 +98,6 @@ class RunSettings:
         """The certificate's grid, the run's own alpha included, ascending."""
         return tuple(sorted({*ALPHA_GRID, self.alpha}))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class ExperimentSettings:
@@ -175,7 +171,7 @@ class ExperimentSettings:
     @property
     def binding(self) -> dict[str, Any]:
         """What must stay the same when a folder is taken up again."""
-        return {name: value for name, value in self.base.to_dict().items() if name != "target"}
+        return {name: value for name, value in asdict(self.base).items() if name != "target"}
 
     @property
     def grid(self) -> dict[str, Any]:
@@ -191,20 +187,11 @@ class ExperimentSettings:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One line for every setting that differs, in the order of :class:`RunSettings`.
+    """One line for every setting that differs.
 
     >>> differences({"alpha": 0.05, "seed": 0}, {"alpha": 0.01, "seed": 0})
     ['alpha: 0.05 there, 0.01 here']
     """
-    order = [field.name for field in fields(RunSettings)]
-    names = sorted({*old, *new}, key=lambda name: (order.index(name) if name in order else len(order), name))
-    missing = object()
-    return [
-        f"{name}: {_show(old, name)} there, {_show(new, name)} here"
-        for name in names
-        if old.get(name, missing) != new.get(name, missing)
-    ]
-
-
-def _show(settings: Mapping[str, Any], name: str) -> str:
-    return repr(settings[name]) if name in settings else "not set"
+    sides = [{name: repr(value) for name, value in side.items()} for side in (old, new)]
+    pairs = {name: [side.get(name, "not set") for side in sides] for name in {**old, **new}}
+    return [f"{name}: {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,21 +23,14 @@ from kslottery_fast.base.files import read_safetensors, write_safetensors
 from kslottery_fast.evaluation.encoding import collate
 from kslottery_fast.integrations.trainer import TicketTrainer
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows
-from kslottery_fast.rows.overlay import RowEmbedding
 
-from .checkpoints import Checkpoints, Observed
+from .checkpoints import Checkpoints
 from .console import ProgressCallback
+from .evidence import Witness
 from .trained import TrainedRows
 
 _TRAINED = "trained.safetensors"
 Features = Sequence[Mapping[str, Sequence[int]]]
-
-
-class Observer(Observed, Protocol):
-    """Looks on while rows train."""
-
-    def watch(self, step: int, embedding: RowEmbedding) -> None:
-        """Called before every update: ``step`` updates are done, ``rows.grad`` is the gradient at ``rows``."""
 
 
 @dataclass(frozen=True)
@@ -106,29 +99,27 @@ class _LabTrainer(TicketTrainer):
         lengths = [len(feature["input_ids"]) for feature in features]
         return GroupedBatches(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
-    @property
-    def _network(self) -> nn.Module:
-        assert self.model is not None
-        return self.model
-
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if get_rows(self._network) is not None:
+        trained = self._trained_without_rows()
+        if trained is None:
             super()._save(output_dir, state_dict)
         else:
-            write_safetensors(Path(str(output_dir)) / _TRAINED, _trained(self._network))
+            write_safetensors(Path(str(output_dir)) / _TRAINED, trained)
 
+    @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if get_rows(self._network) is not None:
+        trained = self._trained_without_rows()
+        if trained is None:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         saved = read_safetensors(Path(resume_from_checkpoint) / _TRAINED)
-        with torch.no_grad():
-            for name, parameter in _trained(self._network).items():
-                parameter.copy_(saved[name])
+        for name, parameter in trained.items():
+            parameter.copy_(saved[name])
 
-
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    def _trained_without_rows(self) -> dict[str, nn.Parameter] | None:
+        model: Any = self.model
+        named = model.named_parameters()
+        return None if get_rows(model) else {name: one for name, one in named if one.requires_grad}
 
 
 class _Watch(TrainerCallback):
@@ -161,25 +152,20 @@ def train_rows(
     output: str = "auto",
     checkpoints: Path | None = None,
     progress: ProgressCallback | None = None,
-    observer: Observer | None = None,
+    witness: Witness | None = None,
 ) -> TrainedRows:
     """Fine-tune the rows ``token_ids`` of a model's input embedding, everything else frozen, and take them off again.
 
     Parameters
     ----------
     model : comes back as it was, bit for bit.
-    token_ids : int64 [k]: all active rows for Embed Tuning, the tickets for Partial Tuning. What trains does not
-        depend on their order, but for rounding.
+    token_ids : int64 [k]; their order rounds the norm of gradients, nothing else. The rows come back ascending.
     features : what :func:`kslottery_fast.evaluation.encoding.encode` gives, one for each training example.
     recipe : how to train.
     output : role of a tied table, see :func:`kslottery_fast.attach_rows`.
     checkpoints : folder of this training alone, where an interrupted one goes on, see :mod:`.checkpoints`.
     progress : called with (step, steps, "loss ...").
-    observer : looks on.
-
-    Returns
-    -------
-    TrainedRows : by ascending token id.
+    witness : looks on before every update.
 
     Raises
     ------
@@ -189,13 +175,11 @@ def train_rows(
     try:
         embedding = get_rows(model)
         assert embedding is not None
-        saver = (
-            None
-            if checkpoints is None
-            else Checkpoints(checkpoints, (recipe, output, token_ids.tolist(), features), observer)
-        )
-        before_update = None if observer is None else partial(_watched, observer, embedding)
-        losses = train_parameters(model, features, recipe, saver=saver, progress=progress, before_update=before_update)
+        saver = None
+        if checkpoints is not None:
+            saver = Checkpoints(checkpoints, (recipe, output, token_ids.tolist(), features), witness)
+        watch = partial(witness.watch, embedding=embedding) if witness else None
+        losses = train_parameters(model, features, recipe, saver=saver, progress=progress, before_update=watch)
         rows, ids = embedding.rows.detach().float().cpu(), embedding.token_ids.cpu()
         if not rows.isfinite().all():
             raise InputError(
@@ -208,10 +192,6 @@ def train_rows(
         detach_rows(model)
 
 
-def _watched(observer: Observer, embedding: RowEmbedding, step: int) -> None:
-    observer.watch(step, embedding)
-
-
 def train_parameters(
     model: nn.Module,
     features: Features,
@@ -221,13 +201,9 @@ def train_parameters(
     progress: ProgressCallback | None = None,
     before_update: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Train whatever is trainable in a model, in place: the loop of :func:`train_rows` for any set of parameters.
+    """Train whatever is trainable in a model, in place, and return the loss of every step in nats per target token.
 
-    Parameters as of :func:`train_rows`; ``before_update`` is called with the updates done so far.
-
-    Returns
-    -------
-    The loss of every step in nats per target token.
+    The loop of :func:`train_rows` for any set of parameters; ``before_update`` is called with the updates done so far.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from kslottery_fast.lab.cli.main import main as cli
+from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.experiment.run_folder import RunFolder
 from kslottery_fast.lab.report import page  # noqa: F401 (imported once, before the forks)
 

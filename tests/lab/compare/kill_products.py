@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from kslottery_fast.lab.cli.main import main as cli
+from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.report import page  # noqa: F401 (imported once, before the forks)
 
 
