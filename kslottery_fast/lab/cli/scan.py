@@ -15,7 +15,7 @@ from rich.text import Text
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import atomic_path, read_json, write_json, write_text
 from kslottery_fast.lab.experiment.console import RunConsole
-from kslottery_fast.lab.report.report_data import compact, number, percent, plural
+from kslottery_fast.lab.report.words import compact, number, percent, plural
 from kslottery_fast.tickets.scan import FORMAT, Scan, TensorShift, matrices, scan_checkpoints
 
 from .select import add_pair, check_writable

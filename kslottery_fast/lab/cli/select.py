@@ -16,7 +16,7 @@ from rich.text import Text
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.experiment.console import RunConsole
-from kslottery_fast.lab.report.report_data import visible_token
+from kslottery_fast.lab.report.words import visible_token
 from kslottery_fast.tickets.stored import ks_select_checkpoints
 from kslottery_fast.tickets.tickets import Tickets
 
