@@ -74,7 +74,7 @@ def show(scan: Scan, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from kslottery_fast.lab.report.report_data import compact, number, percent
+    from kslottery_fast.lab.report.words import compact, number, percent
 
     padding = (0, 1 + (console.width >= 100), 0, 0)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=padding)
@@ -104,7 +104,7 @@ def show(scan: Scan, console: Console) -> None:
 
 def _notes(scan: Scan) -> list[str]:
     """What the table needs to be read right, and what is not in it."""
-    from kslottery_fast.lab.report.report_data import plural
+    from kslottery_fast.lab.report.words import plural
     from kslottery_fast.tickets.scan import matrices
 
     notes = [f"significant: share of rows with p < {scan.alpha:g}, each tested on its own; changed: rows with D > 0"]

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from kslottery_fast.tickets.scan import Scan, TensorShift, matrices
 
 from .picture import DOTS, INK, MODEL_COLOURS, MUTED, PAPER, TICKET, WIDTH, Picture, add_title, style
-from .report_data import number, percent
+from .words import number, percent
 
 MAX_KINDS = 30  # more are no longer read on one page; those that moved furthest are kept
 _BLUES = LinearSegmentedColormap.from_list("shift", ["#f1f3f5", MODEL_COLOURS["embed_tuning"]])

@@ -1,25 +1,20 @@
 """A whole comparison on a tiny model: what the arms are, what is shared, and that nothing finished is done again."""
 
-import copy
 import csv
-import io
 import json
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 
 from kslottery_fast import __version__
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.report import products
 from kslottery_fast.lab.report.products import PRODUCTS
-from kslottery_fast.lab.report.tables import print_tables
 
 SEEDS = (0, 1)
 
@@ -312,73 +307,6 @@ def csv_lines(output: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-def test_csv_holds_a_line_for_every_arm_and_latex_a_table_that_balances(finished, summary):
-    lines = {line["arm"]: line for line in csv_lines(finished)}
-    assert list(lines) == list(arms(summary))
-    assert float(lines["embed"]["nll"]) == arms(summary)["embed"]["scores"]["nll"]["value"]
-    assert float(lines["embed"]["against_untuned.nll.high"]) == arms(summary)["embed"]["against_untuned"]["nll"]["high"]
-    tex = (finished / "scores.tex").read_text(encoding="utf-8")
-    body = tex[tex.index("\\midrule") : tex.index("\\bottomrule")].splitlines()[1:]
-    head = tex[tex.index("\\toprule") : tex.index("\\midrule")].splitlines()[1]
-    assert len(body) == len(arms(summary))
-    assert {line.replace("\\&", "").count("&") for line in [head, *body]} == {11}
-    assert all(tex.count(f"\\begin{{{name}}}") == tex.count(f"\\end{{{name}}}") == 1 for name in ("tabular", "table*"))
-
-
-def test_the_widest_numbers_are_printed_whole_on_80_columns(summary):
-    wide = copy.deepcopy(summary)
-    for arm in arms(wide).values():
-        arm |= {"rows": [2319, 2359], "coverage": [0.5, 0.69], "trained_parameters": [1_350_000], "label": "Long " * 6}
-        arm["seconds"] = {"making": [1004.0], "from_scratch": [1610.0]}
-        arm["peak_memory_mb"] = {"from_scratch": 2600}
-    console = Console(width=80, file=io.StringIO())
-    print_tables(wide, console)
-    text = console.file.getvalue()
-    for number in ("2,319…2,359", "50…69", "1.35 M", "16 min 44 s", "26 min 50 s", "2.6 GB"):
-        assert text.count(number) == len(arms(wide)), number
-
-
-class Tags(HTMLParser):
-    VOID = frozenset({"meta", "br", "img", "link", "hr", "path", "use", "rect", "image"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-
-def test_the_page_nests_names_every_arm_and_shows_every_kind_of_figure(finished, summary):
-    page = (finished / "report.html").read_text(encoding="utf-8")
-    assert Tags(page).open == []
-    for arm in arms(summary).values():
-        assert arm["label"] in page
-    for name in ("scores-es", "tickets-es", "rank-es", "selectors-es"):
-        assert f'id="{name}"' in page
-        assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert "predicts as Embed Tuning does at" in page
-
-
-def test_intervals_are_signed_with_how_they_were_made(summary):
-    assert set(summary["signatures"]) == {"bleu", "chrf", "intervals"}
-    assert "bootstrap:sentences|resamples:20|seeds:t(1)|" in summary["signatures"]["intervals"]
-
-
-def test_the_page_shows_the_gain_through_positions_with_intervals(finished):
-    effects = json.loads((finished / "stages" / "es.0.positions.embed" / "positions.json").read_text())
-    page = (finished / "report.html").read_text(encoding="utf-8")
-    row = page[page.index("embed: all three") :].partition("</tr>")[0]
-    gain = effects["gain"]
-    assert f"{gain['value']:+.3f}<small>{gain['low']:+.3f}…{gain['high']:+.3f}" in row
-
-
 def test_help_says_what_the_validation_pairs_are_for(capsys):
     with pytest.raises(SystemExit):
         cli.main(["compare", "--help"])
@@ -390,10 +318,10 @@ def test_help_says_what_the_validation_pairs_are_for(capsys):
 def test_the_terminal_shows_scores_gains_costs_and_advice(finished_arguments, capsys):
     assert cli.main(finished_arguments) == 0
     printed = capsys.readouterr().out
-    for words in ("Norm-matched", "of it", "stopping", "Memory", "- Spanish: ", "report.html"):
+    for words in ("Norm-matched", "of it", "stopping", "Memory", "- Unstable tickets", "report.html"):
         assert words in printed
     assert cli.main([*finished_arguments, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["format"] == "kslottery-comparison/1"
+    assert json.loads(capsys.readouterr().out)["format"] == "kslottery-experiment/1"
 
 
 def test_arms_are_listed_and_a_dry_run_names_the_jobs_and_leaves_nothing(arguments, tmp_path, capsys):
@@ -414,7 +342,7 @@ def test_more_rows_than_there_are_is_an_error_that_names_the_arm(arguments, tmp_
 
 def test_info_explains_folder_and_summary_of_a_comparison(finished, capsys):
     assert cli.main(["info", str(finished)]) == 0
-    assert "an experiment of `kslottery run` or `kslottery compare`" in capsys.readouterr().out
+    assert "an experiment" in capsys.readouterr().out
     assert cli.main(["info", str(finished / "summary.json"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["grid"]["seeds"] == [0, 1]

@@ -230,6 +230,39 @@ def test_report_makes_the_products_anew_and_refuses_an_unfinished_run(run, tmp_p
     assert f"only {STAGES - 1} of {STAGES} stages are finished" in capsys.readouterr().err
 
 
+def test_the_summary_has_the_keys_of_version_0_1_and_the_values_of_the_stages(run, by_hand):
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    names = ("untuned", "embed_tuning", "partial_transfer", "partial_tuning", "frequency_tuning", "random_tuning")
+    assert tuple(summary["models"]) == tuple(summary["intervals"]) == names
+    tickets = summary["tickets"]
+    trained = (0, tickets["active_rows"], 0, *[tickets["count"]] * 3)
+    for name, spec, rows in zip(names, MODELS, trained, strict=True):
+        scores = {metric: by_hand.scores[spec][metric] for metric in summary["intervals"][name]}
+        expected = {metric: found["value"] for metric, found in scores.items()}
+        assert summary["models"][name] == {**expected, "trained_parameters": rows * tickets["dimension"]}
+        assert summary["intervals"][name] == {metric: [one["low"], one["high"]] for metric, one in scores.items()}
+    assert tickets["token_ids"] == by_hand.tickets.token_ids.tolist()
+    assert (tickets["threshold"], tickets["alpha"]) == (by_hand.tickets.threshold, 0.3)
+    assert summary["certificate"] == json.loads((stage(run, "certificate") / "certificate.json").read_text())
+    assert set(summary["seconds"]) == {path.name for path in (run / "stages").iterdir()}
+    assert "paraphrased" not in json.dumps(summary["languages"])
+    assert summary["findings"][0].startswith("At alpha = 0.3 the KS test selects")
+
+
+def test_tickets_file_rows_and_adapter_of_a_run_name_the_same_tokens(run, by_hand):
+    assert Tickets.load(run / "tickets.json") == Tickets.load(run / "adapter" / "tickets.json")
+    rows, ids = load_file(run / "tickets.safetensors"), by_hand.tickets.token_ids
+    assert torch.equal(rows["token_ids"], ids)
+    for name, part in (("embed_tuned", "embed"), ("partial_tuned", "partial@tickets")):
+        trained = by_hand.trained[part]
+        order = trained.token_ids.argsort()
+        places = order[torch.searchsorted(trained.token_ids[order], ids)]
+        assert torch.equal(rows[name], trained.rows[places])
+    config = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    # An input-only set on a tied model: PEFT's LoRA variant, with the head's own list.
+    assert sorted(config["trainable_token_indices"]["model.embed_tokens"]) == sorted(ids.tolist())
+
+
 def test_certify_checks_a_run_and_says_what_is_guaranteed(run, tmp_path, capsys):
     assert cli.main(["certify", str(run)]) == 0
     assert "Guarantee: with probability 95% over the draw of the sentences" in capsys.readouterr().out
