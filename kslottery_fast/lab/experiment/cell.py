@@ -68,7 +68,7 @@ class Cell:
         return dict(read_json(self.stage(spec) / "arm.json"))
 
     def coverage(self, spec: ArmSpec) -> float | None:
-        """The share of the tokens of the training examples whose rows a finished arm changes; None: other parameters."""
+        """The share of the training tokens whose rows a finished arm changes; None: it changes other parameters."""
         rows = self.record(spec)["rows"]
         if not rows:
             return None if rows is None else 0.0
@@ -99,6 +99,11 @@ class Cell:
         ids = self.evidence.token_ids[order[:k]]
         # The order of rows rounds their gradient norm. A draw as large as the tickets is trained in that of the table.
         return ids.sort().values if selector == "random" and spec.size == "tickets" else ids
+
+    def own_tickets(self) -> ArmSpec:
+        """The tickets that certificate and interpretation speak of: those at alpha, or top_k where it selects none."""
+        by_alpha = self.tickets.selected_by == "alpha"
+        return ArmSpec("transfer", self.shop.settings.alpha if by_alpha else len(self.tickets))
 
     def recipe(self, learning_rate: float) -> Recipe:
         """How this cell trains whatever it trains."""
