@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.evaluation.encoding import Example, encode
 from kslottery_fast.lab.experiment import checkpoints
 from kslottery_fast.lab.experiment.adapters import LORA, PREFIX
@@ -115,6 +116,18 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(train, interrupted):
     (interrupted / "checkpoint-10" / "complete.json").unlink()
     train(interrupted)
     assert train.steps[0] == 1
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_in_words(train, interrupted, monkeypatch):
+    def full(*_args, **_options):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"checkpoint of the training cannot be written.*make room.*to resume"):
+        train(interrupted)
+    monkeypatch.undo()
+    train(interrupted)
+    assert train.steps[0] == 5
 
 
 def test_the_time_of_all_attempts_is_kept(train, interrupted):

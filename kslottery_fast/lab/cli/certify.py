@@ -11,8 +11,7 @@ from typing import Any
 def add_parser(commands: Any) -> None:
     """Add ``certify`` to the command line."""
     parser = commands.add_parser(
-        "certify",
-        help="compute the certificates of a finished run or comparison again, and say what they guarantee",
+        "certify", help="compute the certificates of a finished run or comparison again, and say what they guarantee"
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of `kslottery run` or `kslottery compare`")
     parser.add_argument("--json", action="store_true", help="print the certificates as JSON")

@@ -61,7 +61,6 @@ class RowArm(Arm):
         raise NotImplementedError
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
-        """See :class:`Arm`."""
         found = self.rows(cell, spec, folder, progress)
         if found is not None:
             found.save(folder)
@@ -70,7 +69,6 @@ class RowArm(Arm):
         write_json(folder / "arm.json", {"arm": str(spec), "rows": count, "trained_parameters": trained})
 
     def wearing(self, cell: Cell, folder: Path) -> AbstractContextManager[Any]:
-        """See :class:`Arm`."""
         empty = read_json(folder / "arm.json")["rows"] == 0
         return cell.shop.wearing(None if empty else TrainedRows.load(folder))
 
@@ -116,7 +114,6 @@ class Tune(ChosenRows):
     """
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
-        """See :class:`Arm`."""
         super().make(cell, spec, folder, progress)
         if self.selector == "ks" and read_json(folder / "arm.json")["rows"]:
             with self.wearing(cell, folder) as model:
@@ -181,7 +178,6 @@ class FullTuning(Arm):
     default_rate = 5e-5
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
-        """See :class:`Arm`."""
         model = cell.shop.model
         with original_again(model):
             model.requires_grad_(True)
@@ -195,7 +191,6 @@ class FullTuning(Arm):
 
     @contextlib.contextmanager
     def wearing(self, cell: Cell, folder: Path) -> Iterator[Any]:
-        """See :class:`Arm`."""
         model = cell.shop.model
         weights = read_safetensors(folder / "weights.safetensors")
         with original_again(model):
@@ -217,8 +212,7 @@ class Adapter(Arm):
         self.adapter, self.kind = adapter, f"training.{name}"
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
-        """See :class:`Arm`."""
-        budget, model = cell.budget(spec), cell.shop.model
+        budget, model = cell.size(spec) * cell.evidence.dimension, cell.shop.model
         facts: dict[str, Any] = {"arm": str(spec), "rows": None if budget else 0, "trained_parameters": 0}
         if budget:
             prompt = encode_prompt(cell.shop.loaded.tokenizer, cell.shop.examples("train")[0].prompt)
@@ -234,7 +228,6 @@ class Adapter(Arm):
 
     @contextlib.contextmanager
     def wearing(self, cell: Cell, folder: Path) -> Iterator[Any]:
-        """See :class:`Arm`."""
         if read_json(folder / "arm.json")["rows"] == 0:
             yield cell.shop.model
             return

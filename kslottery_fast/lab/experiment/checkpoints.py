@@ -35,11 +35,7 @@ class Checkpoints(TrainerCallback):
     """
 
     def __init__(
-        self,
-        folder: Path,
-        belongs_to: Any,
-        witness: Witness | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        self, folder: Path, belongs_to: Any, witness: Witness | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.folder, self.witness, self.clock = folder, witness, clock
         self.key = hashlib.sha256(json.dumps(belongs_to, default=str).encode()).hexdigest()

@@ -99,6 +99,15 @@ class _LabTrainer(TicketTrainer):
         lengths = [len(feature["input_ids"]) for feature in features]
         return GroupedBatches(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
+    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        try:
+            super()._save_checkpoint(*arguments, **options)
+        except RuntimeError as error:  # of torch.save, on a full disk
+            raise InputError(
+                f"{self.args.output_dir}: a checkpoint of the training cannot be written ({error}); "
+                "make room and run the same command again to resume"
+            ) from error
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         trained = self._trained_without_rows()
         if trained is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -41,7 +42,7 @@ def summarize(experiment: Experiment) -> dict[str, Any]:
         "format": FORMAT,
         "version": __version__,
         "title": _title(list(languages.values())),
-        "settings": settings.base.to_dict(),
+        "settings": asdict(settings.base),
         "grid": settings.grid,
         "signatures": first.signatures(),
         "models": {
