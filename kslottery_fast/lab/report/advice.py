@@ -15,7 +15,6 @@ FEW, MANY, STEEP, UNSTABLE = 5, 0.1, 3.0, 0.5
 """Warnings: fewer tickets than FEW; more than the share MANY of the active rows; a count that changes by the factor
 STEEP when alpha is doubled or halved; a mean Jaccard overlap between seeds below UNSTABLE."""
 
-
 _CONTROLS = {"frequency": "the most frequent tokens", "random": "random corpus rows"}
 _ONE = "one training seed, so nothing is known of another"
 _CORRECTIONS = {None: "", "bonferroni": " (Bonferroni)", "bh": " (Benjamini-Hochberg)"}
@@ -58,12 +57,7 @@ def recommend(
         if one["low"] < 1 - margin or one["rows"] == 0:
             break
         chosen = one
-    return {
-        "arm": chosen and chosen["arm"],
-        "rows": chosen and chosen["rows"],
-        "margin": margin,
-        "kept": kept,
-    }
+    return {"arm": chosen and chosen["arm"], "rows": chosen and chosen["rows"], "margin": margin, "kept": kept}
 
 
 def recommendation_text(found: Mapping[str, Any] | None) -> str:
