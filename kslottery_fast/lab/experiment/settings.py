@@ -98,6 +98,10 @@ class RunSettings:
         """The certificate's grid, the run's own alpha included, ascending."""
         return tuple(sorted({*ALPHA_GRID, self.alpha}))
 
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON takes it."""
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class ExperimentSettings:
@@ -171,7 +175,7 @@ class ExperimentSettings:
     @property
     def binding(self) -> dict[str, Any]:
         """What must stay the same when a folder is taken up again."""
-        return {name: value for name, value in asdict(self.base).items() if name != "target"}
+        return {name: value for name, value in self.base.to_dict().items() if name != "target"}
 
     @property
     def grid(self) -> dict[str, Any]:

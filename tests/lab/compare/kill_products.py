@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from kslottery_fast.lab.cli import main as cli
-from kslottery_fast.lab.report import page  # noqa: F401 (imported once, before the forks)
+from kslottery_fast.lab.models import loading  # noqa: F401 (imported once, before the forks)
+from kslottery_fast.lab.report import page, products  # noqa: F401
 
 
 def attempt(arguments: list[str], name: str) -> int:

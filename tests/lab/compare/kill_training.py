@@ -14,6 +14,8 @@ import torch
 
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.experiment import checkpoints, training
+from kslottery_fast.lab.models import loading  # noqa: F401 (imported once, before the forks)
+from kslottery_fast.lab.report import page, products  # noqa: F401
 
 
 def attempt(arguments: list[str], victim: int | None) -> int:
