@@ -22,7 +22,7 @@ from kslottery_fast.lab.experiment.settings import RunSettings
 from kslottery_fast.lab.experiment.specs import ArmSpec
 
 from . import advice, measures, ticket_facts
-from .words import is_model, model_key
+from .words import is_plain_grid, model_key
 
 FORMAT = "kslottery-experiment/1"
 COMPARED = ("frequency", "random", "l2", "gradient")
@@ -255,7 +255,7 @@ def _title(languages: Sequence[Language]) -> str:
     targets = " and ".join(one.corpus["target_language"]["name"] for one in languages)
     title = f"{first['model_name']}, {first['source_language']['name']} to {targets}"
     seeds = len(settings.seeds)
-    if seeds == 1 and all(is_model(str(spec)) for spec in settings.specs):
+    if is_plain_grid(settings.grid):
         return title
     return f"{title}: {len(settings.specs)} arms, {seeds} training seed{'s' if seeds > 1 else ''}"
 
