@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -14,7 +14,6 @@ from .words import arm_label, is_model
 FEW, MANY, STEEP, UNSTABLE = 5, 0.1, 3.0, 0.5
 """Warnings: fewer tickets than FEW; more than the share MANY of the active rows; a count that changes by the factor
 STEEP when alpha is doubled or halved; a mean Jaccard overlap between seeds below UNSTABLE."""
-
 
 _CONTROLS = {"frequency": "the most frequent tokens", "random": "random corpus rows"}
 _ONE = "one training seed, so nothing is known of another"
@@ -58,12 +57,7 @@ def recommend(
         if one["low"] < 1 - margin or one["rows"] == 0:
             break
         chosen = one
-    return {
-        "arm": chosen and chosen["arm"],
-        "rows": chosen and chosen["rows"],
-        "margin": margin,
-        "kept": kept,
-    }
+    return {"arm": chosen and chosen["arm"], "rows": chosen and chosen["rows"], "margin": margin, "kept": kept}
 
 
 def recommendation_text(found: Mapping[str, Any] | None) -> str:
@@ -104,8 +98,9 @@ def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
     language : its entry in ``summary.json``.
     correction : for many tests, of the KS test.
     """
-    found, arms, kept = [], language["arms"], (language["recommendation"] or {"kept": []})["kept"]
-    if not kept or not all(is_model(one["arm"]) for one in kept):  # the tickets alone leave nothing to choose from
+    found, arms = [], language["arms"]
+    sets = _sets(arms)
+    if not sets or not all(map(is_model, sets)):  # the tickets alone leave nothing to choose from
         found.append(recommendation_text(language["recommendation"]))
     seeds = list(language["certificates"])
     one_of = f" with training seed {seeds[0]}" if len(seeds) > 1 else ""
@@ -125,8 +120,13 @@ def main_size(specs: Sequence[str]) -> str:
     >>> main_size(["embed", "partial@64", "partial@tickets"]), main_size(["partial@64:lr=0.1", "partial@18"])
     ('tickets', '18')
     """
-    sizes = [spec.partition("@")[2] for spec in specs if spec.startswith("partial@") and ":" not in spec]
+    sizes = [spec.partition("@")[2] for spec in _sets(specs)]
     return "tickets" if "tickets" in sizes or not sizes else sizes[0]
+
+
+def _sets(specs: Iterable[str]) -> list[str]:
+    """The arms of Partial Tuning at its own learning rate."""
+    return [spec for spec in specs if spec.startswith("partial@") and ":" not in spec]
 
 
 def _tickets_of(selection: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from kslottery_fast.lab.experiment.console import duration
 
-from .words import NOTHING, compact, count_text, percent
+from .words import NOTHING, compact, number, percent
 
 Arm = Mapping[str, Any]
 Cell = tuple[str, str]  # a value, and under it an interval or nothing
@@ -101,7 +101,7 @@ CHRF = (
 )
 ENDS = Column("Ends", _ends, "higher")
 CHARS = Column("Chars", _score("mean_chars", 0, 0), narrow=lambda arm: (_score("mean_chars", 0, 0)(arm)[0], ""))
-TRAINED = Column("Trained", _trained(count_text), narrow=_trained(compact))
+TRAINED = Column("Trained", _trained(lambda count: number(count, 0)), narrow=_trained(compact))
 EMBED = Column("NLL minus Embed T.", _part("against_embed", "nll", 3, 3))
 MODELS = (NLL, *BLEU, *CHRF, ENDS, CHARS, TRAINED)
 GAINS = (

@@ -52,7 +52,6 @@ def pictures(summary: Mapping[str, Any], rows: Mapping[str, MovedRows]) -> list[
     with style():
         for code, language in summary["languages"].items():
             selection, moved = selection_of(summary, code), rows[code]
-            certificates = list(language["certificates"].values())
             found.append(scores(code, language, f": {selection}" if plain else f", {language['name']}"))
             if not plain:
                 found += [sizes(code, language)] if _several_sizes(language) else []
@@ -61,8 +60,14 @@ def pictures(summary: Mapping[str, Any], rows: Mapping[str, MovedRows]) -> list[
             if moved.shifts:
                 found.append(ecdf(code, moved))
             if not plain:
-                found.append(_selectors(code, language))
-            found.append(certificate(code, certificates[0], selection, language["selection"]["alpha"]))
+                overlap = language["tickets"]["overlap_of_selectors"]
+                caption = (
+                    f"Jaccard overlap of the first {overlap['rows']} rows of each selector: shared over all rows, mean "
+                    "over training seeds. 1: the same rows."
+                )
+                title = f"Overlap of selectors, {language['name']}"
+                found.append(heat_map(f"selectors-{code}", title, overlap, caption))
+            found.append(certificate(code, language, selection))
         if "language_overlap" in summary:
             overlap = summary["language_overlap"]
             caption = (
@@ -99,14 +104,11 @@ def scores(code: str, language: Mapping[str, Any], of: str) -> Picture:
     right.bar(0, 0, color=PAPER, edgecolor=MUTED, label="raw output")
     tight: dict[str, Any] = {"borderpad": 0, "borderaxespad": 0.5, "handlelength": 1.2, "columnspacing": 1.2}
     right.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, **tight)
-
-    def value(spec: str, metric: str, digits: int) -> str:
-        return number(arms[spec]["scores"][metric]["value"], digits)
-
+    columns = (("NLL", "nll", 2), ("BLEU first line", "bleu_first_line", 1), ("raw", "bleu_raw", 1))
     values = "; ".join(
-        f"{label}: NLL {value(spec, 'nll', 2)}, BLEU first line {value(spec, 'bleu_first_line', 1)}, raw "
-        f"{value(spec, 'bleu_raw', 1)}"
-        for spec, label in labels.items()
+        f"{labels[spec]}: "
+        + ", ".join(f"{word} {number(arm['scores'][name]['value'], n)}" for word, name, n in columns)
+        for spec, arm in arms.items()
     )
     rows = f"rows tuned or copied{of}, as many in the controls. " if of.startswith(":") else ""
     over = "sentences and training seeds" if len(language["certificates"]) > 1 else "sentences"
@@ -215,15 +217,6 @@ def ticket_counts(code: str, language: Mapping[str, Any]) -> Picture:
     )
 
 
-def _selectors(code: str, language: Mapping[str, Any]) -> Picture:
-    overlap = language["tickets"]["overlap_of_selectors"]
-    caption = (
-        f"Jaccard overlap of the first {overlap['rows']} rows of each selector: shared over all rows, mean over "
-        "training seeds. 1: the same rows."
-    )
-    return heat_map(f"selectors-{code}", f"Overlap of selectors, {language['name']}", overlap, caption)
-
-
 def heat_map(name: str, title: str, overlap: Mapping[str, Any], caption: str) -> Picture:
     """A matrix of overlaps between 0 and 1, each with its number."""
     names, matrix = overlap["names"], np.array(overlap["matrix"])
@@ -242,18 +235,18 @@ def heat_map(name: str, title: str, overlap: Mapping[str, Any], caption: str) ->
     return Picture(name, add_title(figure, title), f"Matrix of overlaps: {listed}.", caption, figure)
 
 
-def certificate(code: str, result: Mapping[str, Any], selection: str, alpha: float) -> Picture:
-    """Share of certified predictions, certified accuracy, and violations counted, over alpha."""
+def certificate(code: str, language: Mapping[str, Any], selection: str) -> Picture:
+    """Share of certified predictions, certified accuracy, and violations counted, over alpha; of the first seed."""
+    result, alpha = next(iter(language["certificates"].values())), language["selection"]["alpha"]
     levels = sorted(result["levels"], key=lambda level: level["alpha"])
     alphas, violations = ([level[key] for level in levels] for key in ("alpha", "violations"))
     figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
     upper.axhline(result["accuracy"], label="right, certified or not", color=MUTED, lw=0.9, ls=_DASHED)
-    for key, colour, marker, label in (
-        ("certified", INK, "o", "certified"),
-        ("certified_accuracy", RIGHT, "s", "certified and right"),
-    ):
-        upper.plot(alphas, [level[key] for level in levels], color=colour, marker=marker, ms=3.5, lw=1.4, label=label)
+    look: dict[str, Any] = {"ms": 3.5, "lw": 1.4}
+    certified, right = ([level[key] for level in levels] for key in ("certified", "certified_accuracy"))
+    upper.plot(alphas, certified, color=INK, marker="o", label="certified", **look)
+    upper.plot(alphas, right, color=RIGHT, marker="s", label="certified and right", **look)
     upper.set_xscale("log")
     upper.set_xlim(alphas[0] / 1.7, alphas[-1] * 1.7)
     upper.set_ylim(0, None)

@@ -16,7 +16,7 @@ from kslottery_fast.lab.experiment.interpret import PARTS
 
 from .columns import COSTS, EMBED, GAINS, MODELS, shown
 from .picture import CSS_VARIABLES, Picture, colour_of
-from .tables import NOTE
+from .tables import COSTS_NOTE, GAINS_NOTE
 from .templating import html_environment
 from .words import arm_label, is_plain, model_key, selection_of
 
@@ -60,7 +60,7 @@ def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures:
             environment={name: value for name, value in environment.items() if name not in hidden},
             commands=environment["commands"],
             parts=PARTS,
-            note=NOTE,
+            notes={"gains": GAINS_NOTE, "costs": COSTS_NOTE},
             max_sample=MAX_SAMPLE_CHARS,
             css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),
             citation=CITATION,

@@ -33,19 +33,13 @@ MODEL_COLOURS = {  # after Okabe and Ito (2008); labels and order also tell the 
     "random_tuning": "#b56597",
 }
 # report.css defines these variables twice, for light and for dark pages.
-CSS_VARIABLES = {
-    PAPER: "--paper",
-    INK: "--ink",
-    MUTED: "--muted",
-    GRID: "--grid",
-    DOTS: "--dots",
-    VIOLATION: "--violation",
-    RIGHT: "--right",
-    **{colour: f"--{name.replace('_', '-')}" for name, colour in MODEL_COLOURS.items()},
-}
+_PLAIN = {"paper": PAPER, "ink": INK, "muted": MUTED, "grid": GRID, "dots": DOTS}
+_PLAIN |= {"violation": VIOLATION, "right": RIGHT}
+CSS_VARIABLES = {colour: f"--{name.replace('_', '-')}" for name, colour in {**_PLAIN, **MODEL_COLOURS}.items()}
 WIDTH = 7.0  # inches: the text width of a paper with one column
 _ANY_COLOUR = re.compile("|".join(CSS_VARIABLES))
 
+_TICKS = {"color": MUTED, "labelcolor": INK, "labelsize": 7.5, "major.width": 0.6}
 _STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": MUTED,
@@ -70,14 +64,7 @@ _STYLE = {
     "svg.hashsalt": "kslottery",
     "text.color": INK,
     "text.parse_math": False,
-    "xtick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "xtick.labelsize": 7.5,
-    "xtick.major.width": 0.6,
-    "ytick.color": MUTED,
-    "ytick.labelcolor": INK,
-    "ytick.labelsize": 7.5,
-    "ytick.major.width": 0.6,
+    **{f"{axis}tick.{name}": value for axis in "xy" for name, value in _TICKS.items()},
 }
 
 

@@ -73,18 +73,14 @@ def histogram(code: str, data: MovedRows) -> Picture:
     h = np.rint(data.statistic * d).astype(np.int64)
     steps = max(1, round((int(h.max()) + 1) / 70))
     # Edges lie halfway between two possible values of D, one of them just below the smallest ticket.
-    anchor = int(h[mask].min()) if mask.any() else 0
+    anchor = int(h[mask].min())
     first = anchor - steps * math.ceil(anchor / steps)
     edges = (np.arange(first, int(h.max()) + 1 + steps, steps) - 0.5) / d
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     axes = figure.subplots()
-    axes.hist(
-        [data.statistic[~mask], data.statistic[mask]],
-        list(edges),
-        stacked=True,
-        color=[DOTS, TICKET],
-        label=[f"other active rows ({(~mask).sum():,})", f"tickets ({mask.sum():,})"],
-    )
+    labels = [f"other active rows ({(~mask).sum():,})", f"tickets ({mask.sum():,})"]
+    parts = [data.statistic[~mask], data.statistic[mask]]
+    axes.hist(parts, list(edges), stacked=True, color=[DOTS, TICKET], label=labels)
     axes.set_yscale("log")
     axes.set_ylim(0.7, max(14, 1.5 * axes.get_ylim()[1]))  # from below 1, so that a single row is still seen
     axes.yaxis.set_major_formatter(FuncFormatter(_plain))
@@ -113,25 +109,17 @@ def frequency(code: str, data: MovedRows) -> Picture:
     mask, count = data.chosen, _on_log_axis(data.frequency)
     figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
     axes = figure.subplots()
-    cloud: dict[str, Any] = {
-        "s": 5,
-        "color": DOTS,
-        "alpha": 0.6,
-        "linewidths": 0,
-        "label": "other active rows",
-    }
-    bitmap = int((~mask).sum()) > MAX_VECTOR_POINTS
-    axes.scatter(count[~mask], data.statistic[~mask], rasterized=bitmap, **cloud)
+    cloud: dict[str, Any] = {"s": 5, "color": DOTS, "alpha": 0.6, "linewidths": 0, "label": "other active rows"}
+    cloud["rasterized"] = int((~mask).sum()) > MAX_VECTOR_POINTS
+    axes.scatter(count[~mask], data.statistic[~mask], **cloud)
     marks: dict[str, Any] = {"s": 17, "color": TICKET, "edgecolors": PAPER, "linewidths": 0.4, "zorder": 3}
     axes.scatter(count[mask], data.statistic[mask], label="tickets", **marks)
     axes.axhline(data.threshold, color=INK, lw=0.9, ls=_DASHED, label=_threshold(data))
-    k, overlap = len(data.tickets), ""
-    if k:
-        least = np.sort(count)[::-1][min(k, len(count)) - 1]
-        green = colour_of("frequency")
-        axes.axvline(least, color=green, lw=1.1, ls=_DOTTED, label=f"the {k} most frequent: to the right")
-        shared = sum(ticket["rank"] <= k for ticket in data.tickets)
-        overlap = f"{shared} of {plural(k, 'ticket')} belong to the {k} most frequent tokens."
+    k, green = len(data.tickets), colour_of("frequency")
+    least = np.sort(count)[::-1][k - 1]
+    axes.axvline(least, color=green, lw=1.1, ls=_DOTTED, label=f"the {k} most frequent: to the right")
+    shared = sum(ticket["rank"] <= k for ticket in data.tickets)
+    overlap = f"{shared} of {plural(k, 'ticket')} belong to the {k} most frequent tokens."
     axes.set_xscale("log")
     powers = [10.0**power for power in range(math.ceil(math.log10(max(count.max(), 10))) + 1)]
     axes.xaxis.set_major_locator(FixedLocator([*([0.5] if count.min() < 1 else []), *powers]))
@@ -157,11 +145,9 @@ def frequency(code: str, data: MovedRows) -> Picture:
 def ecdf(code: str, data: MovedRows) -> Picture:
     """Distribution functions of the top tickets' coordinates, before and after, with D at its place."""
     shifts = data.shifts[:MAX_PANELS]
-    columns = min(3, len(shifts))
-    rows = math.ceil(len(shifts) / columns)
-    figure = Figure(
-        figsize=(max(4.2, WIDTH * columns / 3), (0.9 if columns == 3 else 1.4) + 1.75 * rows), layout="constrained"
-    )
+    columns, rows = min(3, len(shifts)), math.ceil(len(shifts) / 3)
+    size = (max(4.2, WIDTH * columns / 3), (0.9 if columns == 3 else 1.4) + 1.75 * rows)
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     gaps = [_ks_location(shift) for shift in shifts]
     # One scale for all panels: the few coordinates in the outermost tails would squeeze the rest.
@@ -247,8 +233,7 @@ def _label_points(figure: Figure, axes: Axes, tickets: Sequence[Mapping[str, Any
     renderer = canvas.get_renderer()
     ranked = sorted(tickets, key=lambda ticket: (-ticket["statistic"], ticket["token_id"]))
     points = [(float(_on_log_axis(np.array(ticket["count"]))), ticket["statistic"]) for ticket in ranked]
-    pixels: Any = axes.transData.transform(points) if points else []
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels]
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axes.transData.transform(points)]
     taken += [line.get_window_extent(renderer).padded(3) for line in axes.get_lines()]
     frame, labels = axes.get_window_extent(renderer), 0
     for ticket, point in list(zip(ranked, points, strict=True))[:MAX_LABEL_TRIALS]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from kslottery_fast.lab.experiment.settings import RunSettings
 from kslottery_fast.lab.experiment.specs import ArmSpec
 
 from . import advice, measures, ticket_facts
-from .words import is_model, model_key
+from .words import is_plain_grid, model_key
 
 FORMAT = "kslottery-experiment/1"
 COMPARED = ("frequency", "random", "l2", "gradient")
@@ -45,11 +45,7 @@ def summarize(experiment: Experiment) -> dict[str, Any]:
         "settings": asdict(settings.base),
         "grid": settings.grid,
         "signatures": first.signatures(),
-        "models": {
-            name: {metric: score["value"] for metric, score in arm["scores"].items()}
-            | {"trained_parameters": _mean_count(arm["trained_parameters"])}
-            for name, arm in arms.items()
-        },
+        "models": {name: _values(arm) for name, arm in arms.items()},
         "intervals": {
             name: {metric: [score["low"], score["high"]] for metric, score in arm["scores"].items()}
             for name, arm in arms.items()
@@ -116,14 +112,10 @@ class Language:
 
     def _replicates(self, template: str, metrics: Sequence[str], seed: int) -> dict[ArmSpec, dict[str, Replicates]]:
         references = [pair["target"] for pair in self.corpus["test"]]
+        options: dict[str, Any] = {"bleu_tokenizer": self.base.bleu_tokenizer, "n_bootstrap": self.base.n_bootstrap}
         return {
             spec: measures.replicates(
-                self.evaluations(spec, template),
-                references,
-                bleu_tokenizer=self.base.bleu_tokenizer,
-                n_bootstrap=self.base.n_bootstrap,
-                seed=seed,
-                metrics=metrics,
+                self.evaluations(spec, template), references, seed=seed, metrics=metrics, **options
             )
             for spec in self.settings.specs
         }
@@ -131,11 +123,9 @@ class Language:
     @cached_property
     def validation(self) -> dict[ArmSpec, Replicates]:
         """Replicates of the validation NLL of every arm."""
-        results = {}
-        for spec in self.settings.specs:
-            found = [scoring.load_nll(stage) for stage in self._stages(spec)]
-            results[spec] = measures.nll_replicates(found, n_bootstrap=self.base.n_bootstrap, seed=self.seed)
-        return results
+        found = {spec: [scoring.load_nll(stage) for stage in self._stages(spec)] for spec in self.settings.specs}
+        options = {"n_bootstrap": self.base.n_bootstrap, "seed": self.seed}
+        return {spec: measures.nll_replicates(results, **options) for spec, results in found.items()}
 
     def summary(self) -> dict[str, Any]:
         """Everything of this language, as JSON takes it."""
@@ -176,15 +166,14 @@ class Language:
         if self.paraphrased:
             result["paraphrased"] = measures.score_intervals(self.paraphrased[spec], sentences)
         if spec != UNTUNED:
-            result["against_untuned"] = measures.differences(test, self.test[UNTUNED])
-            result["per_seed_against_untuned"] = self._seed_differences(spec, UNTUNED)
             result["decomposition"] = measures.intervals(measures.decomposition(test, self.test[UNTUNED]))
             if self.paraphrased:
                 paraphrased = measures.differences(self.paraphrased[spec], self.paraphrased[UNTUNED])
                 result["paraphrased_against_untuned"] = paraphrased
-        if spec not in (UNTUNED, EMBED):
-            result["against_embed"] = measures.differences(test, self.test[EMBED])
-            result["per_seed_against_embed"] = self._seed_differences(spec, EMBED)
+        for name, other in (("untuned", UNTUNED), ("embed", EMBED)):
+            if spec not in (UNTUNED, other):
+                result[f"against_{name}"] = measures.differences(test, self.test[other])
+                result[f"per_seed_against_{name}"] = self._seed_differences(spec, other)
         return result
 
     def _per_seed(self, spec: ArmSpec) -> list[dict[str, float]]:
@@ -266,7 +255,7 @@ def _title(languages: Sequence[Language]) -> str:
     targets = " and ".join(one.corpus["target_language"]["name"] for one in languages)
     title = f"{first['model_name']}, {first['source_language']['name']} to {targets}"
     seeds = len(settings.seeds)
-    if seeds == 1 and all(is_model(str(spec)) for spec in settings.specs):
+    if is_plain_grid(settings.grid):
         return title
     return f"{title}: {len(settings.specs)} arms, {seeds} training seed{'s' if seeds > 1 else ''}"
 
@@ -288,8 +277,11 @@ def _mean(languages: Sequence[Language]) -> dict[str, Any]:
     return result
 
 
-def _mean_count(counts: Sequence[int]) -> float:
-    return counts[0] if len(set(counts)) == 1 else fmean(counts)
+def _values(arm: Mapping[str, Any]) -> dict[str, float]:
+    """What an arm scores and how many numbers it trained, means over seeds."""
+    trained = arm["trained_parameters"]
+    scores = {metric: score["value"] for metric, score in arm["scores"].items()}
+    return scores | {"trained_parameters": trained[0] if len(set(trained)) == 1 else fmean(trained)}
 
 
 def language_seed(seed: int, code: str) -> int:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .columns import interval_cell
-from .words import NOTHING, count_text, number, percent, plural, pvalue_text, visible_text, visible_token
+from .words import NOTHING, number, percent, plural, pvalue_text, visible_text, visible_token
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -29,7 +29,7 @@ def html_environment() -> Environment:
     """For pages: text is escaped and its invisible signs are made visible, what is missing is a dash."""
     found = Environment(loader=_LOADER, autoescape=True, finalize=_visible, **_OPTIONS)
     found.filters |= {
-        "count": count_text,
+        "count": lambda count: number(count, 0),
         "fact": fact,
         "interval": interval_cell,
         "number": number,

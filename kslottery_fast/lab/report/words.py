@@ -55,28 +55,28 @@ def arm_label(spec: str, arm: Mapping[str, Any]) -> str:
 
 
 def is_plain(summary: Mapping[str, Any]) -> bool:
-    """Whether a summary is that of a plain run: one training seed, one language, and no arm but those of ``MODELS``."""
-    grid = summary["grid"]
-    return len(grid["seeds"]) == len(summary["languages"]) == 1 and all(map(is_model, grid["arms"]))
+    """Whether a summary is that of a plain run: one seed, language and template, and no arm but those of ``MODELS``."""
+    return is_plain_grid(summary["grid"])
 
 
-def selection_text(tickets: Mapping[str, Any]) -> str:
-    """How tickets were chosen, in the words that titles and captions repeat.
-
-    >>> selection_text({"count": 18, "alpha": 0.05, "selected_by": "top_k"})
-    'top 18 by D; alpha = 0.05 selected none'
-    """
-    count, alpha = int(tickets["count"]), tickets["alpha"]
-    if tickets["selected_by"] == "top_k":
-        return f"top {count} by D; alpha = {alpha:g} selected none"
-    return f"{plural(count, 'ticket')} at alpha = {alpha:g}"
+def is_plain_grid(grid: Mapping[str, Any]) -> bool:
+    """The same of a grid."""
+    one_of_each = len(grid["seeds"]) == len(grid["targets"]) == 1 and not grid["paraphrase"]
+    return one_of_each and all(map(is_model, grid["arms"]))
 
 
 def selection_of(summary: Mapping[str, Any], code: str) -> str:
-    """:func:`selection_text` of a language's first seed, which are named where there are several."""
+    """How a language's tickets were chosen, in the words that titles and captions repeat.
+
+    They are those of the first seed; language and seed are named where there are several.
+    """
     language, seeds = summary["languages"][code], summary["grid"]["seeds"]
+    tickets = language["selection"]
+    text = f"{plural(tickets['count'], 'ticket')} at alpha = {tickets['alpha']:g}"
+    if tickets["selected_by"] == "top_k":
+        text = f"top {tickets['count']} by D; alpha = {tickets['alpha']:g} selected none"
     named = [language["name"]] * (len(summary["languages"]) > 1) + [f"training seed {seeds[0]}"] * (len(seeds) > 1)
-    return ", ".join([selection_text(language["selection"]), *named])
+    return ", ".join([text, *named])
 
 
 def plural(count: int, noun: str) -> str:
@@ -104,15 +104,6 @@ def percent(share: float | None, digits: int = 0) -> str:
     ('97\xa0%', '97.1\xa0%', '–')
     """
     return NOTHING if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f}\u00a0%"
-
-
-def count_text(value: float | None) -> str:
-    """A count with thousands separated, or a dash.
-
-    >>> count_text(31680), count_text(None)
-    ('31,680', '–')
-    """
-    return number(value, 0)
 
 
 def compact(value: float | None) -> str:
@@ -148,12 +139,8 @@ def visible_token(token: str) -> str:
     """
     signs = {" ": "␣", "\n": "↵", "\t": "⇥"}
     # C: control, format, surrogate, unassigned; Z: spaces other than U+0020.
-    return (
-        "".join(
-            signs.get(sign) or (escape_sign(sign) if unicodedata.category(sign)[0] in "CZ" else sign) for sign in token
-        )
-        or "(empty)"
-    )
+    hidden = {sign: escape_sign(sign) for sign in token if unicodedata.category(sign)[0] in "CZ"}
+    return "".join((hidden | signs).get(sign, sign) for sign in token) or "(empty)"
 
 
 def visible_text(text: str) -> str:
@@ -163,12 +150,8 @@ def visible_text(text: str) -> str:
     'two\nlines\\u0000'
     """
     reordering = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-    return "".join(
-        escape_sign(sign)
-        if sign in reordering or (unicodedata.category(sign) in ("Cc", "Cs", "Cn") and sign not in "\n\t")
-        else sign
-        for sign in text
-    )
+    hidden = {sign for sign in text if sign in reordering or unicodedata.category(sign) in ("Cc", "Cs", "Cn")}
+    return "".join(escape_sign(sign) if sign in hidden - {"\n", "\t"} else sign for sign in text)
 
 
 def escape_sign(sign: str) -> str:
