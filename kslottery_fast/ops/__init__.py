@@ -177,19 +177,9 @@ def row_adamw_(
     """
     _require_tensors(table=table, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     torch.ops.kslottery.row_adamw_(
-        table,
-        rows,
-        grad,
-        exp_avg,
-        exp_avg_sq,
-        step=step,
-        lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        eps=eps,
-        weight_decay=weight_decay,
-        master=master,
-    )
+        table, rows, grad, exp_avg, exp_avg_sq,
+        step=step, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, master=master,
+    )  # fmt: skip
 
 
 def row_adamw_step_(
@@ -249,24 +239,10 @@ def row_adamw_step_(
     (tensor([-0.1000,  0.1000]), tensor(1.))
     """
     torch.ops.kslottery.row_adamw_step_(
-        tables,
-        rows,
-        grads,
-        exp_avgs,
-        exp_avg_sqs,
-        masters,
-        steps,
-        lrs,
-        control,
-        beta1=beta1,
-        beta2=beta2,
-        eps=eps,
-        weight_decay=weight_decay,
-        whole_grads=whole_grads,
-        skip_nonfinite=skip_nonfinite,
-        grad_scale=grad_scale,
-        found_inf=found_inf,
-    )
+        tables, rows, grads, exp_avgs, exp_avg_sqs, masters, steps, lrs, control,
+        beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, whole_grads=whole_grads,
+        skip_nonfinite=skip_nonfinite, grad_scale=grad_scale, found_inf=found_inf,
+    )  # fmt: skip
 
 
 def row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> Tensor:

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from kslottery_fast.base.errors import InputError
 
 from . import native, reference, schemas
+from .records import RowUpdate, StepUpdate
 from .schemas import DTYPE_CODES, LEFT_OUT, LIBRARY, NAMESPACE
 
 _Matrix = tuple[int, int, int, int, int, int]
@@ -53,163 +55,98 @@ def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Te
     return decided, flags
 
 
-def row_adamw_(
-    table: Tensor,
-    rows: Tensor | None,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    *,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    master: Tensor | None = None,
-) -> None:
+def row_adamw_(*tensors: Any, **options: Any) -> None:
     """Native row_adamw_."""
-    hyper = lr, beta1, beta2, eps, weight_decay
+    update_rows(RowUpdate(*tensors, **options))
+
+
+def update_rows(update: RowUpdate) -> None:
+    """Make an update, past torch's dispatcher, which takes as long as the update of a few rows."""
+    table, rows, _, exp_avg, exp_avg_sq, step, *_, master = update
     if (call := native.caller(table.device)) is None:
-        reference.row_adamw_(
-            table, rows, grad, exp_avg, exp_avg_sq,
-            step=step, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, master=master,
-        )  # fmt: skip
+        reference.update_rows(update)
     else:
-        schemas.check_row_adamw(table, rows, grad, exp_avg, exp_avg_sq, master, step, *hyper)
+        schemas.check_row_update(update)
         row_ids = None if rows is None else rows.contiguous()
-        matrices = _matrix(table), _pointer(row_ids), grad.shape[0], _pointer(master), _matrix(grad)
-        call("row_adamw", *matrices, exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step, *hyper)
+        call("row_adamw", *_matrices(update, row_ids), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step, *update[6:11])
     _mark_written(table, exp_avg, exp_avg_sq, master)
 
 
-def row_adamw_if_finite_(
-    table: Tensor,
-    rows: Tensor | None,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    step: Tensor,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    master: Tensor | None,
-) -> bool:
-    """Make the update of row_adamw_, on the CPU, and count it in `step` (float32, the updates made so far).
+def update_rows_if_finite(update: RowUpdate, step: Tensor) -> bool:
+    """The same on the CPU, where the number of the update is told by ``step``: float32, the updates made so far.
 
-    Where grad holds NaN or Inf nothing is written. Returns whether the update was made. No torch operator: those take
-    longer than the update of a few rows.
+    It is counted there. Where the gradient holds NaN or Inf nothing is written. Returns whether the update was made.
+    No torch operator: those take longer than the update of a few rows.
     """
-    hyper = lr, beta1, beta2, eps, weight_decay
+    table, rows, grad, exp_avg, exp_avg_sq, *_, master = update
     if (call := native.caller()) is None:
         if not all_finite(grad):
             return False
-        with torch.no_grad():
-            reference.row_adamw_(
-                table, rows, grad, exp_avg, exp_avg_sq,
-                step=int(step) + 1, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, master=master,
-            )  # fmt: skip
+        reference.update_rows(update._replace(step=int(step) + 1))
         step += 1
     else:
-        schemas.check_row_adamw(table, rows, grad, exp_avg, exp_avg_sq, master, 1, *hyper)
+        schemas.check_row_update(update)
         schemas.check_step(step)
         row_ids = None if rows is None else rows.contiguous()
-        matrices = _matrix(table), _pointer(row_ids), grad.shape[0], _pointer(master), _matrix(grad)
         pointers = exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step.data_ptr()
-        if not call("row_adamw_if_finite", *matrices, *pointers, *hyper):
+        if not call("row_adamw_if_finite", *_matrices(update, row_ids), *pointers, *update[6:11]):
             return False
     _mark_written(table, exp_avg, exp_avg_sq, master, step)
     return True
 
 
-def row_adamw_step_(
-    tables: list[Tensor],
-    rows: list[Tensor | None],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    masters: list[Tensor],
-    steps: list[Tensor],
-    lrs: list[Tensor],
-    control: Tensor,
-    *,
-    beta1: list[float],
-    beta2: list[float],
-    eps: list[float],
-    weight_decay: list[float],
-    whole_grads: list[bool],
-    skip_nonfinite: bool = False,
-    grad_scale: Tensor | None = None,
-    found_inf: Tensor | None = None,
-) -> None:
+def _matrices(update: RowUpdate, row_ids: Tensor | None) -> tuple[_Matrix, int, int, int, _Matrix]:
+    """The tensors of an update as the native functions take them; ``row_ids`` lives until they have returned."""
+    table, _, grad, *_, master = update
+    return _matrix(table), _pointer(row_ids), grad.shape[0], _pointer(master), _matrix(grad)
+
+
+def row_adamw_step_(*tensors: Any, **options: Any) -> None:
     """Native row_adamw_step_: one launch on CUDA, on the CPU one row_adamw_ after the other."""
-    lists = rows, grads, exp_avgs, exp_avg_sqs, masters, steps, lrs
-    arguments: Any = tables, *lists, control
-    options: Any = {
-        "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay, "whole_grads": whole_grads,
-        "skip_nonfinite": skip_nonfinite, "grad_scale": grad_scale, "found_inf": found_inf,
-    }  # fmt: skip
+    update = StepUpdate(*tensors, **options)
+    control = update.control
     if (call := native.caller(control.device)) is None:
-        reference.row_adamw_step_(*arguments, **options)
+        reference.update_tables(update)
         return
-    schemas.row_adamw_step_(*arguments, **options)
+    schemas.check_step_update(update)
     if not call.offers("row_adamw_step"):
-        grads = [reference.rows_of_gradient(*part) for part in zip(grads, rows, whole_grads, strict=True)]
-        updates: Any = list(zip(tables, rows, grads, *lists[2:], beta1, beta2, eps, weight_decay, strict=True))
-        if not _left_out(grads, control, skip_nonfinite, found_inf):
-            for update in updates:
-                _update_on_the_cpu(grad_scale, *update)
+        _update_in_turn(update)
         return
-    updates = list(zip(tables, *lists, beta1, beta2, eps, weight_decay, strict=True))
-    row_ids = [None if ids is None else ids.contiguous() for ids in rows]  # copies live until the launch
-    described = [
-        _update_arguments(update, ids, whole, control.device)
-        for update, ids, whole in zip(updates, row_ids, whole_grads, strict=True)
-    ]
-    flags = control.data_ptr(), _pointer(grad_scale), _pointer(found_inf), skip_nonfinite
+    row_ids = [None if ids is None else ids.contiguous() for ids in update.rows]  # copies live until the launch
+    described = [_described(update, i, ids) for i, ids in enumerate(row_ids)]
+    flags = control.data_ptr(), _pointer(update.grad_scale), _pointer(update.found_inf), update.skip_nonfinite
     call("row_adamw_step", described, *flags)
-    _mark_written(*tables, *exp_avgs, *exp_avg_sqs, *masters, control)
-    for step in steps:
+    _mark_written(*update.tables, *update.exp_avgs, *update.exp_avg_sqs, *update.masters, control)
+    for step in update.steps:
         if step.device == control.device:
             _mark_written(step)
         else:
             step += 1
 
 
-def _update_arguments(update: Any, row_ids: Tensor | None, whole: bool, device: torch.device) -> tuple[Any, ...]:
+def _described(update: StepUpdate, i: int, row_ids: Tensor | None) -> tuple[Any, ...]:
     """One table's part of a step as csrc/bindings_cuda.cpp takes it: scalars by address or, from the CPU, by value."""
-    table, _, grad, exp_avg, exp_avg_sq, master, step, lr, *hyper = update
+    step, lr, device = update.steps[i], update.lrs[i], update.control.device
     at = step.data_ptr() if step.device == device else 0, lr.data_ptr() if lr.device == device else 0
     count = 0 if at[0] else int(step) + 1
     rate = 0.0 if at[1] else float(lr)
-    pointers = exp_avg.data_ptr(), exp_avg_sq.data_ptr()
-    scalars = (*at, DTYPE_CODES[lr.dtype], whole), exp_avg.shape[0], (count, rate, *hyper)
-    return (_matrix(table), _pointer(row_ids), _pointer(master), _matrix(grad), *pointers, *scalars)
+    hyper = update.beta1[i], update.beta2[i], update.eps[i], update.weight_decay[i]
+    pointers = update.exp_avgs[i].data_ptr(), update.exp_avg_sqs[i].data_ptr()
+    scalars = (*at, DTYPE_CODES[lr.dtype], update.whole_grads[i]), len(update.exp_avgs[i]), (count, rate, *hyper)
+    matrices = _matrix(update.tables[i]), _pointer(row_ids), _pointer(update.masters[i]), _matrix(update.grads[i])
+    return (*matrices, *pointers, *scalars)
 
 
-def _update_on_the_cpu(
-    grad_scale: Tensor | None,
-    table: Tensor,
-    rows: Tensor | None,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    master: Tensor,
-    step: Tensor,
-    lr: Tensor,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-) -> None:
-    if grad_scale is not None:
-        grad = grad.to(exp_avg.dtype) / grad_scale.to(exp_avg.dtype)
-    hyper = {"lr": float(lr), "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
-    exact = master if master.numel() else None
-    row_adamw_(table, rows, grad, exp_avg, exp_avg_sq, step=int(step) + 1, master=exact, **hyper)
-    step += 1
+def _update_in_turn(update: StepUpdate) -> None:
+    grads = reference.gradients_of_rows(update)
+    if _left_out(grads, update.control, update.skip_nonfinite, update.found_inf):
+        return
+    for i, grad in enumerate(grads):
+        if update.grad_scale is not None:
+            dtype = update.exp_avgs[i].dtype
+            grad = grad.to(dtype) / update.grad_scale.to(dtype)
+        update_rows(update.part(i, grad=grad, step=int(update.steps[i]) + 1, lr=float(update.lrs[i])))
+        update.steps[i] += 1
 
 
 def _left_out(grads: list[Tensor], control: Tensor, skip_nonfinite: bool, found_inf: Tensor | None) -> bool:
@@ -223,7 +160,7 @@ def _mark_written(*tensors: Tensor | None) -> None:
     """Autograd must notice that these changed behind its back."""
     for tensor in tensors:
         if tensor is not None:
-            torch.autograd.graph.increment_version(tensor)
+            increment_version(tensor)
 
 
 def all_finite(matrix: Tensor) -> bool:

@@ -7,6 +7,7 @@ kernels to them.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from kslottery_fast.base.errors import InputError
 
 from . import schemas
+from .records import RowUpdate, StepUpdate
 from .schemas import HAS_INF, HAS_NAN, LEFT_OUT
 
 _BLOCK_ELEMENTS = 1 << 21
@@ -73,114 +75,82 @@ def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Te
     return (h >= threshold) & (flags & HAS_NAN == 0), flags
 
 
+def row_adamw_(*tensors: Any, **options: Any) -> None:
+    """See ``kslottery_fast.ops.row_adamw_``."""
+    update_rows(RowUpdate(*tensors, **options))
+
+
 @torch.no_grad()
-def row_adamw_(
-    table: Tensor,
-    rows: Tensor | None,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    *,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    master: Tensor | None = None,
-) -> None:
-    """See ``kslottery_fast.ops.row_adamw_``; the operations and their order are csrc/cpu/row_adamw.cpp's."""
-    schemas.row_adamw_(
-        table, rows, grad, exp_avg, exp_avg_sq,
-        step=step, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, master=master,
-    )  # fmt: skip
-    if rows is not None:
-        _check_ids("rows", rows, table.shape[0])
-        values, counts = rows.unique(return_counts=True)
-        if values.numel() < rows.numel():
+def update_rows(update: RowUpdate) -> None:
+    """The operations and their order are csrc/cpu/row_adamw.cpp's."""
+    schemas.check_row_update(update)
+    if update.rows is not None:
+        _check_ids("rows", update.rows, len(update.table))
+        values, counts = update.rows.unique(return_counts=True)
+        if values.numel() < update.rows.numel():
             twice = int(values[counts > 1][0])
             raise InputError(f"rows holds {twice} twice; each row can be updated once a step")
-    bias1, root_bias2 = 1 - beta1**step, math.sqrt(1 - beta2**step)
+    step, lr, beta1, beta2 = update.step, update.lr, update.beta1, update.beta2
     _update_rows(
-        table, rows, grad.to(exp_avg.dtype), exp_avg, exp_avg_sq, master,
-        betas=(beta1, beta2), root_bias2=root_bias2, eps=eps, decay=1 - lr * weight_decay, step_size=-lr / bias1,
-    )  # fmt: skip
+        update._replace(grad=update.grad.to(update.exp_avg.dtype)),
+        root_bias2=math.sqrt(1 - beta2**step),
+        decay=1 - lr * update.weight_decay,
+        step_size=-lr / (1 - beta1**step),
+    )
+
+
+def row_adamw_step_(*tensors: Any, **options: Any) -> None:
+    """See ``kslottery_fast.ops.row_adamw_step_``."""
+    update_tables(StepUpdate(*tensors, **options))
 
 
 @torch.no_grad()
-def row_adamw_step_(
-    tables: list[Tensor],
-    rows: list[Tensor | None],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    masters: list[Tensor],
-    steps: list[Tensor],
-    lrs: list[Tensor],
-    control: Tensor,
-    *,
-    beta1: list[float],
-    beta2: list[float],
-    eps: list[float],
-    weight_decay: list[float],
-    whole_grads: list[bool],
-    skip_nonfinite: bool = False,
-    grad_scale: Tensor | None = None,
-    found_inf: Tensor | None = None,
-) -> None:
-    """See ``kslottery_fast.ops.row_adamw_step_``. The device is never waited for, nor the values of rows read."""
-    schemas.row_adamw_step_(
-        tables, rows, grads, exp_avgs, exp_avg_sqs, masters, steps, lrs, control,
-        beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, whole_grads=whole_grads,
-        skip_nonfinite=skip_nonfinite, grad_scale=grad_scale, found_inf=found_inf,
-    )  # fmt: skip
-    grads = [rows_of_gradient(*part) for part in zip(grads, rows, whole_grads, strict=True)]
+def update_tables(update: StepUpdate) -> None:
+    """The device is never waited for, nor are the values of rows read."""
+    schemas.check_step_update(update)
+    grads, control = gradients_of_rows(update), update.control
     left_out = torch.zeros((), dtype=torch.bool, device=control.device)
-    if skip_nonfinite and grads:
+    if update.skip_nonfinite and grads:
         left_out = torch.stack([~grad.isfinite().all() for grad in grads]).any()
         control[LEFT_OUT] += left_out
-    if found_inf is not None:
-        left_out = left_out | (found_inf != 0).reshape(())
-    for i, table in enumerate(tables):
-        dtype, master = exp_avgs[i].dtype, masters[i] if masters[i].numel() else None
+    if update.found_inf is not None:
+        left_out = left_out | (update.found_inf != 0).reshape(())
+    for i, rows_grad in enumerate(grads):
+        dtype = update.exp_avgs[i].dtype
         # Scalars in float64 and rounded once, as the kernels have them.
-        step, lr = steps[i].double().reshape(()) + 1, lrs[i].double().reshape(())
-        grad = grads[i].to(dtype)
+        step, lr = update.steps[i].double().reshape(()) + 1, update.lrs[i].double().reshape(())
+        beta1, beta2 = update.beta1[i], update.beta2[i]
+        grad = rows_grad.to(dtype)
+        grad = grad if update.grad_scale is None else grad / update.grad_scale.to(dtype)
         _update_rows(
-            table, rows[i], grad if grad_scale is None else grad / grad_scale.to(dtype),
-            exp_avgs[i], exp_avg_sqs[i], master,
-            betas=(beta1[i], beta2[i]),
-            root_bias2=(1 - beta2[i] ** step).sqrt().to(dtype),
-            eps=eps[i],
-            decay=(1 - lr * weight_decay[i]).to(dtype),
-            step_size=(-lr / (1 - beta1[i] ** step)).to(dtype),
+            update.part(i, grad=grad, step=0, lr=0.0),
+            root_bias2=(1 - beta2**step).sqrt().to(dtype),
+            decay=(1 - lr * update.weight_decay[i]).to(dtype),
+            step_size=(-lr / (1 - beta1**step)).to(dtype),
             left_out=left_out,
-        )  # fmt: skip
-        steps[i] += (~left_out).to(steps[i])
+        )
+        update.steps[i] += (~left_out).to(update.steps[i])
 
 
-def rows_of_gradient(grad: Tensor, rows: Tensor | None, whole: bool) -> Tensor:
-    """The gradient [k, d] of the rows, out of that of the whole table where it is one."""
-    return grad.index_select(0, rows) if whole and rows is not None else grad
+def gradients_of_rows(update: StepUpdate) -> list[Tensor]:
+    """The gradients [k, d] of the rows, out of those of whole tables where they are such."""
+    return [
+        grad.index_select(0, rows) if whole and rows is not None else grad
+        for grad, rows, whole in zip(update.grads, update.rows, update.whole_grads, strict=True)
+    ]
 
 
 def _update_rows(
-    table: Tensor,
-    rows: Tensor | None,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    master: Tensor | None,
+    update: RowUpdate,
     *,
-    betas: tuple[float, float],
     root_bias2: float | Tensor,
-    eps: float,
     decay: float | Tensor,
     step_size: float | Tensor,
     left_out: Tensor | None = None,
 ) -> None:
-    """The update itself; with a true ``left_out``, all is written as it was."""
-    dtype, (beta1, beta2) = exp_avg.dtype, betas
+    """The update itself, whose step and lr are told by the scalars here; with a true ``left_out`` all stays."""
+    table, rows, grad, exp_avg, exp_avg_sq, _, _, beta1, beta2, eps, _, master = update
+    dtype = exp_avg.dtype
     current = table if rows is None else table.index_select(0, rows)
     param = current.to(dtype) if master is None else master
     weight = torch.tensor(1 - beta1, dtype=dtype)

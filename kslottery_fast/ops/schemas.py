@@ -14,6 +14,8 @@ from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 
+from .records import RowUpdate, StepUpdate, schema_of
+
 NAMESPACE = "kslottery"
 
 SCHEMAS = {
@@ -23,16 +25,12 @@ SCHEMAS = {
     "ks_statistics": "(Tensor before, Tensor after, int threshold=0) -> (Tensor h, Tensor flags)",
     # [V, d], [V, d] -> bool [V], uint8 [V]
     "ks_decide": "(Tensor before, Tensor after, int threshold) -> (Tensor decided, Tensor flags)",
-    # table [V, d], rows int64 [k], grad [k, d], exp_avg and exp_avg_sq [k, d], master float32 [k, d]
-    "row_adamw_": "(Tensor(a!) table, Tensor? rows, Tensor grad, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq,"
-    " *, int step, float lr, float beta1, float beta2, float eps, float weight_decay,"
-    " Tensor(d!)? master=None) -> ()",
-    # the same for several tables; steps and lrs scalar tensors; control int32 [3]; masters may be empty
-    "row_adamw_step_": "(Tensor(a!)[] tables, Tensor?[] rows, Tensor[] grads, Tensor(b!)[] exp_avgs,"
-    " Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] masters, Tensor(e!)[] steps, Tensor[] lrs, Tensor(f!) control,"
-    " *, float[] beta1, float[] beta2, float[] eps, float[] weight_decay, bool[] whole_grads,"
-    " bool skip_nonfinite=False,"
-    " Tensor? grad_scale=None, Tensor? found_inf=None) -> ()",
+    "row_adamw_": schema_of(RowUpdate, written=("table", "exp_avg", "exp_avg_sq", "master"), first_keyword="step"),
+    "row_adamw_step_": schema_of(
+        StepUpdate,
+        written=("tables", "exp_avgs", "exp_avg_sqs", "masters", "steps", "control"),
+        first_keyword="beta1",
+    ),
     # table [V, d], rows [k, d], slots int32 [V], ids int64 [...] -> [..., d]
     "row_embedding": "(Tensor table, Tensor rows, Tensor slots, Tensor ids) -> Tensor",
     # grad_out [..., d], slots int32 [V], ids int64 [...] -> float32 [k, d] (float64 for float64)
@@ -104,61 +102,32 @@ def check_tables(before: Tensor, after: Tensor) -> None:
         raise InputError(f"before has shape {shape_of(before)}; a row needs at least one value")
 
 
-def row_adamw_(
-    table: Tensor,
-    rows: Tensor | None,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    *,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    master: Tensor | None = None,
-) -> None:
+def row_adamw_(*tensors: Any, **options: Any) -> None:
     """Checks the arguments of row_adamw_, which has no outputs."""
-    check_row_adamw(
-        table, rows, grad, exp_avg, exp_avg_sq, master, step, lr, beta1, beta2, eps, weight_decay
-    )  # fmt: skip
+    check_row_update(RowUpdate(*tensors, **options))
 
 
-def check_row_adamw(
-    table: Tensor,
-    rows: Tensor | None,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    master: Tensor | None,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-) -> None:
+def check_row_update(update: RowUpdate) -> None:
     """The arguments of row_adamw_. Written for speed: an update of a few rows takes hardly longer than the checks."""
+    table, rows, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, master = update
     check_matrix("table", table)
     check_matrix("grad", grad)
     state = (exp_avg, exp_avg_sq) if master is None else (exp_avg, exp_avg_sq, master)
-    device = table.device
-    if any(tensor is not None and tensor.device != device for tensor in (rows, grad, *state)):
-        check_same_device(table=table, rows=rows, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, master=master)
-    if 0 in table.stride() and any(
-        size > 1 and stride == 0 for size, stride in zip(table.shape, table.stride(), strict=True)
-    ):
+    dtype, device = table.dtype, table.device
+    for other in (rows, grad, *state):
+        if other is not None and other.device != device:
+            check_same_device(table=table, rows=rows, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, master=master)
+    shape, (height, width), strides = grad.shape, table.shape, table.stride()
+    if 0 in strides and ((height > 1 and strides[0] == 0) or (width > 1 and strides[1] == 0)):
         raise InputError("table is an expanded tensor whose rows share memory; clone it first")
     if rows is not None and (rows.dim() != 1 or rows.dtype != torch.int64):
         raise InputError(f"rows is {rows.dtype} {shape_of(rows)}; expected one int64 token id per row of grad")
-    shape, (height, width) = grad.shape, table.shape
     count = height if rows is None else rows.shape[0]
     if shape != (count, width):
         raise InputError(f"grad has shape {shape_of(grad)}; expected [{count}, {width}], one row per updated row")
-    if master is not None and table.dtype in (torch.float32, torch.float64):
-        raise InputError(f"master is for tables narrower than float32, table is {table.dtype}; pass None")
-    state_dtype = torch.float64 if table.dtype == torch.float64 else torch.float32
+    if master is not None and dtype in (torch.float32, torch.float64):
+        raise InputError(f"master is for tables narrower than float32, table is {dtype}; pass None")
+    state_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     for i, tensor in enumerate(state):
         if tensor.dtype != state_dtype or tensor.shape != shape or not tensor.is_contiguous():
             name = ("exp_avg", "exp_avg_sq", "master")[i]
@@ -168,12 +137,12 @@ def check_row_adamw(
             )
     if step < 1:
         raise InputError(f"step is {step}; expected the number of this update, counted from 1")
-    for name, value in (("beta1", beta1), ("beta2", beta2)):
-        if not 0 <= value < 1:
-            raise InputError(f"{name} is {value}; expected 0 <= {name} < 1")
-    for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
-        if not 0 <= value < math.inf:
-            raise InputError(f"{name} is {value}; expected a finite number of at least 0")
+    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
+        name = "beta2" if 0 <= beta1 < 1 else "beta1"
+        raise InputError(f"{name} is {getattr(update, name)}; expected 0 <= {name} < 1")
+    if not (0 <= lr < math.inf and 0 <= eps < math.inf and 0 <= weight_decay < math.inf):
+        name = next(name for name in ("lr", "eps", "weight_decay") if not 0 <= getattr(update, name) < math.inf)
+        raise InputError(f"{name} is {getattr(update, name)}; expected a finite number of at least 0")
 
 
 def check_step(step: Tensor) -> None:
@@ -183,60 +152,38 @@ def check_step(step: Tensor) -> None:
         raise InputError(f"step is {given}; expected one float32 on the CPU")
 
 
-def row_adamw_step_(
-    tables: list[Tensor],
-    rows: list[Tensor | None],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    masters: list[Tensor],
-    steps: list[Tensor],
-    lrs: list[Tensor],
-    control: Tensor,
-    *,
-    beta1: list[float],
-    beta2: list[float],
-    eps: list[float],
-    weight_decay: list[float],
-    whole_grads: list[bool],
-    skip_nonfinite: bool = False,
-    grad_scale: Tensor | None = None,
-    found_inf: Tensor | None = None,
-) -> None:
+def row_adamw_step_(*tensors: Any, **options: Any) -> None:
     """Checks the arguments of row_adamw_step_, which has no outputs."""
-    lists: dict[str, list[Any]] = {
-        "rows": rows, "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "masters": masters,
-        "steps": steps, "lrs": lrs, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay,
-        "whole_grads": whole_grads,
-    }  # fmt: skip
-    for name, values in lists.items():
-        if len(values) != len(tables):
+    check_step_update(StepUpdate(*tensors, **options))
+
+
+def check_step_update(update: StepUpdate) -> None:
+    """The arguments of row_adamw_step_."""
+    tables, control = update.tables, update.control
+    for name, values in zip(update._fields, update, strict=True):
+        if isinstance(values, (list, tuple)) and len(values) != len(tables):
             raise InputError(f"{name} has {len(values)} entries for {len(tables)} tables; expected one for each")
     if control.dtype != torch.int32 or tuple(control.shape) != (3,) or not control.is_contiguous():
         raise InputError(f"control is {control.dtype} {shape_of(control)}; expected int32 [3], zeros at first")
     for i, table in enumerate(tables):
-        if whole_grads[i] and grads[i].shape != table.shape:
-            raise InputError(
-                f"grads has {shape_of(grads[i])} for a table {shape_of(table)}, but whole_grads says whole"
-            )
-        row_adamw_(
-            table, rows[i], grads[i][: len(exp_avgs[i])] if whole_grads[i] else grads[i], exp_avgs[i], exp_avg_sqs[i],
-            step=1, lr=0.0, beta1=beta1[i], beta2=beta2[i], eps=eps[i], weight_decay=weight_decay[i],
-            master=masters[i] if masters[i].numel() else None,
-        )  # fmt: skip
+        grad, step, lr = update.grads[i], update.steps[i], update.lrs[i]
+        if update.whole_grads[i] and grad.shape != table.shape:
+            raise InputError(f"grads has {shape_of(grad)} for a table {shape_of(table)}, but whole_grads says whole")
+        rows_alone = grad[: len(update.exp_avgs[i])] if update.whole_grads[i] else grad
+        check_row_update(update.part(i, grad=rows_alone, step=1, lr=0.0))
         check_same_device(tables=table, control=control)
-        for name, scalar in (("steps", steps[i]), ("lrs", lrs[i])):
+        for name, scalar in (("steps", step), ("lrs", lr)):
             _check_scalar(name, scalar)
             if not scalar.is_cpu:
                 check_same_device(tables=table, **{name: scalar})
-        if steps[i].dtype != torch.float32:
-            raise InputError(f"steps holds {steps[i].dtype}; expected float32 scalars, the updates made so far")
-        if steps[i].is_cpu and not table.is_cpu and (skip_nonfinite or found_inf is not None):
+        if step.dtype != torch.float32:
+            raise InputError(f"steps holds {step.dtype}; expected float32 scalars, the updates made so far")
+        if step.is_cpu and not table.is_cpu and (update.skip_nonfinite or update.found_inf is not None):
             raise InputError(
                 "steps is on the CPU, but whether this step is left out is known on the device alone; "
                 f"move steps to {table.device}"
             )
-    for name, flag in (("grad_scale", grad_scale), ("found_inf", found_inf)):
+    for name, flag in (("grad_scale", update.grad_scale), ("found_inf", update.found_inf)):
         if flag is not None:
             _check_scalar(name, flag)
             check_same_device(control=control, **{name: flag})

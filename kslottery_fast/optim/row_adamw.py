@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from kslottery_fast.base.dtensors import is_dtensor
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops import kernels, row_adamw_, row_adamw_step_
+from kslottery_fast.ops.records import RowUpdate
 from kslottery_fast.ops.schemas import LEFT_OUT
 from kslottery_fast.rows.tables import TABLE_DTYPES, check_token_ids
 
@@ -293,52 +294,24 @@ class RowAdamW(Optimizer):
         self._skipped += 1
 
     def _update_if_finite(self, update: _Update) -> bool:
-        group, param, rows, grad = update
-        first = not self.state.get(param)
+        first, made = not self.state.get(update.param), False
         state = self._state_of(update)
-        beta1, beta2 = group["betas"]
-        master, made = state.get("master"), False
         try:
-            made = kernels.row_adamw_if_finite_(
-                as_matrix(param),
-                rows,
-                grad,
-                as_matrix(state["exp_avg"]),
-                as_matrix(state["exp_avg_sq"]),
-                state["step"],
-                float(group["lr"]),
-                float(beta1),
-                float(beta2),
-                group["eps"],
-                group["weight_decay"],
-                None if master is None else as_matrix(master),
-            )
+            made = kernels.update_rows_if_finite(_row_update(update, state, 1), state["step"])
         finally:
             if first and not made:
-                del self.state[param]  # its master rows must be those of the first step that is made
+                del self.state[update.param]  # its master rows must be those of the first step that is made
         return made
 
     def _update_alone(self, update: _Update) -> None:
         """Without the cost of an op that takes lists, which one launch pays for and a call on the CPU does not."""
-        group, param, rows, grad = update
         state = self._state_of(update)
         state["step"] += 1
-        # On the CPU past torch's dispatcher too, which takes as long as the update of a few rows.
-        row_update = kernels.row_adamw_ if param.is_cpu else row_adamw_
-        row_update(
-            as_matrix(param),
-            rows,
-            grad,
-            as_matrix(state["exp_avg"]),
-            as_matrix(state["exp_avg_sq"]),
-            step=int(state["step"]),
-            lr=float(group["lr"]),
-            beta1=float(group["betas"][0]),
-            beta2=float(group["betas"][1]),
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            master=as_matrix(state["master"]) if "master" in state else None,
-        )
+        arguments = _row_update(update, state, int(state["step"]))
+        if update.param.is_cpu:
+            kernels.update_rows(arguments)
+        else:
+            row_adamw_(**arguments._asdict())
 
     def _update_together(self, device: torch.device, updates: list[_Update]) -> None:
         if device not in self._control:
@@ -393,6 +366,26 @@ class RowAdamW(Optimizer):
         if lr.device != device:  # it would be read once, and a captured graph would repeat it
             raise InputError(f"lr is a tensor on {lr.device}, the parameters are on {device}: use lr.to('{device}')")
         return lr
+
+
+def _row_update(update: _Update, state: dict[str, Any], step: int) -> RowUpdate:
+    group, param, rows, grad = update
+    beta1, beta2 = group["betas"]
+    master = state.get("master")
+    return RowUpdate(
+        as_matrix(param),
+        rows,
+        grad,
+        as_matrix(state["exp_avg"]),
+        as_matrix(state["exp_avg_sq"]),
+        step,
+        float(group["lr"]),
+        float(beta1),
+        float(beta2),
+        group["eps"],
+        group["weight_decay"],
+        None if master is None else as_matrix(master),
+    )
 
 
 def _capturing() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 
@@ -10,7 +11,7 @@ import torch
 
 from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ops import native, reference, schemas
+from kslottery_fast.ops import native, records, reference, schemas
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 HYPER = {"step": 3, "lr": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
@@ -141,6 +142,17 @@ def assert_same_bits(got, expected):
 def test_every_registered_operator_has_samples():
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith(f"{schemas.NAMESPACE}::")}
     assert {name.split("::")[1] for name in registered} == {name for name, _, _ in SAMPLES}
+
+
+@pytest.mark.parametrize(
+    ("function", "record"), [(ops.row_adamw_, records.RowUpdate), (ops.row_adamw_step_, records.StepUpdate)]
+)
+def test_the_public_function_takes_what_the_record_holds(function, record):
+    parameters = inspect.signature(function).parameters
+    assert tuple(parameters) == record._fields
+    keywords = [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    schema = getattr(torch.ops.kslottery, function.__name__).default._schema
+    assert [argument.name for argument in schema.arguments if argument.kwarg_only] == keywords
 
 
 @pytest.mark.parametrize(("name", "arguments", "keywords"), SAMPLES, ids=IDS)

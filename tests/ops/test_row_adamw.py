@@ -15,6 +15,7 @@ import torch
 from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops import kernels, native, reference
+from kslottery_fast.ops.records import RowUpdate
 
 HYPER = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
 VOCAB, D = 40, 67
@@ -267,14 +268,14 @@ class TestBothImplementations:
     params=[(True, 1), (True, 2), (True, 7), (False, 1)], ids=["1 thread", "2 threads", "7 threads", "torch"]
 )
 def update_if_finite(request, monkeypatch):
-    """row_adamw_if_finite_ for [600, 300] tables, which several threads share: 6 chunks, 2 for 200 rows."""
+    """update_rows_if_finite for [600, 300] tables, which several threads share: 6 chunks, 2 for 200 rows."""
     is_native, threads = request.param
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     if not is_native:
         monkeypatch.setattr(native, "caller", lambda device=None: None)
-    yield lambda table, rows, grad, m, v, step, master=None: kernels.row_adamw_if_finite_(
-        table, rows, grad, m, v, step, *HYPER.values(), master
+    yield lambda table, rows, grad, m, v, step, master: kernels.update_rows_if_finite(
+        RowUpdate(table, rows, grad, m, v, step=1, master=master, **HYPER), step
     )
     torch.set_num_threads(before)
 
@@ -324,4 +325,4 @@ def test_if_finite_refuses_a_count_that_is_no_float32_number():
     counts = torch.zeros(1, dtype=torch.int64), torch.zeros(2), torch.zeros((), dtype=torch.float64), 3
     for step in (*counts, torch.zeros((), device="meta")):
         with pytest.raises(InputError, match=r"step is .* expected one float32 on the CPU"):
-            kernels.row_adamw_if_finite_(*tensors, step, *HYPER.values(), None)
+            kernels.update_rows_if_finite(RowUpdate(*tensors, step=1, **HYPER), step)
