@@ -52,6 +52,15 @@ class TargetNll(NamedTuple):
     sentence_nll: list[float]
     sentence_tokens: list[int]
 
+    def to_dict(self) -> dict[str, Any]:
+        """The three fields by name, as JSON takes them."""
+        return {**self._asdict(), "interval": self.interval.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TargetNll:
+        """The inverse of :meth:`to_dict`."""
+        return cls(Interval.from_dict(data["interval"]), data["sentence_nll"], data["sentence_tokens"])
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.memory import reset_peak_memory
 from kslottery_fast.lab.experiment import environment
 from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.jobs import Job, work_through
-from kslottery_fast.lab.experiment.memory import reset_peak_memory
 from kslottery_fast.lab.experiment.run_folder import open_run_folder
 
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
 from kslottery_fast.evaluation.encoding import encode_prompt
+from kslottery_fast.integrations.peft_adapters import LORA, PREFIX, AdapterKind, original_again
 from kslottery_fast.rows.adapter_file import save_adapter
+from kslottery_fast.tickets.evidence import Witness
 
-from .adapters import LORA, PREFIX, AdapterKind
 from .cell import Cell
 from .console import ProgressCallback
-from .evidence import Witness
 from .specs import FACTS, ArmSpec
 from .trained import TrainedRows
 
@@ -32,7 +32,7 @@ class Arm:
     """How one model of an experiment is made.
 
     ``label``, ``sized``, ``trains``, ``seeded``: as in :class:`~.specs.ArmFacts`. ``kind`` of work that it is, see
-    :class:`~.forecast.Forecast`.
+    :class:`~.console.Forecast`.
     """
 
     kind = "training"
@@ -53,6 +53,10 @@ class Arm:
         """Called when the arm is scored, maybe more than once: may remove what is too large to keep."""
 
 
+def _record(folder: Path, spec: ArmSpec, rows: int | None, trained: int, **more: Any) -> None:
+    write_json(folder / "arm.json", {"arm": str(spec), "rows": rows, "trained_parameters": trained, **more})
+
+
 class RowArm(Arm):
     """A model that differs from the original one in some rows of the table."""
 
@@ -62,11 +66,11 @@ class RowArm(Arm):
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         found = self.rows(cell, spec, folder, progress)
-        if found is not None:
+        if found is None:
+            _record(folder, spec, 0, 0)
+        else:
             found.save(folder)
-        count = 0 if found is None else len(found.token_ids)
-        trained = found.rows.numel() if self.trains and found is not None else 0
-        write_json(folder / "arm.json", {"arm": str(spec), "rows": count, "trained_parameters": trained})
+            _record(folder, spec, len(found.token_ids), found.rows.numel() if self.trains else 0)
 
     def wearing(self, cell: Cell, folder: Path) -> AbstractContextManager[Any]:
         empty = read_json(folder / "arm.json")["rows"] == 0
@@ -79,7 +83,6 @@ class Untuned(RowArm):
     kind = "none"
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
-        """No rows."""
         return
 
 
@@ -87,15 +90,13 @@ class EmbedTuning(RowArm):
     """Every row of the active vocabulary trains; leaves the evidence that other arms choose by."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
-        """All active rows."""
         shop, settings = cell.shop, cell.shop.settings
         witness = Witness(shop.base_table(), settings.steps)
         active = shop.counts.nonzero().squeeze(1)
-        rate = spec.learning_rate or settings.learning_rate
-        tuned = cell.train(spec, active, rate, progress, witness)
-        evidence = witness.evidence(tuned, shop.counts, settings.steps)
+        tuned = cell.train(spec, active, spec.learning_rate or settings.learning_rate, progress, witness)
+        evidence = witness.evidence(tuned.token_ids, tuned.rows, shop.counts, settings.steps)
         evidence.save(folder)
-        shop.console.say(evidence.table().tickets(settings).summary())
+        shop.console.say(evidence.table().tickets(**settings.selection).summary())
         return tuned
 
 
@@ -121,7 +122,6 @@ class Tune(ChosenRows):
                 save_adapter(model, folder / "adapter", base_model_name_or_path=path)
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
-        """The chosen rows, trained; none where alpha selects none."""
         ids = cell.choose(self.selector, spec)
         rate = spec.learning_rate or cell.shop.settings.tuning_learning_rate
         return cell.train(spec, ids, rate, progress) if len(ids) else None
@@ -133,7 +133,6 @@ class Transfer(ChosenRows):
     kind = "none"
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
-        """The chosen rows of Embed Tuning."""
         ids = cell.choose(self.selector, spec)
         return cell.tuned.only(ids.sort().values) if len(ids) else None
 
@@ -142,7 +141,6 @@ class Frozen(ChosenRows):
     """Embed Tuning of all active rows but those that a selector takes: the paper's ablation."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
-        """All active rows that were not chosen; where alpha selects none, those of Embed Tuning as they are."""
         active, frozen = cell.evidence.token_ids, cell.choose(self.selector, spec)
         rate = spec.learning_rate or cell.shop.settings.learning_rate
         if len(frozen) == 0 and rate == cell.shop.settings.learning_rate:
@@ -157,7 +155,6 @@ class Noise(Transfer):
     """The chosen rows move as far as Embed Tuning moved each, in random directions."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
-        """Rows of the original model plus noise of the norm of their change, row by row."""
         tuned = super().rows(cell, spec, folder, progress)
         if tuned is None:
             return None
@@ -185,9 +182,8 @@ class FullTuning(Arm):
             losses = cell.train_in_place(spec, model, spec.learning_rate or self.default_rate, progress)
             weights = dict(model.named_parameters())
             write_safetensors(folder / "weights.safetensors", weights)
-            trained = sum(parameter.numel() for parameter in weights.values())
         write_json(folder / "losses.json", losses)
-        write_json(folder / "arm.json", {"arm": str(spec), "rows": None, "trained_parameters": trained})
+        _record(folder, spec, None, sum(parameter.numel() for parameter in weights.values()))
 
     @contextlib.contextmanager
     def wearing(self, cell: Cell, folder: Path) -> Iterator[Any]:
@@ -212,46 +208,24 @@ class Adapter(Arm):
         self.adapter, self.kind = adapter, f"training.{name}"
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
-        budget, model = cell.size(spec) * cell.evidence.dimension, cell.shop.model
-        facts: dict[str, Any] = {"arm": str(spec), "rows": None if budget else 0, "trained_parameters": 0}
-        if budget:
-            prompt = encode_prompt(cell.shop.loaded.tokenizer, cell.shop.examples("train")[0].prompt)
-            torch.manual_seed(cell.seed)  # PEFT draws the adapter's first weights
-            with original_again(model, copy=False), self.adapter.attached(model, budget, prompt) as (adapter, plan):
-                rate = spec.learning_rate or self.adapter.default_rate
-                losses = cell.train_in_place(spec, adapter, rate, progress, belongs_to=(budget, plan))
-                trained = sum(parameter.numel() for parameter in adapter.parameters() if parameter.requires_grad)
-                self.adapter.save(adapter, folder / "adapter")
-            facts |= {"trained_parameters": trained, "budget": budget, **plan}
-            write_json(folder / "losses.json", losses)
-        write_json(folder / "arm.json", facts)
-
-    @contextlib.contextmanager
-    def wearing(self, cell: Cell, folder: Path) -> Iterator[Any]:
-        if read_json(folder / "arm.json")["rows"] == 0:
-            yield cell.shop.model
+        budget = cell.size(spec) * cell.evidence.dimension
+        if not budget:
+            _record(folder, spec, 0, 0)
             return
-        with (
-            original_again(cell.shop.model, copy=False),
-            self.adapter.loaded(cell.shop.model, folder / "adapter") as model,
-        ):
-            yield model
+        prompt = encode_prompt(cell.shop.loaded.tokenizer, cell.shop.examples("train")[0].prompt)
+        torch.manual_seed(cell.seed)  # PEFT draws the adapter's first weights
+        with self.adapter.attached(cell.shop.model, budget, prompt) as (adapter, plan):
+            rate = spec.learning_rate or self.adapter.default_rate
+            losses = cell.train_in_place(spec, adapter, rate, progress, belongs_to=(budget, plan))
+            trained = sum(parameter.numel() for parameter in adapter.parameters() if parameter.requires_grad)
+            self.adapter.save(adapter, folder / "adapter")
+        write_json(folder / "losses.json", losses)
+        _record(folder, spec, None, trained, budget=budget, **plan)
 
-
-@contextlib.contextmanager
-def original_again(model: Any, *, copy: bool = True) -> Iterator[None]:
-    """After the block the model's parameters have the values (unless ``copy`` is False) and flags that they had."""
-    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    values = {name: parameter.detach().clone() for name, parameter in model.named_parameters()} if copy else {}
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(flags[name])
-                parameter.grad = None
-                if copy:
-                    parameter.copy_(values[name])
+    def wearing(self, cell: Cell, folder: Path) -> AbstractContextManager[Any]:
+        if read_json(folder / "arm.json")["rows"] == 0:
+            return contextlib.nullcontext(cell.shop.model)
+        return self.adapter.loaded(cell.shop.model, folder / "adapter")
 
 
 ARMS: dict[str, Arm] = {

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
+from kslottery_fast.tickets.evidence import SELECTORS, Evidence, Witness
 from kslottery_fast.tickets.tickets import Tickets
 
 from .console import ProgressCallback
-from .evidence import SELECTORS, Evidence, Witness
 from .run_folder import RunFolder
 from .specs import ArmSpec
 from .trained import TrainedRows
@@ -40,17 +40,17 @@ class Cell:
     @cached_property
     def evidence(self) -> Evidence:
         """What the finished Embed Tuning of this cell showed."""
-        return Evidence.load(self.folder.stage_path(str(EMBED)))
+        return Evidence.load(self.stage(EMBED))
 
     @cached_property
     def tuned(self) -> TrainedRows:
         """The rows after Embed Tuning."""
-        return TrainedRows.load(self.folder.stage_path(str(EMBED)))
+        return TrainedRows.load(self.stage(EMBED))
 
     @cached_property
     def tickets(self) -> Tickets:
-        """The rows that alpha selects, or top_k where it selects none; no row at all is an InputError."""
-        found = self.evidence.table().tickets(self.shop.settings)
+        """The rows that alpha selects, or top_k where it selects none."""
+        found = self.evidence.table().tickets(**self.shop.settings.selection)
         if len(found) == 0:
             raise InputError("Embed Tuning moved no row at all; raise learning_rate or steps")
         return found
@@ -60,7 +60,6 @@ class Cell:
         return self.folder if spec.facts.seeded else self.shop.folder
 
     def stage(self, spec: ArmSpec) -> Path:
-        """The folder of a finished arm."""
         return self.home(spec).stage_path(str(spec))
 
     def record(self, spec: ArmSpec) -> dict[str, object]:
@@ -89,7 +88,7 @@ class Cell:
         return spec.size
 
     def choose(self, selector: str, spec: ArmSpec) -> Tensor:
-        """The token ids that a selector takes for an arm, the first chosen first, int64 [k]; too many are refused."""
+        """The token ids that a selector takes for an arm, the first chosen first. int64 [k]."""
         k, order = self.size(spec), SELECTORS[selector](self.evidence, self.seed)
         if k > len(order):
             raise InputError(
@@ -109,15 +108,8 @@ class Cell:
         """How this cell trains whatever it trains."""
         from .training import Recipe  # with transformers, which takes seconds
 
-        settings = self.shop.settings
-        return Recipe(
-            pad_token_id=self.shop.pad_token_id,
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            micro_batch_size=settings.micro_batch_size,
-            learning_rate=learning_rate,
-            seed=self.seed,
-        )
+        sizes = {name: getattr(self.shop.settings, name) for name in ("steps", "batch_size", "micro_batch_size")}
+        return Recipe(pad_token_id=self.shop.pad_token_id, **sizes, learning_rate=learning_rate, seed=self.seed)
 
     def train(
         self,

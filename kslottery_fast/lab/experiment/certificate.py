@@ -15,7 +15,6 @@ models. Rows and predictions are where it begins: only running the models again 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -28,16 +27,17 @@ from torch import Tensor
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, read_safetensors, write_safetensors
 from kslottery_fast.evaluation.certificate import Certificate
-from kslottery_fast.evaluation.certify import Predictions, certificate_from, next_token_predictions
+from kslottery_fast.evaluation.certify import Predictions, certificate_of_nested, next_token_predictions
 from kslottery_fast.evaluation.encoding import collate, encode
 from kslottery_fast.rows.tables import embedding_table
+from kslottery_fast.tickets.evidence import TrainedTable
 from kslottery_fast.tickets.tables import ks_statistics
 from kslottery_fast.tickets.tickets import Tickets
 
 from .console import ProgressCallback
 from .run_folder import read_header
 from .settings import ExperimentSettings, RunSettings
-from .trained import TrainedRows, TrainedTable
+from .trained import TrainedRows
 from .workshop import Workshop
 
 _BEFORE, _TUNED = "before.safetensors", "predictions.safetensors"
@@ -58,24 +58,17 @@ class Basis:
     transfers: Mapping[int, Predictions]
 
     def certificate(self, settings: RunSettings, levels: Mapping[float, int], own: int) -> Certificate:
-        """The certificate that follows: agreement is that of the transfer model with ``own`` rows.
-
-        ``levels``: for every alpha of the curve, how many rows it selects. The criterion at alpha speaks of the tickets
-        at alpha, so each level is checked against a transfer model of its own; one that was not kept is an InputError.
-        """
-        missing = {own, *levels.values()} - set(self.transfers)
-        if missing:
-            raise InputError(f"no predictions were kept of the transfer model with {min(missing)} rows")
-        options = {"dimension": self.before.shape[1], "n_bootstrap": settings.n_bootstrap, "seed": settings.seed}
-        curve = [
-            dataclasses.replace(
-                certificate_from(self.tuned, self.transfers[rows], alphas=[alpha], **options).levels[0],
-                transferred=rows,
-            )
-            for alpha, rows in levels.items()
-        ]
-        whole = certificate_from(self.tuned, self.transfers[own], alphas=[settings.alpha], **options)
-        return dataclasses.replace(whole, levels=tuple(curve))
+        """The certificate that follows; ``levels`` and ``own``: see :func:`certificate_of_nested`."""
+        return certificate_of_nested(
+            self.tuned,
+            self.transfers,
+            levels=levels,
+            own=own,
+            alpha=settings.alpha,
+            dimension=self.before.shape[1],
+            n_bootstrap=settings.n_bootstrap,
+            seed=settings.seed,
+        )
 
     def save(self, folder: Path) -> None:
         """Write the files named above into a stage's folder."""
@@ -86,7 +79,7 @@ class Basis:
 
     @classmethod
     def load(cls, folder: Path) -> Basis:
-        """Read what :meth:`save` wrote; missing and damaged files are an InputError."""
+        """Read what :meth:`save` wrote."""
         if not (folder / _TUNED).exists():
             raise InputError(
                 f"{folder} holds a certificate without the predictions that it follows from; remove that folder and "
@@ -113,16 +106,16 @@ def certify(
     """
     settings = shop.settings
     features = [encode(shop.loaded.tokenizer, example) for example in shop.examples("test")]
-    size = settings.eval_batch_size
-    batches = [collate(features[i : i + size], shop.pad_token_id) for i in range(0, len(features), size)]
+    count, size = len(features), settings.eval_batch_size
+    batches = [collate(features[i : i + size], shop.pad_token_id) for i in range(0, count, size)]
     chosen = {alpha: table.significant(alpha, settings.method, settings.correction) for alpha in settings.alphas}
     transfers = {len(ids): ids for ids in (tickets, *chosen.values())}
-    total = (1 + len(transfers)) * len(features)
+    total = (1 + len(transfers)) * count
 
     def predict(number: int, rows: TrainedRows | None) -> Predictions:
         with shop.wearing(rows) as model:
             return next_token_predictions(
-                model, batches, progress=lambda done, _: progress(number * len(features) + done, total)
+                model, batches, progress=lambda done, _: progress(number * count + done, total)
             )
 
     basis = Basis(
@@ -141,10 +134,7 @@ def certify(
 def recomputed(folder: Path) -> dict[str, Certificate]:
     """The certificates in an experiment's folder by stage, computed again.
 
-    Raises
-    ------
-    InputError : no certificate; a file that does not follow from those that it was made from, i.e. one of them was
-        changed; a folder of another version.
+    A file that does not follow from those that it was made from is an InputError: one of them was changed.
     """
     stages = sorted((folder / "stages").glob("*.certificate"))
     if not stages and not (folder / "run.json").exists():
@@ -159,7 +149,7 @@ def _recomputed(stage: Path, settings: RunSettings) -> Certificate:
     """The certificate that follows from rows and predictions; every file on the way must be what follows."""
     basis, tickets = Basis.load(stage), Tickets.load(stage / "tickets.json")
     table = _statistics(stage, basis, tickets.vocab_size)
-    if tickets != table.tickets(settings):
+    if tickets != table.tickets(**settings.selection):
         raise InputError(
             f"{stage / 'tickets.json'}: these are not the tickets that the statistics give at alpha "
             f"{settings.alpha:g} with method {settings.method}, correction {settings.correction} and top_k "

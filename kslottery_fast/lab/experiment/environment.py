@@ -6,8 +6,6 @@ import contextlib
 import datetime
 import os
 import platform
-import resource
-import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import torch
 
+from kslottery_fast.base.memory import peak_memory_bytes
 from kslottery_fast.ops import native
 
 _PACKAGES = ("kslottery-fast", "torch", "transformers", "accelerate", "numpy", "scipy", "sacrebleu", "safetensors")
@@ -56,11 +55,8 @@ def combined(snapshots: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     peak = max(record["peak_memory_mb"] for record in (first, *rest))
     others: list[dict[str, Any]] = []
     for record in rest:
-        different = {
-            name: record[name]
-            for name in ("python", "packages", "system")
-            if name in record and record[name] != first[name]
-        }
+        parts = [name for name in ("python", "packages", "system") if name in record]
+        different = {name: record[name] for name in parts if record[name] != first[name]}
         if different and different not in others:
             others.append(different)
     common = {name: value for name, value in first.items() if name != "peak_memory_of"}
@@ -75,9 +71,3 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def peak_memory_bytes() -> int:
-    """The largest resident set of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

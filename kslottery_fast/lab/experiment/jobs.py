@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from .console import ProgressCallback, RunConsole
-from .forecast import Forecast
-from .memory import reset_peak_memory, trimming
+from kslottery_fast.base.memory import reset_peak_memory, trimming
+
+from .console import Forecast, ProgressCallback, RunConsole
 from .run_folder import RunFolder
 
 
@@ -18,7 +18,7 @@ from .run_folder import RunFolder
 class Job:
     """One stage to make: ``work(folder, progress)`` writes its files into a temporary folder.
 
-    ``stage`` names the stage, ``title`` is what a person reads, ``kind`` what :class:`~.forecast.Forecast` compares it
+    ``stage`` names the stage, ``title`` is what a person reads, ``kind`` what :class:`~.console.Forecast` compares it
     with. ``afterwards`` is called once the stage counts, and again at every later start, since a kill may have come
     between the two: what it does twice must be as if done once. ``show``, if there is one, shows what the stage found,
     once in every call that has work to do.

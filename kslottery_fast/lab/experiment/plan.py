@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import write_json
+from kslottery_fast.evaluation.effects import position_effects, template_tokens, ticket_effects
+from kslottery_fast.evaluation.encoding import Example
 from kslottery_fast.evaluation.evaluate import Evaluation
 from kslottery_fast.evaluation.scores import bleu_metric
+from kslottery_fast.integrations.peft_adapters import check_peft
 from kslottery_fast.lab.data.languages import find_language
 
-from . import interpret, scoring
-from .adapters import check_peft
+from . import scoring
 from .arms import ARMS
 from .cell import EMBED, UNTUNED, Cell
 from .certificate import certify
@@ -48,7 +52,8 @@ class Experiment:
         first: Workshop | None = None
         for target in settings.targets:
             code = find_language(target).code
-            shop = Workshop(settings.language(target), folder.view(f"{code}."), console, neighbour=first)
+            base = replace(settings.base, target=target)
+            shop = Workshop(base, folder.view(f"{code}."), console, neighbour=first)
             self.shops[code], first = shop, first or shop
         self.cells = {
             (code, seed): Cell(shop, code, seed) for seed in settings.seeds for code, shop in self.shops.items()
@@ -57,12 +62,11 @@ class Experiment:
     def work(self, command: str, *, only_finished: bool = False) -> bool:
         """Do what is left to do, or with ``only_finished`` refuse to; returns whether anything was left.
 
-        ``command`` is recorded with the stages that this call makes. Stages that are finished stay, whatever a later
-        one refuses.
+        ``command`` is recorded with the stages that this call makes; ``only_finished`` refuses to do anything.
         """
         bleu_metric(self.settings.base.bleu_tokenizer)  # refused now, not after the first evaluation
         if any(spec.name in ("lora", "prefix") for spec in self.settings.specs):
-            check_peft()
+            check_peft("the arms lora and prefix")
         jobs = self.jobs()
         finished = sum(self.folder.finished(job.stage) for job in jobs)
         if only_finished and finished < len(jobs):
@@ -99,7 +103,7 @@ class Experiment:
         score = Job(
             home.prefix + str(spec) + SCORE,
             f"evaluating {label}",
-            partial(_scored, cell, spec, SCORE, scoring.score),
+            partial(_scored, cell, spec, SCORE),
             kind="scoring",
             show=partial(self._show, label, home.stage_path(str(spec) + SCORE)),
             **({} if self.settings.paraphrase else {"afterwards": spent}),
@@ -107,23 +111,19 @@ class Experiment:
         make = Job(home.prefix + str(spec), label, partial(arm.make, cell, spec), kind=arm.kind)
         if not self.settings.paraphrase:
             return [make, score]
-        paraphrased = partial(_scored, cell, spec, PARAPHRASE, scoring.score_paraphrased)
         stage, title = home.prefix + str(spec) + PARAPHRASE, f"evaluating {label}, paraphrased"
-        return [make, score, Job(stage, title, paraphrased, spent, "scoring")]
+        return [make, score, Job(stage, title, partial(_scored, cell, spec, PARAPHRASE), spent, "scoring")]
 
     def _show(self, label: str, stage: Path) -> None:
         if self.show_scores:
             self.show_scores(label, scoring.load_scores(stage)["test"])
 
     def _interpretation(self, cell: Cell) -> list[Job]:
-        shown, tuned = self.settings.effects, [spec for spec in self.settings.specs if spec.name == "partial"]
-        effects = self._job(cell, f"effects@{shown}", "the effect of single tickets", partial(_effects, cell, shown))
-        return [
-            effects,
-            *(
-                self._job(cell, f"positions.{spec}", f"positions of {spec.title}", partial(_positions, cell, spec))
-                for spec in (EMBED, *tuned[:1])
-            ),
+        effects, tuned = self.settings.effects, [spec for spec in self.settings.specs if spec.name == "partial"]
+        single = self._job(cell, f"effects@{effects}", "the effect of single tickets", partial(_effects, cell, effects))
+        return [single] + [
+            self._job(cell, f"positions.{spec}", f"positions of {spec.title}", partial(_positions, cell, spec))
+            for spec in (EMBED, *tuned[:1])
         ]
 
     def _job(self, cell: Cell, name: str, words: str, work: Work) -> Job:
@@ -137,20 +137,13 @@ class Experiment:
         return f"{code}: " if seed is None else f"{code}, seed {seed}: "
 
 
-def _scored(
-    cell: Cell,
-    spec: ArmSpec,
-    stage: str,
-    measure: Callable[[Workshop, object, Path, ProgressCallback], None],
-    folder: Path,
-    progress: ProgressCallback,
-) -> None:
+def _scored(cell: Cell, spec: ArmSpec, stage: str, folder: Path, progress: ProgressCallback) -> None:
     if spec != UNTUNED and cell.record(spec)["rows"] == 0:
         # Alpha selected nothing: the model is the original one.
         scoring.copy_scores(cell.shop.folder.stage_path(str(UNTUNED) + stage), folder)
         return
     with ARMS[spec.name].wearing(cell, cell.stage(spec)) as model:
-        measure(cell.shop, model, folder, progress)
+        scoring.score(cell.shop, model, stage, folder, progress)
 
 
 def _certificate(cell: Cell, folder: Path, progress: ProgressCallback) -> None:
@@ -161,12 +154,29 @@ def _certificate(cell: Cell, folder: Path, progress: ProgressCallback) -> None:
 
 
 def _effects(cell: Cell, shown: int, folder: Path, progress: ProgressCallback) -> None:
-    result = interpret.ticket_effects(cell.shop, cell.tuned, cell.tickets.token_ids.tolist(), shown, progress)
-    result["template_tokens"] = sorted(interpret.template_tokens(cell.shop))
-    write_json(folder / "effects.json", result)
+    model, tokenizer, examples, sources, options = _on_validation(cell)
+    tickets = cell.tuned.only(cell.tickets.token_ids)
+    ids, rows = tickets.token_ids, tickets.rows
+    result = ticket_effects(model, tokenizer, examples, ids, rows, shown=shown, progress=progress, **options)
+    prompts = [example.prompt for example in examples]
+    write_json(
+        folder / "effects.json", {**result, "template_tokens": sorted(template_tokens(tokenizer, prompts, sources))}
+    )
 
 
 def _positions(cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
-    rows = TrainedRows.load(cell.stage(spec)) if cell.record(spec)["rows"] else None
-    result = None if rows is None else interpret.position_effects(cell.shop, rows, progress)
+    result = None
+    if cell.record(spec)["rows"]:
+        model, tokenizer, examples, sources, options = _on_validation(cell)
+        found = TrainedRows.load(cell.stage(spec))
+        ids, rows = found.token_ids, found.rows
+        result = position_effects(model, tokenizer, examples, sources, ids, rows, progress=progress, **options)
     write_json(folder / "positions.json", result)
+
+
+def _on_validation(cell: Cell) -> tuple[Any, Any, list[Example], list[str], dict[str, Any]]:
+    """Model, tokenizer, examples, their sources, and how effects are measured."""
+    shop = cell.shop
+    sources = [pair.source for pair in shop.corpus.validation]
+    options = {"output": shop.settings.output_role, **shop.settings.measuring}
+    return shop.model, shop.loaded.tokenizer, shop.examples("validation"), sources, options

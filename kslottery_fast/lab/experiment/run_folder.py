@@ -17,6 +17,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,36 +27,31 @@ from kslottery_fast.base.files import atomic_directory, read_json, write_json
 from .settings import differences
 
 KIND = "kslottery-experiment/1"
-COMPLETE = "complete.json"
-"""Written last into a checkpoint, with the ``seconds`` that it took to get there."""
-
 _OLDER = ("kslottery-run/1", "kslottery-comparison-run/1")
 
 
+@dataclass(frozen=True)
 class RunFolder:
     """The folder of one experiment, made by :func:`open_run_folder`. The stages that it sees begin with ``prefix``."""
 
-    def __init__(self, path: Path, prefix: str = "") -> None:
-        self.path, self.prefix = path, prefix
+    path: Path
+    prefix: str = ""
 
     def view(self, prefix: str) -> RunFolder:
         """The same folder seen by one part of the run, whose stages all begin with ``prefix``."""
         return RunFolder(self.path, self.prefix + prefix)
 
-    def finished(self, stage: str) -> bool:
-        """Whether the stage is complete."""
-        return self.stage_path(stage).is_dir()
-
     def stage_path(self, stage: str) -> Path:
-        """Where the results of a finished stage lie."""
         return self.path / "stages" / (self.prefix + stage)
+
+    def finished(self, stage: str) -> bool:
+        return self.stage_path(stage).is_dir()
 
     def checkpoints(self, stage: str) -> Path:
         """Where a training keeps the checkpoint that it goes on from if it is interrupted."""
         return self.path / "checkpoints" / (self.prefix + stage)
 
     def keep_grid(self, grid: Mapping[str, Any]) -> None:
-        """Record what this call does of the grid."""
         header = read_json(self.path / "run.json")
         if header["grid"] != dict(grid):
             write_json(self.path / "run.json", {**header, "grid": dict(grid)})
@@ -66,19 +62,22 @@ class RunFolder:
 
         The time is that of all attempts, as far as a checkpoint kept what they had done.
         """
-        started = time.perf_counter() - seconds_spent(self.checkpoints(stage))
+        started, checkpoints = time.perf_counter(), self.checkpoints(stage)
+        if checkpoints.is_dir():
+            from kslottery_fast.integrations.resuming import seconds_spent  # with transformers, which takes seconds
+
+            started -= seconds_spent(checkpoints)
         with atomic_directory(self.stage_path(stage)) as folder:
             yield folder
             seconds = round(time.perf_counter() - started, 1)
             write_json(folder / "stage.json", {"stage": stage, "seconds": seconds, "environment": environment()})
-        _remove_checkpoints(self.checkpoints(stage))
+        _remove_checkpoints(checkpoints)
 
     def record(self, stage: str) -> dict[str, Any]:
         """``stage``, ``seconds`` and ``environment`` of a finished stage."""
         return dict(read_json(self.stage_path(stage) / "stage.json"))
 
     def seconds(self, stage: str) -> float:
-        """How long a finished stage took."""
         return float(self.record(stage)["seconds"])
 
     def _any_finished(self) -> bool:
@@ -90,12 +89,8 @@ class RunFolder:
 def open_run_folder(path: Path, settings: Mapping[str, Any], grid: Mapping[str, Any]) -> Iterator[RunFolder]:
     """Make the folder of an experiment, or take up the one that another call with the same settings left.
 
-    ``settings`` bind the folder; ``grid`` is recorded with a new one, and by :meth:`RunFolder.keep_grid`.
-
-    Raises
-    ------
-    InputError : the folder holds something else, or an experiment with other settings (the differences are shown);
-        another process is at work in it; it cannot be written.
+    ``settings`` bind the folder. ``grid`` is recorded with a new one; :meth:`RunFolder.keep_grid` records that of a
+    later call.
     """
     header, run, existed = path / "run.json", RunFolder(path), path.exists()
     try:
@@ -124,11 +119,16 @@ def open_run_folder(path: Path, settings: Mapping[str, Any], grid: Mapping[str, 
                     if not existed:
                         path.rmdir()
     except (OSError, shutil.Error) as error:
-        raise _os_error(path, error) from error
+        place = error.filename or path
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = f"no space left for {place}; make room and run the same command again to resume"
+        else:
+            text = f"{place}: {os.strerror(error.errno) if error.errno else error}"
+        raise InputError(text) from error
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """``settings`` and ``grid`` in an experiment's ``run.json``; one of something else is an InputError."""
+    """``run.json`` of an experiment's folder: ``settings`` and ``grid``."""
     header = read_json(path / "run.json")
     kind = header.get("format") if isinstance(header, dict) else None
     if kind in _OLDER:
@@ -150,17 +150,12 @@ def refuse(path: Path, different: Sequence[str]) -> None:
         )
 
 
-def seconds_spent(checkpoints: Path) -> float:
-    """How long the training took that is kept in a folder of checkpoints; 0 where there is none."""
-    return max((float(read_json(path)["seconds"]) for path in checkpoints.glob(f"*/{COMPLETE}")), default=0.0)
-
-
 def _tidy(run: RunFolder) -> None:
     """Remove what a killed process left half-done; the lock says that nobody is at work on it."""
     stages, checkpoints = run.path / "stages", run.path / "checkpoints"
     for leftover in filter(_half_done, [*stages.iterdir(), *run.path.iterdir()]):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    for checkpoint in checkpoints.iterdir() if checkpoints.is_dir() else ():
+    for checkpoint in checkpoints.glob("*"):
         if run.finished(checkpoint.name):
             _remove_checkpoints(checkpoint)
 
@@ -184,10 +179,3 @@ def _lock(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise InputError(f"output {path} is in use by another run; wait for it, or give another --output") from None
         yield
-
-
-def _os_error(path: Path, error: OSError) -> InputError:
-    place = error.filename or path
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(f"no space left for {place}; make room and run the same command again to resume")
-    return InputError(f"{place}: {os.strerror(error.errno) if error.errno else error}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from kslottery_fast.base.errors import InputError
@@ -87,8 +87,7 @@ class RunSettings:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                names = ", ".join(str(choice) for choice in allowed)
-                raise InputError(f"{name} is {getattr(self, name)!r}; expected one of {names}")
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(map(str, allowed))}")
         check_template(self.template)
         find_language(self.source)
         find_language(self.target)
@@ -98,8 +97,17 @@ class RunSettings:
         """The certificate's grid, the run's own alpha included, ascending."""
         return tuple(sorted({*ALPHA_GRID, self.alpha}))
 
+    @property
+    def selection(self) -> dict[str, Any]:
+        """What decides which rows are tickets."""
+        return {name: getattr(self, name) for name in ("alpha", "method", "correction", "top_k")}
+
+    @property
+    def measuring(self) -> dict[str, Any]:
+        """How everything is evaluated."""
+        return {"batch_size": self.eval_batch_size, "n_bootstrap": self.n_bootstrap, "seed": self.seed}
+
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
         return asdict(self)
 
 
@@ -107,15 +115,11 @@ class RunSettings:
 class ExperimentSettings:
     """``base`` binds the folder; the rest is a grid that a later call may extend.
 
-    Parameters
-    ----------
-    base : of every language; ``seed`` is that of the split and of the bootstrap, ``target`` gives way to ``targets``.
-    arms : specifications; "untuned" and "embed" are always there, since every other arm is compared with them.
-    seeds : of the trainings.
-    targets : target languages.
-    effects : tickets whose effect is measured one by one, and 0 for none; costs twice as many passes over validation.
-    margin : share of Embed Tuning's gain that the recommended set may lose.
-    paraphrase : score every arm with a template that was not trained, too.
+    ``base``: of every language; its ``seed`` is that of the split and of the bootstrap, its ``target`` gives way to
+    ``targets``. "untuned" and "embed" are always among the ``arms``, since every other arm is compared with them.
+    ``seeds``: of the trainings. ``effects``: tickets whose effect is measured one by one; costs twice as many passes
+    over validation. ``margin``: share of Embed Tuning's gain that the recommended set may lose. ``paraphrase``: score
+    every arm with a template that was not trained, too.
     """
 
     base: RunSettings
@@ -154,11 +158,9 @@ class ExperimentSettings:
     def recorded(cls, header: Mapping[str, Any]) -> ExperimentSettings:
         """The settings in ``run.json``, with the grid of the last call."""
         try:
-            base = RunSettings(**{"target": header["grid"]["targets"][0], **header["settings"]})
-            grid: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in header["grid"].items()
-            }
-            return cls(base, **grid)
+            grid: dict[str, Any] = dict(header["grid"])
+            grid |= {name: tuple(grid[name]) for name in ("arms", "seeds", "targets")}
+            return cls(RunSettings(**{"target": grid["targets"][0], **header["settings"]}), **grid)
         except (LookupError, TypeError):
             raise InputError("run.json was not written by this version; make the run anew") from None
 
@@ -168,10 +170,6 @@ class ExperimentSettings:
         asked = [parse_arm(text, self.base.alpha) for text in self.arms]
         return tuple(dict.fromkeys([ArmSpec("untuned"), ArmSpec("embed"), *asked]))
 
-    def language(self, target: str) -> RunSettings:
-        """The settings of one language."""
-        return replace(self.base, target=target)
-
     @property
     def binding(self) -> dict[str, Any]:
         """What must stay the same when a folder is taken up again."""
@@ -180,14 +178,8 @@ class ExperimentSettings:
     @property
     def grid(self) -> dict[str, Any]:
         """What may grow."""
-        return {
-            "arms": [str(spec) for spec in self.specs],
-            "seeds": list(self.seeds),
-            "targets": list(self.targets),
-            "effects": self.effects,
-            "margin": self.margin,
-            "paraphrase": self.paraphrase,
-        }
+        lists = {"arms": list(map(str, self.specs)), "seeds": list(self.seeds), "targets": list(self.targets)}
+        return {**lists, "effects": self.effects, "margin": self.margin, "paraphrase": self.paraphrase}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -63,7 +63,6 @@ class ArmSpec:
 
     @property
     def facts(self) -> ArmFacts:
-        """What there is to know of the arm."""
         return FACTS[self.name]
 
     @property
@@ -80,8 +79,8 @@ class ArmSpec:
     def _rate(self) -> str:
         if self.learning_rate is None:
             return ""
-        text = f"{self.learning_rate:g}"  # must read as this very number: two rates of one name would share a stage
-        return f":lr={text if float(text) == self.learning_rate else repr(self.learning_rate)}"
+        short = f"{self.learning_rate:g}"  # but it must read as this very number: two of one name would share a stage
+        return f":lr={short if float(short) == self.learning_rate else repr(self.learning_rate)}"
 
 
 def parse_arm(text: str, default_size: float) -> ArmSpec:
@@ -89,10 +88,6 @@ def parse_arm(text: str, default_size: float) -> ArmSpec:
 
     >>> parse_arm("partial@18", 0.05), str(parse_arm("frequency", 0.05)), str(parse_arm("lora@64:lr=0.001", 0.05))
     (ArmSpec(name='partial', size=18, learning_rate=None), 'frequency@0.05', 'lora@64:lr=0.001')
-
-    Raises
-    ------
-    InputError : an unknown arm, a size that is no count and no alpha, a size for an arm that has none.
     """
     match = re.fullmatch(r"([a-z0-9-]+)(?:@([^@:]+))?(?::lr=([^:]+))?", text.strip())
     if not match or match[1] not in FACTS:
@@ -108,7 +103,9 @@ def parse_arm(text: str, default_size: float) -> ArmSpec:
     if rate is not None and not 0 < _number(rate) < math.inf:
         raise InputError(f"arm {text!r}: learning rate {rate!r} is no positive number such as 1e-3")
     chosen = _size(text, size) if size is not None else (default_size if facts.sized else None)
-    return ArmSpec(name, chosen, None if rate is None else float(rate))
+    if rate is not None and not 0 < _number(rate) < math.inf:
+        raise InputError(f"arm {text!r}: learning rate {rate!r} is no positive number such as 1e-3")
+    return ArmSpec(name, chosen, None if rate is None else _number(rate))
 
 
 def _size(text: str, size: str) -> int | float | str:
@@ -116,13 +113,12 @@ def _size(text: str, size: str) -> int | float | str:
         return size
     if re.fullmatch(r"[0-9]+", size) and int(size) >= 1:
         return int(size)
-    alpha = _number(size)
-    if not 0 < alpha < 1:
+    if not 0 < _number(size) < 1:
         raise InputError(
             f"arm {text!r}: size {size!r} is no number of rows (18), no alpha between 0 and 1 (0.05), and neither "
             "'tickets' nor 'active'"
         )
-    return alpha
+    return _number(size)
 
 
 def _number(text: str) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +20,13 @@ from transformers.trainer_callback import PrinterCallback
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
 from kslottery_fast.evaluation.encoding import collate
+from kslottery_fast.integrations.batches import GroupedBatches
+from kslottery_fast.integrations.resuming import Checkpoints
 from kslottery_fast.integrations.trainer import TicketTrainer
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows
+from kslottery_fast.tickets.evidence import Witness
 
-from .checkpoints import Checkpoints
 from .console import ProgressCallback
-from .evidence import Witness
 from .trained import TrainedRows
 
 _TRAINED = "trained.safetensors"
@@ -35,14 +35,12 @@ Features = Sequence[Mapping[str, Sequence[int]]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How anything is trained in one experiment.
+    """How anything is trained in one experiment: ``steps`` updates of AdamW without weight decay.
 
     ``batch_size``: examples of an update, a multiple of ``micro_batch_size``, the examples that go through the model
     together. Those have similar lengths, to save padding; an update adds up several, so that it sees short and long
-    ones, each target token with the same weight. ``steps``: updates of AdamW without weight decay; the
-    ``learning_rate`` falls linearly to zero. Gradients are clipped to norm 1, as Trainer does by default. ``seed``,
-    ``pad_token_id``: of the batches. The same seed gives the same batches whatever trains, so that arms of an
-    experiment see the same examples in the same order.
+    ones, each target token with the same weight. The ``learning_rate`` falls linearly to zero; gradients are clipped to
+    norm 1, as Trainer does by default. The same ``seed`` gives the same batches whatever trains.
     """
 
     pad_token_id: int
@@ -51,44 +49,6 @@ class Recipe:
     micro_batch_size: int
     learning_rate: float
     seed: int
-
-
-class GroupedBatches(torch.utils.data.Sampler[int]):
-    """Random order in which the examples of a batch have similar lengths: less padding, the same examples.
-
-    Every epoch shuffles the examples, cuts them into groups of ``group`` batches, sorts each group by length, and
-    shuffles the batches. The order follows from seed and epoch alone.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, group: int = 16) -> None:
-        self.lengths, self.batch_size, self.seed, self.group = lengths, batch_size, seed, group
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Trainer says which epoch comes next."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        numbers = random.Random(self.seed)
-        for _ in range(self.epoch):
-            self._draw(numbers)
-        for batch in self._draw(numbers):
-            yield from batch
-
-    def _draw(self, numbers: random.Random) -> list[list[int]]:
-        order = list(range(len(self.lengths)))
-        numbers.shuffle(order)
-        size = self.group * self.batch_size
-        batches = []
-        for start in range(0, len(order), size):
-            part = sorted(order[start : start + size], key=lambda i: (self.lengths[i], i))
-            batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
-        numbers.shuffle(batches)
-        # A short batch anywhere but at the end would shift the borders of all that follow it.
-        return sorted(batches, key=lambda batch: len(batch) < self.batch_size)
 
 
 class _LabTrainer(TicketTrainer):
@@ -165,20 +125,9 @@ def train_rows(
 ) -> TrainedRows:
     """Fine-tune the rows ``token_ids`` of a model's input embedding, everything else frozen, and take them off again.
 
-    Parameters
-    ----------
-    model : comes back as it was, bit for bit.
-    token_ids : int64 [k]; their order rounds the norm of gradients, nothing else. The rows come back ascending.
-    features : what :func:`kslottery_fast.evaluation.encoding.encode` gives, one for each training example.
-    recipe : how to train.
-    output : role of a tied table, see :func:`kslottery_fast.attach_rows`.
-    checkpoints : folder of this training alone, where an interrupted one goes on, see :mod:`.checkpoints`.
-    progress : called with (step, steps, "loss ...").
-    witness : looks on before every update.
-
-    Raises
-    ------
-    InputError : training diverged (a loss or row that is no finite number), or what ``attach_rows`` refuses.
+    The model comes back as it was, bit for bit. The order of the ids rounds the norm of gradients, nothing else; the
+    rows come back ascending. ``checkpoints``: folder of this training alone, where an interrupted one goes on.
+    ``witness`` looks on before every update.
     """
     attach_rows(model, token_ids, output=output)
     try:
@@ -212,11 +161,7 @@ def train_parameters(
 ) -> list[float]:
     """Train whatever is trainable in a model, in place, and return the loss of every step in nats per target token.
 
-    The loop of :func:`train_rows` for any set of parameters; ``before_update`` is called with the updates done so far.
-
-    Raises
-    ------
-    InputError : nothing is trainable; training diverged.
+    ``before_update`` is called with the updates done so far.
     """
     set_seed(recipe.seed)
     with contextlib.ExitStack() as stack:

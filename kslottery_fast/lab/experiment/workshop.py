@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +13,14 @@ import torch
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, write_json
+from kslottery_fast.evaluation.effects import wearing
 from kslottery_fast.evaluation.encoding import Example, encode
 from kslottery_fast.lab.data.corpora import Corpus, load_corpus
 from kslottery_fast.lab.data.prompts import to_examples
-from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows
 from kslottery_fast.rows.tables import embedding_table
+from kslottery_fast.tickets.evidence import token_counts
 
 from .console import ProgressCallback, RunConsole
-from .controls import token_counts
 from .run_folder import RunFolder
 from .settings import RunSettings
 from .trained import TrainedRows
@@ -43,19 +43,10 @@ class Workshop:
     @cached_property
     def corpus(self) -> Corpus:
         """The corpus; on resume it must be the one that the run began with."""
-        s = self.settings
+        names = ("source", "target", "train", "validation", "test", "seed")
+        options: dict[str, Any] = {name: getattr(self.settings, name) for name in names}
         with self.console.task("Loading the corpus") as progress:
-            corpus = load_corpus(
-                s.corpus,
-                source=s.source,
-                target=s.target,
-                train=s.train,
-                validation=s.validation,
-                test=s.test,
-                seed=s.seed,
-                status=self.console.say,
-                progress=progress,
-            )
+            corpus = load_corpus(self.settings.corpus, **options, status=self.console.say, progress=progress)
         self._check_same("corpus", {"digest": corpus.digest})
         counts = corpus.provenance["counts"]
         left_out = ", ".join(f"{number} {reason}" for reason, number in counts["left_out"].items())
@@ -72,26 +63,24 @@ class Workshop:
         else:
             from kslottery_fast.lab.models.loading import load_model  # with transformers, which takes seconds
 
+            name, dtype = self.settings.model, self.settings.dtype
             with self.console.task("Loading the model") as progress:
-                loaded = load_model(
-                    self.settings.model, dtype=self.settings.dtype, status=self.console.say, progress=progress
-                )
+                loaded = load_model(name, dtype=dtype, status=self.console.say, progress=progress)
         facts = {name: loaded.provenance[name] for name in ("dtype", "device")}
         self._check_same("model", {"model_digest": loaded.sha256, **facts})
         return loaded
 
     def _check_same(self, what: str, facts: dict[str, str]) -> None:
-        if self.folder.finished("corpus"):
-            record = read_json(self.folder.stage_path("corpus") / "corpus.json")
-            record |= {name: record["model_provenance"][name] for name in ("dtype", "device")}
-            different = [
-                f"{name} {record[name]} there, {value} here" for name, value in facts.items() if record[name] != value
-            ]
-            if different:
-                raise InputError(
-                    f"{what} {getattr(self.settings, what)!r} is no longer what the run in {self.folder.path} began "
-                    f"with ({'; '.join(different)}); give another --output to start anew"
-                )
+        if not self.folder.finished("corpus"):
+            return
+        record = read_json(self.folder.stage_path("corpus") / "corpus.json")
+        record |= {name: record["model_provenance"][name] for name in ("dtype", "device")}
+        different = [f"{name} {record[name]} there, {now} here" for name, now in facts.items() if record[name] != now]
+        if different:
+            raise InputError(
+                f"{what} {getattr(self.settings, what)!r} is no longer what the run in {self.folder.path} began "
+                f"with ({'; '.join(different)}); give another --output to start anew"
+            )
 
     def record(self, folder: Path, progress: ProgressCallback) -> None:
         """The stage ``corpus``: what the run works on, in ``corpus.json``."""
@@ -118,12 +107,10 @@ class Workshop:
 
     @property
     def pad_token_id(self) -> int:
-        """What batches are padded with."""
         return int(self.loaded.tokenizer.pad_token_id)
 
     @cached_property
     def train_features(self) -> list[dict[str, list[int]]]:
-        """Encoded training examples."""
         return [encode(self.loaded.tokenizer, example) for example in self.examples("train")]
 
     @cached_property
@@ -138,27 +125,15 @@ class Workshop:
 
     def examples(self, split: str, template: str | None = None) -> list[Example]:
         """Prompts and targets of a split, by default in the template that the run trains with."""
-        corpus = self.corpus
-        pairs: Sequence[Any] = getattr(corpus, split)
-        names = corpus.source_language.name, corpus.target_language.name
-        return to_examples(pairs, *names, self.settings.template if template is None else template)
+        names = self.corpus.source_language.name, self.corpus.target_language.name
+        return to_examples(getattr(self.corpus, split), *names, template or self.settings.template)
 
     def base_table(self) -> torch.Tensor:
         """The table before any training, float32 [V, d] as the rows are; a 16-bit model's rounding is in it."""
         return embedding_table(self.model).detach().float().cpu()
 
-    @contextlib.contextmanager
-    def wearing(self, rows: TrainedRows | None) -> Iterator[Any]:
+    def wearing(self, rows: TrainedRows | None) -> AbstractContextManager[Any]:
         """The base model with ``rows`` attached inside the block, and as it was after it."""
         if rows is None:
-            yield self.model
-            return
-        attach_rows(self.model, rows.token_ids, output=self.settings.output_role)
-        try:
-            embedding = get_rows(self.model)
-            assert embedding is not None
-            with torch.no_grad():
-                embedding.rows.copy_(rows.rows)
-            yield self.model
-        finally:
-            detach_rows(self.model)
+            return contextlib.nullcontext(self.model)
+        return wearing(self.model, rows.token_ids, rows.rows, output=self.settings.output_role)

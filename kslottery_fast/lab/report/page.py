@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from kslottery_fast.lab.experiment.interpret import PARTS
+from kslottery_fast.evaluation.effects import PARTS
 
 from .columns import COSTS, EMBED, GAINS, MODELS, shown
 from .picture import CSS_VARIABLES, Picture, colour_of

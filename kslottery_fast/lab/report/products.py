@@ -22,10 +22,10 @@ from kslottery_fast.base.files import (
 
 if TYPE_CHECKING:  # a finished experiment is shown without transformers and matplotlib
     from kslottery_fast.lab.experiment.cell import Cell
-    from kslottery_fast.lab.experiment.evidence import Evidence
     from kslottery_fast.lab.experiment.plan import Experiment
     from kslottery_fast.lab.experiment.settings import ExperimentSettings
     from kslottery_fast.lab.experiment.specs import ArmSpec
+    from kslottery_fast.tickets.evidence import Evidence
 
     from .row_figures import MovedRows
 

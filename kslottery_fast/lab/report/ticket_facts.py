@@ -11,10 +11,9 @@ import torch
 
 from kslottery_fast.ks.significance import critical_count
 from kslottery_fast.lab.experiment.cell import Cell
-from kslottery_fast.lab.experiment.controls import frequency_ranks
-from kslottery_fast.lab.experiment.evidence import SELECTORS
 from kslottery_fast.lab.experiment.settings import ALPHA_GRID
 from kslottery_fast.lab.experiment.specs import ArmSpec
+from kslottery_fast.tickets.evidence import SELECTORS, frequency_ranks
 from kslottery_fast.tickets.select import select_tickets
 from kslottery_fast.tickets.tickets import Tickets
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from kslottery_fast.integrations import resuming
 from kslottery_fast.lab.cli import main as cli
-from kslottery_fast.lab.experiment import checkpoints, training
+from kslottery_fast.lab.experiment import training
 from kslottery_fast.lab.models import loading  # noqa: F401 (imported once, before the forks)
 from kslottery_fast.lab.report import page, products  # noqa: F401
 
@@ -39,7 +40,7 @@ def attempt(arguments: list[str], victim: int | None) -> int:
 def main() -> None:
     """Two attempts that are killed, and one to the end."""
     torch.set_num_threads(1)
-    checkpoints.STEPS, checkpoints.SECONDS = 2, 0.0
+    resuming.STEPS, resuming.SECONDS = 2, 0.0
     for victim in (3, 5):
         if not os.WIFSIGNALED(attempt(sys.argv[1:], victim)):
             sys.exit(f"the attempt that should end at step {victim} did not")

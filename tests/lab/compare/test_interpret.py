@@ -1,64 +1,12 @@
-"""Rows switched on by position, and the parts of a prompt."""
+"""What a comparison says of single tickets and of positions fits what its arms were scored with."""
 
 import itertools
 import json
 
 import pytest
-import torch
 
-from kslottery_fast.base.errors import InputError
+from kslottery_fast.evaluation.effects import PARTS
 from kslottery_fast.evaluation.encoding import Example, encode
-from kslottery_fast.lab.experiment.interpret import PARTS, prompt_parts, switched
-from kslottery_fast.rows.attach import attach_rows, get_rows
-
-IDS = torch.tensor([[5, 6, 7, 8]])
-
-
-@pytest.fixture
-def tuned(tiny_llama):
-    model = attach_rows(tiny_llama(tied=True), [5, 7])
-    with torch.no_grad():
-        get_rows(model).rows.add_(1.0)
-    return model
-
-
-def logits(model) -> torch.Tensor:
-    with torch.no_grad():
-        return model(IDS).logits
-
-
-def test_switched_on_everywhere_is_the_tuned_model_and_nowhere_the_original(tuned, tiny_llama):
-    with switched(tuned, torch.ones(1, 4, dtype=torch.bool)):
-        assert torch.equal(logits(tuned), logits(tuned))
-        everywhere = logits(tuned)
-    with switched(tuned, torch.zeros(1, 4, dtype=torch.bool)):
-        nowhere = logits(tuned)
-    assert torch.equal(everywhere, logits(tuned))
-    assert torch.equal(nowhere, logits(tiny_llama(tied=True)))
-    assert not torch.equal(everywhere, nowhere)
-
-
-def test_a_row_switched_on_at_one_position_acts_there_alone(tuned, tiny_llama):
-    with switched(tuned, torch.tensor([[False, True, True, True]])):
-        found = logits(tuned)
-    other = attach_rows(tiny_llama(tied=True), [7])
-    with torch.no_grad():
-        get_rows(other).rows.add_(1.0)
-    assert torch.equal(found, logits(other))
-
-
-def test_the_parts_of_a_prompt_are_told_by_the_characters_of_the_source(tiny_tokenizer):
-    prompt = "Say English in Spanish.\nEnglish: The English house\nSpanish:"
-    parts = prompt_parts(tiny_tokenizer, prompt, "The English house")
-    ids = tiny_tokenizer(prompt)["input_ids"]
-    assert len(parts) == len(ids)
-    text = tiny_tokenizer.decode([token for token, part in zip(ids, parts, strict=True) if part])
-    assert text.strip() == "The English house"
-    slow = type("Slow", (), {"is_fast": False})()
-    with pytest.raises(InputError, match="needs a fast tokenizer"):
-        prompt_parts(slow, prompt, "The")
-    with pytest.raises(InputError, match="does not hold its source"):
-        prompt_parts(tiny_tokenizer, prompt, "the garden")
 
 
 def test_shares_of_positions_add_up_to_the_gain_and_the_gain_is_that_of_the_plain_evaluation(finished):

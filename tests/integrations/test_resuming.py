@@ -10,12 +10,11 @@ import torch
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.evaluation.encoding import Example, encode
-from kslottery_fast.lab.experiment import checkpoints
-from kslottery_fast.lab.experiment.adapters import LORA, PREFIX
-from kslottery_fast.lab.experiment.arms import original_again
-from kslottery_fast.lab.experiment.checkpoints import Checkpoints
-from kslottery_fast.lab.experiment.evidence import Witness
+from kslottery_fast.integrations import resuming
+from kslottery_fast.integrations.peft_adapters import LORA, PREFIX
+from kslottery_fast.integrations.resuming import Checkpoints, seconds_spent
 from kslottery_fast.lab.experiment.training import Recipe, train_parameters, train_rows
+from kslottery_fast.tickets.evidence import Witness
 
 STEPS = 11
 # Three updates make an epoch, the last of one micro-batch: checkpoints lie at its beginning, middle and end.
@@ -25,8 +24,8 @@ RECIPE = Recipe(pad_token_id=2, steps=STEPS, batch_size=4, micro_batch_size=2, l
 @pytest.fixture(autouse=True)
 def every_other_step(monkeypatch):
     """Nobody waits for 25 steps and 60 s here."""
-    monkeypatch.setattr(checkpoints, "STEPS", 2)
-    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "STEPS", 2)
+    monkeypatch.setattr(resuming, "SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -47,7 +46,8 @@ def train(tiny_llama, tiny_tokenizer):
                 how()
 
         trained = train_rows(model, ids, features, recipe, checkpoints=folder, progress=progress, witness=witness)
-        return trained, witness.evidence(trained, torch.zeros(320, dtype=torch.int64), recipe.steps)
+        frequency = torch.zeros(320, dtype=torch.int64)
+        return trained, witness.evidence(trained.token_ids, trained.rows, frequency, recipe.steps)
 
     run.features = features
     return run
@@ -138,11 +138,13 @@ def test_the_time_of_all_attempts_is_kept(train, interrupted):
     with pytest.raises(KeyboardInterrupt):
         train(interrupted, 7)
     assert json.loads((interrupted / "checkpoint-6" / "complete.json").read_text())["seconds"] > 1000
+    assert 1000 < seconds_spent(interrupted) < 1060
+    assert seconds_spent(interrupted / "nothing") == 0
 
 
 def test_a_checkpoint_is_due_after_25_steps_or_a_minute_whichever_takes_longer(monkeypatch, tmp_path):
     monkeypatch.undo()
-    assert (checkpoints.STEPS, checkpoints.SECONDS) == (25, 60.0)
+    assert (resuming.STEPS, resuming.SECONDS) == (25, 60.0)
     now = 0.0
     saver = Checkpoints(tmp_path, "", clock=lambda: now)
     state = type("State", (), {"max_steps": 500})()
@@ -173,7 +175,7 @@ def test_an_adapter_goes_on_too(train, tiny_llama, tmp_path, kind):
 
         saver = Checkpoints(folder, "lora") if folder else None
         torch.manual_seed(0)
-        with original_again(model, copy=False), kind.attached(model, 512, [3, 14, 15]) as (adapter, _):
+        with kind.attached(model, 512, [3, 14, 15]) as (adapter, _):
             losses = train_parameters(adapter, train.features, RECIPE, saver=saver, progress=progress)
             trained = [value.detach().clone() for value in adapter.parameters() if value.requires_grad]
         return losses, trained, steps

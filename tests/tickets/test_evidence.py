@@ -1,19 +1,15 @@
 """Choosing rows by recorded evidence is choosing them from the tables."""
 
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from kslottery_fast.lab.experiment.arms import ARMS, Tune, norm_matched_noise
-from kslottery_fast.lab.experiment.evidence import SELECTORS, Evidence, Witness, ks_order
-from kslottery_fast.lab.experiment.settings import RunSettings
-from kslottery_fast.lab.experiment.specs import FACTS, ArmSpec
-from kslottery_fast.lab.experiment.trained import TrainedRows
+from kslottery_fast.tickets.evidence import SELECTORS, Evidence, Witness, frequency_ranks, ks_order, token_counts
 from kslottery_fast.tickets.select import ks_select
 from kslottery_fast.tickets.tables import ks_statistics
 
+FEATURES = [{"input_ids": [5, 5, 1], "labels": [-100, -100, 1]}, {"input_ids": [5, 3], "labels": [-100, 3]}]
 V, D = 400, 48
 ACTIVE = torch.arange(0, V, 4)
 
@@ -49,8 +45,7 @@ def test_as_many_rows_are_significant_as_ks_select_selects_and_they_are_the_same
     assert evidence.significant(alpha, method, correction) == len(expected)
     if len(expected) == 0:
         expected = ks_select(*tables, alpha, method=method, top_k=18)
-    settings = RunSettings(alpha=alpha, method=method, correction=correction, top_k=18)
-    assert evidence.table().tickets(settings) == expected
+    assert evidence.table().tickets(alpha, method, correction, 18) == expected
     assert expected.token_ids.tolist() == ACTIVE[ks_order(evidence, 0)[: len(expected)]].tolist()
 
 
@@ -68,11 +63,6 @@ def test_selectors_order_by_their_column_with_ties_to_the_lower_id(evidence):
     first, again, other = (SELECTORS["random"](evidence, seed).tolist() for seed in (0, 0, 1))
     assert first == again != other
     assert sorted(first) == list(range(len(evidence)))
-    assert {arm.selector for arm in ARMS.values() if isinstance(arm, Tune)} <= set(SELECTORS)
-
-
-def test_every_arm_that_can_be_asked_for_can_be_made():
-    assert list(ARMS) == list(FACTS)
 
 
 def test_evidence_survives_its_files(evidence, tmp_path):
@@ -105,34 +95,17 @@ def test_a_witness_sums_gradient_norms_by_ascending_token_and_looks_on_the_way(t
         witness.watch(step, Embedding)
         seen, witness = witness.state(), Witness(before, steps=8)  # interrupted after every step
         witness.restore(seen)
-    tuned = TrainedRows(ACTIVE[:3], after[ACTIVE[:3]], [])
-    found = witness.evidence(tuned, torch.arange(V), 8)
+    found = witness.evidence(ACTIVE[:3], after[ACTIVE[:3]], torch.arange(V), 8)
     assert found.gradient == pytest.approx(D**0.5 * (1 + torch.tensor([2.0, 1.0, 0.0]).double()))
     assert found.frequency.tolist() == ACTIVE[:3].tolist()
     assert [step for step, _ in found.trajectory] == [1, 8]
     assert torch.equal(found.trajectory[0][1], found.counts)
 
 
-def test_frozen_rows_that_alpha_does_not_select_leave_embed_tuning_as_it_is_unless_the_rate_differs(tmp_path):
-    tuned, trained = TrainedRows(ACTIVE, torch.zeros(len(ACTIVE), D), [1.0]), []
-    cell = SimpleNamespace(
-        evidence=SimpleNamespace(token_ids=ACTIVE),
-        tuned=tuned,
-        choose=lambda *_: ACTIVE[:0],
-        shop=SimpleNamespace(settings=SimpleNamespace(learning_rate=0.01)),
-        train=lambda _, ids, rate, *__: trained.append((len(ids), rate)),
-    )
-    for rate in (None, 0.01):
-        assert ARMS["frozen"].rows(cell, ArmSpec("frozen", 1e-6, rate), tmp_path, None) is tuned
-    assert trained == []
-    ARMS["frozen"].rows(cell, ArmSpec("frozen", 1e-6, 0.003), tmp_path, None)
-    assert trained == [(len(ACTIVE), 0.003)]
+def test_counts_cover_prompt_and_target_and_unseen_tokens_and_the_last_one_only_if_asked_for():
+    assert token_counts(FEATURES, 7).tolist() == [0, 1, 0, 1, 0, 3, 0]
+    assert token_counts(FEATURES, 7, last=False).tolist() == [0, 0, 0, 0, 0, 3, 0]
 
 
-def test_noise_has_the_norms_of_the_change_and_other_directions():
-    change = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)) * torch.arange(5.0)[:, None]
-    noise = norm_matched_noise(change, 0)
-    assert noise.norm(dim=1) == pytest.approx(change.norm(dim=1), rel=1e-5)
-    assert torch.nn.functional.cosine_similarity(noise[1:], change[1:]).abs().max() < 0.5
-    assert torch.equal(noise, norm_matched_noise(change, 0))
-    assert not torch.equal(noise, norm_matched_noise(change, 1))
+def test_ranks_begin_with_the_most_frequent_and_ties_go_to_the_lower_id():
+    assert frequency_ranks(token_counts(FEATURES, 7)).tolist() == [4, 2, 5, 3, 6, 1, 7]

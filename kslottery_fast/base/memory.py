@@ -1,22 +1,24 @@
-"""Memory that the C library keeps although nobody uses it, given back to the system; and the peak, started anew."""
+"""Memory that the C library keeps although nobody uses it, given back to the system; and the peak, read and reset."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator
+import resource
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
-from .console import ProgressCallback
+P = ParamSpec("P")
 
 
-def trimming(progress: ProgressCallback) -> ProgressCallback:
+def trimming(progress: Callable[P, None]) -> Callable[P, None]:
     """A progress callback that also gives unused memory back: after every step or batch, a few milliseconds each."""
 
-    def report(done: int, total: int, note: str = "") -> None:
+    def report(*arguments: P.args, **options: P.kwargs) -> None:
         release_memory()
-        progress(done, total, note)
+        progress(*arguments, **options)
 
     return report
 
@@ -51,3 +53,9 @@ def reset_peak_memory() -> bool:
     except OSError:
         return False
     return True
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident set of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -6,7 +6,7 @@ import contextlib
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,22 @@ class AdapterKind:
     def attached(
         self, model: Any, budget: int, prompt: Sequence[int]
     ) -> AbstractContextManager[tuple[nn.Module, dict[str, Any]]]:
-        """A new adapter on ``model``, trainable, and its plan as JSON takes it; taken off after the block.
+        """A new adapter on ``model``, trainable, and its plan as JSON takes it; no trace of it after the block.
 
-        ``budget``: how many numbers it may train, about. ``prompt``: token ids of a prompt of the task, which an
-        adapter may start from. What is random is drawn from torch's global generator.
+        Parameters
+        ----------
+        model : a transformers model.
+        budget : how many numbers the adapter may train, about.
+        prompt : token ids of a prompt of the task, which an adapter may start from.
+
+        Notes
+        -----
+        What is random is drawn from torch's global generator.
         """
         raise NotImplementedError
 
     def loaded(self, model: Any, folder: Path) -> AbstractContextManager[nn.Module]:
-        """The saved adapter on ``model``; taken off after the block."""
+        """The saved adapter on ``model``; no trace of it after the block."""
         raise NotImplementedError
 
     def save(self, adapter: Any, folder: Path) -> None:
@@ -59,21 +66,22 @@ class Lora(AdapterKind):
             layers_to_transform=plan["layers"],
             task_type="CAUSAL_LM",
         )
-        with _quiet():
-            adapter = peft.get_peft_model(model, config)
-        try:
-            yield adapter, plan
-        finally:
-            adapter.unload()
+        with original_again(model, copy=False):
+            adapter = _quietly(peft.get_peft_model, model, config)
+            try:
+                yield adapter, plan
+            finally:
+                adapter.unload()
 
     @contextlib.contextmanager
     def loaded(self, model: Any, folder: Path) -> Iterator[nn.Module]:
-        with _quiet():
-            adapter = _peft().PeftModel.from_pretrained(model, folder)
-        try:
-            yield adapter
-        finally:
-            adapter.unload()
+        """See :class:`AdapterKind`."""
+        with original_again(model, copy=False):
+            adapter = _quietly(_peft().PeftModel.from_pretrained, model, folder)
+            try:
+                yield adapter
+            finally:
+                adapter.unload()
 
 
 def plan_lora(model: Any, budget: int) -> dict[str, Any]:
@@ -90,7 +98,7 @@ def plan_lora(model: Any, budget: int) -> dict[str, Any]:
 
     kind = getattr(model.config, "model_type", None)
     if kind not in DEFAULTS:
-        raise InputError(f"PEFT has no default LoRA modules for model type {kind!r}; leave the arm lora out")
+        raise InputError(f"PEFT has no default LoRA modules for model type {kind!r}; leave LoRA out")
     targets = list(DEFAULTS[kind])
     cost: dict[int, int] = defaultdict(int)
     for name, module in model.named_modules():
@@ -126,19 +134,19 @@ class Prefix(AdapterKind):
         tokens = max(1, round(budget / (2 * config.num_hidden_layers * heads * width)))
         start = keys_and_values(model, [prompt[i % len(prompt)] for i in range(tokens)])
         plan = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens, inference_mode=False)
-        with _quiet():
-            adapter = peft.get_peft_model(model, plan)
-        with torch.no_grad():
-            # PEFT's own draw is the noise, each key and value in proportion to its size.
-            drawn = adapter.prompt_encoder[adapter.active_adapter].embedding.weight.view_as(start)
-            drawn.mul_(self.noise * start.square().mean(-1, keepdim=True).sqrt()).add_(start)
-        yield PrefixedModel(adapter), {"virtual_tokens": tokens, "starts_from": "prompt"}
+        with original_again(model, copy=False):
+            adapter = _quietly(peft.get_peft_model, model, plan)
+            with torch.no_grad():
+                # PEFT's own draw is the noise, each key and value in proportion to its size.
+                drawn = adapter.prompt_encoder[adapter.active_adapter].embedding.weight.view_as(start)
+                drawn.mul_(self.noise * start.square().mean(-1, keepdim=True).sqrt()).add_(start)
+            yield PrefixedModel(adapter), {"virtual_tokens": tokens, "starts_from": "prompt"}
 
     @contextlib.contextmanager
     def loaded(self, model: Any, folder: Path) -> Iterator[nn.Module]:
-        with _quiet():
-            adapter = _peft().PeftModel.from_pretrained(model, folder)
-        yield PrefixedModel(adapter)
+        """See :class:`AdapterKind`."""
+        with original_again(model, copy=False):
+            yield PrefixedModel(_quietly(_peft().PeftModel.from_pretrained, model, folder))
 
     def save(self, adapter: Any, folder: Path) -> None:
         super().save(adapter.adapter, folder)
@@ -161,7 +169,7 @@ def keys_and_values(model: Any, token_ids: Sequence[int]) -> torch.Tensor:
     if not parts or any(part.shape != parts[0].shape or part.shape[2] != len(token_ids) for part in parts):
         raise InputError(
             f"{type(model).__name__} does not keep keys and values of {len(token_ids)} tokens alike in all layers, "
-            "which Prefix Tuning starts from; leave the arm prefix out or give it fewer numbers to train"
+            "which Prefix Tuning starts from; leave it out or give it fewer numbers to train"
         )
     return torch.cat(parts).permute(2, 0, 1, 3).float()
 
@@ -215,24 +223,41 @@ class PrefixedModel(nn.Module):
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def original_again(model: Any, *, copy: bool = True) -> Iterator[None]:
+    """After the block the model's parameters have the values (unless ``copy`` is False) and flags that they had."""
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    values = {name: parameter.detach().clone() for name, parameter in model.named_parameters()} if copy else {}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(flags[name])
+                parameter.grad = None
+                if copy:
+                    parameter.copy_(values[name])
+
+
+def _quietly(make: Callable[..., Any], *arguments: Any) -> Any:
     """Keep off the terminal that PEFT still asks transformers for a name that will go."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        yield
-
-
-def check_peft() -> None:
-    """Raise InputError where PEFT is not installed."""
-    _peft()
+        return make(*arguments)
 
 
 def _peft() -> Any:
-    try:
-        import peft
-    except ImportError:
-        raise InputError("the arms lora and prefix need the package peft: pip install 'kslottery-fast[peft]'") from None
+    check_peft()
+    import peft
+
     return peft
+
+
+def check_peft(what: str = "LoRA and Prefix Tuning") -> None:
+    """Raise InputError where PEFT is not installed, which ``what`` needs."""
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        raise InputError(f"{what} need the package peft: pip install 'kslottery-fast[peft]'") from None
 
 
 LORA, PREFIX = Lora(), Prefix()

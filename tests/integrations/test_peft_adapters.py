@@ -7,8 +7,7 @@ import torch
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.evaluation.encoding import Example, collate, encode
 from kslottery_fast.evaluation.generation import generate
-from kslottery_fast.lab.experiment.adapters import LORA, PREFIX, PrefixedModel, keys_and_values, plan_lora
-from kslottery_fast.lab.experiment.arms import original_again
+from kslottery_fast.integrations.peft_adapters import LORA, PREFIX, PrefixedModel, keys_and_values, plan_lora
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 PROMPT = [3, 14, 15, 92, 65]
@@ -41,7 +40,7 @@ def test_an_adapter_trains_alone_is_saved_and_comes_off_without_a_trace(tiny_lla
     before, plain = state(model), model(IDS).logits.detach()
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     torch.manual_seed(0)
-    with original_again(model, copy=False), kind.attached(model, 512, PROMPT) as (adapter, _):
+    with kind.attached(model, 512, PROMPT) as (adapter, _):
         trained = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
         with torch.no_grad():
             for parameter in trained:
@@ -50,7 +49,7 @@ def test_an_adapter_trains_alone_is_saved_and_comes_off_without_a_trace(tiny_lla
         kind.save(adapter, tmp_path / "adapter")
     assert sum(parameter.numel() for parameter in trained) < 600
     assert not torch.allclose(wanted, plain)
-    with original_again(model, copy=False), kind.loaded(model, tmp_path / "adapter") as adapter:
+    with kind.loaded(model, tmp_path / "adapter") as adapter:
         assert torch.allclose(adapter(input_ids=IDS).logits, wanted, atol=1e-6)
     assert torch.equal(model(IDS).logits, plain)
     assert state(model).keys() == before.keys()
@@ -60,7 +59,7 @@ def test_an_adapter_trains_alone_is_saved_and_comes_off_without_a_trace(tiny_lla
 
 def start(model, prompt: list[int], tokens: int) -> torch.Tensor:
     """Keys and values that a new prefix begins with; one token has 2 x 2 layers x 2 heads of 8 = 64 of them."""
-    with original_again(model, copy=False), PREFIX.attached(model, 64 * tokens, prompt) as (prefixed, plan):
+    with PREFIX.attached(model, 64 * tokens, prompt) as (prefixed, plan):
         assert plan["virtual_tokens"] == tokens
         return prefixed.adapter.prompt_encoder["default"].embedding.weight.detach().clone().view(tokens, 4, 2, 8)
 
@@ -115,7 +114,7 @@ def test_before_training_a_prefixed_model_predicts_about_as_the_untuned_one_and_
     untuned = loss(model)
     assert untuned < 0.4  # nats; which phrase comes next is a guess
     torch.manual_seed(0)
-    with original_again(model, copy=False), PREFIX.attached(model, 64 * 6, phrases[0].tolist()) as (prefixed, _):
+    with PREFIX.attached(model, 64 * 6, phrases[0].tolist()) as (prefixed, _):
         assert loss(prefixed) == pytest.approx(untuned, abs=0.05)
         torch.nn.init.normal_(prefixed.adapter.prompt_encoder["default"].embedding.weight)
         assert loss(prefixed) > untuned + 0.2

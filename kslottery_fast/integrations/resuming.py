@@ -1,4 +1,4 @@
-"""Checkpoints of a training that is under way: what an interrupted one goes on from, bit for bit.
+"""An interrupted training goes on from its last checkpoint, bit for bit.
 
 A checkpoint is Trainer's own, ``checkpoint-N/``, and ``complete.json`` in it, written last: what a kill left half-done
 has none and is passed over. It names what it belongs to; another training starts from the beginning.
@@ -11,31 +11,52 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from transformers import TrainerCallback
 
 from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
 
-from .evidence import Witness
-from .run_folder import COMPLETE, seconds_spent
-
 STEPS, SECONDS = 25, 60.0
 """A checkpoint is due after as many steps and as much time, whichever takes longer."""
 
-_WITNESS = "witness.safetensors"
+_COMPLETE, _WITNESS = "complete.json", "witness.safetensors"
+
+
+class Kept(Protocol):
+    """What looks on while something trains, and goes on where it was."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What it has seen so far."""
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take that up."""
 
 
 class Checkpoints(TrainerCallback):
-    """Makes and finds the checkpoints of one training, in a ``folder`` of its own.
+    """Makes and finds the checkpoints of one training.
 
-    ``belongs_to``: everything that its numbers depend on, as JSON takes it; ``witness``: is kept with them.
+    Parameters
+    ----------
+    folder : Path
+        Of this training alone; also Trainer's ``output_dir``.
+    belongs_to : object
+        Everything that its numbers depend on, as JSON takes it.
+    witness : Kept, optional
+        Is kept with the checkpoints.
+    clock : callable
+        Seconds.
     """
 
     def __init__(
-        self, folder: Path, belongs_to: Any, witness: Witness | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path,
+        belongs_to: Any,
+        witness: Kept | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder, self.witness, self.clock = folder, witness, clock
         self.key = hashlib.sha256(json.dumps(belongs_to, default=str).encode()).hexdigest()
@@ -68,7 +89,7 @@ class Checkpoints(TrainerCallback):
         for path in folder.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        write_json(folder / COMPLETE, {"key": self.key, "seconds": self.clock() - self.started})
+        write_json(folder / _COMPLETE, {"key": self.key, "seconds": self.clock() - self.started})
         self.saved_step, self.saved_at = state.global_step, self.clock()
         self._remove_all_but(folder)
 
@@ -76,12 +97,17 @@ class Checkpoints(TrainerCallback):
         return [path for path in self.folder.glob("checkpoint-*") if path.is_dir()]
 
     def _ours(self, path: Path) -> bool:
-        return (path / COMPLETE).exists() and read_json(path / COMPLETE)["key"] == self.key
+        return (path / _COMPLETE).exists() and read_json(path / _COMPLETE)["key"] == self.key
 
     def _remove_all_but(self, kept: Path | None) -> None:
         for path in self._all():
             if path != kept:
                 shutil.rmtree(path)
+
+
+def seconds_spent(folder: Path) -> float:
+    """How long the training took that is kept in a folder of checkpoints; 0 where there is none."""
+    return max((float(read_json(path)["seconds"]) for path in folder.glob(f"*/{_COMPLETE}")), default=0.0)
 
 
 def _step(checkpoint: Path) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kslottery_fast.lab.experiment.memory import release_memory, trimming, trimming_forward
+from kslottery_fast.base.memory import release_memory, trimming, trimming_forward
 
 
 def resident() -> int:
@@ -27,7 +27,7 @@ def test_the_free_pieces_of_a_fragmented_heap_are_returned():
 
 def test_a_model_is_trimmed_inside_the_block_alone(monkeypatch):
     calls = []
-    monkeypatch.setattr("kslottery_fast.lab.experiment.memory.release_memory", lambda: calls.append(1))
+    monkeypatch.setattr("kslottery_fast.base.memory.release_memory", lambda: calls.append(1))
     model = torch.nn.Linear(2, 2)
     with trimming_forward(model):
         model(torch.ones(2))

@@ -6,8 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from kslottery_fast.lab.experiment.console import RunConsole
-from kslottery_fast.lab.experiment.forecast import Forecast
+from kslottery_fast.lab.experiment.console import Forecast, RunConsole
 
 
 class Clock:

@@ -1,0 +1,245 @@
+"""What training shows about each row (D, frequency, size of the change, gradients), and the ways to choose by it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
+from kslottery_fast.ks.significance import resolve_table_method
+from kslottery_fast.rows.overlay import RowEmbedding
+
+from .decision import select_rows
+from .select import select_tickets
+from .tables import ks_statistics
+from .tickets import Tickets
+
+_TENSORS = ("token_ids", "counts", "l2", "gradient", "frequency")
+
+
+class TrainedTable:
+    """What ``ks_select`` sees of two tables, without them: as :class:`~kslottery_fast.tickets.decision.Tables`.
+
+    Parameters
+    ----------
+    token_ids : int64 tensor [A]
+        The rows that trained. Every other row did not move and has h = 0, but counts as a test.
+    counts : int64 tensor [A]
+        Their h = d * D.
+    shape : (V, d)
+    """
+
+    names = ("the original table", "the tuned table")
+
+    def __init__(self, token_ids: Tensor, counts: Tensor, shape: tuple[int, int]) -> None:
+        self.token_ids, self.trained_counts, self.shape = token_ids, counts, shape
+
+    def counts(self, threshold: int = 0) -> Tensor:
+        """H of every row, int64 [V]."""
+        every = torch.zeros(self.shape[0], dtype=torch.int64)
+        every[self.token_ids] = self.trained_counts
+        return every
+
+    def significant(self, alpha: float, method: str, correction: str | None) -> tuple[int, ...]:
+        """Token ids that the test selects at alpha, ascending; none is a possible answer."""
+        found = select_rows(self, alpha, resolve_table_method(self.shape[1], method), correction, None)
+        return tuple(sorted(found.token_ids.tolist()))
+
+    def tickets(self, alpha: float, method: str, correction: str | None, top_k: int) -> Tickets:
+        """The rows that alpha selects, or ``top_k`` of largest D where it selects none."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            found = select_tickets(self, alpha, method, correction, None)
+            return found if len(found) else select_tickets(self, alpha, method, None, top_k)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Facts about the A rows that trained, by ascending token id.
+
+    Attributes
+    ----------
+    token_ids : int64 tensor [A]
+    counts : int64 tensor [A]
+        h = d * D of the KS test.
+    l2 : float64 tensor [A]
+        Length of the change of the row.
+    gradient : float64 tensor [A]
+        Norms of its gradients (clipped, as the optimizer saw them), summed over the updates.
+    frequency : int64 tensor [A]
+        Occurrences in the training examples.
+    vocab_size, dimension : int
+        V and d of the table.
+    trajectory : tuple of (int, int64 tensor [A])
+        Updates done, and h of every row then.
+    """
+
+    token_ids: Tensor
+    counts: Tensor
+    l2: Tensor
+    gradient: Tensor
+    frequency: Tensor
+    vocab_size: int
+    dimension: int
+    trajectory: tuple[tuple[int, Tensor], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def table(self, counts: Tensor | None = None) -> TrainedTable:
+        """What the KS test sees; ``counts``: h at another time of the trajectory."""
+        h = self.counts if counts is None else counts
+        return TrainedTable(self.token_ids, h, (self.vocab_size, self.dimension))
+
+    def significant(self, alpha: float, method: str, correction: str | None, counts: Tensor | None = None) -> int:
+        """How many rows :func:`kslottery_fast.ks_select` selects at alpha; ``counts`` as for :meth:`table`."""
+        return len(self.table(counts).significant(alpha, method, correction))
+
+    def save(self, folder: Path) -> None:
+        """Write ``evidence.safetensors`` and ``evidence.json``."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        steps = [step for step, _ in self.trajectory]
+        if steps:
+            tensors["trajectory"] = torch.stack([counts for _, counts in self.trajectory])
+        write_safetensors(folder / "evidence.safetensors", tensors)
+        facts = {"vocab_size": self.vocab_size, "dimension": self.dimension, "trajectory_steps": steps}
+        write_json(folder / "evidence.json", facts)
+
+    @classmethod
+    def load(cls, folder: Path) -> Evidence:
+        """Read what :meth:`save` wrote; missing or damaged files are an InputError."""
+        tensors: dict[str, Any] = dict(read_safetensors(folder / "evidence.safetensors"))
+        facts = read_json(folder / "evidence.json")
+        trajectory = tensors.pop("trajectory", torch.empty(0, 0))
+        steps = facts.pop("trajectory_steps")
+        return cls(**tensors, **facts, trajectory=tuple(zip(steps, trajectory, strict=True)))
+
+
+class Witness:
+    """Collects the evidence while rows train.
+
+    Parameters
+    ----------
+    before : float32 tensor [V, d]
+        The original table.
+    steps : int
+        Updates of the training.
+    looks : int
+        How often the KS statistics are taken: the last time at the end, from the final rows.
+    """
+
+    def __init__(self, before: Tensor, steps: int, looks: int = 8) -> None:
+        self.before = before
+        self.looks = {round(steps * look / looks) for look in range(1, looks)}
+        self.gradient: Tensor | None = None
+        self.trajectory: list[tuple[int, Tensor]] = []
+
+    def watch(self, step: int, embedding: RowEmbedding) -> None:
+        """Add up gradients; now and then take the KS statistics of the rows as they are."""
+        rows, ids = embedding.rows, embedding.token_ids.cpu()
+        assert rows.grad is not None, "called before an update"
+        norms = rows.grad.double().norm(dim=1).cpu()
+        order = ids.argsort()
+        self.gradient = norms[order] if self.gradient is None else self.gradient + norms[order]
+        if step in self.looks:
+            current = rows.detach().float().cpu()
+            self.trajectory.append((step, ks_statistics(self.before[ids[order]], current[order])))
+
+    def state(self) -> dict[str, Tensor]:
+        """What was seen so far, for a checkpoint."""
+        assert self.gradient is not None, "asked for after an update"
+        looks = {f"trajectory.{step}": counts for step, counts in self.trajectory}
+        return {"gradient": self.gradient, **looks}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from there."""
+        self.gradient = state["gradient"]
+        looks = ((int(name.partition(".")[2]), counts) for name, counts in state.items() if name != "gradient")
+        self.trajectory = sorted(looks, key=lambda look: look[0])
+
+    def evidence(self, token_ids: Tensor, rows: Tensor, frequency: Tensor, steps: int) -> Evidence:
+        """What was seen, with the final ``rows`` [A, d] of ascending ``token_ids``; ``frequency`` int64 [V]."""
+        assert self.gradient is not None, "training has at least one step"
+        before = self.before[token_ids]
+        counts = ks_statistics(before, rows)
+        return Evidence(
+            token_ids=token_ids,
+            counts=counts,
+            l2=(rows.double() - before.double()).norm(dim=1),
+            gradient=self.gradient,
+            frequency=frequency[token_ids],
+            vocab_size=len(self.before),
+            dimension=self.before.shape[1],
+            trajectory=(*self.trajectory, (steps, counts)),
+        )
+
+
+def _largest(values: Tensor) -> Tensor:
+    """Places by falling value; of equal values the lower token id, as ``ks_select(top_k=...)`` does it."""
+    return torch.sort(values, descending=True, stable=True).indices
+
+
+def ks_order(evidence: Evidence, _seed: int) -> Tensor:
+    """Places of the rows by falling D; a row that did not move is never a ticket."""
+    places = _largest(evidence.counts)
+    return places[evidence.counts[places] > 0]
+
+
+def _random_order(evidence: Evidence, seed: int) -> Tensor:
+    return torch.randperm(len(evidence), generator=torch.Generator().manual_seed(seed))
+
+
+SELECTORS: dict[str, Callable[[Evidence, int], Tensor]] = {
+    "ks": ks_order,
+    "frequency": lambda evidence, _: _largest(evidence.frequency),
+    "random": _random_order,
+    "l2": lambda evidence, _: _largest(evidence.l2),
+    "gradient": lambda evidence, _: _largest(evidence.gradient),
+}
+"""From evidence and seed to the order in which rows are taken: places, int64, into the rows that trained."""
+
+
+def token_counts(features: Iterable[Mapping[str, Sequence[int]]], vocab_size: int, *, last: bool = True) -> Tensor:
+    """How often each token id occurs in ``input_ids``, prompt included, since these are the rows that training reads.
+
+    Parameters
+    ----------
+    features : iterable of mapping
+        Encoded examples.
+    vocab_size : int
+    last : bool
+        Whether the last token of an example counts. It is predicted, but nothing is predicted after it, so only a head
+        that follows the rows sends a gradient to its row.
+
+    Returns
+    -------
+    Tensor int64 [V]
+
+    Examples
+    --------
+    >>> token_counts([{"input_ids": [2, 0, 2]}], 4).tolist()
+    [1, 0, 2, 0]
+    >>> token_counts([{"input_ids": [2, 0, 2]}], 4, last=False).tolist()
+    [1, 0, 1, 0]
+    """
+    end = None if last else -1
+    ids = torch.tensor([i for feature in features for i in feature["input_ids"][:end]], dtype=torch.int64)
+    return torch.bincount(ids, minlength=vocab_size)
+
+
+def frequency_ranks(counts: Tensor) -> Tensor:
+    """1 for the most frequent token, and so on; ties go to the lower id.
+
+    >>> frequency_ranks(torch.tensor([1, 0, 5, 1])).tolist()
+    [2, 4, 1, 3]
+    """
+    order = _largest(counts)
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(1, len(order) + 1)
+    return ranks

@@ -1,0 +1,43 @@
+"""Arms: the table of them is whole, and what single ones do with the rows that were chosen."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from kslottery_fast.lab.experiment.arms import ARMS, ChosenRows, norm_matched_noise
+from kslottery_fast.lab.experiment.specs import FACTS, ArmSpec
+from kslottery_fast.lab.experiment.trained import TrainedRows
+from kslottery_fast.tickets.evidence import SELECTORS
+
+D, ACTIVE = 48, torch.arange(0, 400, 4)
+
+
+def test_every_arm_that_can_be_asked_for_can_be_made():
+    assert list(ARMS) == list(FACTS)
+    assert {arm.selector for arm in ARMS.values() if isinstance(arm, ChosenRows)} <= set(SELECTORS)
+
+
+def test_frozen_rows_that_alpha_does_not_select_leave_embed_tuning_as_it_is_unless_the_rate_differs(tmp_path):
+    tuned, trained = TrainedRows(ACTIVE, torch.zeros(len(ACTIVE), D), [1.0]), []
+    cell = SimpleNamespace(
+        evidence=SimpleNamespace(token_ids=ACTIVE),
+        tuned=tuned,
+        choose=lambda *_: ACTIVE[:0],
+        shop=SimpleNamespace(settings=SimpleNamespace(learning_rate=0.01)),
+        train=lambda _, ids, rate, *__: trained.append((len(ids), rate)),
+    )
+    for rate in (None, 0.01):
+        assert ARMS["frozen"].rows(cell, ArmSpec("frozen", 1e-6, rate), tmp_path, None) is tuned
+    assert trained == []
+    ARMS["frozen"].rows(cell, ArmSpec("frozen", 1e-6, 0.003), tmp_path, None)
+    assert trained == [(len(ACTIVE), 0.003)]
+
+
+def test_noise_has_the_norms_of_the_change_and_other_directions():
+    change = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)) * torch.arange(5.0)[:, None]
+    noise = norm_matched_noise(change, 0)
+    assert noise.norm(dim=1) == pytest.approx(change.norm(dim=1), rel=1e-5)
+    assert torch.nn.functional.cosine_similarity(noise[1:], change[1:]).abs().max() < 0.5
+    assert torch.equal(noise, norm_matched_noise(change, 0))
+    assert not torch.equal(noise, norm_matched_noise(change, 1))
