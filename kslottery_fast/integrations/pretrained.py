@@ -1,10 +1,15 @@
-"""Models by transformers: quietly, with errors of one line, and ordinary ones out of GGUF files."""
+"""Models by transformers: where they go, quiet loading with errors of one line, ordinary ones out of GGUF files."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
+import socket
+import urllib.parse
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +21,12 @@ import transformers
 from safetensors import SafetensorError
 from transformers import modeling_gguf_pytorch_utils
 
+from kslottery_fast.base.cache import file_sha256
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import atomic_directory
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_MODEL_FILES = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py"}
 _REMEDY = "give a Hugging Face id, a model folder or a .gguf file"
 
 
@@ -88,6 +96,64 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
             raise
         tokenizer.save_pretrained(temporary)
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of that name; auto is CUDA if there is one. InputError: one that torch does not know or see."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N") from error
+    count = torch.cuda.device_count()
+    if chosen.type == "cuda" and (chosen.index or 0) >= count:
+        raise InputError(f"device {device!r}: torch sees {count} CUDA devices; use auto or cpu")
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; auto is bfloat16 where ``device`` multiplies it natively, else float32.
+
+    Raises
+    ------
+    InputError
+        A name that is neither auto nor a key of ``DTYPES``.
+    """
+    if dtype == "auto":
+        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else native_bfloat16()
+        return torch.bfloat16 if native else torch.float32
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}; expected auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def native_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Tell whether this CPU multiplies bfloat16 natively (AVX512-BF16, AMX, ARM BF16); False if not known."""
+    try:
+        return bool(re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", cpuinfo.read_text("utf-8", "replace")))
+    except OSError:
+        return False
+
+
+def hub_in_reach() -> bool:
+    """Tell whether the Hugging Face Hub's host has an address; behind a proxy that is for the proxy to know."""
+    address = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
+    if urllib.request.getproxies().get(address.scheme):
+        return True
+    try:
+        return bool(socket.getaddrinfo(address.hostname, address.port or address.scheme))
+    except OSError:
+        return False
+
+
+def folder_sha256(folder: Path) -> str:
+    """One SHA-256 over names and contents of what makes the model: weights, configuration, tokenizer, code."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in _MODEL_FILES:
+            digest.update(f"{path.name}\0{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.integrations import pretrained
 from kslottery_fast.lab.data import fetch
 from kslottery_fast.lab.models import loading as models
-from kslottery_fast.lab.models.loading import load_model, native_bfloat16
+from kslottery_fast.lab.models.loading import load_model
 
 logging = transformers.utils.logging
 
@@ -209,7 +209,7 @@ def test_a_hugging_face_id_with_a_revision_is_passed_on_and_remembered(folder, m
 
 
 def test_a_longer_name_that_resembles_the_default_is_still_taken_for_a_hugging_face_id(monkeypatch):
-    monkeypatch.setattr(models, "_hub_in_reach", lambda: False)
+    monkeypatch.setattr(models, "hub_in_reach", lambda: False)
     assert models.find_source("HuggingFaceTB/SmolLM2-135M").location == "HuggingFaceTB/SmolLM2-135M"
 
 
@@ -289,25 +289,10 @@ def test_a_model_without_embedding_or_head_is_refused(folder, monkeypatch, missi
 
 def test_dtype_auto_is_bfloat16_exactly_where_the_cpu_multiplies_it(folder, monkeypatch):
     for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(models, "native_bfloat16", lambda native=native: native)
+        monkeypatch.setattr(pretrained, "native_bfloat16", lambda native=native: native)
         loaded = load_model(str(folder), device="cpu")
         assert loaded.model.dtype == expected
         assert loaded.provenance["dtype"] == str(expected).removeprefix("torch.")
-
-
-@pytest.mark.parametrize(
-    ("line", "native"),
-    [
-        ("flags\t\t: fpu avx512f avx512_bf16 avx512vl\n", True),
-        ("flags\t\t: fpu amx_bf16 amx_tile\n", True),
-        ("Features\t: fp asimd bf16 i8mm\n", True),
-        ("flags\t\t: fpu avx2 avx512f avx512bw\n", False),
-    ],
-)
-def test_native_bfloat16_reads_the_flags_of_x86_and_arm(tmp_path, line, native):
-    (tmp_path / "cpuinfo").write_text(line)
-    assert native_bfloat16(tmp_path / "cpuinfo") is native
-    assert native_bfloat16(tmp_path / "missing") is False
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from kslottery_fast.lab.experiment.settings import COMPARE_ARMS, ExperimentSetti
 
 if TYPE_CHECKING:
     from kslottery_fast.evaluation.evaluate import Evaluation
-    from kslottery_fast.lab.experiment.console import RunConsole
 
 _AS_JSON = "print summary.json instead of the table"
 
@@ -38,10 +37,8 @@ def add_compare(commands: Any) -> None:
         help="many ways to tune a model beside each other, over training seeds and languages",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    arms = (
-        "comma-separated NAME[@SIZE][:lr=RATE]; SIZE: rows (18), alpha (0.05), tickets, or active; "
-        "--list-arms names them"
-    )
+    sizes = "rows (18), alpha (0.05), tickets, or active"
+    arms = f"comma-separated NAME[@SIZE][:lr=RATE]; SIZE: {sizes}; --list-arms names them"
     parser.add_argument("--arms", type=_words, default=",".join(COMPARE_ARMS), help=arms)
     parser.add_argument("--seeds", type=_words, default="0,1,2", help="comma-separated training seeds")
     parser.add_argument("--targets", type=_words, default="es", help="comma-separated target languages")
@@ -172,17 +169,26 @@ def _carry_out(settings: ExperimentSettings, options: argparse.Namespace, *, onl
     products show the grid of this call. ``only_report``: refuse to do anything that is left, and write the products
     again although they are those of this grid and version.
     """
-    from kslottery_fast.lab.experiment.console import RunConsole
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # before tokenizers are imported
+    from rich.console import Console
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from kslottery_fast.base.files import read_json
+    from kslottery_fast.lab.experiment.console import RunConsole
     from kslottery_fast.lab.experiment.plan import Experiment
     from kslottery_fast.lab.experiment.run_folder import open_run_folder
     from kslottery_fast.lab.report.products import up_to_date, write_products
+    from kslottery_fast.lab.report.tables import print_summary, score_header, score_row
 
     console, output = RunConsole(), options.folder
+    header = score_header()
+
+    def show(label: str, evaluation: Evaluation) -> None:
+        while header:  # above the first row
+            console.say(header.pop(0))
+        console.say(score_row(label, evaluation))
+
     with open_run_folder(output, settings.binding, settings.grid) as folder:
-        experiment = Experiment(settings, folder, console, _Rows(console))
+        experiment = Experiment(settings, folder, console, show)
         if not only_report:
             folder.keep_grid(settings.grid)
         worked = experiment.work(options.command, only_finished=only_report)
@@ -192,25 +198,6 @@ def _carry_out(settings: ExperimentSettings, options: argparse.Namespace, *, onl
         summary = dict(read_json(output / "summary.json"))
     if options.json:
         print(json.dumps(summary, indent=2, ensure_ascii=False))
-        return 0
-    from rich.console import Console
-
-    from kslottery_fast.lab.report.tables import print_summary
-
-    print_summary(summary, Console(highlight=False), output)
+    else:
+        print_summary(summary, Console(highlight=False), output)
     return 0
-
-
-class _Rows:
-    """Shows the scores of one model after the other while an experiment works."""
-
-    def __init__(self, console: RunConsole) -> None:
-        self.console, self.begun = console, False
-
-    def __call__(self, label: str, evaluation: Evaluation) -> None:
-        from kslottery_fast.lab.report.tables import score_header, score_row
-
-        for line in () if self.begun else score_header():
-            self.console.say(line)
-        self.begun = True
-        self.console.say(score_row(label, evaluation))

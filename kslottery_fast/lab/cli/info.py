@@ -103,7 +103,11 @@ def _json(path: Path) -> Facts:
         raise InputError(f"{path} is not a file of kslottery")
     kind = str(value.get("format", "")).split("/")[0]
     if kind == "kslottery-tickets":
-        return _tickets(path)
+        from kslottery_fast.tickets.tickets import Tickets
+
+        tickets = Tickets.load(path)
+        what = "winning tickets; read them with Tickets.load, train them with attach_rows"
+        return {"what": what, "summary": tickets.summary(), "token ids": tickets.token_ids.tolist()}
     if "languages" in value:
         return _summary(value)
     if kind == "kslottery-scan":
@@ -115,14 +119,6 @@ def _json(path: Path) -> Facts:
         names = ("command", "date", "seed", "model", "packages", "system", "peak_memory_mb", "resumed_on")
         return {"what": "where and how a run was made", **{name: value[name] for name in names if name in value}}
     raise InputError(f"{path} is JSON, but not a file of kslottery")
-
-
-def _tickets(path: Path) -> Facts:
-    from kslottery_fast.tickets.tickets import Tickets
-
-    tickets = Tickets.load(path)
-    what = "winning tickets; read them with Tickets.load, train them with attach_rows"
-    return {"what": what, "summary": tickets.summary(), "token ids": tickets.token_ids.tolist()}
 
 
 def _summary(value: Facts) -> Facts:

