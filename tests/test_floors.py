@@ -34,7 +34,7 @@ def test_imports_that_go_up_or_round_are_named_with_the_contract_that_they_break
     package = copy / "kslottery_fast"
     for file, line in (
         ("base/errors.py", "from kslottery_fast.rows.overlay import RowEmbedding"),  # up
-        ("lab/data/pairs.py", "from kslottery_fast.lab.models import loading"),  # up, inside lab
+        ("lab/data/readers.py", "from kslottery_fast.lab.models import loading"),  # up, inside lab
         ("rows/tables.py", "from .attach import attach_rows"),  # round: attach imports tables
     ):
         with (package / file).open("a", encoding="utf-8") as source:
@@ -45,7 +45,7 @@ def test_imports_that_go_up_or_round_are_named_with_the_contract_that_they_break
         "Imports run down the floors: a room knows those below it, and none on its own floor or above BROKEN",
         "kslottery_fast.base.errors -> kslottery_fast.rows.overlay",
         "The experiment as a program: commands, reports, the experiment, models, data BROKEN",
-        "kslottery_fast.lab.data.pairs -> kslottery_fast.lab.models",
+        "kslottery_fast.lab.data.readers -> kslottery_fast.lab.models",
         "No circle: nowhere do two rooms, or two files of a room, need each other BROKEN",
         "No cycles are allowed in kslottery_fast.rows.",
     ):

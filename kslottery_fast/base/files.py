@@ -69,6 +69,33 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_writable(path: str | os.PathLike[str], folder: Path, name: str = "output") -> None:
+    """Refuse a path whose folder can neither be written nor made, and leave nothing behind.
+
+    Parameters
+    ----------
+    path : str or path
+        What will be written.
+    folder : Path
+        The folder that it needs: its parent, or itself.
+    name : str
+        What the error message calls it.
+
+    Raises
+    ------
+    InputError
+        It cannot be written, and why.
+    """
+    try:
+        Path(path).exists()  # refuses a name that is too long
+        while not folder.exists():
+            folder = folder.absolute().parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{name} {path} cannot be written in {folder}: {error.strerror}; name another") from None
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all."""
     with atomic_path(path) as temporary:

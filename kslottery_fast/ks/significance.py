@@ -8,6 +8,7 @@ samples in :mod:`kslottery_fast.ks.twosample`, the counts of two tables in :mod:
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -89,6 +90,16 @@ def _table_values(h: Any, d: int, method: str, which: int) -> Tensor:
         raise InputError(f"h holds {low if low < 0 else high}: a KS count of {rows} lies in 0..{d}")
     values = null_pvalues(counts.cpu().numpy(), d, d, "two-sided", method)[which]
     return torch.from_numpy(np.ascontiguousarray(values)).to(counts.device)
+
+
+def pvalue_of_log(log_p: float) -> str:
+    """Write a p-value from its natural logarithm: two digits, also below the smallest float.
+
+    >>> pvalue_of_log(math.log(0.0312)), pvalue_of_log(0.0), pvalue_of_log(-5672.837)
+    ('0.031', '1', '2.1e-2464')
+    """
+    p = Decimal(log_p).exp()
+    return f"{p:.1e}" if log_p < math.log(1e-4) else f"{float(p):.2g}"
 
 
 def check_alpha(alpha: Any) -> float:

@@ -27,6 +27,7 @@ from .tensor_files import BLOCK_BYTES, FLOATS, Checkpoint, StoredTensor, check_b
 from .tensor_names import HEAD_NAMES, locate_embedding
 
 FORMAT = "kslottery-scan/1"
+_LISTED = 5  # names in a line of the legend
 _LAYER = re.compile(r"^(?P<stack>.*?)(?:^|\.)(?:layers|layer|blocks|block|h)\.(?P<number>\d+)\.(?P<kind>.+)$")
 _WRAPPERS = re.compile(r"^(?:base_model\.|model\.|transformer\.|language_model\.|_orig_mod\.)+")
 
@@ -96,6 +97,32 @@ class Scan:
         writer.writerows(entries)
         return buffer.getvalue()
 
+    def legend(self) -> list[str]:
+        """What a reader of the figures needs to know, and what was not compared, a line each."""
+        lines = [
+            f"significant: share of rows with p < {self.alpha:g}, each tested on its own; changed: rows with D > 0"
+        ]
+        if any(shift.embedding for shift in self.tensors):
+            lines.append("*: the input embedding")
+        if any(shift.significant_rows is None for shift in self.tensors):
+            lines.append(f"no test: rows so short that none could reach p < {self.alpha:g}")
+        for what, treated, field in (("NaN", "left out", "nan_rows"), ("Inf", "counted as values", "inf_rows")):
+            bad = [(shift.name, rows) for shift in self.tensors if (rows := getattr(shift, field))]
+            if bad:
+                names = _some([f"{name} ({_count(rows, 'row', 'rows')})" for name, rows in bad])
+                lines.append(f"WARNING: {what} in {matrices(len(bad))}, {treated}: {names}")
+        lines += [f"note: {note}" for note in self.notes]
+        skipped = {
+            f"only in {self.before}": self.only_before,
+            f"only in {self.after}": self.only_after,
+            "of different shapes": self.other_shape,
+            "not of floats (quantized?)": self.quantized,
+        }
+        lines += [f"not compared, {what}: {_some(names)}" for what, names in skipped.items() if names]
+        if self.not_2d:
+            lines.append(f"not compared, no matrix (biases, norms): {_count(self.not_2d, 'tensor', 'tensors')}")
+        return lines
+
 
 def scan_checkpoints(
     before: str | os.PathLike[str],
@@ -158,7 +185,15 @@ def scan_checkpoints(
 
 def matrices(count: int) -> str:
     """A number of matrices in words."""
-    return f"{count:,} {'matrix' if count == 1 else 'matrices'}"
+    return _count(count, "matrix", "matrices")
+
+
+def _count(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
 
 
 def _pairs(first: Checkpoint, second: Checkpoint) -> tuple[list[tuple[StoredTensor, StoredTensor]], dict[str, Any]]:

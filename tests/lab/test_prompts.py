@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.lab.data.pairs import Pair
+from kslottery_fast.evaluation.pairs import Pair
 from kslottery_fast.lab.data.prompts import DEFAULT_TEMPLATE, PARAPHRASED_TEMPLATE, check_template, to_examples
 
 

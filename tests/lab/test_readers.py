@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.evaluation.pairs import Pair
 from kslottery_fast.lab.data.languages import find_language
-from kslottery_fast.lab.data.pairs import Pair
 from kslottery_fast.lab.data.readers import read_catalogue_folder, read_table, read_wheel_catalogues
 
 SPANISH = find_language("es")
@@ -51,7 +52,8 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_a_catalogue_gives_its_finished_entries_and_counts_the_others(tmp_path):
-    pairs, skipped = read_catalogue_folder(write(tmp_path / "es.po", CATALOGUE), SPANISH)
+    skipped: Counter[str] = Counter()
+    pairs = read_catalogue_folder(write(tmp_path / "es.po", CATALOGUE), SPANISH, skipped)
     assert [(pair.source, pair.target) for pair in pairs] == [("Save", "Guardar"), ("Open the page", "Abrir la página")]
     assert [pair.origin for pair in pairs] == ["es.po:5", "es.po:8"]
     assert skipped == {"fuzzy": 1, "untranslated": 1, "plural": 1, "obsolete": 1}
@@ -69,7 +71,7 @@ def test_a_folder_gives_the_catalogues_of_one_language_by_folder_header_or_file_
     write(tmp_path / "es.po", one("by file name"))
     write(tmp_path / "ca.po", one("by file name, Catalan"))
     write(tmp_path / "messages.po", one("states none"))
-    pairs, _ = read_catalogue_folder(tmp_path, SPANISH)
+    pairs = read_catalogue_folder(tmp_path, SPANISH, Counter())
     assert sorted(pair.source for pair in pairs) == [
         "by file name", "by folder", "by folder, with region", "by header", "states none",
     ]  # fmt: skip
@@ -80,7 +82,8 @@ def test_a_wheel_gives_the_catalogues_of_one_language_and_runs_nothing(tmp_path)
         for code in ("es", "es_ES", "es_AR", "ca"):
             wheel.writestr(f"app/locale/{code}/LC_MESSAGES/django.po", CATALOGUE.replace("Save", f"Save {code}"))
         wheel.writestr("app/locale/es/LC_MESSAGES/django.mo", b"\0")
-    pairs, skipped = read_wheel_catalogues(tmp_path / "a.whl", "App", SPANISH)
+    skipped: Counter[str] = Counter()
+    pairs = read_wheel_catalogues(tmp_path / "a.whl", "App", SPANISH, skipped)
     assert [pair.source for pair in pairs] == ["Save es", "Open the page", "Save es_ES", "Open the page"]
     assert pairs[0].origin == "App/app/locale/es/LC_MESSAGES/django.po:5"
     assert skipped["fuzzy"] == 2
@@ -88,17 +91,17 @@ def test_a_wheel_gives_the_catalogues_of_one_language_and_runs_nothing(tmp_path)
 
 def test_a_folder_without_catalogues_or_without_the_language_says_so(tmp_path):
     with pytest.raises(InputError, match=r"holds no .po file; give a folder of gettext catalogues, or a .tsv"):
-        read_catalogue_folder(tmp_path, SPANISH)
+        read_catalogue_folder(tmp_path, SPANISH, Counter())
     write(tmp_path / "ca.po", CATALOGUE)
     write(tmp_path / "de.po", CATALOGUE)
     with pytest.raises(InputError, match=r"has no catalogue in Spanish \(es\); it has: ca, de"):
-        read_catalogue_folder(tmp_path, SPANISH)
+        read_catalogue_folder(tmp_path, SPANISH, Counter())
 
 
 @pytest.mark.parametrize("text", ["nothing here", CATALOGUE + "\nno keyword\n", "es.po"])
 def test_a_broken_catalogue_is_named(tmp_path, text):
     with pytest.raises(InputError, match=r"es.po is not a (readable )?gettext catalogue"):
-        read_catalogue_folder(write(tmp_path / "es.po", text), SPANISH)
+        read_catalogue_folder(write(tmp_path / "es.po", text), SPANISH, Counter())
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from safetensors.torch import save_file
 
 from kslottery_fast import Tickets, ks_select
 from kslottery_fast.lab.cli import main as cli
-from kslottery_fast.lab.cli.select import pvalue_of_log
 
 
 @pytest.fixture
@@ -150,10 +148,3 @@ def test_ctrl_c_promises_nothing_to_go_on_with(models, monkeypatch, capsys):
     monkeypatch.setattr("kslottery_fast.tickets.stored.ks_select_checkpoints", interrupted)
     assert cli.main(["select", "before", "after"]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "kslottery: interrupted"
-
-
-def test_a_pvalue_is_shown_from_its_logarithm_as_python_shows_the_number():
-    for power in range(-30, 1):
-        for value in (1.0, 0.96, 0.95001, 0.5, 0.12345):
-            p = value * 10.0**power
-            assert float(pvalue_of_log(math.log(p))) == pytest.approx(p, rel=0.06)

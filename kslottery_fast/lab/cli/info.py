@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import json
 import os
 import platform
 from importlib import metadata
@@ -10,8 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.files import read_json
 
 Facts = dict[str, Any]
+
+
+def add_info(commands: Any) -> None:
+    """``info``: any file or folder of ours, or this installation."""
+    parser = commands.add_parser("info", help="explain any file that a run writes, or, without PATH, this installation")
+    parser.add_argument("path", nargs="?", type=Path, metavar="PATH", help="run folder, artifact or adapter")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(run=_info)
+
+
+def _info(options: argparse.Namespace) -> int:
+    facts = describe_installation() if options.path is None else describe(options.path)
+    if options.json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            print(f"{name:{width}}  {value}")
+    return 0
 
 
 def describe_installation() -> Facts:
@@ -65,8 +87,6 @@ def _run_folder(path: Path) -> Facts:
 
 
 def _adapter(path: Path) -> Facts:
-    from kslottery_fast.base.files import read_json
-
     config = read_json(path / "adapter_config.json")
     return {
         "what": "a PEFT adapter; load it with peft.PeftModel.from_pretrained or kslottery_fast's load_adapter",
@@ -78,14 +98,16 @@ def _adapter(path: Path) -> Facts:
 
 
 def _json(path: Path) -> Facts:
-    from kslottery_fast.base.files import read_json
-
     value = read_json(path)
     if not isinstance(value, dict):
         raise InputError(f"{path} is not a file of kslottery")
     kind = str(value.get("format", "")).split("/")[0]
     if kind == "kslottery-tickets":
-        return _tickets(path)
+        from kslottery_fast.tickets.tickets import Tickets
+
+        tickets = Tickets.load(path)
+        what = "winning tickets; read them with Tickets.load, train them with attach_rows"
+        return {"what": what, "summary": tickets.summary(), "token ids": tickets.token_ids.tolist()}
     if "languages" in value:
         return _summary(value)
     if kind == "kslottery-scan":
@@ -97,14 +119,6 @@ def _json(path: Path) -> Facts:
         names = ("command", "date", "seed", "model", "packages", "system", "peak_memory_mb", "resumed_on")
         return {"what": "where and how a run was made", **{name: value[name] for name in names if name in value}}
     raise InputError(f"{path} is JSON, but not a file of kslottery")
-
-
-def _tickets(path: Path) -> Facts:
-    from kslottery_fast.tickets.tickets import Tickets
-
-    tickets = Tickets.load(path)
-    what = "winning tickets; read them with Tickets.load, train them with attach_rows"
-    return {"what": what, "summary": tickets.summary(), "token ids": tickets.token_ids.tolist()}
 
 
 def _summary(value: Facts) -> Facts:

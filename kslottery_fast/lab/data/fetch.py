@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kslottery_fast.base.cache import cache_directory, file_sha256, temporary_folder
 from kslottery_fast.base.errors import InputError
 
 Status = Callable[[str], None]
@@ -28,9 +25,6 @@ Status = Callable[[str], None]
 Progress = Callable[[int, int], None]
 """Receives (bytes done, bytes in all)."""
 
-CACHE_VARIABLE = "KSLOTTERY_CACHE"
-STALE_SECONDS = 24 * 3600
-_MARGIN = 16 << 20  # bytes of disk left free beyond what a step writes
 _POLL_SECONDS = 0.5
 _PIP_OPTIONS = (
     "--no-deps --only-binary=:all: --ignore-requires-python --no-cache-dir --no-input --disable-pip-version-check "
@@ -72,23 +66,6 @@ WHEELS: dict[str, Wheel] = {wheel.name: wheel for wheel in _PINNED}
 """Every wheel that the lab may fetch, by name."""
 
 
-def cache_directory() -> Path:
-    """The folder for what is fetched or converted: ``$KSLOTTERY_CACHE``, else the user's cache folder."""
-    import platformdirs
-
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("kslottery-fast"))
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def fetch_wheel(wheel: Wheel, *, status: Status | None = None, progress: Progress | None = None) -> Path:
     """The path of a verified copy of ``wheel`` in the cache; pip runs only when there is none.
 
@@ -123,39 +100,6 @@ def fetch_wheel(wheel: Wheel, *, status: Status | None = None, progress: Progres
                 "deleted and not used; check the package index of pip (pip config list), then run again"
             )
         return downloaded.replace(target)
-
-
-@contextlib.contextmanager
-def temporary_folder(parent: Path, needed: int) -> Iterator[Path]:
-    """A private folder in ``parent`` (made if missing) for ``needed`` bytes; it is gone afterwards.
-
-    Leftovers of killed runs, older than a day, are removed on the way. InputError: fewer bytes are free, the disk
-    fills up on the way, or ``parent`` cannot be written.
-    """
-    needed += _MARGIN
-    try:
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            for leftover in parent.glob(".*.tmp"):
-                if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
-                    shutil.rmtree(leftover, ignore_errors=True)
-            if shutil.disk_usage(parent).free < needed:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            made = tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=parent, ignore_cleanup_errors=True)
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise InputError(
-                f"{parent} cannot be written ({error.strerror}); set {CACHE_VARIABLE} to another folder"
-            ) from error
-        with made as temporary:
-            yield Path(temporary)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(parent).free
-        raise InputError(
-            f"disk full: {parent} needs {needed:,} bytes and has {free:,} free; free some space, or set "
-            f"{CACHE_VARIABLE} to a folder on another disk"
-        ) from error
 
 
 def _pip_download(wheel: Wheel, temporary: Path, target: Path, progress: Progress | None) -> Path:

@@ -9,22 +9,20 @@ from dataclasses import dataclass
 from kslottery_fast.base.errors import InputError
 
 _NAMES = """
-af Afrikaans | am Amharic | ar Arabic | ar_dz Algerian Arabic | ast Asturian | az Azerbaijani
-be Belarusian | bg Bulgarian | bn Bengali | br Breton | bs Bosnian | ca Catalan | ckb Central Kurdish
-cs Czech | cy Welsh | da Danish | de German | dsb Lower Sorbian | dv Divehi | el Greek | en English
-eo Esperanto | es Spanish | es_419 Latin American Spanish | es_ar Argentinian Spanish
-es_co Colombian Spanish | es_mx Mexican Spanish | es_ve Venezuelan Spanish | et Estonian | eu Basque
-fa Persian | fi Finnish | fr French | fr_ca Canadian French | fy Frisian | ga Irish | gd Scottish Gaelic
-gl Galician | gu Gujarati | he Hebrew | hi Hindi | hr Croatian | hsb Upper Sorbian | ht Haitian Creole
-hu Hungarian | hy Armenian | ia Interlingua | id Indonesian | ig Igbo | io Ido | is Icelandic | it Italian
-ja Japanese | ka Georgian | kab Kabyle | kk Kazakh | km Khmer | kn Kannada | ko Korean | ky Kyrgyz
-lb Luxembourgish | lt Lithuanian | lv Latvian | mi Maori | mk Macedonian | ml Malayalam | mn Mongolian
-mr Marathi | ms Malay | mt Maltese | my Burmese | nb Norwegian Bokmål | ne Nepali | nl Dutch
-nn Norwegian Nynorsk | os Ossetian | pa Punjabi | pl Polish | pt Portuguese | pt_br Brazilian Portuguese
-ro Romanian | ru Russian | si Sinhala | sk Slovak | sl Slovenian | sq Albanian | sr Serbian
-sr_latn Serbian (Latin) | sv Swedish | sw Swahili | ta Tamil | te Telugu | tet Tetum | tg Tajik | th Thai
-tk Turkmen | tr Turkish | tt Tatar | udm Udmurt | ug Uyghur | uk Ukrainian | ur Urdu | uz Uzbek
-vi Vietnamese | zh_hans Simplified Chinese | zh_hant Traditional Chinese
+af Afrikaans | am Amharic | ar Arabic | ar_dz Algerian Arabic | ast Asturian | az Azerbaijani | be Belarusian
+bg Bulgarian | bn Bengali | br Breton | bs Bosnian | ca Catalan | ckb Central Kurdish | cs Czech | cy Welsh
+da Danish | de German | dsb Lower Sorbian | dv Divehi | el Greek | en English | eo Esperanto | es Spanish
+es_419 Latin American Spanish | es_ar Argentinian Spanish | es_co Colombian Spanish | es_mx Mexican Spanish
+es_ve Venezuelan Spanish | et Estonian | eu Basque | fa Persian | fi Finnish | fr French | fr_ca Canadian French
+fy Frisian | ga Irish | gd Scottish Gaelic | gl Galician | gu Gujarati | he Hebrew | hi Hindi | hr Croatian
+hsb Upper Sorbian | ht Haitian Creole | hu Hungarian | hy Armenian | ia Interlingua | id Indonesian | ig Igbo | io Ido
+is Icelandic | it Italian | ja Japanese | ka Georgian | kab Kabyle | kk Kazakh | km Khmer | kn Kannada | ko Korean
+ky Kyrgyz | lb Luxembourgish | lt Lithuanian | lv Latvian | mi Maori | mk Macedonian | ml Malayalam | mn Mongolian
+mr Marathi | ms Malay | mt Maltese | my Burmese | nb Norwegian Bokmål | ne Nepali | nl Dutch | nn Norwegian Nynorsk
+os Ossetian | pa Punjabi | pl Polish | pt Portuguese | pt_br Brazilian Portuguese | ro Romanian | ru Russian
+si Sinhala | sk Slovak | sl Slovenian | sq Albanian | sr Serbian | sr_latn Serbian (Latin) | sv Swedish | sw Swahili
+ta Tamil | te Telugu | tet Tetum | tg Tajik | th Thai | tk Turkmen | tr Turkish | tt Tatar | udm Udmurt | ug Uyghur
+uk Ukrainian | ur Urdu | uz Uzbek | vi Vietnamese | zh_hans Simplified Chinese | zh_hant Traditional Chinese
 """
 LANGUAGES: dict[str, str] = dict(entry.split(" ", 1) for entry in re.split(r" \| |\n", _NAMES.strip()))
 """English name of every language that the default catalogues hold, by code (lower case, underscore)."""

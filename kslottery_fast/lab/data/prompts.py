@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from kslottery_fast.base.errors import InputError
-
-from .pairs import Pair
+from kslottery_fast.evaluation.pairs import Pair
 
 if TYPE_CHECKING:
     from kslottery_fast.evaluation.encoding import Example

@@ -17,29 +17,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.evaluation.pairs import Pair
 
 from .languages import Language, canonical_code
-from .pairs import Pair
 
 _LOCALE = re.compile(r"(?:^|/)([^/]+)/LC_MESSAGES/[^/]+\.po$")
 _LANGUAGE_HEADER = re.compile(r'^"Language:\s*([A-Za-z_@-]+)\s*\\n"', re.MULTILINE)
 _LANGUAGE_NAME = re.compile(r"([a-z]{2,3}(?:[_-][A-Za-z]+)?)")
 
 
-def read_wheel_catalogues(wheel: Path, label: str, language: Language) -> tuple[list[Pair], Counter[str]]:
-    """Pairs English -> ``language`` of every catalogue in a wheel, by file name, and what was left out."""
+def read_wheel_catalogues(wheel: Path, label: str, language: Language, skipped: Counter[str]) -> list[Pair]:
+    """Pairs English -> ``language`` of every catalogue in a wheel, by file name; the rest counts as ``skipped``."""
     pairs: list[Pair] = []
-    skipped: Counter[str] = Counter()
     with zipfile.ZipFile(wheel) as archive:
         for name in sorted(archive.namelist()):
             located = _LOCALE.search(name)
             if located and canonical_code(located[1]) == language.code:
                 pairs += _entries(archive.read(name).decode("utf-8-sig"), f"{label}/{name}", skipped)
-    return pairs, skipped
+    return pairs
 
 
-def read_catalogue_folder(folder: Path, language: Language) -> tuple[list[Pair], Counter[str]]:
-    """Pairs of the .po files of one language under ``folder`` (or of one .po file), and what was left out.
+def read_catalogue_folder(folder: Path, language: Language, skipped: Counter[str]) -> list[Pair]:
+    """Pairs of the .po files of one language under ``folder`` (or of one .po file).
 
     The language of a file is that of its folder ``<code>/LC_MESSAGES``, else its header ``Language``, else
     its own name (``es.po``). A file that states none is taken to be in the language asked for.
@@ -50,22 +49,21 @@ def read_catalogue_folder(folder: Path, language: Language) -> tuple[list[Pair],
             f"{folder} holds no .po file; give a folder of gettext catalogues, or a .tsv, .csv or .jsonl file"
         )
     pairs: list[Pair] = []
-    skipped: Counter[str] = Counter()
     others: set[str] = set()
     for file in files:
         text = _read_text(file)
         stated = _LOCALE.search(file.as_posix()) or _LANGUAGE_HEADER.search(text) or _LANGUAGE_NAME.fullmatch(file.stem)
         code = canonical_code(stated[1]) if stated else language.code
-        if code != language.code:
+        if code == language.code:
+            origin = file.relative_to(folder).as_posix() if folder.is_dir() else file.name
+            pairs += _entries(text, origin, skipped)
+        else:
             others.add(code)
-            continue
-        origin = file.relative_to(folder).as_posix() if folder.is_dir() else file.name
-        pairs += _entries(text, origin, skipped)
     if others and not pairs and not skipped:
         raise InputError(
             f"{folder} has no catalogue in {language.name} ({language.code}); it has: {', '.join(sorted(others))}"
         )
-    return pairs, skipped
+    return pairs
 
 
 def read_table(path: Path) -> list[Pair]:
@@ -76,12 +74,13 @@ def read_table(path: Path) -> list[Pair]:
     quotes as usual. Each line of a .jsonl file is an object with the strings ``source`` and ``target``. Blank
     lines are skipped.
     """
-    kind = path.suffix.lower()
-    if kind not in (".tsv", ".csv", ".jsonl"):
+    readers = {".tsv": _read_columns, ".csv": _read_columns, ".jsonl": _read_jsonl}
+    read = readers.get(path.suffix.lower())
+    if read is None:
         raise InputError(
             f"{path}: unknown kind of corpus {path.suffix!r}; expected .tsv, .csv, .jsonl, .po or a folder"
         )
-    return list((_read_jsonl if kind == ".jsonl" else _read_columns)(path, _read_text(path)))
+    return list(read(path, _read_text(path)))
 
 
 def _read_columns(path: Path, text: str) -> Iterator[Pair]:
@@ -141,13 +140,9 @@ def _entries(text: str, origin: str, skipped: Counter[str]) -> Iterator[Pair]:
     except (OSError, ValueError) as error:
         raise InputError(f"{origin} is not a readable gettext catalogue ({error})") from error
     for entry in catalogue:
-        reasons = {
-            "obsolete": entry.obsolete,
-            "plural": entry.msgid_plural,
-            "fuzzy": entry.fuzzy,
-            "untranslated": not entry.msgstr.strip(),
-        }
-        reason = next((name for name, holds in reasons.items() if holds), None)
+        rules = {"obsolete": entry.obsolete, "plural": entry.msgid_plural, "fuzzy": entry.fuzzy}
+        rules["untranslated"] = not entry.msgstr.strip()
+        reason = next((name for name, holds in rules.items() if holds), None)
         if reason:
             skipped[reason] += 1
         else:

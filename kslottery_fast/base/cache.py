@@ -1,0 +1,84 @@
+"""The folder for what is fetched or converted once, and room for making it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import InputError
+from .extras import require_lab
+
+CACHE_VARIABLE = "KSLOTTERY_CACHE"
+STALE_SECONDS = 24 * 3600
+_MARGIN = 16 << 20  # bytes of disk left free beyond what a step writes
+
+
+def cache_directory() -> Path:
+    """The folder for what is fetched or converted: ``$KSLOTTERY_CACHE``, else the user's cache folder."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    require_lab(f"the cache, unless {CACHE_VARIABLE} names its folder,", "platformdirs")
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("kslottery-fast"))
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, needed: int) -> Iterator[Path]:
+    """A private folder in a folder of the cache, gone afterwards.
+
+    Leftovers of killed runs, older than a day, are removed on the way.
+
+    Parameters
+    ----------
+    parent : Path
+        A folder of the cache, made if missing.
+    needed : int
+        Bytes that will be written.
+
+    Raises
+    ------
+    InputError
+        Fewer bytes are free, the disk fills up on the way, or ``parent`` cannot be written.
+    """
+    needed += _MARGIN
+    try:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            for leftover in parent.glob(".*.tmp"):
+                if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+                    shutil.rmtree(leftover, ignore_errors=True)
+            if shutil.disk_usage(parent).free < needed:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            made = tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=parent, ignore_cleanup_errors=True)
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise InputError(
+                f"{parent} cannot be written ({error.strerror}); set {CACHE_VARIABLE} to another folder"
+            ) from error
+        with made as temporary:
+            yield Path(temporary)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(parent).free
+        raise InputError(
+            f"disk full: {parent} needs {needed:,} bytes and has {free:,} free; free some space, or set "
+            f"{CACHE_VARIABLE} to a folder on another disk"
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
