@@ -11,7 +11,7 @@ import functools
 import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -154,6 +154,12 @@ def scan_checkpoints(
         shifts.append(_shift(pair[0], torch.cat(counts), inf_rows, least, pair[0].name == table))
     shifts.sort(key=_place)
     return Scan(str(before), str(after), alpha, method, shifts, notes=notes, **skipped)
+
+
+def mean_d(shifts: Sequence[TensorShift]) -> float | None:
+    """Mean D over the rows of several matrices; None where no matrix has one."""
+    known = [(shift.mean_d, shift.rows - shift.nan_rows) for shift in shifts if shift.mean_d is not None]
+    return sum(mean * rows for mean, rows in known) / sum(rows for _, rows in known) if known else None
 
 
 def matrices(count: int) -> str:

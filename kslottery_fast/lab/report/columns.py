@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -35,13 +35,7 @@ class Column:
 def interval_cell(
     found: Mapping[str, float] | None, digits: int, ends: int | None = None, *, signed: bool = False
 ) -> Cell:
-    """A value and its interval, with a fixed number of digits; the ends of the interval may have fewer.
-
-    >>> interval_cell({"value": 1.234, "low": -0.5, "high": 2.0}, 2, signed=True)
-    ('+1.23', '-0.50…+2.00')
-    >>> interval_cell({"value": 1.7814, "low": 1.664, "high": 1.909}, 3, 2)
-    ('1.781', '1.66–1.91')
-    """
+    """A value and its interval, with a fixed number of digits; the ends of the interval may have fewer."""
     if found is None:
         return NOTHING, ""
     sign, to = ("+", "…") if signed else (",", "–")
@@ -62,27 +56,24 @@ def _ends(arm: Arm) -> Cell:
     return percent(found["value"]), f"{100 * found['low']:.0f}–{100 * found['high']:.0f}"
 
 
-def _rows(arm: Arm) -> Cell:
-    rows = [row for row in arm.get("rows") or [] if row is not None]
-    if not rows:
-        return NOTHING, ""
-    return (f"{rows[0]:,}", "") if len(set(rows)) == 1 else (f"{fmean(rows):,.0f}", f"{min(rows):,}…{max(rows):,}")
+def _over_seeds(name: str, show: Callable[[float], str], bound: Callable[[float], str]) -> Callable[[Arm], Cell]:
+    """The mean over seeds, and the range where they differ."""
+
+    def cell(arm: Arm) -> Cell:
+        found = [one for one in arm.get(name) or [] if one is not None]
+        ends = list(dict.fromkeys([bound(min(found)), bound(max(found))])) if found else []
+        return (show(fmean(found)) if found else NOTHING), "…".join(ends) if len(ends) > 1 else ""
+
+    return cell
 
 
-def _coverage(arm: Arm) -> Cell:
-    shares = [share for share in arm.get("coverage") or [] if share is not None]
-    if not shares:
-        return NOTHING, ""
-    ends = [f"{100 * share:.0f}" for share in (min(shares), max(shares))]
-    return percent(fmean(shares)), "" if ends[0] == ends[1] else "…".join(ends)
+def _mean(show: Callable[[float], str], *path: str) -> Callable[[Arm], Cell]:
+    def cell(arm: Any) -> Cell:
+        for name in path:
+            arm = arm.get(name) or {}
+        return (show(fmean(arm)) if arm else NOTHING), ""
 
-
-def _trained(show: Callable[[float | None], str]) -> Callable[[Arm], Cell]:
-    return lambda arm: (show(fmean(arm["trained_parameters"]) if arm.get("trained_parameters") else None), "")
-
-
-def _time(name: str) -> Callable[[Arm], Cell]:
-    return lambda arm: (duration(fmean(arm["seconds"][name])) if arm.get("seconds") else NOTHING, "")
+    return cell
 
 
 def _memory(arm: Arm) -> Cell:
@@ -101,7 +92,7 @@ CHRF = (
 )
 ENDS = Column("Ends", _ends, "higher")
 CHARS = Column("Chars", _score("mean_chars", 0, 0), narrow=lambda arm: (_score("mean_chars", 0, 0)(arm)[0], ""))
-TRAINED = Column("Trained", _trained(count_text), narrow=_trained(compact))
+TRAINED = Column("Trained", _mean(count_text, "trained_parameters"), narrow=_mean(compact, "trained_parameters"))
 EMBED = Column("NLL minus Embed T.", _part("against_embed", "nll", 3, 3))
 MODELS = (NLL, *BLEU, *CHRF, ENDS, CHARS, TRAINED)
 GAINS = (
@@ -111,15 +102,34 @@ GAINS = (
     Column("Gain, paraphrased", _part("paraphrased_against_untuned", "bleu_first_line", 2, 1)),
 )
 COSTS = (
-    Column("Rows", _rows),
-    Column("Covers", _coverage),
+    Column("Rows", _over_seeds("rows", count_text, count_text)),
+    Column("Covers", _over_seeds("coverage", percent, lambda share: f"{100 * share:.0f}")),
     TRAINED,
-    Column("Time", _time("making")),
-    Column("Time incl. Embed T.", _time("from_scratch")),
+    Column("Time", _mean(duration, "seconds", "making")),
+    Column("Time incl. Embed T.", _mean(duration, "seconds", "from_scratch")),
     Column("Memory", _memory),
+)
+
+NOTE = (
+    "Values are means over training seeds; intervals: 95 %, bootstrap over sentences and Student's t over seeds, of "
+    "differences paired in both. Raw gain: raw "
+    "BLEU minus that of the untuned model; quality: the part on first lines, where running on is not counted; "
+    "stopping: the rest. Gain, paraphrased: BLEU first line minus that of the untuned model with a template that was "
+    "not trained. Covers: share of the tokens of the training examples, prompts included, whose rows the arm changes. "
+    "Rows that are copied train 0 numbers of their own. Time: making the arm, mean over seeds, without "
+    "scoring; incl. Embed T.: with the Embed Tuning that its rows come from or are chosen by (a size given as alpha is "
+    "not counted). Memory: peak while making it, that Embed Tuning included."
 )
 
 
 def shown(columns: Iterable[Column], arms: Sequence[Arm]) -> list[Column]:
     """The columns that have something to show of some arm."""
     return [column for column in columns if any(column.cell(arm)[0] != NOTHING for arm in arms)]
+
+
+def parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Arm]]]:
+    """Code, name and arms of each language, and of their mean."""
+    for code, language in summary["languages"].items():
+        yield code, language["name"], language["arms"]
+    if "mean" in summary:
+        yield "mean", "Mean over languages", summary["mean"]

@@ -12,7 +12,7 @@ import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import matplotlib.style
@@ -33,19 +33,21 @@ MODEL_COLOURS = {  # after Okabe and Ito (2008); labels and order also tell the 
     "random_tuning": "#b56597",
 }
 # report.css defines these variables twice, for light and for dark pages.
-CSS_VARIABLES = {
-    PAPER: "--paper",
-    INK: "--ink",
-    MUTED: "--muted",
-    GRID: "--grid",
-    DOTS: "--dots",
-    VIOLATION: "--violation",
-    RIGHT: "--right",
-    **{colour: f"--{name.replace('_', '-')}" for name, colour in MODEL_COLOURS.items()},
+_NAMES = {
+    PAPER: "paper",
+    INK: "ink",
+    MUTED: "muted",
+    GRID: "grid",
+    DOTS: "dots",
+    VIOLATION: "violation",
+    RIGHT: "right",
 }
+_NAMES |= {colour: name.replace("_", "-") for name, colour in MODEL_COLOURS.items()}
+CSS_VARIABLES = {colour: f"--{name}" for colour, name in _NAMES.items()}
 WIDTH = 7.0  # inches: the text width of a paper with one column
+DASHED, DOTTED = (0, (4, 2)), (0, (1, 1.5))
 _ANY_COLOUR = re.compile("|".join(CSS_VARIABLES))
-
+_TICKS = {"color": MUTED, "labelcolor": INK, "labelsize": 7.5, "major.width": 0.6}
 _STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": MUTED,
@@ -70,14 +72,7 @@ _STYLE = {
     "svg.hashsalt": "kslottery",
     "text.color": INK,
     "text.parse_math": False,
-    "xtick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "xtick.labelsize": 7.5,
-    "xtick.major.width": 0.6,
-    "ytick.color": MUTED,
-    "ytick.labelcolor": INK,
-    "ytick.labelsize": 7.5,
-    "ytick.major.width": 0.6,
+    **{f"{axis}tick.{name}": value for axis in "xy" for name, value in _TICKS.items()},
 }
 
 
@@ -129,13 +124,24 @@ def style() -> AbstractContextManager[None]:
 
 
 def colour_of(arm: str) -> str:
-    """The colour of an arm, whatever its size; a muted one where it has none of its own.
-
-    >>> colour_of("partial@18") == colour_of("partial@tickets") == TICKET, colour_of("lora@18") == MUTED
-    (True, True)
-    """
+    """The colour of an arm, whatever its size; a muted one where it has none of its own."""
     name = re.split("[@:]", arm)[0]
     return MODEL_COLOURS[MODELS[name][0]] if name in MODELS else {"l2": RIGHT, "gradient": VIOLATION}.get(name, MUTED)
+
+
+def panels(height: float, shape: tuple[int, int] = (1, 1), width: float = WIDTH, **options: Any) -> tuple[Figure, Any]:
+    """A figure of a size in inches, and its axes: one, or an array of them."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(*shape, **options)
+
+
+def lie_bars_down(*panels: Axes) -> None:
+    """Axes of horizontal bars: the grid stands upright, and the names at the left need no line."""
+    for axes in panels:
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        axes.grid(visible=True, axis="x")
+        axes.spines["left"].set_visible(False)
 
 
 def add_title(figure: Figure, title: str) -> str:
@@ -146,25 +152,14 @@ def add_title(figure: Figure, title: str) -> str:
 
 def add_legend(figure: Figure, axes: Axes, title: str, columns: int) -> str:
     """Put the legend of ``axes`` in one line above it all, under the bold title; return the title."""
-    legend = figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside upper left",
-        ncols=columns,
-        columnspacing=1.4,
-        borderaxespad=0.2,
-        title=title,
-        alignment="left",
-    )
+    place: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "columnspacing": 1.4, "borderaxespad": 0.2}
+    legend = figure.legend(*axes.get_legend_handles_labels(), title=title, alignment="left", **place)
     legend.get_title().set(size=8.5, weight="bold")
     return title
 
 
 def token_label(token: str, limit: int = 18) -> str:
-    r"""A token as a figure can show it: at most ``limit`` signs, escapes for what the font lacks.
-
-    >>> token_label(" Spanish"), token_label("$x_1$"), token_label("\u8bd1"), token_label(".")
-    ('␣Spanish', '$x_1$', '\\u8bd1', '“.”')
-    """
+    """A token as a figure can show it: at most ``limit`` signs, escapes for what the font lacks."""
     text = visible_token(token)
     shown = text if len(text) <= limit else text[: limit - 1] + "…"
     if not any(sign.isalnum() for sign in shown):

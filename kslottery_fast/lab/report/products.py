@@ -61,9 +61,9 @@ def write_products(experiment: Experiment) -> dict[str, Any]:
     summary that would pass files of two grids for one.
     """
     from .figures import pictures
-    from .page import render
+    from .page import latex_text, render
     from .summary import summarize
-    from .tables import csv_text, latex_text
+    from .tables import csv_text
 
     output, seed = experiment.folder.path, experiment.settings.seeds[0]
     summary, environment = summarize(experiment), _environment(experiment)

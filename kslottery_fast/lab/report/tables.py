@@ -1,10 +1,10 @@
-"""The table of an experiment: in the terminal, as CSV and as LaTeX; and rows for the terminal while a run works."""
+"""The table of an experiment in the terminal and as CSV; and rows for the terminal while a run works."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,20 +16,10 @@ from rich.text import Text
 
 from kslottery_fast.evaluation.evaluate import Evaluation
 
-from .columns import BLEU, CHARS, CHRF, COSTS, EMBED, ENDS, GAINS, MODELS, NLL, Arm, Column, shown
+from .columns import BLEU, CHARS, CHRF, COSTS, EMBED, ENDS, GAINS, MODELS, NLL, NOTE, Arm, Column, parts, shown
 from .words import arm_label, is_plain, number, percent, selection_of, visible_text
 
 WIDE = 220  # signs that all columns side by side need
-NOTE = (
-    "Values are means over training seeds; intervals: 95 %, bootstrap over sentences and Student's t over seeds, of "
-    "differences paired in both. Raw gain: raw "
-    "BLEU minus that of the untuned model; quality: the part on first lines, where running on is not counted; "
-    "stopping: the rest. Gain, paraphrased: BLEU first line minus that of the untuned model with a template that was "
-    "not trained. Covers: share of the tokens of the training examples, prompts included, whose rows the arm changes. "
-    "Rows that are copied train 0 numbers of their own. Time: making the arm, mean over seeds, without "
-    "scoring; incl. Embed T.: with the Embed Tuning that its rows come from or are chosen by (a size given as alpha is "
-    "not counted). Memory: peak while making it, that Embed Tuning included."
-)
 FILES = {
     "Report": "report.html",
     "Numbers": "summary.json",
@@ -66,7 +56,7 @@ def print_summary(summary: Mapping[str, Any], console: Console, folder: Path) ->
     """
     plain = is_plain(summary)
     console.print(Text(visible_text(str(summary["title"])), style="bold"))
-    for _, name, arms in _parts(summary):
+    for _, name, arms in parts(summary):
         if not plain:
             console.print()
             console.print(Text(visible_text(name), style="bold"))
@@ -115,19 +105,11 @@ def _table(arms: Mapping[str, Arm], columns: list[Column], width: int, plain: bo
     return table
 
 
-def _parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Arm]]]:
-    """Code, name and arms of each language, and of their mean."""
-    for code, language in summary["languages"].items():
-        yield code, language["name"], language["arms"]
-    if "mean" in summary:
-        yield "mean", "Mean over languages", summary["mean"]
-
-
 def csv_text(summary: Mapping[str, Any]) -> str:
     """All arms in all languages, a line each: every score and difference with its bounds, and the costs."""
     lines = [
         {"language": code, "arm": spec, "label": arm["label"], **_flat(arm)}
-        for code, _, arms in _parts(summary)
+        for code, _, arms in parts(summary)
         for spec, arm in arms.items()
     ]
     names = list(dict.fromkeys(name for line in lines for name in line))
@@ -152,16 +134,3 @@ def _flat(arm: Arm) -> dict[str, Any]:
             prefix = metric if group == "scores" else f"{group}.{metric}"
             flat |= {prefix: found["value"], f"{prefix}.low": found["low"], f"{prefix}.high": found["high"]}
     return flat
-
-
-def latex_text(summary: Mapping[str, Any]) -> str:
-    r"""A booktabs table for each language, and of their mean; needs ``\usepackage{booktabs}``."""
-    from .templating import latex_environment
-
-    columns = (*COSTS[1:3], NLL, EMBED, *BLEU, ENDS, *GAINS)
-    tables = [
-        (code, name, [(arm_label(spec, arm), [column.short(arm) for column in columns]) for spec, arm in arms.items()])
-        for code, name, arms in _parts(summary)
-    ]
-    template = latex_environment().get_template("scores.tex.j2")
-    return template.render(title=summary["title"], columns=columns, tables=tables, note=NOTE)

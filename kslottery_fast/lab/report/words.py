@@ -19,35 +19,23 @@ MODELS = {
 """The arms of a plain run, without a size or of the size "tickets": their keys in a summary, and their labels."""
 
 NOTHING = "–"  # what is shown where a number does not exist; never "nan" or "None"
+_UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_REORDERING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def is_model(spec: str) -> bool:
-    """Whether an arm is one of a plain run.
-
-    >>> is_model("partial@tickets"), is_model("partial@18"), is_model("embed"), is_model("l2@tickets")
-    (True, False, True, False)
-    """
+    """Whether an arm is one of a plain run."""
     name, _, size = spec.partition("@")
     return name in MODELS and size == ("" if name in ("untuned", "embed") else "tickets")
 
 
 def model_key(spec: str) -> str:
-    """The key of an arm in a summary: that of version 0.1 where the arm is one of a plain run, else its text.
-
-    >>> model_key("partial@tickets"), model_key("partial@18")
-    ('partial_tuning', 'partial@18')
-    """
+    """The key of an arm in a summary: that of version 0.1 where the arm is one of a plain run, else its text."""
     return MODELS[spec.partition("@")[0]][0] if is_model(spec) else spec
 
 
 def arm_label(spec: str, arm: Mapping[str, Any]) -> str:
-    """The label of an arm with its size.
-
-    >>> arm_label("frequency@18", {"label": "Frequency Tuning"}), arm_label("full:lr=0.001", {"label": "Full Tuning"})
-    ('Frequency Tuning @18', 'Full Tuning :lr=0.001')
-    >>> arm_label("partial@tickets", {"label": "Partial Tuning (KS)"})
-    'Partial Tuning'
-    """
+    """The label of an arm with its size."""
     if is_model(spec):
         return MODELS[spec.partition("@")[0]][1]
     rest = re.search(r"[@:].*", spec)
@@ -60,79 +48,46 @@ def is_plain(summary: Mapping[str, Any]) -> bool:
     return len(grid["seeds"]) == len(summary["languages"]) == 1 and all(map(is_model, grid["arms"]))
 
 
-def selection_text(tickets: Mapping[str, Any]) -> str:
-    """How tickets were chosen, in the words that titles and captions repeat.
-
-    >>> selection_text({"count": 18, "alpha": 0.05, "selected_by": "top_k"})
-    'top 18 by D; alpha = 0.05 selected none'
-    """
-    count, alpha = int(tickets["count"]), tickets["alpha"]
-    if tickets["selected_by"] == "top_k":
-        return f"top {count} by D; alpha = {alpha:g} selected none"
-    return f"{plural(count, 'ticket')} at alpha = {alpha:g}"
-
-
 def selection_of(summary: Mapping[str, Any], code: str) -> str:
-    """:func:`selection_text` of a language's first seed, which are named where there are several."""
+    """How a language's tickets were chosen; with its name and first seed where there are several."""
     language, seeds = summary["languages"][code], summary["grid"]["seeds"]
+    count, alpha = int(language["selection"]["count"]), language["selection"]["alpha"]
+    by_alpha = f"{plural(count, 'ticket')} at alpha = {alpha:g}"
+    top_k = f"top {count} by D; alpha = {alpha:g} selected none"
     named = [language["name"]] * (len(summary["languages"]) > 1) + [f"training seed {seeds[0]}"] * (len(seeds) > 1)
-    return ", ".join([selection_text(language["selection"]), *named])
+    return ", ".join([top_k if language["selection"]["selected_by"] == "top_k" else by_alpha, *named])
 
 
 def plural(count: int, noun: str) -> str:
-    """A count with its noun, also for none and one.
-
-    >>> plural(0, "ticket"), plural(1, "ticket"), plural(2200, "row")
-    ('no ticket', '1 ticket', '2,200 rows')
-    """
+    """A count with its noun, also for none and one."""
     return f"no {noun}" if count == 0 else f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def number(value: float | None, digits: int) -> str:
-    """A fixed number of digits, or a dash for what is not a finite number.
-
-    >>> number(1.8634, 2), number(float("nan"), 2), number(None, 2)
-    ('1.86', '–', '–')
-    """
+    """A fixed number of digits, or a dash for what is not a finite number."""
     return NOTHING if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    r"""A share as a percentage, or a dash.
-
-    >>> percent(0.971), percent(0.971, 1), percent(None)  # with a space that does not break
-    ('97\xa0%', '97.1\xa0%', '–')
-    """
+    """A share as a percentage, with a space that does not break, or a dash."""
     return NOTHING if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f}\u00a0%"
 
 
 def count_text(value: float | None) -> str:
-    """A count with thousands separated, or a dash.
-
-    >>> count_text(31680), count_text(None)
-    ('31,680', '–')
-    """
+    """A count with thousands separated, or a dash."""
     return number(value, 0)
 
 
 def compact(value: float | None) -> str:
-    """A count in at most six signs.
-
-    >>> compact(576), compact(31680), compact(1297728), compact(2.1e9), compact(None)
-    ('576', '31.7 k', '1.30 M', '2.10 G', '–')
-    """
+    """A count in at most six signs."""
     if value is None or not math.isfinite(value) or value < 1000:
         return number(value, 0)
-    unit, name = next((unit, name) for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if value >= unit)
+    unit, name = next((unit, name) for unit, name in _UNITS if value >= unit)
     return f"{value / unit:.3g} {name}" if value / unit >= 10 else f"{value / unit:.2f} {name}"
 
 
 def pvalue_text(value: float) -> str:
-    """A p-value: three decimals, or two digits where it is small.
-
-    >>> pvalue_text(0.0312), pvalue_text(3.21e-7), pvalue_text(0.0)
-    ('0.031', '3.2e-07', '< 1e-300')
-    """
+    """A p-value: three decimals, or two digits where it is small."""
     if not math.isfinite(value):
         return NOTHING
     if value < 1e-300:
@@ -141,34 +96,16 @@ def pvalue_text(value: float) -> str:
 
 
 def visible_token(token: str) -> str:
-    r"""A token with its white space and invisible characters made visible.
-
-    >>> visible_token(" Spanish"), visible_token("\n"), visible_token("\u202e"), visible_token("")
-    ('␣Spanish', '↵', '\\u202e', '(empty)')
-    """
-    signs = {" ": "␣", "\n": "↵", "\t": "⇥"}
+    """A token with its white space and invisible characters made visible."""
     # C: control, format, surrogate, unassigned; Z: spaces other than U+0020.
-    return (
-        "".join(
-            signs.get(sign) or (escape_sign(sign) if unicodedata.category(sign)[0] in "CZ" else sign) for sign in token
-        )
-        or "(empty)"
-    )
+    signs = {sign: escape_sign(sign) for sign in token if unicodedata.category(sign)[0] in "CZ"}
+    return token.translate(str.maketrans(signs | {" ": "␣", "\n": "↵", "\t": "⇥"})) or "(empty)"
 
 
 def visible_text(text: str) -> str:
-    r"""Prose as it is, but for what a page cannot hold or what would reorder it: those become escapes.
-
-    >>> visible_text("two\nlines\x00")
-    'two\nlines\\u0000'
-    """
-    reordering = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-    return "".join(
-        escape_sign(sign)
-        if sign in reordering or (unicodedata.category(sign) in ("Cc", "Cs", "Cn") and sign not in "\n\t")
-        else sign
-        for sign in text
-    )
+    """Prose as it is, but for what a page cannot hold or what would reorder it: those become escapes."""
+    hidden = {sign for sign in text if unicodedata.category(sign) in ("Cc", "Cs", "Cn")} - {"\n", "\t"}
+    return text.translate(str.maketrans({sign: escape_sign(sign) for sign in hidden | set(_REORDERING)}))
 
 
 def escape_sign(sign: str) -> str:
