@@ -96,6 +96,13 @@ class Scan:
         writer.writerows(entries)
         return buffer.getvalue()
 
+    def by_kind(self) -> dict[str, list[TensorShift]]:
+        """The matrices of every kind, over all layers."""
+        kinds: dict[str, list[TensorShift]] = {}
+        for shift in self.tensors:
+            kinds.setdefault(shift.kind, []).append(shift)
+        return kinds
+
 
 def scan_checkpoints(
     before: str | os.PathLike[str],
@@ -160,6 +167,13 @@ def mean_d(shifts: Sequence[TensorShift]) -> float | None:
     """Mean D over the rows of several matrices; None where no matrix has one."""
     known = [(shift.mean_d, shift.rows - shift.nan_rows) for shift in shifts if shift.mean_d is not None]
     return sum(mean * rows for mean, rows in known) / sum(rows for _, rows in known) if known else None
+
+
+def significant_share(shifts: Sequence[TensorShift]) -> float | None:
+    """Share of significant rows of several matrices; None where none could be tested."""
+    tested = [shift for shift in shifts if shift.significant_share is not None]
+    rows = sum(shift.rows - shift.nan_rows for shift in tested)
+    return sum(shift.significant_rows or 0 for shift in tested) / rows if tested else None
 
 
 def matrices(count: int) -> str:

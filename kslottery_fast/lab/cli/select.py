@@ -145,7 +145,7 @@ def _show(tickets: Tickets, limit: int, path: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from kslottery_fast.lab.report.words import visible_token
+    from kslottery_fast.base.visible import visible_token
 
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)

@@ -183,30 +183,35 @@ def _warnings(tickets: Mapping[str, Any]) -> list[str]:
     own, active, overlap = counts[alpha], tickets["active_rows"], tickets["overlap_of_seeds"]
     least, most = min(own), max(own)
     span = f"{least}" if least == most else f"{least} to {most}"
-    warnings = []
-    if most == 0 and len(own) > 1:
-        warnings.append(
-            f"At alpha = {alpha:g} the test selects no row with any seed. Choose rows by number (partial@18) instead."
-        )
-    if most and least < FEW:
-        warnings.append(f"Few tickets at alpha = {alpha:g} ({span}): a slightly shorter training would leave none.")
-    if any(count > MANY * rows for count, rows in zip(own, active, strict=True)):
-        warnings.append(
-            f"Many tickets at alpha = {alpha:g} ({span} of {active[0]:,} active rows): at this learning rate and "
-            "number of steps the test hardly separates rows any more."
-        )
     tighter, looser = sum(counts[alpha / 2]), sum(counts[min(2 * alpha, (1 + alpha) / 2)])
-    if sum(own) and max(looser / sum(own), sum(own) / max(tighter, 1)) >= STEEP:
-        warnings.append(
+    steep = sum(own) and max(looser / sum(own), sum(own) / max(tighter, 1)) >= STEEP
+    many = any(count > MANY * rows for count, rows in zip(own, active, strict=True))
+    warnings = (
+        (
+            most == 0 and len(own) > 1,
+            f"At alpha = {alpha:g} the test selects no row with any seed. Choose rows by number (partial@18) instead.",
+        ),
+        (
+            most > 0 and least < FEW,
+            f"Few tickets at alpha = {alpha:g} ({span}): a slightly shorter training would leave none.",
+        ),
+        (
+            many,
+            f"Many tickets at alpha = {alpha:g} ({span} of {active[0]:,} active rows): at this learning rate and "
+            "number of steps the test hardly separates rows any more.",
+        ),
+        (
+            steep,
             f"The number of tickets is steep in alpha: {tighter} at half, {sum(own)} at alpha = {alpha:g}, {looser} at "
-            f"double{' (all seeds together)' if len(own) > 1 else ''}."
-        )
-    if overlap is not None and overlap < UNSTABLE and most:
-        warnings.append(
-            f"Unstable tickets: two training seeds share {overlap:.0%} of their {tickets['overlap_of']} on average "
-            f"(Jaccard), less than {UNSTABLE:.0%}."
-        )
-    return warnings
+            f"double{' (all seeds together)' if len(own) > 1 else ''}.",
+        ),
+        (
+            most and overlap is not None and overlap < UNSTABLE,
+            f"Unstable tickets: two training seeds share {overlap or 0:.0%} of their {tickets['overlap_of']} on "
+            f"average (Jaccard), less than {UNSTABLE:.0%}.",
+        ),
+    )
+    return [text for holds, text in warnings if holds]
 
 
 def _short(share: Mapping[str, float]) -> str:

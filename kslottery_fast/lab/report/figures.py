@@ -12,24 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
-from .picture import (
-    DASHED,
-    DOTTED,
-    INK,
-    MUTED,
-    PAPER,
-    RIGHT,
-    TICKET,
-    VIOLATION,
-    WIDTH,
-    Picture,
-    add_legend,
-    add_title,
-    colour_of,
-    lie_bars_down,
-    panels,
-    style,
-)
+from . import picture
+from .picture import INK, MUTED, PAPER, RIGHT, TICKET, VIOLATION, WIDTH, Picture, add_title, colour_of, panels
 from .row_figures import MovedRows, ecdf, frequency, histogram
 from .words import arm_label, is_plain, number, percent, plural, selection_of
 
@@ -53,7 +37,7 @@ def pictures(summary: Mapping[str, Any], rows: Mapping[str, MovedRows]) -> list[
     A plain run has those of its models and of its tickets; the others are about several arms, seeds or languages.
     """
     several, found = not is_plain(summary), []
-    with style():
+    with picture.style():
         for code, language in summary["languages"].items():
             selection, moved, name = selection_of(summary, code), rows[code], language["name"]
             found.append(scores(code, language, f", {name}" if several else f": {selection}"))
@@ -97,7 +81,7 @@ def scores(code: str, language: Mapping[str, Any], of: str) -> Picture:
         )
     left.set_yticks(np.arange(len(arms)), labels)
     left.set_ylim(len(arms) - 0.4, -0.6)  # the first arm on top
-    lie_bars_down(left, right)
+    picture.lie_bars_down(left, right)
     for axes in (left, right):
         axes.set_xlim(0, 1.12 * axes.get_xlim()[1])
     left.set_xlabel("NLL, nats per target token")
@@ -144,7 +128,7 @@ def sizes(code: str, language: Mapping[str, Any]) -> Picture:
             errors = np.abs(y[:, 1:] - y[:, :1]).T
             look: dict[str, Any] = {"color": INK if name == "lora" else colour_of(name), "marker": marker, "ms": 4}
             axes.errorbar([size for size, _ in points], y[:, 0], errors, lw=1.1, elinewidth=0.8, label=label, **look)
-        for spec, words, dashes in (("untuned", "untuned", DOTTED), ("embed", "Embed Tuning", DASHED)):
+        for spec, words, dashes in (("untuned", "untuned", picture.DOTTED), ("embed", "Embed Tuning", picture.DASHED)):
             axes.axhline(arms[spec]["scores"][metric]["value"], color=MUTED, lw=0.9, ls=dashes, label=words)
         axes.set_xscale("log")
         ticks = sorted({size for name in ("partial", "frequency") for size, _ in curves.get(name, [])})
@@ -197,7 +181,7 @@ def ticket_counts(code: str, language: Mapping[str, Any]) -> Picture:
     # Matplotlib's own labels of a log axis are formulas, which our texts are not read as (_STYLE in picture.py).
     left.xaxis.set_major_formatter("{x:g}")
     left.xaxis.set_minor_formatter(NullFormatter())
-    left.axvline(tickets["alpha"], color=MUTED, lw=0.9, ls=DOTTED)
+    left.axvline(tickets["alpha"], color=MUTED, lw=0.9, ls=picture.DOTTED)
     left.set_xlabel(f"alpha (log scale; dotted: {tickets['alpha']:g})")
     right.set_xlabel(f"Updates of Embed Tuning (alpha = {tickets['alpha']:g})")
     left.set_ylabel("Tickets")
@@ -235,7 +219,7 @@ def certificate(code: str, result: Mapping[str, Any], selection: str, alpha: flo
     levels = sorted(result["levels"], key=lambda level: level["alpha"])
     alphas, violations = ([level[key] for level in levels] for key in ("alpha", "violations"))
     figure, (upper, lower) = panels(3.7, (2, 1), sharex=True, height_ratios=[2.2, 1])
-    upper.axhline(result["accuracy"], label="right, certified or not", color=MUTED, lw=0.9, ls=DASHED)
+    upper.axhline(result["accuracy"], label="right, certified or not", color=MUTED, lw=0.9, ls=picture.DASHED)
     for key, label, look in (
         ("certified", "certified", {"color": INK, "marker": "o"}),
         ("certified_accuracy", "certified and right", {"color": RIGHT, "marker": "s"}),
@@ -253,7 +237,7 @@ def certificate(code: str, result: Mapping[str, Any], selection: str, alpha: flo
     lower.set_ylabel("Violations")
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     lower.set_ylim(0, max(1, 1.3 * max(violations)))
-    upper.axvline(alpha, color=MUTED, lw=0.9, ls=DOTTED, label=f"alpha = {alpha:g}")
+    upper.axvline(alpha, color=MUTED, lw=0.9, ls=picture.DOTTED, label=f"alpha = {alpha:g}")
     lower.xaxis.set_major_locator(LogLocator(10))
     lower.xaxis.set_major_formatter(_power)
     lower.xaxis.set_minor_locator(NullLocator())
@@ -265,7 +249,7 @@ def certificate(code: str, result: Mapping[str, Any], selection: str, alpha: flo
     )
     return Picture(
         f"certificate-{code}",
-        add_legend(figure, upper, f"Certification over alpha: {selection}", 4),
+        picture.add_legend(figure, upper, f"Certification over alpha: {selection}", 4),
         f"Two curves over alpha. {ends}. Up to {plural(max(violations), 'violation')}.",
         f"Next-token predictions of the embed-tuned model at {result['positions']:,} positions of "
         f"{plural(result['sentences'], 'held-out sentence')}. A position is certified at alpha when half the "

@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from kslottery_fast.base.visible import visible_text, visible_token
 from kslottery_fast.lab.experiment.interpret import PARTS
 
 from .columns import BLEU, COSTS, EMBED, ENDS, GAINS, MODELS, NLL, NOTE, interval_cell, parts, shown
@@ -30,8 +31,6 @@ from .words import (
     plural,
     pvalue_text,
     selection_of,
-    visible_text,
-    visible_token,
 )
 
 MAX_SAMPLE_CHARS = 240

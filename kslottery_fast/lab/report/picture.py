@@ -20,7 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 
-from .words import MODELS, escape_sign, visible_token
+from kslottery_fast.base.visible import escape_sign, visible_token
+
+from .words import MODELS
 
 PAPER, INK, MUTED, GRID, DOTS = "#ffffff", "#1f2328", "#656d76", "#e3e6e8", "#a9b1b8"
 TICKET, VIOLATION, RIGHT = "#c8501e", "#b8860b", "#6a51a3"
@@ -48,32 +50,21 @@ WIDTH = 7.0  # inches: the text width of a paper with one column
 DASHED, DOTTED = (0, (4, 2)), (0, (1, 1.5))
 _ANY_COLOUR = re.compile("|".join(CSS_VARIABLES))
 _TICKS = {"color": MUTED, "labelcolor": INK, "labelsize": 7.5, "major.width": 0.6}
-_STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": MUTED,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.6,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 8,
-    "axes.titleweight": "bold",
-    "figure.dpi": 200,
-    "font.family": "DejaVu Sans",  # the one that comes with matplotlib: the same picture on every machine
-    "font.size": 8,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 7.5,
-    "legend.frameon": False,
-    "savefig.dpi": 200,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "kslottery",
-    "text.color": INK,
-    "text.parse_math": False,
-    **{f"{axis}tick.{name}": value for axis in "xy" for name, value in _TICKS.items()},
-}
+_STYLE_BY_GROUP: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("axes", {"axisbelow": True, "edgecolor": MUTED, "labelcolor": INK, "linewidth": 0.6}),
+    ("axes", {"grid": True, "grid.axis": "y", "spines.right": False, "spines.top": False}),
+    ("axes", {"titlelocation": "left", "titlesize": 8, "titleweight": "bold"}),
+    ("figure", {"dpi": 200}),
+    ("font", {"family": "DejaVu Sans", "size": 8}),  # the one that comes with matplotlib: the same on every machine
+    ("grid", {"color": GRID, "linewidth": 0.6}),
+    ("legend", {"fontsize": 7.5, "frameon": False}),
+    ("savefig", {"dpi": 200}),
+    ("svg", {"fonttype": "path", "hashsalt": "kslottery"}),
+    ("text", {"color": INK, "parse_math": False}),
+    ("xtick", _TICKS),
+    ("ytick", _TICKS),
+)
+_STYLE = {f"{group}.{name}": value for group, values in _STYLE_BY_GROUP for name, value in values.items()}
 
 
 class Svg(NamedTuple):

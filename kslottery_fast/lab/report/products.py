@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +20,6 @@ from kslottery_fast.base.files import (
 
 if TYPE_CHECKING:  # a finished experiment is shown without torch, Trainer and matplotlib
     from kslottery_fast.lab.experiment.cell import Cell
-    from kslottery_fast.lab.experiment.evidence import Evidence
     from kslottery_fast.lab.experiment.plan import Experiment
     from kslottery_fast.lab.experiment.settings import ExperimentSettings
     from kslottery_fast.lab.experiment.specs import ArmSpec
@@ -77,7 +74,7 @@ def write_products(experiment: Experiment) -> dict[str, Any]:
         with atomic_path(output / f"{picture.name}.png") as temporary:
             picture.write_png(temporary)
     for code, cell in cells.items():
-        write_text(output / f"rows-{code}.csv", _rows_csv(cell.evidence))
+        write_text(output / f"rows-{code}.csv", _rows_csv(cell))
     write_text(output / "scores.csv", csv_text(summary))
     write_text(output / "scores.tex", table)
     _write_tickets(output, next(iter(cells.values())), experiment.settings)
@@ -148,7 +145,9 @@ def _moved_rows(summary: Mapping[str, Any], code: str, cell: Cell) -> MovedRows:
     language, evidence = summary["languages"][code], cell.evidence
     listed = language["tickets"]["list"]
     before = read_safetensors(cell.folder.stage_path("certificate") / "before.safetensors")["rows"]
-    places = torch.searchsorted(evidence.token_ids, torch.tensor([ticket["token_id"] for ticket in listed])).tolist()
+    first = listed[:SHIFTS_SHOWN]
+    places = torch.searchsorted(evidence.token_ids, torch.tensor([ticket["token_id"] for ticket in first])).tolist()
+    rows = [[table[place].double().numpy() for table in (before, cell.tuned.rows)] for place in places]
     return MovedRows(
         token_ids=evidence.token_ids.numpy(),
         statistic=evidence.counts.numpy() / evidence.dimension,
@@ -156,18 +155,14 @@ def _moved_rows(summary: Mapping[str, Any], code: str, cell: Cell) -> MovedRows:
         facts=language["selection"],
         tickets=listed,
         selection=selection_of(summary, code),
-        shifts=[
-            Shift(ticket["token"], *(table[place].double().numpy() for table in (before, cell.tuned.rows)))
-            for ticket, place in zip(listed[:SHIFTS_SHOWN], places, strict=False)
-        ],
+        shifts=[Shift(ticket["token"], *pair) for ticket, pair in zip(first, rows, strict=True)],
     )
 
 
-def _rows_csv(evidence: Evidence) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["token_id", "D", "l2", "gradient", "frequency"])
-    d = evidence.dimension
-    columns = (evidence.token_ids, evidence.counts / d, evidence.l2, evidence.gradient, evidence.frequency)
-    writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
-    return buffer.getvalue()
+def _rows_csv(cell: Cell) -> str:
+    found = cell.evidence
+    columns = (found.token_ids, found.counts / found.dimension, found.l2, found.gradient, found.frequency)
+    lines = zip(*(column.tolist() for column in columns), strict=True)
+    return "".join(
+        ",".join(map(str, line)) + "\n" for line in [("token_id", "D", "l2", "gradient", "frequency"), *lines]
+    )

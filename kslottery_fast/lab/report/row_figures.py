@@ -14,20 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
-from .picture import (
-    DASHED,
-    DOTS,
-    DOTTED,
-    INK,
-    PAPER,
-    TICKET,
-    WIDTH,
-    Picture,
-    add_legend,
-    colour_of,
-    panels,
-    token_label,
-)
+from kslottery_fast.ks.ecdf import largest_gap
+
+from . import picture
+from .picture import DOTS, INK, PAPER, TICKET, WIDTH, Picture, add_legend, colour_of, panels, token_label
 from .words import plural
 
 MAX_VECTOR_POINTS = 5000  # a larger cloud of points becomes one bitmap, or the page weighs megabytes
@@ -78,7 +68,7 @@ class MovedRows:
     def line(self, offset: float = 0.0) -> tuple[float, dict[str, Any]]:
         """Where the threshold is drawn, and how."""
         label = f"alpha = {self.facts['alpha']:g}: D ≥ {self.threshold:.3f}"
-        return self.threshold - offset, {"color": INK, "lw": 0.9, "ls": DASHED, "label": label}
+        return self.threshold - offset, {"color": INK, "lw": 0.9, "ls": picture.DASHED, "label": label}
 
     @property
     def line_text(self) -> str:
@@ -134,7 +124,7 @@ def frequency(code: str, data: MovedRows) -> Picture:
     k, overlap = len(data.tickets), ""
     if k:
         least, label = np.sort(count)[::-1][min(k, len(count)) - 1], f"the {k} most frequent: to the right"
-        axes.axvline(least, color=colour_of("frequency"), lw=1.1, ls=DOTTED, label=label)
+        axes.axvline(least, color=colour_of("frequency"), lw=1.1, ls=picture.DOTTED, label=label)
         shared = sum(ticket["rank"] <= k for ticket in data.tickets)
         overlap = f"{shared} of {plural(k, 'ticket')} belong to the {k} most frequent tokens."
     axes.set_xscale("log")
@@ -166,7 +156,7 @@ def ecdf(code: str, data: MovedRows) -> Picture:
     rows = math.ceil(len(shifts) / columns)
     size = {"height": (0.9 if columns == 3 else 1.4) + 1.75 * rows, "width": max(4.2, WIDTH * columns / 3)}
     figure, grid = panels(**size, shape=(rows, columns), sharex=True, sharey=True, squeeze=False)
-    gaps = [_ks_location(shift) for shift in shifts]
+    gaps = [largest_gap(shift.before, shift.after) for shift in shifts]
     # One scale for all panels: the few coordinates in the outermost tails would squeeze the rest.
     values = np.concatenate([np.concatenate([shift.before, shift.after]) for shift in shifts])
     ends = np.quantile(values, [0.003, 0.997])
@@ -208,16 +198,6 @@ def ecdf(code: str, data: MovedRows) -> Picture:
 def _on_log_axis(count: Any) -> np.ndarray:
     """Counts with zero at 0.5, which the axis labels as 0."""
     return np.maximum(np.asarray(count, dtype=np.float64), 0.5)
-
-
-def _ks_location(shift: Shift) -> tuple[float, float, float]:
-    """Where D is attained, and the two distribution functions there."""
-    points = np.sort(np.concatenate([shift.before, shift.after]))
-    before, after = (
-        np.searchsorted(np.sort(row), points, side="right") / len(row) for row in (shift.before, shift.after)
-    )
-    at = int(np.abs(before - after).argmax())
-    return float(points[at]), float(before[at]), float(after[at])
 
 
 def _step(axes: Axes, values: np.ndarray, low: float, high: float, colour: str, label: str) -> None:

@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kslottery_fast.base.visible import visible_text
 from kslottery_fast.evaluation.evaluate import Evaluation
 
 from .columns import BLEU, CHARS, CHRF, COSTS, EMBED, ENDS, GAINS, MODELS, NLL, NOTE, Arm, Column, parts, shown
-from .words import arm_label, is_plain, number, percent, selection_of, visible_text
+from .words import arm_label, is_plain, number, percent, selection_of
 
 WIDE = 220  # signs that all columns side by side need
 FILES = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +19,6 @@ MODELS = {
 
 NOTHING = "–"  # what is shown where a number does not exist; never "nan" or "None"
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
-_REORDERING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def is_model(spec: str) -> bool:
@@ -93,21 +91,3 @@ def pvalue_text(value: float) -> str:
     if value < 1e-300:
         return "< 1e-300"
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
-
-
-def visible_token(token: str) -> str:
-    """A token with its white space and invisible characters made visible."""
-    # C: control, format, surrogate, unassigned; Z: spaces other than U+0020.
-    signs = {sign: escape_sign(sign) for sign in token if unicodedata.category(sign)[0] in "CZ"}
-    return token.translate(str.maketrans(signs | {" ": "␣", "\n": "↵", "\t": "⇥"})) or "(empty)"
-
-
-def visible_text(text: str) -> str:
-    """Prose as it is, but for what a page cannot hold or what would reorder it: those become escapes."""
-    hidden = {sign for sign in text if unicodedata.category(sign) in ("Cc", "Cs", "Cn")} - {"\n", "\t"}
-    return text.translate(str.maketrans({sign: escape_sign(sign) for sign in hidden | set(_REORDERING)}))
-
-
-def escape_sign(sign: str) -> str:
-    r"""The character as ``\uXXXX`` or ``\UXXXXXXXX``."""
-    return f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else f"\\U{ord(sign):08x}"

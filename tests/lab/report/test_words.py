@@ -2,6 +2,7 @@
 
 import pytest
 
+from kslottery_fast.base.visible import visible_text, visible_token
 from kslottery_fast.lab.report.columns import interval_cell
 from kslottery_fast.lab.report.page import fact, latex
 from kslottery_fast.lab.report.picture import MUTED, TICKET, colour_of, token_label
@@ -16,8 +17,6 @@ from kslottery_fast.lab.report.words import (
     plural,
     pvalue_text,
     selection_of,
-    visible_text,
-    visible_token,
 )
 
 SHOWN = [
