@@ -28,7 +28,6 @@ class Column:
     narrow: Callable[[Arm], Cell] | None = None
 
     def short(self, arm: Arm) -> Cell:
-        """The cell for a terminal or a paper."""
         return (self.narrow or self.cell)(arm)
 
 

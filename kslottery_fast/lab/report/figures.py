@@ -41,9 +41,9 @@ def pictures(summary: Mapping[str, Any], rows: Mapping[str, MovedRows]) -> list[
         for code, language in summary["languages"].items():
             selection, moved, name = selection_of(summary, code), rows[code], language["name"]
             found.append(scores(code, language, f", {name}" if several else f": {selection}"))
-            if several and _several_sizes(language):
-                found.append(sizes(code, language))
             if several:
+                points = itertools.chain(*_curves(language).values())
+                found += [sizes(code, language)] if len({size for size, _ in points}) > 1 else []
                 found.append(ticket_counts(code, language))
             found += [histogram(code, moved), frequency(code, moved)]
             if moved.shifts:
@@ -162,10 +162,6 @@ def _curves(language: Mapping[str, Any]) -> dict[str, list[tuple[float, str]]]:
         if name in curves and ":" not in spec and size > 0:
             curves[name].append((size, spec))
     return {name: sorted(points, key=lambda point: point[0]) for name, points in curves.items() if points}
-
-
-def _several_sizes(language: Mapping[str, Any]) -> bool:
-    return len({size for points in _curves(language).values() for size, _ in points}) > 1
 
 
 def ticket_counts(code: str, language: Mapping[str, Any]) -> Picture:

@@ -34,16 +34,6 @@ from .words import (
 )
 
 MAX_SAMPLE_CHARS = 240
-CITATION = """\
-@inproceedings{yuan-etal-2025-ks,
-  title     = {{KS}-Lottery: Finding Certified Lottery Tickets for Multilingual Transfer
-               in Large Language Models},
-  author    = {Yuan, Fei and Ma, Chang and Yuan, Shuai and Sun, Qiushi and Li, Lei},
-  booktitle = {Proceedings of NAACL 2025 (Volume 1: Long Papers)},
-  pages     = {9077--9090},
-  year      = {2025},
-  note      = {arXiv:2402.02801}
-}"""
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -88,7 +78,6 @@ def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures:
         note=NOTE,
         max_sample=MAX_SAMPLE_CHARS,
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),
-        citation=CITATION,
     )
 
 

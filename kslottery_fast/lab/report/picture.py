@@ -89,7 +89,6 @@ class Picture:
     figure: Figure
 
     def write_png(self, path: Path) -> None:
-        """Write the figure at 200 dpi on white."""
         with style():
             self.figure.savefig(path, format="png", metadata={"Software": None})
 

@@ -36,8 +36,6 @@ _FIGURES = ("scores", "sizes", "tickets", "histogram", "frequency", "ecdf", "sel
 _BY_GRID = ("rows-*.csv", *(f"{name}-*.png" for name in _FIGURES), "languages.png", *TICKETS)
 """The products that depend on which arms and languages are shown."""
 
-SHIFTS_SHOWN = 6
-
 
 def up_to_date(output: Path, settings: ExperimentSettings) -> bool:
     """Whether the products in a folder are those of this grid and version."""
@@ -116,7 +114,6 @@ def _write_tickets(output: Path, cell: Cell, settings: ExperimentSettings) -> No
 
 
 def _environment(experiment: Experiment) -> dict[str, Any]:
-    """The content of ``environment.json``."""
     from kslottery_fast.lab.experiment.environment import combined
 
     folder, settings = experiment.folder, experiment.settings
@@ -136,16 +133,15 @@ def _environment(experiment: Experiment) -> dict[str, Any]:
 
 
 def _moved_rows(summary: Mapping[str, Any], code: str, cell: Cell) -> MovedRows:
-    """What the figures show of the rows of a cell."""
     import torch
 
-    from .row_figures import MovedRows, Shift
+    from .row_figures import MAX_PANELS, MovedRows, Shift
     from .words import selection_of
 
     language, evidence = summary["languages"][code], cell.evidence
     listed = language["tickets"]["list"]
     before = read_safetensors(cell.folder.stage_path("certificate") / "before.safetensors")["rows"]
-    first = listed[:SHIFTS_SHOWN]
+    first = listed[:MAX_PANELS]
     places = torch.searchsorted(evidence.token_ids, torch.tensor([ticket["token_id"] for ticket in first])).tolist()
     rows = [[table[place].double().numpy() for table in (before, cell.tuned.rows)] for place in places]
     return MovedRows(

@@ -57,22 +57,18 @@ class MovedRows:
 
     @property
     def threshold(self) -> float:
-        """The smallest significant D."""
         return float(self.facts["threshold"])
 
     @property
     def mask(self) -> np.ndarray:
-        """Which rows are tickets, bool [A]."""
         return np.isin(self.token_ids, self.facts["token_ids"])
 
     def line(self, offset: float = 0.0) -> tuple[float, dict[str, Any]]:
-        """Where the threshold is drawn, and how."""
         label = f"alpha = {self.facts['alpha']:g}: D ≥ {self.threshold:.3f}"
         return self.threshold - offset, {"color": INK, "lw": 0.9, "ls": picture.DASHED, "label": label}
 
     @property
     def line_text(self) -> str:
-        """The threshold in a caption."""
         return f"Dashed: the smallest significant D, {self.threshold:.4f}, at alpha = {self.facts['alpha']:g}."
 
 
@@ -114,7 +110,7 @@ def histogram(code: str, data: MovedRows) -> Picture:
 
 def frequency(code: str, data: MovedRows) -> Picture:
     """D of the active rows against the corpus count of their tokens."""
-    mask, count = data.mask, _on_log_axis(data.frequency)
+    mask, count = data.mask, np.maximum(data.frequency, 0.5)  # the axis labels 0.5 as 0
     figure, axes = panels(3.7)
     bitmap = int((~mask).sum()) > MAX_VECTOR_POINTS
     axes.scatter(count[~mask], data.statistic[~mask], rasterized=bitmap, **_CLOUD)
@@ -195,11 +191,6 @@ def ecdf(code: str, data: MovedRows) -> Picture:
     )
 
 
-def _on_log_axis(count: Any) -> np.ndarray:
-    """Counts with zero at 0.5, which the axis labels as 0."""
-    return np.maximum(np.asarray(count, dtype=np.float64), 0.5)
-
-
 def _step(axes: Axes, values: np.ndarray, low: float, high: float, colour: str, label: str) -> None:
     """The empirical distribution function, drawn from the left end of the panel to the right one."""
     x = np.concatenate([[min(low, values.min())], np.sort(values), [max(high, values.max())]])
@@ -214,7 +205,7 @@ def _label_points(figure: Figure, axes: Axes, tickets: Sequence[Mapping[str, Any
     figure.set_layout_engine("none")
     renderer = canvas.get_renderer()
     ranked = sorted(tickets, key=lambda ticket: (-ticket["statistic"], ticket["token_id"]))
-    points = [(float(_on_log_axis(ticket["count"])), ticket["statistic"]) for ticket in ranked]
+    points = [(max(float(ticket["count"]), 0.5), ticket["statistic"]) for ticket in ranked]
     pixels: Any = axes.transData.transform(points) if points else []
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels]
     taken += [line.get_window_extent(renderer).padded(3) for line in axes.get_lines()]

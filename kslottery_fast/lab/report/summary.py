@@ -26,14 +26,10 @@ PARAPHRASE_METRICS = ("nll", "bleu_raw", "bleu_first_line", "ended")
 COMPARED = ("frequency", "random", "l2", "gradient")
 """Controls that stand beside Partial Tuning of the same size."""
 
-SHOWN_BY_EMBED_TUNING = ("ks", "l2", "gradient")
-"""Selectors that go by what Embed Tuning did; the others go by counts or by chance."""
-
 SAMPLES_SHOWN = 8
 
 
 def summarize(experiment: Experiment) -> dict[str, Any]:
-    """The content of ``summary.json``."""
     settings = experiment.settings
     languages = {code: Language(experiment, code) for code in experiment.shops}
     found = {code: language.summary() for code, language in languages.items()}
@@ -120,7 +116,6 @@ class Language:
         }
 
     def summary(self) -> dict[str, Any]:
-        """Everything of this language, as JSON takes it."""
         certificates = {cell.seed: cell.folder.stage_path("certificate") / "certificate.json" for cell in self.cells}
         found = {
             "name": self.corpus["target_language"]["name"],
@@ -245,7 +240,6 @@ def _title(languages: Sequence[Language]) -> str:
 
 
 def _mean(languages: Sequence[Language]) -> dict[str, Any]:
-    """Every arm averaged over languages."""
     result, sentences = {}, sum(len(language.corpus["test"]) for language in languages)
     scores = [language.apart() for language in languages]
     for spec in languages[0].specs:
@@ -285,7 +279,8 @@ def costs(spec: ArmSpec, cells: Sequence[Cell]) -> dict[str, Any]:
 def needs_embed_tuning(spec: ArmSpec) -> bool:
     """Whether an arm takes its rows from Embed Tuning, or chooses them by what Embed Tuning showed."""
     arm = ARMS[spec.name]
-    return isinstance(arm, Transfer) or (isinstance(arm, ChosenRows) and arm.selector in SHOWN_BY_EMBED_TUNING)
+    # The other selectors go by counts or by chance.
+    return isinstance(arm, Transfer) or (isinstance(arm, ChosenRows) and arm.selector in ("ks", "l2", "gradient"))
 
 
 def _peak(stages: Sequence[Mapping[str, Any]]) -> int | None:

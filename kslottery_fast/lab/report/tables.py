@@ -56,12 +56,15 @@ def print_summary(summary: Mapping[str, Any], console: Console, folder: Path) ->
     80 columns are enough, and nothing depends on colour. The page has what does not fit.
     """
     plain = is_plain(summary)
+    groups: tuple[tuple[Column, ...], ...] = (MODELS,) if plain else ((NLL, EMBED, *BLEU, ENDS), GAINS, COSTS)
+    if not plain and console.width >= WIDE:
+        groups = ((*groups[0], *CHRF, CHARS, *GAINS, *COSTS),)
     console.print(Text(visible_text(str(summary["title"])), style="bold"))
     for _, name, arms in parts(summary):
         if not plain:
             console.print()
             console.print(Text(visible_text(name), style="bold"))
-        for place, columns in enumerate(_groups(plain, console.width)):
+        for place, columns in enumerate(groups):
             if place:
                 console.print()
             if found := shown(columns, list(arms.values())):
@@ -81,14 +84,6 @@ def print_summary(summary: Mapping[str, Any], console: Console, folder: Path) ->
     for what, file in FILES.items():
         if (folder / file).exists():
             console.print(f"{what + ':':14}{folder / file}", markup=False, soft_wrap=True)
-
-
-def _groups(plain: bool, width: int) -> tuple[tuple[Column, ...], ...]:
-    """The columns of each table that is printed below the other."""
-    if plain:
-        return (MODELS,)
-    scores = (NLL, EMBED, *BLEU, ENDS)
-    return ((*scores, *CHRF, CHARS, *GAINS, *COSTS),) if width >= WIDE else (scores, GAINS, COSTS)
 
 
 def _table(arms: Mapping[str, Arm], columns: list[Column], width: int, plain: bool) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -22,7 +23,6 @@ _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def is_model(spec: str) -> bool:
-    """Whether an arm is one of a plain run."""
     name, _, size = spec.partition("@")
     return name in MODELS and size == ("" if name in ("untuned", "embed") else "tickets")
 
@@ -33,7 +33,6 @@ def model_key(spec: str) -> str:
 
 
 def arm_label(spec: str, arm: Mapping[str, Any]) -> str:
-    """The label of an arm with its size."""
     if is_model(spec):
         return MODELS[spec.partition("@")[0]][1]
     rest = re.search(r"[@:].*", spec)
@@ -71,9 +70,7 @@ def percent(share: float | None, digits: int = 0) -> str:
     return NOTHING if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f}\u00a0%"
 
 
-def count_text(value: float | None) -> str:
-    """A count with thousands separated, or a dash."""
-    return number(value, 0)
+count_text = functools.partial(number, digits=0)
 
 
 def compact(value: float | None) -> str:
