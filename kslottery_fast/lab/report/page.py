@@ -18,8 +18,8 @@ from markupsafe import Markup
 from kslottery_fast.base.visible import visible_text, visible_token
 from kslottery_fast.lab.experiment.interpret import PARTS
 
-from .columns import BLEU, COSTS, EMBED, ENDS, GAINS, MODELS, NLL, NOTE, interval_cell, parts, shown
 from .picture import CSS_VARIABLES, Picture, colour_of
+from .tables import BLEU, COSTS, EMBED, ENDS, GAINS, MODELS, NLL, NOTE, interval_cell, parts, shown
 from .words import (
     NOTHING,
     arm_label,

@@ -3,9 +3,9 @@
 import pytest
 
 from kslottery_fast.base.visible import visible_text, visible_token
-from kslottery_fast.lab.report.columns import interval_cell
 from kslottery_fast.lab.report.page import fact, latex
 from kslottery_fast.lab.report.picture import MUTED, TICKET, colour_of, token_label
+from kslottery_fast.lab.report.tables import interval_cell
 from kslottery_fast.lab.report.words import (
     arm_label,
     compact,
