@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -177,41 +177,32 @@ def _certified(certificate: Mapping[str, Any], tickets: Mapping[str, Any], seed:
     )
 
 
-def _warnings(tickets: Mapping[str, Any]) -> list[str]:
+def _warnings(tickets: Mapping[str, Any]) -> Iterator[str]:
     """What speaks against relying on the tickets at alpha."""
     alpha, counts = tickets["alpha"], {entry["alpha"]: entry["counts"] for entry in tickets["by_alpha"]}
     own, active, overlap = counts[alpha], tickets["active_rows"], tickets["overlap_of_seeds"]
     least, most = min(own), max(own)
     span = f"{least}" if least == most else f"{least} to {most}"
     tighter, looser = sum(counts[alpha / 2]), sum(counts[min(2 * alpha, (1 + alpha) / 2)])
-    steep = sum(own) and max(looser / sum(own), sum(own) / max(tighter, 1)) >= STEEP
-    many = any(count > MANY * rows for count, rows in zip(own, active, strict=True))
-    warnings = (
-        (
-            most == 0 and len(own) > 1,
-            f"At alpha = {alpha:g} the test selects no row with any seed. Choose rows by number (partial@18) instead.",
-        ),
-        (
-            most > 0 and least < FEW,
-            f"Few tickets at alpha = {alpha:g} ({span}): a slightly shorter training would leave none.",
-        ),
-        (
-            many,
+    if most == 0 and len(own) > 1:
+        yield f"At alpha = {alpha:g} the test selects no row with any seed. Choose rows by number (partial@18) instead."
+    if most and least < FEW:
+        yield f"Few tickets at alpha = {alpha:g} ({span}): a slightly shorter training would leave none."
+    if any(count > MANY * rows for count, rows in zip(own, active, strict=True)):
+        yield (
             f"Many tickets at alpha = {alpha:g} ({span} of {active[0]:,} active rows): at this learning rate and "
-            "number of steps the test hardly separates rows any more.",
-        ),
-        (
-            steep,
+            "number of steps the test hardly separates rows any more."
+        )
+    if sum(own) and max(looser / sum(own), sum(own) / max(tighter, 1)) >= STEEP:
+        yield (
             f"The number of tickets is steep in alpha: {tighter} at half, {sum(own)} at alpha = {alpha:g}, {looser} at "
-            f"double{' (all seeds together)' if len(own) > 1 else ''}.",
-        ),
-        (
-            most and overlap is not None and overlap < UNSTABLE,
-            f"Unstable tickets: two training seeds share {overlap or 0:.0%} of their {tickets['overlap_of']} on "
-            f"average (Jaccard), less than {UNSTABLE:.0%}.",
-        ),
-    )
-    return [text for holds, text in warnings if holds]
+            f"double{' (all seeds together)' if len(own) > 1 else ''}."
+        )
+    if overlap is not None and overlap < UNSTABLE and most:
+        yield (
+            f"Unstable tickets: two training seeds share {overlap:.0%} of their {tickets['overlap_of']} on average "
+            f"(Jaccard), less than {UNSTABLE:.0%}."
+        )
 
 
 def _short(share: Mapping[str, float]) -> str:
