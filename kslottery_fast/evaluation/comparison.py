@@ -59,37 +59,32 @@ def score_replicates(
         Replicates by metric.
     """
     expected = [one_line(reference) for reference in references]
-    cut = {"raw": one_line, "first_line": first_line}
-    makers: dict[str, Callable[[], Any]] = {"bleu": lambda: bleu_metric(bleu_tokenizer), "chrf": chrf_metric}
-
-    def resampled(tables: Sequence[Any], score: Callable[[Any], float]) -> Replicates:
-        return replicates_over_seeds(tables, score, n_bootstrap=n_bootstrap, seed=seed)
-
-    def corpus(metric: str) -> Replicates:
-        kind, _, part = metric.partition("_")
-        maker = makers[kind]()
-        tables = []
-        for evaluation in evaluations:
-            hypotheses = [cut[part](output.text) for output in evaluation.outputs]
-            statistics, score = sentence_statistics(maker, hypotheses, expected)
-            tables.append(statistics)
-        return resampled(tables, score)
-
-    def mean(of: Callable[[Any], float]) -> Replicates:
-        return resampled([[[of(output), 1.0] for output in one.outputs] for one in evaluations], _ratio)
-
-    simple: dict[str, Callable[[], Replicates]] = {
-        "nll": lambda: nll_replicates(evaluations, n_bootstrap=n_bootstrap, seed=seed),
-        "ended": lambda: mean(lambda output: float(output.ended)),
-        "mean_chars": lambda: mean(lambda output: float(len(output.text.strip()))),
+    of_output: dict[str, Callable[[Any], float]] = {
+        "ended": lambda output: float(output.ended),
+        "mean_chars": lambda output: float(len(output.text.strip())),
     }
-    return {metric: simple[metric]() if metric in simple else corpus(metric) for metric in metrics}
+
+    def tables(metric: str) -> tuple[list[Any], Callable[[Any], float]]:
+        """What each sentence contributes, seed by seed, and the score that follows from sums."""
+        if metric == "nll":
+            return [_nll_table(one) for one in evaluations], _ratio
+        if metric in of_output:
+            return [[[of_output[metric](output), 1.0] for output in one.outputs] for one in evaluations], _ratio
+        maker = bleu_metric(bleu_tokenizer) if metric.startswith("bleu") else chrf_metric()
+        cut = one_line if metric.endswith("raw") else first_line
+        found = [sentence_statistics(maker, [cut(o.text) for o in one.outputs], expected) for one in evaluations]
+        return [statistics for statistics, _ in found], found[0][1]
+
+    return {metric: replicates_over_seeds(*tables(metric), n_bootstrap=n_bootstrap, seed=seed) for metric in metrics}
 
 
 def nll_replicates(results: Sequence[Evaluation | TargetNll], *, n_bootstrap: int = 1000, seed: int = 0) -> Replicates:
     """Replicates of NLL per target token; one result for each training seed."""
-    tables = [list(zip(result.sentence_nll, result.sentence_tokens, strict=True)) for result in results]
-    return replicates_over_seeds(tables, _ratio, n_bootstrap=n_bootstrap, seed=seed)
+    return replicates_over_seeds([_nll_table(one) for one in results], _ratio, n_bootstrap=n_bootstrap, seed=seed)
+
+
+def _nll_table(result: Evaluation | TargetNll) -> list[tuple[float, int]]:
+    return list(zip(result.sentence_nll, result.sentence_tokens, strict=True))
 
 
 def decomposition(model: Scores, untuned: Scores, metric: str = "bleu") -> dict[str, Replicates]:

@@ -89,19 +89,12 @@ def carry_out(
     """Do what is left of an experiment in ``options.folder``, write its products and show them.
 
     The grid may differ from that of an earlier call in the same folder: what is finished is taken over, and the
-    products show the grid of this call.
-
-    Parameters
-    ----------
-    settings : what to do.
-    options : ``folder``; ``command``, recorded with the stages that this call makes; ``json``.
-    only_finished : refuse to do anything that is left.
-    remake : write the products again although they are those of this grid and version.
+    products show the grid of this call. ``only_finished``: refuse to do anything that is left. ``remake``: write the
+    products again although they are those of this grid and version.
     """
-    from kslottery_fast.lab.experiment.console import RunConsole
-
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from kslottery_fast.base.files import read_json
+    from kslottery_fast.lab.experiment.console import RunConsole
     from kslottery_fast.lab.experiment.plan import Experiment
     from kslottery_fast.lab.experiment.run_folder import open_run_folder
     from kslottery_fast.lab.report.products import up_to_date, write_products

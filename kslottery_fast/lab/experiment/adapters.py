@@ -150,12 +150,7 @@ class Prefix(AdapterKind):
 
 
 def keys_and_values(model: Any, token_ids: Sequence[int]) -> torch.Tensor:
-    """What a model keeps in its cache for a text, in the order in which PEFT lays out a prefix.
-
-    Parameters
-    ----------
-    model : a causal model; left in the modes it came in.
-    token_ids : n tokens, read from position 0 on.
+    """What a causal model keeps in its cache for n tokens, in the order in which PEFT lays out a prefix.
 
     Returns
     -------

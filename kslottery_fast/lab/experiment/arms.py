@@ -218,7 +218,7 @@ class Adapter(Arm):
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         """See :class:`Arm`."""
-        budget, model = cell.budget(spec), cell.shop.model
+        budget, model = cell.size(spec) * cell.evidence.dimension, cell.shop.model
         facts: dict[str, Any] = {"arm": str(spec), "rows": None if budget else 0, "trained_parameters": 0}
         if budget:
             prompt = encode_prompt(cell.shop.loaded.tokenizer, cell.shop.examples("train")[0].prompt)

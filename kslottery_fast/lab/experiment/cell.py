@@ -49,12 +49,7 @@ class Cell:
 
     @cached_property
     def tickets(self) -> Tickets:
-        """The rows that alpha selects, or top_k where it selects none.
-
-        Raises
-        ------
-        InputError : no row moved.
-        """
+        """The rows that alpha selects, or top_k where it selects none; no row at all is an InputError."""
         found = self.evidence.table().tickets(self.shop.settings)
         if len(found) == 0:
             raise InputError("Embed Tuning moved no row at all; raise learning_rate or steps")
@@ -73,10 +68,7 @@ class Cell:
         return dict(read_json(self.stage(spec) / "arm.json"))
 
     def coverage(self, spec: ArmSpec) -> float | None:
-        """The share of the tokens of the training examples, prompts included, whose rows a finished arm changes.
-
-        None for an arm that changes other parameters.
-        """
+        """The share of the training tokens whose rows a finished arm changes; None: it changes other parameters."""
         rows = self.record(spec)["rows"]
         if not rows:
             return None if rows is None else 0.0
@@ -97,12 +89,7 @@ class Cell:
         return spec.size
 
     def choose(self, selector: str, spec: ArmSpec) -> Tensor:
-        """The token ids that a selector takes for an arm, the first chosen first. int64 [k].
-
-        Raises
-        ------
-        InputError : more rows than there are.
-        """
+        """The token ids that a selector takes for an arm, the first chosen first, int64 [k]; too many are refused."""
         k, order = self.size(spec), SELECTORS[selector](self.evidence, self.seed)
         if k > len(order):
             raise InputError(
@@ -112,10 +99,6 @@ class Cell:
         ids = self.evidence.token_ids[order[:k]]
         # The order of rows rounds their gradient norm. A draw as large as the tickets is trained in that of the table.
         return ids.sort().values if selector == "random" and spec.size == "tickets" else ids
-
-    def budget(self, spec: ArmSpec) -> int:
-        """The numbers that an arm may train: those of as many rows as its size says."""
-        return self.size(spec) * self.evidence.dimension
 
     def own_tickets(self) -> ArmSpec:
         """The tickets that certificate and interpretation speak of: those at alpha, or top_k where it selects none."""

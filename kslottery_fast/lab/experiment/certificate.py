@@ -58,18 +58,10 @@ class Basis:
     transfers: Mapping[int, Predictions]
 
     def certificate(self, settings: RunSettings, levels: Mapping[float, int], own: int) -> Certificate:
-        """The certificate that follows.
+        """The certificate that follows: agreement is that of the transfer model with ``own`` rows.
 
-        Parameters
-        ----------
-        settings : of the run: alpha, resamples and seed of the bootstrap.
-        levels : for every alpha of the curve, how many rows it selects. The criterion at alpha speaks of the tickets
-            at alpha, so each level is checked against a transfer model of its own.
-        own : rows of the transfer model whose agreement is reported.
-
-        Raises
-        ------
-        InputError : predictions of a transfer model that were not kept.
+        ``levels``: for every alpha of the curve, how many rows it selects. The criterion at alpha speaks of the tickets
+        at alpha, so each level is checked against a transfer model of its own; one that was not kept is an InputError.
         """
         missing = {own, *levels.values()} - set(self.transfers)
         if missing:
@@ -94,12 +86,7 @@ class Basis:
 
     @classmethod
     def load(cls, folder: Path) -> Basis:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        InputError : a stage of an older version, which kept nothing; missing or damaged files.
-        """
+        """Read what :meth:`save` wrote; missing and damaged files are an InputError."""
         if not (folder / _TUNED).exists():
             raise InputError(
                 f"{folder} holds a certificate without the predictions that it follows from; remove that folder and "

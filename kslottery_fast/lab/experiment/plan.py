@@ -33,12 +33,7 @@ Work = Callable[[Path, ProgressCallback], None]
 class Experiment:
     """Arms over seeds and languages, in one folder and with one loaded model.
 
-    Parameters
-    ----------
-    settings : what to do.
-    folder : where stages lie.
-    console : where progress is shown.
-    show_scores : called with label and scores of every arm as soon as there are any.
+    ``show_scores`` is called with label and scores of every arm as soon as there are any.
     """
 
     def __init__(
@@ -60,17 +55,10 @@ class Experiment:
         }
 
     def work(self, command: str, *, only_finished: bool = False) -> bool:
-        """Do what is left to do; returns whether anything was.
+        """Do what is left to do, or with ``only_finished`` refuse to; returns whether anything was left.
 
-        Parameters
-        ----------
-        command : recorded with the stages that this call makes.
-        only_finished : refuse to do anything.
-
-        Raises
-        ------
-        InputError : something that is not at hand, jobs that are left, or whatever a stage refuses. Finished stages
-            stay.
+        ``command`` is recorded with the stages that this call makes. Stages that are finished stay, whatever a later
+        one refuses.
         """
         bleu_metric(self.settings.base.bleu_tokenizer)  # refused now, not after the first evaluation
         if any(spec.name in ("lora", "prefix") for spec in self.settings.specs):
@@ -128,13 +116,15 @@ class Experiment:
             self.show_scores(label, scoring.load_scores(stage)["test"])
 
     def _interpretation(self, cell: Cell) -> list[Job]:
-        effects, tuned = self.settings.effects, [spec for spec in self.settings.specs if spec.name == "partial"]
-        works: dict[str, tuple[str, Work]] = {
-            f"effects@{effects}": ("the effect of single tickets", partial(_effects, cell, effects))
-        }
-        for spec in (EMBED, *tuned[:1]):
-            works[f"positions.{spec}"] = (f"positions of {spec.title}", partial(_positions, cell, spec))
-        return [self._job(cell, name, words, work) for name, (words, work) in works.items()]
+        shown, tuned = self.settings.effects, [spec for spec in self.settings.specs if spec.name == "partial"]
+        effects = self._job(cell, f"effects@{shown}", "the effect of single tickets", partial(_effects, cell, shown))
+        return [
+            effects,
+            *(
+                self._job(cell, f"positions.{spec}", f"positions of {spec.title}", partial(_positions, cell, spec))
+                for spec in (EMBED, *tuned[:1])
+            ),
+        ]
 
     def _job(self, cell: Cell, name: str, words: str, work: Work) -> Job:
         kind = f"scoring.{name.partition('@')[0]}"

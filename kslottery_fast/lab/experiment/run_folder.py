@@ -90,11 +90,7 @@ class RunFolder:
 def open_run_folder(path: Path, settings: Mapping[str, Any], grid: Mapping[str, Any]) -> Iterator[RunFolder]:
     """Make the folder of an experiment, or take up the one that another call with the same settings left.
 
-    Parameters
-    ----------
-    path : the folder; new, empty, or an experiment's own.
-    settings : what binds the folder.
-    grid : recorded with a new folder; :meth:`RunFolder.keep_grid` records that of a later call.
+    ``settings`` bind the folder; ``grid`` is recorded with a new one, and by :meth:`RunFolder.keep_grid`.
 
     Raises
     ------
@@ -132,12 +128,7 @@ def open_run_folder(path: Path, settings: Mapping[str, Any], grid: Mapping[str, 
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """``run.json`` of an experiment's folder: ``settings`` and ``grid``.
-
-    Raises
-    ------
-    InputError : no such file, one of version 0.1, one of something else.
-    """
+    """``settings`` and ``grid`` in an experiment's ``run.json``; one of something else is an InputError."""
     header = read_json(path / "run.json")
     kind = header.get("format") if isinstance(header, dict) else None
     if kind in _OLDER:

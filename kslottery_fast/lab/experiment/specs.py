@@ -78,13 +78,10 @@ class ArmSpec:
 
     @property
     def _rate(self) -> str:
-        return "" if self.learning_rate is None else f":lr={_shortest(self.learning_rate)}"
-
-
-def _shortest(rate: float) -> str:
-    """A text that reads as this very number: two rates of one name would share a stage."""
-    text = f"{rate:g}"
-    return text if float(text) == rate else repr(rate)
+        if self.learning_rate is None:
+            return ""
+        text = f"{self.learning_rate:g}"  # must read as this very number: two rates of one name would share a stage
+        return f":lr={text if float(text) == self.learning_rate else repr(self.learning_rate)}"
 
 
 def parse_arm(text: str, default_size: float) -> ArmSpec:
@@ -108,8 +105,10 @@ def parse_arm(text: str, default_size: float) -> ArmSpec:
         raise InputError(f"arm {text!r}: {name} has no size; write {name!r}")
     if rate is not None and not facts.trains:
         raise InputError(f"arm {text!r}: {name} trains nothing and has no learning rate")
+    if rate is not None and not 0 < _number(rate) < math.inf:
+        raise InputError(f"arm {text!r}: learning rate {rate!r} is no positive number such as 1e-3")
     chosen = _size(text, size) if size is not None else (default_size if facts.sized else None)
-    return ArmSpec(name, chosen, None if rate is None else _positive(text, rate))
+    return ArmSpec(name, chosen, None if rate is None else float(rate))
 
 
 def _size(text: str, size: str) -> int | float | str:
@@ -124,13 +123,6 @@ def _size(text: str, size: str) -> int | float | str:
             "'tickets' nor 'active'"
         )
     return alpha
-
-
-def _positive(text: str, rate: str) -> float:
-    value = _number(rate)
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"arm {text!r}: learning rate {rate!r} is no positive number such as 1e-3")
-    return value
 
 
 def _number(text: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -11,7 +11,6 @@ from .words import arm_label, is_model
 FEW, MANY, STEEP, UNSTABLE = 5, 0.1, 3.0, 0.5
 """Warnings: fewer tickets than FEW; more than the share MANY of the active rows; a count that changes by the factor
 STEEP when alpha is doubled or halved; a mean Jaccard overlap between seeds below UNSTABLE."""
-
 
 _CONTROLS = {"frequency": "the most frequent tokens", "random": "random corpus rows"}
 _ONE = "one training seed, so nothing is known of another"
@@ -51,10 +50,10 @@ def _share(found: Mapping[str, float] | None) -> str:
 def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
     """All that can be said of a language by its entry in ``summary.json``; differences have paired intervals."""
     arms, recommendation, selection = language["arms"], language["recommendation"], language["selection"]
-    kept, seeds = (recommendation or {"kept": []})["kept"], list(language["certificates"])
+    sets, seeds = _sets(arms), list(language["certificates"])
     one_of = f" with training seed {seeds[0]}" if len(seeds) > 1 else ""
-    own = f"partial@{main_size(list(arms))}"
-    only_tickets = kept and all(is_model(one["arm"]) for one in kept)  # which leave nothing to choose from
+    own = f"partial@{main_size(arms)}"
+    only_tickets = sets and all(map(is_model, sets))  # which leave nothing to choose from
     return [
         *([] if only_tickets else [recommendation_text(recommendation)]),
         _selection(selection, correction, one_of),
@@ -66,14 +65,19 @@ def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
     ]
 
 
-def main_size(specs: Sequence[str]) -> str:
+def main_size(specs: Iterable[str]) -> str:
     """The size of Partial Tuning, and of the Partial Transfer beside it, that is spoken of first.
 
     >>> main_size(["embed", "partial@64", "partial@tickets"]), main_size(["partial@64:lr=0.1", "partial@18"])
     ('tickets', '18')
     """
-    sizes = [spec.partition("@")[2] for spec in specs if spec.startswith("partial@") and ":" not in spec]
+    sizes = [spec.partition("@")[2] for spec in _sets(specs)]
     return "tickets" if "tickets" in sizes or not sizes else sizes[0]
+
+
+def _sets(specs: Iterable[str]) -> list[str]:
+    """The arms of Partial Tuning at its own learning rate."""
+    return [spec for spec in specs if spec.startswith("partial@") and ":" not in spec]
 
 
 def _tickets_of(selection: Mapping[str, Any]) -> str:

@@ -55,8 +55,7 @@ def pictures(summary: Mapping[str, Any], rows: Mapping[str, MovedRows]) -> list[
                     "over training seeds. 1: the same rows."
                 )
                 found.append(heat_map(f"selectors-{code}", f"Overlap of selectors, {name}", overlap, caption))
-            shown = next(iter(language["certificates"].values()))
-            found.append(certificate(code, shown, selection, language["selection"]["alpha"]))
+            found.append(certificate(code, language, selection))
         if overlap := summary.get("language_overlap"):
             caption = (
                 f"Jaccard overlap of the {overlap['of']} of two languages with the same training seed, mean over seeds."
@@ -210,8 +209,9 @@ def heat_map(name: str, title: str, overlap: Mapping[str, Any], caption: str) ->
     return Picture(name, add_title(figure, title), f"Matrix of overlaps: {listed}.", caption, figure)
 
 
-def certificate(code: str, result: Mapping[str, Any], selection: str, alpha: float) -> Picture:
-    """Share of certified predictions, certified accuracy, and violations counted, over alpha."""
+def certificate(code: str, language: Mapping[str, Any], selection: str) -> Picture:
+    """Share of certified predictions, certified accuracy, and violations counted, over alpha; of the first seed."""
+    result, alpha = next(iter(language["certificates"].values())), language["selection"]["alpha"]
     levels = sorted(result["levels"], key=lambda level: level["alpha"])
     alphas, violations = ([level[key] for level in levels] for key in ("alpha", "violations"))
     figure, (upper, lower) = panels(3.7, (2, 1), sharex=True, height_ratios=[2.2, 1])

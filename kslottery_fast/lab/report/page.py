@@ -19,7 +19,21 @@ from kslottery_fast.base.visible import visible_text, visible_token
 from kslottery_fast.lab.experiment.interpret import PARTS
 
 from .picture import CSS_VARIABLES, Picture, colour_of
-from .tables import BLEU, COSTS, EMBED, ENDS, GAINS, MODELS, NLL, NOTE, interval_cell, parts, shown
+from .tables import (
+    BLEU,
+    COSTS,
+    COSTS_NOTE,
+    EMBED,
+    ENDS,
+    GAINS,
+    GAINS_NOTE,
+    MODELS,
+    NLL,
+    NOTE,
+    interval_cell,
+    parts,
+    shown,
+)
 from .words import (
     NOTHING,
     arm_label,
@@ -75,7 +89,7 @@ def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures:
         environment={name: value for name, value in environment.items() if name not in hidden},
         commands=environment["commands"],
         parts=PARTS,
-        note=NOTE,
+        notes={"gains": GAINS_NOTE, "costs": COSTS_NOTE},
         max_sample=MAX_SAMPLE_CHARS,
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),
     )

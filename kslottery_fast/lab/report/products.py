@@ -18,7 +18,7 @@ from kslottery_fast.base.files import (
     write_text,
 )
 
-if TYPE_CHECKING:  # a finished experiment is shown without torch, Trainer and matplotlib
+if TYPE_CHECKING:  # a finished experiment is shown without transformers and matplotlib
     from kslottery_fast.lab.experiment.cell import Cell
     from kslottery_fast.lab.experiment.plan import Experiment
     from kslottery_fast.lab.experiment.settings import ExperimentSettings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -19,7 +20,7 @@ from kslottery_fast.lab.experiment.scoring import SCORE, load_nll, load_scores
 from kslottery_fast.lab.experiment.specs import ArmSpec
 
 from . import advice, ticket_facts
-from .words import is_model, model_key, plural
+from .words import is_plain_grid, model_key, plural
 
 FORMAT = "kslottery-experiment/1"
 PARAPHRASE_METRICS = ("nll", "bleu_raw", "bleu_first_line", "ended")
@@ -39,14 +40,10 @@ def summarize(experiment: Experiment) -> dict[str, Any]:
         "format": FORMAT,
         "version": __version__,
         "title": _title(list(languages.values())),
-        "settings": settings.base.to_dict(),
+        "settings": asdict(settings.base),
         "grid": settings.grid,
         "signatures": first.signatures(),
-        "models": {
-            name: {metric: score["value"] for metric, score in arm["scores"].items()}
-            | {"trained_parameters": _mean_count(arm["trained_parameters"])}
-            for name, arm in arms.items()
-        },
+        "models": {name: _values(arm) for name, arm in arms.items()},
         "intervals": {
             name: {metric: [score["low"], score["high"]] for metric, score in arm["scores"].items()}
             for name, arm in arms.items()
@@ -234,7 +231,7 @@ def _title(languages: Sequence[Language]) -> str:
     first, settings = languages[0].corpus, languages[0].settings
     targets = " and ".join(one.corpus["target_language"]["name"] for one in languages)
     title = f"{first['model_name']}, {first['source_language']['name']} to {targets}"
-    if len(settings.seeds) == 1 and all(is_model(str(spec)) for spec in settings.specs):
+    if is_plain_grid(settings.grid):
         return title
     return f"{title}: {len(settings.specs)} arms, {plural(len(settings.seeds), 'training seed')}"
 
@@ -296,5 +293,8 @@ def _plain(found: Mapping[str, Interval | Replicates]) -> dict[str, dict[str, fl
     return {name: one.to_dict() for name, one in intervals.items()}
 
 
-def _mean_count(counts: Sequence[int]) -> float:
-    return counts[0] if len(set(counts)) == 1 else fmean(counts)
+def _values(arm: Mapping[str, Any]) -> dict[str, float]:
+    """What an arm scores and how many numbers it trained, means over seeds."""
+    trained = arm["trained_parameters"]
+    scores = {metric: score["value"] for metric, score in arm["scores"].items()}
+    return scores | {"trained_parameters": trained[0] if len(set(trained)) == 1 else fmean(trained)}

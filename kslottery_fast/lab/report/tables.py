@@ -130,16 +130,19 @@ COSTS = (
     Column("Memory", _memory),
 )
 
-NOTE = (
+GAINS_NOTE = (
     "Values are means over training seeds; intervals: 95 %, bootstrap over sentences and Student's t over seeds, of "
-    "differences paired in both. Raw gain: raw "
-    "BLEU minus that of the untuned model; quality: the part on first lines, where running on is not counted; "
-    "stopping: the rest. Gain, paraphrased: BLEU first line minus that of the untuned model with a template that was "
-    "not trained. Covers: share of the tokens of the training examples, prompts included, whose rows the arm changes. "
-    "Rows that are copied train 0 numbers of their own. Time: making the arm, mean over seeds, without "
-    "scoring; incl. Embed T.: with the Embed Tuning that its rows come from or are chosen by (a size given as alpha is "
-    "not counted). Memory: peak while making it, that Embed Tuning included."
+    "differences paired in both. Raw gain: raw BLEU minus that of the untuned model; quality: the part on first lines, "
+    "where running on is not counted; stopping: the rest. Gain, paraphrased: BLEU first line minus that of the untuned "
+    "model with a template that was not trained."
 )
+COSTS_NOTE = (
+    "Covers: share of the tokens of the training examples, prompts included, whose rows the arm changes. Rows that are "
+    "copied train 0 numbers of their own. Time: making the arm, mean over seeds, without scoring; incl. Embed T.: with "
+    "the Embed Tuning that its rows come from or are chosen by (a size given as alpha is not counted). Memory: peak "
+    "while making it, that Embed Tuning included."
+)
+NOTE = f"{GAINS_NOTE} {COSTS_NOTE}"
 
 
 def shown(columns: Iterable[Column], arms: Sequence[Arm]) -> list[Column]:

@@ -40,9 +40,14 @@ def arm_label(spec: str, arm: Mapping[str, Any]) -> str:
 
 
 def is_plain(summary: Mapping[str, Any]) -> bool:
-    """Whether a summary is that of a plain run: one training seed, one language, and no arm but those of ``MODELS``."""
-    grid = summary["grid"]
-    return len(grid["seeds"]) == len(summary["languages"]) == 1 and all(map(is_model, grid["arms"]))
+    """Whether a summary is that of a plain run: one seed, language and template, and no arm but those of ``MODELS``."""
+    return is_plain_grid(summary["grid"])
+
+
+def is_plain_grid(grid: Mapping[str, Any]) -> bool:
+    """The same of a grid."""
+    one_of_each = len(grid["seeds"]) == len(grid["targets"]) == 1 and not grid["paraphrase"]
+    return one_of_each and all(map(is_model, grid["arms"]))
 
 
 def selection_of(summary: Mapping[str, Any], code: str) -> str:

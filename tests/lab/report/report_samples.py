@@ -114,7 +114,14 @@ def finished(languages: dict[str, Any], rows: dict[str, MovedRows], title: str) 
         "version": "0.2.0",
         "title": title,
         "settings": {"model": "smollm2-135m", "alpha": 0.05, "learning_rate": 0.01, "seed": 0, "correction": None},
-        "grid": {"arms": list(first["arms"]), "seeds": seeds, "targets": list(languages), "effects": 0, "margin": 0.1},
+        "grid": {
+            "arms": list(first["arms"]),
+            "seeds": seeds,
+            "targets": list(languages),
+            "effects": 0,
+            "margin": 0.1,
+            "paraphrase": "paraphrased_against_untuned" in first["arms"]["embed"],
+        },
         "signatures": {
             "bleu": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0",
             "chrf": "nrefs:1|case:mixed|eff:yes|nc:6|nw:2|space:no|version:2.6.0",
