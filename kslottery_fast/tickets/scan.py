@@ -11,7 +11,7 @@ import functools
 import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -123,6 +123,13 @@ class Scan:
             lines.append(f"not compared, no matrix (biases, norms): {_count(self.not_2d, 'tensor', 'tensors')}")
         return lines
 
+    def by_kind(self) -> dict[str, list[TensorShift]]:
+        """The matrices of every kind, over all layers."""
+        kinds: dict[str, list[TensorShift]] = {}
+        for shift in self.tensors:
+            kinds.setdefault(shift.kind, []).append(shift)
+        return kinds
+
 
 def scan_checkpoints(
     before: str | os.PathLike[str],
@@ -181,6 +188,19 @@ def scan_checkpoints(
         shifts.append(_shift(pair[0], torch.cat(counts), inf_rows, least, pair[0].name == table))
     shifts.sort(key=_place)
     return Scan(str(before), str(after), alpha, method, shifts, notes=notes, **skipped)
+
+
+def mean_d(shifts: Sequence[TensorShift]) -> float | None:
+    """Mean D over the rows of several matrices; None where no matrix has one."""
+    known = [(shift.mean_d, shift.rows - shift.nan_rows) for shift in shifts if shift.mean_d is not None]
+    return sum(mean * rows for mean, rows in known) / sum(rows for _, rows in known) if known else None
+
+
+def significant_share(shifts: Sequence[TensorShift]) -> float | None:
+    """Share of significant rows of several matrices; None where none could be tested."""
+    tested = [shift for shift in shifts if shift.significant_share is not None]
+    rows = sum(shift.rows - shift.nan_rows for shift in tested)
+    return sum(shift.significant_rows or 0 for shift in tested) / rows if tested else None
 
 
 def matrices(count: int) -> str:

@@ -123,8 +123,8 @@ def _show_tickets(tickets: Tickets, limit: int, path: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from kslottery_fast.base.visible import visible_token
     from kslottery_fast.ks.significance import pvalue_of_log
-    from kslottery_fast.lab.report.words import visible_token
 
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)

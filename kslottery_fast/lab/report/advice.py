@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
 from typing import Any
-
-from kslottery_fast.evaluation.replicates import Replicates
 
 from .words import arm_label, is_model
 
@@ -18,46 +15,6 @@ STEEP when alpha is doubled or halved; a mean Jaccard overlap between seeds belo
 _CONTROLS = {"frequency": "the most frequent tokens", "random": "random corpus rows"}
 _ONE = "one training seed, so nothing is known of another"
 _CORRECTIONS = {None: "", "bonferroni": " (Bonferroni)", "bh": " (Benjamini-Hochberg)"}
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model: ``arm``, mean number of ``rows`` over seeds, replicates of its NLL on the validation and test split."""
-
-    arm: str
-    rows: float
-    validation: Replicates
-    test: Replicates
-
-
-def recommend(
-    candidates: Sequence[Candidate], untuned: Candidate, embed: Candidate, margin: float
-) -> dict[str, Any] | None:
-    """The smallest set that, like all larger ones, keeps all but ``margin`` of Embed Tuning's gain in validation NLL.
-
-    It must do so at the lower end of its interval. Larger sets must pass too: of many small sets one may pass by luck.
-
-    Returns
-    -------
-    dict : ``arm`` and ``rows`` of the recommended set, None if no set is good enough; ``kept``: for every candidate,
-        smallest first, the share of the gain that it keeps with its 95 % interval, and under ``test`` the same on the
-        test split, which chose nothing (None where the gain there is not clearly above 0). None in place of all where
-        Embed Tuning's own gain on the validation split is not clearly above 0.
-    """
-    gain, test_gain = untuned.validation - embed.validation, untuned.test - embed.test
-    kept: list[dict[str, Any]] = []
-    for candidate in sorted(candidates, key=lambda one: one.rows):
-        share = (untuned.validation - candidate.validation).share_of(gain)
-        if share is None:
-            return None
-        test = (untuned.test - candidate.test).share_of(test_gain)
-        kept.append({"arm": candidate.arm, "rows": candidate.rows, **share.to_dict(), "test": test and test.to_dict()})
-    chosen = None
-    for one in reversed(kept):
-        if one["low"] < 1 - margin or one["rows"] == 0:
-            break
-        chosen = one
-    return {"arm": chosen and chosen["arm"], "rows": chosen and chosen["rows"], "margin": margin, "kept": kept}
 
 
 def recommendation_text(found: Mapping[str, Any] | None) -> str:
@@ -91,30 +48,24 @@ def _share(found: Mapping[str, float] | None) -> str:
 
 
 def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
-    """All that can be said of a language; differences and shares have paired intervals.
-
-    Parameters
-    ----------
-    language : its entry in ``summary.json``.
-    correction : for many tests, of the KS test.
-    """
-    found, arms = [], language["arms"]
-    sets = _sets(arms)
-    if not sets or not all(map(is_model, sets)):  # the tickets alone leave nothing to choose from
-        found.append(recommendation_text(language["recommendation"]))
-    seeds = list(language["certificates"])
+    """All that can be said of a language by its entry in ``summary.json``; differences have paired intervals."""
+    arms, recommendation, selection = language["arms"], language["recommendation"], language["selection"]
+    sets, seeds = _sets(arms), list(language["certificates"])
     one_of = f" with training seed {seeds[0]}" if len(seeds) > 1 else ""
-    size = main_size(list(arms))
-    rows = _rows_of(f"partial@{size}", language)
-    found += [_selection(language["selection"], correction, one_of), _gain(language, size, rows)]
-    found += [_control(entry, language) for entry in language["controls"]]
-    tuned = f"partial@{size}" if f"partial@{size}" in arms else "embed"
-    found.append(_stopping(arms["untuned"]["scores"], arms[tuned]["scores"], arm_label(tuned, arms[tuned])))
-    found.append(_certified(next(iter(language["certificates"].values())), language["selection"], one_of))
-    return found + _warnings(language["tickets"])
+    own = f"partial@{main_size(arms)}"
+    only_tickets = sets and all(map(is_model, sets))  # which leave nothing to choose from
+    return [
+        *([] if only_tickets else [recommendation_text(recommendation)]),
+        _selection(selection, correction, one_of),
+        _gain(language, own),
+        *(_control(entry, language) for entry in language["controls"]),
+        _stopping(arms, own if own in arms else "embed"),
+        _certified(language["certificates"][seeds[0]], selection, one_of),
+        *_warnings(language["tickets"]),
+    ]
 
 
-def main_size(specs: Sequence[str]) -> str:
+def main_size(specs: Iterable[str]) -> str:
     """The size of Partial Tuning, and of the Partial Transfer beside it, that is spoken of first.
 
     >>> main_size(["embed", "partial@64", "partial@tickets"]), main_size(["partial@64:lr=0.1", "partial@18"])
@@ -138,15 +89,9 @@ def _rows_of(spec: str, language: Mapping[str, Any]) -> str:
     """The rows of an arm in words: the tickets by their number, where all seeds have as many."""
     if not is_model(spec):
         return f"the rows of {spec}"
-    name = spec.partition("@")[0]
-    if name in _CONTROLS:
-        return _CONTROLS[name]
-    counts = set(language["arms"][spec]["rows"]) if spec in language["arms"] else set()
-    return "the tickets" if len(counts) > 1 else _tickets_of(language["selection"])
-
-
-def _name(spec: str, language: Mapping[str, Any]) -> str:
-    return arm_label(spec, language["arms"][spec]) if is_model(spec) else spec
+    several = spec in language["arms"] and len(set(language["arms"][spec]["rows"])) > 1
+    own = "the tickets" if several else _tickets_of(language["selection"])
+    return _CONTROLS.get(spec.partition("@")[0], own)
 
 
 def _selection(tickets: Mapping[str, Any], correction: str | None, seed: str) -> str:
@@ -166,7 +111,7 @@ def _selection(tickets: Mapping[str, Any], correction: str | None, seed: str) ->
     )
 
 
-def _gain(language: Mapping[str, Any], size: str, rows: str) -> str:
+def _gain(language: Mapping[str, Any], own: str) -> str:
     before, after = (language["arms"][arm]["scores"]["nll"]["value"] for arm in ("untuned", "embed"))
     gain, shares = language["gain"], language["gain"]["shares"]
     interval = f"{gain['value']:.3f} nats per token, {_interval(gain)}"
@@ -175,16 +120,14 @@ def _gain(language: Mapping[str, Any], size: str, rows: str) -> str:
             f"Embed Tuning did not clearly lower the NLL per target token ({before:.3f} before, {after:.3f} after; "
             f"gain {interval}): the comparisons below are of models that may have learned nothing."
         )
-    told = {name: shares[spec] for name in ("transfer", "partial") if (spec := f"{name}@{size}") in shares}
-    words = {"transfer": "copying", "partial": "training"}
-    parts = [
-        f"{words[name]} {'them' if place else f'{rows} recovers'} {_short(share)}{'' if place else ' of the gain'}"
-        for place, (name, share) in enumerate(told.items())
-    ]
-    text = ", ".join(parts)
-    return f"Embed Tuning lowers the NLL per target token from {before:.3f} to {after:.3f} (gain {interval})." + (
-        f" {text[0].upper()}{text[1:]}." if parts else ""
-    )
+    text = f"Embed Tuning lowers the NLL per target token from {before:.3f} to {after:.3f} (gain {interval})."
+    told = [("copying", own.replace("partial", "transfer")), ("training", own)]
+    parts = [(verb, _short(shares[spec])) for verb, spec in told if spec in shares]
+    if parts:
+        (verb, share), *rest = parts
+        text += f" {verb.capitalize()} {_rows_of(own, language)} recovers {share} of the gain"
+        text += "".join(f", {verb} them {share}" for verb, share in rest) + "."
+    return text
 
 
 def _control(entry: Mapping[str, Any], language: Mapping[str, Any]) -> str:
@@ -192,16 +135,16 @@ def _control(entry: Mapping[str, Any], language: Mapping[str, Any]) -> str:
 
     One is called better only where the interval excludes 0 and the difference has the same sign with every seed.
     """
-    control, own = entry["control"], entry["own"]
+    arms, pair = language["arms"], (entry["control"], entry["own"])
     found, seeds = entry["difference"]["nll"], [seed["nll"] for seed in entry["per_seed"]]
-    names = _name(control, language), _name(own, language)
-    covered = [fmean(language["arms"][arm]["coverage"]) for arm in (control, own)]
+    names = [arm_label(spec, arms[spec]) if is_model(spec) else spec for spec in pair]
+    covered = [fmean(arms[spec]["coverage"]) for spec in pair]
     by_seed = f"by seed {', '.join(f'{value:+.3f}' for value in seeds)}" if len(seeds) > 1 else _ONE
     facts = (
         f"(test NLL of {names[0]} minus {names[1]}: {found['value']:+.3f} nats per token, {_interval(found, '+')}; "
         f"{by_seed}; its rows are {covered[0]:.0%} of the training tokens, those of {names[1]} {covered[1]:.0%})"
     )
-    theirs, rows = _rows_of(control, language), _rows_of(own, language)
+    theirs, rows = (_rows_of(spec, language) for spec in pair)
     if found["low"] > 0 and min(seeds) > 0:
         return f"Training {rows} gave a better model than training {theirs}, as many {facts}."
     if found["high"] < 0 and max(seeds) < 0:
@@ -212,17 +155,18 @@ def _control(entry: Mapping[str, Any], language: Mapping[str, Any]) -> str:
     return f"Training {theirs} and training {rows}, as many, cannot be told apart here {facts}."
 
 
-def _stopping(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> str:
-    shares = [scores["ended"]["value"] for scores in (before, after)]
-    ends = f"{shares[0]:.0%} of the untuned outputs end by themselves, {shares[1]:.0%} after {name}"
-    raw, first = ([one[metric]["value"] for one in (before, after)] for metric in ("bleu_raw", "bleu_first_line"))
-    scores = (
-        f"Raw BLEU goes from {raw[0]:.2f} to {raw[1]:.2f}; on the first line alone, where what follows the answer is "
-        f"not counted, from {first[0]:.2f} to {first[1]:.2f}."
+def _stopping(arms: Mapping[str, Any], tuned: str) -> str:
+    ended, raw, first = (
+        [arms[spec]["scores"][metric]["value"] for spec in ("untuned", tuned)]
+        for metric in ("ended", "bleu_raw", "bleu_first_line")
     )
-    if shares[1] > shares[0]:
-        return f"Part of the raw scores is learning to stop: {ends}. {scores}"
-    return f"The models did not learn to stop: {ends}. {scores}"
+    stopping = ended[1] > ended[0]
+    return (
+        f"{'Part of the raw scores is learning to stop' if stopping else 'The models did not learn to stop'}: "
+        f"{ended[0]:.0%} of the untuned outputs end by themselves, {ended[1]:.0%} after "
+        f"{arm_label(tuned, arms[tuned])}. Raw BLEU goes from {raw[0]:.2f} to {raw[1]:.2f}; on the first line alone, "
+        f"where what follows the answer is not counted, from {first[0]:.2f} to {first[1]:.2f}."
+    )
 
 
 def _certified(certificate: Mapping[str, Any], tickets: Mapping[str, Any], seed: str) -> str:
@@ -237,38 +181,32 @@ def _certified(certificate: Mapping[str, Any], tickets: Mapping[str, Any], seed:
     )
 
 
-def _warnings(tickets: Mapping[str, Any]) -> list[str]:
+def _warnings(tickets: Mapping[str, Any]) -> Iterator[str]:
     """What speaks against relying on the tickets at alpha."""
     alpha, counts = tickets["alpha"], {entry["alpha"]: entry["counts"] for entry in tickets["by_alpha"]}
     own, active, overlap = counts[alpha], tickets["active_rows"], tickets["overlap_of_seeds"]
     least, most = min(own), max(own)
     span = f"{least}" if least == most else f"{least} to {most}"
-    warnings = []
-    if most == 0:
-        if len(own) > 1:
-            warnings.append(
-                f"At alpha = {alpha:g} the test selects no row with any seed. Choose rows by number (partial@18) "
-                "instead."
-            )
-    elif least < FEW:
-        warnings.append(f"Few tickets at alpha = {alpha:g} ({span}): a slightly shorter training would leave none.")
+    tighter, looser = sum(counts[alpha / 2]), sum(counts[min(2 * alpha, (1 + alpha) / 2)])
+    if most == 0 and len(own) > 1:
+        yield f"At alpha = {alpha:g} the test selects no row with any seed. Choose rows by number (partial@18) instead."
+    if most and least < FEW:
+        yield f"Few tickets at alpha = {alpha:g} ({span}): a slightly shorter training would leave none."
     if any(count > MANY * rows for count, rows in zip(own, active, strict=True)):
-        warnings.append(
+        yield (
             f"Many tickets at alpha = {alpha:g} ({span} of {active[0]:,} active rows): at this learning rate and "
             "number of steps the test hardly separates rows any more."
         )
-    tighter, looser = sum(counts[alpha / 2]), sum(counts[min(2 * alpha, (1 + alpha) / 2)])
     if sum(own) and max(looser / sum(own), sum(own) / max(tighter, 1)) >= STEEP:
-        warnings.append(
+        yield (
             f"The number of tickets is steep in alpha: {tighter} at half, {sum(own)} at alpha = {alpha:g}, {looser} at "
             f"double{' (all seeds together)' if len(own) > 1 else ''}."
         )
     if overlap is not None and overlap < UNSTABLE and most:
-        warnings.append(
+        yield (
             f"Unstable tickets: two training seeds share {overlap:.0%} of their {tickets['overlap_of']} on average "
             f"(Jaccard), less than {UNSTABLE:.0%}."
         )
-    return warnings
 
 
 def _short(share: Mapping[str, float]) -> str:

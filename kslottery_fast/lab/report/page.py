@@ -1,71 +1,116 @@
-"""The page of an experiment: one HTML file that loads nothing, runs nothing, follows the reader's theme, prints.
+"""What is rendered from templates: the page of an experiment, and its table in LaTeX.
 
-Its Content-Security-Policy enforces the first two. The templates beside this file say what stands where.
+The page is one HTML file that loads nothing, runs nothing, follows the reader's theme, prints; its
+Content-Security-Policy enforces the first two. Whatever stands in ``{{ }}`` or ``<< >>`` is data and is escaped.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from kslottery_fast.base.visible import visible_text, visible_token
 from kslottery_fast.evaluation.effects import PARTS
 
-from .columns import COSTS, EMBED, GAINS, MODELS, shown
 from .picture import CSS_VARIABLES, Picture, colour_of
-from .tables import COSTS_NOTE, GAINS_NOTE
-from .templating import html_environment
-from .words import arm_label, is_plain, model_key, selection_of
+from .tables import (
+    BLEU,
+    COSTS,
+    COSTS_NOTE,
+    EMBED,
+    ENDS,
+    GAINS,
+    GAINS_NOTE,
+    MODELS,
+    NLL,
+    NOTE,
+    interval_cell,
+    parts,
+    shown,
+)
+from .words import (
+    NOTHING,
+    arm_label,
+    count_text,
+    is_plain,
+    model_key,
+    number,
+    percent,
+    plural,
+    pvalue_text,
+    selection_of,
+)
 
 MAX_SAMPLE_CHARS = 240
-CITATION = """\
-@inproceedings{yuan-etal-2025-ks,
-  title     = {{KS}-Lottery: Finding Certified Lottery Tickets for Multilingual Transfer
-               in Large Language Models},
-  author    = {Yuan, Fei and Ma, Chang and Yuan, Shuai and Sun, Qiushi and Li, Lei},
-  booktitle = {Proceedings of NAACL 2025 (Volume 1: Long Papers)},
-  pages     = {9077--9090},
-  year      = {2025},
-  note      = {arXiv:2402.02801}
-}"""
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\u00a0": "~",
+        "…": r"\,..\,",
+        "–": "--",
+    }
+)
 
 
 def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
-    """The whole page as text.
-
-    Parameters
-    ----------
-    summary, environment : the content of ``summary.json`` and of ``environment.json``.
-    pictures : the figures, which the page numbers in the order in which it shows them.
-    """
-    figures = {picture.name: picture for picture in pictures}
-    hidden = ("commands",) if is_plain(summary) else ("command", "commands", "seconds")
-    settings = {**summary["settings"], **({} if is_plain(summary) else summary["grid"])}
-    return (
-        html_environment()
-        .get_template("page.html.j2")
-        .render(
-            summary=summary,
-            plain=is_plain(summary),
-            languages=[{"code": code, **_view(summary, code)} for code in summary["languages"]],
-            mean=_tables(summary["mean"]) if "mean" in summary else None,
-            figures=figures,
-            drawing=lambda name: (svg := figures[name].svg())._replace(body=Markup(svg.body)),
-            next_figure=itertools.count(1).__next__,
-            next_table=itertools.count(1).__next__,
-            settings=settings,
-            environment={name: value for name, value in environment.items() if name not in hidden},
-            commands=environment["commands"],
-            parts=PARTS,
-            notes={"gains": GAINS_NOTE, "costs": COSTS_NOTE},
-            max_sample=MAX_SAMPLE_CHARS,
-            css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),
-            citation=CITATION,
-        )
+    """The whole page as text, from what ``summary.json`` and ``environment.json`` hold, with its figures numbered."""
+    figures, plain = {picture.name: picture for picture in pictures}, is_plain(summary)
+    hidden = ("commands",) if plain else ("command", "commands", "seconds")
+    templates = _environment(autoescape=True, finalize=_visible)
+    templates.filters |= {
+        "count": count_text,
+        "fact": fact,
+        "interval": interval_cell,
+        "number": number,
+        "percent": percent,
+        "plural": plural,
+        "pvalue": pvalue_text,
+        "token": visible_token,
+    }
+    return templates.get_template("page.html.j2").render(
+        summary=summary,
+        plain=plain,
+        languages=[{"code": code, **_view(summary, code)} for code in summary["languages"]],
+        mean=_tables(summary["mean"]) if "mean" in summary else None,
+        figures=figures,
+        drawing=lambda name: (svg := figures[name].svg())._replace(body=Markup(svg.body)),
+        next_figure=itertools.count(1).__next__,
+        next_table=itertools.count(1).__next__,
+        settings={**summary["settings"], **({} if plain else summary["grid"])},
+        environment={name: value for name, value in environment.items() if name not in hidden},
+        commands=environment["commands"],
+        parts=PARTS,
+        notes={"gains": GAINS_NOTE, "costs": COSTS_NOTE},
+        max_sample=MAX_SAMPLE_CHARS,
+        css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),
     )
+
+
+def latex_text(summary: Mapping[str, Any]) -> str:
+    r"""A booktabs table for each language, and of their mean; needs ``\usepackage{booktabs}``."""
+    columns = (*COSTS[1:3], NLL, EMBED, *BLEU, ENDS, *GAINS)
+    tables = [
+        (code, name, [(arm_label(spec, arm), [column.short(arm) for column in columns]) for spec, arm in arms.items()])
+        for code, name, arms in parts(summary)
+    ]
+    brackets = {"block_start_string": "<%", "block_end_string": "%>", "comment_start_string": "<#"}
+    brackets |= {"variable_start_string": "<<", "variable_end_string": ">>", "comment_end_string": "#>"}
+    template = _environment(finalize=latex, **brackets).get_template("scores.tex.j2")
+    return template.render(title=summary["title"], columns=columns, tables=tables, note=NOTE)
+
+
+def _environment(**options: Any) -> Environment:
+    loader = PackageLoader(str(__package__), "templates")
+    return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)
 
 
 def _view(summary: Mapping[str, Any], code: str) -> dict[str, Any]:
@@ -92,3 +137,28 @@ def _tables(arms: Mapping[str, Any]) -> dict[str, Any]:
         ]
         tables[name] = {"columns": columns, "rows": rows}
     return tables
+
+
+def _visible(value: Any) -> Any:
+    """Text with its invisible signs made visible; what is missing is a dash."""
+    if value is None:
+        return NOTHING
+    return visible_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def latex(value: Any) -> str:
+    """Text with LaTeX's special signs escaped; a minus before a number becomes a real one."""
+    return re.sub(r"(?<![\w$-])-(?=\d)", "$-$", str(value).translate(_LATEX))
+
+
+def fact(value: Any, separator: str = "\n") -> str:
+    """A setting in words; a mapping one entry a line, what is nested deeper on one line."""
+    if isinstance(value, Mapping):
+        return separator.join(f"{key}: {fact(item, ', ')}" for key, item in value.items()) or NOTHING
+    if isinstance(value, (list, tuple)):
+        return separator.join(fact(item, ", ") for item in value) or NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value == "":
+        return NOTHING
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -12,7 +12,7 @@ import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import matplotlib.style
@@ -20,7 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 
-from .words import MODELS, escape_sign, visible_token
+from kslottery_fast.base.visible import escape_sign, visible_token
+
+from .words import MODELS
 
 PAPER, INK, MUTED, GRID, DOTS = "#ffffff", "#1f2328", "#656d76", "#e3e6e8", "#a9b1b8"
 TICKET, VIOLATION, RIGHT = "#c8501e", "#b8860b", "#6a51a3"
@@ -33,39 +35,36 @@ MODEL_COLOURS = {  # after Okabe and Ito (2008); labels and order also tell the 
     "random_tuning": "#b56597",
 }
 # report.css defines these variables twice, for light and for dark pages.
-_PLAIN = {"paper": PAPER, "ink": INK, "muted": MUTED, "grid": GRID, "dots": DOTS}
-_PLAIN |= {"violation": VIOLATION, "right": RIGHT}
-CSS_VARIABLES = {colour: f"--{name.replace('_', '-')}" for name, colour in {**_PLAIN, **MODEL_COLOURS}.items()}
-WIDTH = 7.0  # inches: the text width of a paper with one column
-_ANY_COLOUR = re.compile("|".join(CSS_VARIABLES))
-
-_TICKS = {"color": MUTED, "labelcolor": INK, "labelsize": 7.5, "major.width": 0.6}
-_STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": MUTED,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.6,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 8,
-    "axes.titleweight": "bold",
-    "figure.dpi": 200,
-    "font.family": "DejaVu Sans",  # the one that comes with matplotlib: the same picture on every machine
-    "font.size": 8,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 7.5,
-    "legend.frameon": False,
-    "savefig.dpi": 200,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "kslottery",
-    "text.color": INK,
-    "text.parse_math": False,
-    **{f"{axis}tick.{name}": value for axis in "xy" for name, value in _TICKS.items()},
+_NAMES = {
+    PAPER: "paper",
+    INK: "ink",
+    MUTED: "muted",
+    GRID: "grid",
+    DOTS: "dots",
+    VIOLATION: "violation",
+    RIGHT: "right",
 }
+_NAMES |= {colour: name.replace("_", "-") for name, colour in MODEL_COLOURS.items()}
+CSS_VARIABLES = {colour: f"--{name}" for colour, name in _NAMES.items()}
+WIDTH = 7.0  # inches: the text width of a paper with one column
+DASHED, DOTTED = (0, (4, 2)), (0, (1, 1.5))
+_ANY_COLOUR = re.compile("|".join(CSS_VARIABLES))
+_TICKS = {"color": MUTED, "labelcolor": INK, "labelsize": 7.5, "major.width": 0.6}
+_STYLE_BY_GROUP: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("axes", {"axisbelow": True, "edgecolor": MUTED, "labelcolor": INK, "linewidth": 0.6}),
+    ("axes", {"grid": True, "grid.axis": "y", "spines.right": False, "spines.top": False}),
+    ("axes", {"titlelocation": "left", "titlesize": 8, "titleweight": "bold"}),
+    ("figure", {"dpi": 200}),
+    ("font", {"family": "DejaVu Sans", "size": 8}),  # the one that comes with matplotlib: the same on every machine
+    ("grid", {"color": GRID, "linewidth": 0.6}),
+    ("legend", {"fontsize": 7.5, "frameon": False}),
+    ("savefig", {"dpi": 200}),
+    ("svg", {"fonttype": "path", "hashsalt": "kslottery"}),
+    ("text", {"color": INK, "parse_math": False}),
+    ("xtick", _TICKS),
+    ("ytick", _TICKS),
+)
+_STYLE = {f"{group}.{name}": value for group, values in _STYLE_BY_GROUP for name, value in values.items()}
 
 
 class Svg(NamedTuple):
@@ -90,7 +89,6 @@ class Picture:
     figure: Figure
 
     def write_png(self, path: Path) -> None:
-        """Write the figure at 200 dpi on white."""
         with style():
             self.figure.savefig(path, format="png", metadata={"Software": None})
 
@@ -116,13 +114,24 @@ def style() -> AbstractContextManager[None]:
 
 
 def colour_of(arm: str) -> str:
-    """The colour of an arm, whatever its size; a muted one where it has none of its own.
-
-    >>> colour_of("partial@18") == colour_of("partial@tickets") == TICKET, colour_of("lora@18") == MUTED
-    (True, True)
-    """
+    """The colour of an arm, whatever its size; a muted one where it has none of its own."""
     name = re.split("[@:]", arm)[0]
     return MODEL_COLOURS[MODELS[name][0]] if name in MODELS else {"l2": RIGHT, "gradient": VIOLATION}.get(name, MUTED)
+
+
+def panels(height: float, shape: tuple[int, int] = (1, 1), width: float = WIDTH, **options: Any) -> tuple[Figure, Any]:
+    """A figure of a size in inches, and its axes: one, or an array of them."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(*shape, **options)
+
+
+def lie_bars_down(*panels: Axes) -> None:
+    """Axes of horizontal bars: the grid stands upright, and the names at the left need no line."""
+    for axes in panels:
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        axes.grid(visible=True, axis="x")
+        axes.spines["left"].set_visible(False)
 
 
 def add_title(figure: Figure, title: str) -> str:
@@ -133,25 +142,14 @@ def add_title(figure: Figure, title: str) -> str:
 
 def add_legend(figure: Figure, axes: Axes, title: str, columns: int) -> str:
     """Put the legend of ``axes`` in one line above it all, under the bold title; return the title."""
-    legend = figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside upper left",
-        ncols=columns,
-        columnspacing=1.4,
-        borderaxespad=0.2,
-        title=title,
-        alignment="left",
-    )
+    place: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "columnspacing": 1.4, "borderaxespad": 0.2}
+    legend = figure.legend(*axes.get_legend_handles_labels(), title=title, alignment="left", **place)
     legend.get_title().set(size=8.5, weight="bold")
     return title
 
 
 def token_label(token: str, limit: int = 18) -> str:
-    r"""A token as a figure can show it: at most ``limit`` signs, escapes for what the font lacks.
-
-    >>> token_label(" Spanish"), token_label("$x_1$"), token_label("\u8bd1"), token_label(".")
-    ('␣Spanish', '$x_1$', '\\u8bd1', '“.”')
-    """
+    """A token as a figure can show it: at most ``limit`` signs, escapes for what the font lacks."""
     text = visible_token(token)
     shown = text if len(text) <= limit else text[: limit - 1] + "…"
     if not any(sign.isalnum() for sign in shown):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +23,6 @@ if TYPE_CHECKING:  # a finished experiment is shown without transformers and mat
     from kslottery_fast.lab.experiment.plan import Experiment
     from kslottery_fast.lab.experiment.settings import ExperimentSettings
     from kslottery_fast.lab.experiment.specs import ArmSpec
-    from kslottery_fast.tickets.evidence import Evidence
 
     from .row_figures import MovedRows
 
@@ -38,8 +35,6 @@ TICKETS = ("tickets.json", "tickets.safetensors", "adapter")
 _FIGURES = ("scores", "sizes", "tickets", "histogram", "frequency", "ecdf", "selectors", "certificate")
 _BY_GRID = ("rows-*.csv", *(f"{name}-*.png" for name in _FIGURES), "languages.png", *TICKETS)
 """The products that depend on which arms and languages are shown."""
-
-SHIFTS_SHOWN = 6
 
 
 def up_to_date(output: Path, settings: ExperimentSettings) -> bool:
@@ -61,9 +56,9 @@ def write_products(experiment: Experiment) -> dict[str, Any]:
     summary that would pass files of two grids for one.
     """
     from .figures import pictures
-    from .page import render
+    from .page import latex_text, render
     from .summary import summarize
-    from .tables import csv_text, latex_text
+    from .tables import csv_text
 
     output, seed = experiment.folder.path, experiment.settings.seeds[0]
     summary, environment = summarize(experiment), _environment(experiment)
@@ -77,7 +72,7 @@ def write_products(experiment: Experiment) -> dict[str, Any]:
         with atomic_path(output / f"{picture.name}.png") as temporary:
             picture.write_png(temporary)
     for code, cell in cells.items():
-        write_text(output / f"rows-{code}.csv", _rows_csv(cell.evidence))
+        write_text(output / f"rows-{code}.csv", _rows_csv(cell))
     write_text(output / "scores.csv", csv_text(summary))
     write_text(output / "scores.tex", table)
     _write_tickets(output, next(iter(cells.values())), experiment.settings)
@@ -119,7 +114,6 @@ def _write_tickets(output: Path, cell: Cell, settings: ExperimentSettings) -> No
 
 
 def _environment(experiment: Experiment) -> dict[str, Any]:
-    """The content of ``environment.json``."""
     from kslottery_fast.lab.experiment.environment import combined
 
     folder, settings = experiment.folder, experiment.settings
@@ -139,16 +133,17 @@ def _environment(experiment: Experiment) -> dict[str, Any]:
 
 
 def _moved_rows(summary: Mapping[str, Any], code: str, cell: Cell) -> MovedRows:
-    """What the figures show of the rows of a cell."""
     import torch
 
-    from .row_figures import MovedRows, Shift
+    from .row_figures import MAX_PANELS, MovedRows, Shift
     from .words import selection_of
 
     language, evidence = summary["languages"][code], cell.evidence
     listed = language["tickets"]["list"]
     before = read_safetensors(cell.folder.stage_path("certificate") / "before.safetensors")["rows"]
-    places = torch.searchsorted(evidence.token_ids, torch.tensor([ticket["token_id"] for ticket in listed])).tolist()
+    first = listed[:MAX_PANELS]
+    places = torch.searchsorted(evidence.token_ids, torch.tensor([ticket["token_id"] for ticket in first])).tolist()
+    rows = [[table[place].double().numpy() for table in (before, cell.tuned.rows)] for place in places]
     return MovedRows(
         token_ids=evidence.token_ids.numpy(),
         statistic=evidence.counts.numpy() / evidence.dimension,
@@ -156,18 +151,14 @@ def _moved_rows(summary: Mapping[str, Any], code: str, cell: Cell) -> MovedRows:
         facts=language["selection"],
         tickets=listed,
         selection=selection_of(summary, code),
-        shifts=[
-            Shift(ticket["token"], *(table[place].double().numpy() for table in (before, cell.tuned.rows)))
-            for ticket, place in zip(listed[:SHIFTS_SHOWN], places, strict=False)
-        ],
+        shifts=[Shift(ticket["token"], *pair) for ticket, pair in zip(first, rows, strict=True)],
     )
 
 
-def _rows_csv(evidence: Evidence) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["token_id", "D", "l2", "gradient", "frequency"])
-    d = evidence.dimension
-    columns = (evidence.token_ids, evidence.counts / d, evidence.l2, evidence.gradient, evidence.frequency)
-    writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
-    return buffer.getvalue()
+def _rows_csv(cell: Cell) -> str:
+    found = cell.evidence
+    columns = (found.token_ids, found.counts / found.dimension, found.l2, found.gradient, found.frequency)
+    lines = zip(*(column.tolist() for column in columns), strict=True)
+    return "".join(
+        ",".join(map(str, line)) + "\n" for line in [("token_id", "D", "l2", "gradient", "frequency"), *lines]
+    )

@@ -1,10 +1,11 @@
-"""The table of an experiment: in the terminal, as CSV and as LaTeX; and rows for the terminal while a run works."""
+"""The tables of arms: their columns, which terminal, page, LaTeX and CSV share; and rows for a terminal at work."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,12 +15,121 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kslottery_fast.base.visible import visible_text
 from kslottery_fast.evaluation.evaluate import Evaluation
+from kslottery_fast.lab.experiment.console import duration
 
-from .columns import BLEU, CHARS, CHRF, COSTS, EMBED, ENDS, GAINS, MODELS, NLL, Arm, Column, shown
-from .words import arm_label, is_plain, number, percent, selection_of, visible_text
+from .words import NOTHING, arm_label, compact, count_text, is_plain, number, percent, selection_of
 
 WIDE = 220  # signs that all columns side by side need
+FILES = {
+    "Report": "report.html",
+    "Numbers": "summary.json",
+    "Table": "scores.csv",
+    "Tickets": "tickets.json",
+    "Their rows": "tickets.safetensors",
+    "PEFT adapter": "adapter",
+}
+_ROW = "{:21} {:>6} {:>8} {:>9} {:>8} {:>9} {:>6} {:>6}"
+
+Arm = Mapping[str, Any]
+Cell = tuple[str, str]  # a value, and under it an interval or nothing
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its ``heading``, and what it shows of an arm.
+
+    ``better``: "higher", "lower", or "" where neither is. ``narrow``: the cell where there is little room.
+    """
+
+    heading: str
+    cell: Callable[[Arm], Cell]
+    better: str = ""
+    narrow: Callable[[Arm], Cell] | None = None
+
+    def short(self, arm: Arm) -> Cell:
+        return (self.narrow or self.cell)(arm)
+
+
+def interval_cell(
+    found: Mapping[str, float] | None, digits: int, ends: int | None = None, *, signed: bool = False
+) -> Cell:
+    """A value and its interval, with a fixed number of digits; the ends of the interval may have fewer."""
+    if found is None:
+        return NOTHING, ""
+    sign, to = ("+", "…") if signed else (",", "–")
+    low, high = (f"{found[name]:{sign}.{digits if ends is None else ends}f}" for name in ("low", "high"))
+    return f"{found['value']:{sign}.{digits}f}", f"{low}{to}{high}"
+
+
+def _score(metric: str, digits: int, ends: int) -> Callable[[Arm], Cell]:
+    return lambda arm: interval_cell(arm["scores"][metric], digits, ends)
+
+
+def _part(group: str, metric: str, digits: int, ends: int) -> Callable[[Arm], Cell]:
+    return lambda arm: interval_cell((arm.get(group) or {}).get(metric), digits, ends, signed=True)
+
+
+def _ends(arm: Arm) -> Cell:
+    found = arm["scores"]["ended"]
+    return percent(found["value"]), f"{100 * found['low']:.0f}–{100 * found['high']:.0f}"
+
+
+def _over_seeds(name: str, show: Callable[[float], str], bound: Callable[[float], str]) -> Callable[[Arm], Cell]:
+    """The mean over seeds, and the range where they differ."""
+
+    def cell(arm: Arm) -> Cell:
+        found = [one for one in arm.get(name) or [] if one is not None]
+        ends = list(dict.fromkeys([bound(min(found)), bound(max(found))])) if found else []
+        return (show(fmean(found)) if found else NOTHING), "…".join(ends) if len(ends) > 1 else ""
+
+    return cell
+
+
+def _mean(show: Callable[[float], str], *path: str) -> Callable[[Arm], Cell]:
+    def cell(arm: Any) -> Cell:
+        for name in path:
+            arm = arm.get(name) or {}
+        return (show(fmean(arm)) if arm else NOTHING), ""
+
+    return cell
+
+
+def _memory(arm: Arm) -> Cell:
+    peak = (arm.get("peak_memory_mb") or {}).get("from_scratch")
+    return (NOTHING if peak is None else f"{peak / 1000:.1f} GB"), ""
+
+
+NLL = Column("NLL per token", _score("nll", 3, 2), "lower")
+BLEU = (
+    Column("BLEU raw", _score("bleu_raw", 2, 1), "higher"),
+    Column("BLEU first line", _score("bleu_first_line", 2, 1), "higher"),
+)
+CHRF = (
+    Column("chrF++ raw", _score("chrf_raw", 2, 1), "higher"),
+    Column("chrF++ first line", _score("chrf_first_line", 2, 1), "higher"),
+)
+ENDS = Column("Ends", _ends, "higher")
+CHARS = Column("Chars", _score("mean_chars", 0, 0), narrow=lambda arm: (_score("mean_chars", 0, 0)(arm)[0], ""))
+TRAINED = Column("Trained", _mean(count_text, "trained_parameters"), narrow=_mean(compact, "trained_parameters"))
+EMBED = Column("NLL minus Embed T.", _part("against_embed", "nll", 3, 3))
+MODELS = (NLL, *BLEU, *CHRF, ENDS, CHARS, TRAINED)
+GAINS = (
+    Column("Raw gain", _part("decomposition", "gain", 2, 1)),
+    Column("of it quality", _part("decomposition", "quality", 2, 1)),
+    Column("of it stopping", _part("decomposition", "stopping", 2, 1)),
+    Column("Gain, paraphrased", _part("paraphrased_against_untuned", "bleu_first_line", 2, 1)),
+)
+COSTS = (
+    Column("Rows", _over_seeds("rows", count_text, count_text)),
+    Column("Covers", _over_seeds("coverage", percent, lambda share: f"{100 * share:.0f}")),
+    TRAINED,
+    Column("Time", _mean(duration, "seconds", "making")),
+    Column("Time incl. Embed T.", _mean(duration, "seconds", "from_scratch")),
+    Column("Memory", _memory),
+)
+
 GAINS_NOTE = (
     "Values are means over training seeds; intervals: 95 %, bootstrap over sentences and Student's t over seeds, of "
     "differences paired in both. Raw gain: raw BLEU minus that of the untuned model; quality: the part on first lines, "
@@ -33,15 +143,19 @@ COSTS_NOTE = (
     "while making it, that Embed Tuning included."
 )
 NOTE = f"{GAINS_NOTE} {COSTS_NOTE}"
-FILES = {
-    "Report": "report.html",
-    "Numbers": "summary.json",
-    "Table": "scores.csv",
-    "Tickets": "tickets.json",
-    "Their rows": "tickets.safetensors",
-    "PEFT adapter": "adapter",
-}
-_ROW = "{:21} {:>6} {:>8} {:>9} {:>8} {:>9} {:>6} {:>6}"
+
+
+def shown(columns: Iterable[Column], arms: Sequence[Arm]) -> list[Column]:
+    """The columns that have something to show of some arm."""
+    return [column for column in columns if any(column.cell(arm)[0] != NOTHING for arm in arms)]
+
+
+def parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Arm]]]:
+    """Code, name and arms of each language, and of their mean."""
+    for code, language in summary["languages"].items():
+        yield code, language["name"], language["arms"]
+    if "mean" in summary:
+        yield "mean", "Mean over languages", summary["mean"]
 
 
 def score_header() -> list[str]:
@@ -68,12 +182,15 @@ def print_summary(summary: Mapping[str, Any], console: Console, folder: Path) ->
     80 columns are enough, and nothing depends on colour. The page has what does not fit.
     """
     plain = is_plain(summary)
+    groups: tuple[tuple[Column, ...], ...] = (MODELS,) if plain else ((NLL, EMBED, *BLEU, ENDS), GAINS, COSTS)
+    if not plain and console.width >= WIDE:
+        groups = ((*groups[0], *CHRF, CHARS, *GAINS, *COSTS),)
     console.print(Text(visible_text(str(summary["title"])), style="bold"))
-    for _, name, arms in _parts(summary):
+    for _, name, arms in parts(summary):
         if not plain:
             console.print()
             console.print(Text(visible_text(name), style="bold"))
-        for place, columns in enumerate(_groups(plain, console.width)):
+        for place, columns in enumerate(groups):
             if place:
                 console.print()
             if found := shown(columns, list(arms.values())):
@@ -95,14 +212,6 @@ def print_summary(summary: Mapping[str, Any], console: Console, folder: Path) ->
             console.print(f"{what + ':':14}{folder / file}", markup=False, soft_wrap=True)
 
 
-def _groups(plain: bool, width: int) -> tuple[tuple[Column, ...], ...]:
-    """The columns of each table that is printed below the other."""
-    if plain:
-        return (MODELS,)
-    scores = (NLL, EMBED, *BLEU, ENDS)
-    return ((*scores, *CHRF, CHARS, *GAINS, *COSTS),) if width >= WIDE else (scores, GAINS, COSTS)
-
-
 def _table(arms: Mapping[str, Arm], columns: list[Column], width: int, plain: bool) -> Table:
     roomy = width >= 90 or not plain
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, int(roomy), 0, 0), pad_edge=False)
@@ -118,19 +227,11 @@ def _table(arms: Mapping[str, Arm], columns: list[Column], width: int, plain: bo
     return table
 
 
-def _parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Arm]]]:
-    """Code, name and arms of each language, and of their mean."""
-    for code, language in summary["languages"].items():
-        yield code, language["name"], language["arms"]
-    if "mean" in summary:
-        yield "mean", "Mean over languages", summary["mean"]
-
-
 def csv_text(summary: Mapping[str, Any]) -> str:
     """All arms in all languages, a line each: every score and difference with its bounds, and the costs."""
     lines = [
         {"language": code, "arm": spec, "label": arm["label"], **_flat(arm)}
-        for code, _, arms in _parts(summary)
+        for code, _, arms in parts(summary)
         for spec, arm in arms.items()
     ]
     names = list(dict.fromkeys(name for line in lines for name in line))
@@ -155,16 +256,3 @@ def _flat(arm: Arm) -> dict[str, Any]:
             prefix = metric if group == "scores" else f"{group}.{metric}"
             flat |= {prefix: found["value"], f"{prefix}.low": found["low"], f"{prefix}.high": found["high"]}
     return flat
-
-
-def latex_text(summary: Mapping[str, Any]) -> str:
-    r"""A booktabs table for each language, and of their mean; needs ``\usepackage{booktabs}``."""
-    from .templating import latex_environment
-
-    columns = (*COSTS[1:3], NLL, EMBED, *BLEU, ENDS, *GAINS)
-    tables = [
-        (code, name, [(arm_label(spec, arm), [column.short(arm) for column in columns]) for spec, arm in arms.items()])
-        for code, name, arms in _parts(summary)
-    ]
-    template = latex_environment().get_template("scores.tex.j2")
-    return template.render(title=summary["title"], columns=columns, tables=tables, note=NOTE)

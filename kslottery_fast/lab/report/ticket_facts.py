@@ -14,6 +14,7 @@ from kslottery_fast.lab.experiment.cell import Cell
 from kslottery_fast.lab.experiment.settings import ALPHA_GRID
 from kslottery_fast.lab.experiment.specs import ArmSpec
 from kslottery_fast.tickets.evidence import SELECTORS, frequency_ranks
+from kslottery_fast.tickets.overlap import jaccard, overlap_matrix
 from kslottery_fast.tickets.select import select_tickets
 from kslottery_fast.tickets.tickets import Tickets
 
@@ -37,7 +38,7 @@ def tickets_of(cell: Cell, spec: ArmSpec) -> Tickets:
 
 def selection(cell: Cell) -> dict[str, Any]:
     """The tickets of a cell in numbers."""
-    evidence, saved, base = cell.evidence, saved_tickets(cell), cell.shop.settings
+    saved, base = saved_tickets(cell), cell.shop.settings
     threshold = saved.threshold
     if saved.selected_by != "alpha":  # the smallest significant D, also where top_k had to choose
         alpha = base.alpha / saved.vocab_size if base.correction else base.alpha
@@ -48,10 +49,10 @@ def selection(cell: Cell) -> dict[str, Any]:
         "selected_by": saved.selected_by,
         "token_ids": saved.token_ids.tolist(),
         "threshold": threshold,
-        "largest": float(evidence.counts.max()) / saved.dimension,
+        "largest": float(cell.evidence.counts.max()) / saved.dimension,
         "dimension": saved.dimension,
         "vocab_size": saved.vocab_size,
-        "active_rows": len(evidence),
+        "active_rows": len(cell.evidence),
     }
 
 
@@ -75,85 +76,64 @@ def of_language(cells: Sequence[Cell], effects: Mapping[str, Any]) -> dict[str, 
             for place, (step, _) in enumerate(evidence[0].trajectory)
         ],
         **of_seeds(cells),
-        "overlap_of_selectors": of_selectors(cells, len(saved)),
+        "overlap_of_selectors": _of_selectors(cells, len(saved)),
         "spec": str(cells[0].own_tickets()),
         "list": _list(cells[0], saved, effects),
     }
 
 
 def _list(cell: Cell, tickets: Tickets, effects: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each ticket with all that is known of it."""
-    evidence = cell.evidence
-    places = torch.searchsorted(evidence.token_ids, tickets.token_ids)
+    frequency = cell.evidence.frequency
+    places = torch.searchsorted(cell.evidence.token_ids, tickets.token_ids)
     columns = {
         "token_id": tickets.token_ids.tolist(),
         "token": tickets.token_texts or ("",) * len(tickets),
         "statistic": tickets.statistic.tolist(),
         "pvalue": tickets.pvalue.tolist(),
-        "count": evidence.frequency[places].tolist(),
-        "rank": frequency_ranks(evidence.frequency)[places].tolist(),
+        "count": frequency[places].tolist(),
+        "rank": frequency_ranks(frequency)[places].tolist(),
     }
-    rows: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    by_token = {effect["token_id"]: effect for effect in effects.get("tickets", [])}
-    for row in rows:
-        known = by_token.get(row["token_id"], {})
-        row["in_template"] = row["token_id"] in effects["template_tokens"] if effects else None
-        row |= {name: known.get(name) for name in ("alone", "left_out")}
-    return rows
+    known = {effect["token_id"]: effect for effect in effects.get("tickets", [])}
+    return [
+        {
+            **dict(zip(columns, row, strict=True)),
+            "in_template": row[0] in effects["template_tokens"] if effects else None,
+            **{name: known.get(row[0], {}).get(name) for name in ("alone", "left_out")},
+        }
+        for row in zip(*columns.values(), strict=True)
+    ]
 
 
-def jaccard(first: set[int], second: set[int]) -> float:
-    """Shared over all elements; 1 for two empty sets.
-
-    >>> jaccard({1, 2}, {2, 3})
-    0.3333333333333333
-    """
-    return len(first & second) / len(first | second) if first | second else 1.0
-
-
-def common_tickets(cells: Sequence[Cell]) -> tuple[ArmSpec, list[set[int]]]:
+def common_tickets(cells: Mapping[str, Sequence[Cell]]) -> tuple[str, dict[str, list[set[int]]]]:
     """Sets of tickets that can be compared, and how they were chosen: all by alpha, or all as top_k.
 
     Where alpha selects nothing in one cell, that cell goes on with its top_k rows; those beside the few that alpha
     selects in another would differ by their number alone.
     """
-    settings = cells[0].shop.settings
-    by_alpha = ArmSpec("transfer", settings.alpha)
-    spec = by_alpha if all(cell.size(by_alpha) for cell in cells) else ArmSpec("transfer", settings.top_k)
-    return spec, [set(cell.choose("ks", spec).tolist()) for cell in cells]
-
-
-def words_of(spec: ArmSpec) -> str:
-    """What :func:`common_tickets` compared.
-
-    >>> words_of(ArmSpec("transfer", 0.05)), words_of(ArmSpec("transfer", 18))
-    ('tickets at alpha = 0.05', '18 rows of largest D')
-    """
-    return f"tickets at alpha = {spec.size:g}" if isinstance(spec.size, float) else f"{spec.size} rows of largest D"
+    every = list(itertools.chain(*cells.values()))
+    alpha, top_k = every[0].shop.settings.alpha, every[0].shop.settings.top_k
+    spec, words = ArmSpec("transfer", alpha), f"tickets at alpha = {alpha:g}"
+    if not all(cell.size(spec) for cell in every):
+        spec, words = ArmSpec("transfer", top_k), f"{top_k} rows of largest D"
+    return words, {name: [set(cell.choose("ks", spec).tolist()) for cell in group] for name, group in cells.items()}
 
 
 def of_seeds(cells: Sequence[Cell]) -> dict[str, Any]:
     """``overlap_of_seeds``, the mean Jaccard overlap of two seeds' tickets (None for one seed), and ``overlap_of``."""
-    spec, chosen = common_tickets(cells)
-    pairs = [jaccard(a, b) for a, b in itertools.combinations(chosen, 2)]
-    return {"overlap_of_seeds": sum(pairs) / len(pairs) if pairs else None, "overlap_of": words_of(spec)}
+    words, chosen = common_tickets({"": cells})
+    pairs = [jaccard(a, b) for a, b in itertools.combinations(chosen[""], 2)]
+    return {"overlap_of_seeds": sum(pairs) / len(pairs) if pairs else None, "overlap_of": words}
 
 
-def of_selectors(cells: Sequence[Cell], k: int) -> dict[str, Any]:
-    """Jaccard overlap of the first k rows of every selector, mean over seeds."""
+def _of_selectors(cells: Sequence[Cell], k: int) -> dict[str, Any]:
     sets = [
-        [set(cell.evidence.token_ids[order(cell.evidence, cell.seed)[:k]].tolist()) for order in SELECTORS.values()]
-        for cell in cells
+        [set(cell.evidence.token_ids[order(cell.evidence, cell.seed)[:k]].tolist()) for cell in cells]
+        for order in SELECTORS.values()
     ]
-    places = range(len(SELECTORS))
-    matrix = [[sum(jaccard(one[i], one[j]) for one in sets) / len(sets) for j in places] for i in places]
-    return {"rows": k, "names": list(SELECTORS), "matrix": matrix}
+    return {"rows": k, "names": list(SELECTORS), "matrix": overlap_matrix(sets)}
 
 
 def of_languages(cells: Mapping[str, Sequence[Cell]]) -> dict[str, Any]:
     """Jaccard overlap of the tickets of two languages, mean over seeds; ``cells`` of each language, seed by seed."""
-    spec, chosen = common_tickets([cell for language in cells.values() for cell in language])
-    remaining = iter(chosen)
-    sets = {code: list(itertools.islice(remaining, len(language))) for code, language in cells.items()}
-    matrix = [[sum(map(jaccard, sets[a], sets[b])) / len(sets[a]) for b in cells] for a in cells]
-    return {"names": list(cells), "matrix": matrix, "of": words_of(spec)}
+    words, chosen = common_tickets(cells)
+    return {"names": list(cells), "matrix": overlap_matrix(list(chosen.values())), "of": words}

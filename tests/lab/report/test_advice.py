@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from report_samples import comparison, control, interval, realistic, ticket_facts
 
+from kslottery_fast.evaluation.comparison import Candidate, recommend
 from kslottery_fast.evaluation.replicates import Replicates
-from kslottery_fast.lab.report.advice import Candidate, recommend, recommendation_text, sentences
+from kslottery_fast.lab.report.advice import recommendation_text, sentences
 
 
 def say(correction: str | None = None, **changes: Any) -> list[str]:

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from report_samples import Sample, arm, comparison, realistic, top_k, with_selection
 
+from kslottery_fast.ks.ecdf import largest_gap
 from kslottery_fast.lab.report import picture, row_figures
 from kslottery_fast.lab.report.figures import pictures, scores, sizes, ticket_counts
 from kslottery_fast.lab.report.picture import Picture, token_label
@@ -160,7 +161,7 @@ def test_top_k_is_marked_in_every_title_and_caption_of_a_plain_run():
 def test_ecdf_marks_the_statistic_of_scipy_where_scipy_finds_it():
     for shift in realistic(tickets=6, rows=50).rows["es"].shifts:
         expected = scipy.stats.ks_2samp(shift.before, shift.after)
-        at, before, after = row_figures._ks_location(shift)
+        at, before, after = largest_gap(shift.before, shift.after)
         assert abs(after - before) == pytest.approx(expected.statistic, abs=1e-12)
         assert at == pytest.approx(expected.statistic_location)
 

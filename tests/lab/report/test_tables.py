@@ -14,7 +14,8 @@ from rich.console import Console
 
 from kslottery_fast.evaluation.evaluate import Evaluation
 from kslottery_fast.evaluation.intervals import Interval
-from kslottery_fast.lab.report.tables import csv_text, latex_text, print_summary, score_header, score_row
+from kslottery_fast.lab.report.page import latex_text
+from kslottery_fast.lab.report.tables import csv_text, print_summary, score_header, score_row
 from kslottery_fast.lab.report.words import arm_label
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from kslottery_fast.lab.experiment.specs import ArmSpec
-from kslottery_fast.lab.report.ticket_facts import common_tickets, of_languages, of_seeds, words_of
+from kslottery_fast.lab.report.ticket_facts import common_tickets, of_languages, of_seeds
 
 
 class OneCell:
@@ -25,16 +25,16 @@ class OneCell:
 
 
 def test_tickets_are_compared_by_alpha_where_every_cell_has_some():
-    spec, sets = common_tickets([OneCell(0, 2), OneCell(1, 3)])
-    assert words_of(spec) == "tickets at alpha = 0.05"
-    assert sets == [{0, 1}, {1, 2, 3}]
+    words, sets = common_tickets({"es": [OneCell(0, 2), OneCell(1, 3)]})
+    assert words == "tickets at alpha = 0.05"
+    assert sets == {"es": [{0, 1}, {1, 2, 3}]}
 
 
 def test_a_seed_without_tickets_has_all_seeds_compared_by_number():
     """One seed has a single ticket, the other none and the same order of rows: they agree."""
-    spec, sets = common_tickets([OneCell(0, 1), OneCell(0, 0)])
-    assert words_of(spec) == "4 rows of largest D"
-    assert sets == [{0, 1, 2, 3}] * 2
+    words, sets = common_tickets({"es": [OneCell(0, 1), OneCell(0, 0)]})
+    assert words == "4 rows of largest D"
+    assert sets == {"es": [{0, 1, 2, 3}] * 2}
 
 
 def test_the_overlap_of_seeds_is_the_mean_over_pairs_and_names_its_sets():

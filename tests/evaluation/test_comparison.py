@@ -3,18 +3,17 @@
 import pytest
 import sacrebleu
 
-from kslottery_fast.evaluation.evaluate import Evaluation
-from kslottery_fast.evaluation.generation import GeneratedText
-from kslottery_fast.evaluation.intervals import Interval, clopper_pearson
-from kslottery_fast.lab.report.measures import (
-    METRICS,
+from kslottery_fast.evaluation.comparison import (
     RANGES,
     decomposition,
     differences,
     mean_over,
-    replicates,
     score_intervals,
+    score_replicates,
 )
+from kslottery_fast.evaluation.evaluate import SCORES, Evaluation
+from kslottery_fast.evaluation.generation import GeneratedText
+from kslottery_fast.evaluation.intervals import Interval, clopper_pearson
 
 REFERENCES = [" la casa es grande y roja", " el perro mira el mar", " guardar el archivo nuevo"]
 GOOD = ["la casa es grande y roja", "el perro mira el mar", "guardar el archivo nuevo"]
@@ -35,12 +34,12 @@ def evaluation(texts: list[str], nll: float = 1.0) -> Evaluation:
 
 def scores(*texts: list[str], **options) -> dict:
     evaluations = [evaluation(one, nll) for nll, one in enumerate(texts, 1)]
-    return replicates(evaluations, REFERENCES, bleu_tokenizer="13a", n_bootstrap=50, seed=0, **options)
+    return score_replicates(evaluations, REFERENCES, bleu_tokenizer="13a", n_bootstrap=50, seed=0, **options)
 
 
 def test_scores_are_means_over_seeds_of_sacrebleus():
     found = scores(GOOD, BAD)
-    assert set(found) == set(METRICS)
+    assert set(found) == set(SCORES)
     references = [[reference.strip() for reference in REFERENCES]]
     expected = [sacrebleu.corpus_bleu(texts, references).score for texts in (GOOD, BAD)]
     assert found["bleu_raw"].value == pytest.approx(sum(expected) / 2)
@@ -78,7 +77,7 @@ def test_the_decomposition_adds_up_in_every_replicate():
 
 def test_an_arm_does_not_differ_from_itself():
     found = differences(scores(BAD), scores(BAD))
-    assert all(one == {"value": 0.0, "low": 0.0, "high": 0.0} for one in found.values())
+    assert all(one == Interval(0.0, 0.0, 0.0) for one in found.values())
 
 
 def test_the_mean_over_languages_is_a_mean_replicate_by_replicate():
@@ -90,12 +89,12 @@ def test_the_mean_over_languages_is_a_mean_replicate_by_replicate():
 
 def test_intervals_of_few_seeds_end_where_the_score_must():
     found = score_intervals(scores(GOOD, BAD), 3)
-    for metric in METRICS:
+    for metric in SCORES:
         least, most = RANGES[metric]
-        assert least <= found[metric]["low"] <= found[metric]["value"] <= found[metric]["high"] <= most
-    assert (found["bleu_raw"]["low"], found["bleu_raw"]["high"]) == (0, 100)  # t(1): beyond both without the range
+        assert least <= found[metric].low <= found[metric].value <= found[metric].high <= most
+    assert (found["bleu_raw"].low, found["bleu_raw"].high) == (0, 100)  # t(1): beyond both without the range
     against = differences(scores(GOOD, BAD), scores(BAD, BAD))["bleu_raw"]
-    assert (against["low"], against["high"]) == (-100, 100)
+    assert (against.low, against.high) == (-100, 100)
 
 
 def test_the_interval_of_a_share_that_no_resample_can_leave_is_clopper_and_pearsons():
@@ -103,8 +102,8 @@ def test_the_interval_of_a_share_that_no_resample_can_leave_is_clopper_and_pears
     expected = clopper_pearson(3, 3)
     for found in (scores(GOOD), scores(GOOD, BAD)):
         assert found["ended"].interval().low == 1
-        assert score_intervals(found, 3)["ended"] == expected.to_dict()
+        assert score_intervals(found, 3)["ended"] == expected
     mixed = score_intervals(scores(GOOD, RUNNING_ON), 3)["ended"]
-    assert mixed == {"value": 0.5, "low": 0.0, "high": 1.0}  # t(1): wider than both neighbouring counts'
+    assert mixed == Interval(0.5, 0.0, 1.0)  # t(1): wider than both neighbouring counts'
     one = scores([GOOD[0], RUNNING_ON[1], RUNNING_ON[2]])
-    assert score_intervals(one, 3)["ended"]["high"] == max(clopper_pearson(1, 3).high, one["ended"].interval().high)
+    assert score_intervals(one, 3)["ended"].high == max(clopper_pearson(1, 3).high, one["ended"].interval().high)

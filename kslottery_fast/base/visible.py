@@ -1,0 +1,37 @@
+"""Text that a person has to read although it may hold anything: invisible signs become visible."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_REORDERING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+def visible_token(token: str) -> str:
+    r"""A token with its white space and invisible characters made visible.
+
+    >>> visible_token(" Spanish"), visible_token("\n"), visible_token("\u202e"), visible_token("")
+    ('␣Spanish', '↵', '\\u202e', '(empty)')
+    """
+    # C: control, format, surrogate, unassigned; Z: spaces other than U+0020.
+    signs: dict[str, str | int | None] = {
+        sign: escape_sign(sign) for sign in token if unicodedata.category(sign)[0] in "CZ"
+    }
+    signs |= {" ": "␣", "\n": "↵", "\t": "⇥"}
+    return token.translate(str.maketrans(signs)) or "(empty)"
+
+
+def visible_text(text: str) -> str:
+    r"""Prose as it is, but for what a page cannot hold or what would reorder it: those become escapes.
+
+    >>> visible_text("two\nlines\x00")
+    'two\nlines\\u0000'
+    """
+    hidden = {sign for sign in text if unicodedata.category(sign) in ("Cc", "Cs", "Cn")} - {"\n", "\t"}
+    signs: dict[str, str | int | None] = {sign: escape_sign(sign) for sign in hidden | set(_REORDERING)}
+    return text.translate(str.maketrans(signs))
+
+
+def escape_sign(sign: str) -> str:
+    r"""The character as ``\uXXXX`` or ``\UXXXXXXXX``."""
+    return f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else f"\\U{ord(sign):08x}"
