@@ -24,12 +24,13 @@ demo: .venv/native ## KS-Lottery end to end on SmolLM2-135M and real translation
 test: lint unit ## everything that CI runs: linters, types, formats, tests, doctests
 
 unit: .venv/native
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
-lint: .venv/native ## ruff, mypy, clang-format
+lint: .venv/native ## ruff, mypy, the floors of the house, clang-format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; echo "run 'make format'"; exit 1; }
 	@$(BIN)/mypy --no-error-summary
+	@report="$$($(BIN)/lint-imports --no-logo --no-cache 2>&1)" || { echo "$$report"; exit 1; }
 	@$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	@echo "lint: clean"
 
@@ -51,7 +52,7 @@ gpu: $(if $(DRY),.venv/installed) ## build for this GPU, test, sanitize, benchma
 # For the Python of the machine with the GPU; what that one has already is not taken from the wheels.
 GPU_PYTHON ?= 3.12
 GPU_PLATFORMS ?= manylinux_2_28_x86_64 manylinux2014_x86_64
-GPU_WHEELS ?= setuptools pybind11 pytest pluggy iniconfig packaging pygments safetensors scipy numpy sacrebleu portalocker tabulate regex colorama lxml
+GPU_WHEELS ?= setuptools pybind11 pytest pluggy iniconfig packaging pygments safetensors scipy numpy
 gpu-wheels: .venv/python ## fetch into wheels/ what a machine without a network may lack for `make gpu`; GPU_PYTHON=3.12
 	@$(BIN)/python -m pip download -qq --disable-pip-version-check --no-deps --only-binary=:all: -c constraints.txt -d wheels \
 	  --python-version $(GPU_PYTHON) --implementation cp $(GPU_PLATFORMS:%=--platform %) $(GPU_WHEELS)

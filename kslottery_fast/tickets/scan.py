@@ -7,6 +7,7 @@ streamed: one block of rows in memory at a time.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 import re
@@ -34,48 +35,24 @@ _WRAPPERS = re.compile(r"^(?:base_model\.|model\.|transformer\.|language_model\.
 class TensorShift:
     """How far the rows of one matrix moved.
 
-    Attributes
-    ----------
-    name : str
-    stack : str
-        ``"encoder"`` and ``"decoder"`` where there are two stacks of layers, else empty.
-    layer : int or None
-        None outside the stack of layers.
-    kind : str
-        What the matrix is, the same in every layer, such as ``self_attn.q_proj``.
-    rows, dimension : int
-        Its shape; the d = ``dimension`` numbers of a row are a sample.
-    embedding : bool
-        Whether it is the input embedding.
-    nan_rows : int
-        Rows with NaN in either checkpoint: left out of everything below.
-    inf_rows : int
-        Rows with Inf in either checkpoint and no NaN: counted below as any other row, an Inf being larger or
-        smaller than every number.
-    changed_rows : int
-        Rows with D > 0.
-    significant_rows : int or None
-        Rows with p < alpha, each on its own; None if no row of d numbers can be significant.
-    mean_d, max_d : float or None
-        Of all rows; None without rows.
-    mean_d_changed : float or None
-        Of the rows that changed; None without such.
+    Rows with NaN in either checkpoint are counted as ``nan_rows`` and nowhere else. An Inf is larger or smaller than
+    every number, and its row one like any other.
     """
 
     name: str
-    stack: str
-    layer: int | None
-    kind: str
+    stack: str  # "encoder" or "decoder" where there are two stacks of layers, else empty
+    layer: int | None  # None outside the stack of layers
+    kind: str  # what the matrix is, the same in every layer, such as self_attn.q_proj
     rows: int
-    dimension: int
-    embedding: bool
+    dimension: int  # d: the numbers of a row are a sample
+    embedding: bool  # whether it is the input embedding
     nan_rows: int
-    inf_rows: int
-    changed_rows: int
-    significant_rows: int | None
-    mean_d: float | None
+    inf_rows: int  # rows with Inf and no NaN
+    changed_rows: int  # rows with D > 0
+    significant_rows: int | None  # rows with p < alpha, each on its own; None if no row of d numbers can be significant
+    mean_d: float | None  # of all rows; None without rows
     max_d: float | None
-    mean_d_changed: float | None
+    mean_d_changed: float | None  # of the rows that changed; None without such
 
     @property
     def significant_share(self) -> float | None:
@@ -161,7 +138,8 @@ def scan_checkpoints(
     table, notes = _embedding_name(first)
     total = sum(tensor.nbytes for pair in pairs for tensor in pair)
     done, shifts = 0, []
-    thresholds: dict[int, int] = {}
+    # Two samples of one number each always differ as much as two such samples can.
+    threshold = functools.cache(lambda d: critical_count(d, alpha, method) if d > 1 else 2)
     for pair in pairs:
         counts, inf_rows = [torch.empty(0, dtype=torch.int64)], 0
         for _, x, y in row_blocks(*pair, block_bytes):
@@ -172,11 +150,8 @@ def scan_checkpoints(
             if progress is not None:
                 progress(done >> 20, total >> 20)
         rows, d = pair[0].shape
-        if rows and d not in thresholds:  # a file may claim any d for a matrix without rows
-            # Two samples of one number each always differ as much as two such samples can.
-            thresholds[d] = critical_count(d, alpha, method) if d > 1 else 2
-        threshold = thresholds[d] if rows else d
-        shifts.append(_shift(pair[0], torch.cat(counts), inf_rows, threshold, pair[0].name == table))
+        least = threshold(d) if rows else d  # a file may claim any d for a matrix without rows
+        shifts.append(_shift(pair[0], torch.cat(counts), inf_rows, least, pair[0].name == table))
     shifts.sort(key=_place)
     return Scan(str(before), str(after), alpha, method, shifts, notes=notes, **skipped)
 

@@ -95,7 +95,7 @@ def test_seeds_that_agree_add_nothing_to_the_bootstrap_over_sentences():
 
 @pytest.mark.parametrize(
     ("seeds", "of_seeds", "of_sentences"),
-    [(3, 1.0, 0.05), (5, 1.0, 0.05), (3, 0.05, 1.0), (3, 1.0, 0.6), (5, 1.0, 0.6)],
+    [(3, 1.0, 0.05), (3, 0.05, 1.0), (5, 1.0, 0.6)],
 )
 def test_intervals_cover_the_truth_as_often_as_they_say(seeds, of_seeds, of_sentences):
     """Noise mostly of the seeds, mostly of the sentences, and of both alike; the truth is 0."""

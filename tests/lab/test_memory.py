@@ -37,5 +37,5 @@ def test_a_model_is_trimmed_inside_the_block_alone(monkeypatch):
 
 def test_progress_passes_through():
     seen = []
-    trimming(lambda *step: seen.append(step))(3, 7)
-    assert seen == [(3, 7)]
+    trimming(lambda *step: seen.append(step))(3, 7, "loss 2.5")
+    assert seen == [(3, 7, "loss 2.5")]

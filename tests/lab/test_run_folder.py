@@ -1,6 +1,7 @@
 """A run's folder: stages that exist whole or not at all, settings that must fit, one process at a time."""
 
 import errno
+import json
 import os
 import signal
 from pathlib import Path
@@ -9,14 +10,15 @@ import pytest
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
-from kslottery_fast.lab.experiment.run_folder import open_run_folder
-from kslottery_fast.lab.experiment.run_settings import RunSettings, differences
+from kslottery_fast.lab.experiment.run_folder import KIND, open_run_folder, read_header
+from kslottery_fast.lab.experiment.settings import RunSettings, differences
 
 SETTINGS = {"alpha": 0.05, "seed": 0}
+GRID = {"seeds": [0]}
 
 
 def test_a_stage_is_finished_only_when_its_block_ends(tmp_path):
-    with open_run_folder(tmp_path / "run", SETTINGS) as folder:
+    with open_run_folder(tmp_path / "run", SETTINGS, GRID) as folder:
         with folder.write_stage("select") as stage:
             (stage / "result.txt").write_text("42")
             assert not folder.finished("select")
@@ -26,7 +28,7 @@ def test_a_stage_is_finished_only_when_its_block_ends(tmp_path):
 
 
 def test_a_stage_that_fails_leaves_nothing(tmp_path):
-    with open_run_folder(tmp_path, SETTINGS) as folder:
+    with open_run_folder(tmp_path, SETTINGS, GRID) as folder:
         with pytest.raises(FileNotFoundError), folder.write_stage("select") as stage:
             (stage / "half.txt").write_text((stage / "missing.txt").read_text())
         assert not folder.finished("select")
@@ -34,13 +36,13 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path):
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
-    with open_run_folder(tmp_path, SETTINGS) as folder, folder.write_stage("corpus"):
+    with open_run_folder(tmp_path, SETTINGS, GRID) as folder, folder.write_stage("corpus"):
         pass
     leftover = tmp_path / "stages" / ".select.abc.tmp"
     leftover.mkdir()
     (leftover / "half.txt").write_text("half")
     (tmp_path / ".summary.json.x.tmp").write_text("{")
-    with open_run_folder(tmp_path, SETTINGS):
+    with open_run_folder(tmp_path, SETTINGS, GRID):
         assert not leftover.exists()
         assert not (tmp_path / ".summary.json.x.tmp").exists()
 
@@ -58,39 +60,39 @@ def test_a_kill_while_the_header_is_first_written_leaves_a_folder_that_the_same_
             os.kill(os.getpid(), signal.SIGKILL)
 
         Path.replace = killing
-        with open_run_folder(folder, SETTINGS):
+        with open_run_folder(folder, SETTINGS, GRID):
             os._exit(0)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
     names = sorted(path.name.partition(".json.")[0] for path in folder.iterdir())
     assert names == ([".lock", ".run"] if moment == "before" else [".lock", "run.json"])
-    with open_run_folder(folder, SETTINGS) as run, run.write_stage("corpus"):
+    with open_run_folder(folder, SETTINGS, GRID) as run, run.write_stage("corpus"):
         pass
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "run.json", "stages"]
 
 
 def test_hidden_files_of_others_are_no_leftovers(tmp_path):
     (tmp_path / ".git").mkdir()
-    with pytest.raises(InputError, match="holds other files"), open_run_folder(tmp_path, SETTINGS):
+    with pytest.raises(InputError, match="holds other files"), open_run_folder(tmp_path, SETTINGS, GRID):
         pass
 
 
 def test_other_settings_are_refused_with_the_difference_and_nothing_changes(tmp_path):
-    with open_run_folder(tmp_path, SETTINGS) as folder, folder.write_stage("corpus"):
+    with open_run_folder(tmp_path, SETTINGS, GRID) as folder, folder.write_stage("corpus"):
         pass
     before = (tmp_path / "run.json").read_bytes()
     with (
         pytest.raises(InputError, match=r"other settings \(alpha: 0.05 there, 0.01 here\)"),
-        open_run_folder(tmp_path, {**SETTINGS, "alpha": 0.01}),
+        open_run_folder(tmp_path, {**SETTINGS, "alpha": 0.01}, GRID),
     ):
         pass
     assert (tmp_path / "run.json").read_bytes() == before
 
 
 def test_a_run_that_ends_before_its_first_stage_leaves_no_trace_and_the_corrected_command_works(tmp_path):
-    with pytest.raises(InputError, match="klingon"), open_run_folder(tmp_path / "run", {"target": "klingon"}):
+    with pytest.raises(InputError, match="klingon"), open_run_folder(tmp_path / "run", {"target": "klingon"}, GRID):
         raise InputError("unknown language klingon")
     assert not (tmp_path / "run").exists()
-    with open_run_folder(tmp_path / "run", {"target": "es"}) as folder, folder.write_stage("corpus"):
+    with open_run_folder(tmp_path / "run", {"target": "es"}, GRID) as folder, folder.write_stage("corpus"):
         pass
     assert folder.finished("corpus")
 
@@ -98,58 +100,104 @@ def test_a_run_that_ends_before_its_first_stage_leaves_no_trace_and_the_correcte
 def test_settings_bind_only_once_a_stage_is_finished(tmp_path):
     # What kill -9 leaves before the first stage: a header and an empty folder.
     (tmp_path / "stages").mkdir()
-    (tmp_path / "run.json").write_text('{"format": "kslottery-run/1", "settings": {"seed": 1}}')
-    with open_run_folder(tmp_path, {"seed": 2}) as folder, folder.write_stage("corpus"):
+    (tmp_path / "run.json").write_text(json.dumps({"format": KIND, "settings": {"seed": 1}, "grid": GRID}))
+    with open_run_folder(tmp_path, {"seed": 2}, GRID) as folder, folder.write_stage("corpus"):
         pass
     assert read_json(tmp_path / "run.json")["settings"] == {"seed": 2}
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match="holds other files"), open_run_folder(tmp_path, SETTINGS):
+    with pytest.raises(InputError, match="holds other files"), open_run_folder(tmp_path, SETTINGS, GRID):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run").write_text("x")
-    with pytest.raises(InputError, match="is a file"), open_run_folder(tmp_path / "run", SETTINGS):
+    with pytest.raises(InputError, match="is a file"), open_run_folder(tmp_path / "run", SETTINGS, GRID):
         pass
 
 
 def test_a_foreign_run_json_is_refused(tmp_path):
     (tmp_path / "run.json").write_text('{"format": "somebody-else/7"}')
-    with pytest.raises(InputError, match="not of the format"), open_run_folder(tmp_path, SETTINGS):
+    with pytest.raises(InputError, match="not of the format"), open_run_folder(tmp_path, SETTINGS, GRID):
         pass
+
+
+@pytest.mark.parametrize("kind", ["kslottery-run/1", "kslottery-comparison-run/1"])
+def test_a_folder_of_version_0_1_is_refused_and_left_alone(tmp_path, kind):
+    header = json.dumps({"format": kind, "settings": SETTINGS})
+    (tmp_path / "run.json").write_text(header)
+    with (
+        pytest.raises(InputError, match=r"written by version 0\.1.*give another --output"),
+        open_run_folder(tmp_path, SETTINGS, GRID),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    assert (tmp_path / "run.json").read_text() == header
+
+
+def test_the_grid_of_the_last_call_is_recorded_and_binds_nothing(tmp_path):
+    with open_run_folder(tmp_path, SETTINGS, GRID) as folder, folder.write_stage("corpus"):
+        pass
+    larger = {"seeds": [0, 1]}
+    with open_run_folder(tmp_path, SETTINGS, larger) as folder:
+        assert read_header(tmp_path)["grid"] == GRID
+        folder.keep_grid(larger)
+    assert read_header(tmp_path) == {"format": KIND, "settings": SETTINGS, "grid": larger}
+
+
+def leave_checkpoint(folder, stage, seconds=0.0):
+    checkpoint = folder.checkpoints(stage) / "checkpoint-5"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "complete.json").write_text(json.dumps({"key": "", "seconds": seconds}))
+    return checkpoint
+
+
+def test_a_checkpoint_outlives_its_process_and_goes_when_its_stage_is_finished(tmp_path):
+    with open_run_folder(tmp_path, SETTINGS, GRID) as folder:
+        with folder.write_stage("corpus"):
+            pass
+        checkpoint = leave_checkpoint(folder, "embed", seconds=1000.0)
+    with open_run_folder(tmp_path, SETTINGS, GRID) as folder:
+        assert checkpoint.exists()
+        with folder.write_stage("embed"):
+            assert checkpoint.exists()
+        assert folder.seconds("embed") >= 1000  # of all attempts
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_kill_between_a_stage_and_the_end_of_its_checkpoint_leaves_no_checkpoint_to_the_next_call(tmp_path):
+    with open_run_folder(tmp_path, SETTINGS, GRID) as folder, folder.write_stage("embed"):
+        pass
+    kept = leave_checkpoint(folder, "partial")
+    leave_checkpoint(folder, "embed")
+    with open_run_folder(tmp_path, SETTINGS, GRID):
+        assert kept.exists()
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["partial"]
 
 
 def test_a_second_process_is_refused_while_the_first_works(tmp_path):
     # flock locks belong to the open file, so a second open in this process stands for another process.
     with (
-        open_run_folder(tmp_path, SETTINGS),
+        open_run_folder(tmp_path, SETTINGS, GRID),
         pytest.raises(InputError, match="in use by another run"),
-        open_run_folder(tmp_path, SETTINGS),
+        open_run_folder(tmp_path, SETTINGS, GRID),
     ):
         pass
 
 
 def test_a_full_disk_is_named_and_what_is_finished_stays(tmp_path):
-    with open_run_folder(tmp_path, SETTINGS) as folder, folder.write_stage("select"):
+    with open_run_folder(tmp_path, SETTINGS, GRID) as folder, folder.write_stage("select"):
         pass
     with (
         pytest.raises(InputError, match=r"no space left.*to resume"),
-        open_run_folder(tmp_path, SETTINGS) as folder,
+        open_run_folder(tmp_path, SETTINGS, GRID) as folder,
         folder.write_stage("certify"),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == ["select"]
-
-
-def test_the_settings_of_a_run_can_be_read_back(tmp_path):
-    settings = RunSettings(alpha=0.01)
-    with open_run_folder(tmp_path, settings.to_dict()) as folder, folder.write_stage("corpus"):
-        pass
-    assert RunSettings(**read_json(tmp_path / "run.json")["settings"]) == settings
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from kslottery_fast import InputError, ks_statistics
 from kslottery_fast.ks.significance import critical_count
-from kslottery_fast.lab.cli.main import main as cli
+from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.report.scan_figure import MAX_KINDS, mean_d, scan_figure
 from kslottery_fast.tickets.scan import TensorShift, scan_checkpoints
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from kslottery_fast import Tickets, ks_select
-from kslottery_fast.lab.cli.main import main as cli
+from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.cli.select import pvalue_of_log
 
 
@@ -115,7 +115,7 @@ def test_an_older_tickets_file_is_replaced_and_no_other_file_is(models, tmp_path
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_selection(models, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("kslottery_fast.lab.cli.select.ks_select_checkpoints", None)
+    monkeypatch.setattr("kslottery_fast.tickets.stored.ks_select_checkpoints", None)
     (tmp_path / "file").write_text("mine")
     for output in ("file/tickets.json", "file/deeper/tickets.json", "x" * 5000, "/proc/tickets.json"):
         before = set(tmp_path.rglob("*"))
@@ -147,13 +147,13 @@ def test_ctrl_c_promises_nothing_to_go_on_with(models, monkeypatch, capsys):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kslottery_fast.lab.cli.select.ks_select_checkpoints", interrupted)
+    monkeypatch.setattr("kslottery_fast.tickets.stored.ks_select_checkpoints", interrupted)
     assert cli.main(["select", "before", "after"]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "kslottery: interrupted"
 
 
-@pytest.mark.parametrize("power", range(-30, 1))
-def test_a_pvalue_is_shown_from_its_logarithm_as_python_shows_the_number(power):
-    for value in (1.0, 0.96, 0.95001, 0.5, 0.12345):
-        p = value * 10.0**power
-        assert float(pvalue_of_log(math.log(p))) == pytest.approx(p, rel=0.06)
+def test_a_pvalue_is_shown_from_its_logarithm_as_python_shows_the_number():
+    for power in range(-30, 1):
+        for value in (1.0, 0.96, 0.95001, 0.5, 0.12345):
+            p = value * 10.0**power
+            assert float(pvalue_of_log(math.log(p))) == pytest.approx(p, rel=0.06)

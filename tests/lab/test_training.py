@@ -7,10 +7,11 @@ import torch
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.evaluation.encoding import Example, encode
-from kslottery_fast.lab.experiment.training import GroupedBatches, TrainedRows, train_rows
+from kslottery_fast.lab.experiment.trained import TrainedRows
+from kslottery_fast.lab.experiment.training import GroupedBatches, Recipe, train_rows
 from kslottery_fast.rows.attach import get_rows
 
-OPTIONS = {"pad_token_id": 2, "steps": 3, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-2, "seed": 0}
+RECIPE = Recipe(pad_token_id=2, steps=3, batch_size=4, micro_batch_size=2, learning_rate=1e-2, seed=0)
 
 
 @pytest.fixture
@@ -23,7 +24,9 @@ def test_grouped_batches_show_every_example_once_an_epoch_and_save_padding():
     numbers = random.Random(0)
     lengths = [numbers.randint(5, 100) for _ in range(203)]
     sampler = GroupedBatches(lengths, batch_size=8, seed=0)
-    first, second = list(sampler), list(sampler)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
     assert sorted(first) == sorted(second) == list(range(203))
     assert first != second
 
@@ -33,8 +36,13 @@ def test_grouped_batches_show_every_example_once_an_epoch_and_save_padding():
     assert padded(first) < 0.75 * padded(range(203))
 
 
-def test_grouped_batches_repeat_with_their_seed_and_differ_without():
+def test_grouped_batches_repeat_with_their_seed_and_epoch_and_differ_without():
     lengths = list(range(50))
+    ahead, on_the_way = (GroupedBatches(lengths, 4, seed=1) for _ in range(2))
+    list(on_the_way)
+    for sampler in (ahead, on_the_way):
+        sampler.set_epoch(2)  # as where a checkpoint of the third epoch is taken up, and where it is reached
+    assert list(ahead) == list(on_the_way)
     assert list(GroupedBatches(lengths, 4, seed=1)) == list(GroupedBatches(lengths, 4, seed=1))
     assert list(GroupedBatches(lengths, 4, seed=1)) != list(GroupedBatches(lengths, 4, seed=2))
 
@@ -45,20 +53,19 @@ def test_training_moves_only_the_given_rows_and_gives_the_model_back_bit_for_bit
     flags = [parameter.requires_grad for parameter in model.parameters()]
     ids = torch.tensor(sorted({i for feature in features for i in feature["input_ids"]} - {2}))
     steps = []
-    trained = train_rows(model, ids, features, progress=lambda *step: steps.append(step), **OPTIONS)
+    trained = train_rows(model, ids, features, RECIPE, progress=lambda *step: steps.append(step))
     assert get_rows(model) is None
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     assert torch.equal(trained.token_ids, ids)
     table = before["model.embed_tokens.weight"]
     assert (trained.rows != table[ids]).any(dim=1).all()
-    assert steps == [(1, 3), (2, 3), (3, 3)]
-    assert len(trained.losses) == 3
+    assert steps == [(step, 3, f"loss {loss:.3f}") for step, loss in enumerate(trained.losses, 1)]
 
 
 def test_the_same_seed_trains_the_same_bits(tiny_llama, features):
     ids = torch.tensor(sorted({i for feature in features for i in feature["input_ids"]} - {2}))
-    first, second = (train_rows(tiny_llama(), ids, features, **OPTIONS) for _ in range(2))
+    first, second = (train_rows(tiny_llama(), ids, features, RECIPE) for _ in range(2))
     assert torch.equal(first.rows, second.rows)
     assert first.losses == second.losses
 
@@ -69,7 +76,7 @@ def test_a_loss_that_is_no_number_stops_training_by_name_and_takes_the_rows_off(
         model.lm_head.weight[5] = float("nan")
     ids = torch.tensor([features[0]["input_ids"][0]])
     with pytest.raises(InputError, match=r"diverged.*learning rate"):
-        train_rows(model, ids, features, **OPTIONS)
+        train_rows(model, ids, features, RECIPE)
     assert get_rows(model) is None
 
 

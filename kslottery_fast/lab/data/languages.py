@@ -26,11 +26,7 @@ sr_latn Serbian (Latin) | sv Swedish | sw Swahili | ta Tamil | te Telugu | tet T
 tk Turkmen | tr Turkish | tt Tatar | udm Udmurt | ug Uyghur | uk Ukrainian | ur Urdu | uz Uzbek
 vi Vietnamese | zh_hans Simplified Chinese | zh_hant Traditional Chinese
 """
-LANGUAGES: dict[str, str] = {
-    code: name
-    for line in _NAMES.strip().splitlines()
-    for code, name in [entry.strip().split(" ", 1) for entry in line.split("|")]
-}
+LANGUAGES: dict[str, str] = dict(entry.split(" ", 1) for entry in re.split(r" \| |\n", _NAMES.strip()))
 """English name of every language that the default catalogues hold, by code (lower case, underscore)."""
 
 # A region that adds nothing to the language: es_ES is Spanish, but es_MX is another catalogue.
@@ -53,8 +49,6 @@ class Language:
 def canonical_code(code: str) -> str:
     """Spell a locale code in one way: lower case, underscore, without a region that adds nothing.
 
-    Examples
-    --------
     >>> canonical_code("pt-BR"), canonical_code("es_ES"), canonical_code("zh-CN"), canonical_code("fr-FR")
     ('pt_br', 'es', 'zh_hans', 'fr')
     """
@@ -67,12 +61,6 @@ def canonical_code(code: str) -> str:
 def find_language(text: str) -> Language:
     """The language that a person means: by code, English name, or ``code=Name`` if the table has it not.
 
-    Raises
-    ------
-    InputError : neither; with the nearest known one and all codes.
-
-    Examples
-    --------
     >>> find_language("ca").name, find_language("Catalan").code, find_language("nah=Nahuatl").name
     ('Catalan', 'ca', 'Nahuatl')
     """
@@ -82,13 +70,12 @@ def find_language(text: str) -> Language:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", code) or not name.strip():
             raise InputError(f"language {text!r}: write CODE=NAME, as in nah=Nahuatl")
         return Language(code, name.strip())
-    if code in LANGUAGES:
-        return Language(code, LANGUAGES[code])
     wanted = " ".join(text.split()).casefold()
-    names = {known_name.casefold(): known for known, known_name in LANGUAGES.items()}
-    if wanted in names:
-        return Language(names[wanted], LANGUAGES[names[wanted]])
-    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.6) or None
-    guess = names[near[0]] if near else next(iter(difflib.get_close_matches(code, LANGUAGES, n=1)), None)
+    codes = {name.casefold(): code for code, name in LANGUAGES.items()}
+    found = code if code in LANGUAGES else codes.get(wanted)
+    if found:
+        return Language(found, LANGUAGES[found])
+    near = difflib.get_close_matches(wanted, codes, n=1)
+    guess = codes[near[0]] if near else next(iter(difflib.get_close_matches(code, LANGUAGES, n=1)), None)
     hint = f"did you mean {guess} ({LANGUAGES[guess]})? " if guess else ""
     raise InputError(f"unknown language {text!r}; {hint}Known: {', '.join(LANGUAGES)}. Write CODE=NAME for another one")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.evaluation.encoding import Example
 
 from .pairs import Pair
+
+if TYPE_CHECKING:
+    from kslottery_fast.evaluation.encoding import Example
 
 DEFAULT_TEMPLATE = (
     "Translate this from {source_language} to {target_language}.\n{source_language}: {source}\n{target_language}:"
@@ -29,32 +32,21 @@ def to_examples(
 ) -> list[Example]:
     """Prompt and target of every pair; the target begins with the blank that separates it from the prompt.
 
-    Parameters
-    ----------
-    pairs : the pairs.
-    source_language, target_language : names as they shall stand in the prompt.
-    template : text with the fields ``{source}`` (once or more), ``{source_language}`` and
-        ``{target_language}``.
-
-    Raises
-    ------
-    InputError : a template without ``{source}``, with another field, or with unbalanced braces.
-
-    Examples
-    --------
     >>> example = to_examples([Pair("Save", "Guardar")], "English", "Spanish")[0]
     >>> print(example.prompt + example.target)
     Translate this from English to Spanish.
     English: Save
     Spanish: Guardar
     """
+    from kslottery_fast.evaluation.encoding import Example  # imports torch, which reading settings does not need
+
     check_template(template)
     languages = {"source_language": source_language, "target_language": target_language}
     return [Example(template.format(source=pair.source, **languages), " " + pair.target) for pair in pairs]
 
 
 def check_template(template: str) -> None:
-    """Raise InputError unless ``template`` has ``{source}`` and no field but those of `to_examples`."""
+    """Raise InputError unless ``template`` has ``{source}``, once or more, and no field but those of `_FIELDS`."""
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:

@@ -11,32 +11,30 @@ import csv
 import io
 import json
 import re
+import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePath
-
-import polib
+from collections.abc import Iterator
+from pathlib import Path
 
 from kslottery_fast.base.errors import InputError
 
-from .archives import read_members
 from .languages import Language, canonical_code
 from .pairs import Pair
 
 _LOCALE = re.compile(r"(?:^|/)([^/]+)/LC_MESSAGES/[^/]+\.po$")
+_LANGUAGE_HEADER = re.compile(r'^"Language:\s*([A-Za-z_@-]+)\s*\\n"', re.MULTILINE)
+_LANGUAGE_NAME = re.compile(r"([a-z]{2,3}(?:[_-][A-Za-z]+)?)")
 
 
 def read_wheel_catalogues(wheel: Path, label: str, language: Language) -> tuple[list[Pair], Counter[str]]:
     """Pairs English -> ``language`` of every catalogue in a wheel, by file name, and what was left out."""
     pairs: list[Pair] = []
     skipped: Counter[str] = Counter()
-
-    def wanted(name: str) -> bool:
-        found = _LOCALE.search(name)
-        return bool(found) and canonical_code(found.group(1)) == language.code  # type: ignore[union-attr]
-
-    for name, content in read_members(wheel, wanted):
-        pairs += _entries(content.decode("utf-8-sig"), f"{label}/{name}", skipped)
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(archive.namelist()):
+            located = _LOCALE.search(name)
+            if located and canonical_code(located[1]) == language.code:
+                pairs += _entries(archive.read(name).decode("utf-8-sig"), f"{label}/{name}", skipped)
     return pairs, skipped
 
 
@@ -45,10 +43,6 @@ def read_catalogue_folder(folder: Path, language: Language) -> tuple[list[Pair],
 
     The language of a file is that of its folder ``<code>/LC_MESSAGES``, else its header ``Language``, else
     its own name (``es.po``). A file that states none is taken to be in the language asked for.
-
-    Raises
-    ------
-    InputError : no .po file, none in this language (lists those found), or one that cannot be read.
     """
     files = sorted(folder.rglob("*.po")) if folder.is_dir() else [folder]
     if not files:
@@ -60,9 +54,10 @@ def read_catalogue_folder(folder: Path, language: Language) -> tuple[list[Pair],
     others: set[str] = set()
     for file in files:
         text = _read_text(file)
-        stated = _stated_language(file, text)
-        if stated not in (None, language.code):
-            others.add(str(stated))
+        stated = _LOCALE.search(file.as_posix()) or _LANGUAGE_HEADER.search(text) or _LANGUAGE_NAME.fullmatch(file.stem)
+        code = canonical_code(stated[1]) if stated else language.code
+        if code != language.code:
+            others.add(code)
             continue
         origin = file.relative_to(folder).as_posix() if folder.is_dir() else file.name
         pairs += _entries(text, origin, skipped)
@@ -74,35 +69,25 @@ def read_catalogue_folder(folder: Path, language: Language) -> tuple[list[Pair],
 
 
 def read_table(path: Path) -> list[Pair]:
-    """Pairs of a .tsv, .csv or .jsonl file in UTF-8.
+    """Pairs of a .tsv, .csv or .jsonl file in UTF-8; an InputError names the line that does not fit.
 
     Tables have two columns, source and target, or a first line with the names ``source`` and ``target`` (any
     order, other columns ignored). Tabs in a .tsv file separate and quotes are plain characters; a .csv file
     quotes as usual. Each line of a .jsonl file is an object with the strings ``source`` and ``target``. Blank
     lines are skipped.
-
-    Raises
-    ------
-    InputError : a line that does not fit (with its number), another encoding, another kind of file.
     """
-    readers: dict[str, Callable[[Path, str], Iterator[Pair]]] = {
-        ".tsv": _read_columns,
-        ".csv": _read_columns,
-        ".jsonl": _read_jsonl,
-    }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
+    kind = path.suffix.lower()
+    if kind not in (".tsv", ".csv", ".jsonl"):
         raise InputError(
             f"{path}: unknown kind of corpus {path.suffix!r}; expected .tsv, .csv, .jsonl, .po or a folder"
         )
-    return list(reader(path, _read_text(path)))
+    return list((_read_jsonl if kind == ".jsonl" else _read_columns)(path, _read_text(path)))
 
 
 def _read_columns(path: Path, text: str) -> Iterator[Pair]:
-    if path.suffix.lower() == ".tsv":
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = io.StringIO(text, newline="")
+    tabs = path.suffix.lower() == ".tsv"
+    rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines, strict=True)
     source, target, width = 0, 1, 2
     first = True
     try:
@@ -146,17 +131,9 @@ def _read_text(path: Path) -> str:
         raise InputError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def _stated_language(file: Path, text: str) -> str | None:
-    located = _LOCALE.search(PurePath(file).as_posix())
-    if located:
-        return canonical_code(located.group(1))
-    header = re.search(r'^"Language:\s*([A-Za-z_@-]+)\s*\\n"', text, re.MULTILINE)
-    if header:
-        return canonical_code(header.group(1))
-    return canonical_code(file.stem) if re.fullmatch(r"[a-z]{2,3}([_-][A-Za-z]+)?", file.stem) else None
-
-
 def _entries(text: str, origin: str, skipped: Counter[str]) -> Iterator[Pair]:
+    import polib
+
     if "msgid" not in text:  # polib takes a short text without any entry for a file name
         raise InputError(f"{origin} is not a gettext catalogue: it has no msgid")
     try:
@@ -164,13 +141,14 @@ def _entries(text: str, origin: str, skipped: Counter[str]) -> Iterator[Pair]:
     except (OSError, ValueError) as error:
         raise InputError(f"{origin} is not a readable gettext catalogue ({error})") from error
     for entry in catalogue:
-        if entry.obsolete:
-            skipped["obsolete"] += 1
-        elif entry.msgid_plural:
-            skipped["plural"] += 1
-        elif entry.fuzzy:
-            skipped["fuzzy"] += 1
-        elif not entry.msgstr.strip():
-            skipped["untranslated"] += 1
+        reasons = {
+            "obsolete": entry.obsolete,
+            "plural": entry.msgid_plural,
+            "fuzzy": entry.fuzzy,
+            "untranslated": not entry.msgstr.strip(),
+        }
+        reason = next((name for name, holds in reasons.items() if holds), None)
+        if reason:
+            skipped[reason] += 1
         else:
             yield Pair(entry.msgid, entry.msgstr, f"{origin}:{entry.linenum}")

@@ -49,7 +49,6 @@ class Lora(AdapterKind):
 
     @contextlib.contextmanager
     def attached(self, model: Any, budget: int, prompt: Sequence[int]) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
-        """See :class:`AdapterKind`."""
         peft = _peft()
         plan = plan_lora(model, budget)
         # Scale 2, the usual choice, whatever the rank.
@@ -69,7 +68,6 @@ class Lora(AdapterKind):
 
     @contextlib.contextmanager
     def loaded(self, model: Any, folder: Path) -> Iterator[nn.Module]:
-        """See :class:`AdapterKind`."""
         with _quiet():
             adapter = _peft().PeftModel.from_pretrained(model, folder)
         try:
@@ -121,7 +119,6 @@ class Prefix(AdapterKind):
 
     @contextlib.contextmanager
     def attached(self, model: Any, budget: int, prompt: Sequence[int]) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
-        """See :class:`AdapterKind`."""
         peft = _peft()
         config = model.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -139,23 +136,16 @@ class Prefix(AdapterKind):
 
     @contextlib.contextmanager
     def loaded(self, model: Any, folder: Path) -> Iterator[nn.Module]:
-        """See :class:`AdapterKind`."""
         with _quiet():
             adapter = _peft().PeftModel.from_pretrained(model, folder)
         yield PrefixedModel(adapter)
 
     def save(self, adapter: Any, folder: Path) -> None:
-        """See :class:`AdapterKind`."""
         super().save(adapter.adapter, folder)
 
 
 def keys_and_values(model: Any, token_ids: Sequence[int]) -> torch.Tensor:
-    """What a model keeps in its cache for a text, in the order in which PEFT lays out a prefix.
-
-    Parameters
-    ----------
-    model : a causal model; left in the modes it came in.
-    token_ids : n tokens, read from position 0 on.
+    """What a causal model keeps in its cache for n tokens, in the order in which PEFT lays out a prefix.
 
     Returns
     -------
@@ -194,11 +184,9 @@ class PrefixedModel(nn.Module):
         return self.adapter.get_base_model()
 
     def get_input_embeddings(self) -> Any:
-        """The table of the model inside."""
         return self.get_base_model().get_input_embeddings()
 
     def get_output_embeddings(self) -> Any:
-        """The head of the model inside."""
         return self.get_base_model().get_output_embeddings()
 
     def forward(

@@ -1,7 +1,7 @@
-"""The arms of a comparison: each makes a model from the original one. ``ARMS`` lists them, one line each.
+"""The arms of an experiment: each makes a model from the original one. ``ARMS`` lists them, one line each.
 
-An arm with a size takes it as a number of rows or as an alpha, see :class:`~.settings.ArmSpec`. The stage of an arm
-holds ``arm.json`` (rows and numbers trained) and what is needed to make the model again.
+What is known of them without making them is in :mod:`.specs`. The stage of an arm holds ``arm.json`` (rows and numbers
+trained) and what is needed to make the model again.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from torch import Tensor
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
 from kslottery_fast.evaluation.encoding import encode_prompt
+from kslottery_fast.rows.adapter_file import save_adapter
 
 from .adapters import LORA, PREFIX, AdapterKind
 from .cell import Cell
 from .console import ProgressCallback
 from .evidence import Witness
-from .settings import ArmSpec
-from .training import TrainedRows, train_parameters
+from .specs import FACTS, ArmSpec
+from .trained import TrainedRows
 
 
 class Arm:
-    """How one model of the comparison is made.
+    """How one model of an experiment is made.
 
-    ``label``: what tables call it. ``sized``: whether it takes a size. ``trains``: whether it trains at all; what does
-    gets the paraphrase check and may have a learning rate. ``seeded``: whether it differs between training seeds.
+    ``label``, ``sized``, ``trains``, ``seeded``: as in :class:`~.specs.ArmFacts`. ``kind`` of work that it is, see
+    :class:`~.forecast.Forecast`.
     """
 
-    sized = True
-    trains = True
-    seeded = True
+    kind = "training"
 
-    def __init__(self, label: str) -> None:
-        self.label = label
+    def __init__(self, name: str) -> None:
+        self.name, facts = name, FACTS[name]
+        self.label, self.sized, self.trains, self.seeded = facts.label, facts.sized, facts.trains, facts.seeded
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         """Make the model and write what :meth:`wearing` needs, and ``arm.json``, into the stage's folder."""
@@ -61,7 +61,6 @@ class RowArm(Arm):
         raise NotImplementedError
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
-        """See :class:`Arm`."""
         found = self.rows(cell, spec, folder, progress)
         if found is not None:
             found.save(folder)
@@ -70,7 +69,6 @@ class RowArm(Arm):
         write_json(folder / "arm.json", {"arm": str(spec), "rows": count, "trained_parameters": trained})
 
     def wearing(self, cell: Cell, folder: Path) -> AbstractContextManager[Any]:
-        """See :class:`Arm`."""
         empty = read_json(folder / "arm.json")["rows"] == 0
         return cell.shop.wearing(None if empty else TrainedRows.load(folder))
 
@@ -78,7 +76,7 @@ class RowArm(Arm):
 class Untuned(RowArm):
     """The original model."""
 
-    sized = trains = seeded = False
+    kind = "none"
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         """No rows."""
@@ -88,41 +86,51 @@ class Untuned(RowArm):
 class EmbedTuning(RowArm):
     """Every row of the active vocabulary trains; leaves the evidence that other arms choose by."""
 
-    sized = False
-
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
         """All active rows."""
         shop, settings = cell.shop, cell.shop.settings
         witness = Witness(shop.base_table(), settings.steps)
         active = shop.counts.nonzero().squeeze(1)
         rate = spec.learning_rate or settings.learning_rate
-        tuned = cell.train(active, rate, folder, progress, witness.watch)
-        witness.evidence(tuned, shop.counts, settings.steps).save(folder)
+        tuned = cell.train(spec, active, rate, progress, witness)
+        evidence = witness.evidence(tuned, shop.counts, settings.steps)
+        evidence.save(folder)
+        shop.console.say(evidence.table().tickets(settings).summary())
         return tuned
 
 
 class ChosenRows(RowArm):
     """An arm about the rows that a selector takes."""
 
-    def __init__(self, label: str, selector: str) -> None:
-        super().__init__(label)
+    def __init__(self, name: str, selector: str) -> None:
+        super().__init__(name)
         self.selector = selector
 
 
 class Tune(ChosenRows):
-    """The rows that a selector takes train, from the original model; everything else is frozen."""
+    """The rows that a selector takes train, from the original model; everything else is frozen.
+
+    Those of tickets are kept as an adapter of PEFT, too.
+    """
+
+    def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
+        super().make(cell, spec, folder, progress)
+        if self.selector == "ks" and read_json(folder / "arm.json")["rows"]:
+            with self.wearing(cell, folder) as model:
+                path = cell.shop.loaded.provenance["path"]
+                save_adapter(model, folder / "adapter", base_model_name_or_path=path)
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
         """The chosen rows, trained; none where alpha selects none."""
         ids = cell.choose(self.selector, spec)
         rate = spec.learning_rate or cell.shop.settings.tuning_learning_rate
-        return cell.train(ids, rate, folder, progress) if len(ids) else None
+        return cell.train(spec, ids, rate, progress) if len(ids) else None
 
 
 class Transfer(ChosenRows):
     """The rows that a selector takes are copied from the embed-tuned model; nothing trains."""
 
-    trains = False
+    kind = "none"
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
         """The chosen rows of Embed Tuning."""
@@ -142,7 +150,7 @@ class Frozen(ChosenRows):
         rest = active[~torch.isin(active, frozen)]
         if len(rest) == 0:
             raise InputError(f"arm {spec} freezes all {len(active):,} active rows; nothing is left to train")
-        return cell.train(rest, rate, folder, progress)
+        return cell.train(spec, rest, rate, progress)
 
 
 class Noise(Transfer):
@@ -166,15 +174,15 @@ def norm_matched_noise(change: Tensor, seed: int) -> Tensor:
 class FullTuning(Arm):
     """All parameters train. The weights are kept until the arm is scored, and no longer."""
 
-    sized = False
+    kind = "training.full"
     default_rate = 5e-5
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
-        """See :class:`Arm`."""
         model = cell.shop.model
         with original_again(model):
             model.requires_grad_(True)
-            losses = _train_in_place(model, cell, spec.learning_rate or self.default_rate, folder, progress)
+            # No checkpoints: with the state of the optimizer each would be three models large.
+            losses = cell.train_in_place(spec, model, spec.learning_rate or self.default_rate, progress)
             weights = dict(model.named_parameters())
             write_safetensors(folder / "weights.safetensors", weights)
             trained = sum(parameter.numel() for parameter in weights.values())
@@ -183,7 +191,6 @@ class FullTuning(Arm):
 
     @contextlib.contextmanager
     def wearing(self, cell: Cell, folder: Path) -> Iterator[Any]:
-        """See :class:`Arm`."""
         model = cell.shop.model
         weights = read_safetensors(folder / "weights.safetensors")
         with original_again(model):
@@ -200,35 +207,33 @@ class FullTuning(Arm):
 class Adapter(Arm):
     """An adapter of PEFT, sized to train as many numbers as that many rows have, or as near as its kind can come."""
 
-    def __init__(self, label: str, kind: AdapterKind) -> None:
-        super().__init__(label)
-        self.kind = kind
+    def __init__(self, name: str, adapter: AdapterKind) -> None:
+        super().__init__(name)
+        self.adapter, self.kind = adapter, f"training.{name}"
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
-        """See :class:`Arm`."""
-        budget, model = cell.budget(spec), cell.shop.model
+        budget, model = cell.size(spec) * cell.evidence.dimension, cell.shop.model
         facts: dict[str, Any] = {"arm": str(spec), "rows": None if budget else 0, "trained_parameters": 0}
         if budget:
             prompt = encode_prompt(cell.shop.loaded.tokenizer, cell.shop.examples("train")[0].prompt)
             torch.manual_seed(cell.seed)  # PEFT draws the adapter's first weights
-            with original_again(model, copy=False), self.kind.attached(model, budget, prompt) as (adapter, plan):
-                rate = spec.learning_rate or self.kind.default_rate
-                losses = _train_in_place(adapter, cell, rate, folder, progress)
+            with original_again(model, copy=False), self.adapter.attached(model, budget, prompt) as (adapter, plan):
+                rate = spec.learning_rate or self.adapter.default_rate
+                losses = cell.train_in_place(spec, adapter, rate, progress, belongs_to=(budget, plan))
                 trained = sum(parameter.numel() for parameter in adapter.parameters() if parameter.requires_grad)
-                self.kind.save(adapter, folder / "adapter")
+                self.adapter.save(adapter, folder / "adapter")
             facts |= {"trained_parameters": trained, "budget": budget, **plan}
             write_json(folder / "losses.json", losses)
         write_json(folder / "arm.json", facts)
 
     @contextlib.contextmanager
     def wearing(self, cell: Cell, folder: Path) -> Iterator[Any]:
-        """See :class:`Arm`."""
         if read_json(folder / "arm.json")["rows"] == 0:
             yield cell.shop.model
             return
         with (
             original_again(cell.shop.model, copy=False),
-            self.kind.loaded(cell.shop.model, folder / "adapter") as model,
+            self.adapter.loaded(cell.shop.model, folder / "adapter") as model,
         ):
             yield model
 
@@ -249,40 +254,25 @@ def original_again(model: Any, *, copy: bool = True) -> Iterator[None]:
                     parameter.copy_(values[name])
 
 
-def _train_in_place(
-    model: Any, cell: Cell, learning_rate: float, folder: Path, progress: ProgressCallback
-) -> list[float]:
-    settings = cell.shop.settings
-    return train_parameters(
-        model,
-        cell.shop.train_features,
-        pad_token_id=cell.shop.pad_token_id,
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        micro_batch_size=settings.micro_batch_size,
-        learning_rate=learning_rate,
-        seed=cell.seed,
-        scratch=folder,
-        progress=progress,
-    )
-
-
 ARMS: dict[str, Arm] = {
-    "untuned": Untuned("Untuned"),
-    "embed": EmbedTuning("Embed Tuning"),
-    "full": FullTuning("Full Tuning"),
-    "partial": Tune("Partial Tuning (KS)", "ks"),
-    "transfer": Transfer("Partial Transfer (KS)", "ks"),
-    "frequency": Tune("Frequency Tuning", "frequency"),
-    "transfer-frequency": Transfer("Frequency Transfer", "frequency"),
-    "random": Tune("Random rows", "random"),
-    "transfer-random": Transfer("Random Transfer", "random"),
-    "l2": Tune("Rows by L2 shift", "l2"),
-    "gradient": Tune("Rows by gradient", "gradient"),
-    "frozen": Frozen("Tickets frozen", "ks"),
-    "frozen-frequency": Frozen("Frequent rows frozen", "frequency"),
-    "noise": Noise("Norm-matched noise", "ks"),
-    "lora": Adapter("LoRA", LORA),
-    "prefix": Adapter("Prefix Tuning", PREFIX),
+    arm.name: arm
+    for arm in (
+        Untuned("untuned"),
+        EmbedTuning("embed"),
+        FullTuning("full"),
+        Tune("partial", "ks"),
+        Transfer("transfer", "ks"),
+        Tune("frequency", "frequency"),
+        Transfer("transfer-frequency", "frequency"),
+        Tune("random", "random"),
+        Transfer("transfer-random", "random"),
+        Tune("l2", "l2"),
+        Tune("gradient", "gradient"),
+        Frozen("frozen", "ks"),
+        Frozen("frozen-frequency", "frequency"),
+        Noise("noise", "ks"),
+        Adapter("lora", LORA),
+        Adapter("prefix", PREFIX),
+    )
 }
 """Every arm by the name that ``--arms`` takes."""

@@ -1,16 +1,10 @@
-"""Which rows the controls train, and how often the training corpus shows each token.
-
-Two controls of the same size stand beside the tickets: the most frequent tokens of the training corpus (does the KS
-test find more than a count does?) and rows drawn at random from the active vocabulary (would any rows do?).
-"""
+"""How often the training corpus shows each token."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-
-from kslottery_fast.base.errors import InputError
 
 
 def token_counts(
@@ -45,27 +39,3 @@ def frequency_ranks(counts: torch.Tensor) -> torch.Tensor:
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(1, len(order) + 1)
     return ranks
-
-
-def frequency_rows(counts: torch.Tensor, k: int) -> torch.Tensor:
-    """The k most frequent tokens, most frequent first: the rows of Frequency Tuning. int64 [k].
-
-    >>> frequency_rows(torch.tensor([1, 0, 5, 1]), 2).tolist()
-    [2, 0]
-    """
-    _check(counts, k)
-    return torch.argsort(counts, descending=True, stable=True)[:k]
-
-
-def random_rows(counts: torch.Tensor, k: int, seed: int) -> torch.Tensor:
-    """K distinct tokens drawn uniformly from those that occur, ascending. int64 [k]."""
-    _check(counts, k)
-    active = counts.nonzero().squeeze(1)
-    chosen = torch.randperm(len(active), generator=torch.Generator().manual_seed(seed))[:k]
-    return active[chosen].sort().values
-
-
-def _check(counts: torch.Tensor, k: int) -> None:
-    active = int((counts > 0).sum())
-    if not 1 <= k <= active:
-        raise InputError(f"k is {k}; expected 1 to {active}, the number of tokens that occur in the training corpus")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
-from kslottery_fast.ks.significance import critical_count, resolve_table_method
 from kslottery_fast.rows.overlay import RowEmbedding
 from kslottery_fast.tickets.tables import ks_statistics
-from kslottery_fast.tickets.tickets import Tickets
 
-from .trained_table import TrainedTable
-from .training import TrainedRows
+from .trained import TrainedRows, TrainedTable
 
 _TENSORS = ("token_ids", "counts", "l2", "gradient", "frequency")
 
@@ -44,35 +41,14 @@ class Evidence:
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    def significant(self, alpha: float, method: str, correction: str | None, counts: Tensor | None = None) -> int:
-        """How many rows :func:`kslottery_fast.ks_select` selects at alpha; the rows that did not train count as tests.
-
-        ``counts``: h at another time of the trajectory.
-        """
+    def table(self, counts: Tensor | None = None) -> TrainedTable:
+        """What the KS test sees; ``counts``: h at another time of the trajectory."""
         h = self.counts if counts is None else counts
-        return len(
-            TrainedTable(self.token_ids, h, (self.vocab_size, self.dimension)).significant(alpha, method, correction)
-        )
+        return TrainedTable(self.token_ids, h, (self.vocab_size, self.dimension))
 
-    def tickets(self, k: int, alpha: float | None, method: str, correction: str | None) -> Tickets:
-        """The first k rows by D as Tickets; with ``alpha`` they must be those that it selects."""
-        places = ks_order(self, 0)[:k]
-        d, method = self.dimension, resolve_table_method(self.dimension, method)
-        if alpha is not None and correction != "bh":
-            threshold = critical_count(d, alpha if correction is None else alpha / self.vocab_size, method)
-        else:
-            threshold = int(self.counts[places].min()) if k else d + 1
-        return Tickets.from_counts(
-            self.token_ids[places],
-            self.counts[places],
-            vocab_size=self.vocab_size,
-            dimension=d,
-            threshold_count=threshold,
-            alpha=alpha,
-            method=method,
-            correction=correction if alpha is not None else None,
-            selected_by="top_k" if alpha is None else "alpha",
-        )
+    def significant(self, alpha: float, method: str, correction: str | None, counts: Tensor | None = None) -> int:
+        """How many rows :func:`kslottery_fast.ks_select` selects at alpha; ``counts`` as for :meth:`table`."""
+        return len(self.table(counts).significant(alpha, method, correction))
 
     def save(self, folder: Path) -> None:
         """Write ``evidence.safetensors`` and ``evidence.json`` into a stage's folder."""
@@ -95,7 +71,7 @@ class Evidence:
 
 
 class Witness:
-    """Collects the evidence while Embed Tuning trains; :meth:`watch` is its ``before_update``."""
+    """Collects the evidence while Embed Tuning trains."""
 
     def __init__(self, before: Tensor, steps: int, looks: int = 8) -> None:
         self.before = before  # [V, d] float32
@@ -113,6 +89,18 @@ class Witness:
         if step in self.looks:
             current = rows.detach().float().cpu()
             self.trajectory.append((step, ks_statistics(self.before[ids[order]], current[order])))
+
+    def state(self) -> dict[str, Tensor]:
+        """What was seen so far, for a checkpoint."""
+        assert self.gradient is not None, "asked for after an update"
+        looks = {f"trajectory.{step}": counts for step, counts in self.trajectory}
+        return {"gradient": self.gradient, **looks}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from there."""
+        self.gradient = state["gradient"]
+        looks = ((int(name.partition(".")[2]), counts) for name, counts in state.items() if name != "gradient")
+        self.trajectory = sorted(looks, key=lambda look: look[0])
 
     def evidence(self, tuned: TrainedRows, frequency: Tensor, steps: int) -> Evidence:
         """What was seen, with the final rows; ``frequency`` int64 [V]."""

@@ -21,7 +21,7 @@ from kslottery_fast.rows.overlay import RowEmbedding
 
 from .console import ProgressCallback
 from .scoring import nll_record, validation_nll
-from .training import TrainedRows
+from .trained import TrainedRows
 from .workshop import Workshop
 
 PARTS = ("instruction", "source", "history")
@@ -42,10 +42,6 @@ def prompt_parts(tokenizer: Any, prompt: str, source: str) -> list[int]:
     """For every token of a prompt, 0 if it belongs to the instruction and 1 if it covers a character of the source.
 
     The source is looked for from the end: that is where templates put it, and the instruction may hold the same word.
-
-    Raises
-    ------
-    InputError : a tokenizer that does not tell offsets, a prompt without the source.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise InputError("the effect of positions needs a fast tokenizer, which tells the offsets of its tokens")
@@ -62,10 +58,7 @@ def ticket_effects(
 ) -> dict[str, Any]:
     """The effect of each of the first ``shown`` tickets on validation NLL: transferred alone, and left out of all.
 
-    Parameters
-    ----------
-    tuned : the rows after Embed Tuning; rows are copied, nothing trains.
-    tickets : all ticket ids, the first of the largest D.
+    ``tuned`` are the rows after Embed Tuning, which are copied; ``tickets`` all ids, the first of the largest D.
 
     Returns
     -------

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from .console import ProgressCallback, RunConsole
+from .forecast import Forecast
 from .memory import reset_peak_memory, trimming
 from .run_folder import RunFolder
 
@@ -16,14 +18,18 @@ from .run_folder import RunFolder
 class Job:
     """One stage to make: ``work(folder, progress)`` writes its files into a temporary folder.
 
-    ``stage`` names the stage, ``title`` is what a person reads. ``afterwards`` is called once the stage counts, and
-    again at every later start, since a kill may have come between the two: what it does twice must be as if done once.
+    ``stage`` names the stage, ``title`` is what a person reads, ``kind`` what :class:`~.forecast.Forecast` compares it
+    with. ``afterwards`` is called once the stage counts, and again at every later start, since a kill may have come
+    between the two: what it does twice must be as if done once. ``show``, if there is one, shows what the stage found,
+    once in every call that has work to do.
     """
 
     stage: str
     title: str
     work: Callable[[Path, ProgressCallback], None]
-    afterwards: Callable[[], None] | None = None
+    afterwards: Callable[[], None] = lambda: None
+    kind: str = "other"
+    show: Callable[[], None] | None = None
 
 
 def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, command: str) -> None:
@@ -33,30 +39,36 @@ def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, co
     """
     from .environment import snapshot
 
-    _note_other_threads(jobs, folder, console)
-    for number, job in enumerate(jobs, 1):
-        if folder.finished(job.stage):
-            if job.afterwards:
-                job.afterwards()
-            continue
-        own_peak = reset_peak_memory()
+    done = [job for job in jobs if folder.finished(job.stage)]
+    todo = [job for job in jobs if not folder.finished(job.stage)]
+    for job in done:
+        job.afterwards()
+    if not todo:
+        return
+    _note_other_threads(done, folder, console)
+    forecast = Forecast(job.kind for job in todo)
+    for job in done:
+        forecast.learn(job.kind, folder.seconds(job.stage))
+        if job.show:
+            job.show()
+    for job in todo:
+        started, own_peak = time.monotonic(), reset_peak_memory()
         with (
             folder.write_stage(job.stage, partial(snapshot, command, own_peak=own_peak)) as temporary,
-            console.task(f"[{number}/{len(jobs)}] {job.title}") as progress,
+            console.task(f"[{jobs.index(job) + 1}/{len(jobs)}] {job.title}", forecast) as progress,
         ):
             job.work(temporary, trimming(progress))
-        if job.afterwards:
-            job.afterwards()
+        job.afterwards()
+        forecast.finish(time.monotonic() - started)
+        if job.show:
+            job.show()
 
 
-def _note_other_threads(jobs: Sequence[Job], folder: RunFolder, console: RunConsole) -> None:
+def _note_other_threads(done: Sequence[Job], folder: RunFolder, console: RunConsole) -> None:
     """Say once that the rest is computed with another number of threads than what is finished."""
     import torch
 
-    done = [job.stage for job in jobs if folder.finished(job.stage)]
-    if len(done) == len(jobs):
-        return
-    systems = [folder.record(stage)["environment"].get("system", {}) for stage in done]
+    systems = [folder.record(job.stage)["environment"].get("system", {}) for job in done]
     here = torch.get_num_threads()
     others = sorted({system["threads"] for system in systems if system.get("threads", here) != here})
     if others:

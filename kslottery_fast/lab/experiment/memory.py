@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .console import ProgressCallback
 
-def trimming(progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+
+def trimming(progress: ProgressCallback) -> ProgressCallback:
     """A progress callback that also gives unused memory back: after every step or batch, a few milliseconds each."""
 
-    def report(done: int, total: int) -> None:
+    def report(done: int, total: int, note: str = "") -> None:
         release_memory()
-        progress(done, total)
+        progress(done, total, note)
 
     return report
 

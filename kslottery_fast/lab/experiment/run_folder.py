@@ -1,8 +1,11 @@
-"""A folder that belongs to one run, and its finished stages: what makes a run resumable after Ctrl-C or kill -9.
+"""A folder that belongs to one experiment, and its finished stages: what makes it resumable after Ctrl-C or kill -9.
 
 A stage's results lie in ``stages/<name>/``, and the folder appears by one rename when the stage is complete. So a
 stage is finished if and only if its folder exists; whatever was killed left a hidden temporary folder, which the next
-run removes. ``run.json`` names the format and the settings; a run with other settings is refused.
+run removes. ``run.json`` names the format, the settings, which bind, and the grid of the last call, which may change.
+
+A training that is under way keeps a checkpoint in ``checkpoints/<stage>/``, beside the stages, so that it outlives its
+process; it goes when the stage is finished.
 """
 
 from __future__ import annotations
@@ -13,20 +16,24 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import atomic_directory, read_json, write_json
 
-from .run_settings import differences
+from .settings import differences
 
-FORMAT = "kslottery-run/1"
+KIND = "kslottery-experiment/1"
+COMPLETE = "complete.json"
+"""Written last into a checkpoint, with the ``seconds`` that it took to get there."""
+
+_OLDER = ("kslottery-run/1", "kslottery-comparison-run/1")
 
 
 class RunFolder:
-    """The folder of one run; make it with :func:`open_run_folder`. The stages that it sees begin with ``prefix``."""
+    """The folder of one experiment, made by :func:`open_run_folder`. The stages that it sees begin with ``prefix``."""
 
     def __init__(self, path: Path, prefix: str = "") -> None:
         self.path, self.prefix = path, prefix
@@ -43,14 +50,28 @@ class RunFolder:
         """Where the results of a finished stage lie."""
         return self.path / "stages" / (self.prefix + stage)
 
+    def checkpoints(self, stage: str) -> Path:
+        """Where a training keeps the checkpoint that it goes on from if it is interrupted."""
+        return self.path / "checkpoints" / (self.prefix + stage)
+
+    def keep_grid(self, grid: Mapping[str, Any]) -> None:
+        """Record what this call does of the grid."""
+        header = read_json(self.path / "run.json")
+        if header["grid"] != dict(grid):
+            write_json(self.path / "run.json", {**header, "grid": dict(grid)})
+
     @contextlib.contextmanager
     def write_stage(self, stage: str, environment: Callable[[], dict[str, Any]] = dict) -> Iterator[Path]:
-        """Yield a temporary folder that becomes the stage's when the block succeeds, with time and environment."""
-        started = time.perf_counter()
+        """Yield a temporary folder that becomes the stage's when the block succeeds, with time and environment.
+
+        The time is that of all attempts, as far as a checkpoint kept what they had done.
+        """
+        started = time.perf_counter() - seconds_spent(self.checkpoints(stage))
         with atomic_directory(self.stage_path(stage)) as folder:
             yield folder
             seconds = round(time.perf_counter() - started, 1)
             write_json(folder / "stage.json", {"stage": stage, "seconds": seconds, "environment": environment()})
+        _remove_checkpoints(self.checkpoints(stage))
 
     def record(self, stage: str) -> dict[str, Any]:
         """``stage``, ``seconds`` and ``environment`` of a finished stage."""
@@ -66,38 +87,39 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def open_run_folder(path: Path, settings: Mapping[str, Any], *, kind: str = FORMAT) -> Iterator[RunFolder]:
-    """Make the folder of a run, or take up the one that a run of the same ``kind`` with the same settings left.
+def open_run_folder(path: Path, settings: Mapping[str, Any], grid: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """Make the folder of an experiment, or take up the one that another call with the same settings left.
+
+    ``settings`` bind the folder; ``grid`` is recorded with a new one, and by :meth:`RunFolder.keep_grid`.
 
     Raises
     ------
-    InputError : the folder holds something else, or a run with other settings (the differences are shown); another
-        process is at work in it; it cannot be written.
+    InputError : the folder holds something else, or an experiment with other settings (the differences are shown);
+        another process is at work in it; it cannot be written.
     """
     header, run, existed = path / "run.json", RunFolder(path), path.exists()
     try:
         if path.exists() and not path.is_dir():
             raise InputError(f"output {path} is a file; give a folder that is new, empty, or this run's own")
         if header.exists():
-            _compare(path, read_json(header), settings, kind, binding=run._any_finished())
+            recorded = read_header(path)
+            if run._any_finished():  # else killed before anything was there that other settings could spoil
+                refuse(path, differences(recorded["settings"], settings))
         elif path.is_dir() and not all(entry.name == ".lock" or _half_done(entry) for entry in path.iterdir()):
             raise InputError(f"output {path} holds other files and no run; give a folder that is new or empty")
         path.mkdir(parents=True, exist_ok=True)
         with _lock(path):
             if not run._any_finished():
-                write_json(header, {"format": kind, "settings": dict(settings)})
-            stages = path / "stages"
-            stages.mkdir(exist_ok=True)
-            # What a killed process left half-done; the lock says that nobody is at work on it.
-            for leftover in filter(_half_done, [*stages.iterdir(), *path.iterdir()]):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                write_json(header, {"format": KIND, "settings": dict(settings), "grid": dict(grid)})
+            (path / "stages").mkdir(exist_ok=True)
+            _tidy(run)
             try:
                 yield run
             finally:
                 # A run that ended before its first stage was finished, by a misspelt language say, leaves no trace.
                 if not run._any_finished():
                     header.unlink()
-                    shutil.rmtree(stages)
+                    shutil.rmtree(path / "stages")
                     (path / ".lock").unlink()
                     if not existed:
                         path.rmdir()
@@ -105,22 +127,53 @@ def open_run_folder(path: Path, settings: Mapping[str, Any], *, kind: str = FORM
         raise _os_error(path, error) from error
 
 
-def _half_done(entry: Path) -> bool:
-    """Whether it is what a kill in the middle of ``files.atomic_path`` or ``atomic_directory`` leaves."""
-    return entry.name.startswith(".") and entry.name.endswith((".tmp", ".old"))
+def read_header(path: Path) -> dict[str, Any]:
+    """``settings`` and ``grid`` in an experiment's ``run.json``; one of something else is an InputError."""
+    header = read_json(path / "run.json")
+    kind = header.get("format") if isinstance(header, dict) else None
+    if kind in _OLDER:
+        raise InputError(
+            f"{path} was written by version 0.1, whose folders this version neither reads nor takes up; "
+            "give another --output to run it anew, or use version 0.1 for it"
+        )
+    if kind != KIND or not all(isinstance(header.get(part), dict) for part in ("settings", "grid")):
+        raise InputError(f"{path}/run.json is not of the format {KIND}; give another --output")
+    return dict(header)
 
 
-def _compare(path: Path, header: Any, settings: Mapping[str, Any], kind: str, *, binding: bool) -> None:
-    if not isinstance(header, dict) or header.get("format") != kind or not isinstance(header.get("settings"), dict):
-        raise InputError(f"{path}/run.json is not of the format {kind}; give another --output")
-    if not binding:  # killed before anything was finished: nothing there that other settings could spoil
-        return
-    different = differences(header["settings"], settings)
+def refuse(path: Path, different: Sequence[str]) -> None:
+    """Raise InputError where settings differ, see :func:`~.settings.differences`."""
     if different:
         raise InputError(
             f"output {path} belongs to a run with other settings ({'; '.join(different)}); "
             "give another --output, or the settings of that run to resume it"
         )
+
+
+def seconds_spent(checkpoints: Path) -> float:
+    """How long the training took that is kept in a folder of checkpoints; 0 where there is none."""
+    return max((float(read_json(path)["seconds"]) for path in checkpoints.glob(f"*/{COMPLETE}")), default=0.0)
+
+
+def _tidy(run: RunFolder) -> None:
+    """Remove what a killed process left half-done; the lock says that nobody is at work on it."""
+    stages, checkpoints = run.path / "stages", run.path / "checkpoints"
+    for leftover in filter(_half_done, [*stages.iterdir(), *run.path.iterdir()]):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    for checkpoint in checkpoints.iterdir() if checkpoints.is_dir() else ():
+        if run.finished(checkpoint.name):
+            _remove_checkpoints(checkpoint)
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty: another training waits there to go on; or not there at all
+        folder.parent.rmdir()
+
+
+def _half_done(entry: Path) -> bool:
+    """Whether it is what a kill in the middle of ``files.atomic_path`` or ``atomic_directory`` leaves."""
+    return entry.name.startswith(".") and entry.name.endswith((".tmp", ".old"))
 
 
 @contextlib.contextmanager

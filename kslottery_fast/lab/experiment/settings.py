@@ -1,135 +1,130 @@
-"""What a comparison is asked to do: settings that bind its folder, and a grid that may grow."""
+"""What an experiment is asked to do: settings that bind its folder, and a grid that a later call may extend."""
 
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.data.languages import find_language
+from kslottery_fast.lab.data.prompts import DEFAULT_TEMPLATE, check_template
 
-from .run_settings import RunSettings
+from .specs import ArmSpec, parse_arm
 
-DEFAULT_ARMS = (
-    "untuned",
-    "embed",
-    "partial@0.05",
-    "partial@18",
-    "partial@64",
-    "transfer@0.05",
-    "frequency@0.05",
-    "frequency@18",
-    "frequency@64",
-    "random@0.05",
-    "l2@0.05",
-    "gradient@0.05",
-    "frozen@0.05",
-    "noise@0.05",
-    "lora@0.05",
-    "prefix@0.05",
+ALPHA_GRID = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8)
+"""The alphas of the certificate's curve; the run's own alpha joins them."""
+
+RUN_ARMS = ("untuned", "embed", "transfer@tickets", "partial@tickets", "frequency@tickets", "random@tickets")
+"""What ``kslottery run`` compares: the method, and two controls of as many rows as there are tickets."""
+
+COMPARE_ARMS = (
+    *("untuned", "embed", "partial@0.05", "partial@18", "partial@64", "transfer@0.05"),
+    *("frequency@0.05", "frequency@18", "frequency@64", "random@0.05", "l2@0.05", "gradient@0.05"),
+    *("frozen@0.05", "noise@0.05", "lora@0.05", "prefix@0.05"),
 )
 """The arms that are affordable on a CPU; ``full`` costs the memory of a whole model's optimizer."""
 
 
 @dataclass(frozen=True)
-class ArmSpec:
-    """One arm as it is asked for: ``name[@size][:lr=rate]``.
+class RunSettings:
+    """One language and one split: every argument of ``kslottery run`` that changes its results.
 
-    ``size``: a number of rows (int), an alpha (float: as many rows as the KS test selects there), or "active", all rows
-    of the corpus; None where an arm has no size. ``learning_rate``: None for the arm's own default.
+    ``learning_rate`` is that of Embed Tuning and decides how far rows move, hence how many pass the test;
+    ``tuning_learning_rate`` is that of Partial Tuning and of its controls. ``top_k`` is the number of rows to go on
+    with where alpha selects none. ``output_role`` is the role of a tied table, see :func:`kslottery_fast.attach_rows`.
     """
 
-    name: str
-    size: int | float | str | None = None
-    learning_rate: float | None = None
+    model: str = "smollm2-135m"
+    corpus: str = "catalogues"
+    source: str = "en"
+    target: str = "es"
+    train: int = 1300
+    validation: int = 64
+    test: int = 192
+    template: str = DEFAULT_TEMPLATE
+    alpha: float = 0.05
+    method: str = "auto"
+    correction: str | None = None
+    top_k: int = 18
+    learning_rate: float = 1e-2
+    tuning_learning_rate: float = 1e-2
+    steps: int = 150
+    batch_size: int = 16
+    micro_batch_size: int = 8
+    output_role: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+    max_new_tokens: int = 64
+    eval_batch_size: int = 32
+    n_bootstrap: int = 1000
+    bleu_tokenizer: str = "13a"
 
-    def __str__(self) -> str:
-        size = "" if self.size is None else f"@{self.size}"
-        rate = "" if self.learning_rate is None else f":lr={_shortest(self.learning_rate)}"
-        return f"{self.name}{size}{rate}"
+    def __post_init__(self) -> None:
+        if not (isinstance(self.alpha, float) and 0 < self.alpha < 1):
+            raise InputError(f"alpha is {self.alpha}; expected a number between 0 and 1, both excluded, such as 0.05")
+        for name in ("learning_rate", "tuning_learning_rate"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name} is {value}; expected a positive number such as 1e-2")
+        counts = ("train", "validation", "test", "top_k", "steps", "batch_size", "micro_batch_size")
+        for name in (*counts, "max_new_tokens", "eval_batch_size", "n_bootstrap", "seed"):
+            value, bound = getattr(self, name), int(name != "seed")
+            if not isinstance(value, int) or value < bound:
+                raise InputError(f"{name} is {value}; expected an integer of at least {bound}")
+        if self.batch_size % self.micro_batch_size:
+            raise InputError(
+                f"batch_size is {self.batch_size}; expected a multiple of micro_batch_size, {self.micro_batch_size}"
+            )
+        if self.seed >= 2**32:
+            raise InputError(f"seed is {self.seed}; expected an integer below 2**32, which is what numpy takes")
+        choices: dict[str, tuple[str | None, ...]] = {
+            "method": ("auto", "exact", "asymp", "paper"),
+            "correction": (None, "bonferroni", "bh"),
+            "output_role": ("auto", "frozen", "tied"),
+            "dtype": ("auto", "bfloat16", "float32"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                names = ", ".join(str(choice) for choice in allowed)
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected one of {names}")
+        check_template(self.template)
+        find_language(self.source)
+        find_language(self.target)
 
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """The certificate's grid, the run's own alpha included, ascending."""
+        return tuple(sorted({*ALPHA_GRID, self.alpha}))
 
-def _shortest(rate: float) -> str:
-    """A text that reads as this very number: two rates of one name would share a stage."""
-    text = f"{rate:g}"
-    return text if float(text) == rate else repr(rate)
-
-
-def parse_arm(text: str, default_size: float) -> ArmSpec:
-    """Read ``name[@size][:lr=rate]``; arms that need a size and have none get ``default_size``, an alpha.
-
-    >>> parse_arm("partial@18", 0.05), str(parse_arm("frequency", 0.05)), str(parse_arm("lora@64:lr=0.001", 0.05))
-    (ArmSpec(name='partial', size=18, learning_rate=None), 'frequency@0.05', 'lora@64:lr=0.001')
-
-    Raises
-    ------
-    InputError : an unknown arm, a size that is no count and no alpha, a size for an arm that has none.
-    """
-    from .arms import ARMS
-
-    match = re.fullmatch(r"([a-z0-9-]+)(?:@([^@:]+))?(?::lr=([^:]+))?", text.strip())
-    if not match or match[1] not in ARMS:
-        raise InputError(
-            f"unknown arm {text!r}; expected NAME, NAME@SIZE or NAME@SIZE:lr=RATE with NAME one of {', '.join(ARMS)}"
-        )
-    name, size, rate = match.groups()
-    arm = ARMS[name]
-    if size is not None and not arm.sized:
-        raise InputError(f"arm {text!r}: {name} has no size; write {name!r}")
-    if rate is not None and not arm.trains:
-        raise InputError(f"arm {text!r}: {name} trains nothing and has no learning rate")
-    chosen = _size(text, size) if size is not None else (default_size if arm.sized else None)
-    return ArmSpec(name, chosen, None if rate is None else _positive(text, rate))
-
-
-def _size(text: str, size: str) -> int | float | str:
-    if size == "active":
-        return size
-    if re.fullmatch(r"[0-9]+", size) and int(size) >= 1:
-        return int(size)
-    try:
-        alpha = float(size)
-    except ValueError:
-        alpha = math.nan
-    if not 0 < alpha < 1:
-        raise InputError(
-            f"arm {text!r}: size {size!r} is no number of rows (18), no alpha between 0 and 1 (0.05), and not 'active'"
-        )
-    return alpha
-
-
-def _positive(text: str, rate: str) -> float:
-    try:
-        value = float(rate)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"arm {text!r}: learning rate {rate!r} is no positive number such as 1e-3")
-    return value
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON takes it."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
-class CompareSettings:
-    """A comparison: ``base`` binds the folder, the rest is a grid that a later call may extend.
+class ExperimentSettings:
+    """``base`` binds the folder; the rest is a grid that a later call may extend.
 
     Parameters
     ----------
-    base : as for ``kslottery run``; ``seed`` is that of the split and of the bootstrap, ``target`` is not used.
+    base : of every language; ``seed`` is that of the split and of the bootstrap, ``target`` gives way to ``targets``.
     arms : specifications; "untuned" and "embed" are always there, since every other arm is compared with them.
     seeds : of the trainings.
     targets : target languages.
     effects : tickets whose effect is measured one by one, and 0 for none; costs twice as many passes over validation.
     margin : share of Embed Tuning's gain that the recommended set may lose.
+    paraphrase : score every arm with a template that was not trained, too.
     """
 
     base: RunSettings
-    arms: tuple[str, ...] = DEFAULT_ARMS
+    arms: tuple[str, ...] = COMPARE_ARMS
     seeds: tuple[int, ...] = (0, 1, 2)
     targets: tuple[str, ...] = ("es",)
     effects: int = 12
     margin: float = 0.1
+    paraphrase: bool = True
 
     def __post_init__(self) -> None:
         for name in ("arms", "seeds", "targets"):
@@ -149,6 +144,23 @@ class CompareSettings:
         if len(set(codes)) != len(codes):
             raise InputError(f"targets names one language twice: {', '.join(self.targets)}")
         self.specs  # noqa: B018 (refuses bad arms now)
+
+    @classmethod
+    def of_run(cls, base: RunSettings) -> ExperimentSettings:
+        """What ``kslottery run`` does: the default arms, one seed, one language."""
+        return cls(base, RUN_ARMS, (base.seed,), (base.target,), effects=0, paraphrase=False)
+
+    @classmethod
+    def recorded(cls, header: Mapping[str, Any]) -> ExperimentSettings:
+        """The settings in ``run.json``, with the grid of the last call."""
+        try:
+            base = RunSettings(**{"target": header["grid"]["targets"][0], **header["settings"]})
+            grid: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in header["grid"].items()
+            }
+            return cls(base, **grid)
+        except (LookupError, TypeError):
+            raise InputError("run.json was not written by this version; make the run anew") from None
 
     @property
     def specs(self) -> tuple[ArmSpec, ...]:
@@ -174,4 +186,16 @@ class CompareSettings:
             "targets": list(self.targets),
             "effects": self.effects,
             "margin": self.margin,
+            "paraphrase": self.paraphrase,
         }
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line for every setting that differs.
+
+    >>> differences({"alpha": 0.05, "seed": 0}, {"alpha": 0.01, "seed": 0})
+    ['alpha: 0.05 there, 0.01 here']
+    """
+    sides = [{name: repr(value) for name, value in side.items()} for side in (old, new)]
+    pairs = {name: [side.get(name, "not set") for side in sides] for name in {**old, **new}}
+    return [f"{name}: {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]

@@ -19,93 +19,127 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
+from kslottery_fast.base.files import read_safetensors, write_safetensors
 from kslottery_fast.evaluation.encoding import collate
 from kslottery_fast.integrations.trainer import TicketTrainer
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows
-from kslottery_fast.rows.overlay import RowEmbedding
 
+from .checkpoints import Checkpoints
+from .console import ProgressCallback
+from .evidence import Witness
+from .trained import TrainedRows
+
+_TRAINED = "trained.safetensors"
 Features = Sequence[Mapping[str, Sequence[int]]]
 
 
 @dataclass(frozen=True)
-class TrainedRows:
-    """``token_ids`` int64 [k], their trained ``rows`` float32 [k, d], and the loss of every step in nats per token."""
+class Recipe:
+    """How anything is trained in one experiment.
 
-    token_ids: torch.Tensor
-    rows: torch.Tensor
-    losses: list[float]
+    ``batch_size``: examples of an update, a multiple of ``micro_batch_size``, the examples that go through the model
+    together. Those have similar lengths, to save padding; an update adds up several, so that it sees short and long
+    ones, each target token with the same weight. ``steps``: updates of AdamW without weight decay; the
+    ``learning_rate`` falls linearly to zero. Gradients are clipped to norm 1, as Trainer does by default. ``seed``,
+    ``pad_token_id``: of the batches. The same seed gives the same batches whatever trains, so that arms of an
+    experiment see the same examples in the same order.
+    """
 
-    def only(self, token_ids: torch.Tensor) -> TrainedRows:
-        """The rows of some of the tokens, in the order of ``token_ids``; ours must be ascending."""
-        return TrainedRows(token_ids, self.rows[torch.searchsorted(self.token_ids, token_ids)], [])
-
-    def save(self, folder: Path) -> None:
-        """Write ``rows.safetensors`` and ``losses.json`` into a stage's folder."""
-        write_safetensors(folder / "rows.safetensors", {"token_ids": self.token_ids, "rows": self.rows})
-        write_json(folder / "losses.json", self.losses)
-
-    @classmethod
-    def load(cls, folder: Path) -> TrainedRows:
-        """Read what :meth:`save` wrote."""
-        tensors = read_safetensors(folder / "rows.safetensors")
-        return cls(tensors["token_ids"], tensors["rows"], read_json(folder / "losses.json"))
+    pad_token_id: int
+    steps: int
+    batch_size: int
+    micro_batch_size: int
+    learning_rate: float
+    seed: int
 
 
 class GroupedBatches(torch.utils.data.Sampler[int]):
     """Random order in which the examples of a batch have similar lengths: less padding, the same examples.
 
     Every epoch shuffles the examples, cuts them into groups of ``group`` batches, sorts each group by length, and
-    shuffles the batches.
+    shuffles the batches. The order follows from seed and epoch alone.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, group: int = 16) -> None:
-        self.lengths, self.batch_size, self.group = lengths, batch_size, group
-        self.random = random.Random(seed)
+        self.lengths, self.batch_size, self.seed, self.group = lengths, batch_size, seed, group
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Trainer says which epoch comes next."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
+        numbers = random.Random(self.seed)
+        for _ in range(self.epoch):
+            self._draw(numbers)
+        for batch in self._draw(numbers):
+            yield from batch
+
+    def _draw(self, numbers: random.Random) -> list[list[int]]:
         order = list(range(len(self.lengths)))
-        self.random.shuffle(order)
+        numbers.shuffle(order)
         size = self.group * self.batch_size
         batches = []
         for start in range(0, len(order), size):
             part = sorted(order[start : start + size], key=lambda i: (self.lengths[i], i))
             batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
-        self.random.shuffle(batches)
+        numbers.shuffle(batches)
         # A short batch anywhere but at the end would shift the borders of all that follow it.
-        batches.sort(key=lambda batch: len(batch) < self.batch_size)
-        for batch in batches:
-            yield from batch
+        return sorted(batches, key=lambda batch: len(batch) < self.batch_size)
 
 
 class _LabTrainer(TicketTrainer):
-    """TicketTrainer with batches of similar lengths."""
+    """TicketTrainer with batches of similar lengths, and checkpoints of what trains, be it rows or not."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         features: Any = self.train_dataset if train_dataset is None else train_dataset
         lengths = [len(feature["input_ids"]) for feature in features]
         return GroupedBatches(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
+    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        try:
+            super()._save_checkpoint(*arguments, **options)
+        except RuntimeError as error:  # of torch.save, on a full disk
+            raise InputError(
+                f"{self.args.output_dir}: a checkpoint of the training cannot be written ({error}); "
+                "make room and run the same command again to resume"
+            ) from error
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        trained = self._trained_without_rows()
+        if trained is None:
+            super()._save(output_dir, state_dict)
+        else:
+            write_safetensors(Path(str(output_dir)) / _TRAINED, trained)
+
+    @torch.no_grad()
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        trained = self._trained_without_rows()
+        if trained is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = read_safetensors(Path(resume_from_checkpoint) / _TRAINED)
+        for name, parameter in trained.items():
+            parameter.copy_(saved[name])
+
+    def _trained_without_rows(self) -> dict[str, nn.Parameter] | None:
+        model: Any = self.model
+        named = model.named_parameters()
+        return None if get_rows(model) else {name: one for name, one in named if one.requires_grad}
+
 
 class _Watch(TrainerCallback):
-    """Passes the steps on to a progress callback and stops at a loss that is no number."""
+    """Passes the steps on and stops at a loss that is no number."""
 
-    def __init__(
-        self, progress: Callable[[int, int], None] | None, before_update: Callable[[int], None] | None
-    ) -> None:
+    def __init__(self, progress: ProgressCallback | None, before_update: Callable[[int], None] | None) -> None:
         self.progress, self.before_update = progress, before_update
-        self.losses: list[float] = []
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.before_update:
             self.before_update(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.progress:
-            self.progress(state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:
@@ -114,43 +148,33 @@ class _Watch(TrainerCallback):
                 raise InputError(
                     f"training diverged: the loss of step {state.global_step} is {loss}; lower the learning rate"
                 )
-            self.losses.append(loss)
+            if self.progress:
+                self.progress(state.global_step, state.max_steps, f"loss {loss:.3f}")
 
 
 def train_rows(
     model: nn.Module,
     token_ids: torch.Tensor,
     features: Features,
+    recipe: Recipe,
     *,
-    pad_token_id: int,
-    steps: int,
-    batch_size: int,
-    micro_batch_size: int,
-    learning_rate: float,
-    seed: int,
     output: str = "auto",
-    scratch: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    before_update: Callable[[int, RowEmbedding], None] | None = None,
+    checkpoints: Path | None = None,
+    progress: ProgressCallback | None = None,
+    witness: Witness | None = None,
 ) -> TrainedRows:
     """Fine-tune the rows ``token_ids`` of a model's input embedding, everything else frozen, and take them off again.
 
     Parameters
     ----------
     model : comes back as it was, bit for bit.
-    token_ids : int64 [k]: all active rows for Embed Tuning, the tickets for Partial Tuning.
-    features : what :func:`kslottery_fast.evaluation.evaluate.encode` gives, one for each training example.
-    pad_token_id, seed : of the batches.
-    batch_size : examples of an update, a multiple of ``micro_batch_size``.
-    micro_batch_size : examples that go through the model together. They have similar lengths, to save padding; an
-        update adds up several, so that it sees short and long ones, each target token with the same weight.
-    steps, learning_rate : updates of AdamW without weight decay; the rate falls linearly to zero. Gradients are
-        clipped to norm 1, as Trainer does by default.
+    token_ids : int64 [k]; their order rounds the norm of gradients, nothing else. The rows come back ascending.
+    features : what :func:`kslottery_fast.evaluation.encoding.encode` gives, one for each training example.
+    recipe : how to train.
     output : role of a tied table, see :func:`kslottery_fast.attach_rows`.
-    scratch : where Trainer may leave files; a temporary folder by default.
-    progress : called with (step, steps).
-    before_update : called with (updates done so far, the embedding) before every update: ``rows`` are those that the
-        gradient in ``rows.grad`` was computed at.
+    checkpoints : folder of this training alone, where an interrupted one goes on, see :mod:`.checkpoints`.
+    progress : called with (step, steps, "loss ...").
+    witness : looks on before every update.
 
     Raises
     ------
@@ -160,23 +184,19 @@ def train_rows(
     try:
         embedding = get_rows(model)
         assert embedding is not None
-        losses = train_parameters(
-            model,
-            features,
-            pad_token_id=pad_token_id,
-            steps=steps,
-            batch_size=batch_size,
-            micro_batch_size=micro_batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            scratch=scratch,
-            progress=progress,
-            before_update=None if before_update is None else lambda step: before_update(step, embedding),
-        )
-        rows = embedding.rows.detach().float().cpu().clone()
+        saver = None
+        if checkpoints is not None:
+            saver = Checkpoints(checkpoints, (recipe, output, token_ids.tolist(), features), witness)
+        watch = partial(witness.watch, embedding=embedding) if witness else None
+        losses = train_parameters(model, features, recipe, saver=saver, progress=progress, before_update=watch)
+        rows, ids = embedding.rows.detach().float().cpu(), embedding.token_ids.cpu()
         if not rows.isfinite().all():
-            raise InputError(f"training diverged at learning rate {learning_rate:g}: rows hold NaN or Inf; lower it")
-        return TrainedRows(embedding.token_ids.cpu().clone(), rows, losses)
+            raise InputError(
+                f"training diverged at learning rate {recipe.learning_rate:g}: rows hold NaN or Inf; lower it"
+            )
+        # The order in which rows were asked for says nothing once they are trained.
+        order = ids.argsort()
+        return TrainedRows(ids[order], rows[order], losses)
     finally:
         detach_rows(model)
 
@@ -184,45 +204,36 @@ def train_rows(
 def train_parameters(
     model: nn.Module,
     features: Features,
+    recipe: Recipe,
     *,
-    pad_token_id: int,
-    steps: int,
-    batch_size: int,
-    micro_batch_size: int,
-    learning_rate: float,
-    seed: int,
-    scratch: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    saver: Checkpoints | None = None,
+    progress: ProgressCallback | None = None,
     before_update: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Train whatever is trainable in a model, in place: the loop of :func:`train_rows` for any set of parameters.
+    """Train whatever is trainable in a model, in place, and return the loss of every step in nats per target token.
 
-    Parameters as of :func:`train_rows`; ``before_update`` is called with the updates done so far. The same seed gives
-    the same batches whatever trains, so that arms of an experiment see the same examples in the same order.
-
-    Returns
-    -------
-    The loss of every step in nats per target token.
+    The loop of :func:`train_rows` for any set of parameters; ``before_update`` is called with the updates done so far.
 
     Raises
     ------
     InputError : nothing is trainable; training diverged.
     """
-    set_seed(seed)
-    watch = _Watch(progress, before_update)
-    with tempfile.TemporaryDirectory(prefix="trainer-", dir=scratch) as trainer_folder, quiet_trainer():
+    set_seed(recipe.seed)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet_trainer())
+        folder = saver.folder if saver else stack.enter_context(tempfile.TemporaryDirectory(prefix="trainer-"))
         arguments = TrainingArguments(
-            output_dir=trainer_folder,
-            max_steps=steps,
-            per_device_train_batch_size=micro_batch_size,
-            gradient_accumulation_steps=batch_size // micro_batch_size,
-            learning_rate=learning_rate,
+            output_dir=str(folder),
+            max_steps=recipe.steps,
+            per_device_train_batch_size=recipe.micro_batch_size,
+            gradient_accumulation_steps=recipe.batch_size // recipe.micro_batch_size,
+            learning_rate=recipe.learning_rate,
             lr_scheduler_type="linear",
             weight_decay=0.0,
-            seed=seed,
+            seed=recipe.seed,
             logging_steps=1,
             logging_nan_inf_filter=False,
-            save_strategy="no",
+            save_strategy="no",  # Checkpoints asks for them
             report_to=[],
             disable_tqdm=True,
             remove_unused_columns=False,
@@ -235,13 +246,13 @@ def train_parameters(
             model=model,
             args=arguments,
             train_dataset=features,
-            data_collator=partial(collate, pad_token_id=pad_token_id),
-            callbacks=[watch],
+            data_collator=partial(collate, pad_token_id=recipe.pad_token_id),
+            callbacks=[_Watch(progress, before_update), *([saver] if saver else [])],
             supervised_logits_only=True,
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return watch.losses
+        trainer.train(resume_from_checkpoint=saver.resume() if saver else None)
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 @contextlib.contextmanager

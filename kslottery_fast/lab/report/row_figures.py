@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
-from .picture import DOTS, INK, MODEL_COLOURS, PAPER, TICKET, WIDTH, Picture, add_legend, token_label
-from .report_data import ReportData, Shift, TicketRow, plural
+from .picture import DOTS, INK, PAPER, TICKET, WIDTH, Picture, add_legend, colour_of, token_label
+from .words import plural
 
 MAX_VECTOR_POINTS = 5000  # a larger cloud of points becomes one bitmap, or the page weighs megabytes
 MAX_PANELS = 6
@@ -24,37 +25,74 @@ _DASHED = (0, (4, 2))
 _DOTTED = (0, (1, 1.5))
 
 
-def histogram(data: ReportData) -> Picture:
+@dataclass(frozen=True)
+class Shift:
+    """The ``d`` coordinates of the row of a token before and after Embed Tuning."""
+
+    token: str
+    before: np.ndarray
+    after: np.ndarray
+
+
+@dataclass(frozen=True)
+class MovedRows:
+    """What the figures show of the A active rows of a language, with its first training seed.
+
+    ``token_ids``, ``statistic`` (D) and ``frequency`` (occurrences in the training corpus), each [A]; ``facts``: the
+    selection in numbers, and ``tickets``: the list of them, as ``summary.json`` has both; ``selection``: how they were
+    chosen, in words; ``shifts``: of the first tickets, six at most are drawn.
+    """
+
+    token_ids: np.ndarray
+    statistic: np.ndarray
+    frequency: np.ndarray
+    facts: Mapping[str, Any]
+    tickets: Sequence[Mapping[str, Any]]
+    selection: str
+    shifts: Sequence[Shift] = ()
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """Which rows are tickets, bool [A]."""
+        return np.isin(self.token_ids, self.facts["token_ids"])
+
+    @property
+    def threshold(self) -> float:
+        """The smallest significant D."""
+        return float(self.facts["threshold"])
+
+    @property
+    def dimension(self) -> int:
+        """Length d of a row."""
+        return int(self.facts["dimension"])
+
+
+def histogram(code: str, data: MovedRows) -> Picture:
     """D of the active rows, tickets told apart, with the threshold. Bins hold whole steps of 1/d."""
-    d, mask = data.dimension, data.ticket_mask
+    d, mask = data.dimension, data.chosen
     h = np.rint(data.statistic * d).astype(np.int64)
     steps = max(1, round((int(h.max()) + 1) / 70))
     # Edges lie halfway between two possible values of D, one of them just below the smallest ticket.
-    anchor = int(h[mask].min()) if mask.any() else 0
+    anchor = int(h[mask].min())
     first = anchor - steps * math.ceil(anchor / steps)
     edges = (np.arange(first, int(h.max()) + 1 + steps, steps) - 0.5) / d
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     axes = figure.subplots()
-    axes.hist(
-        [data.statistic[~mask], data.statistic[mask]],
-        list(edges),
-        stacked=True,
-        color=[DOTS, TICKET],
-        label=[f"other active rows ({(~mask).sum():,})", f"tickets ({mask.sum():,})"],
-    )
+    labels = [f"other active rows ({(~mask).sum():,})", f"tickets ({mask.sum():,})"]
+    parts = [data.statistic[~mask], data.statistic[mask]]
+    axes.hist(parts, list(edges), stacked=True, color=[DOTS, TICKET], label=labels)
     axes.set_yscale("log")
     axes.set_ylim(0.7, max(14, 1.5 * axes.get_ylim()[1]))  # from below 1, so that a single row is still seen
     axes.yaxis.set_major_formatter(FuncFormatter(_plain))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_xlim(max(edges[0], -0.01), 1.03 * max(edges[-1], data.threshold or 0))
-    if data.threshold is not None:
-        # Just below the smallest significant value: what is right of the line is significant.
-        axes.axvline(data.threshold - 0.5 / d, color=INK, lw=0.9, ls=_DASHED, label=_threshold(data))
+    axes.set_xlim(max(edges[0], -0.01), 1.03 * max(edges[-1], data.threshold))
+    # Just below the smallest significant value: what is right of the line is significant.
+    axes.axvline(data.threshold - 0.5 / d, color=INK, lw=0.9, ls=_DASHED, label=_threshold(data))
     axes.set_xlabel("KS statistic D of a row, before against after Embed Tuning")
     axes.set_ylabel("Rows (log scale)")
     title = add_legend(figure, axes, f"Shift of the active rows: {data.selection}", 3)
     return Picture(
-        "histogram",
+        f"histogram-{code}",
         title,
         f"Histogram of D over {plural(len(h), 'row')}: median {np.median(data.statistic):.3f}, largest "
         f"{data.statistic.max():.3f}; {plural(int(mask.sum()), 'ticket')} in orange.",
@@ -66,44 +104,35 @@ def histogram(data: ReportData) -> Picture:
     )
 
 
-def frequency(data: ReportData) -> Picture:
+def frequency(code: str, data: MovedRows) -> Picture:
     """D of the active rows against the corpus count of their tokens."""
-    mask, count = data.ticket_mask, _on_log_axis(data.frequency)
+    mask, count = data.chosen, _on_log_axis(data.frequency)
     figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
     axes = figure.subplots()
-    cloud: dict[str, Any] = {
-        "s": 5,
-        "color": DOTS,
-        "alpha": 0.6,
-        "linewidths": 0,
-        "label": "other active rows",
-    }
-    bitmap = int((~mask).sum()) > MAX_VECTOR_POINTS
-    axes.scatter(count[~mask], data.statistic[~mask], rasterized=bitmap, **cloud)
+    cloud: dict[str, Any] = {"s": 5, "color": DOTS, "alpha": 0.6, "linewidths": 0, "label": "other active rows"}
+    cloud["rasterized"] = int((~mask).sum()) > MAX_VECTOR_POINTS
+    axes.scatter(count[~mask], data.statistic[~mask], **cloud)
     marks: dict[str, Any] = {"s": 17, "color": TICKET, "edgecolors": PAPER, "linewidths": 0.4, "zorder": 3}
     axes.scatter(count[mask], data.statistic[mask], label="tickets", **marks)
-    if data.threshold is not None:
-        axes.axhline(data.threshold, color=INK, lw=0.9, ls=_DASHED, label=_threshold(data))
-    k, overlap = len(data.tickets), ""
-    if k:
-        least = np.sort(count)[::-1][min(k, len(count)) - 1]
-        green = MODEL_COLOURS["frequency_tuning"]
-        axes.axvline(least, color=green, lw=1.1, ls=_DOTTED, label=f"the {k} most frequent: to the right")
-        shared = sum(ticket.rank <= k for ticket in data.tickets)
-        overlap = f"{shared} of {plural(k, 'ticket')} belong to the {k} most frequent tokens."
+    axes.axhline(data.threshold, color=INK, lw=0.9, ls=_DASHED, label=_threshold(data))
+    k, green = len(data.tickets), colour_of("frequency")
+    least = np.sort(count)[::-1][k - 1]
+    axes.axvline(least, color=green, lw=1.1, ls=_DOTTED, label=f"the {k} most frequent: to the right")
+    shared = sum(ticket["rank"] <= k for ticket in data.tickets)
+    overlap = f"{shared} of {plural(k, 'ticket')} belong to the {k} most frequent tokens."
     axes.set_xscale("log")
     powers = [10.0**power for power in range(math.ceil(math.log10(max(count.max(), 10))) + 1)]
     axes.xaxis.set_major_locator(FixedLocator([*([0.5] if count.min() < 1 else []), *powers]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value) if value >= 1 else "0"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(0.85 * count.min(), 1.6 * count.max())
-    axes.set_ylim(0, 1.06 * max(data.statistic.max(), data.threshold or 0) or 1)
+    axes.set_ylim(0, 1.06 * max(data.statistic.max(), data.threshold))
     axes.set_xlabel("Occurrences of the token in the training corpus (log scale)")
     axes.set_ylabel("KS statistic D")
     title = add_legend(figure, axes, f"Tickets against corpus frequency: {data.selection}", 4)
     _label_points(figure, axes, data.tickets)
     return Picture(
-        "frequency",
+        f"frequency-{code}",
         title,
         f"Scatter plot of D against the corpus count of {plural(len(count), 'token')}, tickets in orange. {overlap}",
         "Does the KS test find other tokens than their frequency does? Each point is a token of the active "
@@ -113,14 +142,12 @@ def frequency(data: ReportData) -> Picture:
     )
 
 
-def ecdf(data: ReportData) -> Picture:
+def ecdf(code: str, data: MovedRows) -> Picture:
     """Distribution functions of the top tickets' coordinates, before and after, with D at its place."""
     shifts = data.shifts[:MAX_PANELS]
-    columns = min(3, len(shifts))
-    rows = math.ceil(len(shifts) / columns)
-    figure = Figure(
-        figsize=(max(4.2, WIDTH * columns / 3), (0.9 if columns == 3 else 1.4) + 1.75 * rows), layout="constrained"
-    )
+    columns, rows = min(3, len(shifts)), math.ceil(len(shifts) / 3)
+    size = (max(4.2, WIDTH * columns / 3), (0.9 if columns == 3 else 1.4) + 1.75 * rows)
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     gaps = [_ks_location(shift) for shift in shifts]
     # One scale for all panels: the few coordinates in the outermost tails would squeeze the rest.
@@ -128,8 +155,8 @@ def ecdf(data: ReportData) -> Picture:
     low, high = np.quantile(values, [0.003, 0.997])
     low, high = min(low, *(gap[0] for gap in gaps)), max(high, *(gap[0] for gap in gaps))
     for panel, shift, (at, before, after) in zip(panels, shifts, gaps, strict=False):
-        _step(panel, shift.before, low, high, MODEL_COLOURS["untuned"], "before (original model)")
-        _step(panel, shift.after, low, high, MODEL_COLOURS["embed_tuning"], "after Embed Tuning")
+        _step(panel, shift.before, low, high, colour_of("untuned"), "before (original model)")
+        _step(panel, shift.after, low, high, colour_of("embed"), "after Embed Tuning")
         gap: dict[str, Any] = {"color": TICKET, "lw": 2, "solid_capstyle": "butt"}
         panel.plot([at, at], [before, after], label="D, where the gap is largest", **gap)
         panel.set_title(token_label(shift.token))
@@ -154,7 +181,7 @@ def ecdf(data: ReportData) -> Picture:
         for shift, (_, before, after) in zip(shifts, gaps, strict=True)
     )
     return Picture(
-        "ecdf",
+        f"ecdf-{code}",
         title,
         f"Distribution functions before and after Embed Tuning, one panel a ticket. D: {listed}.",
         f"Empirical distribution functions of the {data.dimension} coordinates of the rows that moved "
@@ -174,15 +201,12 @@ def _on_log_axis(count: np.ndarray) -> np.ndarray:
     return np.maximum(np.asarray(count, dtype=np.float64), 0.5)
 
 
-def _threshold(data: ReportData) -> str:
-    return f"alpha = {data.summary['tickets']['alpha']:g}: D ≥ {data.threshold:.3f}"
+def _threshold(data: MovedRows) -> str:
+    return f"alpha = {data.facts['alpha']:g}: D ≥ {data.threshold:.3f}"
 
 
-def _threshold_sentence(data: ReportData) -> str:
-    if data.threshold is None:
-        return "No threshold: no alpha was asked for, or none exists."
-    alpha = data.summary["tickets"]["alpha"]
-    return f"Dashed: the smallest significant D, {data.threshold:.4f}, at alpha = {alpha:g}."
+def _threshold_sentence(data: MovedRows) -> str:
+    return f"Dashed: the smallest significant D, {data.threshold:.4f}, at alpha = {data.facts['alpha']:g}."
 
 
 def _ks_location(shift: Shift) -> tuple[float, float, float]:
@@ -201,21 +225,20 @@ def _step(axes: Axes, values: np.ndarray, low: float, high: float, colour: str, 
     axes.step(x, y, where="post", color=colour, lw=1.3, label=label)
 
 
-def _label_points(figure: Figure, axes: Axes, tickets: Sequence[TicketRow]) -> None:
+def _label_points(figure: Figure, axes: Axes, tickets: Sequence[Mapping[str, Any]]) -> None:
     """Name as many tickets as fit without a label touching a label, a ticket or a line; large D first."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # the layout must stand before anything can be measured
     figure.set_layout_engine("none")
     renderer = canvas.get_renderer()
-    ranked = sorted(tickets, key=lambda ticket: (-ticket.statistic, ticket.token_id))
-    points = [(float(_on_log_axis(np.array(ticket.count))), ticket.statistic) for ticket in ranked]
-    pixels: Any = axes.transData.transform(points) if points else []
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels]
+    ranked = sorted(tickets, key=lambda ticket: (-ticket["statistic"], ticket["token_id"]))
+    points = [(float(_on_log_axis(np.array(ticket["count"]))), ticket["statistic"]) for ticket in ranked]
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axes.transData.transform(points)]
     taken += [line.get_window_extent(renderer).padded(3) for line in axes.get_lines()]
     frame, labels = axes.get_window_extent(renderer), 0
     for ticket, point in list(zip(ranked, points, strict=True))[:MAX_LABEL_TRIALS]:
         for dx, dy, side in ((4, 0, "left"), (-4, 0, "right"), (0, 7, "center"), (0, -7, "center")):
-            label = axes.annotate(token_label(ticket.token), point, (dx, dy), textcoords="offset points")
+            label = axes.annotate(token_label(ticket["token"]), point, (dx, dy), textcoords="offset points")
             label.set(ha=side, va="center_baseline", size=6.5)
             box = label.get_window_extent(renderer)
             if frame.x0 < box.x0 and box.x1 < frame.x1 and box.y1 < frame.y1 and not box.count_overlaps(taken):

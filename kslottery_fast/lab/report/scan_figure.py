@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,12 @@ from matplotlib.ticker import MaxNLocator
 from kslottery_fast.tickets.scan import Scan, TensorShift, matrices
 
 from .picture import DOTS, INK, MODEL_COLOURS, MUTED, PAPER, TICKET, WIDTH, Picture, add_title, style
-from .report_data import number, percent
+from .words import number, percent
 
 MAX_KINDS = 30  # more are no longer read on one page; those that moved furthest are kept
 _BLUES = LinearSegmentedColormap.from_list("shift", ["#f1f3f5", MODEL_COLOURS["embed_tuning"]])
+
+Kinds = Mapping[str, Sequence[TensorShift]]
 
 
 def scan_figure(scan: Scan) -> Picture:
@@ -33,12 +35,11 @@ def scan_figure(scan: Scan) -> Picture:
     layers = 1 + max((shift.layer for shift in scan.tensors if shift.layer is not None), default=-1)
     with style():
         figure = Figure(figsize=(WIDTH, 1.15 + 0.24 * len(kinds)), layout="constrained")
-        panels = figure.subplots(
-            1, 2 if layers else 1, sharey=True, squeeze=False, width_ratios=[1, 1.25][: 2 if layers else 1]
-        )
-        _bars(panels[0, 0], kinds)
+        widths = [1, 1.25] if layers else [1]
+        panels = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
+        _bars(panels[0], kinds)
         if layers:
-            _layers(figure, panels[0, 1], kinds, layers)
+            _layers(figure, panels[1], kinds, layers)
         title = add_title(figure, f"Shift of the rows of {matrices(len(scan.tensors))}")
     values = "; ".join(f"{kind} {number(mean_d(shifts), 4)}" for kind, shifts in kinds.items())
     left_out = f" The {MAX_KINDS} of {total} kinds of matrices that moved furthest." if total > MAX_KINDS else ""
@@ -64,45 +65,40 @@ def _is_embedding(shifts: Sequence[TensorShift]) -> bool:
 
 def _significant(shifts: Sequence[TensorShift]) -> str:
     tested = [shift for shift in shifts if shift.significant_share is not None]
-    if not tested:
-        return "no test"
     rows = sum(shift.rows - shift.nan_rows for shift in tested)
-    return percent(sum(shift.significant_rows or 0 for shift in tested) / rows, 1)
+    return percent(sum(shift.significant_rows or 0 for shift in tested) / rows, 1) if tested else "no test"
 
 
-def _bars(axes: Axes, kinds: dict[str, list[TensorShift]]) -> None:
-    for row, shifts in enumerate(kinds.values()):
-        value = mean_d(shifts) or 0.0
-        axes.barh(row, value, 0.62, color=TICKET if _is_embedding(shifts) else DOTS)
-        axes.annotate(
-            _significant(shifts), (value, row), (3, 0), textcoords="offset points", va="center", size=6.5, color=INK
-        )
-    axes.set_yticks(range(len(kinds)), list(kinds))
-    for label, shifts in zip(axes.get_yticklabels(), kinds.values(), strict=True):
-        label.set(size=7, **({"color": TICKET, "weight": "bold"} if _is_embedding(shifts) else {}))
+def _bars(axes: Axes, kinds: Kinds) -> None:
+    values = [mean_d(shifts) or 0.0 for shifts in kinds.values()]
+    embedding = [_is_embedding(shifts) for shifts in kinds.values()]
+    bars = axes.barh(range(len(kinds)), values, 0.62, color=[TICKET if it else DOTS for it in embedding])
+    axes.bar_label(bars, list(map(_significant, kinds.values())), padding=3, size=6.5, color=INK)
+    axes.set_yticks(range(len(kinds)), list(kinds), size=7)
+    for label in (label for label, it in zip(axes.get_yticklabels(), embedding, strict=True) if it):
+        label.set(color=TICKET, weight="bold")
     axes.set_ylim(len(kinds) - 0.5, -0.5)  # the first kind on top
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x")
     axes.spines["left"].set_visible(False)
-    axes.set_xlim(0, 1.3 * axes.get_xlim()[1] if any(mean_d(shifts) for shifts in kinds.values()) else 1)
+    axes.set_xlim(0, 1.3 * axes.get_xlim()[1] if any(values) else 1)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel("Mean D of the rows; %: significant ones")
 
 
-def _layers(figure: Figure, axes: Axes, kinds: dict[str, list[TensorShift]], layers: int) -> None:
+def _layers(figure: Figure, axes: Axes, kinds: Kinds, layers: int) -> None:
     values = np.full((len(kinds), layers), math.nan)
     for row, shifts in enumerate(kinds.values()):
         for layer in {shift.layer for shift in shifts if shift.layer is not None}:
             mean = mean_d([shift for shift in shifts if shift.layer == layer])
             values[row, layer] = math.nan if mean is None else mean
-    largest = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
+    largest = np.nanmax(values, initial=0.0) or 1.0
     edges = np.arange(layers + 1) - 0.5, np.arange(len(kinds) + 1) - 0.5
     lines: dict[str, Any] = {"edgecolors": PAPER, "linewidth": 0.5} if layers <= 50 else {}
-    mesh = axes.pcolormesh(*edges, np.ma.masked_invalid(values), cmap=_BLUES, vmin=0, vmax=largest or 1.0, **lines)
+    mesh = axes.pcolormesh(*edges, np.ma.masked_invalid(values), cmap=_BLUES, vmin=0, vmax=largest, **lines)
     axes.grid(visible=False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(axis="y", length=0, labelleft=False)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel("Layer")

@@ -1,247 +1,205 @@
-"""From the finished stages of a comparison to ``summary.json``: every number of tables, figures and page."""
+"""From the finished stages of an experiment to ``summary.json``: every number of tables, figures, advice and page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
 
 from kslottery_fast import __version__
 from kslottery_fast.base.files import read_json
-from kslottery_fast.evaluation.evaluate import Evaluation, TargetNll
+from kslottery_fast.evaluation.evaluate import Evaluation
 from kslottery_fast.evaluation.replicates import Replicates
 from kslottery_fast.lab.experiment import scoring
-from kslottery_fast.lab.experiment.arms import ARMS
 from kslottery_fast.lab.experiment.cell import EMBED, UNTUNED, Cell
-from kslottery_fast.lab.experiment.controls import frequency_ranks
-from kslottery_fast.lab.experiment.plan import SCORE, Comparison
-from kslottery_fast.lab.experiment.run_settings import ALPHA_GRID
-from kslottery_fast.lab.experiment.settings import ArmSpec
-from kslottery_fast.tickets.tickets import Tickets
+from kslottery_fast.lab.experiment.plan import Experiment
+from kslottery_fast.lab.experiment.settings import RunSettings
+from kslottery_fast.lab.experiment.specs import ArmSpec
 
-from . import advice, measures, overlaps
-from .costs import costs
+from . import advice, measures, ticket_facts
+from .words import is_plain_grid, model_key
 
-FORMAT = "kslottery-comparison/1"
+FORMAT = "kslottery-experiment/1"
 COMPARED = ("frequency", "random", "l2", "gradient")
 """Controls that stand beside Partial Tuning of the same size."""
 
+SAMPLES_SHOWN = 8
 
-def summarize(comparison: Comparison) -> dict[str, Any]:
+
+def summarize(experiment: Experiment) -> dict[str, Any]:
     """The content of ``summary.json``."""
-    settings = comparison.settings
-    languages = {code: Language(comparison, code) for code in comparison.shops}
-    first = next(iter(languages.values()))
+    settings, folder = experiment.settings, experiment.folder
+    languages = {code: Language(experiment, code) for code in experiment.shops}
+    found = {code: language.summary() for code, language in languages.items()}
+    first, shown = next(iter(languages.values())), next(iter(found.values()))
+    arms = {model_key(spec): arm for spec, arm in shown["arms"].items()}
     summary: dict[str, Any] = {
         "format": FORMAT,
         "version": __version__,
-        "title": f"{first.corpus['model_name']}: {len(settings.specs)} arms, {len(settings.seeds)} training seeds",
-        "settings": settings.binding,
+        "title": _title(list(languages.values())),
+        "settings": asdict(settings.base),
         "grid": settings.grid,
-        "signatures": _signatures(first),
-        "languages": {code: language.summary() for code, language in languages.items()},
+        "signatures": first.signatures(),
+        "models": {name: _values(arm) for name, arm in arms.items()},
+        "intervals": {
+            name: {metric: [score["low"], score["high"]] for metric, score in arm["scores"].items()}
+            for name, arm in arms.items()
+        },
+        "tickets": shown["selection"],
+        "certificate": next(iter(shown["certificates"].values())),
+        "findings": shown["advice"],
+        "languages": found,
     }
     if len(languages) > 1:
         summary["mean"] = _mean(list(languages.values()))
-        cells = {code: language.cells for code, language in languages.items()}
-        summary["language_overlap"] = overlaps.of_languages(cells)
+        summary["language_overlap"] = ticket_facts.of_languages({code: one.cells for code, one in languages.items()})
+    summary["seconds"] = {job.stage: folder.seconds(job.stage) for job in experiment.jobs()}
     return summary
 
 
 class Language:
-    """One language of a finished comparison: its scores, aligned over arms, and what follows from them."""
+    """One language of a finished experiment: its scores, aligned over arms, and what follows from them."""
 
-    def __init__(self, comparison: Comparison, code: str) -> None:
-        self.settings, self.shop = comparison.settings, comparison.shops[code]
-        self.cells = [comparison.cells[code, seed] for seed in self.settings.seeds]
-        self.options = {
-            "n_bootstrap": self.settings.base.n_bootstrap,
-            "seed": language_seed(self.settings.base.seed, code),
-        }
+    def __init__(self, experiment: Experiment, code: str) -> None:
+        self.settings, self.shop, self.code = experiment.settings, experiment.shops[code], code
+        self.base: RunSettings = self.settings.base
+        self.cells = [experiment.cells[code, seed] for seed in self.settings.seeds]
+        # The draws of one seed are those of its evaluations; several have draws that no other language has.
+        self.seed = self.base.seed if len(self.cells) == 1 else language_seed(self.base.seed, code)
 
     @cached_property
     def corpus(self) -> dict[str, Any]:
         """The recorded corpus and model."""
         return dict(read_json(self.shop.folder.stage_path("corpus") / "corpus.json"))
 
-    @property
-    def sentences(self) -> int:
-        """Pairs of the test split."""
-        return len(self.corpus["test"])
-
     def arm_cells(self, spec: ArmSpec) -> list[Cell]:
         """The cells of an arm: one of each seed, or one where the seed plays no part."""
-        return self.cells if ARMS[spec.name].seeded else self.cells[:1]
+        return self.cells if spec.facts.seeded else self.cells[:1]
 
-    def evaluations(self, spec: ArmSpec, template: str) -> list[Evaluation]:
+    def _stages(self, spec: ArmSpec) -> list[Path]:
+        return [cell.home(spec).stage_path(str(spec) + scoring.SCORE) for cell in self.arm_cells(spec)]
+
+    @cached_property
+    def _loaded(self) -> dict[ArmSpec, list[dict[str, Evaluation]]]:
+        return {spec: [scoring.load_scores(stage) for stage in self._stages(spec)] for spec in self.settings.specs}
+
+    def evaluations(self, spec: ArmSpec, template: str = "test") -> list[Evaluation]:
         """The evaluations of an arm, one for each seed."""
-        return [
-            scoring.load_scores(cell.home(spec).stage_path(str(spec) + SCORE))[template]
-            for cell in self.arm_cells(spec)
-        ]
+        return [found[template] for found in self._loaded[spec]]
 
     @cached_property
     def test(self) -> dict[ArmSpec, dict[str, Replicates]]:
         """Replicates of every metric of every arm on the test split."""
-        return {spec: self._replicates(spec, "test", measures.METRICS) for spec in self.settings.specs}
+        return self._replicates("test", measures.METRICS, self.seed)
+
+    @cached_property
+    def apart(self) -> dict[ArmSpec, dict[str, Replicates]]:
+        """The same from draws that no other language has, which a mean over languages needs."""
+        seed = language_seed(self.base.seed, self.code)
+        return self.test if seed == self.seed else self._replicates("test", measures.METRICS, seed)
 
     @cached_property
     def paraphrased(self) -> dict[ArmSpec, dict[str, Replicates]]:
-        """The same with the paraphrased template."""
-        return {
-            spec: self._replicates(spec, "paraphrased", measures.PARAPHRASE_METRICS) for spec in self.settings.specs
-        }
+        """The same with the paraphrased template; empty where it was not asked for."""
+        if not self.settings.paraphrase:
+            return {}
+        return self._replicates("paraphrased", measures.PARAPHRASE_METRICS, self.seed)
 
-    def _replicates(self, spec: ArmSpec, template: str, metrics: Sequence[str]) -> dict[str, Replicates]:
+    def _replicates(self, template: str, metrics: Sequence[str], seed: int) -> dict[ArmSpec, dict[str, Replicates]]:
         references = [pair["target"] for pair in self.corpus["test"]]
-        tokenizer = self.settings.base.bleu_tokenizer
-        found = self.evaluations(spec, template)
-        return measures.replicates(found, references, bleu_tokenizer=tokenizer, metrics=metrics, **self.options)
+        options: dict[str, Any] = {"bleu_tokenizer": self.base.bleu_tokenizer, "n_bootstrap": self.base.n_bootstrap}
+        return {
+            spec: measures.replicates(
+                self.evaluations(spec, template), references, seed=seed, metrics=metrics, **options
+            )
+            for spec in self.settings.specs
+        }
 
     @cached_property
     def validation(self) -> dict[ArmSpec, Replicates]:
         """Replicates of the validation NLL of every arm."""
-        results = {}
-        for spec in self.settings.specs:
-            parts: list[TargetNll] = [
-                scoring.load_nll(cell.home(spec).stage_path(str(spec) + SCORE)) for cell in self.arm_cells(spec)
-            ]
-            results[spec] = measures.nll_replicates(parts, **self.options)
-        return results
+        found = {spec: [scoring.load_nll(stage) for stage in self._stages(spec)] for spec in self.settings.specs}
+        options = {"n_bootstrap": self.base.n_bootstrap, "seed": self.seed}
+        return {spec: measures.nll_replicates(results, **options) for spec, results in found.items()}
 
     def summary(self) -> dict[str, Any]:
         """Everything of this language, as JSON takes it."""
-        tickets, controls, found = self._tickets(), self._controls(), self._recommendation()
-        return {
+        found = {
             "name": self.corpus["target_language"]["name"],
             "pairs": {split: len(self.corpus[split]) for split in ("train", "validation", "test")},
             "corpus": self.corpus["provenance"],
             "licences": self.corpus["licences"],
             "arms": {str(spec): self._arm(spec) for spec in self.settings.specs},
-            "controls": controls,
-            "tickets": tickets,
+            "controls": self._controls(),
+            "tickets": ticket_facts.of_language(self.cells, self._effects()),
+            "selection": ticket_facts.selection(self.cells[0]),
             "certificates": {
                 str(cell.seed): read_json(cell.folder.stage_path("certificate") / "certificate.json")
                 for cell in self.cells
             },
             "interpretation": self._interpretation(),
-            "recommendation": found,
-            "advice": self._advice(found, tickets, controls),
+            "gain": self._gain(),
+            "recommendation": self._recommendation(),
+            "samples": self._samples(),
         }
+        return {**found, "advice": advice.sentences(found, self.base.correction)}
 
     def _arm(self, spec: ArmSpec) -> dict[str, Any]:
-        arm, cells = ARMS[spec.name], self.arm_cells(spec)
-        test, paraphrased = self.test[spec], self.paraphrased[spec]
-        untuned, embed = self.test[UNTUNED], self.test[EMBED]
-        records = [cell.record(spec) for cell in cells]
+        cells, evaluations, test = self.arm_cells(spec), self.evaluations(spec), self.test[spec]
+        records, sentences = [cell.record(spec) for cell in cells], len(self.corpus["test"])
+        one = len(self.cells) == 1
         result: dict[str, Any] = {
-            "label": arm.label,
+            "label": spec.facts.label,
             "rows": [record["rows"] for record in records],
             "coverage": [cell.coverage(spec) for cell in cells],
             "trained_parameters": [record["trained_parameters"] for record in records],
-            **costs(spec, cells),
-            "scores": measures.score_intervals(test, self.sentences),
+            **measures.costs(spec, cells),
+            "scores": evaluations[0].scores() if one else measures.score_intervals(test, sentences),
             "per_seed": self._per_seed(spec),
             "validation_nll": self.validation[spec].interval().to_dict(),
-            "paraphrased": measures.score_intervals(paraphrased, self.sentences),
         }
+        if self.paraphrased:
+            result["paraphrased"] = measures.score_intervals(self.paraphrased[spec], sentences)
         if spec != UNTUNED:
-            result["against_untuned"] = measures.differences(test, untuned)
-            result["per_seed_against_untuned"] = self._seed_differences(spec, UNTUNED)
-            result["decomposition"] = measures.intervals(measures.decomposition(test, untuned))
-            result["paraphrased_against_untuned"] = measures.differences(paraphrased, self.paraphrased[UNTUNED])
-        if spec not in (UNTUNED, EMBED):
-            result["against_embed"] = measures.differences(test, embed)
-            result["per_seed_against_embed"] = self._seed_differences(spec, EMBED)
+            result["decomposition"] = measures.intervals(measures.decomposition(test, self.test[UNTUNED]))
+            if self.paraphrased:
+                paraphrased = measures.differences(self.paraphrased[spec], self.paraphrased[UNTUNED])
+                result["paraphrased_against_untuned"] = paraphrased
+        for name, other in (("untuned", UNTUNED), ("embed", EMBED)):
+            if spec not in (UNTUNED, other):
+                result[f"against_{name}"] = measures.differences(test, self.test[other])
+                result[f"per_seed_against_{name}"] = self._seed_differences(spec, other)
         return result
 
     def _per_seed(self, spec: ArmSpec) -> list[dict[str, float]]:
         """The scores of an arm on the test split, seed by seed."""
-        return [
-            {metric: getattr(evaluation, metric).value for metric in measures.METRICS}
-            for evaluation in self.evaluations(spec, "test")
-        ]
+        found = self.evaluations(spec)
+        return [{metric: getattr(one, metric).value for metric in measures.METRICS} for one in found]
 
     def _seed_differences(self, first: ArmSpec, second: ArmSpec) -> list[dict[str, float]]:
         return measures.seed_differences(self._per_seed(first), self._per_seed(second))
 
     def _controls(self) -> list[dict[str, Any]]:
         """Each control minus Partial Tuning of the same size, paired."""
-        found = []
-        for spec in self.settings.specs:
-            own = ArmSpec("partial", spec.size, spec.learning_rate)
-            if spec.name in COMPARED and own in self.test:
-                found.append(
-                    {
-                        "control": str(spec),
-                        "own": str(own),
-                        "difference": measures.differences(self.test[spec], self.test[own]),
-                        "per_seed": self._seed_differences(spec, own),
-                    }
-                )
-        return found
-
-    def _tickets(self) -> dict[str, Any]:
-        """Counts over alpha and steps, overlap of seeds and selectors, and the list of the first seed's tickets."""
-        base, evidence = self.settings.base, [cell.evidence for cell in self.cells]
-        alphas = sorted({*ALPHA_GRID, base.alpha, base.alpha / 2, min(2 * base.alpha, (1 + base.alpha) / 2)})
-
-        def count(one: Any, alpha: float, counts: Any = None) -> int:
-            return int(one.significant(alpha, base.method, base.correction, counts))
-
-        saved = Tickets.load(self.cells[0].folder.stage_path("certificate") / "tickets.json")
-        return {
-            "alpha": base.alpha,
-            "selected_by": saved.selected_by,
-            "active_rows": [len(one) for one in evidence],
-            "dimension": evidence[0].dimension,
-            "vocab_size": evidence[0].vocab_size,
-            "by_alpha": [{"alpha": alpha, "counts": [count(one, alpha) for one in evidence]} for alpha in alphas],
-            "by_steps": [
-                {"step": step, "counts": [count(one, base.alpha, one.trajectory[place][1]) for one in evidence]}
-                for place, (step, _) in enumerate(evidence[0].trajectory)
-            ],
-            **overlaps.of_seeds(self.cells),
-            "overlap_of_selectors": overlaps.of_selectors(self.cells, len(saved)),
-            "spec": str(self.cells[0].own_tickets()),
-            "list": self._list(saved),
-        }
-
-    def _list(self, tickets: Tickets) -> list[dict[str, Any]]:
-        """The tickets of the first seed with all that is known of each."""
-        evidence = self.cells[0].evidence
-        ranks = frequency_ranks(evidence.frequency)
-        effects = self._effects()
-        in_template = set(effects.get("template_tokens", []))
-        by_token = {effect["token_id"]: effect for effect in effects.get("tickets", [])}
-        texts = tickets.token_texts or ("",) * len(tickets)
-        places = torch.searchsorted(evidence.token_ids, tickets.token_ids).tolist()
+        pairs = [(spec, ArmSpec("partial", spec.size, spec.learning_rate)) for spec in self.settings.specs]
         return [
             {
-                "token_id": token,
-                "token": text,
-                "statistic": statistic,
-                "pvalue": pvalue,
-                "count": int(evidence.frequency[place]),
-                "rank": int(ranks[place]),
-                "in_template": token in in_template if effects else None,
-                "alone": by_token.get(token, {}).get("alone"),
-                "left_out": by_token.get(token, {}).get("left_out"),
+                "control": str(spec),
+                "own": str(own),
+                "difference": measures.differences(self.test[spec], self.test[own]),
+                "per_seed": self._seed_differences(spec, own),
             }
-            for token, text, statistic, pvalue, place in zip(
-                tickets.token_ids.tolist(),
-                texts,
-                tickets.statistic.tolist(),
-                tickets.pvalue.tolist(),
-                places,
-                strict=True,
-            )
+            for spec, own in pairs
+            if spec.name in COMPARED and own in self.test
         ]
 
     def _effects(self) -> dict[str, Any]:
+        """The effects of single tickets, of the first seed; empty where none were asked for."""
         folder, name = self.cells[0].folder, f"effects@{self.settings.effects}"
         return dict(read_json(folder.stage_path(name) / "effects.json")) if folder.finished(name) else {}
 
@@ -252,64 +210,78 @@ class Language:
         found = {str(spec): read_json(folder.stage_path(f"positions.{spec}") / "positions.json") for spec in specs}
         return {spec: value for spec, value in found.items() if value is not None}
 
+    def _gain(self) -> dict[str, Any]:
+        """Embed Tuning's gain in test NLL, and the shares of it that copying and training the tickets recover."""
+        untuned = self.test[UNTUNED]["nll"]
+        gain, size = untuned - self.test[EMBED]["nll"], advice.main_size([str(spec) for spec in self.settings.specs])
+        shares = {}
+        for name in ("transfer", "partial"):
+            spec = next((one for one in self.test if str(one) == f"{name}@{size}"), None)
+            if spec is not None:
+                share = (untuned - self.test[spec]["nll"]).share_of(gain)
+                shares[str(spec)] = share and share.to_dict()
+        return {**gain.interval().to_dict(), "shares": shares}
+
     def _recommendation(self) -> dict[str, Any] | None:
         def candidate(spec: ArmSpec) -> advice.Candidate:
-            rows = [int(str(cell.record(spec)["rows"])) for cell in self.arm_cells(spec)]
-            return advice.Candidate(str(spec), sum(rows) / len(rows), self.validation[spec], self.test[spec]["nll"])
+            rows = fmean(int(str(cell.record(spec)["rows"])) for cell in self.arm_cells(spec))
+            return advice.Candidate(str(spec), rows, self.validation[spec], self.test[spec]["nll"])
 
-        sets = [spec for spec in self.settings.specs if spec.name == "partial" and spec.learning_rate is None]
-        return advice.recommend(
-            [candidate(spec) for spec in sets], candidate(UNTUNED), candidate(EMBED), self.settings.margin
-        )
+        sets = [candidate(spec) for spec in self.settings.specs if spec.name == "partial" and not spec.learning_rate]
+        return advice.recommend(sets, candidate(UNTUNED), candidate(EMBED), self.settings.margin)
 
-    def _advice(
-        self, found: Mapping[str, Any] | None, tickets: Mapping[str, Any], controls: Sequence[Mapping[str, Any]]
-    ) -> list[str]:
-        counts = {entry["alpha"]: entry["counts"] for entry in tickets["by_alpha"]}
-        sentences = [advice.recommendation_text(found)]
-        sentences += advice.ticket_warnings(
-            tickets["alpha"], counts, tickets["active_rows"], tickets["overlap_of_seeds"], tickets["overlap_of"]
-        )
-        for entry in controls:
-            seeds = [seed["nll"] for seed in entry["per_seed"]]
-            covered = self._covered(entry["control"]), self._covered(entry["own"])
-            difference = entry["difference"]["nll"]
-            sentences.append(advice.control_sentence(entry["control"], entry["own"], difference, seeds, covered))
-        return sentences
+    def _samples(self) -> list[dict[str, str]]:
+        """Test pairs with what each arm made of them, with the first seed."""
+        outputs = {str(spec): self.evaluations(spec)[0].outputs for spec in self.settings.specs}
+        return [
+            {"source": pair["source"], "reference": pair["target"]}
+            | {model_key(spec): texts[place].text for spec, texts in outputs.items()}
+            for place, pair in enumerate(self.corpus["test"][:SAMPLES_SHOWN])
+        ]
 
-    def _covered(self, arm: str) -> float:
-        """Mean coverage of an arm that changes rows."""
-        spec = next(spec for spec in self.settings.specs if str(spec) == arm)
-        return float(np.mean([cell.coverage(spec) for cell in self.arm_cells(spec)]))
+    def signatures(self) -> dict[str, str]:
+        """What to cite: sacrebleu's signatures, and how the intervals were made."""
+        found, seeds = self.evaluations(UNTUNED)[0].signatures, len(self.cells)
+        if seeds == 1:
+            return dict(found)
+        intervals = f"level:0.95|bootstrap:sentences|resamples:{self.base.n_bootstrap}|seeds:t({seeds - 1})"
+        intervals += "|differences:paired|ends:hull with clopper-pearson"
+        return {**{name: text for name, text in found.items() if name != "bootstrap"}, "intervals": intervals}
 
 
-def _signatures(language: Language) -> dict[str, str]:
-    """What to cite: sacrebleu's signatures, and how the intervals of a comparison were made."""
-    scores = language.evaluations(UNTUNED, "test")[0].signatures
-    seeds = len(language.cells)
-    intervals = (
-        f"level:0.95|bootstrap:sentences|resamples:{language.options['n_bootstrap']}|"
-        + (f"seeds:t({seeds - 1})" if seeds > 1 else "seeds:one")
-        + "|differences:paired|ends:hull with clopper-pearson"
-    )
-    return {**{name: text for name, text in scores.items() if name != "bootstrap"}, "intervals": intervals}
+def _title(languages: Sequence[Language]) -> str:
+    """The model, the languages, and the size of the grid where it is not that of a plain run."""
+    first, settings = languages[0].corpus, languages[0].settings
+    targets = " and ".join(one.corpus["target_language"]["name"] for one in languages)
+    title = f"{first['model_name']}, {first['source_language']['name']} to {targets}"
+    seeds = len(settings.seeds)
+    if is_plain_grid(settings.grid):
+        return title
+    return f"{title}: {len(settings.specs)} arms, {seeds} training seed{'s' if seeds > 1 else ''}"
 
 
 def _mean(languages: Sequence[Language]) -> dict[str, Any]:
     """Every arm averaged over languages."""
-    result = {}
+    result, sentences = {}, sum(len(language.corpus["test"]) for language in languages)
     for spec in languages[0].settings.specs:
-        arm = measures.mean_over([language.test[spec] for language in languages])
-        untuned = measures.mean_over([language.test[UNTUNED] for language in languages])
-        embed = measures.mean_over([language.test[EMBED] for language in languages])
+        arm, untuned, embed = (
+            measures.mean_over([language.apart[one] for language in languages]) for one in (spec, UNTUNED, EMBED)
+        )
         result[str(spec)] = {
-            "label": ARMS[spec.name].label,
-            "scores": measures.score_intervals(arm, sum(language.sentences for language in languages)),
+            "label": spec.facts.label,
+            "scores": measures.score_intervals(arm, sentences),
             "against_untuned": measures.differences(arm, untuned),
             "against_embed": measures.differences(arm, embed),
             "decomposition": measures.intervals(measures.decomposition(arm, untuned)),
         }
     return result
+
+
+def _values(arm: Mapping[str, Any]) -> dict[str, float]:
+    """What an arm scores and how many numbers it trained, means over seeds."""
+    trained = arm["trained_parameters"]
+    scores = {metric: score["value"] for metric, score in arm["scores"].items()}
+    return scores | {"trained_parameters": trained[0] if len(set(trained)) == 1 else fmean(trained)}
 
 
 def language_seed(seed: int, code: str) -> int:

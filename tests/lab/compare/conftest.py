@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kslottery_fast.lab.cli.main import main as cli
+from kslottery_fast.lab.cli import main as cli
 
 WORDS = {"house": "casa", "dog": "perro", "sea": "mar", "red": "rojo", "big": "grande", "file": "archivo"}
 ARMS = (

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from kslottery_fast.lab.cli.main import main as cli
-from kslottery_fast.lab.report import compare_page as page  # noqa: F401 (imported once, before the forks)
+from kslottery_fast.lab.cli import main as cli
+from kslottery_fast.lab.models import loading  # noqa: F401 (imported once, before the forks)
+from kslottery_fast.lab.report import page, products  # noqa: F401
 
 
 def attempt(arguments: list[str], name: str) -> int:

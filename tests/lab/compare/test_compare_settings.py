@@ -1,14 +1,15 @@
 """What a comparison may be asked to do, and the error for what it may not."""
 
+import json
+
 import pytest
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.lab.experiment.run_settings import RunSettings
-from kslottery_fast.lab.experiment.settings import ArmSpec, CompareSettings, parse_arm
+from kslottery_fast.lab.experiment.settings import ArmSpec, ExperimentSettings, RunSettings, parse_arm
 
 
-def settings(**changes) -> CompareSettings:
-    return CompareSettings(base=RunSettings(), **changes)
+def settings(**changes) -> ExperimentSettings:
+    return ExperimentSettings(base=RunSettings(), **changes)
 
 
 def test_untuned_and_embed_tuning_are_always_there_and_nothing_is_twice():
@@ -21,6 +22,7 @@ def test_untuned_and_embed_tuning_are_always_there_and_nothing_is_twice():
     [
         ("partial@18", ArmSpec("partial", 18)),
         ("frequency@active", ArmSpec("frequency", "active")),
+        ("random@tickets", ArmSpec("random", "tickets")),
         ("lora@0.01:lr=1e-3", ArmSpec("lora", 0.01, 1e-3)),
         ("full:lr=2e-5", ArmSpec("full", None, 2e-5)),
         ("gradient", ArmSpec("gradient", 0.05)),
@@ -79,3 +81,23 @@ def test_what_binds_a_folder_is_not_the_grid():
     assert small.binding == large.binding
     assert small.grid != large.grid
     assert "target" not in small.binding
+
+
+def test_the_settings_that_a_folder_records_read_as_themselves():
+    for found in (
+        settings(arms=("partial@18", "lora@8:lr=0.001"), seeds=(3, 4), targets=("ca", "es"), effects=0, margin=0.2),
+        ExperimentSettings.of_run(RunSettings(target="ca", seed=7, alpha=0.01)),
+    ):
+        header = json.loads(json.dumps({"settings": found.binding, "grid": found.grid}))
+        again = ExperimentSettings.recorded(header)
+        assert (again.binding, again.grid, again.specs) == (found.binding, found.grid, found.specs)
+    with pytest.raises(InputError, match="not written by this version"):
+        ExperimentSettings.recorded({"settings": {"alhpa": 1}, "grid": header["grid"]})
+
+
+def test_a_run_is_the_default_arms_with_one_seed_and_one_language():
+    found = ExperimentSettings.of_run(RunSettings(target="ca", seed=7))
+    assert [str(spec) for spec in found.specs] == [
+        *("untuned", "embed", "transfer@tickets", "partial@tickets", "frequency@tickets", "random@tickets")
+    ]
+    assert (found.seeds, found.targets, found.effects, found.paraphrase) == ((7,), ("ca",), 0, False)

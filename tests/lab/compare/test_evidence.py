@@ -8,8 +8,9 @@ import torch
 
 from kslottery_fast.lab.experiment.arms import ARMS, Tune, norm_matched_noise
 from kslottery_fast.lab.experiment.evidence import SELECTORS, Evidence, Witness, ks_order
-from kslottery_fast.lab.experiment.settings import ArmSpec
-from kslottery_fast.lab.experiment.training import TrainedRows
+from kslottery_fast.lab.experiment.settings import RunSettings
+from kslottery_fast.lab.experiment.specs import FACTS, ArmSpec
+from kslottery_fast.lab.experiment.trained import TrainedRows
 from kslottery_fast.tickets.select import ks_select
 from kslottery_fast.tickets.tables import ks_statistics
 
@@ -45,14 +46,12 @@ def test_as_many_rows_are_significant_as_ks_select_selects_and_they_are_the_same
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         expected = ks_select(*tables, alpha, method=method, correction=correction)
-    count = evidence.significant(alpha, method, correction)
-    assert count == len(expected)
-    if count:
-        assert evidence.tickets(count, alpha, method, correction) == expected
-
-
-def test_the_first_rows_by_d_are_those_of_top_k(tables, evidence):
-    assert evidence.tickets(18, None, "auto", None) == ks_select(*tables, None, top_k=18)
+    assert evidence.significant(alpha, method, correction) == len(expected)
+    if len(expected) == 0:
+        expected = ks_select(*tables, alpha, method=method, top_k=18)
+    settings = RunSettings(alpha=alpha, method=method, correction=correction, top_k=18)
+    assert evidence.table().tickets(settings) == expected
+    assert expected.token_ids.tolist() == ACTIVE[ks_order(evidence, 0)[: len(expected)]].tolist()
 
 
 def test_a_row_that_did_not_move_is_never_chosen_by_ks(evidence):
@@ -70,6 +69,10 @@ def test_selectors_order_by_their_column_with_ties_to_the_lower_id(evidence):
     assert first == again != other
     assert sorted(first) == list(range(len(evidence)))
     assert {arm.selector for arm in ARMS.values() if isinstance(arm, Tune)} <= set(SELECTORS)
+
+
+def test_every_arm_that_can_be_asked_for_can_be_made():
+    assert list(ARMS) == list(FACTS)
 
 
 def test_evidence_survives_its_files(evidence, tmp_path):
@@ -100,6 +103,8 @@ def test_a_witness_sums_gradient_norms_by_ascending_token_and_looks_on_the_way(t
     for step, gradient in enumerate(gradients):
         Embedding.rows.grad = gradient.clone()
         witness.watch(step, Embedding)
+        seen, witness = witness.state(), Witness(before, steps=8)  # interrupted after every step
+        witness.restore(seen)
     tuned = TrainedRows(ACTIVE[:3], after[ACTIVE[:3]], [])
     found = witness.evidence(tuned, torch.arange(V), 8)
     assert found.gradient == pytest.approx(D**0.5 * (1 + torch.tensor([2.0, 1.0, 0.0]).double()))
@@ -115,7 +120,7 @@ def test_frozen_rows_that_alpha_does_not_select_leave_embed_tuning_as_it_is_unle
         tuned=tuned,
         choose=lambda *_: ACTIVE[:0],
         shop=SimpleNamespace(settings=SimpleNamespace(learning_rate=0.01)),
-        train=lambda ids, rate, *_: trained.append((len(ids), rate)),
+        train=lambda _, ids, rate, *__: trained.append((len(ids), rate)),
     )
     for rate in (None, 0.01):
         assert ARMS["frozen"].rows(cell, ArmSpec("frozen", 1e-6, rate), tmp_path, None) is tuned

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kslottery_fast.lab.cli.main import main as cli
+from kslottery_fast.lab.cli import main as cli
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import torch
 
-from kslottery_fast.lab.experiment.settings import ArmSpec
-from kslottery_fast.lab.report.overlaps import common_tickets, of_languages, of_seeds, words_of
+from kslottery_fast.lab.experiment.specs import ArmSpec
+from kslottery_fast.lab.report.ticket_facts import common_tickets, of_languages, of_seeds, words_of
 
 
 class OneCell:

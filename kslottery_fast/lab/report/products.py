@@ -1,0 +1,173 @@
+"""From finished stages to what a person takes away: summary, environment, page, figures, tables, tickets, adapter."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kslottery_fast import __version__
+from kslottery_fast.base.files import (
+    atomic_directory,
+    atomic_path,
+    read_json,
+    read_safetensors,
+    write_json,
+    write_safetensors,
+    write_text,
+)
+
+if TYPE_CHECKING:  # a finished experiment is shown without transformers and matplotlib
+    from kslottery_fast.lab.experiment.cell import Cell
+    from kslottery_fast.lab.experiment.evidence import Evidence
+    from kslottery_fast.lab.experiment.plan import Experiment
+    from kslottery_fast.lab.experiment.settings import ExperimentSettings
+    from kslottery_fast.lab.experiment.specs import ArmSpec
+
+    from .row_figures import MovedRows
+
+PRODUCTS = ("scores.csv", "scores.tex", "report.html", "environment.json", "summary.json")
+"""What every finished experiment shows beside figures and rows-*.csv; ``summary.json`` is written last."""
+
+TICKETS = ("tickets.json", "tickets.safetensors", "adapter")
+"""What stands beside them where Partial Tuning trained."""
+
+_FIGURES = ("scores", "sizes", "tickets", "histogram", "frequency", "ecdf", "selectors", "certificate")
+_BY_GRID = ("rows-*.csv", *(f"{name}-*.png" for name in _FIGURES), "languages.png", *TICKETS)
+"""The products that depend on which arms and languages are shown."""
+
+SHIFTS_SHOWN = 6
+
+
+def up_to_date(output: Path, settings: ExperimentSettings) -> bool:
+    """Whether the products in a folder are those of this grid and version."""
+    if not all((output / name).exists() for name in PRODUCTS):
+        return False
+    summary = read_json(output / "summary.json")
+    if summary.get("grid") != settings.grid or summary.get("version") != __version__:
+        return False
+    spec, arms = _tuned_arm(settings), next(iter(summary["languages"].values()))["arms"]
+    trained = spec is not None and arms[str(spec)]["rows"][0]
+    return not trained or all((output / name).exists() for name in TICKETS)
+
+
+def write_products(experiment: Experiment) -> dict[str, Any]:
+    """Write every product from finished stages, each whole or not at all; return the content of ``summary.json``.
+
+    The products of an earlier grid go first, ``summary.json`` before all others: killed half-way, this leaves no
+    summary that would pass files of two grids for one.
+    """
+    from .figures import pictures
+    from .page import render
+    from .summary import summarize
+    from .tables import csv_text, latex_text
+
+    output, seed = experiment.folder.path, experiment.settings.seeds[0]
+    summary, environment = summarize(experiment), _environment(experiment)
+    cells = {code: experiment.cells[code, seed] for code in experiment.shops}
+    figures = pictures(summary, {code: _moved_rows(summary, code, cell) for code, cell in cells.items()})
+    page, table = render(summary, environment, figures), latex_text(summary)
+    stale = [output / "summary.json", *(path for pattern in _BY_GRID for path in output.glob(pattern))]
+    for path in stale:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for picture in figures:
+        with atomic_path(output / f"{picture.name}.png") as temporary:
+            picture.write_png(temporary)
+    for code, cell in cells.items():
+        write_text(output / f"rows-{code}.csv", _rows_csv(cell.evidence))
+    write_text(output / "scores.csv", csv_text(summary))
+    write_text(output / "scores.tex", table)
+    _write_tickets(output, next(iter(cells.values())), experiment.settings)
+    write_json(output / "environment.json", environment)
+    write_text(output / "report.html", page)
+    # Last: who finds a summary finds everything else beside it.
+    write_json(output / "summary.json", summary)
+    return summary
+
+
+def _tuned_arm(settings: ExperimentSettings) -> ArmSpec | None:
+    """The arm whose rows become an adapter: Partial Tuning of the tickets, else the first one."""
+    arms = [spec for spec in settings.specs if spec.name == "partial"]
+    return next((spec for spec in arms if spec.size == "tickets" and not spec.learning_rate), next(iter(arms), None))
+
+
+def _write_tickets(output: Path, cell: Cell, settings: ExperimentSettings) -> None:
+    """The tickets, their rows after Embed Tuning and after Partial Tuning, and the latter as an adapter of PEFT."""
+    spec = _tuned_arm(settings)
+    if spec is None or not cell.record(spec)["rows"]:
+        return
+    from kslottery_fast.lab.experiment.trained import TrainedRows
+
+    from .ticket_facts import tickets_of
+
+    stage, tickets = cell.stage(spec), tickets_of(cell, spec)
+    trained = TrainedRows.load(stage)
+    tickets.save(output / "tickets.json")
+    tensors = {
+        "token_ids": tickets.token_ids,
+        "embed_tuned": cell.tuned.only(tickets.token_ids).rows,
+        "partial_tuned": trained.only(tickets.token_ids).rows,
+    }
+    write_safetensors(output / "tickets.safetensors", tensors, {"selected_by": tickets.selected_by})
+    with atomic_directory(output / "adapter") as adapter:
+        for file in (stage / "adapter").iterdir():
+            shutil.copyfile(file, adapter / file.name)
+        tickets.save(adapter / "tickets.json")  # PEFT passes it over; a person sees how the rows were chosen
+
+
+def _environment(experiment: Experiment) -> dict[str, Any]:
+    """The content of ``environment.json``."""
+    from kslottery_fast.lab.experiment.environment import combined
+
+    folder, settings = experiment.folder, experiment.settings
+    records = {job.stage: folder.record(job.stage) for job in experiment.jobs()}
+    places = {code: shop.folder.stage_path("corpus") / "corpus.json" for code, shop in experiment.shops.items()}
+    corpora = {code: read_json(path) for code, path in places.items()}
+    first = next(iter(corpora.values()))
+    return {
+        **combined([record["environment"] for record in records.values()]),
+        "commands": list(dict.fromkeys(record["environment"]["command"] for record in records.values())),
+        "seed": settings.base.seed,
+        "model": {"name": first["model_name"], **first["model_provenance"]},
+        "corpus": first["provenance"] if len(corpora) == 1 else {c: one["provenance"] for c, one in corpora.items()},
+        "licences": list(dict.fromkeys(licence for one in corpora.values() for licence in one["licences"])),
+        "seconds": {stage: record["seconds"] for stage, record in records.items()},
+    }
+
+
+def _moved_rows(summary: Mapping[str, Any], code: str, cell: Cell) -> MovedRows:
+    """What the figures show of the rows of a cell."""
+    import torch
+
+    from .row_figures import MovedRows, Shift
+    from .words import selection_of
+
+    language, evidence = summary["languages"][code], cell.evidence
+    listed = language["tickets"]["list"]
+    before = read_safetensors(cell.folder.stage_path("certificate") / "before.safetensors")["rows"]
+    places = torch.searchsorted(evidence.token_ids, torch.tensor([ticket["token_id"] for ticket in listed])).tolist()
+    return MovedRows(
+        token_ids=evidence.token_ids.numpy(),
+        statistic=evidence.counts.numpy() / evidence.dimension,
+        frequency=evidence.frequency.numpy(),
+        facts=language["selection"],
+        tickets=listed,
+        selection=selection_of(summary, code),
+        shifts=[
+            Shift(ticket["token"], *(table[place].double().numpy() for table in (before, cell.tuned.rows)))
+            for ticket, place in zip(listed[:SHIFTS_SHOWN], places, strict=False)
+        ],
+    )
+
+
+def _rows_csv(evidence: Evidence) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["token_id", "D", "l2", "gradient", "frequency"])
+    d = evidence.dimension
+    columns = (evidence.token_ids, evidence.counts / d, evidence.l2, evidence.gradient, evidence.frequency)
+    writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
+    return buffer.getvalue()

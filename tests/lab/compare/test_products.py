@@ -1,0 +1,103 @@
+"""The products of a finished comparison are made of its stages; what they look like is tested in tests/lab/report."""
+
+import csv
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from kslottery_fast.lab.cli import main as cli
+from kslottery_fast.lab.report.products import PRODUCTS, TICKETS
+from kslottery_fast.tickets.tickets import Tickets
+
+
+def arms(summary: dict) -> dict:
+    return summary["languages"]["es"]["arms"]
+
+
+def test_every_arm_stands_in_csv_latex_and_page(finished, summary):
+    with (finished / "scores.csv").open(newline="") as handle:
+        lines = {line["arm"]: line for line in csv.DictReader(handle)}
+    assert list(lines) == list(arms(summary))
+    assert float(lines["embed"]["nll"]) == arms(summary)["embed"]["scores"]["nll"]["value"]
+    tex, page = ((finished / name).read_text(encoding="utf-8") for name in ("scores.tex", "report.html"))
+    for arm in arms(summary).values():
+        assert arm["label"] in page
+        assert arm["label"] in tex
+
+
+def test_every_figure_of_the_page_is_a_png_and_there_is_no_other(finished):
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    names = {path.stem for path in finished.glob("*.png")}
+    figures = {"scores", "sizes", "tickets", "histogram", "frequency", "ecdf", "selectors", "certificate"}
+    assert names == {f"{name}-es" for name in figures}
+    for name in names:
+        assert f'<figure id="{name}">' in page
+        assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_the_page_says_of_tickets_and_positions_is_what_the_stages_hold(finished, summary):
+    effects = json.loads((finished / "stages" / "es.0.positions.embed" / "positions.json").read_text())
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    row = page[page.index("embed: all three") :].partition("</tr>")[0]
+    gain = effects["gain"]
+    assert f"{gain['value']:+.3f}<small>{gain['low']:+.3f}…{gain['high']:+.3f}" in row
+    saved = Tickets.load(finished / "stages" / "es.0.certificate" / "tickets.json")
+    assert summary["tickets"]["token_ids"] == saved.token_ids.tolist()
+    listed = summary["languages"]["es"]["tickets"]["list"]
+    frequency = load_file(finished / "stages" / "es.0.embed" / "evidence.safetensors")["frequency"]
+    assert sorted(ticket["token_id"] for ticket in listed) == sorted(saved.token_ids.tolist())
+    assert all(ticket["count"] <= frequency.max() for ticket in listed)
+    assert "The check: the model of this run's Partial Transfer predicts" in page
+
+
+def test_intervals_are_signed_with_how_they_were_made(summary):
+    assert set(summary["signatures"]) == {"bleu", "chrf", "intervals"}
+    assert "bootstrap:sentences|resamples:20|seeds:t(1)|" in summary["signatures"]["intervals"]
+
+
+def test_models_are_means_over_seeds_under_the_names_of_their_arms(summary):
+    assert list(summary["models"])[:3] == ["untuned", "embed_tuning", "partial@0.3"]
+    for spec, found in zip(arms(summary), summary["models"].values(), strict=True):
+        for metric, score in arms(summary)[spec]["scores"].items():
+            assert found[metric] == score["value"]
+    assert summary["findings"] == summary["languages"]["es"]["advice"]
+
+
+def test_the_first_partial_arm_leaves_tickets_rows_and_adapter(finished):
+    """It is partial@0.3, whose rows are the tickets; those of partial@4 beside it are another choice."""
+    tickets, rows = Tickets.load(finished / "tickets.json"), load_file(finished / "tickets.safetensors")
+    stage = load_file(finished / "stages" / "es.0.partial@0.3" / "rows.safetensors")
+    assert tickets.alpha == 0.3
+    assert sorted(rows["token_ids"].tolist()) == sorted(tickets.token_ids.tolist()) == stage["token_ids"].tolist()
+    assert rows["partial_tuned"].shape == rows["embed_tuned"].shape == stage["rows"].shape
+    assert {path.name for path in (finished / "adapter").iterdir()} >= {"adapter_config.json", "tickets.json"}
+
+
+@pytest.mark.parametrize(("arm", "count"), [("partial@4", 4), ("partial@0.000001", 0)])
+def test_rows_of_another_size_are_exported_as_what_they_are_and_none_not_at_all(arguments, grown, arm, count):
+    command = arguments(grown.output, "--arms", arm, "--seeds", "0", "--effects", "0")
+    assert cli.main(command) == 0
+    assert all((grown.output / name).exists() for name in PRODUCTS)
+    assert [(grown.output / name).exists() for name in TICKETS] == [count > 0] * 3
+    if count:
+        tickets, rows = Tickets.load(grown.output / "tickets.json"), load_file(grown.output / "tickets.safetensors")
+        stage = load_file(grown.output / "stages" / "es.0.partial@4" / "rows.safetensors")
+        assert (len(tickets), tickets.selected_by) == (4, "top_k")
+        order = rows["token_ids"].argsort()
+        assert rows["token_ids"][order].tolist() == stage["token_ids"].tolist()
+        assert (rows["partial_tuned"][order] == stage["rows"]).all()
+    written = (grown.output / "summary.json").stat().st_mtime_ns
+    assert cli.main(command) == 0
+    assert (grown.output / "summary.json").stat().st_mtime_ns == written
+    if count:  # what is lost is made again
+        (grown.output / "tickets.safetensors").unlink()
+        assert cli.main(command) == 0
+        assert (grown.output / "tickets.safetensors").exists()
+
+
+def test_several_languages_are_named_in_the_title_and_each_has_its_samples(grown):
+    assert grown.summary["title"].startswith("model, English to Spanish and Catalan: ")
+    samples = grown.summary["languages"]["ca"]["samples"]
+    assert len(samples) == 6
+    assert set(samples[0]) == {"source", "reference", *grown.summary["models"]}

@@ -1,0 +1,123 @@
+"""The table of an experiment in the terminal, as CSV and as LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_samples import ARMS, comparison, realistic, top_k
+from rich.console import Console
+
+from kslottery_fast.evaluation.evaluate import Evaluation
+from kslottery_fast.evaluation.intervals import Interval
+from kslottery_fast.lab.report.tables import csv_text, latex_text, print_summary, score_header, score_row
+from kslottery_fast.lab.report.words import arm_label
+
+
+def printed(summary: dict[str, Any], folder: Path, width: int = 80, *, colour: bool = False) -> str:
+    stream = io.StringIO()
+    system: Any = "truecolor" if colour else None
+    console = Console(file=stream, width=width, color_system=system, force_terminal=colour, highlight=False)
+    print_summary(summary, console, folder)
+    assert ("\x1b" in stream.getvalue()) == colour
+    return re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("colour", [True, False])
+def test_the_table_of_a_plain_run_fits_the_terminal_and_shows_all_models(width, colour, tmp_path):
+    text = printed(realistic(rows=60).summary, tmp_path, width, colour=colour)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for spec, (label, values, *_) in ARMS.items():
+        for word in arm_label(spec, {"label": label}).split():
+            assert word in text
+        assert f"{values[0]:.3f}" in text
+        assert f"{values[1]:.2f}" in text
+    assert "1.66–1.91" in text
+    assert "Selected: 55 tickets at alpha = 0.05." in text
+
+
+def test_advice_and_the_files_that_are_there_stand_under_the_table(tmp_path):
+    (tmp_path / "report.html").touch()
+    (tmp_path / "adapter").mkdir()
+    lines = printed(realistic(rows=60).summary, tmp_path, 500).splitlines()
+    assert "- At alpha = 0.05 the KS test selects 55" in "\n".join(lines)
+    assert lines[-2:] == [f"Report:       {tmp_path}/report.html", f"PEFT adapter: {tmp_path}/adapter"]
+
+
+def test_top_k_is_marked_and_a_title_with_brackets_is_printed_as_it_is(tmp_path):
+    text = printed({**top_k().summary, "title": "my [bold]model[/bold]"}, tmp_path, 100)
+    assert "top 18 by D; alpha = 0.05 selected none" in text
+    assert "my [bold]model[/bold]" in text
+
+
+def test_a_comparison_shows_scores_gains_and_costs_of_every_arm_and_language(tmp_path):
+    text = printed(comparison("ca", rows=60).summary, tmp_path)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("Arm ") == 3 + 3 + 2, "the mean over languages has no costs"
+    for words in ("\nSpanish\n", "\nCatalan\n", "\nMean over languages\n", "- Catalan: Recommended: partial@64"):
+        assert words in text
+    assert "Gain, paraphrased" in text
+    wide = printed(comparison(rows=60).summary, tmp_path, 300)
+    (row,) = (line for line in wide.splitlines() if line.startswith("Partial Tuning (KS) @18"))
+    for number in ("1.863", "9.11", "31.27", "+8.95", "10.4 k", "7 min 42 s", "1.5 GB"):
+        assert number in row
+
+
+def test_the_widest_numbers_are_printed_whole_on_80_columns(tmp_path):
+    summary = comparison(rows=60).summary
+    arms = summary["languages"]["es"]["arms"]
+    for arm in arms.values():
+        arm |= {"rows": [2319, 2359], "coverage": [0.5, 0.69], "trained_parameters": [1_350_000], "label": "Long " * 6}
+        arm["seconds"] = {"making": [1004.0], "from_scratch": [1610.0]}
+        arm["peak_memory_mb"] = {"from_scratch": 2600}
+    text = printed(summary, tmp_path)
+    for number in ("2,319…2,359", "50…69", "1.35 M", "16 min 44 s", "26 min 50 s", "2.6 GB"):
+        assert text.count(number) == len(arms), number
+
+
+def test_rows_that_come_one_by_one_stand_under_their_headings_on_80_columns():
+    intervals = [Interval(value, value, value) for value in (1.7814, 14.05, 18.11, 36.41, 39.02, 0.97, 36.4)]
+    found = Evaluation(*intervals, outputs=[], sentence_nll=[], sentence_tokens=[], signatures={})
+    header, row = score_header(), score_row("Partial Transfer (KS)", found)
+    assert row.split("(KS)")[1].split() == ["1.781", "14.05", "18.11", "36.41", "39.02", ["97", "%"][0], "%", "36"]
+    assert max(map(len, [*header, row])) <= 80
+    for heading, value in (("1st line", "18.11"), ("Chars", "36")):
+        ends = header[1].index(heading) + len(heading)
+        assert row[:ends].endswith(value) or row.endswith(value)
+    above, below = score_row("es, seed 0: Partial Tuning (KS) @0.05", found).split("\n")
+    assert above == "es, seed 0: Partial Tuning (KS) @0.05"
+    assert below == row.replace("Partial Transfer (KS)", " " * 21)
+
+
+def test_csv_holds_a_line_for_every_arm_of_every_language_and_of_their_mean():
+    summary = comparison("ca", rows=60).summary
+    lines = list(csv.DictReader(io.StringIO(csv_text(summary))))
+    arms = summary["languages"]["ca"]["arms"]
+    assert [(line["language"], line["arm"]) for line in lines] == [(c, a) for c in ("es", "ca", "mean") for a in arms]
+    line = lines[len(arms) + 3]
+    assert float(line["nll"]) == arms["partial@tickets"]["scores"]["nll"]["value"]
+    assert float(line["against_embed.nll.high"]) == arms["partial@tickets"]["against_embed"]["nll"]["high"]
+    assert float(line["rows"]) == pytest.approx((55 + 90 + 6) / 3)
+    assert lines[-1]["rows"] == ""
+
+
+def test_latex_has_balanced_tables_and_no_sign_of_the_data_is_read_as_a_command():
+    summary = {**comparison("ca", rows=60).summary, "title": "a_model & {100 %} $x$ \\input{x}"}
+    tex = latex_text(summary)
+    for name in ("tabular", "table*"):
+        assert tex.count(f"\\begin{{{name}}}") == tex.count(f"\\end{{{name}}}") == 3
+    assert tex.count("a\\_model \\& \\{100 \\%\\} \\$x\\$ \\textbackslash{}input\\{x\\}; Spanish.") == 1
+    first = tex[: tex.index("\\bottomrule")].splitlines()
+    body, head = first[first.index("\\midrule") + 1 :], first[first.index("\\toprule") + 1]
+    assert len(body) == len(summary["languages"]["es"]["arms"])
+    assert {line.replace("\\&", "").count("&") for line in [head, *body]} == {11}
+    assert all(line.endswith(" \\\\") for line in [head, *body])
+    assert "Partial Tuning (KS) @18 & 13~\\% & 10.4 k & 1.863 {\\scriptsize [1.73--1.99]}" in tex
+    assert "$\\Delta$ NLL (Embed)" in head
+    assert "$-$0.5" in tex

@@ -1,0 +1,188 @@
+"""A training that was interrupted goes on from its last checkpoint and ends with the bits of one that was not."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.evaluation.encoding import Example, encode
+from kslottery_fast.lab.experiment import checkpoints
+from kslottery_fast.lab.experiment.adapters import LORA, PREFIX
+from kslottery_fast.lab.experiment.arms import original_again
+from kslottery_fast.lab.experiment.checkpoints import Checkpoints
+from kslottery_fast.lab.experiment.evidence import Witness
+from kslottery_fast.lab.experiment.training import Recipe, train_parameters, train_rows
+
+STEPS = 11
+# Three updates make an epoch, the last of one micro-batch: checkpoints lie at its beginning, middle and end.
+RECIPE = Recipe(pad_token_id=2, steps=STEPS, batch_size=4, micro_batch_size=2, learning_rate=1e-2, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def every_other_step(monkeypatch):
+    """Nobody waits for 25 steps and 60 s here."""
+    monkeypatch.setattr(checkpoints, "STEPS", 2)
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
+
+
+@pytest.fixture
+def train(tiny_llama, tiny_tokenizer):
+    """``train(folder, stop)``: rows, losses and evidence, interrupted at step ``stop``; ``steps`` are those it saw."""
+    texts = ["Save", "Save the file", "Delete all", "The house is big", "big", "file", "all", "the house", "Delete"]
+    features = [encode(tiny_tokenizer, Example(f"English: {text}\nSpanish:", f" {text[::-1]}")) for text in texts]
+    ids = torch.tensor(sorted({i for feature in features for i in feature["input_ids"]} - {2}))
+
+    def run(folder, stop=None, *, recipe=RECIPE, how=lambda: signal.raise_signal(signal.SIGINT)):
+        model = tiny_llama(tied=True)
+        witness = Witness(model.get_input_embeddings().weight.detach().clone(), recipe.steps)
+        run.steps = []
+
+        def progress(done, total, note):
+            run.steps.append(done)
+            if done == stop:
+                how()
+
+        trained = train_rows(model, ids, features, recipe, checkpoints=folder, progress=progress, witness=witness)
+        return trained, witness.evidence(trained, torch.zeros(320, dtype=torch.int64), recipe.steps)
+
+    run.features = features
+    return run
+
+
+def assert_same(first, second):
+    (rows, evidence), (other_rows, other_evidence) = first, second
+    assert torch.equal(rows.rows, other_rows.rows)
+    assert rows.losses == other_rows.losses
+    assert torch.equal(evidence.gradient, other_evidence.gradient)
+    assert [step for step, _ in evidence.trajectory] == [step for step, _ in other_evidence.trajectory]
+    for (_, counts), (_, others) in zip(evidence.trajectory, other_evidence.trajectory, strict=True):
+        assert torch.equal(counts, others)
+
+
+def test_interrupted_again_and_again_it_ends_with_the_same_rows_losses_and_evidence(train, tmp_path):
+    whole = train(None)
+    assert train.steps == list(range(1, STEPS + 1))
+    begins = []
+    for stop in (1, 4, 5, 8, 10):
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "embed", stop)
+        begins.append(train.steps[0])
+    assert begins == [1, 1, 3, 5, 7]
+    assert_same(train(tmp_path / "embed"), whole)
+    assert train.steps == [9, 10, 11]
+
+
+def test_killed_it_goes_on_with_the_same_bits(train, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a fork has one
+    try:
+        whole = train(None)
+        for stop in (4, 9):
+            pid = os.fork()
+            if pid == 0:
+                train(tmp_path / "embed", stop, how=lambda: os.kill(os.getpid(), signal.SIGKILL))
+            assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+        assert_same(train(tmp_path / "embed"), whole)
+        assert train.steps == [9, 10, 11]
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def interrupted(train, tmp_path):
+    """The folder of a training that has a checkpoint of step 4."""
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "embed", 5)
+    assert [path.name for path in (tmp_path / "embed").iterdir()] == ["checkpoint-4"]
+    return tmp_path / "embed"
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"seed": 1}, {"steps": 12}])
+def test_a_checkpoint_of_another_training_is_passed_over(train, interrupted, change):
+    other = replace(RECIPE, **change)
+    assert_same(train(interrupted, recipe=other), train(None, recipe=other))
+
+
+def test_a_checkpoint_that_was_not_finished_is_passed_over(train, interrupted):
+    half = interrupted / "checkpoint-6"
+    half.mkdir()
+    (half / "trainer_state.json").write_text("{")
+    train(interrupted)
+    assert train.steps[0] == 5
+    (interrupted / "checkpoint-10" / "complete.json").unlink()
+    train(interrupted)
+    assert train.steps[0] == 1
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_in_words(train, interrupted, monkeypatch):
+    def full(*_args, **_options):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"checkpoint of the training cannot be written.*make room.*to resume"):
+        train(interrupted)
+    monkeypatch.undo()
+    train(interrupted)
+    assert train.steps[0] == 5
+
+
+def test_the_time_of_all_attempts_is_kept(train, interrupted):
+    record = interrupted / "checkpoint-4" / "complete.json"
+    found = json.loads(record.read_text())
+    assert 0 < found["seconds"] < 60
+    record.write_text(json.dumps({**found, "seconds": 1000.0}))
+    with pytest.raises(KeyboardInterrupt):
+        train(interrupted, 7)
+    assert json.loads((interrupted / "checkpoint-6" / "complete.json").read_text())["seconds"] > 1000
+
+
+def test_a_checkpoint_is_due_after_25_steps_or_a_minute_whichever_takes_longer(monkeypatch, tmp_path):
+    monkeypatch.undo()
+    assert (checkpoints.STEPS, checkpoints.SECONDS) == (25, 60.0)
+    now = 0.0
+    saver = Checkpoints(tmp_path, "", clock=lambda: now)
+    state = type("State", (), {"max_steps": 500})()
+    control = type("Control", (), {"should_save": False})()
+
+    def due(step: int) -> bool:
+        control.should_save, state.global_step = False, step
+        saver.on_step_end(None, state, control)
+        return control.should_save
+
+    now = 59.0
+    assert not due(40)
+    now = 61.0
+    assert not due(24)
+    assert due(25)
+    assert not due(500)  # the stage is about to be finished
+
+
+@pytest.mark.parametrize("kind", [LORA, PREFIX])
+def test_an_adapter_goes_on_too(train, tiny_llama, tmp_path, kind):
+    def run(folder, stop=None):
+        model, steps = tiny_llama(tied=True), []
+
+        def progress(done, total, note):
+            steps.append(done)
+            if done == stop:
+                raise KeyboardInterrupt
+
+        saver = Checkpoints(folder, "lora") if folder else None
+        torch.manual_seed(0)
+        with original_again(model, copy=False), kind.attached(model, 512, [3, 14, 15]) as (adapter, _):
+            losses = train_parameters(adapter, train.features, RECIPE, saver=saver, progress=progress)
+            trained = [value.detach().clone() for value in adapter.parameters() if value.requires_grad]
+        return losses, trained, steps
+
+    losses, trained, _ = run(None)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, 6)
+    again, others, steps = run(tmp_path)
+    assert steps[0] == 5
+    assert again == losses
+    assert all(map(torch.equal, others, trained))
+    assert not list(tmp_path.glob("*/model.safetensors"))  # what trains, not the model

@@ -1,0 +1,73 @@
+"""What the command line says at once, before anything slow is imported; and without the extra `lab`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from kslottery_fast.base.extras import LAB
+
+SLOW = ("matplotlib", "numpy", "rich", "sacrebleu", "scipy", "torch", "transformers")
+
+
+def kslottery(*arguments, without=()):
+    """The exit code of a fresh `kslottery`, what it wrote to stdout and stderr, and what it imported of SLOW.
+
+    ``without``: packages that it finds to be missing.
+    """
+    code = f"""
+import sys
+for name in {without!r}:
+    sys.modules[name] = None
+from kslottery_fast.lab.cli.main import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as stop:
+    code = stop.code
+print(*sorted(name for name in {SLOW!r} if sys.modules.get(name)))
+sys.exit(code)
+"""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    *output, imported = done.stdout.splitlines() or [""]
+    return done.returncode, "\n".join(output), done.stderr, imported
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--help"], "compare"), (["--version"], "kslottery"), (["run", "--help"], "--alpha"), (["scan", "--help"], "")],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_help_and_version_come_before_anything_slow(arguments, words):
+    code, output, errors, imported = kslottery(*arguments)
+    assert (code, errors, imported) == (0, "", "")
+    assert words in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["run", "--alpha", "two"], "argument --alpha: invalid float value: 'two'"),
+        (["run", "--target", "klingon"], "klingon"),
+        (["compare", "--arms", "nothing"], "nothing"),
+        (["select"], "the following arguments are required"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_arguments_are_refused_before_anything_slow(arguments, words):
+    code, _, errors, imported = kslottery(*arguments)
+    assert (code, imported) == (2, "")
+    (line,) = errors.splitlines()
+    assert line.startswith("kslottery: error: ")
+    assert words in line
+
+
+def test_without_the_extra_help_comes_and_commands_say_in_one_line_what_to_install():
+    assert kslottery("--help", without=LAB)[0] == 0
+    code, output, errors, _ = kslottery("info", without=LAB)
+    assert (code, output) == (2, "")
+    missing = ", ".join(LAB)
+    assert errors == f"kslottery: error: the command line needs {missing}; pip install 'kslottery-fast[lab]'\n"
