@@ -62,6 +62,7 @@ def ks_select(
 
     Examples
     --------
+    >>> import torch
     >>> before = torch.randn(1000, 64, generator=torch.Generator().manual_seed(0))
     >>> after = before.clone()
     >>> after[[5, 17]] += 3.0
