@@ -235,18 +235,10 @@ def _backward(ctx: Any, grad_out: Tensor) -> tuple[None, Tensor | None, None, No
     return None, grad_rows.to(ctx.rows_dtype), None, None
 
 
-for _kernel in (
-    ks_rows,
-    ks_statistics,
-    ks_decide,
-    row_adamw_,
-    row_adamw_step_,
-    row_embedding,
-    row_embedding_backward,
-):
-    LIBRARY.impl(_kernel.__name__, _kernel, "CPU")
-    LIBRARY.impl(_kernel.__name__, _kernel, "CUDA")
-    LIBRARY.impl(_kernel.__name__, getattr(reference, _kernel.__name__), "CompositeExplicitAutograd")
+for _name in schemas.SCHEMAS:
+    LIBRARY.impl(_name, globals()[_name], "CPU")
+    LIBRARY.impl(_name, globals()[_name], "CUDA")
+    LIBRARY.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
 
 torch.library.register_autograd(f"{NAMESPACE}::ks_rows", _no_backward, setup_context=_no_gradient, lib=LIBRARY)
 torch.library.register_autograd(f"{NAMESPACE}::row_embedding", _backward, setup_context=_setup_context, lib=LIBRARY)

@@ -270,13 +270,5 @@ def row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int)
 
 
 # A fake kernel checks the arguments and allocates the outputs; the real ones start with the same functions.
-for _fake in (
-    ks_rows,
-    ks_statistics,
-    ks_decide,
-    row_adamw_,
-    row_adamw_step_,
-    row_embedding,
-    row_embedding_backward,
-):
-    torch.library.register_fake(f"{NAMESPACE}::{_fake.__name__}", _fake, lib=LIBRARY)
+for _name in SCHEMAS:
+    torch.library.register_fake(f"{NAMESPACE}::{_name}", globals()[_name], lib=LIBRARY)

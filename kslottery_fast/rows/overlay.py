@@ -123,9 +123,9 @@ class RowHead(Overlay):
 class _ReplaceColumns(torch.autograd.Function):
     """``logits.index_copy_(-1, ids, columns)`` whose backward does not copy the gradient [*, V].
 
-    Autograd's own backward clones it to put zeros where the columns were replaced: 2 % of a training step. Here all of
-    it goes on to the logits, and what the replaced columns get wrongly that way is undone through ``change``: new
-    columns minus old ones. Its values are not used.
+    Autograd's own backward clones it to put zeros where the columns were replaced: 3 % of a training step at V 49,152,
+    6 % at 128,256. Here all of it goes on to the logits, and what the replaced columns get wrongly that way is undone
+    through ``change``: new columns minus old ones. Its values are not used.
     """
 
     @staticmethod

@@ -77,11 +77,6 @@ def test_native_library_is_of_the_version_that_is_imported():
     assert native.info()["version"] == kslottery_fast.__version__
 
 
-def test_isa_can_be_chosen_by_the_environment():
-    code = "from kslottery_fast.ops import info; print(info()['isa'])"
-    assert run_python(code, KSL_ISA="baseline").stdout.strip() == "baseline"
-
-
 def test_an_unknown_isa_is_an_input_error_in_info_and_in_the_kernels():
     code = """
         import torch

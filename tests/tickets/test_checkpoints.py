@@ -166,14 +166,13 @@ def test_vocab_size_of_config_json_decides_between_two_tables(tables, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="private memory is read from /proc")
-@pytest.mark.parametrize("changed", ["few", "all"])
-def test_private_memory_does_not_grow_with_the_tables(tmp_path, changed):
+def test_private_memory_does_not_grow_with_the_tables(tmp_path):
     script = Path(__file__).parent / "large_pair.py"
-    size = ["--rows", "12000", "--dimension", "8192", "--changed", changed]  # 197 MB each
+    size = ["--rows", "6000", "--dimension", "8192", "--changed", "all"]  # 98 MB each
     output = subprocess.run(
         [sys.executable, str(script), str(tmp_path), *size], capture_output=True, text=True, check=True, timeout=120
     )
     result = json.loads(output.stdout)
     assert result["tickets"] == result["rows_shifted"] > 0
-    assert result["file_bytes"] > 190e6
-    assert result["private_bytes"] < 100e6
+    assert result["file_bytes"] > 95e6
+    assert result["private_bytes"] < 50e6
