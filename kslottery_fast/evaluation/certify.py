@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -196,45 +196,6 @@ def certificate_from(
         levels=levels,
         agreement=agreement,
     )
-
-
-def certificate_of_nested(
-    predictions: Predictions,
-    transfers: Mapping[int, Predictions],
-    *,
-    levels: Mapping[float, int],
-    own: int,
-    alpha: float,
-    dimension: int,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
-) -> Certificate:
-    """The certificate of an embed-tuned model whose levels are each checked against a transfer model of their own.
-
-    The criterion at a level speaks of the tickets at that level.
-
-    Parameters
-    ----------
-    predictions, dimension, n_bootstrap, seed : as for :func:`certificate_from`.
-    transfers : predictions of the transfer models by their number of rows: the sets that a test or top_k selects lie
-        within each other, so the number says which.
-    levels : for every alpha of the curve, how many rows it selects.
-    own : rows of the transfer model whose agreement, at ``alpha``, is reported.
-
-    Raises
-    ------
-    InputError : predictions that are missing among ``transfers``, and what :func:`certificate_from` refuses.
-    """
-    missing = {own, *levels.values()} - set(transfers)
-    if missing:
-        raise InputError(f"no predictions were kept of the transfer model with {min(missing)} rows")
-
-    def certificate(rows: int, level: float) -> Certificate:
-        options = {"dimension": dimension, "n_bootstrap": n_bootstrap, "seed": seed}
-        return certificate_from(predictions, transfers[rows], alphas=[level], **options)
-
-    curve = [replace(certificate(rows, level).levels[0], transferred=rows) for level, rows in levels.items()]
-    return replace(certificate(own, alpha), levels=tuple(curve))
 
 
 def certify(

@@ -11,14 +11,9 @@ from safetensors.torch import save_file
 from scipy.stats import binomtest
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.evaluation.basis import Basis
 from kslottery_fast.evaluation.certificate import Certificate
-from kslottery_fast.evaluation.certify import (
-    Predictions,
-    certificate_from,
-    certificate_of_nested,
-    certify,
-    next_token_predictions,
-)
+from kslottery_fast.evaluation.certify import Predictions, certificate_from, certify, next_token_predictions
 from kslottery_fast.evaluation.encoding import Example, collate, encode
 from kslottery_fast.evaluation.intervals import mean_lower_bound
 from kslottery_fast.evaluation.logits import IGNORE_INDEX
@@ -76,14 +71,17 @@ def test_a_certificate_computed_by_hand():
     assert agreement.share.value == pytest.approx(11 / 18)
 
 
-def test_every_level_is_checked_against_the_transfer_model_of_its_own_rows():
-    options = {"dimension": D, "n_bootstrap": 50}
-    models = {2: TRANSFER, 5: TUNED}
-    found = certificate_of_nested(TUNED, models, levels={0.05: 2, 0.5: 5}, own=2, alpha=0.05, **options)
-    assert [(level.alpha, level.transferred, level.violations) for level in found.levels] == [(0.05, 2, 1), (0.5, 5, 0)]
-    assert found.agreement == certificate_from(TUNED, TRANSFER, alphas=[0.05], **options).agreement
-    with pytest.raises(InputError, match="no predictions were kept of the transfer model with 7 rows"):
-        certificate_of_nested(TUNED, models, levels={0.05: 2, 0.5: 7}, own=2, alpha=0.05, **options)
+def test_every_level_is_checked_against_the_transfer_model_of_its_own_rows(tmp_path):
+    kept = Basis(torch.arange(3), torch.zeros(3, D), TUNED, {2: TRANSFER, 5: TUNED})
+    kept.save(tmp_path)
+    for basis in (kept, Basis.load(tmp_path)):
+        found = basis.certificate({0.05: 2, 0.5: 5}, own=2, alpha=0.05, n_bootstrap=50)
+        levels = [(level.alpha, level.transferred, level.violations) for level in found.levels]
+        assert levels == [(0.05, 2, 1), (0.5, 5, 0)]
+        whole = certificate_from(TUNED, TRANSFER, dimension=D, alphas=[0.05], n_bootstrap=50)
+        assert found.agreement == whole.agreement
+        with pytest.raises(InputError, match="no predictions were kept of the transfer model with 7 rows"):
+            basis.certificate({0.05: 2, 0.5: 7}, own=2, alpha=0.05)
 
 
 def test_the_criterion_is_strict():

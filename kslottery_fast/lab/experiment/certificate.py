@@ -1,13 +1,5 @@
 """Certificates: made from models, and again, without them, from what they follow from, which is kept beside them.
 
-==========================  ==========================================================================
-file                        content
-==========================  ==========================================================================
-before.safetensors          token_ids int64 [A] and rows [A, d] of the original model, in its own dtype
-predictions.safetensors     of the embed-tuned model on the test split (:meth:`Predictions.save`)
-predictions-K.safetensors   of the transfer model with the K rows of largest D; 0: the original model
-==========================  ==========================================================================
-
 Nothing is taken on trust that follows from something else in the folder: the statistics follow from the rows before
 and after Embed Tuning, the tickets from the statistics, the certificate from tickets and the predictions of both
 models. Rows and predictions are where it begins: only running the models again could show that they were made up.
@@ -17,17 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import read_json, read_safetensors, write_safetensors
+from kslottery_fast.base.files import read_json, read_safetensors
+from kslottery_fast.evaluation.basis import Basis
 from kslottery_fast.evaluation.certificate import Certificate
-from kslottery_fast.evaluation.certify import Predictions, certificate_of_nested, next_token_predictions
+from kslottery_fast.evaluation.certify import Predictions, next_token_predictions
 from kslottery_fast.evaluation.encoding import collate, encode
 from kslottery_fast.rows.tables import embedding_table
 from kslottery_fast.tickets.evidence import TrainedTable
@@ -39,56 +31,6 @@ from .run_folder import read_header
 from .settings import ExperimentSettings, RunSettings
 from .trained import TrainedRows
 from .workshop import Workshop
-
-_BEFORE, _TUNED = "before.safetensors", "predictions.safetensors"
-
-
-@dataclass(frozen=True, eq=False)
-class Basis:
-    """Rows before Embed Tuning, and what the tuned and the transfer models predict on the test split.
-
-    ``token_ids`` int64 [A], ascending, and their ``before`` [A, d]; ``tuned``, predictions of the embed-tuned model;
-    ``transfers``, those of the transfer models by their number of rows: the sets that a test or top_k selects lie
-    within each other, so the number says which.
-    """
-
-    token_ids: Tensor
-    before: Tensor
-    tuned: Predictions
-    transfers: Mapping[int, Predictions]
-
-    def certificate(self, settings: RunSettings, levels: Mapping[float, int], own: int) -> Certificate:
-        """The certificate that follows; ``levels`` and ``own``: see :func:`certificate_of_nested`."""
-        return certificate_of_nested(
-            self.tuned,
-            self.transfers,
-            levels=levels,
-            own=own,
-            alpha=settings.alpha,
-            dimension=self.before.shape[1],
-            n_bootstrap=settings.n_bootstrap,
-            seed=settings.seed,
-        )
-
-    def save(self, folder: Path) -> None:
-        """Write the files named above into a stage's folder."""
-        write_safetensors(folder / _BEFORE, {"token_ids": self.token_ids, "rows": self.before})
-        self.tuned.save(folder / _TUNED)
-        for rows, predictions in self.transfers.items():
-            predictions.save(folder / f"predictions-{rows}.safetensors")
-
-    @classmethod
-    def load(cls, folder: Path) -> Basis:
-        """Read what :meth:`save` wrote."""
-        if not (folder / _TUNED).exists():
-            raise InputError(
-                f"{folder} holds a certificate without the predictions that it follows from; remove that folder and "
-                "give the command that made it again: it makes this stage alone anew"
-            )
-        before = read_safetensors(folder / _BEFORE)
-        kept = {path.stem.partition("-")[2]: path for path in folder.glob("predictions-*.safetensors")}
-        transfers = {int(rows): Predictions.load(path) for rows, path in kept.items() if rows.isdecimal()}
-        return cls(before["token_ids"], before["rows"], Predictions.load(folder / _TUNED), transfers)
 
 
 def certify(
@@ -128,7 +70,12 @@ def certify(
         },
     )
     basis.save(folder)
-    return basis.certificate(settings, {alpha: len(ids) for alpha, ids in chosen.items()}, len(tickets))
+    return _certificate(basis, settings, {alpha: len(ids) for alpha, ids in chosen.items()}, len(tickets))
+
+
+def _certificate(basis: Basis, settings: RunSettings, levels: Mapping[float, int], own: int) -> Certificate:
+    bootstrap = {"n_bootstrap": settings.n_bootstrap, "seed": settings.seed}
+    return basis.certificate(levels, own=own, alpha=settings.alpha, **bootstrap)
 
 
 def recomputed(folder: Path) -> dict[str, Certificate]:
@@ -156,7 +103,7 @@ def _recomputed(stage: Path, settings: RunSettings) -> Certificate:
             f"{settings.top_k}; the file or run.json was changed"
         )
     levels = {a: len(table.significant(a, settings.method, settings.correction)) for a in settings.alphas}
-    certificate = basis.certificate(settings, levels, len(tickets))
+    certificate = _certificate(basis, settings, levels, len(tickets))
     path = stage / "certificate.json"
     different = _difference("", asdict(Certificate.from_dict(read_json(path))), asdict(certificate))
     if different:

@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from kslottery_fast.base.files import read_json, write_json
+from kslottery_fast.evaluation.basis import Basis
 from kslottery_fast.lab.cli import main as cli
-from kslottery_fast.lab.experiment.certificate import Basis
 from kslottery_fast.lab.experiment.settings import RunSettings
 from kslottery_fast.tickets.tickets import Tickets
 
@@ -118,7 +118,8 @@ def sure(copy):
     levels = {level["alpha"]: level["transferred"] for level in read_json(stage / "certificate.json")["levels"]}
     settings = RunSettings(**read_json(copy / "run.json")["settings"])
     own = len(Tickets.load(stage / "tickets.json"))
-    write_json(stage / "certificate.json", Basis.load(stage).certificate(settings, levels, own).to_dict())
+    options = {"alpha": settings.alpha, "n_bootstrap": settings.n_bootstrap, "seed": settings.seed}
+    write_json(stage / "certificate.json", Basis.load(stage).certificate(levels, own=own, **options).to_dict())
     return copy
 
 
