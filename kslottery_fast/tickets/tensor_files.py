@@ -26,6 +26,7 @@ BLOCK_BYTES = 32 << 20
 """Of both tables together: enough for all threads to work on, little enough to stay in a cache."""
 
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+_MAX_SIZE = 1 << 62  # of one dimension, which a tensor without numbers may claim; torch counts with an int64
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _AGAIN = "copy or download it again"
 _SHOWN = 300  # letters of a path that the system refuses
@@ -134,8 +135,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _stored(path: Path, name: str, entry: dict[str, Any], data: int) -> StoredTensor:
-    begin, end = entry["data_offsets"]
-    return StoredTensor(path, name, entry["dtype"], tuple(entry["shape"]), data + begin, end - begin)
+    (begin, end), shape = entry["data_offsets"], entry["shape"]
+    if max(shape, default=0) >= _MAX_SIZE:
+        raise InputError(f"{path} is damaged: tensor {name} has shape {shape}; {_AGAIN}")
+    return StoredTensor(path, name, entry["dtype"], tuple(shape), data + begin, end - begin)
 
 
 def check_block_bytes(block_bytes: Any) -> None:

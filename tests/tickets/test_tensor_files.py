@@ -98,6 +98,14 @@ def test_a_table_without_rows_may_claim_rows_of_any_length(tmp_path):
     assert scan_checkpoints(path, path, method="exact").tensors[0].rows == 0
 
 
+@pytest.mark.parametrize("size", [2**62, 2**64 - 1])
+def test_a_dimension_that_no_tensor_can_have_is_refused(pair, tmp_path, size):
+    path = tmp_path / "bad.safetensors"
+    header = f"{{{entry(0, 0, shape=[0, size])}}}".encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    refused(pair[0], path, f"{path} is damaged: tensor {NAME} has shape [0, {size}]")
+
+
 def test_names_that_the_system_cannot_take_are_input_errors(pair, tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {NAME: "x" * 5000}}))
