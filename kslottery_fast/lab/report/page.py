@@ -18,34 +18,9 @@ from markupsafe import Markup
 from kslottery_fast.base.visible import visible_text, visible_token
 from kslottery_fast.evaluation.effects import PARTS
 
+from . import tables, words
 from .picture import CSS_VARIABLES, Picture, colour_of
-from .tables import (
-    BLEU,
-    COSTS,
-    COSTS_NOTE,
-    EMBED,
-    ENDS,
-    GAINS,
-    GAINS_NOTE,
-    MODELS,
-    NLL,
-    NOTE,
-    interval_cell,
-    parts,
-    shown,
-)
-from .words import (
-    NOTHING,
-    arm_label,
-    count_text,
-    is_plain,
-    model_key,
-    number,
-    percent,
-    plural,
-    pvalue_text,
-    selection_of,
-)
+from .words import NOTHING, arm_label, is_plain, model_key, selection_of
 
 MAX_SAMPLE_CHARS = 240
 _LATEX = str.maketrans(
@@ -67,13 +42,13 @@ def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures:
     hidden = ("commands",) if plain else ("command", "commands", "seconds")
     templates = _environment(autoescape=True, finalize=_visible)
     templates.filters |= {
-        "count": count_text,
+        "count": words.count_text,
         "fact": fact,
-        "interval": interval_cell,
-        "number": number,
-        "percent": percent,
-        "plural": plural,
-        "pvalue": pvalue_text,
+        "interval": tables.interval_cell,
+        "number": words.number,
+        "percent": words.percent,
+        "plural": words.plural,
+        "pvalue": words.pvalue_text,
         "token": visible_token,
     }
     return templates.get_template("page.html.j2").render(
@@ -89,7 +64,7 @@ def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures:
         environment={name: value for name, value in environment.items() if name not in hidden},
         commands=environment["commands"],
         parts=PARTS,
-        notes={"gains": GAINS_NOTE, "costs": COSTS_NOTE},
+        notes={"gains": tables.GAINS_NOTE, "costs": tables.COSTS_NOTE},
         max_sample=MAX_SAMPLE_CHARS,
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),
     )
@@ -97,15 +72,15 @@ def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures:
 
 def latex_text(summary: Mapping[str, Any]) -> str:
     r"""A booktabs table for each language, and of their mean; needs ``\usepackage{booktabs}``."""
-    columns = (*COSTS[1:3], NLL, EMBED, *BLEU, ENDS, *GAINS)
-    tables = [
+    columns = (*tables.COSTS[1:3], tables.NLL, tables.EMBED, *tables.BLEU, tables.ENDS, *tables.GAINS)
+    filled = [
         (code, name, [(arm_label(spec, arm), [column.short(arm) for column in columns]) for spec, arm in arms.items()])
-        for code, name, arms in parts(summary)
+        for code, name, arms in tables.parts(summary)
     ]
     brackets = {"block_start_string": "<%", "block_end_string": "%>", "comment_start_string": "<#"}
     brackets |= {"variable_start_string": "<<", "variable_end_string": ">>", "comment_end_string": "#>"}
     template = _environment(finalize=latex, **brackets).get_template("scores.tex.j2")
-    return template.render(title=summary["title"], columns=columns, tables=tables, note=NOTE)
+    return template.render(title=summary["title"], columns=columns, tables=filled, note=tables.NOTE)
 
 
 def _environment(**options: Any) -> Environment:
@@ -127,16 +102,17 @@ def _view(summary: Mapping[str, Any], code: str) -> dict[str, Any]:
 
 def _tables(arms: Mapping[str, Any]) -> dict[str, Any]:
     """The tables of arms, by name: columns that have something to show, and a row of cells for each arm."""
-    groups = {"models": MODELS, "gains": (EMBED, *GAINS), "costs": [one for one in COSTS if one not in MODELS]}
-    tables = {}
+    costs = [one for one in tables.COSTS if one not in tables.MODELS]
+    groups = {"models": tables.MODELS, "gains": (tables.EMBED, *tables.GAINS), "costs": costs}
+    found = {}
     for name, group in groups.items():
-        columns = shown(group, list(arms.values()))
+        columns = tables.shown(group, list(arms.values()))
         rows = [
             (CSS_VARIABLES[colour_of(spec)], arm_label(spec, arm), [column.cell(arm) for column in columns])
             for spec, arm in arms.items()
         ]
-        tables[name] = {"columns": columns, "rows": rows}
-    return tables
+        found[name] = {"columns": columns, "rows": rows}
+    return found
 
 
 def _visible(value: Any) -> Any:

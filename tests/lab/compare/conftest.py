@@ -84,7 +84,8 @@ def finished(arguments, tmp_path_factory) -> Path:
 def grown(arguments, tmp_path_factory) -> SimpleNamespace:
     """A comparison of one seed and language that then grew by an arm and a language.
 
-    ``output``, the grids ``small`` and ``large``, and of the small one ``summary_before`` and ``stamps_before``.
+    ``output``, the grids ``small`` and ``large``, ``summary`` and ``stamps_after`` of the large one, ``summary_before``
+    and ``stamps_before`` of the small one.
     """
     output = tmp_path_factory.mktemp("grown") / "comparison"
     small = ["--arms", "partial@4", "--seeds", "0", "--effects", "0"]
@@ -92,13 +93,22 @@ def grown(arguments, tmp_path_factory) -> SimpleNamespace:
     with one_thread():
         assert cli.main(arguments(output, *small)) == 0
         before = json.loads((output / "summary.json").read_text(encoding="utf-8"))
-        stages = (output / "stages").glob("*/stage.json")
-        stamps = {path.parent.name: path.stat().st_mtime_ns for path in stages}
+        stamps_before = _stamps(output)
         assert cli.main(arguments(output, *large)) == 0
     after = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     return SimpleNamespace(
-        output=output, small=small, large=large, summary=after, summary_before=before, stamps_before=stamps
+        output=output,
+        small=small,
+        large=large,
+        summary=after,
+        summary_before=before,
+        stamps_before=stamps_before,
+        stamps_after=_stamps(output),  # now: tests that share the folder let it grow
     )
+
+
+def _stamps(output: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in (output / "stages").glob("*/stage.json")}
 
 
 @pytest.fixture(scope="session")

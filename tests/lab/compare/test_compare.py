@@ -215,7 +215,7 @@ def test_the_same_command_does_nothing_again(finished, finished_arguments):
 
 
 def test_a_larger_grid_does_only_what_is_new(grown):
-    after = stamps(grown.output)
+    after = grown.stamps_after
     assert {name: after[name] for name in grown.stamps_before} == grown.stamps_before
     new = {name for name in after if name not in grown.stamps_before and name.startswith("es.")}
     assert new == {f"es.0.transfer@4{end}" for end in ("", ".score", ".paraphrase")}

@@ -16,7 +16,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from report_samples import Sample, arm, comparison, realistic, top_k, with_selection
 
-from kslottery_fast.ks.ecdf import largest_gap
 from kslottery_fast.lab.report import picture, row_figures
 from kslottery_fast.lab.report.figures import pictures, scores, sizes, ticket_counts
 from kslottery_fast.lab.report.picture import Picture, token_label
@@ -159,9 +158,10 @@ def test_top_k_is_marked_in_every_title_and_caption_of_a_plain_run():
 
 
 def test_ecdf_marks_the_statistic_of_scipy_where_scipy_finds_it():
-    for shift in realistic(tickets=6, rows=50).rows["es"].shifts:
+    rows = realistic(tickets=6, rows=50).rows["es"]
+    for panel, shift in zip(row_figures.ecdf("es", rows).figure.axes, rows.shifts, strict=True):
         expected = scipy.stats.ks_2samp(shift.before, shift.after)
-        at, before, after = largest_gap(shift.before, shift.after)
+        (at, _), (before, after) = panel.lines[2].get_data()
         assert abs(after - before) == pytest.approx(expected.statistic, abs=1e-12)
         assert at == pytest.approx(expected.statistic_location)
 
