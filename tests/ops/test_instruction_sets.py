@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,27 +14,16 @@ ISAS = ("avx512", "avx2", "baseline")
 
 @pytest.fixture(scope="module")
 def found():
-    """What one_isa.py prints with each instruction set, and None with those that this CPU does not have."""
-    results = {}
-    for isa in ISAS:
-        run = subprocess.run(
-            [sys.executable, "-X", "faulthandler", Path(__file__).parent / "one_isa.py"],
-            env={**os.environ, "KSL_ISA": isa},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if "does not have it" in run.stderr:
-            results[isa] = None
-        else:
-            assert run.returncode == 0, f"{isa}: {run.stderr}"  # -11: killed by a read beyond the rows
-            results[isa] = json.loads(run.stdout)
-    return results
+    """What each_isa.py prints of each instruction set."""
+    program = [sys.executable, "-X", "faulthandler", Path(__file__).parent / "each_isa.py"]
+    run = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return {result["asked"]: result for result in map(json.loads, run.stdout.splitlines())}
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_ks_kernels_are_exact_and_read_to_the_end_of_memory_and_no_further(found, isa):
-    if found[isa] is None:
+    if "does not have it" in found[isa].get("refused", ""):
         pytest.skip(f"this CPU has no {isa}")
     assert found[isa]["isa"] == isa
     assert found[isa]["rows"] > 0
@@ -43,5 +31,5 @@ def test_ks_kernels_are_exact_and_read_to_the_end_of_memory_and_no_further(found
 
 
 def test_row_adamw_gives_the_same_bits(found):
-    assert found["baseline"] is not None
-    assert len({result["row_adamw"] for result in found.values() if result is not None}) == 1
+    assert "row_adamw" in found["baseline"]
+    assert len({result["row_adamw"] for result in found.values() if "row_adamw" in result}) == 1
