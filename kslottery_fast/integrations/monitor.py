@@ -8,9 +8,9 @@ from typing import Any
 import transformers
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.ks.decision import check_options
 from kslottery_fast.rows.attach import get_rows
 from kslottery_fast.tickets.attached import ks_select_rows
-from kslottery_fast.tickets.select import check_options
 from kslottery_fast.tickets.tickets import Tickets
 
 

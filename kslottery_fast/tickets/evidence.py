@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
-from kslottery_fast.ks.significance import resolve_table_method
+from kslottery_fast.ks.decision import select_rows
 from kslottery_fast.rows.overlay import RowEmbedding
 
-from .decision import select_rows
 from .select import select_tickets
 from .tables import ks_statistics
 from .tickets import Tickets
@@ -24,7 +23,7 @@ _TENSORS = ("token_ids", "counts", "l2", "gradient", "frequency")
 
 
 class TrainedTable:
-    """What ``ks_select`` sees of two tables, without them: as :class:`~kslottery_fast.tickets.decision.Tables`.
+    """What ``ks_select`` sees of two tables, without them: as :class:`~kslottery_fast.ks.decision.Tables`.
 
     Parameters
     ----------
@@ -48,7 +47,7 @@ class TrainedTable:
 
     def significant(self, alpha: float, method: str, correction: str | None) -> tuple[int, ...]:
         """Token ids that the test selects at alpha, ascending; none is a possible answer."""
-        found = select_rows(self, alpha, resolve_table_method(self.shape[1], method), correction, None)
+        found = select_rows(self, alpha, method, correction, None)
         return tuple(sorted(found.token_ids.tolist()))
 
     def tickets(self, alpha: float, method: str, correction: str | None, top_k: int) -> Tickets:

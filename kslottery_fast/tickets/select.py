@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import warnings
 
-from kslottery_fast.ks.significance import resolve_table_method
+from kslottery_fast.ks.decision import Selection, Tables, select_in_memory, select_rows
 
-from .decision import Tables, TablesInMemory, check_options, select_rows
-from .tables import Table, same_memory, table_pair
+from .tables import Table, numbers_of
 from .tickets import Tickets
 
 
@@ -70,38 +69,30 @@ def ks_select(
     >>> sorted(tickets.token_ids.tolist()), tickets.method
     ([5, 17], 'exact')
     """
-    before, after = table_pair(emb_before, emb_after, ("emb_before", "emb_after"))
-    note = None
-    if same_memory(before, after):
-        note = "emb_before and emb_after are the same memory: clone the table before tuning it"
-    return select_tickets(TablesInMemory(before, after), alpha, method, correction, top_k, note=note)
+    names = ("emb_before", "emb_after")
+    before, after = numbers_of(emb_before, names[0]), numbers_of(emb_after, names[1])
+    found = select_in_memory(before, after, names, alpha, method, correction, top_k)
+    return _tickets(found, correction, top_k, stacklevel=3)
 
 
 def select_tickets(
-    tables: Tables,
-    alpha: float | None,
-    method: str,
-    correction: str | None,
-    top_k: int | None,
-    *,
-    note: str | None = None,
+    tables: Tables, alpha: float | None, method: str, correction: str | None, top_k: int | None
 ) -> Tickets:
-    """What every ``ks_select`` does once it has its tables; ``note`` is warned of in place of what was found.
+    """:func:`ks_select` for a pair of tables that are not in memory; a warning names the caller's caller."""
+    return _tickets(select_rows(tables, alpha, method, correction, top_k), correction, top_k, stacklevel=4)
 
-    Errors and warnings are those of :func:`ks_select`; a warning names the caller of the function that calls this.
-    """
-    alpha, method = check_options(alpha, correction, top_k), resolve_table_method(tables.shape[1], method)
-    found = select_rows(tables, alpha, method, correction, top_k)
-    if note or found.note:
-        warnings.warn(note or found.note or "", RuntimeWarning, stacklevel=3)
+
+def _tickets(found: Selection, correction: str | None, top_k: int | None, *, stacklevel: int) -> Tickets:
+    if found.note:
+        warnings.warn(found.note, RuntimeWarning, stacklevel=stacklevel)
     return Tickets._of_selection(
         token_ids=found.token_ids,
         counts=found.counts,
-        vocab_size=tables.shape[0],
-        dimension=tables.shape[1],
+        vocab_size=found.shape[0],
+        dimension=found.shape[1],
         threshold_count=found.threshold_count,
-        alpha=alpha,
-        method=method,
+        alpha=found.alpha,
+        method=found.method,
         correction=correction,
         selected_by="alpha" if top_k is None else "top_k",
     )

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.ks.tables import refuse_flagged
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 from .select import select_tickets
-from .tables import refuse_flagged
 from .tensor_files import BLOCK_BYTES, StoredTensor, check_block_bytes, open_checkpoint, row_blocks
 from .tensor_names import find_tensor
 from .tickets import Tickets
@@ -105,7 +105,7 @@ class _Pair:
         self._done = self._total = 0
 
     def counts(self, threshold: int = 0) -> Tensor:
-        """See :class:`kslottery_fast.tickets.decision.Tables`; NaN and Inf are told after all rows were read."""
+        """See :class:`kslottery_fast.ks.decision.Tables`; NaN and Inf are told after all rows were read."""
         V = self.before.shape[0]
         self._total += V
         h, flags = torch.zeros(V, dtype=torch.int64), torch.zeros(V, dtype=torch.uint8)

@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.ks import decision
 from kslottery_fast.ks.significance import critical_count, pvalues
-from kslottery_fast.tickets import decision, ticket_file
+from kslottery_fast.tickets import ticket_file
 from kslottery_fast.tickets.select import ks_select
 from kslottery_fast.tickets.tables import ks_statistics
 from kslottery_fast.tickets.tickets import Tickets

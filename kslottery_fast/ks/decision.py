@@ -1,10 +1,10 @@
-"""Which rows of a table are tickets: the decision behind :func:`kslottery_fast.ks_select`."""
+"""Which rows of two tables pass the test: the decision behind :func:`kslottery_fast.ks_select`."""
 
 from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,19 +13,33 @@ from torch import Tensor
 
 from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ks.significance import CORRECTIONS, adjust, check_alpha, critical_count, pvalues
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
-from .tables import refuse_flagged
+from .significance import CORRECTIONS, adjust, check_alpha, critical_count, pvalues, resolve_table_method
+from .tables import refuse_flagged, same_memory, table_pair
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen rows by falling count h, then rising id, and their counts, on the CPU; the least h; why so few."""
+    """The rows that pass, by falling count h, then rising id, and what decided.
+
+    Attributes
+    ----------
+    token_ids, counts : int64 tensors [k], on the CPU
+    shape : (V, d)
+    threshold_count : int
+        The least h that passes.
+    alpha, method : as asked for; "auto" is resolved.
+    note : str or None
+        Why there are so few.
+    """
 
     token_ids: Tensor
     counts: Tensor
+    shape: tuple[int, int]
     threshold_count: int
+    alpha: float | None
+    method: str
     note: str | None
 
 
@@ -47,10 +61,8 @@ class Tables(Protocol):
 class TablesInMemory:
     """Two [V, d] tensors on one device."""
 
-    names = ("emb_before", "emb_after")
-
-    def __init__(self, before: Tensor, after: Tensor) -> None:
-        self.before, self.after = before, after
+    def __init__(self, before: Tensor, after: Tensor, names: tuple[str, str]) -> None:
+        self.before, self.after, self.names = before, after, names
         self.shape = (before.shape[0], before.shape[1])
 
     def counts(self, threshold: int = 0) -> Tensor:
@@ -77,7 +89,7 @@ class TablesInMemory:
 
 
 def check_options(alpha: Any, correction: Any, top_k: Any) -> float | None:
-    """``alpha`` as a float, or None where ``top_k`` makes it superfluous; errors as of :func:`ks_select`."""
+    """``alpha`` as a float, or None where ``top_k`` makes it superfluous; errors as of ``ks_select``."""
     if correction not in CORRECTIONS:
         raise InputError(f"correction is {correction!r}: expected None, 'bonferroni' or 'bh'")
     if top_k is not None:
@@ -102,10 +114,28 @@ def _is_integer(value: Any) -> bool:
     return not isinstance(value, bool)
 
 
+def select_in_memory(
+    before: Any,
+    after: Any,
+    names: tuple[str, str],
+    alpha: float | None,
+    method: str,
+    correction: str | None,
+    top_k: int | None,
+) -> Selection:
+    """:func:`select_rows` of two tensors or arrays [V, d], which messages call by ``names``."""
+    first, second = table_pair(before, after, names)
+    found = select_rows(TablesInMemory(first, second, names), alpha, method, correction, top_k)
+    if same_memory(first, second):
+        return replace(found, note=f"{names[0]} and {names[1]} are the same memory: clone the table before tuning it")
+    return found
+
+
 def select_rows(
     tables: Tables, alpha: float | None, method: str, correction: str | None, top_k: int | None
 ) -> Selection:
-    """The decision of :func:`ks_select`; options as :func:`check_options` left them, ``method`` not "auto"."""
+    """The decision of :func:`kslottery_fast.ks_select`, whose options and errors these are."""
+    alpha, method = check_options(alpha, correction, top_k), resolve_table_method(tables.shape[1], method)
     V, d = tables.shape
     every = top_k is not None or correction == "bh"  # else a decision is enough for most rows
     threshold, level = 1, alpha or 0.0  # without alpha there is a top_k, which needs neither
@@ -143,7 +173,7 @@ def select_rows(
             note = f"{both}: nothing was trained, or both are the same model"
         else:
             note = _why_so_few(largest, d, threshold, len(ids), level, correction, top_k)
-    return Selection(ids, counts, threshold, note)
+    return Selection(ids, counts, tables.shape, threshold, alpha, method, note)
 
 
 def _rows_reaching(h: Tensor, threshold: int, d: int) -> tuple[Tensor, Tensor]:
