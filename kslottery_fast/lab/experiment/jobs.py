@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,13 +56,23 @@ def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, co
         started, own_peak = time.monotonic(), reset_peak_memory()
         with (
             folder.write_stage(job.stage, partial(snapshot, command, own_peak=own_peak)) as temporary,
-            console.task(f"[{jobs.index(job) + 1}/{len(jobs)}] {job.title}", forecast) as progress,
+            _shown(job, jobs, console, forecast) as progress,
         ):
             job.work(temporary, trimming(progress))
         job.afterwards()
         forecast.finish(time.monotonic() - started)
         if job.show:
             job.show()
+
+
+def _shown(
+    job: Job, jobs: Sequence[Job], console: RunConsole, forecast: Forecast
+) -> AbstractContextManager[ProgressCallback]:
+    """A line or bar with the number of the job; none for what takes no time."""
+    if job.kind == "none":
+        return nullcontext(lambda *_: None)
+    worth = [each.stage for each in jobs if each.kind != "none"]
+    return console.task(f"[{worth.index(job.stage) + 1}/{len(worth)}] {job.title}", forecast)
 
 
 def _note_other_threads(done: Sequence[Job], folder: RunFolder, console: RunConsole) -> None:

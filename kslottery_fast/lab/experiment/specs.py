@@ -72,7 +72,9 @@ class ArmSpec:
         >>> ArmSpec("frequency", 18).title, ArmSpec("frequency", "tickets").title
         ('Frequency Tuning @18', 'Frequency Tuning')
         """
-        size = "" if self.size in (None, "tickets") else f" @{self.size}"
+        if self.size == "tickets":  # of a plain run, where there is nothing to tell it apart from
+            return self.facts.label.removesuffix(" (KS)") + self._rate
+        size = "" if self.size is None else f" @{self.size}"
         return f"{self.facts.label}{size}{self._rate}"
 
     @property
