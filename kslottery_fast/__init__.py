@@ -97,23 +97,26 @@ _HOMES = {
     "untie_output": "rows.attach",
     "use_rows": "rows.sets",
 }
-_ROOMS = ("errors", "evaluation", "files", "integrations", "ks", "lab", "ops", "optim", "rows", "stats", "tickets")
+_ROOMS = ("base", "evaluation", "integrations", "ks", "lab", "ops", "optim", "rows", "tickets")
+_OLD_NAMES = ("attachment", "errors", "files", "overlay", "rowset", "stats")
 
 
-def __getattr__(name: str) -> Any:
-    """Import what a name stands for when it is first asked for: importing the package costs no import of torch."""
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    elif name in _ROOMS:
-        return importlib.import_module(f"{__name__}.{name}")
-    elif name == "__version__":
-        from .base.version import installed_version
+if not TYPE_CHECKING:  # else every name would exist for type checkers
 
-        value = installed_version()
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """Import what a name stands for when it is first asked for: importing the package costs no import of torch."""
+        if name in _HOMES:
+            value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        elif name in (*_ROOMS, *_OLD_NAMES):
+            return importlib.import_module(f"{__name__}.{name}")
+        elif name == "__version__":
+            from .base.version import installed_version
+
+            value = installed_version()
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -40,7 +40,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "SmallSampleWarning":
-        return ks.SmallSampleWarning
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # else every name would exist for type checkers
+
+    def __getattr__(name: str) -> Any:
+        if name == "SmallSampleWarning":
+            return ks.SmallSampleWarning
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -102,10 +102,13 @@ def test_the_extra_is_what_pyproject_says_and_no_dependency_of_the_library():
 
 def test_public_names_stand_in_all_in_the_table_of_homes_and_in_what_type_checkers_read():
     tree = ast.parse(SOURCE.read_text(encoding="utf-8"))
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    block, names = (node for node in tree.body if isinstance(node, ast.If))
     typed = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert typed == kslottery_fast._HOMES
     assert list(kslottery_fast._HOMES) == kslottery_fast.__all__
+    # Seen by a type checker, a __getattr__ would make every misspelt name exist.
+    assert ast.unparse(names.test) == "not TYPE_CHECKING"
+    assert [node.name for node in names.body] == ["__getattr__"]
 
 
 @pytest.mark.parametrize("name", kslottery_fast.__all__)

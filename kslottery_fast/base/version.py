@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
 
 
 def installed_version() -> str:
-    """The version of what is installed; of a source tree that nobody installed there is none."""
+    """The version of what is installed, or of the native library where that is loaded from a tree nobody installed."""
     try:
         return metadata.version("kslottery-fast")
     except metadata.PackageNotFoundError:
-        return "unknown (not installed)"
+        native = sys.modules.get("kslottery_fast._C")
+        return str(native.version) if native else "unknown (not installed)"

@@ -68,7 +68,7 @@ def update_rows(update: RowUpdate) -> None:
     else:
         schemas.check_row_update(update)
         row_ids = None if rows is None else rows.contiguous()
-        call("row_adamw", *_matrices(update, row_ids), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step, *update[6:11])
+        call("row_adamw", *_matrices(update, row_ids), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step, *update.numbers)
     _mark_written(table, exp_avg, exp_avg_sq, master)
 
 
@@ -89,7 +89,7 @@ def update_rows_if_finite(update: RowUpdate, step: Tensor) -> bool:
         schemas.check_step(step)
         row_ids = None if rows is None else rows.contiguous()
         pointers = exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step.data_ptr()
-        if not call("row_adamw_if_finite", *_matrices(update, row_ids), *pointers, *update[6:11]):
+        if not call("row_adamw_if_finite", *_matrices(update, row_ids), *pointers, *update.numbers):
             return False
     _mark_written(table, exp_avg, exp_avg_sq, master, step)
     return True

@@ -23,6 +23,11 @@ class RowUpdate(NamedTuple):
     weight_decay: float
     master: Tensor | None = None  # float32 [k, d]
 
+    @property
+    def numbers(self) -> tuple[float, float, float, float, float]:
+        """What the native functions take after the tensors and the step, in their order."""
+        return self.lr, self.beta1, self.beta2, self.eps, self.weight_decay
+
 
 class StepUpdate(NamedTuple):
     """The arguments of :func:`kslottery_fast.ops.row_adamw_step_`: a list has an entry for each table."""

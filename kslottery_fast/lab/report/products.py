@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kslottery_fast import __version__
 from kslottery_fast.base.files import (
     atomic_directory,
     atomic_path,
@@ -17,6 +16,7 @@ from kslottery_fast.base.files import (
     write_safetensors,
     write_text,
 )
+from kslottery_fast.base.version import installed_version
 
 if TYPE_CHECKING:  # a finished experiment is shown without transformers and matplotlib
     from kslottery_fast.lab.experiment.cell import Cell
@@ -42,7 +42,7 @@ def up_to_date(output: Path, settings: ExperimentSettings) -> bool:
     if not all((output / name).exists() for name in PRODUCTS):
         return False
     summary = read_json(output / "summary.json")
-    if summary.get("grid") != settings.grid or summary.get("version") != __version__:
+    if summary.get("grid") != settings.grid or summary.get("version") != installed_version():
         return False
     spec, arms = _tuned_arm(settings), next(iter(summary["languages"].values()))["arms"]
     trained = spec is not None and arms[str(spec)]["rows"][0]

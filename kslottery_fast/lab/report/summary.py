@@ -7,8 +7,8 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from kslottery_fast import __version__
 from kslottery_fast.base.files import read_json
+from kslottery_fast.base.version import installed_version
 from kslottery_fast.evaluation import comparison
 from kslottery_fast.evaluation.evaluate import SCORES, Evaluation
 from kslottery_fast.evaluation.intervals import Interval
@@ -38,7 +38,7 @@ def summarize(experiment: Experiment) -> dict[str, Any]:
     arms = {model_key(spec): arm for spec, arm in shown["arms"].items()}
     summary: dict[str, Any] = {
         "format": FORMAT,
-        "version": __version__,
+        "version": installed_version(),
         "title": _title(list(languages.values())),
         "settings": asdict(settings.base),
         "grid": settings.grid,
