@@ -50,12 +50,26 @@ class TrainedTable:
         found = select_rows(self, alpha, method, correction, None)
         return tuple(sorted(found.token_ids.tolist()))
 
-    def tickets(self, alpha: float, method: str, correction: str | None, top_k: int) -> Tickets:
-        """The rows that alpha selects, or ``top_k`` of largest D where it selects none."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
+    def tickets(
+        self,
+        alpha: float,
+        method: str,
+        correction: str | None,
+        top_k: int,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> Tickets:
+        """The rows that alpha selects, or ``top_k`` of largest D where it selects none.
+
+        ``note`` is told what ``ks_select`` warns of.
+        """
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", RuntimeWarning)
             found = select_tickets(self, alpha, method, correction, None)
-            return found if len(found) else select_tickets(self, alpha, method, None, top_k)
+            if len(found) == 0:
+                found = select_tickets(self, alpha, method, None, top_k)
+        for text in dict.fromkeys(str(warning.message) for warning in caught):
+            note(text)
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,10 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import write_json
 from kslottery_fast.lab.cli.info import describe, describe_installation
 
-HEADER = {"format": "kslottery-experiment/1", "settings": {"model": "tiny", "seed": 3}}
+HEADER = {"format": "kslottery-experiment/1", "settings": {"model": "tiny", "seed": 3}, "grid": {"seeds": [3]}}
 SUMMARY = HEADER | {
+    "format": "kslottery-summary/1",
     "title": "tiny, English to Spanish",
-    "grid": {"seeds": [3]},
     "tickets": {"count": 7, "selected_by": "alpha", "token_ids": [1, 2]},
     "languages": {"es": {"name": "Spanish", "arms": {"untuned": {"scores": {"nll": {"value": 2.345678}}}}}},
 }
@@ -52,6 +52,26 @@ def test_a_finished_run_shows_its_results_and_so_does_its_summary(run):
         assert found["tickets"] == "7, selected by alpha"
         assert found["NLL per token"] == {"Spanish": {"untuned": 2.3457}}
     assert summary["what"].startswith("the results of an experiment")
+
+
+def test_a_finished_run_that_a_larger_comparison_has_begun_to_extend_goes_on(run):
+    write_json(run / "summary.json", SUMMARY)
+    write_json(run / "run.json", HEADER | {"grid": {"seeds": [3, 4]}})
+    assert describe(run)["stages"] == "1 finished; the same command goes on"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"format": 1, "title": "tiny", "models": {}, "findings": []},
+        {"format": "kslottery-comparison/1", "title": "tiny"},
+    ],
+)
+def test_a_summary_of_version_0_1_is_called_so(tmp_path, content):
+    write_json(tmp_path / "summary.json", content | {"settings": {}, "languages": {}})
+    facts = describe(tmp_path / "summary.json")
+    assert facts["what"].startswith("a summary of version 0.1")
+    assert facts["title"] == "tiny"
 
 
 def test_a_run_of_version_0_1_is_called_so(run):

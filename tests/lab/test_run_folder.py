@@ -10,6 +10,7 @@ import pytest
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
+from kslottery_fast.integrations.resuming import Checkpoints
 from kslottery_fast.lab.experiment.run_folder import KIND, open_run_folder, read_header
 from kslottery_fast.lab.experiment.settings import RunSettings, differences
 
@@ -148,10 +149,10 @@ def test_the_grid_of_the_last_call_is_recorded_and_binds_nothing(tmp_path):
     assert read_header(tmp_path) == {"format": KIND, "settings": SETTINGS, "grid": larger}
 
 
-def leave_checkpoint(folder, stage, seconds=0.0):
+def leave_checkpoint(folder, stage):
     checkpoint = folder.checkpoints(stage) / "checkpoint-5"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "complete.json").write_text(json.dumps({"key": "", "seconds": seconds}))
+    (checkpoint / "complete.json").write_text(json.dumps({"key": "", "seconds": 1000.0, "files": {}}))
     return checkpoint
 
 
@@ -159,13 +160,23 @@ def test_a_checkpoint_outlives_its_process_and_goes_when_its_stage_is_finished(t
     with open_run_folder(tmp_path, SETTINGS, GRID) as folder:
         with folder.write_stage("corpus"):
             pass
-        checkpoint = leave_checkpoint(folder, "embed", seconds=1000.0)
+        checkpoint = leave_checkpoint(folder, "embed")
     with open_run_folder(tmp_path, SETTINGS, GRID) as folder:
         assert checkpoint.exists()
         with folder.write_stage("embed"):
             assert checkpoint.exists()
-        assert folder.seconds("embed") >= 1000  # of all attempts
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_stage_took_the_time_of_all_attempts_that_it_goes_on_from(tmp_path, goes_on):
+    with open_run_folder(tmp_path, SETTINGS, GRID) as folder:
+        saver = Checkpoints(folder.checkpoints("embed"), "this training", say=lambda _: None)
+        checkpoint, key = leave_checkpoint(folder, "embed"), saver.key if goes_on else ""
+        (checkpoint / "complete.json").write_text(json.dumps({"key": key, "seconds": 1000.0, "files": {}}))
+        with folder.write_stage("embed"):
+            assert saver.resume() == (str(checkpoint) if goes_on else None)
+        assert (folder.seconds("embed") >= 1000) == goes_on
 
 
 def test_a_kill_between_a_stage_and_the_end_of_its_checkpoint_leaves_no_checkpoint_to_the_next_call(tmp_path):

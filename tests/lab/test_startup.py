@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -37,7 +38,12 @@ sys.exit(code)
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--help"], "compare"), (["--version"], "kslottery"), (["run", "--help"], "--alpha"), (["scan", "--help"], "")],
+    [
+        (["--help"], "compare"),
+        (["--version"], f"kslottery-fast {metadata.version('kslottery-fast')}"),
+        (["run", "--help"], "--alpha"),
+        (["scan", "--help"], ""),
+    ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_help_and_version_come_before_anything_slow(arguments, words):
@@ -71,3 +77,10 @@ def test_without_the_extra_help_comes_and_commands_say_in_one_line_what_to_insta
     assert (code, output) == (2, "")
     missing = ", ".join(LAB)
     assert errors == f"kslottery: error: the command line needs {missing}; pip install 'kslottery-fast[lab]'\n"
+
+
+def test_the_command_line_is_a_module_too():
+    command = [sys.executable, "-m", "kslottery_fast.lab.cli", "select"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("kslottery: error: the following arguments are required")

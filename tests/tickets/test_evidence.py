@@ -49,6 +49,20 @@ def test_as_many_rows_are_significant_as_ks_select_selects_and_they_are_the_same
     assert expected.token_ids.tolist() == ACTIVE[ks_order(evidence, 0)[: len(expected)]].tolist()
 
 
+def test_who_asks_for_tickets_is_told_what_ks_select_warns_of_and_nobody_else(evidence):
+    def ask(*note):
+        return evidence.table().tickets(1e-15, "auto", "bonferroni", 1000, *note)
+
+    notes: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ask(notes.append) == ask()
+    assert [note.partition(":")[0] for note in notes] == [
+        "no row is significant at alpha 1e-15 after the correction for many tests",
+        "only 99 rows moved (D > 0), top_k asked for 1000",
+    ]
+
+
 def test_a_row_that_did_not_move_is_never_chosen_by_ks(evidence):
     still = (evidence.counts == 0).nonzero().flatten()
     assert len(still) > 0

@@ -81,7 +81,9 @@ def _run_folder(path: Path) -> Facts:
         return header | {"what": "a run of version 0.1, which this version can neither continue nor report"}
     finished = [entry for entry in stages.iterdir() if not entry.name.startswith(".")] if stages.is_dir() else []
     summary = _json(path / "summary.json") if (path / "summary.json").exists() else {}
-    stages_text = f"{len(finished)} finished" + ("" if summary else "; the same command goes on")
+    stages_text = f"{len(finished)} finished"
+    if summary.get("grid", {}) != header.get("grid"):  # none yet, or of another call
+        stages_text += "; the same command goes on"
     what = "an experiment: a run of `kslottery run`, or a comparison of `kslottery compare`"
     return header | {"stages": stages_text} | summary | {"what": what}
 
@@ -108,8 +110,10 @@ def _json(path: Path) -> Facts:
         tickets = Tickets.load(path)
         what = "winning tickets; read them with Tickets.load, train them with attach_rows"
         return {"what": what, "summary": tickets.summary(), "token ids": tickets.token_ids.tolist()}
-    if "languages" in value:
+    if kind == "kslottery-summary":
         return _summary(value)
+    if kind == "kslottery-comparison" or {"models", "findings"} <= value.keys():
+        return {"what": "a summary of version 0.1: the results of its run or comparison", "title": value.get("title")}
     if kind == "kslottery-scan":
         facts = {name: item for name, item in value.items() if not isinstance(item, (list, dict))}
         return {"what": "how far the rows of two checkpoints lie apart, by `kslottery scan`", **facts}

@@ -10,11 +10,11 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import NoReturn
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.extras import require_lab
+from kslottery_fast.base.version import installed_version
 
 from .checkpoints import add_scan, add_select
 from .experiments import add_certify, add_compare, add_report, add_run
@@ -24,7 +24,7 @@ from .info import add_info
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = _Parser(prog="kslottery", description="Find the few token embeddings that fine-tuning really needs.")
-    version = f"%(prog)s-fast {metadata.version('kslottery-fast')}"
+    version = f"%(prog)s-fast {installed_version()}"
     parser.add_argument("--version", action="version", version=version, help="print the version and end")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in (add_run, add_report, add_compare, add_certify, add_select, add_scan, add_info):
@@ -53,7 +53,3 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"kslottery: error: {message}; see {self.prog} --help\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -96,7 +96,7 @@ class EmbedTuning(RowArm):
         tuned = cell.train(spec, active, spec.learning_rate or settings.learning_rate, progress, witness)
         evidence = witness.evidence(tuned.token_ids, tuned.rows, shop.counts, settings.steps)
         evidence.save(folder)
-        shop.console.say(evidence.table().tickets(**settings.selection).summary())
+        shop.console.say(evidence.table().tickets(**settings.selection, note=shop.console.note).summary())
         return tuned
 
 

@@ -131,6 +131,7 @@ class Cell:
             checkpoints=self.home(spec).checkpoints(str(spec)),
             progress=progress,
             witness=witness,
+            say=self.shop.console.note,
         )
 
     def train_in_place(
@@ -142,5 +143,5 @@ class Cell:
         features, recipe, saver = self.shop.train_features, self.recipe(learning_rate), None
         if belongs_to is not None:
             folder = self.home(spec).checkpoints(str(spec))
-            saver = Checkpoints(folder, (str(spec), recipe, belongs_to, features))
+            saver = Checkpoints(folder, (str(spec), recipe, belongs_to, features), say=self.shop.console.note)
         return train_parameters(model, features, recipe, saver=saver, progress=progress)

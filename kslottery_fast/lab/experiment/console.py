@@ -106,6 +106,10 @@ class RunConsole:
         """One line; no markup is read from it."""
         self.console.print(text, markup=False)
 
+    def note(self, text: str) -> None:
+        """One line about what came out otherwise than one may think."""
+        self.say(f"note: {text}")
+
     @contextlib.contextmanager
     def task(self, title: str, forecast: Forecast | None = None) -> Iterator[ProgressCallback]:
         """Yield a progress callback; a bar on a terminal, else a line now and then.

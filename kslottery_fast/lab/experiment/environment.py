@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from kslottery_fast.base.memory import peak_memory_bytes
+from kslottery_fast.base.version import installed_version
 from kslottery_fast.ops import native
 
-_PACKAGES = ("kslottery-fast", "torch", "transformers", "accelerate", "numpy", "scipy", "sacrebleu", "safetensors")
+_PACKAGES = ("torch", "transformers", "accelerate", "numpy", "scipy", "sacrebleu", "safetensors")
 
 
 def snapshot(command: str, *, own_peak: bool = False) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def snapshot(command: str, *, own_peak: bool = False) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    versions = {name: metadata.version(name) for name in _PACKAGES}
+    versions = {"kslottery-fast": installed_version(), **{name: metadata.version(name) for name in _PACKAGES}}
     with contextlib.suppress(metadata.PackageNotFoundError):  # optional
         versions["peft"] = metadata.version("peft")
     return versions

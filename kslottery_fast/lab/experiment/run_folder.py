@@ -63,12 +63,12 @@ class RunFolder:
         The time is that of all attempts, as far as a checkpoint kept what they had done.
         """
         started, checkpoints = time.perf_counter(), self.checkpoints(stage)
-        if checkpoints.is_dir():
-            from kslottery_fast.integrations.resuming import seconds_spent  # with transformers, which takes seconds
-
-            started -= seconds_spent(checkpoints)
         with atomic_directory(self.stage_path(stage)) as folder:
             yield folder
+            if checkpoints.is_dir():  # something trained
+                from kslottery_fast.integrations.resuming import seconds_spent  # with transformers, which takes seconds
+
+                started -= seconds_spent(checkpoints)
             seconds = round(time.perf_counter() - started, 1)
             write_json(folder / "stage.json", {"stage": stage, "seconds": seconds, "environment": environment()})
         _remove_checkpoints(checkpoints)

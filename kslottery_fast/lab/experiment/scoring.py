@@ -51,8 +51,8 @@ def copy_scores(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
-def load_nll(folder: Path, name: str = VALIDATION) -> TargetNll:
-    return TargetNll.from_dict(read_json(folder / name))
+def load_nll(folder: Path) -> TargetNll:
+    return TargetNll.from_dict(read_json(folder / VALIDATION))
 
 
 def load_scores(folder: Path) -> dict[str, Evaluation]:

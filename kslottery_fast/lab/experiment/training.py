@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -122,12 +123,13 @@ def train_rows(
     checkpoints: Path | None = None,
     progress: ProgressCallback | None = None,
     witness: Witness | None = None,
+    say: Callable[[str], None] = warnings.warn,
 ) -> TrainedRows:
     """Fine-tune the rows ``token_ids`` of a model's input embedding, everything else frozen, and take them off again.
 
     The model comes back as it was, bit for bit. The order of the ids rounds the norm of gradients, nothing else; the
     rows come back ascending. ``checkpoints``: folder of this training alone, where an interrupted one goes on.
-    ``witness`` looks on before every update.
+    ``witness`` looks on before every update; ``say`` is told which checkpoint is passed over.
     """
     attach_rows(model, token_ids, output=output)
     try:
@@ -135,7 +137,7 @@ def train_rows(
         assert embedding is not None
         saver = None
         if checkpoints is not None:
-            saver = Checkpoints(checkpoints, (recipe, output, token_ids.tolist(), features), witness)
+            saver = Checkpoints(checkpoints, (recipe, output, token_ids.tolist(), features), witness, say=say)
         watch = partial(witness.watch, embedding=embedding) if witness else None
         losses = train_parameters(model, features, recipe, saver=saver, progress=progress, before_update=watch)
         rows, ids = embedding.rows.detach().float().cpu(), embedding.token_ids.cpu()

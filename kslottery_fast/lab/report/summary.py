@@ -22,7 +22,7 @@ from kslottery_fast.lab.experiment.specs import ArmSpec
 from . import advice, ticket_facts
 from .words import is_plain_grid, model_key, plural
 
-FORMAT = "kslottery-experiment/1"
+FORMAT = "kslottery-summary/1"
 PARAPHRASE_METRICS = ("nll", "bleu_raw", "bleu_first_line", "ended")
 COMPARED = ("frequency", "random", "l2", "gradient")
 """Controls that stand beside Partial Tuning of the same size."""

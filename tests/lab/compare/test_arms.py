@@ -5,7 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.experiment.arms import ARMS, ChosenRows, norm_matched_noise
+from kslottery_fast.lab.experiment.cell import Cell
+from kslottery_fast.lab.experiment.console import RunConsole
+from kslottery_fast.lab.experiment.run_folder import RunFolder
+from kslottery_fast.lab.experiment.settings import RunSettings
 from kslottery_fast.lab.experiment.specs import FACTS, ArmSpec
 from kslottery_fast.lab.experiment.trained import TrainedRows
 from kslottery_fast.tickets.evidence import SELECTORS
@@ -32,6 +37,43 @@ def test_frozen_rows_that_alpha_does_not_select_leave_embed_tuning_as_it_is_unle
     assert trained == []
     ARMS["frozen"].rows(cell, ArmSpec("frozen", 1e-6, 0.003), tmp_path, None)
     assert trained == [(len(ACTIVE), 0.003)]
+
+
+@pytest.mark.parametrize(
+    ("moved", "notes"),
+    [
+        (
+            3.0,
+            ["no row of 48 numbers can be significant at alpha 1e-40", "only 2 rows moved (D > 0), top_k asked for 18"],
+        ),
+        (0.0, ["no row differs between the original table and the tuned table"]),
+    ],
+)
+def test_embed_tuning_says_why_alpha_selects_nothing_and_how_many_rows_moved(tmp_path, capsys, moved, notes):
+    before = torch.randn(400, D, generator=torch.Generator().manual_seed(0))
+    rows = before[ACTIVE].clone()
+    rows[:2] += moved
+
+    def train(spec, ids, rate, progress, witness):
+        witness.gradient = torch.ones(len(ACTIVE))
+        return TrainedRows(ACTIVE, rows, [1.0])
+
+    settings = RunSettings(alpha=1e-40)
+    shop = SimpleNamespace(settings=settings, console=RunConsole(), base_table=lambda: before, counts=torch.zeros(400))
+    shop.counts[ACTIVE] = 1
+    ARMS["embed"].rows(SimpleNamespace(shop=shop, train=train), ArmSpec("embed"), tmp_path, None)
+    *said, _ = capsys.readouterr().err.splitlines()  # the last line says what was selected
+    assert [line.partition(":")[2].partition(":")[0] for line in said] == [f" {note}" for note in notes]
+    assert all(line.startswith("note: ") for line in said)
+    shop.folder = RunFolder(tmp_path)
+    cell = Cell(shop, "es", 0)
+    cell.stage = lambda _: tmp_path
+    if moved:
+        assert len(cell.tickets) == 2
+    else:
+        with pytest.raises(InputError, match="Embed Tuning moved no row at all; raise learning_rate or steps"):
+            cell.tickets  # noqa: B018
+    assert capsys.readouterr().err == ""
 
 
 def test_noise_has_the_norms_of_the_change_and_other_directions():

@@ -110,7 +110,7 @@ def finished(languages: dict[str, Any], rows: dict[str, MovedRows], title: str) 
         for spec, found in first["arms"].items()
     }
     summary = {
-        "format": "kslottery-experiment/1",
+        "format": "kslottery-summary/1",
         "version": "0.2.0",
         "title": title,
         "settings": {"model": "smollm2-135m", "alpha": 0.05, "learning_rate": 0.01, "seed": 0, "correction": None},

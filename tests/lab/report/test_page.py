@@ -207,6 +207,7 @@ def test_a_plain_run_reads_as_one_page_without_what_is_about_several(page):
     assert headings[5:] == ["Settings", "Environment", "Reproduce", "Cite"]
     assert "<h3>" not in page
     assert "55 tickets at alpha = 0.05, out of 300 active rows of a table of 49,152\u00a0×\u00a0576" in text
+    assert "The check: the model of this run's Partial Transfer predicts" in text
     assert not re.search("training seeds|In template|Shapley|Raw gain|Controls minus|Memory", text)
 
 
@@ -223,7 +224,8 @@ def test_a_comparison_shows_seeds_gains_costs_controls_effects_positions_and_lan
         "frequency@18 minus partial@18",
         "yes+0.0123+0.0103…+0.0143",  # effects of a ticket
         "embed: all three+0.900+0.800…+1.000–",
-        "Training seed 2. The check",
+        "Training seed 2. The check: the model with the transferred tickets predicts",
+        "positions on average (measured 77.0\u00a0%), whatever",
         "Mean over languages",
     ):
         assert words in text, words
