@@ -6,12 +6,14 @@ Nothing is ever unpickled.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import safetensors
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -36,7 +38,7 @@ _SHOWN = 300  # letters of a path that the system refuses
 class StoredTensor:
     """Where a tensor lies: ``nbytes`` bytes from ``offset`` in the file ``path``, rows one after the other.
 
-    ``dtype`` is the code of the safetensors format, such as "BF16".
+    ``dtype`` is the code of the safetensors format, such as "BF16"; ``stamp`` tells the file from what may replace it.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+    stamp: tuple[int, ...]
 
     def __str__(self) -> str:
         return f"{self.path}, tensor {self.name}"
@@ -116,29 +119,39 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     ------
     InputError
         The file cannot be read, is something else, or is one that the safetensors library refuses: cut short, a damaged
-        header, tensors that overlap or leave a gap.
+        header, tensors that overlap or leave a gap, a dtype that it does not know.
     """
     try:
         with path.open("rb") as file:
+            stamp = _stamp(os.fstat(file.fileno()))
             start = file.read(8)
             length = int.from_bytes(start, "little")
             if len(start) < 8 or length > _MAX_HEADER:
                 raise _foreign(path, start)
-            safe_open(path, "pt")  # looks at all of the header, which may then be taken at its word
-            header: dict[str, Any] = json.loads(file.read(length))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+            # It looks at all of the header, which may then be taken at its word. (For "pt" torch maps the whole file.)
+            safe_open(path, "np")
+            text = file.read(length)
+        if _stamp(path.stat()) != stamp:
+            raise _changed(path)
+    except (OSError, MemoryError) as error:
+        raise _unreadable(path, error) from None
     except SafetensorError as error:
-        raise InputError(f"{path} is cut short or damaged ({error}); {_AGAIN}") from None
+        raise _damaged(path, str(error)) from None
+    header: dict[str, Any] = json.loads(text)
     header.pop("__metadata__", None)
-    return {name: _stored(path, name, entry, 8 + length) for name, entry in header.items()}
+    return {name: _stored(path, name, entry, 8 + length, stamp) for name, entry in header.items()}
 
 
-def _stored(path: Path, name: str, entry: dict[str, Any], data: int) -> StoredTensor:
+def _stamp(stat: os.stat_result) -> tuple[int, ...]:
+    """What differs once a file was written to, cut short or replaced."""
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _stored(path: Path, name: str, entry: dict[str, Any], data: int, stamp: tuple[int, ...]) -> StoredTensor:
     (begin, end), shape = entry["data_offsets"], entry["shape"]
     if max(shape, default=0) >= _MAX_SIZE:
         raise InputError(f"{path} is damaged: tensor {name} has shape {shape}; {_AGAIN}")
-    return StoredTensor(path, name, entry["dtype"], tuple(shape), data + begin, end - begin)
+    return StoredTensor(path, name, entry["dtype"], tuple(shape), data + begin, end - begin, stamp)
 
 
 def check_block_bytes(block_bytes: Any) -> None:
@@ -162,37 +175,46 @@ def row_blocks(before: StoredTensor, after: StoredTensor, block_bytes: int) -> I
     Raises
     ------
     InputError
-        A file that has become shorter since its header was read.
+        A file that has changed or gone since its header was read.
     """
     V = before.shape[0]
     step = max(1, block_bytes // max(1, before.row_bytes + after.row_bytes))
-    with before.path.open("rb") as first, after.path.open("rb") as second:
-        tables = (first, before, _stored_rows(before)), (second, after, _stored_rows(after))
+    with _opened(before) as first, _opened(after) as second:
         for start in range(0, V, step):
             stop = min(V, start + step)
-            for file, tensor, _ in tables:
+            for file, tensor in ((first, before), (second, after)):
                 _read_ahead(file, tensor, stop, min(V, stop + step))
-            yield start, _block(*tables[0], start, stop), _block(*tables[1], start, stop)
+            yield start, _block(first, before, start, stop), _block(second, after, start, stop)
 
 
-def _stored_rows(tensor: StoredTensor) -> Any:
-    """What the safetensors library makes a view of when it is sliced."""
+def _opened(tensor: StoredTensor) -> BinaryIO:
     try:
-        rows = safe_open(tensor.path, "pt").get_slice(tensor.name)
-    except SafetensorError as error:
-        raise InputError(f"{tensor.path} changed while it was read ({error}); try again") from None
-    return rows
+        return tensor.path.open("rb")
+    except OSError as error:
+        raise _unreadable(tensor.path, error) from None
 
 
-def _block(file: BinaryIO, tensor: StoredTensor, rows: Any, start: int, stop: int) -> Tensor:
-    """Rows start..stop as a view of the file."""
-    # Reading a page that the file no longer has kills the process (SIGBUS). So the size is asked for before
+def _block(file: BinaryIO, tensor: StoredTensor, start: int, stop: int) -> Tensor:
+    """Rows start..stop as a view of a window of the file."""
+    # Reading a page that the file no longer has kills the process (SIGBUS). So the file is looked at before
     # every block; what remains is a file cut short within the milliseconds that a block lives.
-    if os.fstat(file.fileno()).st_size < tensor.offset + stop * tensor.row_bytes:
-        raise InputError(f"{tensor.path} became shorter while it was read: something else writes it; try again")
-    block: Tensor = rows[start:stop]
+    if _stamp(os.fstat(file.fileno())) != tensor.stamp:
+        raise _changed(tensor.path)
+    begin, nbytes = tensor.offset + start * tensor.row_bytes, (stop - start) * tensor.row_bytes
+    dtype, shape = FLOATS[tensor.dtype], (stop - start, tensor.shape[1])
+    if nbytes == 0:
+        return torch.empty(shape, dtype=dtype)
+    # ACCESS_COPY: torch has no read-only tensors, and a stray write must not reach the file. A window and not
+    # safetensors' slice of the whole file: Linux refuses to map more than memory and swap like that, and the pages
+    # that were read would count as this process's to the end.
+    base = begin - begin % mmap.ALLOCATIONGRANULARITY
+    try:
+        window = mmap.mmap(file.fileno(), begin - base + nbytes, access=mmap.ACCESS_COPY, offset=base)
+    except OSError as error:
+        raise _unreadable(tensor.path, error) from None
+    block = torch.frombuffer(window, dtype=torch.uint8, count=nbytes, offset=begin - base)
     # The format does not align tensors; the kernels need aligned numbers.
-    return block if block.data_ptr() % block.itemsize == 0 else block.clone()
+    return (block if begin % dtype.itemsize == 0 else block.clone()).view(dtype).view(shape)
 
 
 def _read_ahead(file: BinaryIO, tensor: StoredTensor, start: int, stop: int) -> None:
@@ -246,6 +268,24 @@ def _sharded(path: Path, index: Path) -> Checkpoint:
         if Path(shard).suffix in _PICKLES:
             raise _pickle(index.parent / shard)
     return Checkpoint(path, {name: index.parent / shard for name, shard in shards.items()}, index)
+
+
+def _unreadable(path: Path, error: OSError | MemoryError) -> InputError:
+    return InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
+def _changed(path: Path) -> InputError:
+    return InputError(f"{path} changed while it was read: something else writes it; try again")
+
+
+def _damaged(path: Path, reason: str) -> InputError:
+    if "unknown variant `" in reason:  # the only names that the format lists are those of dtypes
+        dtype = reason.split("`")[1]
+        return InputError(
+            f"{path} holds a tensor of dtype {dtype}, which safetensors {safetensors.__version__} does not know: "
+            "upgrade safetensors"
+        )
+    return InputError(f"{path} is cut short or damaged ({reason}); {_AGAIN}")
 
 
 def _pickle(path: Path) -> InputError:

@@ -42,8 +42,17 @@ def write_table(path: Path, rows: int, dimension: int, shifted: range) -> None:
 
 def private_bytes() -> int:
     """Anonymous memory of this process: heap and private copies, no mapped files."""
+    return _status("RssAnon")
+
+
+def resident_peak() -> int:
+    """The most memory that this process ever had, pages of mapped files too."""
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024 * int(status.split("RssAnon:")[1].split()[0])
+    return 1024 * int(status.split(f"{name}:")[1].split()[0])
 
 
 class PeakMemory:
@@ -89,6 +98,7 @@ def main() -> None:
             writer = multiprocessing.get_context("fork").Process(target=write_table, args=arguments)
             writer.start()
             writer.join()
+        resident = resident_peak()
         with PeakMemory() as memory:
             started = time.perf_counter()
             tickets = ks_select_checkpoints(*paths)
@@ -102,6 +112,7 @@ def main() -> None:
             "seconds": round(seconds, 3),
             "gigabytes_per_second": round(sum(path.stat().st_size for path in paths) / seconds / 1e9, 2),
             "private_bytes": memory.extra,
+            "resident_bytes": resident_peak() - resident,
         }
         print(json.dumps(result))
     finally:

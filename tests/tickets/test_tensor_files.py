@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 from safetensors.torch import save_file
 from stored_tables import BLOCKS, NAME, D, V, write
@@ -39,10 +42,6 @@ def test_a_path_that_is_missing(pair, tmp_path):
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 jP", "is a pickle"),
         (b"GGUF\x03\x00\x00\x00\x01\x02", "is a GGUF file"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"\x10\x00\x00\x00\x00\x00\x00\x00{}", "is cut short or damaged ("),
-        (b"\x02\x00\x00\x00\x00\x00\x00\x00[]", "is cut short or damaged ("),
-        (b"\x02\x00\x00\x00\x00\x00\x00\x00{x", "is cut short or damaged ("),
-        ((200_000).to_bytes(8, "little") + b"[" * 200_000, "is cut short or damaged ("),
     ],
 )
 def test_a_file_that_is_not_safetensors(pair, tmp_path, content, message):
@@ -51,32 +50,82 @@ def test_a_file_that_is_not_safetensors(pair, tmp_path, content, message):
     refused(pair[0], path, str(path), message)
 
 
+# The reason is that of the safetensors library; of a header that it cannot parse, old releases say no more than PARSED.
+PARSED = "InvalidHeaderDeserialization"
+LENGTH = "invalid header length|InvalidHeaderLength"
+SHAPE = "invalid shape, data type, or offset|TensorInvalidInfo"
+OFFSET = "(invalid offset for tensor|InvalidOffset)"
+COVERED = "not fully covered|MetadataIncompleteBuffer"
+
+
+def damaged(before: Path, after: Path, reason: str) -> None:
+    with pytest.raises(InputError) as caught:
+        ks_select_checkpoints(before, after)
+    start = re.escape(f"{after} is cut short or damaged (Error while deserializing header: ")
+    assert re.fullmatch(rf"{start}.*({reason}).*\); copy or download it again", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("length", "header", "reason"),
+    [
+        (16, b"{}", LENGTH),
+        (2, b"[]", f"invalid type: sequence|{PARSED}"),
+        (2, b"{x", f"key must be a string|{PARSED}"),
+        pytest.param(200_000, b"[" * 200_000, f"invalid type: sequence|{PARSED}", id="deep"),
+    ],
+)
+def test_a_header_that_is_none(pair, tmp_path, length, header, reason):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + header)
+    damaged(pair[0], path, reason)
+
+
 def entry(begin: int, end: int, name: str = NAME, **changes: object) -> str:
     fields = {"dtype": "F32", "shape": [(end - begin) // 4, 1], "data_offsets": [begin, end]} | changes
     return f"{json.dumps(name)}: {json.dumps(fields)}"
 
 
+def write_header(path: Path, entries: str, size: int) -> Path:
+    header = f"{{{entries}}}".encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    return path
+
+
 @pytest.mark.parametrize(
-    ("header", "size"),
+    ("header", "size", "reason"),
     [
-        pytest.param(entry(0, 8, shape=[3, 1]), 8, id="more numbers than bytes"),
-        pytest.param(entry(0, 8, shape=[-2, 1]), 8, id="negative shape"),
-        pytest.param(entry(8, 0), 8, id="negative length"),
-        pytest.param(entry(0, 8, data_offsets=None), 8, id="no offsets"),
-        pytest.param(entry(0, 8), 12, id="bytes after the last tensor"),
-        pytest.param("", 4, id="bytes of no tensor"),
-        pytest.param(entry(4, 12), 12, id="gap at the start"),
-        pytest.param(f"{entry(0, 8)}, {entry(12, 16, 'b')}", 16, id="gap"),
-        pytest.param(f"{entry(4, 12, 'b')}, {entry(0, 8)}", 12, id="overlap"),
-        pytest.param(f"{entry(0, 8)}, {entry(8, 16)}", 16, id="name twice"),
-        pytest.param('"__metadata__": {}, "__metadata__": {}', 0, id="metadata twice"),
-        pytest.param(entry(0, 8).replace('"shape"', '"dtype": "F32", "shape"'), 8, id="key twice"),
+        pytest.param(entry(0, 8, shape=[3, 1]), 8, SHAPE, id="more numbers than bytes"),
+        pytest.param(entry(0, 8, shape=[-2, 1]), 8, f"invalid value: integer `-2`|{PARSED}", id="negative shape"),
+        pytest.param(entry(8, 0, shape=[2, 1]), 8, OFFSET, id="negative length"),
+        pytest.param(entry(0, 8, data_offsets=None), 8, f"invalid type: null|{PARSED}", id="no offsets"),
+        pytest.param(entry(0, 8), 12, COVERED, id="bytes after the last tensor"),
+        pytest.param("", 4, COVERED, id="bytes of no tensor"),
+        pytest.param(entry(4, 12), 12, f"{OFFSET}.*{NAME}", id="gap at the start"),
+        pytest.param(f"{entry(0, 8)}, {entry(12, 16, 'b')}", 16, f"{OFFSET}.*b", id="gap"),
+        pytest.param(f"{entry(4, 12, 'b')}, {entry(0, 8)}", 12, f"{OFFSET}.*b", id="overlap"),
+        pytest.param(f"{entry(0, 8)}, {entry(8, 16)}", 16, f"{OFFSET}.*{NAME}", id="name twice"),
+        pytest.param(
+            '"__metadata__": {}, "__metadata__": {}', 0, f"duplicate field `__metadata__`|{PARSED}", id="metadata twice"
+        ),
+        pytest.param(
+            entry(0, 8).replace('"shape"', '"dtype": "F32", "shape"'),
+            8,
+            f"duplicate field `dtype`|{PARSED}",
+            id="key twice",
+        ),
     ],
 )
-def test_a_header_that_the_safetensors_library_refuses(pair, tmp_path, header, size):
-    path = tmp_path / "bad.safetensors"
-    path.write_bytes((len(header) + 2).to_bytes(8, "little") + b"{" + header.encode() + b"}" + bytes(size))
-    refused(pair[0], path, f"{path} is cut short or damaged (", "copy or download it again")
+def test_a_header_that_the_safetensors_library_refuses(pair, tmp_path, header, size, reason):
+    damaged(pair[0], write_header(tmp_path / "bad.safetensors", header, size), reason)
+
+
+def test_a_dtype_that_the_safetensors_library_does_not_know(pair, tmp_path):
+    path = write_header(tmp_path / "new.safetensors", f"{entry(0, 8)}, {entry(8, 12, 'b', dtype='F3_NEW')}", 12)
+    if safetensors.__version__.startswith(("0.4.", "0.5.")):
+        damaged(pair[0], path, PARSED)
+    else:
+        what = f"dtype F3_NEW, which safetensors {safetensors.__version__} does not know: upgrade safetensors"
+        refused(pair[0], path, f"{path} holds a tensor of {what}")
 
 
 def test_tensors_may_stand_in_any_order_and_be_empty(tmp_path):
@@ -113,27 +162,109 @@ def test_names_that_the_system_cannot_take_are_input_errors(pair, tmp_path):
     refused(pair[0], Path("y" * 5000), "cannot be read: File name too long")
 
 
+def test_a_path_that_is_not_utf8(pair):
+    path = Path(os.fsdecode(bytes(pair[1].with_name("after")) + b"\xff.safetensors"))
+    try:
+        pair[1].rename(path)
+    except OSError:
+        pytest.skip("the file system has UTF-8 names only")
+    assert ks_select_checkpoints(pair[0], path).vocab_size == V
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="memory and swap are read from /proc")
+def test_a_file_larger_than_memory_and_swap(pair, tables, tmp_path):
+    sizes = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text().splitlines())
+    size = 1024 * (int(sizes["MemTotal:"]) + int(sizes["SwapTotal:"])) + (1 << 30)
+    path, rest = tmp_path / "large.safetensors", entry(4 * V * D, size, "rest", dtype="U8", shape=[size - 4 * V * D])
+    write_header(path, f"{entry(0, 4 * V * D, shape=[V, D])}, {rest}", 0)
+    start = path.stat().st_size
+    try:
+        os.truncate(path, 16 << 20)
+        if path.stat().st_blocks * 512 > 1 << 20:
+            pytest.skip("the file system has no sparse files")
+        os.truncate(path, start + size)
+    except OSError as error:
+        pytest.skip(f"the file system has no file of {size} bytes: {error}")
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(tables[1].numpy().tobytes())
+    assert ks_select_checkpoints(pair[0], path).token_ids.equal(ks_select_checkpoints(*pair).token_ids)
+    assert scan_checkpoints(pair[0], path).tensors == scan_checkpoints(*pair).tensors
+
+
 @pytest.mark.parametrize("missing", [1, 5000])
 def test_a_file_that_is_cut_short(pair, missing):
-    size = pair[1].stat().st_size
-    with pair[1].open("r+b") as file:
-        file.truncate(size - missing)
-    refused(*pair, f"{pair[1]} is cut short or damaged (")
+    os.truncate(pair[1], pair[1].stat().st_size - missing)
+    damaged(*pair, COVERED)
 
 
 def test_a_file_that_is_cut_short_while_it_is_read_is_an_error_and_no_crash(pair):
     def cut(done: int, total: int) -> None:
-        with pair[1].open("r+b") as file:
-            file.truncate(1000)
+        os.truncate(pair[1], 1000)
 
-    refused(*pair, str(pair[1]), "became shorter while it was read", block_bytes=4096, progress=cut)
+    refused(*pair, f"{pair[1]} changed while it was read", block_bytes=4096, progress=cut)
 
 
-def test_a_file_that_becomes_another_between_header_and_rows_is_an_error(pair, tables):
+def test_a_file_that_becomes_another_while_its_header_is_read_is_an_error(pair, monkeypatch):
+    def replace(*_args: object) -> None:
+        pair[1].rename(pair[0])
+
+    monkeypatch.setattr(tensor_files, "safe_open", replace)
+    refused(*pair, f"{pair[0]} changed while it was read")
+
+
+def _write_another(path: Path) -> None:
+    write(path, torch.zeros(V, D), "another")
+
+
+def _write_other_dtype(path: Path) -> None:
+    write(path, torch.zeros(V // 2, D, dtype=torch.float64))
+
+
+def _write_in_place(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    os.utime(path, ns=(0, 0))  # whatever the resolution of the clock
+
+
+def _replace_by_one_of_its_size_and_time(path: Path) -> None:
+    shutil.copy2(path, path.with_name("copy"))
+    path.with_name("copy").replace(path)
+
+
+CHANGES = [_write_another, _write_other_dtype, _write_in_place, _replace_by_one_of_its_size_and_time]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_becomes_another_between_header_and_rows_is_an_error(pair, change):
     first, second = (tensor_files.open_checkpoint(path)[NAME] for path in pair)
-    write(pair[1], tables[1], "another")
-    with pytest.raises(InputError, match=r"after\.safetensors changed while it was read"):
+    change(pair[1])
+    with pytest.raises(InputError, match=r"after\.safetensors changed while it was read: .*; try again"):
         next(tensor_files.row_blocks(first, second, 1 << 20))
+
+
+def test_a_file_that_is_gone_between_header_and_rows_is_an_error(pair):
+    first, second = (tensor_files.open_checkpoint(path)[NAME] for path in pair)
+    pair[1].unlink()
+    with pytest.raises(InputError, match=r"after\.safetensors cannot be read: No such file or directory"):
+        next(tensor_files.row_blocks(first, second, 1 << 20))
+
+
+def test_too_little_address_space_is_an_error(pair, monkeypatch):
+    def none(*_args: object) -> None:
+        raise MemoryError("Cannot allocate memory (os error 12)")
+
+    monkeypatch.setattr(tensor_files, "safe_open", none)
+    refused(*pair, f"{pair[0]} cannot be read: Cannot allocate memory")
+
+
+def test_a_block_that_cannot_be_mapped_is_an_error(pair, monkeypatch):
+    def none(*_args: object, **_options: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(tensor_files.mmap, "mmap", none)
+    refused(*pair, f"{pair[0]} cannot be read: Cannot allocate memory")
 
 
 def test_a_file_that_may_not_be_read(pair, monkeypatch):
