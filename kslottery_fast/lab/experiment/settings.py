@@ -178,6 +178,12 @@ class ExperimentSettings:
         return tuple(dict.fromkeys([ArmSpec("untuned"), ArmSpec("embed"), *asked]))
 
     @property
+    def interpreted(self) -> tuple[ArmSpec, ...]:
+        """The arms whose effects are looked at position by position: Embed Tuning and the first Partial Tuning."""
+        partial = [spec for spec in self.specs if spec.name == "partial"]
+        return (ArmSpec("embed"), *partial[:1]) if self.effects else ()
+
+    @property
     def binding(self) -> dict[str, Any]:
         """What must stay the same when a folder is taken up again."""
         return {name: value for name, value in self.base.to_dict().items() if name != "target"}
