@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kslottery_fast.base.errors import InputError
@@ -162,14 +163,14 @@ class ExperimentSettings:
         return cls(base, RUN_ARMS, (base.seed,), (base.target,), effects=0, paraphrase=False)
 
     @classmethod
-    def recorded(cls, header: Mapping[str, Any]) -> ExperimentSettings:
-        """The settings in ``run.json``, with the grid of the last call."""
+    def recorded(cls, header: Mapping[str, Any], folder: Path) -> ExperimentSettings:
+        """The settings in the ``run.json`` of a folder, with the grid of the last call."""
         try:
             grid: dict[str, Any] = dict(header["grid"])
             grid |= {name: tuple(grid[name]) for name in ("arms", "seeds", "targets")}
             return cls(RunSettings(**{"target": grid["targets"][0], **header["settings"]}), **grid)
         except (LookupError, TypeError):
-            raise InputError("run.json was not written by this version; make the run anew") from None
+            raise InputError(f"{folder}/run.json was not written by this version; make the run anew") from None
 
     @property
     def specs(self) -> tuple[ArmSpec, ...]:
