@@ -114,6 +114,7 @@ class Language:
 
     def summary(self) -> dict[str, Any]:
         effects = self.settings.effects
+        positions = {str(spec): self._first("positions", f".{spec}") for spec in self.settings.interpreted}
         certificates = {cell.seed: cell.folder.stage_path("certificate") / "certificate.json" for cell in self.cells}
         found = {
             "name": self.corpus["target_language"]["name"],
@@ -125,11 +126,7 @@ class Language:
             "tickets": ticket_facts.of_language(self.cells, self._first("effects", f"@{effects}") if effects else {}),
             "selection": ticket_facts.selection(self.cells[0]),
             "certificates": {str(seed): read_json(path) for seed, path in certificates.items()},
-            "interpretation": {
-                str(spec): shares
-                for spec in self.settings.interpreted
-                if (shares := self._first("positions", f".{spec}")) is not None
-            },
+            "interpretation": {spec: shares for spec, shares in positions.items() if shares is not None},
             "gain": self._gain(),
             "recommendation": self._recommendation(),
             "samples": self._samples(),
