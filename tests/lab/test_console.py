@@ -74,6 +74,12 @@ def test_zero_seconds_are_never_left(clock):
     assert said == ["", "", "", "less than a minute left", ""]
 
 
+def test_work_without_parts_is_none(clock):
+    forecast = Forecast(["scoring", "scoring"], clock)
+    forecast.learn("scoring", 100.0)
+    assert forecast.seconds_left(0, 0) == 100
+
+
 def test_lines_without_a_terminal_show_loss_and_time_left_in_all(clock):
     file = io.StringIO()
     console = RunConsole(Console(file=file, width=200), heartbeat=0.0)

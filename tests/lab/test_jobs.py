@@ -1,16 +1,18 @@
 """Jobs: in order, each once, each with its own peak of memory."""
 
+import io
 from importlib import metadata
 
 import pytest
 import torch
+from rich.console import Console
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.memory import reset_peak_memory
 from kslottery_fast.lab.experiment import environment
 from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.jobs import Job, work_through
-from kslottery_fast.lab.experiment.run_folder import open_run_folder
+from kslottery_fast.lab.experiment.run_folder import RunFolder, open_run_folder
 
 
 def jobs(done: list[str], *names: str) -> list[Job]:
@@ -49,6 +51,22 @@ def test_jobs_run_in_order_and_never_again(tmp_path, capsys):
         assert done == ["a", "after", "b", "after", "after", "after", "c", "after"]
         assert folder.record("a")["environment"]["command"] == "command"
     assert "[3/3] Title of c" in capsys.readouterr().err
+
+
+def test_the_estimate_learns_from_all_attempts_of_a_stage_and_nothing_from_one_without_work(tmp_path, monkeypatch):
+    recorded = {"resumed": 1000.0, "idle": 0.0, "last": 1.0}
+    monkeypatch.setattr(RunFolder, "seconds", lambda _, stage: recorded[stage])
+    file = io.StringIO()
+    console = RunConsole(Console(file=file, width=200), heartbeat=0.0)
+
+    def job(name: str) -> Job:
+        return Job(name, name, lambda _, progress: progress(1, 2), idle=lambda: name == "idle")
+
+    with open_run_folder(tmp_path / "run", {}, {}) as folder:
+        work_through([job("resumed"), job("idle")], folder, console, "")
+        work_through([job("resumed"), job("idle"), job("last")], folder, console, "")
+    said = [line.partition(", ")[2] for line in file.getvalue().splitlines() if "1 of 2" in line]
+    assert said == ["", "about 9 min left", "about 9 min left"]
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_a_folder_of_version_0_1_is_refused_and_left_alone(tmp_path, kind):
     header = json.dumps({"format": kind, "settings": SETTINGS})
     (tmp_path / "run.json").write_text(header)
     with (
-        pytest.raises(InputError, match=r"written by version 0\.1.*give another --output"),
+        pytest.raises(InputError, match=r"written by version 0\.1.*make the run anew in another folder"),
         open_run_folder(tmp_path, SETTINGS, GRID),
     ):
         pass

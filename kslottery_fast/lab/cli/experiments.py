@@ -93,18 +93,16 @@ def _settings(options: argparse.Namespace) -> RunSettings:
 
 def _run(options: argparse.Namespace) -> int:
     base = _settings(options)
-    _check_target(options.folder, base.target)
-    return _carry_out(ExperimentSettings.of_run(base), options)
+    return _carry_out(ExperimentSettings.of_run(base), options, only_target=base.target)
 
 
 def _check_target(folder: Path, target: str) -> None:
     """Refuse the folder of another language; ``compare`` is what adds languages to a folder."""
-    from kslottery_fast.lab.experiment.run_folder import read_header, refuse
+    from kslottery_fast.lab.experiment.run_folder import refuse
 
-    if (folder / "stages").is_dir() and any((folder / "stages").iterdir()) and (folder / "run.json").exists():
-        there = read_header(folder)["grid"]["targets"]
-        if find_language(target).code not in [find_language(one).code for one in there]:
-            refuse(folder, [f"target: {', '.join(map(repr, there))} there, {target!r} here"])
+    there = sorted(stage.name.removesuffix(".corpus") for stage in (folder / "stages").glob("*.corpus"))
+    if there and find_language(target).code not in there:
+        refuse(folder, [f"target: {', '.join(map(repr, there))} there, {target!r} here"])
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -137,7 +135,9 @@ def _list_jobs(settings: ExperimentSettings, output: Path) -> int:
 
     console = RunConsole()
     with open_run_folder(output, settings.binding, settings.grid) as folder:
-        for job in Experiment(settings, folder, console).jobs():
+        jobs = Experiment(settings, folder, console).jobs()
+        console.say(f"{output}: {len(jobs)} jobs, {sum(folder.finished(job.stage) for job in jobs)} finished already")
+        for job in jobs:
             done = folder.finished(job.stage)
             took = f"done in {duration(folder.seconds(job.stage))}" if done else "to do"
             console.say(f"{took:>18}  {job.title}")
@@ -147,7 +147,8 @@ def _list_jobs(settings: ExperimentSettings, output: Path) -> int:
 def _report(options: argparse.Namespace) -> int:
     from kslottery_fast.lab.experiment.run_folder import read_header
 
-    return _carry_out(ExperimentSettings.recorded(read_header(options.folder)), options, only_report=True)
+    settings = ExperimentSettings.recorded(read_header(options.folder), options.folder)
+    return _carry_out(settings, options, only_report=True)
 
 
 def _certify(options: argparse.Namespace) -> int:
@@ -162,12 +163,14 @@ def _certify(options: argparse.Namespace) -> int:
     return 0
 
 
-def _carry_out(settings: ExperimentSettings, options: argparse.Namespace, *, only_report: bool = False) -> int:
+def _carry_out(
+    settings: ExperimentSettings, options: argparse.Namespace, *, only_report: bool = False, only_target: str = ""
+) -> int:
     """Do what is left of an experiment in ``options.folder``, write its products and show them.
 
     The grid may differ from that of an earlier call in the same folder: what is finished is taken over, and the
     products show the grid of this call. ``only_report``: refuse to do anything that is left, and write the products
-    again although they are those of this grid and version.
+    again although they are those of this grid and version. ``only_target``: refuse the folder of other languages.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # before tokenizers are imported
     from rich.console import Console
@@ -188,6 +191,8 @@ def _carry_out(settings: ExperimentSettings, options: argparse.Namespace, *, onl
         console.say(score_row(label, evaluation))
 
     with open_run_folder(output, settings.binding, settings.grid) as folder:
+        if only_target:
+            _check_target(output, only_target)
         experiment = Experiment(settings, folder, console, show)
         if not only_report:
             folder.keep_grid(settings.grid)

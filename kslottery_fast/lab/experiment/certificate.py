@@ -86,7 +86,7 @@ def recomputed(folder: Path) -> dict[str, Certificate]:
     stages = sorted((folder / "stages").glob("*.certificate"))
     if not stages and not (folder / "run.json").exists():
         raise InputError(f"{folder} holds no certificate; give the folder of a finished `kslottery run` or `compare`")
-    settings = ExperimentSettings.recorded(read_header(folder)).base
+    settings = ExperimentSettings.recorded(read_header(folder), folder).base
     if not stages:
         raise InputError(f"{folder} holds no certificate yet; the command that made the folder goes on to it")
     return {stage.name: _recomputed(stage, settings) for stage in stages}

@@ -41,10 +41,12 @@ class Forecast:
         """A job of that kind took so long."""
         self.known[kind].append(seconds)
 
-    def finish(self, seconds: float) -> None:
-        """The job at hand is done."""
-        self.learn(self.left.pop(0), seconds)
+    def finish(self, seconds: float | None) -> None:
+        """The job at hand is done; None: its time teaches nothing."""
         self.marks.clear()
+        kind = self.left.pop(0)
+        if seconds is not None:
+            self.learn(kind, seconds)
 
     def seconds_left(self, done: int, total: int) -> float | None:
         """Of all jobs, when ``done`` parts of ``total`` of the one at hand are; None where that cannot be told."""
@@ -53,7 +55,7 @@ class Forecast:
         whole = self._pace(total)
         if whole is None or (not kind.startswith("training") and self.known[kind]):
             whole = self._whole(kind, whole)
-        parts = [whole and whole * (1 - done / total)]
+        parts = [whole and whole * (1 - done / total if total else 0)]
         parts += [self._whole(other, whole if _family(other) == _family(kind) else None) for other in others]
         return None if None in parts else sum(part for part in parts if part is not None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ class Job:
     ``stage`` names the stage, ``title`` is what a person reads, ``kind`` what :class:`~.console.Forecast` compares it
     with. ``afterwards`` is called once the stage counts, and again at every later start, since a kill may have come
     between the two: what it does twice must be as if done once. ``show``, if there is one, shows what the stage found,
-    once in every call that has work to do.
+    once in every call that has work to do. ``idle`` tells of a finished stage whether there was nothing to do for it;
+    its time teaches nothing then.
     """
 
     stage: str
@@ -31,6 +31,7 @@ class Job:
     afterwards: Callable[[], None] = lambda: None
     kind: str = "other"
     show: Callable[[], None] | None = None
+    idle: Callable[[], bool] = lambda: False
 
 
 def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, command: str) -> None:
@@ -49,18 +50,19 @@ def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, co
     _note_other_threads(done, folder, console)
     forecast = Forecast(job.kind for job in todo)
     for job in done:
-        forecast.learn(job.kind, folder.seconds(job.stage))
+        if not job.idle():
+            forecast.learn(job.kind, folder.seconds(job.stage))
         if job.show:
             job.show()
     for job in todo:
-        started, own_peak = time.monotonic(), reset_peak_memory()
+        own_peak = reset_peak_memory()
         with (
             folder.write_stage(job.stage, partial(snapshot, command, own_peak=own_peak)) as temporary,
             _shown(job, jobs, console, forecast) as progress,
         ):
             job.work(temporary, trimming(progress))
         job.afterwards()
-        forecast.finish(time.monotonic() - started)
+        forecast.finish(None if job.idle() else folder.seconds(job.stage))  # of all attempts
         if job.show:
             job.show()
 

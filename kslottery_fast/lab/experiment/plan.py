@@ -64,9 +64,6 @@ class Experiment:
 
         ``command`` is recorded with the stages that this call makes; ``only_finished`` refuses to do anything.
         """
-        bleu_metric(self.settings.base.bleu_tokenizer)  # refused now, not after the first evaluation
-        if any(spec.name in ("lora", "prefix") for spec in self.settings.specs):
-            check_peft("the arms lora and prefix")
         jobs = self.jobs()
         finished = sum(self.folder.finished(job.stage) for job in jobs)
         if only_finished and finished < len(jobs):
@@ -74,6 +71,10 @@ class Experiment:
                 f"{self.folder.path}: only {finished} of {len(jobs)} stages are finished; "
                 "the command that made the folder goes on with the next"
             )
+        if finished < len(jobs):  # refused now, not after the first evaluation
+            bleu_metric(self.settings.base.bleu_tokenizer)
+            if any(spec.name in ("lora", "prefix") for spec in self.settings.specs):
+                check_peft("the arms lora and prefix")
         if finished:
             rest = f"{len(jobs) - finished} left; going on with the next" if finished < len(jobs) else "none left"
             self.console.say(f"{self.folder.path}: {finished} of {len(jobs)} stages are finished already, {rest}")
@@ -99,36 +100,37 @@ class Experiment:
     def _arm(self, cell: Cell, spec: ArmSpec) -> list[Job]:
         arm, home = ARMS[spec.name], cell.home(spec)
         label = self._where(cell.code, cell.seed if arm.seeded else None) + spec.title
-        spent = partial(arm.spent, cell.stage(spec))
+        spent, idle = partial(arm.spent, cell.stage(spec)), partial(_unchanged, cell, spec)
         score = Job(
             home.prefix + str(spec) + SCORE,
             f"evaluating {label}",
             partial(_scored, cell, spec, SCORE),
             kind="scoring",
+            idle=idle,
             show=partial(self._show, label, home.stage_path(str(spec) + SCORE)),
             **({} if self.settings.paraphrase else {"afterwards": spent}),
         )
-        make = Job(home.prefix + str(spec), label, partial(arm.make, cell, spec), kind=arm.kind)
+        make = Job(home.prefix + str(spec), label, partial(arm.make, cell, spec), kind=arm.kind, idle=idle)
         if not self.settings.paraphrase:
             return [make, score]
         stage, title = home.prefix + str(spec) + PARAPHRASE, f"evaluating {label}, paraphrased"
-        return [make, score, Job(stage, title, partial(_scored, cell, spec, PARAPHRASE), spent, "scoring")]
+        return [make, score, Job(stage, title, partial(_scored, cell, spec, PARAPHRASE), spent, "scoring", idle=idle)]
 
     def _show(self, label: str, stage: Path) -> None:
         if self.show_scores:
             self.show_scores(label, scoring.load_scores(stage)["test"])
 
     def _interpretation(self, cell: Cell) -> list[Job]:
-        effects, tuned = self.settings.effects, [spec for spec in self.settings.specs if spec.name == "partial"]
+        effects = self.settings.effects
         single = self._job(cell, f"effects@{effects}", "the effect of single tickets", partial(_effects, cell, effects))
         return [single] + [
-            self._job(cell, f"positions.{spec}", f"positions of {spec.title}", partial(_positions, cell, spec))
-            for spec in (EMBED, *tuned[:1])
+            self._job(cell, f"positions.{spec}", f"positions of {spec.title}", partial(_positions, cell, spec), spec)
+            for spec in self.settings.interpreted
         ]
 
-    def _job(self, cell: Cell, name: str, words: str, work: Work) -> Job:
-        kind = f"scoring.{name.partition('@')[0]}"
-        return Job(cell.folder.prefix + name, self._where(cell.code, cell.seed) + words, work, kind=kind)
+    def _job(self, cell: Cell, name: str, words: str, work: Work, spec: ArmSpec = EMBED) -> Job:
+        title, kind = self._where(cell.code, cell.seed) + words, f"scoring.{name.partition('@')[0]}"
+        return Job(cell.folder.prefix + name, title, work, kind=kind, idle=partial(_unchanged, cell, spec))
 
     def _where(self, code: str, seed: int | None = None) -> str:
         """Which cell a title speaks of, where there are several."""
@@ -137,9 +139,13 @@ class Experiment:
         return f"{code}: " if seed is None else f"{code}, seed {seed}: "
 
 
+def _unchanged(cell: Cell, spec: ArmSpec) -> bool:
+    """Whether alpha selected nothing for an arm, so that its model is the original one."""
+    return spec != UNTUNED and cell.record(spec)["rows"] == 0
+
+
 def _scored(cell: Cell, spec: ArmSpec, stage: str, folder: Path, progress: ProgressCallback) -> None:
-    if spec != UNTUNED and cell.record(spec)["rows"] == 0:
-        # Alpha selected nothing: the model is the original one.
+    if _unchanged(cell, spec):
         scoring.copy_scores(cell.shop.folder.stage_path(str(UNTUNED) + stage), folder)
         return
     with ARMS[spec.name].wearing(cell, cell.stage(spec)) as model:

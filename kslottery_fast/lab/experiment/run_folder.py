@@ -134,10 +134,10 @@ def read_header(path: Path) -> dict[str, Any]:
     if kind in _OLDER:
         raise InputError(
             f"{path} was written by version 0.1, whose folders this version neither reads nor takes up; "
-            "give another --output to run it anew, or use version 0.1 for it"
+            "make the run anew in another folder, or use version 0.1 for it"
         )
     if kind != KIND or not all(isinstance(header.get(part), dict) for part in ("settings", "grid")):
-        raise InputError(f"{path}/run.json is not of the format {KIND}; give another --output")
+        raise InputError(f"{path}/run.json is not of the format {KIND}; give another folder")
     return dict(header)
 
 

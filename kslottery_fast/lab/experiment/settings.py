@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kslottery_fast.base.errors import InputError
@@ -162,20 +163,26 @@ class ExperimentSettings:
         return cls(base, RUN_ARMS, (base.seed,), (base.target,), effects=0, paraphrase=False)
 
     @classmethod
-    def recorded(cls, header: Mapping[str, Any]) -> ExperimentSettings:
-        """The settings in ``run.json``, with the grid of the last call."""
+    def recorded(cls, header: Mapping[str, Any], folder: Path) -> ExperimentSettings:
+        """The settings in the ``run.json`` of a folder, with the grid of the last call."""
         try:
             grid: dict[str, Any] = dict(header["grid"])
             grid |= {name: tuple(grid[name]) for name in ("arms", "seeds", "targets")}
             return cls(RunSettings(**{"target": grid["targets"][0], **header["settings"]}), **grid)
         except (LookupError, TypeError):
-            raise InputError("run.json was not written by this version; make the run anew") from None
+            raise InputError(f"{folder}/run.json was not written by this version; make the run anew") from None
 
     @property
     def specs(self) -> tuple[ArmSpec, ...]:
         """All arms in the order of the tables, without repetition: untuned and Embed Tuning first."""
         asked = [parse_arm(text, self.base.alpha) for text in self.arms]
         return tuple(dict.fromkeys([ArmSpec("untuned"), ArmSpec("embed"), *asked]))
+
+    @property
+    def interpreted(self) -> tuple[ArmSpec, ...]:
+        """The arms whose effects are looked at position by position: Embed Tuning and the first Partial Tuning."""
+        partial = [spec for spec in self.specs if spec.name == "partial"]
+        return (ArmSpec("embed"), *partial[:1]) if self.effects else ()
 
     @property
     def binding(self) -> dict[str, Any]:

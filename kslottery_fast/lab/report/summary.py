@@ -113,6 +113,8 @@ class Language:
         }
 
     def summary(self) -> dict[str, Any]:
+        effects = self.settings.effects
+        positions = {str(spec): self._first("positions", f".{spec}") for spec in self.settings.interpreted}
         certificates = {cell.seed: cell.folder.stage_path("certificate") / "certificate.json" for cell in self.cells}
         found = {
             "name": self.corpus["target_language"]["name"],
@@ -121,12 +123,10 @@ class Language:
             "licences": self.corpus["licences"],
             "arms": {str(spec): self._arm(spec) for spec in self.specs},
             "controls": self._controls(),
-            "tickets": ticket_facts.of_language(self.cells, self._first("effects", f"@{self.settings.effects}") or {}),
+            "tickets": ticket_facts.of_language(self.cells, self._first("effects", f"@{effects}") if effects else {}),
             "selection": ticket_facts.selection(self.cells[0]),
             "certificates": {str(seed): read_json(path) for seed, path in certificates.items()},
-            "interpretation": {
-                str(spec): shares for spec in self.specs if (shares := self._first("positions", f".{spec}")) is not None
-            },
+            "interpretation": {spec: shares for spec, shares in positions.items() if shares is not None},
             "gain": self._gain(),
             "recommendation": self._recommendation(),
             "samples": self._samples(),
@@ -134,9 +134,8 @@ class Language:
         return {**found, "advice": advice.sentences(found, self.base.correction)}
 
     def _first(self, kind: str, of: str) -> Any:
-        """What a stage of the first seed found; None where it was not asked for."""
-        folder = self.cells[0].folder
-        return read_json(folder.stage_path(kind + of) / f"{kind}.json") if folder.finished(kind + of) else None
+        """What a stage of the first seed found."""
+        return read_json(self.cells[0].folder.stage_path(kind + of) / f"{kind}.json")
 
     def _arm(self, spec: ArmSpec) -> dict[str, Any]:
         cells, test, sentences = self.arm_cells(spec), self.test[spec], len(self.corpus["test"])

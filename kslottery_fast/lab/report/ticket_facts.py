@@ -18,6 +18,8 @@ from kslottery_fast.tickets.overlap import jaccard, overlap_matrix
 from kslottery_fast.tickets.select import select_tickets
 from kslottery_fast.tickets.tickets import Tickets
 
+from .words import plural
+
 
 def saved_tickets(cell: Cell) -> Tickets:
     """The tickets that the certificate of a cell speaks of."""
@@ -108,21 +110,24 @@ def common_tickets(cells: Mapping[str, Sequence[Cell]]) -> tuple[str, dict[str, 
     """Sets of tickets that can be compared, and how they were chosen: all by alpha, or all as top_k.
 
     Where alpha selects nothing in one cell, that cell goes on with its top_k rows; those beside the few that alpha
-    selects in another would differ by their number alone.
+    selects in another would differ by their number alone. So would those of cells where fewer rows moved.
     """
     every = list(itertools.chain(*cells.values()))
     alpha, top_k = every[0].shop.settings.alpha, every[0].shop.settings.top_k
     spec, words = ArmSpec("transfer", alpha), f"tickets at alpha = {alpha:g}"
     if not all(cell.size(spec) for cell in every):
-        spec, words = ArmSpec("transfer", top_k), f"{top_k} rows of largest D"
+        k = min(top_k, *(int((cell.evidence.counts > 0).sum()) for cell in every))
+        spec, words = ArmSpec("transfer", k), f"{plural(k, 'row')} of largest D"
     return words, {name: [set(cell.choose("ks", spec).tolist()) for cell in group] for name, group in cells.items()}
 
 
 def of_seeds(cells: Sequence[Cell]) -> dict[str, Any]:
-    """``overlap_of_seeds``, the mean Jaccard overlap of two seeds' tickets (None for one seed), and ``overlap_of``."""
+    """``overlap_of_seeds``, the mean Jaccard overlap of two seeds' tickets, and ``overlap_of``; None for one seed."""
+    if len(cells) == 1:
+        return {"overlap_of_seeds": None, "overlap_of": None}
     words, chosen = common_tickets({"": cells})
     pairs = [jaccard(a, b) for a, b in itertools.combinations(chosen[""], 2)]
-    return {"overlap_of_seeds": sum(pairs) / len(pairs) if pairs else None, "overlap_of": words}
+    return {"overlap_of_seeds": sum(pairs) / len(pairs), "overlap_of": words}
 
 
 def _of_selectors(cells: Sequence[Cell], k: int) -> dict[str, Any]:

@@ -12,7 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from kslottery_fast import __version__
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.cli import main as cli
+from kslottery_fast.lab.experiment import plan
+from kslottery_fast.lab.experiment.console import RunConsole
+from kslottery_fast.lab.experiment.plan import Experiment
+from kslottery_fast.lab.experiment.run_folder import RunFolder, read_header
+from kslottery_fast.lab.experiment.settings import ExperimentSettings
 from kslottery_fast.lab.report import products
 from kslottery_fast.lab.report.products import PRODUCTS
 
@@ -97,6 +103,13 @@ def test_an_alpha_that_selects_nothing_is_the_untuned_model(finished, summary):
     assert empty["rows"] == empty["trained_parameters"] == [0, 0]
     assert empty["scores"]["nll"]["value"] == arms(summary)["untuned"]["scores"]["nll"]["value"]
     assert empty["against_untuned"]["nll"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_what_takes_no_time_since_alpha_selects_nothing_teaches_the_estimate_nothing(finished):
+    settings = ExperimentSettings.recorded(read_header(finished), finished)
+    jobs = Experiment(settings, RunFolder(finished), RunConsole()).jobs()
+    parts = [f"partial@1e-06{end}" for end in ("", ".score", ".paraphrase")]
+    assert {job.stage for job in jobs if job.idle()} == {f"es.{seed}.{part}" for seed in SEEDS for part in parts}
 
 
 def test_trained_numbers_are_counted_and_adapters_keep_to_their_budget(summary):
@@ -207,7 +220,12 @@ def test_time_and_memory_of_an_arm_count_the_embed_tuning_that_it_needs(finished
     assert record["environment"]["peak_memory_of"] == "stage"
 
 
-def test_the_same_command_does_nothing_again(finished, finished_arguments):
+def test_the_same_command_does_nothing_again_and_needs_nothing_for_it(finished, finished_arguments, monkeypatch):
+    def missing(_: str) -> None:
+        raise InputError("not installed")
+
+    for name in ("bleu_metric", "check_peft"):
+        monkeypatch.setattr(plan, name, missing)
     before, report = stamps(finished), (finished / "summary.json").stat().st_mtime_ns
     assert cli.main(finished_arguments) == 0
     assert stamps(finished) == before
@@ -291,7 +309,6 @@ def test_kill_9_again_and_again_costs_at_most_one_stage_each_time(arguments, tmp
 
 
 def test_a_tampered_ticket_file_is_refused(finished, arguments, tmp_path):
-    from kslottery_fast.base.errors import InputError
     from kslottery_fast.tickets.tickets import Tickets
 
     saved = json.loads((finished / "stages" / "es.0.certificate" / "tickets.json").read_text())
@@ -330,6 +347,7 @@ def test_arms_are_listed_and_a_dry_run_names_the_jobs_and_leaves_nothing(argumen
     error = capsys.readouterr().err
     assert "Partial Tuning (KS) @4" in error
     assert "to do" in error
+    assert f"{tmp_path / 'dry'}: 14 jobs, 0 finished already" in error
     assert not (tmp_path / "dry").exists()
 
 

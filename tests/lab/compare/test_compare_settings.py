@@ -1,6 +1,7 @@
 """What a comparison may be asked to do, and the error for what it may not."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -89,10 +90,10 @@ def test_the_settings_that_a_folder_records_read_as_themselves():
         ExperimentSettings.of_run(RunSettings(target="ca", seed=7, alpha=0.01)),
     ):
         header = json.loads(json.dumps({"settings": found.binding, "grid": found.grid}))
-        again = ExperimentSettings.recorded(header)
+        again = ExperimentSettings.recorded(header, Path("runs/a"))
         assert (again.binding, again.grid, again.specs) == (found.binding, found.grid, found.specs)
-    with pytest.raises(InputError, match="not written by this version"):
-        ExperimentSettings.recorded({"settings": {"alhpa": 1}, "grid": header["grid"]})
+    with pytest.raises(InputError, match=r"runs/a/run\.json was not written by this version"):
+        ExperimentSettings.recorded({"settings": {"alhpa": 1}, "grid": header["grid"]}, Path("runs/a"))
 
 
 def test_a_run_is_the_default_arms_with_one_seed_and_one_language():

@@ -174,6 +174,14 @@ def test_an_alpha_that_selects_nothing_goes_on_with_top_k(run_arguments, tmp_pat
         assert json.loads((stage(output, name) / "arm.json").read_text())["rows"] == 3
 
 
+def test_a_top_k_larger_than_the_table_takes_every_row_that_moved(run_arguments, tmp_path):
+    output = tmp_path / "run"
+    sizes = ("--train", "8", "--test", "4", "--steps", "1", "--max-new-tokens", "2")
+    assert cli.main(run_arguments(output, "--alpha", "1e-9", "--top-k", "100000", *sizes)) == 0
+    selected = json.loads((output / "summary.json").read_text())["tickets"]
+    assert selected["count"] == selected["active_rows"] > 0
+
+
 def test_a_finished_run_prints_its_table_without_loading_model_or_trainer(run, run_arguments):
     code = (
         "import sys; from kslottery_fast.lab.cli.main import main; code = main(sys.argv[1:]);"
@@ -287,9 +295,9 @@ def test_scores_are_shown_as_they_come_and_once_more_at_the_start_of_a_call_that
         next(i for i, line in enumerate(lines) if line.startswith(label) and nll(again, name) in line)
         for label, name in zip(labels, MODELS, strict=True)
     ]
-    trains = next(i for i, line in enumerate(lines) if line.startswith(f"[12/{STAGES}] Random rows"))
-    certifies = next(i for i, line in enumerate(lines) if line.startswith(f"[14/{STAGES}] certifying"))
-    assert places == sorted(places)
+    trains = next(i for i, line in enumerate(lines) if line.startswith(f"[10/{STAGES - 2}] Random rows"))
+    certifies = next(i for i, line in enumerate(lines) if line.startswith(f"[12/{STAGES - 2}] certifying"))
+    assert places == sorted(places)  # the jobs are counted without the two models that take no time to make
     assert places[4] < trains < places[5] < certifies
     assert cli.main(run_arguments(again)) == 0  # nothing to do: the table alone
     assert nll(again, "embed") not in capsys.readouterr().err
@@ -304,7 +312,7 @@ def test_compare_takes_up_the_folder_of_a_run_and_run_that_of_compare(run, run_a
     folder = shutil.copytree(run, tmp_path / "both")
     words = run_arguments(folder)
     compare = ["compare", *words[1 : words.index("--seed")], *words[words.index("--seed") + 2 :]]
-    grid = ["--split-seed", str(SEED), "--arms", "partial@tickets,transfer@2", "--seeds", f"{SEED},4", "--effects", "0"]
+    grid = ["--split-seed", str(SEED), "--arms", "partial@tickets,transfer@2", "--seeds", f"{SEED},4", "--effects", "1"]
     before = stamps(folder)
     assert cli.main([*compare, *grid]) == 0
     after = stamps(folder)
@@ -318,10 +326,32 @@ def test_compare_takes_up_the_folder_of_a_run_and_run_that_of_compare(run, run_a
     assert json.loads(capsys.readouterr().out)["grid"]["seeds"] == [SEED, 4]
     assert cli.main(run_arguments(folder)) == 0
     assert stamps(folder) == after
-    assert (
-        json.loads((folder / "summary.json").read_text())["grid"]
-        == (json.loads((run / "summary.json").read_text())["grid"])
-    )
+    again, fresh = (json.loads((each / "summary.json").read_text()) for each in (folder, run))
+    assert again["grid"] == fresh["grid"]
+    assert again["languages"] == fresh["languages"]  # nothing of the effects that compare looked at
+
+
+def test_run_goes_on_in_the_folder_of_any_language_that_has_stages_there(run, run_arguments, tmp_path, capsys):
+    folder = shutil.copytree(run, tmp_path / "run")
+    header = json.loads((folder / "run.json").read_text())
+    header["grid"]["targets"] = ["ca"]  # of the last call, which was about another language of the folder
+    (folder / "run.json").write_text(json.dumps(header))
+    assert cli.main(run_arguments(folder)) == 0
+    (folder / "stages" / "ca.corpus").mkdir()
+    assert cli.main(run_arguments(folder, "--target", "fr")) == 2
+    assert "(target: 'ca', 'es' there, 'fr' here)" in capsys.readouterr().err
+
+
+def test_the_language_binds_only_once_a_stage_is_finished(run, run_arguments, tmp_path, monkeypatch):
+    folder = tmp_path / "killed"
+    (folder / "stages" / ".es.corpus.abc.tmp").mkdir(parents=True)
+    shutil.copy(run / "run.json", folder)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kslottery_fast.lab.experiment.plan.Experiment.work", interrupted)
+    assert cli.main(run_arguments(folder, "--target", "ca")) == 130  # it began
 
 
 def test_a_run_killed_in_the_middle_of_embed_tuning_goes_on_with_the_same_bits(run, run_arguments, tmp_path):
