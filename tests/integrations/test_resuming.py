@@ -28,6 +28,11 @@ def every_other_step(monkeypatch):
     monkeypatch.setattr(resuming, "SECONDS", 0.0)
 
 
+def interrupt():
+    """As Ctrl-C does; a signal would be ignored where the tests run in the background of a shell."""
+    raise KeyboardInterrupt
+
+
 @pytest.fixture
 def train(tiny_llama, tiny_tokenizer):
     """``train(folder, stop)``: rows, losses and evidence, interrupted at step ``stop``; ``steps`` are those it saw."""
@@ -35,7 +40,7 @@ def train(tiny_llama, tiny_tokenizer):
     features = [encode(tiny_tokenizer, Example(f"English: {text}\nSpanish:", f" {text[::-1]}")) for text in texts]
     ids = torch.tensor(sorted({i for feature in features for i in feature["input_ids"]} - {2}))
 
-    def run(folder, stop=None, *, recipe=RECIPE, how=lambda: signal.raise_signal(signal.SIGINT)):
+    def run(folder, stop=None, *, recipe=RECIPE, how=interrupt):
         model = tiny_llama(tied=True)
         witness = Witness(model.get_input_embeddings().weight.detach().clone(), recipe.steps)
         run.steps = []

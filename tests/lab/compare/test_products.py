@@ -48,7 +48,7 @@ def test_what_the_page_says_of_tickets_and_positions_is_what_the_stages_hold(fin
     frequency = load_file(finished / "stages" / "es.0.embed" / "evidence.safetensors")["frequency"]
     assert sorted(ticket["token_id"] for ticket in listed) == sorted(saved.token_ids.tolist())
     assert all(ticket["count"] <= frequency.max() for ticket in listed)
-    assert "The check: the model of this run's Partial Transfer predicts" in page
+    assert "The check: the model with the transferred tickets predicts" in page
 
 
 def test_intervals_are_signed_with_how_they_were_made(summary):
