@@ -102,5 +102,5 @@ def test_a_bar_has_them_beside_it_within_80_columns(clock):
             clock.now += 100
             progress(step, 60, "loss 2.400")
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())
-    assert re.search(r"━ +6/60 loss 2\.400, about 3 h 10 min left in all", text)
+    assert re.search(r"━ +6/60 0:00:0\d loss 2\.400, about 3 h 10 min left in all", text)
     assert title in text

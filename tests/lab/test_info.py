@@ -13,8 +13,10 @@ from kslottery_fast import ks_select
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import write_json
 from kslottery_fast.lab.cli.info import describe, describe_installation
+from kslottery_fast.lab.experiment.settings import ExperimentSettings, RunSettings
 
-HEADER = {"format": "kslottery-experiment/1", "settings": {"model": "tiny", "seed": 3}, "grid": {"seeds": [3]}}
+SETTINGS = ExperimentSettings.of_run(RunSettings(model="tiny", seed=3))
+HEADER = {"format": "kslottery-experiment/1", "settings": SETTINGS.binding, "grid": SETTINGS.grid}
 SUMMARY = HEADER | {
     "format": "kslottery-summary/1",
     "title": "tiny, English to Spanish",
@@ -25,17 +27,24 @@ SUMMARY = HEADER | {
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """The folder of a run that has finished one stage and is at the next."""
-    for stage in ("embed", ".select.half-done"):
+    """The folder of a run that has finished three stages and is at the next."""
+    for stage in ("es.corpus", "es.untuned", "es.untuned.score", ".es.3.embed.half-done.tmp"):
         (tmp_path / "run" / "stages" / stage).mkdir(parents=True)
     write_json(tmp_path / "run" / "run.json", HEADER)
     return tmp_path / "run"
 
 
-def test_a_run_that_is_not_finished_says_how_far_it_is_and_how_to_go_on(run):
+def finish(run: Path) -> None:
+    """Give the folder of the fixture all other stages, empty ones."""
+    arms = ("embed", "transfer@tickets", "partial@tickets", "frequency@tickets", "random@tickets")
+    for stage in ("certificate", *arms, *(f"{arm}.score" for arm in arms)):
+        (run / "stages" / f"es.3.{stage}").mkdir()
+
+
+def test_a_run_that_is_not_finished_says_how_far_it_is_and_what_is_next(run):
     facts = describe(run)
     assert facts["path"] == str(run)
-    assert facts["stages"] == "1 finished; the same command goes on"
+    assert facts["stages"] == "3 of 14 finished; next: Embed Tuning"
     assert facts["settings"] == HEADER["settings"]
     assert "NLL per token" not in facts
     assert describe(run / "run.json") == {"path": str(run / "run.json"), "what": "the settings of a run", **HEADER}
@@ -43,12 +52,13 @@ def test_a_run_that_is_not_finished_says_how_far_it_is_and_how_to_go_on(run):
 
 def test_a_finished_run_shows_its_results_and_so_does_its_summary(run):
     write_json(run / "summary.json", SUMMARY)
+    finish(run)
     facts, summary = describe(run), describe(run / "summary.json")
     assert facts["what"].startswith("an experiment")
-    assert facts["stages"] == "1 finished"
+    assert facts["stages"] == "14 of 14 finished"
     for found in (facts, summary):
         assert found["title"] == "tiny, English to Spanish"
-        assert found["grid"] == {"seeds": [3]}
+        assert found["grid"] == SETTINGS.grid
         assert found["tickets"] == "7, selected by alpha"
         assert found["NLL per token"] == {"Spanish": {"untuned": 2.3457}}
     assert summary["what"].startswith("the results of an experiment")
@@ -56,8 +66,9 @@ def test_a_finished_run_shows_its_results_and_so_does_its_summary(run):
 
 def test_a_finished_run_that_a_larger_comparison_has_begun_to_extend_goes_on(run):
     write_json(run / "summary.json", SUMMARY)
-    write_json(run / "run.json", HEADER | {"grid": {"seeds": [3, 4]}})
-    assert describe(run)["stages"] == "1 finished; the same command goes on"
+    finish(run)
+    write_json(run / "run.json", HEADER | {"grid": SETTINGS.grid | {"seeds": [3, 4]}})
+    assert describe(run)["stages"] == "14 of 25 finished; next: es, seed 4: Embed Tuning"
 
 
 @pytest.mark.parametrize(

@@ -76,16 +76,21 @@ def describe(path: Path) -> Facts:
 
 
 def _run_folder(path: Path) -> Facts:
-    header, stages = _json(path / "run.json"), path / "stages"
+    header = _json(path / "run.json")
     if not str(header.get("format")).startswith("kslottery-experiment/"):
         return header | {"what": "a run of version 0.1, which this version can neither continue nor report"}
-    finished = [entry for entry in stages.iterdir() if not entry.name.startswith(".")] if stages.is_dir() else []
+    from kslottery_fast.lab.experiment.console import RunConsole
+    from kslottery_fast.lab.experiment.plan import Experiment
+    from kslottery_fast.lab.experiment.run_folder import RunFolder
+    from kslottery_fast.lab.experiment.settings import ExperimentSettings
+
+    folder = RunFolder(path)
+    jobs = Experiment(ExperimentSettings.recorded(header, path), folder, RunConsole()).jobs()
+    left = [job.title for job in jobs if not folder.finished(job.stage)]
+    stages = f"{len(jobs) - len(left)} of {len(jobs)} finished" + (f"; next: {left[0]}" if left else "")
     summary = _json(path / "summary.json") if (path / "summary.json").exists() else {}
-    stages_text = f"{len(finished)} finished"
-    if summary.get("grid", {}) != header.get("grid"):  # none yet, or of another call
-        stages_text += "; the same command goes on"
     what = "an experiment: a run of `kslottery run`, or a comparison of `kslottery compare`"
-    return header | {"stages": stages_text} | summary | {"what": what}
+    return header | {"stages": stages} | summary | {"what": what}
 
 
 def _adapter(path: Path) -> Facts:

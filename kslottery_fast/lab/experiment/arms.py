@@ -111,7 +111,7 @@ class ChosenRows(RowArm):
 class Tune(ChosenRows):
     """The rows that a selector takes train, from the original model; everything else is frozen.
 
-    Those of tickets are kept as an adapter of PEFT, too.
+    Those of largest D are kept as an adapter of PEFT, too.
     """
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 _STEPS = 20  # of the work at hand, whose median counts
@@ -120,7 +120,8 @@ class RunConsole:
         """
         started, forecast = time.perf_counter(), forecast or Forecast([title])
         if self.console.is_terminal:
-            columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[note]}", markup=False))
+            note_column = TextColumn("{task.fields[note]}", markup=False)
+            columns = (BarColumn(16), MofNCompleteColumn(), TimeElapsedColumn(), note_column)
             with _TitledBar(title, *columns, console=self.console, transient=True) as progress:
                 task = progress.add_task("", total=None, note="")
 

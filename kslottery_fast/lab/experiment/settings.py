@@ -35,12 +35,7 @@ def option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """One language and one split: every argument of ``kslottery run`` that changes its results.
-
-    ``learning_rate`` is that of Embed Tuning and decides how far rows move, hence how many pass the test;
-    ``tuning_learning_rate`` is that of Partial Tuning and of its controls. ``top_k`` is the number of rows to go on
-    with where alpha selects none. ``output_role`` is the role of a tied table, see :func:`kslottery_fast.attach_rows`.
-    """
+    """One language and one split: every argument of ``kslottery run`` that changes its results."""
 
     model: str = option("smollm2-135m", "named model, Hugging Face id, folder or .gguf file")
     corpus: str = option("catalogues", "named corpus, .tsv/.csv/.jsonl file of pairs, or folder of .po files")
