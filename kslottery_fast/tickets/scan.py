@@ -1,10 +1,8 @@
 """How far every matrix moved between two checkpoints: the KS test on each row of each 2-D tensor.
 
-The paper tunes the embedding because its rows shift like no other matrix's do. This looks at all of them,
-streamed: one block of rows in memory at a time.
+The paper tunes the embedding because its rows shift more than those of any other matrix. A scan compares all matrices.
+It holds one block of rows in memory at a time.
 """
-
-from __future__ import annotations
 
 import csv
 import functools
@@ -23,7 +21,9 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks.significance import critical_count
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
-from .tensor_files import BLOCK_BYTES, FLOATS, Checkpoint, StoredTensor, check_block_bytes, open_checkpoint, row_blocks
+from .checkpoint import Checkpoint, open_checkpoint
+from .options import Method
+from .tensor_files import BLOCK_BYTES, FLOATS, StoredTensor, check_reading, row_blocks
 from .tensor_names import HEAD_NAMES, locate_embedding
 
 FORMAT = "kslottery-scan/1"
@@ -36,37 +36,76 @@ _WRAPPERS = re.compile(r"^(?:base_model\.|model\.|transformer\.|language_model\.
 class TensorShift:
     """How far the rows of one matrix moved.
 
-    Rows with NaN in either checkpoint are counted as ``nan_rows`` and nowhere else. An Inf is larger or smaller than
-    every number, and its row one like any other.
+    Attributes
+    ----------
+    name : str
+        The name of the tensor.
+    stack : str
+        "encoder" or "decoder" in a model with two stacks of layers, else empty.
+    layer : int, optional
+        None outside the stack of layers.
+    kind : str
+        What the matrix is, such as ``self_attn.q_proj``. It is the same in every layer.
+    rows, dimension : int
+        The shape of the matrix. The ``dimension`` numbers of a row are one sample.
+    embedding : bool
+        Whether it is the input embedding.
+    nan_rows : int
+        Rows with NaN in either checkpoint. They count in no other attribute.
+    inf_rows : int
+        Rows with Inf and no NaN. Inf counts as a value, so these rows are tested like all others.
+    changed_rows : int
+        Rows with D > 0.
+    significant_rows : int, optional
+        Rows with p < alpha, each tested on its own. None if no row of d numbers can be significant.
+    mean_d, max_d : float, optional
+        The mean and the largest D of all rows. None if there are no rows.
+    mean_d_changed : float, optional
+        The mean D of the rows that changed. None if no row changed.
     """
 
     name: str
-    stack: str  # "encoder" or "decoder" where there are two stacks of layers, else empty
-    layer: int | None  # None outside the stack of layers
-    kind: str  # what the matrix is, the same in every layer, such as self_attn.q_proj
+    stack: str
+    layer: int | None
+    kind: str
     rows: int
-    dimension: int  # d: the numbers of a row are a sample
-    embedding: bool  # whether it is the input embedding
+    dimension: int
+    embedding: bool
     nan_rows: int
-    inf_rows: int  # rows with Inf and no NaN
-    changed_rows: int  # rows with D > 0
-    significant_rows: int | None  # rows with p < alpha, each on its own; None if no row of d numbers can be significant
-    mean_d: float | None  # of all rows; None without rows
+    inf_rows: int
+    changed_rows: int
+    significant_rows: int | None
+    mean_d: float | None
     max_d: float | None
-    mean_d_changed: float | None  # of the rows that changed; None without such
+    mean_d_changed: float | None
 
     @property
     def significant_share(self) -> float | None:
-        """Share of the rows without NaN that are significant; None if that cannot be told."""
+        """The share of significant rows among the rows without NaN. None if no row can be tested."""
         tested = self.rows - self.nan_rows
         return None if self.significant_rows is None or tested == 0 else self.significant_rows / tested
 
 
 @dataclass(frozen=True)
 class Scan:
-    """The matrices of two checkpoints in the order of the model, and what was not compared and why.
+    """How far the matrices of two checkpoints moved. :func:`scan_checkpoints` makes it.
 
-    ``notes`` says what else is missing, such as why no matrix is marked as the input embedding.
+    Attributes
+    ----------
+    before, after : str
+        The paths of the checkpoints.
+    alpha, method : float, str
+        The test of each row.
+    tensors : list of TensorShift
+        The matrices in the order of the model.
+    only_before, only_after : list of str
+        Tensors that only one of the checkpoints has.
+    other_shape, quantized : list of str
+        Matrices that cannot be compared, since their shapes differ or they do not hold floats.
+    not_2d : int
+        The number of tensors that are not matrices, such as biases.
+    notes : list of str
+        Remarks, such as the reason why no matrix is marked as the input embedding.
     """
 
     before: str
@@ -89,7 +128,7 @@ class Scan:
         return content
 
     def to_csv(self) -> str:
-        """One line a tensor, under the names of the attributes; what does not exist is empty."""
+        """The scan as CSV: a line for each tensor, a column for each attribute. None is an empty field."""
         buffer = io.StringIO()
         entries = self.to_json()["tensors"]
         writer = csv.DictWriter(buffer, list(entries[0]), lineterminator="\n")
@@ -98,7 +137,7 @@ class Scan:
         return buffer.getvalue()
 
     def legend(self) -> list[str]:
-        """What a reader of the figures needs to know, and what was not compared, a line each."""
+        """Lines that explain the figures and say what was not compared."""
         lines = [
             f"significant: share of rows with p < {self.alpha:g}, each tested on its own; changed: rows with D > 0"
         ]
@@ -124,7 +163,7 @@ class Scan:
         return lines
 
     def by_kind(self) -> dict[str, list[TensorShift]]:
-        """The matrices of every kind, over all layers."""
+        """The matrices of each kind, from all layers."""
         kinds: dict[str, list[TensorShift]] = {}
         for shift in self.tensors:
             kinds.setdefault(shift.kind, []).append(shift)
@@ -136,29 +175,53 @@ def scan_checkpoints(
     after: str | os.PathLike[str],
     *,
     alpha: float = 0.05,
-    method: str = "auto",
+    method: Method = "auto",
     block_bytes: int = BLOCK_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
-    """Compare every row of every 2-D floating tensor that both checkpoints have, by name and shape.
+    """Compare every row of every matrix that two checkpoints share.
+
+    Two tensors are compared if they are matrices of floats and have the same name and shape.
 
     Parameters
     ----------
-    before, after, method, block_bytes
-        As for :func:`kslottery_fast.tickets.ks_select_checkpoints`.
+    before, after : str or path
+        The checkpoints, as for :func:`kslottery_fast.tickets.ks_select_checkpoints`.
     alpha : float
         Significance level of each row on its own.
+    method : {"auto", "exact", "asymp", "paper"}
+        How p is computed. See :func:`kslottery_fast.ks.significance.pvalues`.
+    block_bytes : int
+        The size of a block of both checkpoints. It changes the speed, never the result.
     progress : callable(done, total), optional
-        In MiB of both checkpoints.
+        Called after every block with the MiB of both checkpoints.
+
+    Returns
+    -------
+    Scan
 
     Raises
     ------
     InputError
-        What is no checkpoint, or two that share no matrix; alpha, method or block_bytes out of range.
+        A path is not a checkpoint, the checkpoints share no matrix, or an option is out of range.
+    TypeError
+        An argument has a wrong type.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from safetensors.torch import save_file
+    >>> matrix = torch.randn(9, 64, generator=torch.Generator().manual_seed(0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"h.0.w.weight": matrix}, f"{folder}/before.safetensors")
+    ...     save_file({"h.0.w.weight": matrix * 3}, f"{folder}/after.safetensors")
+    ...     scan = scan_checkpoints(f"{folder}/before.safetensors", f"{folder}/after.safetensors")
+    >>> [(shift.kind, shift.changed_rows, shift.significant_rows) for shift in scan.tensors]
+    [('w', 9, 9)]
     """
-    check_block_bytes(block_bytes)
+    check_reading(block_bytes, progress)
     critical_count(1000, alpha, method)  # refuses bad options before anything is read
-    first, second = open_checkpoint(before), open_checkpoint(after)
+    first, second = open_checkpoint(before, "before"), open_checkpoint(after, "after")
     pairs, skipped = _pairs(first, second)
     if not pairs:
         examples = [
@@ -172,7 +235,7 @@ def scan_checkpoints(
     table, notes = _embedding_name(first)
     total = sum(tensor.nbytes for pair in pairs for tensor in pair)
     done, shifts = 0, []
-    # Two samples of one number each always differ as much as two such samples can.
+    # Two different samples of one number each always have D = 1, so no such row is tested.
     threshold = functools.cache(lambda d: critical_count(d, alpha, method) if d > 1 else 2)
     for pair in pairs:
         counts, inf_rows = [torch.empty(0, dtype=torch.int64)], 0
@@ -191,13 +254,31 @@ def scan_checkpoints(
 
 
 def mean_d(shifts: Sequence[TensorShift]) -> float | None:
-    """Mean D over the rows of several matrices; None where no matrix has one."""
+    """The mean D over the rows of several matrices. None if no matrix has one.
+
+    Parameters
+    ----------
+    shifts : sequence of TensorShift
+
+    Returns
+    -------
+    float or None
+    """
     known = [(shift.mean_d, shift.rows - shift.nan_rows) for shift in shifts if shift.mean_d is not None]
     return sum(mean * rows for mean, rows in known) / sum(rows for _, rows in known) if known else None
 
 
 def significant_share(shifts: Sequence[TensorShift]) -> float | None:
-    """Share of significant rows of several matrices; None where none could be tested."""
+    """The share of significant rows of several matrices. None if none could be tested.
+
+    Parameters
+    ----------
+    shifts : sequence of TensorShift
+
+    Returns
+    -------
+    float or None
+    """
     tested = [shift for shift in shifts if shift.significant_share is not None]
     rows = sum(shift.rows - shift.nan_rows for shift in tested)
     return sum(shift.significant_rows or 0 for shift in tested) / rows if tested else None
@@ -217,7 +298,7 @@ def _some(names: list[str]) -> str:
 
 
 def _pairs(first: Checkpoint, second: Checkpoint) -> tuple[list[tuple[StoredTensor, StoredTensor]], dict[str, Any]]:
-    """The matrices that can be compared, and the other fields of Scan, which tell of those that cannot."""
+    """The matrices that can be compared, and the fields of Scan that name all others."""
     skipped: dict[str, Any] = {
         "only_before": sorted(first.files.keys() - second.files.keys()),
         "only_after": sorted(second.files.keys() - first.files.keys()),
@@ -240,7 +321,7 @@ def _pairs(first: Checkpoint, second: Checkpoint) -> tuple[list[tuple[StoredTens
 
 
 def _embedding_name(checkpoint: Checkpoint) -> tuple[str | None, list[str]]:
-    """The matrix to mark; a scan works without, and then says why in a note."""
+    """The matrix to mark as the input embedding. Without one, a note says why."""
     try:
         name, why_not = locate_embedding(checkpoint)
     except InputError as error:  # config.json is broken
@@ -286,7 +367,10 @@ def _parts(name: str) -> tuple[str, int | None, str]:
 
 
 def _place(shift: TensorShift) -> tuple[int, str, int, str]:
-    """Sorts as a token passes them: the input embedding, what stands outside the layers, layers, head."""
+    """The sort key of the order in which a token passes the matrices.
+
+    The input embedding is first. The matrices outside the layers, the layers and the head follow.
+    """
     if shift.layer is not None:
         return 2, shift.stack, shift.layer, shift.name
     return 0 if shift.embedding else 3 if shift.name.endswith(HEAD_NAMES) else 1, "", 0, shift.name
