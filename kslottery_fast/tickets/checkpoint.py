@@ -75,7 +75,7 @@ def open_checkpoint(path: str | os.PathLike[str], name: str = "path") -> Checkpo
     TypeError
         ``path`` is not a path.
     """
-    path = file_errors.check_path(path, name)
+    path = file_errors.check_path(path, name, "; ks_select compares models and tables in memory")
     if not file_errors.exists(path):
         raise InputError(
             f"{name} is {path}: no such file or folder; download a model of the Hugging Face Hub first "

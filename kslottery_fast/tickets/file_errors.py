@@ -14,22 +14,22 @@ AGAIN = "copy or download it again"
 _SHOWN = 300  # characters of a path that the system refuses
 
 
-def check_path(value: Any, name: str) -> Path:
+def check_path(value: Any, name: str, hint: str = "") -> Path:
     """Return a path given as a string or a path object.
 
     Raises
     ------
     TypeError
-        Something else. Models and tables are told where they fit.
+        It is something else. The message ends with the hint.
 
     Examples
     --------
     >>> check_path(None, "before")
     Traceback (most recent call last):
-    TypeError: before is None: expected a path; ks_select compares models and tables in memory
+    TypeError: before is None: expected a path
     """
     if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} is {shown(value)}: expected a path; ks_select compares models and tables in memory")
+        raise TypeError(f"{name} is {shown(value)}: expected a path{hint}")
     return Path(value)
 
 
