@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from kslottery_fast import ops
 from kslottery_fast.base.dtensors import whole
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.ks.tables import counts_and_largest
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 from kslottery_fast.rows.attach import get_rows
 from kslottery_fast.rows.tables import base_rows, check_finite
@@ -34,7 +34,7 @@ class _AttachedTables:
 
     def counts(self, threshold: int = 0) -> torch.Tensor:
         """As decision.Tables says."""
-        h, flags = ops.ks_statistics(self.before, self.after, threshold)
+        h, flags = counts_and_largest(self.before, self.after, threshold)
         if bool((flags & (HAS_NAN | HAS_INF)).any()):
             check_finite(self.after, self.ids, f"training diverged, lower the learning rate ({self.after.dtype} table)")
             check_finite(self.before, self.ids, "the table itself is damaged, load the checkpoint anew")

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kslottery_fast import ops
 from kslottery_fast.base.dtensors import is_dtensor, local
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.ks.tables import counts_and_largest
 
 from .select import select_tickets
 from .tickets import Tickets
@@ -74,7 +74,7 @@ class _ShardedTables:
 
     def counts(self, threshold: int = 0) -> Tensor:
         """As decision.Tables says; the same on all processes."""
-        h, flags = ops.ks_statistics(self.before, self.after, threshold)
+        h, flags = counts_and_largest(self.before, self.after, threshold)
         rows = torch.nonzero((h != 0) | (flags != 0))[:, 0]
         sizes = self._gather(torch.tensor([len(self.before), len(rows)], device=h.device))
         offset = sum(int(size[0]) for size in sizes[: dist.get_rank(self.group)])

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ks.tables import refuse_flagged
+from kslottery_fast.ks.tables import counts_and_largest, refuse_flagged
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 from .select import select_tickets
@@ -54,8 +53,7 @@ def ks_select_checkpoints(
     block_bytes : int
         Bytes of one block, both tables together. It changes the speed, never the result.
     progress : callable(done, total), optional
-        Called after every block with rows. If no row is selected the tables are read once more, to tell why:
-        total doubles then.
+        Called after every block with rows.
 
     Returns
     -------
@@ -111,9 +109,11 @@ class _Pair:
         h, flags = torch.zeros(V, dtype=torch.int64), torch.zeros(V, dtype=torch.uint8)
         # One number stands for a row: Inf if the row of that table is not finite, else 0.
         marks = torch.zeros(V, 1), torch.zeros(V, 1)
+        known = 0
         for start, first, second in row_blocks(self.before, self.after, self._block_bytes):
             here = slice(start, start + len(first))
-            h[here], flags[here] = ops.ks_statistics(first, second, threshold)
+            h[here], flags[here] = counts_and_largest(first, second, threshold, known)
+            known = max(known, int(h[here].max()))
             bad = torch.nonzero(flags[here] & _NOT_FINITE)[:, 0]
             for mark, block in zip(marks, (first, second), strict=True):
                 mark[here][bad[~torch.isfinite(block[bad]).all(dim=1)]] = torch.inf
