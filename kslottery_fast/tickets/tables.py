@@ -116,6 +116,14 @@ def _with_rows(embedding: RowEmbedding, name: str) -> Tensor:
             f"{name} has attached rows over a table that is sharded or quantized: use ks_select_rows(model), which "
             "compares them with their table"
         )
+    rows = rows_in_memory(embedding)
     with torch.no_grad():
         table = _table_of(embedding).clone()
-        return table.index_copy_(0, embedding.token_ids.to(table.device), embedding.rows.to(table))
+        return table.index_copy_(0, embedding.token_ids.to(table.device), rows.to(table))
+
+
+def rows_in_memory(embedding: RowEmbedding) -> Tensor:
+    """The rows in use. Rows that were offloaded together with the model are an InputError."""
+    if embedding.rows.is_meta:
+        raise InputError("model has attached rows without values (device meta): offload it first, then attach rows")
+    return embedding.rows
