@@ -4,7 +4,6 @@ import os
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +15,7 @@ from kslottery_fast.rows.attach import get_rows, has_rows
 from kslottery_fast.rows.overlay import RowEmbedding
 from kslottery_fast.rows.tables import base_rows, input_embedding, is_quantized, table_shape
 
-Table: TypeAlias = Tensor | nn.Module | npt.NDArray[np.floating[Any]]
+Table: TypeAlias = Tensor | nn.Module | np.ndarray
 """A [V, d] table of floats: a tensor, a Parameter, an array, an nn.Embedding, or a model with an input embedding."""
 
 

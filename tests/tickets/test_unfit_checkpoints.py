@@ -147,6 +147,7 @@ def test_nan_and_inf_are_named_with_the_token_ids_of_the_whole_table(pair, table
         ({"block_bytes": 0}, InputError, "block_bytes is the int 0: expected a number of bytes"),
         ({"block_bytes": True}, InputError, "block_bytes is the bool True: expected a number of bytes"),
         ({"progress": 3}, TypeError, r"progress is the int 3: expected a function progress\(done, total\), or None"),
+        ({"progress": torch.nn.Embedding(2, 2)}, TypeError, "progress is an Embedding: expected a function"),
         ({"tokenizer": "gpt2"}, TypeError, "tokenizer is the str 'gpt2': expected a tokenizer; load it first"),
         ({"tensor": 3}, TypeError, "tensor is the int 3: expected 'auto', a name, or the two names"),
         ({"block_bytes": "x"}, InputError, "block_bytes is the str 'x': expected a number of bytes"),
