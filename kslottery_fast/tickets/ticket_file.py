@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.arguments import check_choice, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.ticket_ids import (
     FORMAT,
@@ -104,8 +104,8 @@ def check_fields(fields: Mapping[str, Any]) -> None:
     _check_settings(fields)
     ids, h, texts = fields["token_ids"], fields["counts"], fields["token_texts"]
     for name, values in (("token_ids", ids), ("counts", h)):
-        if not isinstance(values, Tensor) or values.dtype != torch.int64 or values.ndim != 1:
-            raise InputError(f"{name} must be an int64 tensor [k]")
+        if not isinstance(values, Tensor) or values.dtype != torch.int64 or values.ndim != 1 or not values.is_cpu:
+            raise InputError(f"{name} must be an int64 tensor [k] on the CPU; Tickets.from_counts takes other integers")
     if len(ids) != len(h):
         raise InputError(f"counts has {len(h)} entries, token_ids {len(ids)}: expected one count per row")
     if texts is not None and len(tuple_of_texts(texts)) != len(ids):
@@ -118,18 +118,14 @@ def _check_settings(fields: Mapping[str, Any]) -> None:
     for name in ("vocab_size", "dimension", "threshold_count"):
         value, least = fields[name], 0 if name == "vocab_size" else 1
         if not is_int(value) or value < least:
-            raise InputError(f"{name} is {value!r}: expected an integer of at least {least}")
+            raise InputError(f"{name} is {shown(value)}: expected an integer of at least {least}")
     d, threshold = fields["dimension"], fields["threshold_count"]
     if threshold > d + 1:
         rows = f"rows of {d} number{'' if d == 1 else 's'}"
         raise InputError(f"threshold_count is {threshold}: expected 1..{d + 1} for {rows}")
-    for name, choices in (
-        ("method", METHODS),
-        ("correction", CORRECTIONS),
-        ("selected_by", ("alpha", "top_k")),
-    ):
-        if fields[name] not in choices:
-            raise InputError(f"{name} is {fields[name]!r}: expected one of {list(choices)}")
+    check_choice(fields["method"], METHODS, "method")
+    check_choice(fields["correction"], CORRECTIONS, "correction")
+    check_choice(fields["selected_by"], ("alpha", "top_k"), "selected_by")
     if fields["alpha"] is not None:
         try:
             check_alpha(fields["alpha"])
@@ -147,7 +143,7 @@ def _check_rows(ids: Tensor, h: Tensor, V: int, d: int, threshold: int) -> None:
         raise InputError("token_ids holds a row twice")
     if int(h.min()) < threshold or int(h.max()) > d:
         bad = int(h.max()) if int(h.max()) > d else int(h.min())
-        raise InputError(f"counts holds {bad}: tickets here have {threshold} <= h <= {d}")
+        raise InputError(f"counts holds {bad}: expected {threshold} to {d}")
     falling = (h[:-1] > h[1:]) | ((h[:-1] == h[1:]) & (ids[:-1] < ids[1:]))
     if not bool(falling.all()):
         raise InputError("token_ids must be sorted by falling count, then rising id")

@@ -255,8 +255,8 @@ class Tickets(TicketViews, TicketTexts):
         --------
         >>> settings = {"vocab_size": 10, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
         >>> tickets = Tickets.from_counts([3], [4], **settings)
-        >>> tickets.to_dict()["token_ids"], Tickets.from_dict(tickets.to_dict()) == tickets
-        ([3], True)
+        >>> tickets.to_dict()["token_ids"], tickets.to_dict()["threshold"]
+        ([3], 1.0)
         """
         content = ticket_file.content_of(self._attributes(), self.token_texts)
         return {**content, "digest": ticket_file.digest_of(content)}
@@ -279,6 +279,13 @@ class Tickets(TicketViews, TicketTexts):
             A key is missing, has a wrong type or a value out of range; values contradict each other or the digest.
         TypeError
             ``data`` is not a dict.
+
+        Examples
+        --------
+        >>> settings = {"vocab_size": 10, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> tickets = Tickets.from_counts([3], [4], **settings)
+        >>> Tickets.from_dict(tickets.to_dict()) == tickets
+        True
         """
         if not isinstance(data, Mapping):
             raise TypeError(f"data is {shown(data)}: expected a dict, as to_dict returns it")
@@ -309,6 +316,16 @@ class Tickets(TicketViews, TicketTexts):
             The folder does not exist, ``path`` is a folder, or the tokenizer belongs to another model.
         TypeError
             An argument has a wrong type.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> settings = {"vocab_size": 10, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> tickets = Tickets.from_counts([3], [4], **settings)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tickets.save(f"{folder}/tickets.json")
+        ...     Tickets.load(f"{folder}/tickets.json") == tickets
+        True
         """
         target = _check_target(path)
         content = (self if tokenizer is None else self.with_texts(tokenizer)).to_dict()
@@ -335,6 +352,16 @@ class Tickets(TicketViews, TicketTexts):
             and the field.
         TypeError
             ``path`` is not a path.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> settings = {"vocab_size": 10, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> tickets = Tickets.from_counts([3], [4], **settings)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tickets.save(f"{folder}/tickets.json")
+        ...     Tickets.load(f"{folder}/tickets.json") == tickets
+        True
         """
         data = read_json(check_path(path, "path"))
         try:

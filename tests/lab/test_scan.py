@@ -117,7 +117,7 @@ def test_the_table_names_what_is_not_in_it(odd_pair, capsys):
         "not compared, only in b.safetensors: new",
         "not compared, of different shapes: resized",
         "not compared, not of floats (quantized?): q",
-        "not compared, no matrix (biases, norms): 2 tensors",
+        "not compared, not matrices (biases, norms): 2 tensors",
         "Written to scan: scan.json, scan.csv, scan.png",
     ):
         assert line in out.splitlines()
