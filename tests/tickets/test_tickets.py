@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.ticket_ids import digest_of
 from kslottery_fast.ks.significance import pvalues
-from kslottery_fast.tickets import ticket_file
 from kslottery_fast.tickets.tickets import Tickets
 
 
@@ -195,7 +195,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], Any], *, sign: bool
     replaced = change(data)
     data = data if replaced is None else replaced
     if sign:
-        data["digest"] = ticket_file.digest_of({k: v for k, v in data.items() if k != "digest"})
+        data["digest"] = digest_of({k: v for k, v in data.items() if k != "digest"})
     path.write_text(json.dumps(data))
     return path
 
