@@ -1,4 +1,4 @@
-"""A training step, and the forward of one token, with rows attached: against the frozen model, PEFT, dense AdamW and a mask.
+"""A training step and the forward of one token with rows attached, beside the frozen model, PEFT, dense AdamW, a mask.
 
 The model is an 8-layer LLaMA of SmolLM2's width with random weights; of the floor nothing trains but one scalar, which
 is added to the embeddings: the same forward and backward, and no optimizer to speak of.
