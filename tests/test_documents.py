@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
-from pathlib import Path
 
 import documents
 import pytest
