@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, f
     from .rows.attach import attach_rows, detach_rows, get_rows, has_rows, merge_rows, transfer_rows, untie_output
     from .rows.sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
     from .rows.tables import embedding_table, is_tied
-    from .rows.token_ids import TokenIds, active_token_ids
+    from .rows.token_ids import active_token_ids
     from .tickets.attached import ks_select_rows
     from .tickets.select import ks_select
     from .tickets.stored import ks_select_checkpoints
@@ -49,7 +49,6 @@ __all__ = [
     "RowAdamW",
     "TicketTrainer",
     "Tickets",
-    "TokenIds",
     "active_token_ids",
     "add_rows",
     "attach_rows",
@@ -86,7 +85,6 @@ _HOMES = {
     "RowAdamW": "optim.row_adamw",
     "TicketTrainer": "integrations.trainer",
     "Tickets": "tickets.tickets",
-    "TokenIds": "rows.token_ids",
     "active_token_ids": "rows.token_ids",
     "add_rows": "rows.sets",
     "attach_rows": "rows.attach",
