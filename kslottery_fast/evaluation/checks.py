@@ -1,6 +1,6 @@
 """Checks of arguments that the files of this folder share. Each message begins with the name of the argument."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -198,7 +198,8 @@ def check_batches(batches: Any) -> list[Mapping[str, torch.Tensor]]:
 
     >>> check_batches({"input_ids": 0})
     Traceback (most recent call last):
-    TypeError: batches is the dict {'input_ids': 0}: expected a list of batches, each a mapping with the tensors input_ids and labels
+    TypeError: batches is the dict {'input_ids': 0}: expected a list of batches, each a mapping
+    with the tensors input_ids and labels
     >>> check_batches([])
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: batches is empty: give at least one batch with input_ids and labels

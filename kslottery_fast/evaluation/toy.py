@@ -48,7 +48,7 @@ def alphabet_model() -> tuple[nn.Module, Any]:
         intermediate_size=8,
         num_hidden_layers=1,
         num_attention_heads=1,
-        max_position_embeddings=64,
+        max_position_embeddings=128,
         bos_token_id=None,
         eos_token_id=end,
         pad_token_id=end,
