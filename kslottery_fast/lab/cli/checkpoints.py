@@ -36,10 +36,10 @@ def add_select(commands: Any) -> None:
         commands,
         "select",
         _select,
-        "find the tickets of two checkpoints: rows of the embedding that shifted",
-        "The embedding tables are read block by block, so their size does not matter. The\n"
-        "tickets are printed as a table and written to a file, with the texts of the tokens\n"
-        "if a tokenizer lies in either folder.",
+        "find the tickets of two checkpoints",
+        "Tickets are the rows of the embedding table that shifted significantly. They are\n"
+        "printed as a table and written to a file, with the texts of the tokens if either\n"
+        "folder holds a tokenizer. The tables are read in blocks, so they may be of any size.",
         ["select base-model tuned-model", "select base-model tuned-model --top-k 18 --output top18.json"],
     )
     choice = parser.add_argument_group("selection of tickets")
@@ -56,10 +56,11 @@ def add_select(commands: Any) -> None:
     choice.add_argument(
         "--tokenizer", type=Path, metavar="DIR", help="folder of the tokenizer, by default that of AFTER or BEFORE"
     )
-    group = add_results(parser, as_json=f"{AS_JSON}, and write no file")
+    group = parser.add_argument_group("output")
     group.add_argument("--limit", type=at_least(0), default=20, metavar="N", help="rows in the table")
     group.add_argument("--output", type=Path, metavar="FILE", help="file for the tickets (default: tickets.json)")
     add_force(group, "overwrite the file if it exists")
+    add_results(parser, group, as_json=f"{AS_JSON}, and write no file")
 
 
 def add_scan(commands: Any) -> None:
@@ -68,20 +69,22 @@ def add_scan(commands: Any) -> None:
         commands,
         "scan",
         _scan,
-        "measure how far the rows of every matrix shifted between two checkpoints",
-        f"The result is printed as a table and written to a folder as\n{', '.join(_SCAN_FILES)}.",
+        "measure how far every matrix of two checkpoints shifted",
+        "Every row of every matrix is tested. The result is printed as a table and written\n"
+        f"to a folder as {', '.join(_SCAN_FILES)}.",
         ["scan base-model tuned-model"],
     )
     _add_test(parser.add_argument_group("test"))
-    group = add_results(parser, as_json=f"{AS_JSON}, and write no file")
+    group = parser.add_argument_group("output")
     group.add_argument("--output", type=Path, metavar="DIR", help="folder for the files (default: scan)")
     add_force(group, "overwrite the files if they exist")
+    add_results(parser, group, as_json=f"{AS_JSON}, and write no file")
 
 
 def _parser(
     commands: Any, name: str, run: Callable[..., int], purpose: str, text: str, examples: Sequence[str]
 ) -> Parser:
-    parser = add_command(commands, name, run, purpose, text, examples)
+    parser = add_command(commands, name, run, purpose, text, examples, "BEFORE", "AFTER")
     parser.add_argument("before", type=Path, metavar="BEFORE", help=f"the original model: {_CHECKPOINT}")
     parser.add_argument("after", type=Path, metavar="AFTER", help="the fine-tuned model, likewise")
     return parser

@@ -35,7 +35,7 @@ def add_run(commands: Any) -> None:
         commands,
         "run",
         _run,
-        "run the whole experiment on one language, and write a report",
+        "run the whole experiment on one language",
         "The experiment tunes the embedding of the active vocabulary (Embed Tuning),\n"
         "selects tickets, copies their rows (Partial Transfer), trains only their rows\n"
         "(Partial Tuning), and trains two controls of the same size. It scores every\n"
@@ -55,8 +55,9 @@ def add_compare(commands: Any) -> None:
         commands,
         "compare",
         _compare,
-        "compare many ways to tune a model, over training seeds and languages",
-        "Each way is called an arm and written NAME[@SIZE][:lr=RATE]. SIZE is a number\n"
+        "compare many ways to tune a model",
+        "Every way is tried with several training seeds and on several languages.\n"
+        "Each is called an arm and written NAME[@SIZE][:lr=RATE]. SIZE is a number\n"
         "of rows (18), an alpha (0.05: as many rows as the KS test selects), `tickets`\n"
         "or `active` (the whole active vocabulary). --list-arms explains the names.\n\n"
         "The same command resumes an experiment that was interrupted. Arms, seeds and\n"
@@ -73,15 +74,13 @@ def add_compare(commands: Any) -> None:
     )
     for old, dest, kind in (("--targets", "targets", words), ("--seeds", "seeds", some_seeds)):
         grid.add_argument(old, dest=dest, type=kind, action=Renamed, now=old.removesuffix("s"))
-    grid.add_argument(
-        "--effects", type=at_least(0), default=12, metavar="N", help="tickets that are measured one by one"
-    )
+    grid.add_argument("--effects", type=at_least(0), default=12, metavar="N", help="tickets to measure one by one")
     grid.add_argument(
         "--margin",
         type=probability,
         default=0.1,
         metavar="SHARE",
-        help="gain that the recommended set of rows may lose",
+        help="gain that the recommended rows may lose",
     )
     _add_settings(parser, "runs/compare", leave_out=("target",))
     listing = parser.add_argument_group("instead of the experiment")
@@ -95,10 +94,11 @@ def add_report(commands: Any) -> None:
         commands,
         "report",
         _report,
-        "print the table of a finished experiment, and bring its report up to date",
-        "Files of the report that are missing, or were written by another version, are\n"
-        "written. Nothing is trained or scored.",
+        "show a finished experiment, and update its report",
+        "The table is printed. Files of the report that are missing, or that another\n"
+        "version wrote, are written. Nothing is trained or scored.",
         ["report runs/es"],
+        "DIR",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help=_FOLDER)
     group = add_results(parser, as_json=f"{_SUMMARY}, and write no file")
@@ -111,10 +111,12 @@ def add_certify(commands: Any) -> None:
         commands,
         "certify",
         _certify,
-        "compute the certificates of a finished experiment again, and say what they guarantee",
-        "The certificate follows from rows and predictions in the folder. A file that does\n"
-        "not follow from the others is refused. No model is run, and no file is written.",
+        "recompute and check the certificates of an experiment",
+        "Prints what the certificates guarantee. A certificate follows from the rows and\n"
+        "predictions in the folder, and a file that does not follow from the others is\n"
+        "refused. No model is run, and no file is written.",
         ["certify runs/es"],
+        "DIR",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help=_FOLDER)
     add_results(parser)
@@ -129,10 +131,11 @@ def _add_settings(parser: argparse.ArgumentParser, output: str, *, leave_out: tu
         if field.name not in leave_out:
             _add_setting(groups[field.metadata["group"]], field)
     groups[SELECTION].add_argument("--top-k", dest="top_k", type=at_least(1), action=Renamed, now="--fallback-top-k")
-    group = add_results(parser, as_json=f"{_SUMMARY}; the folder is written all the same")
+    group = parser.add_argument_group("output")
     group.add_argument(
         "--output", dest="folder", type=Path, default=Path(output), metavar="DIR", help="folder of the experiment"
     )
+    add_results(parser, group, as_json=f"{_SUMMARY}; the folder is written all the same")
     parser.set_defaults(after_interrupt="; the same command resumes the experiment")
     return groups
 
@@ -141,6 +144,8 @@ def _add_setting(group: Any, field: Any) -> None:
     metadata, options = field.metadata, {}
     if metadata["choices"]:
         options["choices"] = metadata["choices"]
+    elif field.name == "bleu_tokenizer":
+        options["metavar"] = "NAME"
     elif field.name == "seed":
         options |= {"type": one_seed, "metavar": "N"}
     elif isinstance(field.default, int):

@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unexpected argument {words[0]!r}")
         known = [option for option, action in self._option_string_actions.items() if action.help != argparse.SUPPRESS]
         near = difflib.get_close_matches(unknown, known, n=1)
-        self.error(f"unknown option {unknown}" + (f"; did you mean {near[0]}?" if near else ""))
+        self.error(f"unknown option {unknown}" + (f" (did you mean {near[0]}?)" if near else ""))
 
 
 class Renamed(argparse.Action):
@@ -62,7 +62,13 @@ class Renamed(argparse.Action):
 
 
 def add_command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], purpose: str, text: str, examples: Sequence[str]
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    purpose: str,
+    text: str,
+    examples: Sequence[str],
+    *places: str,
 ) -> Parser:
     """Add a subcommand.
 
@@ -80,23 +86,26 @@ def add_command(
         More lines for its own help.
     examples : sequence of str
         Command lines for the end of its help.
+    *places : str
+        Its arguments that are not options.
     """
     epilog = "\n".join([f"example{'s' if len(examples) > 1 else ''}:", *(f"  kslottery {line}" for line in examples)])
     description = f"{purpose[0].upper()}{purpose[1:]}.\n\n{text}"
-    parser: Parser = commands.add_parser(name, help=purpose, description=description, epilog=epilog)
+    usage = " ".join(["%(prog)s [options]", *places])
+    parser: Parser = commands.add_parser(name, help=purpose, usage=usage, description=description, epilog=epilog)
     parser.set_defaults(run=run, parser=parser)
     return parser
 
 
-def add_results(parser: argparse.ArgumentParser, *, as_json: str = AS_JSON) -> argparse._ArgumentGroup:
-    """Add ``--json`` and ``--quiet``, and return their group."""
-    group = parser.add_argument_group("output")
+def add_results(parser: argparse.ArgumentParser, group: Any = None, *, as_json: str = AS_JSON) -> Any:
+    """Add ``--json`` and ``--quiet`` to a group, by default a new one, and return it."""
+    group = group or parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help=as_json)
     group.add_argument("-q", "--quiet", action="store_true", help="leave out progress; notes and errors still appear")
     return group
 
 
-def add_force(group: argparse._ArgumentGroup, text: str) -> None:
+def add_force(group: Any, text: str) -> None:
     """Add ``--force``."""
     group.add_argument("--force", action="store_true", help=text)
 

@@ -98,7 +98,9 @@ def find_language(text: str) -> Language:
     if found:
         return Language(found, LANGUAGES[found])
     near = [codes[name] for name in difflib.get_close_matches(wanted, codes, n=3)]
-    near = list(dict.fromkeys([*near, *difflib.get_close_matches(code, LANGUAGES, n=3)]))[:3]
-    *first, last = [f"{guess} ({LANGUAGES[guess]})" for guess in near] or ["a code such as es, or a name"]
-    hint = f"did you mean {', '.join(first)}{' or ' if first else ''}{last}? " if near else f"give {last}. "
+    near += difflib.get_close_matches(code, LANGUAGES, n=3)
+    if len(code) == 2:  # the letters of a short code say little; many near ones share the first
+        near += [known for known in LANGUAGES if len(known) == 2 and known[0] == code[0]]
+    guesses = " or ".join(f"{guess} ({LANGUAGES[guess]})" for guess in list(dict.fromkeys(near))[:6])
+    hint = f"did you mean {guesses}? " if near else "give a code such as es or a name such as Spanish. "
     raise InputError(f"unknown language {text!r}; {hint}Write CODE=NAME for another language, as in nah=Nahuatl")
