@@ -30,8 +30,8 @@ class Tickets(TicketViews, TicketTexts):
 
     Tickets are a sequence of token ids: ``len(tickets)``, ``for token_id in tickets``, ``5 in tickets`` and
     ``tickets[0]`` work. A slice gives Tickets, and so does a mask of bools, such as ``tickets.statistic > 0.5``.
-    ``a & b`` gives the tickets in both, ``a - b`` those of a that are not in b, and ``a | b`` those in either; the other
-    side may be the path of a ticket file. Tickets never change.
+    ``a & b`` gives the tickets in both, ``a - b`` those of a that are not in b, and ``a | b`` those in either, where b
+    may be the path of a ticket file. Tickets never change.
 
     Attributes
     ----------
