@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.errors import InputError
 
 from . import subsets, ticket_fields
 from .options import Correction, ResolvedMethod, SelectedBy
@@ -162,7 +163,7 @@ class Tickets(TicketViews, TicketFiles):
     def __getitem__(self, index: int) -> int: ...
     @overload
     def __getitem__(self, index: slice | Tensor | np.ndarray | Sequence[bool]) -> Self: ...
-    def __getitem__(self, index: int | slice | Tensor | np.ndarray | Sequence[bool]) -> int | Self:
+    def __getitem__(self, index: int | slice | Tensor | np.ndarray | Sequence[bool]) -> "int | Self":
         place = subsets.place_of(index, len(self))
         if place is not None:
             return int(self.token_ids[place])
@@ -183,7 +184,10 @@ class Tickets(TicketViews, TicketFiles):
     def _comparable(self, other: Any) -> "Tickets":
         """Other tickets of the same vocabulary, or those of a ticket file."""
         if isinstance(other, (str, os.PathLike)):
-            other = Tickets.load(other)
+            try:
+                other = Tickets.load(other)
+            except InputError as error:
+                raise InputError(f"other: {error}") from None
         if not isinstance(other, Tickets):
             raise TypeError(f"other is {shown(other)}: expected Tickets, or the path of a ticket file")
         subsets.check_same_vocabulary(self, other)
