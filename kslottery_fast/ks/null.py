@@ -120,7 +120,8 @@ def _compute(counts: Integers, n: int, m: int, one_sided: bool, method: str) -> 
 def _equal_sizes_table(n: int, one_sided: bool) -> Floats:
     """Natural logarithm of P(n D >= h), h = 0..n, by the closed form of Gnedenko and Korolyuk.
 
-    With T(a) = C(2n, n - a) / C(2n, n), the one-sided value is T(h), and the two-sided one 2 [T(h) - T(2h) + T(3h) - ...].
+    With T(a) = C(2n, n - a) / C(2n, n), the one-sided value is T(h). The two-sided value is
+    2 [T(h) - T(2h) + T(3h) - ...].
     """
     log_t = _log_binomial_ratios(n)
     table = log_t
@@ -208,8 +209,9 @@ def _outside_probability(
 
     The last step of a random path to (i, j) comes from (i-1, j) with probability i / (i + j). Hence
     ``P(i, j) = [i P(i-1, j) + j P(i, j-1)] / (i + j)`` inside the band, and 1 outside. These are sums of positive
-    terms, without cancellation. One pass over the antidiagonals i + j = s serves all counts. The array holds P(i, s - i) by i,
-    and only the band of the largest count is computed. ``step`` works on P (1 outside) or on log P (0 outside).
+    terms, without cancellation. One pass over the antidiagonals i + j = s serves all counts. The array holds
+    P(i, s - i) by i, and only the band of the largest count is computed. ``step`` works on P (1 outside) or on log P (0
+    outside).
     """
     g = math.gcd(n, m)
     ng, mg = n // g, m // g
