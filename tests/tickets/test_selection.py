@@ -275,7 +275,7 @@ def test_nan_and_inf_in_either_table_are_refused_with_rows(before: torch.Tensor,
             ks_select(before, bad, **options)  # type: ignore[arg-type]
     one = before.clone()
     one[7, 0] = torch.inf
-    with pytest.raises(InputError, match=r"^emb_before has NaN or Inf in 1 row \(token ids 7\): this is no healthy"):
+    with pytest.raises(InputError, match=r"^emb_before has NaN or Inf in 1 row \(token ids 7\): this checkpoint is d"):
         ks_select(one, after)
 
 
