@@ -26,9 +26,11 @@ if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, f
     from .ks.twosample import KsResult, ks_2samp
     from .ops import row_adamw_
     from .optim.row_adamw import RowAdamW
-    from .rows.attach import attach_rows, detach_rows, get_rows, merge_rows, transfer_rows, untie_output
+    from .rows.attach import attach_rows, detach_rows, get_rows, merge_rows, untie_output
     from .rows.sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
-    from .rows.tables import active_token_ids, embedding_table, is_tied
+    from .rows.tables import embedding_table, is_tied
+    from .rows.token_ids import active_token_ids
+    from .rows.transfer import transfer_rows
     from .tickets.attached import ks_select_rows
     from .tickets.select import ks_select
     from .tickets.tables import ks_statistics
@@ -75,7 +77,7 @@ _HOMES = {
     "KsResult": "ks.twosample",
     "RowAdamW": "optim.row_adamw",
     "Tickets": "tickets.tickets",
-    "active_token_ids": "rows.tables",
+    "active_token_ids": "rows.token_ids",
     "add_rows": "rows.sets",
     "attach_rows": "rows.attach",
     "certify": "evaluation.certify",
@@ -93,7 +95,7 @@ _HOMES = {
     "remove_rows": "rows.sets",
     "row_adamw_": "ops",
     "row_sets": "rows.sets",
-    "transfer_rows": "rows.attach",
+    "transfer_rows": "rows.transfer",
     "untie_output": "rows.attach",
     "use_rows": "rows.sets",
 }

@@ -9,7 +9,6 @@ from .attach import (
     has_rows,
     merge_rows,
     output_role,
-    transfer_rows,
     untie_output,
 )
 from .distributed import gather_rows, replicate_rows
@@ -17,6 +16,7 @@ from .overlay import RowEmbedding
 from .sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
 from .tables import embedding_table, is_tied
 from .token_ids import TokenIds, active_token_ids, check_token_ids
+from .transfer import transfer_rows
 
 __all__ = [
     "RowEmbedding",

@@ -1,10 +1,10 @@
-"""What a model with attached rows keeps besides its overlay: how it was before, and guards against wrong use."""
+"""What a model with attached rows keeps: how it was before, and guards against wrong use."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -15,9 +15,9 @@ from .overlay import Overlay, remove_overlay
 
 @dataclass
 class Attachment:
-    """Kept on the model that was given to attach_rows."""
+    """What is kept on the model that was given to attach_rows."""
 
-    output: str  # "frozen" | "tied"
+    output: Literal["frozen", "tied"]
     names: frozenset[str]  # of all parameters, as they were
     frozen: frozenset[str]  # of those that attach_rows switched off
 
@@ -26,14 +26,30 @@ _MARK = "_kslottery_attachment"
 
 
 def attachment(model: nn.Module) -> tuple[nn.Module, Attachment]:
-    """The very model that was given to attach_rows, without wrappers, and what it keeps; InputError if none was."""
-    for module in model.modules():
-        if _MARK in vars(module):
-            return module, vars(module)[_MARK]
-    raise InputError("no rows are attached to this model; call attach_rows first")
+    """The very model that was given to attach_rows, without wrappers, and what it keeps.
+
+    Raises
+    ------
+    InputError
+        No rows are attached, or the module holds several models with rows.
+    """
+    found = all_attachments(model)
+    if len(found) > 1:
+        raise InputError(f"model holds {len(found)} models with attached rows; pass one of them")
+    return found[0]
 
 
-def attach(model: nn.Module, embeddings: Sequence[nn.Embedding], *, role: str, freeze: bool) -> None:
+def all_attachments(model: nn.Module) -> list[tuple[nn.Module, Attachment]]:
+    """As :func:`attachment`, of every model with rows that the module holds."""
+    found = [(module, vars(module)[_MARK]) for module in model.modules() if _MARK in vars(module)]
+    if not found:
+        raise InputError("no rows are attached to this model; call attach_rows first")
+    return found
+
+
+def attach(
+    model: nn.Module, embeddings: Sequence[nn.Embedding], *, role: Literal["frozen", "tied"], freeze: bool
+) -> None:
     """Freeze the tables of these embeddings, with ``freeze`` all parameters, and keep what it takes to go back."""
     parameters = dict(model.named_parameters())
     tables = {id(embedding.weight) for embedding in embeddings}
@@ -53,8 +69,9 @@ def guard(model: nn.Module) -> None:
 def detach(model: nn.Module) -> None:
     """Take off overlay, guards and mark, and switch on what :func:`attach` switched off.
 
-    Unless there are parameters that were not there then: an adapter library wants the rest of the model frozen. It
-    may have put them around the model that has the rows, so ``model`` is what the user works with.
+    The flags stay as they are where the model has parameters that were not there then: an adapter library wants the
+    rest of the model frozen. It may have put its parameters around the model that has the rows, so ``model`` is what
+    the user works with.
     """
     owner, kept = attachment(model)
     for module in owner.modules():

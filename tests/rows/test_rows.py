@@ -20,12 +20,12 @@ from kslottery_fast.rows.attach import (
     has_rows,
     merge_rows,
     output_role,
-    transfer_rows,
     untie_output,
 )
 from kslottery_fast.rows.overlay import RowEmbedding
 from kslottery_fast.rows.sets import add_rows, mixed_rows, use_rows
 from kslottery_fast.rows.tables import embedding_table, is_tied
+from kslottery_fast.rows.transfer import transfer_rows
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma"])
@@ -237,7 +237,7 @@ def test_nothing_attached_is_refused(function):
 
 @pytest.mark.parametrize("function", [attach_rows, lambda m, ids, **k: transfer_rows(torch.zeros(V, 16), m, ids, **k)])
 def test_an_unknown_output_is_refused(function):
-    with pytest.raises(InputError, match="must be 'auto', 'frozen' or 'tied', not 'both'"):
+    with pytest.raises(InputError, match="output is the str 'both': expected 'auto', 'frozen' or 'tied'"):
         function(make("llama"), [1], output="both")
 
 

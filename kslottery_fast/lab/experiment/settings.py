@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.data.languages import find_language
@@ -54,7 +54,7 @@ class RunSettings:
     steps: int = option(150, "updates of every training")
     batch_size: int = option(16, "examples of an update")
     micro_batch_size: int = option(8, "examples that go through the model together, of similar lengths")
-    output_role: str = option(
+    output_role: Literal["auto", "frozen", "tied"] = option(
         "auto", "tied tables: auto or frozen (the head keeps its weights), or tied (the head follows)"
     )
     dtype: str = option("auto", "auto, bfloat16 or float32; trained rows are float32 always")
