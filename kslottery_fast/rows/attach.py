@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import M, check_choice, check_flag, check_model
+from kslottery_fast.base.arguments import M, Tokenizer, check_choice, check_flag, check_model
 from kslottery_fast.base.errors import InputError
 
 from .attachment import all_attachments, attach, attachment, detach, guard
@@ -64,7 +64,7 @@ def attach_rows(
     output: Output = "auto",
     name: str = "default",
     freeze: bool = True,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
 ) -> M:
     """Freeze a model and make single rows of its input embedding trainable.
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import M, check_count, check_model, shown
+from kslottery_fast.base.arguments import M, Tokenizer, check_count, check_model, shown
 from kslottery_fast.base.errors import InputError
 
 from .attach import attached_model, get_rows, has_rows
@@ -40,7 +40,7 @@ def row_sets(model: nn.Module) -> tuple[str, ...]:
     return tuple(get_rows(model).row_sets) if has_rows(model) else ()
 
 
-def add_rows(model: M, name: str, token_ids: TokenIds, *, tokenizer: Any = None) -> M:
+def add_rows(model: M, name: str, token_ids: TokenIds, *, tokenizer: Tokenizer | None = None) -> M:
     """Add another set of rows to those that are attached. The set in use stays in use.
 
     The new rows start at the values of the table, and they train: pass ``model.parameters()`` to the optimizer

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kslottery_fast.base.arguments import M, shown
+from kslottery_fast.base.arguments import M, Tokenizer, shown
 from kslottery_fast.base.dtensors import is_partitioned
 from kslottery_fast.base.errors import InputError
 
@@ -32,16 +32,20 @@ Source: TypeAlias = nn.Module | Tensor | np.ndarray
 
 @overload
 def transfer_rows(
-    source: Source, target: M, token_ids: TokenIds, *, output: Output = "auto", tokenizer: Any = None
+    source: Source, target: M, token_ids: TokenIds, *, output: Output = "auto", tokenizer: Tokenizer | None = None
 ) -> M: ...
 
 
 @overload
-def transfer_rows(source: Source, target: Tensor, token_ids: TokenIds, *, tokenizer: Any = None) -> Tensor: ...
+def transfer_rows(
+    source: Source, target: Tensor, token_ids: TokenIds, *, tokenizer: Tokenizer | None = None
+) -> Tensor: ...
 
 
 @overload
-def transfer_rows(source: Source, target: np.ndarray, token_ids: TokenIds, *, tokenizer: Any = None) -> np.ndarray: ...
+def transfer_rows(
+    source: Source, target: np.ndarray, token_ids: TokenIds, *, tokenizer: Tokenizer | None = None
+) -> np.ndarray: ...
 
 
 def transfer_rows(
@@ -50,7 +54,7 @@ def transfer_rows(
     token_ids: TokenIds,
     *,
     output: Output = "auto",
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
 ) -> nn.Module | Tensor | np.ndarray:
     """Partial Transfer: copy the rows ``token_ids`` of one table into another, in place, and nothing else.
 
