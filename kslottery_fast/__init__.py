@@ -26,7 +26,8 @@ if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, f
     from .ks.twosample import KsResult, ks_2samp
     from .ops import row_adamw_
     from .optim.row_adamw import RowAdamW
-    from .rows.attach import attach_rows, detach_rows, get_rows, merge_rows, untie_output
+    from .rows.attach import attach_rows, detach_rows, merge_rows, untie_output
+    from .rows.attachment import get_rows
     from .rows.sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
     from .rows.tables import embedding_table, is_tied
     from .rows.token_ids import active_token_ids
@@ -84,7 +85,7 @@ _HOMES = {
     "detach_rows": "rows.attach",
     "embedding_table": "rows.tables",
     "evaluate": "evaluation.evaluate",
-    "get_rows": "rows.attach",
+    "get_rows": "rows.attachment",
     "is_tied": "rows.tables",
     "ks_2samp": "ks.twosample",
     "ks_select": "tickets.select",

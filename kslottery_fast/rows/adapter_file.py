@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -15,28 +14,14 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import atomic_directory, write_json, write_safetensors, write_text
 
 from .adapter_card import card, portable_name
-from .adapter_format import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    StoredRows,
-    adapter_content,
-    check_fits,
-    metadata_of,
-    read_rows,
-)
-from .attach import Output, attach_rows, attached_model, get_rows, has_rows, output_role
+from .adapter_format import CONFIG_FILE, WEIGHTS_FILE, adapter_content, check_fits, metadata_of, read_rows
+from .adapter_model import base_modules, head_role, task_type_of, tied_heads, token_outside
+from .attach import attach_rows
+from .attachment import attached_model, get_rows, has_rows, output_role
 from .overlay import RowEmbedding
 from .rowset import check_name
 from .sets import add_rows
-from .tables import (
-    base_rows,
-    check_finite,
-    input_embedding,
-    input_modules,
-    is_tied,
-    table_shape,
-    table_users,
-)
+from .tables import base_rows, check_finite, input_embedding, input_modules, table_shape
 from .token_ids import TokenIds, check_token_ids
 
 __all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "load_adapter", "save_adapter", "save_rows_adapter"]
@@ -93,11 +78,11 @@ def save_adapter(
         check_path(base_model_name_or_path, "base_model_name_or_path")
         name = os.fspath(base_model_name_or_path)
     embedding = cast(RowEmbedding, input_embedding(owner))
-    names = {id(module): name for name, module in _base_modules(owner)}
-    heads = _tied_heads(owner, embedding, names, role, base)
+    names = {id(module): name for name, module in base_modules(owner)}
+    heads = tied_heads(owner, embedding, names, role, base)
     pin = None
     if heads and role == "frozen":
-        token = _token_outside(embedding.token_ids.tolist(), table_shape(embedding)[0])
+        token = token_outside(embedding.token_ids.tolist(), table_shape(embedding)[0])
         # Tied or not by now: accelerate gives the modules that it offloads weights of their own.
         pinned_to = embedding if heads[0].weight is embedding.weight else heads[0]
         pin = token, base_rows(pinned_to, torch.tensor([token]))[0]
@@ -113,7 +98,7 @@ def save_adapter(
         input_modules=[names[id(module)] for module in modules],
         head_modules=[names[id(head)] for head in heads],
         pinned=pin,
-        task_type=_task_type(owner),
+        task_type=task_type_of(owner),
         base_model_name_or_path=name,
     )
 
@@ -253,12 +238,12 @@ def load_adapter(model: M, path: str | os.PathLike[str], *, name: str = "default
     if not folder.is_dir():
         raise InputError(f"path {folder} is no directory; expected one that save_adapter or PEFT wrote")
     head = cast(Any, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    head_name = next((name for name, module in _base_modules(model) if head is not None and module is head), None)
+    head_name = next((name for name, module in base_modules(model) if head is not None and module is head), None)
     stored = read_rows(folder, head_name)
     V, d = table_shape(embedding)
     ids = check_fits(folder, stored, V, d)
     check_finite(stored.values, ids, f"cannot load {folder}")
-    output = _role(folder, stored, model, head)
+    output = head_role(folder, stored, model, head)
     if not has_rows(model):
         attach_rows(model, ids, output=output, name=name, freeze=freeze)
     elif output_role(model) != output:
@@ -271,59 +256,6 @@ def load_adapter(model: M, path: str | os.PathLike[str], *, name: str = "default
     with torch.no_grad():
         get_rows(model).row_sets[name].rows.copy_(stored.values)  # type: ignore[operator]
     return model
-
-
-def _role(folder: Path, stored: StoredRows, model: nn.Module, head: Any) -> Output:
-    """What the head is to do about the rows of an adapter."""
-    if head is not None and stored.head_ids is not None and stored.head_ids != stored.ids:
-        # The head has rows of its own. In the adapters of this package they are pinned to the base. Any others are no
-        # set of rows for the input.
-        own = head.weight.detach()[check_token_ids(stored.head_ids, len(head.weight), f"{folder}: indices of the head")]
-        if stored.head_values is None or not torch.equal(stored.head_values.to(own), own):
-            raise InputError(f"{folder} has other rows for the head than the base model; load it with PEFT")
-        return "frozen"
-    output = stored.role or ("tied" if is_tied(model) else "frozen")
-    if stored.head_values is not None and not torch.equal(stored.head_values, stored.values):
-        raise InputError(f"{folder} holds different rows for the head; load it with PEFT")
-    if (output == "tied" or stored.head_values is not None) and not is_tied(model):
-        raise InputError(f"{folder} changes the head too, but this model is not tied; load it onto the tied base")
-    return cast(Output, output)
-
-
-def _tied_heads(owner: Any, embedding: RowEmbedding, names: dict[int, str], role: str, base: str) -> list[Any]:
-    """The heads that the adapter has to name, since PEFT takes them for tied."""
-    if base == "untied":
-        if role == "tied":
-            raise InputError("base='untied' does not fit rows that the head follows; save them with base='auto'")
-        return []
-    heads: list[Any] = list(table_users(owner, embedding.weight)[1])
-    if not heads and getattr(getattr(owner, "config", None), "tie_word_embeddings", False):
-        heads = [owner.get_output_embeddings()]  # not tied, but PEFT goes by the config
-    for head in heads:
-        if getattr(head, "bias", None) is not None:
-            raise InputError(
-                f"the head {names[id(head)]} has a bias, which PEFT drops when it wraps a tied head; "
-                "attach the rows with output='frozen', save with base='untied', load onto untie_output(base model)"
-            )
-    return heads
-
-
-def _base_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules of the model that PEFT may have wrapped, with their names in the unwrapped model."""
-    base = next(module for module in model.modules() if not type(module).__module__.startswith("peft."))
-    return [(name.replace(".base_layer", ""), module) for name, module in base.named_modules()]
-
-
-def _task_type(model: Any) -> str | None:
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        return "SEQ_2_SEQ_LM"
-    return "CAUSAL_LM" if hasattr(model, "generate") else None
-
-
-def _token_outside(token_ids: list[int], vocab_size: int) -> int:
-    """A token whose index list differs from ``token_ids``, since PEFT ties modules with equal lists."""
-    taken = set(token_ids)
-    return next((token for token in range(vocab_size) if token not in taken), token_ids[0])
 
 
 def _check_names(names: Any, argument: str, *, least: int) -> None:

@@ -13,7 +13,17 @@ from torch import nn
 from kslottery_fast.base.arguments import M, Tokenizer, check_choice, check_flag, check_model
 from kslottery_fast.base.errors import InputError
 
-from .attachment import all_attachments, attach, attachment, detach, guard
+from .attachment import (
+    all_attachments,
+    attach,
+    attached_model,
+    attachment,
+    detach,
+    get_rows,
+    guard,
+    has_rows,
+    output_role,
+)
 from .overlay import RowEmbedding, RowHead, RowOutput, check_head, overlay
 from .rowset import RowSets, check_name, new_row_set
 from .tables import (
@@ -143,82 +153,6 @@ def attach_rows(
         detach(model)
         raise
     return model
-
-
-def has_rows(model: nn.Module) -> bool:
-    """Tell whether rows are attached to a model. Wrappers are looked through.
-
-    Raises
-    ------
-    TypeError
-        ``model`` is not a model.
-
-    Examples
-    --------
-    >>> model = torch.nn.Embedding(10, 4)
-    >>> has_rows(model), has_rows(attach_rows(model, [7, 3]))
-    (False, True)
-    """
-    return any(isinstance(module, RowEmbedding) for module in check_model(model).modules())
-
-
-def get_rows(model: nn.Module) -> RowEmbedding:
-    """Return the embedding that rows are attached to. Wrappers are looked through.
-
-    Raises
-    ------
-    InputError
-        No rows are attached, which :func:`has_rows` tells. Or the module holds several models with rows.
-    TypeError
-        ``model`` is not a model.
-
-    Examples
-    --------
-    >>> rows = get_rows(attach_rows(torch.nn.Embedding(10, 4), [7, 3]))
-    >>> rows
-    RowEmbedding(10, 4, rows={'default': 2}, in_use='default')
-    >>> rows.token_ids, rows.rows.shape
-    (tensor([7, 3]), torch.Size([2, 4]))
-    """
-    found = [module for module in check_model(model).modules() if isinstance(module, RowEmbedding)]
-    if not found:
-        raise InputError("no rows are attached to this model; call attach_rows first, or ask has_rows(model)")
-    if any(each.row_sets is not found[0].row_sets for each in found):
-        raise InputError("model holds several models with attached rows; pass one of them")
-    return found[0]
-
-
-def attached_model(model: nn.Module) -> nn.Module:
-    """Return the very model that was given to :func:`attach_rows`, without the wrappers that it got since.
-
-    Raises
-    ------
-    InputError
-        No rows are attached, or the module holds several models with rows.
-
-    Examples
-    --------
-    >>> inner = attach_rows(torch.nn.Embedding(10, 4), [7, 3])
-    >>> attached_model(torch.nn.Sequential(inner)) is inner
-    True
-    """
-    return attachment(check_model(model))[0]
-
-
-def output_role(model: nn.Module) -> Literal["frozen", "tied"]:
-    """Return what the output head does about the attached rows.
-
-    Raises
-    ------
-    InputError
-        No rows are attached, or the module holds several models with rows.
-
-    Examples
-    --------
-    >>> output_role(attach_rows(torch.nn.Embedding(10, 4), [7, 3]))
-    'frozen'
-    """
-    return attachment(check_model(model))[1].output
 
 
 def detach_rows(model: M) -> M:

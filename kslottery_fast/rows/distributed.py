@@ -15,7 +15,7 @@ from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.dtensors import is_sharded, whole
 from kslottery_fast.base.errors import InputError
 
-from .attach import attached_model, get_rows
+from .attachment import attached_model, get_rows
 from .rowset import RowSet
 
 # The sets themselves carry no mark: a copy or a pickle would keep the mark and lose the hook.

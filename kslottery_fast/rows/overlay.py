@@ -28,6 +28,8 @@ class Overlay(nn.Module):
     """Shared by all overlaid modules of a model."""
 
     def __repr__(self) -> str:
+        if not hasattr(self, "row_sets"):
+            return super().__repr__()
         sizes = {name: row_set.k for name, row_set in self.row_sets.named()}
         return f"{type(self).__name__}({self.extra_repr()}, rows={sizes}, in_use={self.row_sets.active!r})"
 

@@ -14,7 +14,7 @@ from torch import nn
 from kslottery_fast.base.arguments import M, Tokenizer, check_count, check_model, shown
 from kslottery_fast.base.errors import InputError
 
-from .attach import attached_model, get_rows, has_rows
+from .attachment import attached_model, get_rows, has_rows
 from .overlay import RowEmbedding
 from .rowset import Mixture, RowSets, check_name, new_row_set
 from .tables import base_rows, table_shape

@@ -55,7 +55,7 @@ def input_embedding(model: nn.Module, name: str = "model") -> nn.Embedding:
     except NotImplementedError:
         embedding = None
     if not isinstance(embedding, nn.Embedding):
-        # PEFT keeps what LoRA wraps as base_layer, and a copy that it trains beside original_module.
+        # PEFT keeps a module that LoRA wraps as base_layer. Where it trains a copy, the module is original_module.
         if any(isinstance(getattr(embedding, name, None), nn.Embedding) for name in ("base_layer", "original_module")):
             raise InputError(
                 f"the input embedding is wrapped by PEFT ({type(embedding).__name__}), which trains its rows itself; "
@@ -135,7 +135,7 @@ def is_tied(model: nn.Module) -> bool:
 
 
 def table_copies(model: nn.Module) -> list[tuple[nn.Module, torch.Tensor]]:
-    """Every other user of a tied input table, with the copy [V, d] that it gets when the roles are split.
+    """Return every other user of a tied input table, with the copy [V, d] that it gets when the roles are split.
 
     This changes nothing. It asks for all the memory that splitting takes, so that only this step may fail.
     """
@@ -188,7 +188,7 @@ def is_quantized(embedding: nn.Embedding) -> bool:
 
 
 def table_shape(embedding: nn.Embedding) -> tuple[int, int]:
-    """[V, d] of the table. A quantized weight may be packed into another shape, so the module is asked."""
+    """Return [V, d] of the table. A quantized weight may be packed into another shape, so the module is asked."""
     if is_quantized(embedding):
         return embedding.num_embeddings, embedding.embedding_dim
     shape = whole_shape(embedding.weight)
@@ -236,7 +236,7 @@ def check_writable(embedding: nn.Embedding, what: str) -> None:
 
 @torch.no_grad()
 def base_rows(embedding: nn.Embedding, token_ids: torch.Tensor) -> torch.Tensor:
-    """The rows [k, d] of the table itself, wherever it is.
+    """Return the rows [k, d] of the table itself, wherever it is.
 
     An offloaded table is read where accelerate keeps it, and a quantized table is dequantized by its module. A DTensor
     is gathered at these rows, and a table that DeepSpeed partitioned as a whole; all processes have to call this.
@@ -251,7 +251,7 @@ def base_rows(embedding: nn.Embedding, token_ids: torch.Tensor) -> torch.Tensor:
     if is_partitioned(embedding.weight):
         return whole(embedding.weight).index_select(0, ids)
     if is_quantized(embedding):
-        # Through the class, so that no hook fires; through the class below an overlay, which has rows of its own.
+        # Called through the class, so that no hook fires. An overlay has rows of its own, so it is the class below it.
         return getattr(type(embedding), "overlaid", type(embedding)).forward(embedding, ids)
     return embedding.weight.detach().index_select(0, ids)
 
@@ -267,11 +267,11 @@ def _offloaded_table(embedding: nn.Module) -> tuple[torch.Tensor, torch.device] 
 
 
 def check_finite(values: torch.Tensor, token_ids: torch.Tensor, what: str) -> None:
-    """Refuse rows [k, d] with NaN or Inf; the message names the first tokens."""
+    """Refuse rows [k, d] with NaN or Inf. The message names the first tokens."""
     bad = token_ids.cpu()[~torch.isfinite(values).all(dim=1).cpu()]
     if len(bad):
-        shown = ", ".join(str(token) for token in bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
-        raise InputError(f"{what}: {len(bad)} of {len(token_ids)} rows hold NaN or Inf (token ids {shown})")
+        first = ", ".join(str(token) for token in bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
+        raise InputError(f"{what}: {len(bad)} of {len(token_ids)} rows hold NaN or Inf (token ids {first})")
 
 
 def place_rows(
@@ -283,6 +283,6 @@ def place_rows(
 
 
 def write_rows(placed: list[tuple[Any, torch.Tensor, torch.Tensor]]) -> None:
-    """Write what :func:`place_rows` prepared, which needs no memory any more."""
+    """Write what :func:`place_rows` prepared. This needs no more memory."""
     for module, ids, values in placed:
         module.weight.index_copy_(0, ids, values)

@@ -10,7 +10,8 @@ from kslottery_fast.base.arguments import M, Tokenizer, shown
 from kslottery_fast.base.dtensors import is_partitioned
 from kslottery_fast.base.errors import InputError
 
-from .attach import Output, check_output, get_rows, has_rows
+from .attach import Output, check_output
+from .attachment import get_rows, has_rows
 from .tables import (
     base_rows,
     check_finite,

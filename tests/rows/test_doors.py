@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from tiny_models import TOKENS, V, batch, logits, make, tuned
@@ -150,22 +148,6 @@ def test_a_container_of_two_models_is_detached_whole_and_otherwise_ambiguous():
     assert all(parameter.requires_grad for parameter in models.parameters())
     with pytest.raises(InputError, match="no rows are attached"):
         detach_rows(models)
-
-
-@pytest.mark.parametrize("double", [False, True])
-def test_rows_of_16_bits_that_are_assigned_become_32_bits_again(double):
-    model = tuned(make("llama").double() if double else make("llama"))
-    dtype = get_rows(model).rows.dtype
-    state = {
-        name: value.bfloat16() if value.is_floating_point() else value for name, value in model.state_dict().items()
-    }
-    model.load_state_dict(copy.copy(state), assign=True)
-    assert get_rows(model).rows.dtype == dtype
-    assert get_rows(model).rows.requires_grad
-    assert embedding_table(model).dtype == torch.bfloat16
-    assert torch.equal(get_rows(model).rows, state["model.embed_tokens.row_sets.default.rows"].to(dtype))
-    model(**batch(model)).logits.sum().backward()
-    assert get_rows(model).rows.grad.dtype == dtype
 
 
 def test_one_line_says_what_an_attached_module_is():
