@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows
+from kslottery_fast.rows.attach import Output, attach_rows, detach_rows, get_rows
 
 from .encoding import Example, collate, encode, encode_prompt, pad_id
 from .evaluate import TargetNll, nll
@@ -24,7 +24,7 @@ PARTS = ("instruction", "source", "history")
 
 
 @contextlib.contextmanager
-def wearing(model: Any, token_ids: torch.Tensor, rows: torch.Tensor, *, output: str = "auto") -> Iterator[Any]:
+def wearing(model: Any, token_ids: torch.Tensor, rows: torch.Tensor, *, output: Output = "auto") -> Iterator[Any]:
     """The model with ``rows`` [k, d] in place of its own inside the block, and as it was after it.
 
     Errors and ``output`` are those of :func:`kslottery_fast.attach_rows`; without ``token_ids`` it is the model itself.
@@ -49,7 +49,7 @@ def ticket_effects(
     rows: torch.Tensor,
     *,
     shown: int,
-    output: str = "auto",
+    output: Output = "auto",
     batch_size: int = 32,
     n_bootstrap: int = 1000,
     seed: int = 0,
@@ -113,7 +113,7 @@ def position_effects(
     token_ids: torch.Tensor,
     rows: torch.Tensor,
     *,
-    output: str = "auto",
+    output: Output = "auto",
     batch_size: int = 32,
     n_bootstrap: int = 1000,
     seed: int = 0,

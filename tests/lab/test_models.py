@@ -277,7 +277,7 @@ def test_a_tokenizer_larger_than_the_table_is_refused(folder, tiny_llama, tiny_t
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("get_input_embeddings", "^LlamaForCausalLM has no input embedding: "),
+        ("get_input_embeddings", "^model, a LlamaForCausalLM, has no input embedding: "),
         ("get_output_embeddings", r"^model '.*' \(LlamaForCausalLM\) has no output head; give"),
     ],
 )
