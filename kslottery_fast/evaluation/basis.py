@@ -17,12 +17,14 @@ from pathlib import Path
 from torch import Tensor
 from typing_extensions import Self
 
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
 
 from .certificate import Certificate
 from .certify import Predictions, certificate_from
-from .checks import check_instance, check_integer, check_share
+from .checks import check_integer, check_share
+from .words import counted
 
 _BEFORE, _TUNED = "before.safetensors", "predictions.safetensors"
 
@@ -65,7 +67,8 @@ class Basis:
     def __repr__(self) -> str:
         rows = ", ".join(f"{count:,}" for count in sorted(self.transfers)) or "no"
         return (
-            f"Basis({len(self.token_ids):,} rows, d={self.before.shape[1]}, {len(self.tuned):,} positions, "
+            f"Basis({counted(len(self.token_ids), 'row')}, d={self.before.shape[1]}, "
+            f"{counted(len(self.tuned), 'position')}, "
             f"transfer models with {rows} rows)"
         )
 
@@ -94,7 +97,8 @@ class Basis:
         TypeError
             An argument has the wrong type.
         """
-        check_instance(levels, Mapping, "levels", " of alphas to numbers of rows")
+        if not isinstance(levels, Mapping):
+            raise TypeError(f"levels is {shown(levels)}: expected a mapping of alphas to numbers of rows")
         check_integer(own, "own", 0)
         check_share(alpha, "alpha")
         missing = {own, *levels.values()} - set(self.transfers)

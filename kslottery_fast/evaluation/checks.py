@@ -51,7 +51,7 @@ def check_share(value: Any, name: str = "confidence") -> float:
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} is {shown(value)}: expected a number strictly between 0 and 1, e.g. 0.95")
-    if not 0 < value < 1:  # False for NaN, too
+    if not 0 < float(value) < 1:  # False for NaN, too
         raise InputError(f"{name} is {value}: expected a number strictly between 0 and 1, e.g. 0.95")
     return float(value)
 

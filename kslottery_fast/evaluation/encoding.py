@@ -172,8 +172,9 @@ def collate(features: Sequence[Mapping[str, Sequence[int]]], pad_token_id: int) 
     >>> batch["input_ids"].tolist(), batch["attention_mask"].tolist(), batch["labels"].tolist()
     ([[5, 6], [7, 0]], [[1, 1], [1, 0]], [[-100, 6], [7, -100]])
     """
+    kind: Any = Mapping
     given: list[Mapping[str, Sequence[int]]] = check_list(
-        features, Mapping, "features", " with input_ids and labels, as encode returns it"
+        features, kind, "features", " with input_ids and labels, as encode returns it"
     )
     check_integer(pad_token_id, "pad_token_id", 0)
     for i, feature in enumerate(given):

@@ -23,6 +23,7 @@ from .generation import GeneratedText, generate
 from .intervals import Interval, bootstrap_interval, clopper_pearson
 from .likelihood import TargetNll, nll
 from .scores import BleuTokenizer, Metric, bleu_metric, chrf_metric, corpus_score
+from .words import counted
 
 __all__ = [
     "Evaluation",
@@ -109,13 +110,13 @@ class Evaluation:
 
     def __repr__(self) -> str:
         return (
-            f"Evaluation({len(self.outputs):,} sentences, nll={self.nll:.3f}, "
+            f"Evaluation({counted(len(self.outputs), 'sentence')}, nll={self.nll:.3f}, "
             f"bleu_first_line={self.bleu_first_line:.1f}, ended={self.ended.value:.1%})"
         )
 
     def summary(self) -> str:
         """Return the seven scores with their intervals as a table of eight lines."""
-        lines = [f"{len(self.outputs):,} sentences, value (95% interval)"]
+        lines = [f"{counted(len(self.outputs), 'sentence')}, value (95% interval)"]
         for name, (label, spec) in _ROWS.items():
             score: Interval = getattr(self, name)
             value, interval = f"{score:{spec}}".split(" ", 1)

@@ -15,6 +15,7 @@ from kslottery_fast.base.files import read_safetensors, write_safetensors
 from .checks import check_batches, check_progress
 from .generation import device_of, inference
 from .logits import IGNORE_INDEX, supervised_logits
+from .words import counted
 
 _KIND = "kslottery-predictions"
 _DTYPES = {"predicted": torch.int64, "margin": torch.float64, "target": torch.int64, "sentence": torch.int64}
@@ -55,10 +56,8 @@ class Predictions:
         if len(self) == 0:
             return "Predictions(0 positions)"
         right = (self.predicted == self.target).double().mean()
-        return (
-            f"Predictions({len(self):,} positions of {len(self.sentence.unique()):,} sentences, {right:.1%} correct, "
-            f"mean margin {self.margin.mean():.3f})"
-        )
+        size = f"{counted(len(self), 'position')} of {counted(len(self.sentence.unique()), 'sentence')}"
+        return f"Predictions({size}, {right:.1%} correct, mean margin {self.margin.mean():.3f})"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all."""

@@ -33,6 +33,7 @@ from kslottery_fast.base.errors import InputError
 
 from .checks import check_bootstrap, check_callable, check_instance, check_share
 from .intervals import Interval, resampled_sums
+from .words import counted
 
 _SEED_DRAWS = 16  # v for each resample of the sentences: with few seeds the ends of an interval lie far out in a tail
 
@@ -61,7 +62,7 @@ class Replicates:
     draws: NDArray[np.float64]
 
     def __repr__(self) -> str:
-        return f"Replicates({self.interval()}, {len(self.draws):,} resamples)"
+        return f"Replicates({self.interval()}, {counted(len(self.draws), 'resample')})"
 
     def __add__(self, other: "Replicates") -> Self:
         if not isinstance(other, Replicates):

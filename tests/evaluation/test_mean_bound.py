@@ -68,7 +68,7 @@ def test_order_does_not_matter_and_extremes_are_extremes():
 
 def test_shares_outside_the_unit_interval_are_refused():
     for shares in ([], [1.1], [-0.1], [float("nan")], [[0.5]]):
-        with pytest.raises(InputError, match=r"expected one or more numbers in \[0, 1\]"):
+        with pytest.raises(InputError, match=r"shares .*: expected numbers in \[0, 1\]"):
             mean_lower_bound(shares)
     with pytest.raises(InputError, match="confidence is 1"):
         mean_lower_bound([0.5], 1)
