@@ -12,7 +12,6 @@ predictions-K.safetensors   of the transfer model with the K rows of largest D; 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from torch import Tensor
 from typing_extensions import Self
@@ -20,6 +19,7 @@ from typing_extensions import Self
 from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
+from kslottery_fast.tickets.file_errors import check_path
 
 from .certificate import Certificate
 from .certify import Predictions, certificate_from
@@ -120,7 +120,7 @@ class Basis:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the files that the head of this module names."""
-        folder = Path(folder)
+        folder = check_path(folder, "folder")
         write_safetensors(folder / _BEFORE, {"token_ids": self.token_ids, "rows": self.before})
         self.tuned.save(folder / _TUNED)
         for rows, predictions in self.transfers.items():
@@ -135,7 +135,7 @@ class Basis:
         InputError
             The folder holds a certificate without its predictions, or a file is missing or damaged.
         """
-        folder = Path(folder)
+        folder = check_path(folder, "folder")
         if not (folder / _TUNED).exists():
             raise InputError(
                 f"{folder} holds no predictions from which its certificate could be computed: remove that folder and "

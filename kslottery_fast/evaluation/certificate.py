@@ -257,11 +257,10 @@ class Certificate:
         )
         if level.violations is None:
             return text + "."
-        model = "the transfer model"
-        model += "" if level.transferred is None else f" with {counted(level.transferred, 'row')}"
+        rows = "" if level.transferred is None else f" with {counted(level.transferred, 'row')}"
         sentences = counted(level.violating_sentences or 0, "sentence")
         return (
-            f"{text}. At {level.violations:,} of {level.certified_positions:,} certified positions, in {sentences}, {model} "
-            f"predicts another token (violations; at most {level.violating_sentences_upper:.1%} of sentences "
-            f"have one, with {self.confidence:.0%} confidence)."
+            f"{text}. At {level.violations:,} of the {level.certified_positions:,} certified positions, in "
+            f"{sentences}, the transfer model{rows} predicts another token (violations; at most "
+            f"{level.violating_sentences_upper:.1%} of sentences have one, with {self.confidence:.0%} confidence)."
         )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import check_model, check_tokenizer, shown
+from kslottery_fast.base.arguments import check_choice, check_model, check_tokenizer, shown
 from kslottery_fast.base.errors import InputError
 
 from .checks import check_instance, check_integer, check_list
@@ -210,6 +210,7 @@ def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> tor
     [[9, 1], [2, 3]]
     """
     check_integer(value, "value")
+    check_choice(left, (True, False), "left")
     try:
         width = max(map(len, rows))
         fill = [[value] * (width - len(row)) for row in rows]

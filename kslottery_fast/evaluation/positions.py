@@ -209,7 +209,7 @@ def prompt_parts(tokenizer: Any, prompt: str, source: str) -> list[int]:
         raise InputError("tokenizer is not a fast one: the effect of positions needs the offsets of its tokens")
     start = prompt.rfind(source)
     if start < 0:
-        raise InputError(f"prompt {prompt!r} does not hold its source {source!r}")
+        raise InputError(f"source {source!r} is not in its prompt {prompt!r}")
     end = start + len(source)
     offsets = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
     return [int(first < end and last > start and first < last) for first, last in offsets]

@@ -11,6 +11,7 @@ from typing_extensions import Self
 from kslottery_fast.base.arguments import check_model
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
+from kslottery_fast.tickets.file_errors import check_path
 
 from .checks import check_batches, check_progress
 from .generation import device_of, inference
@@ -61,7 +62,9 @@ class Predictions:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all."""
-        write_safetensors(path, {name: getattr(self, name).clone() for name in _DTYPES}, {"kind": _KIND})
+        write_safetensors(
+            check_path(path, "path"), {name: getattr(self, name).clone() for name in _DTYPES}, {"kind": _KIND}
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -72,6 +75,7 @@ class Predictions:
         InputError
             The file is missing or damaged, or holds something else.
         """
+        path = check_path(path, "path")
         tensors = read_safetensors(path, remedy="make it anew")
         if tensors.metadata.get("kind") != _KIND or set(tensors) != set(_DTYPES):
             raise InputError(f"{path} holds no predictions: expected a file that Predictions.save wrote")

@@ -127,7 +127,7 @@ def check_rows(model: nn.Module, token_ids: TokenIds, rows: Any, tokenizer: Any)
     if rows.shape != (len(ids), dimension):
         raise InputError(
             f"rows has the shape {list(rows.shape)}: expected {[len(ids), dimension]}, one row of the model's "
-            f"dimension for each token id"
+            "dimension for each of token_ids"
         )
     return ids, rows
 
