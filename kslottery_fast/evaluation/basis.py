@@ -138,8 +138,8 @@ class Basis:
         folder = check_path(folder, "folder")
         if not (folder / _TUNED).exists():
             raise InputError(
-                f"{folder} holds no predictions from which its certificate could be computed: remove that folder and "
-                "repeat the command that made it. Only this stage is then made anew"
+                f"{folder} holds a certificate without the predictions from which it follows: remove that folder and "
+                "give the command that made it again, which makes only this stage anew"
             )
         before = read_safetensors(folder / _BEFORE)
         kept = {path.stem.partition("-")[2]: path for path in folder.glob("predictions-*.safetensors")}

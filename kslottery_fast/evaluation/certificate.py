@@ -142,6 +142,8 @@ class Certificate:
     alpha 0.05: 75.0% of the positions certified, wrong at 1 of 3 (33.3%)
     The transfer model agrees at 75.0% (50.0% to 100.0%) of the positions.
     Guarantee (95% confidence): agreement at ...% or more of a sentence's positions on average.
+    >>> Certificate.from_dict(certificate.to_dict()) == certificate
+    True
     """
 
     dimension: int
@@ -210,7 +212,7 @@ class Certificate:
             levels = tuple(CertificateLevel(**level) for level in values.pop("levels"))
             return cls(**values, levels=levels, agreement=agreement)
         except (AttributeError, KeyError, TypeError) as error:
-            raise InputError(f"data is no certificate: {error}") from None
+            raise InputError(f"data is not a certificate: {error}") from None
 
     def __str__(self) -> str:
         """Say in plain words what the numbers mean, and what they do not mean."""

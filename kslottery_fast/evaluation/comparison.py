@@ -80,7 +80,7 @@ def score_replicates(
     Raises
     ------
     InputError
-        There is no evaluation, the references are not as many as the outputs, or another argument is out of range.
+        There is no evaluation, the references differ from the outputs in number, or another argument is out of range.
     TypeError
         An argument has the wrong type.
 
@@ -245,7 +245,7 @@ def seed_differences(
     first, second = check_list(first, kind, "first"), check_list(second, kind, "second")
     count = max(len(first), len(second))
     if count % len(first) or count % len(second):
-        raise InputError(f"first has {len(first)} seeds and second has {len(second)}: expected as many, or one")
+        raise InputError(f"first has {len(first)} seeds and second has {len(second)}: expected the same number, or one")
     pairs = zip(*(list(one) * (count // len(one)) for one in (first, second)), strict=True)
     return [{metric: a[metric] - b[metric] for metric in a} for a, b in pairs]
 

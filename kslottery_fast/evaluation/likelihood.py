@@ -64,7 +64,7 @@ class TargetNll(NamedTuple):
         True
         """
         if not isinstance(data, Mapping) or not set(cls._fields) <= set(data):
-            raise InputError(f"data is no NLL: expected the fields {', '.join(cls._fields)}, not {shown(data)}")
+            raise InputError(f"data is not an NLL: expected the fields {', '.join(cls._fields)}, not {shown(data)}")
         return cls(Interval.from_dict(data["interval"]), data["sentence_nll"], data["sentence_tokens"])
 
 

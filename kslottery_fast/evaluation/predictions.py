@@ -76,15 +76,15 @@ class Predictions:
             The file is missing or damaged, or holds something else.
         """
         path = check_path(path, "path")
-        tensors = read_safetensors(path, remedy="make it anew")
+        tensors = read_safetensors(path, remedy="make it again")
         if tensors.metadata.get("kind") != _KIND or set(tensors) != set(_DTYPES):
             raise InputError(f"{path} holds no predictions: expected a file that Predictions.save wrote")
         for name, dtype in _DTYPES.items():
             if tensors[name].dtype != dtype or tensors[name].shape != tensors["target"].shape[:1]:
-                raise InputError(f"{path}: {name} is {tensors[name].dtype} {list(tensors[name].shape)}; make it anew")
+                raise InputError(f"{path}: {name} is {tensors[name].dtype} {list(tensors[name].shape)}; make it again")
         margin, sentence = tensors["margin"], tensors["sentence"]
         if not ((margin >= 0) & (margin <= 1)).all() or (sentence.diff() < 0).any():
-            raise InputError(f"{path}: margins outside [0, 1] or sentences out of order; make it anew")
+            raise InputError(f"{path}: margins outside [0, 1] or sentences out of order; make it again")
         return cls(**tensors)
 
 
@@ -120,7 +120,7 @@ def next_token_predictions(
     InputError
         There are no batches, no position is supervised, or the model gives NaN.
     TypeError
-        An argument has the wrong type. A single batch is no sequence of batches, and a generator is none.
+        An argument has the wrong type. Neither a single batch nor a generator is accepted as ``batches``.
 
     Examples
     --------

@@ -160,7 +160,7 @@ def test_a_damaged_certificate_is_refused():
         {**good, "levels": [{}]},
         {**good, "agreement": {"positions": {}}},
     ):
-        with pytest.raises(InputError, match=r"data is no (certificate|interval): "):
+        with pytest.raises(InputError, match=r"data is not an? (certificate|interval): "):
             Certificate.from_dict(bad)  # type: ignore[arg-type]
 
 

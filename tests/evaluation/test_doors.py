@@ -138,7 +138,7 @@ def test_scores_that_cannot_be_compared_are_refused():
         decomposition(one, one)
     with pytest.raises(TypeError, match="untuned is None: expected a mapping of str to Replicates"):
         decomposition(one | {"bleu_first_line": one["bleu_raw"]}, None)
-    with pytest.raises(InputError, match="first has 3 seeds and second has 2: expected as many, or one"):
+    with pytest.raises(InputError, match="first has 3 seeds and second has 2: expected the same number, or one"):
         seed_differences([{"nll": 1.0}] * 3, [{"nll": 1.0}] * 2)
     with pytest.raises(TypeError, match="unsupported operand"):
         one["bleu_raw"] - 1

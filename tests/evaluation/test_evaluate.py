@@ -145,11 +145,11 @@ def test_an_evaluation_survives_json(scripted, tiny_tokenizer):
 def test_a_damaged_evaluation_is_refused(scripted, tiny_tokenizer):
     good = evaluate(scripted, tiny_tokenizer, SCRIPTED_EXAMPLES, max_new_tokens=2, n_bootstrap=2).to_dict()
     for bad, message in [
-        ({**good, "extra": 1}, "data is no evaluation: expected the fields bleu_first_line, bleu_raw"),
-        ({}, "data is no evaluation: expected the fields"),
-        ([], "data is no evaluation: expected the fields"),
-        ({**good, "nll": 3.0}, "data is no interval: it needs the numbers"),
-        ({**good, "outputs": [{"text": "a"}]}, "data is no evaluation: .*missing"),
+        ({**good, "extra": 1}, "data is not an evaluation: expected the fields bleu_first_line, bleu_raw"),
+        ({}, "data is not an evaluation: expected the fields"),
+        ([], "data is not an evaluation: expected the fields"),
+        ({**good, "nll": 3.0}, "data is not an interval: it needs the numbers"),
+        ({**good, "outputs": [{"text": "a"}]}, "data is not an evaluation: .*missing"),
         ({**good, "sentence_tokens": [1]}, "outputs, sentence_nll and sentence_tokens differ in length"),
     ]:
         with pytest.raises(InputError, match=message):

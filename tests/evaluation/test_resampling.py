@@ -114,5 +114,5 @@ def test_an_interval_survives_its_dict_and_refuses_others():
     interval = Interval(0.5, 0.25, 0.75)
     assert Interval.from_dict(interval.to_dict()) == interval
     for bad in ({"value": 1.0}, None, {"value": "x", "low": 0, "high": 1}):
-        with pytest.raises(InputError, match="data is no interval: it needs the numbers 'value', 'low' and 'high'"):
+        with pytest.raises(InputError, match="data is not an interval: it needs the numbers 'value', 'low' and 'high'"):
             Interval.from_dict(bad)  # type: ignore[arg-type]
