@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -76,3 +78,20 @@ def check_choice(value: Any, choices: Collection[Any], name: str) -> None:
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         *first, last = map(repr, choices)
         raise InputError(f"{name} is {shown(value)}: expected {', '.join(first)} or {last}")
+
+
+def check_path(value: Any, name: str = "path", what: str = "the path of a file") -> Path:
+    """Return a path.
+
+    Raises
+    ------
+    TypeError
+        Neither a str nor a path-like object.
+
+    >>> check_path(3, "folder", "a model folder")
+    Traceback (most recent call last):
+    TypeError: folder is the int 3: expected a model folder
+    """
+    if not isinstance(value, (str, os.PathLike)) or isinstance(value, bytes):
+        raise TypeError(f"{name} is {shown(value)}: expected {what}")
+    return Path(value)
