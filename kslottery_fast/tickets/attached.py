@@ -7,7 +7,6 @@ from torch import nn
 
 from kslottery_fast import ops
 from kslottery_fast.base.dtensors import whole
-from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 from kslottery_fast.rows.attach import get_rows
 from kslottery_fast.rows.tables import base_rows, check_finite
@@ -23,8 +22,6 @@ class _AttachedTables:
 
     def __init__(self, model: nn.Module) -> None:
         embedding = get_rows(model)
-        if embedding is None:
-            raise InputError("no rows are attached to this model; call attach_rows first, or ks_select on two tables")
         rows = whole(embedding.rows)  # where rows are sharded every process gathers k rows
         self.ids = embedding.token_ids
         self.before = base_rows(embedding, self.ids).to(rows.device)

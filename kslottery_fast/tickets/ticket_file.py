@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,10 +9,20 @@ import torch
 from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.ticket_ids import (
+    FORMAT,
+    check_digest,
+    check_format,
+    digest_of,
+    integers_of,
+    is_int,
+    texts_of,
+)
 from kslottery_fast.ks.null import METHODS
 from kslottery_fast.ks.significance import CORRECTIONS, check_alpha
 
-FORMAT = "kslottery-tickets/1"
+__all__ = ["ATTRIBUTES", "SETTINGS", "check_derived", "check_fields", "content_of", "digest_of", "fields_of"]
+
 SETTINGS = ("vocab_size", "dimension", "method", "correction", "selected_by", "alpha", "threshold_count")
 _ROWS = ("token_ids", "counts")
 _DERIVED = ("threshold", "statistic", "pvalue")
@@ -32,38 +40,21 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, Tensor) else value
 
 
-def digest_of(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of an object."""
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
-
-
 def fields_of(data: Any) -> dict[str, Any]:
     """The constructor's arguments from a parsed file; errors for what the constructor cannot find itself."""
-    if not isinstance(data, dict) or "format" not in data:
-        raise InputError("not a tickets file: expected a JSON object with the key 'format'")
-    if data["format"] != FORMAT:
-        raise InputError(f"format is {data['format']!r}: expected {FORMAT!r}; a newer version may have made it")
+    check_format(data)
     keys = ("format", *ATTRIBUTES, "digest")
     missing = [key for key in keys if key not in data]
     foreign = [key for key in data if key not in (*keys, "tokens")]
     if missing or foreign:
         raise InputError(f"missing {', '.join(missing)}" if missing else f"unknown key {foreign[0]!r}")
-    for key in _ROWS:
-        if not isinstance(data[key], list) or not all(_is_int(v) and abs(v) < 2**63 for v in data[key]):
-            raise InputError(f"{key} must be a list of integers")
-    texts = data.get("tokens")
-    if texts is not None and not (isinstance(texts, list) and all(isinstance(v, str) for v in texts)):
-        raise InputError("tokens must be a list of strings")
-    fields = {key: data[key] for key in SETTINGS}
-    fields |= {key: torch.tensor(data[key], dtype=torch.int64) for key in _ROWS}
-    return {**fields, "token_texts": None if texts is None else tuple(texts)}
+    rows, texts = {key: integers_of(data, key) for key in _ROWS}, texts_of(data)
+    return {**{key: data[key] for key in SETTINGS}, **rows, "token_texts": texts}
 
 
 def check_derived(data: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
     """The digest of a file, and the numbers in it that follow from others, which ``attributes`` holds as computed."""
-    if data["digest"] != digest_of({key: value for key, value in data.items() if key != "digest"}):
-        raise InputError("digest does not match: the file was changed after it was written; select anew")
+    check_digest(data)
     for key in _DERIVED:
         stored = [data[key]] if key == "threshold" else data[key]
         if not isinstance(stored, list) or not all(_is_number(v) for v in stored):
@@ -75,10 +66,6 @@ def check_derived(data: Mapping[str, Any], attributes: Mapping[str, Any]) -> Non
             abs(a - b) <= tolerance * b for a, b in zip(stored, expected, strict=True)
         ):
             raise InputError(f"{key} does not follow from counts, dimension and method")
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
@@ -103,7 +90,7 @@ def check_fields(fields: Mapping[str, Any]) -> None:
 def _check_settings(fields: Mapping[str, Any]) -> None:
     for name in ("vocab_size", "dimension", "threshold_count"):
         value, least = fields[name], 0 if name == "vocab_size" else 1
-        if not _is_int(value) or value < least:
+        if not is_int(value) or value < least:
             raise InputError(f"{name} is {value!r}: expected an integer of at least {least}")
     d, threshold = fields["dimension"], fields["threshold_count"]
     if threshold > d + 1:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, write_json
+from kslottery_fast.base.ticket_ids import token_text
 from kslottery_fast.ks.significance import log_pvalues, pvalues
 
 from . import ticket_file
@@ -214,7 +215,7 @@ class Tickets:
             raise InputError(
                 f"token id {outside[0]} is a ticket, the tokenizer ends at {size - 1}: it is another model's"
             )
-        return [_token_text(tokenizer, token) for token in self.token_ids.tolist()]
+        return [token_text(tokenizer, token) for token in self.token_ids.tolist()]
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Refuse a tokenizer whose tokens have other texts than those that the tickets were saved with.
@@ -257,12 +258,3 @@ class Tickets:
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         return tickets
-
-
-def _token_text(tokenizer: Any, token: int) -> str:
-    piece = tokenizer.convert_ids_to_tokens(token)
-    text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
-    if not text or "\N{REPLACEMENT CHARACTER}" in text:
-        return str(piece)
-    # SentencePiece marks the start of a word with U+2581 and drops it when it decodes a single piece.
-    return f" {text}" if str(piece).startswith("▁") and not text.startswith(" ") else text

@@ -24,7 +24,7 @@ from kslottery_fast.evaluation.encoding import collate
 from kslottery_fast.integrations.batches import GroupedBatches
 from kslottery_fast.integrations.resuming import Checkpoints
 from kslottery_fast.integrations.trainer import TicketTrainer
-from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows
+from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, has_rows
 from kslottery_fast.tickets.evidence import Witness
 
 from .console import ProgressCallback
@@ -89,7 +89,7 @@ class _LabTrainer(TicketTrainer):
     def _trained_without_rows(self) -> dict[str, nn.Parameter] | None:
         model: Any = self.model
         named = model.named_parameters()
-        return None if get_rows(model) else {name: one for name, one in named if one.requires_grad}
+        return None if has_rows(model) else {name: one for name, one in named if one.requires_grad}
 
 
 class _Watch(TrainerCallback):
@@ -134,7 +134,6 @@ def train_rows(
     attach_rows(model, token_ids, output=output)
     try:
         embedding = get_rows(model)
-        assert embedding is not None
         saver = None
         if checkpoints is not None:
             saver = Checkpoints(checkpoints, (recipe, output, token_ids.tolist(), features), witness, say=say)
