@@ -38,7 +38,7 @@ def load_causal_lm(
     name: str | None = None,
     remedy: str = _REMEDY,
     **options: Any,
-) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+) -> tuple[Any, transformers.PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer.
 
     A model in a GGUF file is dequantized. Afterwards it is like any other model: it can be trained and saved.
@@ -59,6 +59,7 @@ def load_causal_lm(
     Returns
     -------
     model : transformers.PreTrainedModel
+        Typed Any: type checkers misread its ``to``, which transformers decorates.
     tokenizer : transformers.PreTrainedTokenizerBase
 
     Raises
