@@ -70,9 +70,18 @@ class AdapterKind:
             What :meth:`attached` gave.
         folder : str or path
             The folder to write.
+
+        Raises
+        ------
+        InputError
+            ``adapter`` has no adapter of PEFT.
+        TypeError
+            ``adapter`` is not a model, or ``folder`` is not a str or path.
         """
         check_path(folder, "folder", "the folder of an adapter")
-        check_model(adapter, "adapter").save_pretrained(folder, save_embedding_layers=False)
+        if not hasattr(check_model(adapter, "adapter"), "peft_config"):
+            raise InputError(f"adapter is {shown(adapter)}: expected the adapter that attached() gave")
+        adapter.save_pretrained(folder, save_embedding_layers=False)
 
 
 @contextlib.contextmanager

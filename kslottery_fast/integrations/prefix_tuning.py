@@ -57,7 +57,7 @@ class Prefix(AdapterKind):
 
     def save(self, adapter: Any, folder: str | os.PathLike[str]) -> None:
         """See :meth:`AdapterKind.save`."""
-        super().save(adapter.adapter, folder)
+        super().save(getattr(adapter, "adapter", adapter), folder)
 
 
 def keys_and_values(model: nn.Module, token_ids: Sequence[int]) -> torch.Tensor:

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +21,7 @@ from transformers import TrainerCallback
 
 from kslottery_fast.base.arguments import check_path
 from kslottery_fast.base.cache import file_sha256
+from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
 
@@ -56,7 +56,7 @@ class Checkpoints(TrainerCallback):
     clock : callable
         Returns the time in seconds.
     say : callable
-        Is called with a sentence that says which checkpoint is passed over, and why.
+        Is called with a sentence that says which checkpoint is passed over, and why. The default warns.
 
     Raises
     ------
@@ -76,7 +76,7 @@ class Checkpoints(TrainerCallback):
         belongs_to: Any,
         witness: Kept | None = None,
         clock: Callable[[], float] = time.monotonic,
-        say: Callable[[str], None] = warnings.warn,
+        say: Callable[[str], None] = warn_caller,
     ) -> None:
         self.folder = check_path(folder, "folder", "the folder of a training")
         self.witness, self.clock, self.say = witness, clock, say
