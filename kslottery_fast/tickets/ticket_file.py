@@ -1,13 +1,12 @@
 """The attributes of tickets by name: what must hold between them, and their form as a JSON object."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.ticket_ids import (
     FORMAT,
@@ -21,17 +20,27 @@ from kslottery_fast.base.ticket_ids import (
 from kslottery_fast.ks.null import METHODS
 from kslottery_fast.ks.significance import CORRECTIONS, check_alpha
 
-__all__ = ["ATTRIBUTES", "SETTINGS", "check_derived", "check_fields", "content_of", "digest_of", "fields_of"]
+__all__ = [
+    "ATTRIBUTES",
+    "SETTINGS",
+    "check_derived",
+    "check_fields",
+    "content_of",
+    "digest_of",
+    "fields_of",
+    "integers",
+    "tuple_of_texts",
+]
 
 SETTINGS = ("vocab_size", "dimension", "method", "correction", "selected_by", "alpha", "threshold_count")
 _ROWS = ("token_ids", "counts")
 _DERIVED = ("threshold", "statistic", "pvalue")
 ATTRIBUTES = (*SETTINGS, "threshold", *_ROWS, "statistic", "pvalue")
-"""What a file holds of the attributes, in its order."""
+"""The attributes that a file holds, in its order."""
 
 
 def content_of(attributes: Mapping[str, Any], texts: tuple[str, ...] | None) -> dict[str, Any]:
-    """The JSON object without its digest, of all :data:`ATTRIBUTES`."""
+    """Make the JSON object of all :data:`ATTRIBUTES`, without its digest."""
     content = {"format": FORMAT, **{name: _plain(attributes[name]) for name in ATTRIBUTES}}
     return content if texts is None else {**content, "tokens": list(texts)}
 
@@ -41,7 +50,7 @@ def _plain(value: Any) -> Any:
 
 
 def fields_of(data: Any) -> dict[str, Any]:
-    """The constructor's arguments from a parsed file; errors for what the constructor cannot find itself."""
+    """Return the constructor's arguments from a parsed file, and check what the constructor cannot check."""
     check_format(data)
     keys = ("format", *ATTRIBUTES, "digest")
     missing = [key for key in keys if key not in data]
@@ -53,14 +62,14 @@ def fields_of(data: Any) -> dict[str, Any]:
 
 
 def check_derived(data: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-    """The digest of a file, and the numbers in it that follow from others, which ``attributes`` holds as computed."""
+    """Check the digest of a file, and the numbers that follow from others, against the computed ``attributes``."""
     check_digest(data)
     for key in _DERIVED:
         stored = [data[key]] if key == "threshold" else data[key]
         if not isinstance(stored, list) or not all(_is_number(v) for v in stored):
             raise InputError(f"{key} must be {'a number' if key == 'threshold' else 'a list of numbers'}")
         expected = [attributes[key]] if key == "threshold" else attributes[key].tolist()
-        # p-values may come from another scipy version: their last digits are free, nothing else is.
+        # p-values may come from another version of scipy, so their last digits may differ. Nothing else may.
         tolerance = 1e-6 if key == "pvalue" else 0.0
         if len(stored) != len(expected) or not all(
             abs(a - b) <= tolerance * b for a, b in zip(stored, expected, strict=True)
@@ -72,8 +81,26 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def integers(values: Any, name: str) -> Tensor:
+    """Return integers of a sequence, array or tensor as int64 on the CPU. Nothing is rounded."""
+    try:
+        tensor = torch.as_tensor(values).detach().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(f"{name} is {shown(values)}: expected integers in a list, array or tensor") from None
+    if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
+        raise InputError(f"{name} has dtype {tensor.dtype}: expected integers")
+    return tensor.to(torch.int64)
+
+
+def tuple_of_texts(values: Any) -> tuple[str, ...]:
+    """Return the texts of tokens as a tuple."""
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"token_texts is {shown(values)}: expected a list of strings, or None")
+    return tuple(values)
+
+
 def check_fields(fields: Mapping[str, Any]) -> None:
-    """All that must hold between the arguments of the constructor, each with its own message."""
+    """Check all that must hold between the arguments of the constructor. Each fault has its own message."""
     _check_settings(fields)
     ids, h, texts = fields["token_ids"], fields["counts"], fields["token_texts"]
     for name, values in (("token_ids", ids), ("counts", h)):
@@ -81,8 +108,8 @@ def check_fields(fields: Mapping[str, Any]) -> None:
             raise InputError(f"{name} must be an int64 tensor [k]")
     if len(ids) != len(h):
         raise InputError(f"counts has {len(h)} entries, token_ids {len(ids)}: expected one count per row")
-    if texts is not None and len(texts) != len(ids):
-        raise InputError(f"tokens has {len(texts)} entries, token_ids {len(ids)}")
+    if texts is not None and len(tuple_of_texts(texts)) != len(ids):
+        raise InputError(f"token_texts has {len(texts)} entries, token_ids {len(ids)}: expected one text per row")
     if len(ids):
         _check_rows(ids, h, fields["vocab_size"], fields["dimension"], fields["threshold_count"])
 
