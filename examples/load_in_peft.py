@@ -9,8 +9,7 @@ import tiny
 import torch
 from peft import PeftModel
 
-from kslottery_fast import attach_rows, get_rows
-from kslottery_fast.rows import load_adapter, save_adapter
+from kslottery_fast import attach_rows, get_rows, load_adapter, save_adapter
 
 output = sys.argv[1] if len(sys.argv) > 1 else "runs/load_in_peft"
 tokenizer = tiny.tokenizer()

@@ -11,8 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
-from kslottery_fast import RowAdamW, attach_rows, detach_rows, get_rows
-from kslottery_fast.rows import save_adapter
+from kslottery_fast import RowAdamW, attach_rows, detach_rows, get_rows, save_adapter
 
 output = sys.argv[1] if len(sys.argv) > 1 else "runs/lora_and_tickets"
 base, tokenizer = tiny.model(), tiny.tokenizer()

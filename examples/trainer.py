@@ -11,9 +11,8 @@ import tiny
 import torch
 from transformers import TrainingArguments
 
-from kslottery_fast import detach_rows, ks_select_rows, merge_rows
+from kslottery_fast import TicketTrainer, detach_rows, ks_select_rows, merge_rows
 from kslottery_fast.integrations.monitor import TicketMonitor
-from kslottery_fast.integrations.trainer import TicketTrainer
 
 output = sys.argv[1] if len(sys.argv) > 1 else "runs/trainer"
 model, dataset = tiny.model(), tiny.examples()
@@ -40,9 +39,9 @@ stage1 = TicketTrainer(
 stage1.train()
 
 # 2. The KS test selects the rows whose values have another distribution than before.
-tickets = ks_select_rows(model, alpha=0.05)
+tickets = ks_select_rows(model, alpha=0.05, tokenizer=tiny.tokenizer())
 print(tickets.summary())
-print(f"tokens: {tickets.tokens(tiny.tokenizer())}")
+print(f"tokens: {tickets.token_texts}")
 
 # 3. Partial Tuning starts again from the original model and trains only the rows of the tickets.
 detach_rows(model)

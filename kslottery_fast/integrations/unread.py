@@ -49,7 +49,10 @@ def watch_unread(trainer: transformers.Trainer, text_of: Callable[[int], str | N
     if not trainer.is_world_process_zero():
         return
     model: Any = trainer.model
-    unread = unread_rows(trainer.train_dataset, model)
+    # A Dataset of the caller's own may open files in the process that reads it first, which workers must not share.
+    plain = isinstance(trainer.train_dataset, (list, tuple)) or hasattr(trainer.train_dataset, "column_names")
+    looks = plain or not trainer.args.dataloader_num_workers
+    unread = unread_rows(trainer.train_dataset, model) if looks else None
     if unread is None:
         trainer.add_callback(UnreadRows(text_of))
     elif unread:

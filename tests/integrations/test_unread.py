@@ -18,7 +18,7 @@ from torch import nn
 
 from kslottery_fast.integrations import unread
 from kslottery_fast.integrations.trainer import TicketTrainer
-from kslottery_fast.integrations.unread import unread_rows
+from kslottery_fast.integrations.unread import UnreadRows, unread_rows
 from kslottery_fast.rows.attach import attach_rows, get_rows
 
 
@@ -145,6 +145,19 @@ def test_a_look_leaves_the_random_numbers_as_they_were_and_says_nothing_where_it
     monkeypatch.setattr(unread, "LOOK_EXAMPLES", 24)
     monkeypatch.setattr(unread, "LOOK_SECONDS", -1.0)
     assert unread_rows(data, model) is None
+
+
+def test_a_dataset_that_workers_read_is_not_read_by_their_parent(tmp_path):
+    class Unreadable(Drawing):
+        def __getitem__(self, index: int) -> dict[str, list[int]]:
+            raise AssertionError("read by the parent")
+
+    args = arguments(tmp_path, dataloader_num_workers=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = TicketTrainer(model=make("llama"), args=args, train_dataset=Unreadable(dataset()), tickets=[50])
+    assert found(caught) == []
+    assert any(isinstance(callback, UnreadRows) for callback in trainer.callback_handler.callbacks)
 
 
 @pytest.mark.parametrize("name", ["t5", "m2m100"])
