@@ -246,6 +246,7 @@ def train_parameters(
             data_collator=partial(collate, pad_token_id=recipe.pad_token_id),
             callbacks=[_Watch(progress, before_update), *([saver] if saver else [])],
             supervised_logits_only=True,
+            tickets="none",  # whatever trains: rows, LoRA, a prefix, the whole table
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=saver.resume() if saver else None)
