@@ -12,9 +12,16 @@ from kslottery_fast.lab.cli import main as cli
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--alpha", "0"], "alpha is 0.0; expected a number between 0 and 1"),
-        (["--alpha", "two"], "argument --alpha: invalid float value: 'two'"),
-        (["--target", "klingon"], "klingon"),
+        (["--alpha", "0"], "argument --alpha: 0 is not between 0 and 1, such as 0.05; see kslottery run --help"),
+        (["--alpha", "two"], "argument --alpha: 'two' is not a number"),
+        (["--steps", "0"], "argument --steps: 0 is not an integer of at least 1"),
+        (["--steps", "1.5"], "argument --steps: '1.5' is not an integer"),
+        (["--learning-rate", "-1"], "argument --learning-rate: -1 is not a positive number"),
+        (["--seed", str(2**32)], "argument --seed: 4294967296 is not an integer of at least 0 and at most"),
+        (["--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
+        (["--batch-size", "12"], "batch_size is 12; expected a multiple of micro_batch_size, 8"),
+        (["--model", "smollm2-135"], "unknown model 'smollm2-135'; did you mean smollm2-135m?"),
+        (["--target", "ex"], "unknown language 'ex'; did you mean el (Greek), en (English), "),
         (["--corpus", "missing.tsv"], "unknown corpus 'missing.tsv'"),
         (["--template", "{source} {oops}"], "{oops}"),
     ],
@@ -51,7 +58,7 @@ def test_ctrl_c_says_how_to_go_on_and_exits_with_130(monkeypatch, capsys, tmp_pa
 
     monkeypatch.setattr("kslottery_fast.lab.experiment.plan.Experiment.work", interrupted)
     assert cli.main(["run", "--output", str(tmp_path / "run")]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes the experiment" in capsys.readouterr().err
 
 
 def test_help_and_version_answer_in_a_source_tree_that_nobody_installed(monkeypatch, capsys):
@@ -69,9 +76,9 @@ def test_help_and_version_answer_in_a_source_tree_that_nobody_installed(monkeypa
 def test_info_without_a_path_says_which_kernels_are_active_and_why_not_cuda(capsys):
     assert cli.main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["native core"] == "loaded"
-    assert facts["CPU kernels"].split(",")[0] in ("avx512", "avx2", "baseline")
-    assert facts["CUDA kernels"].startswith(("yes", "no: "))
+    assert facts["native_core"] == "loaded"
+    assert facts["cpu_kernels"] in ("avx512", "avx2", "baseline")
+    assert facts["cuda_kernels"].startswith(("yes", "no: "))
 
 
 def test_info_names_what_it_does_not_know(tmp_path, capsys):
@@ -82,12 +89,12 @@ def test_info_names_what_it_does_not_know(tmp_path, capsys):
     (tmp_path / "e.json").write_text("{")
     for name, message in {
         "missing": "no such file or folder",
-        "a.txt": "expected a run folder",
-        "b.json": "is not a file of kslottery",
-        "c.json": "JSON, but not a file of kslottery",
+        "a.txt": "is a file that no command writes",
+        "b.json": "is JSON, but no file that a command writes",
+        "c.json": "is JSON, but no file that a command writes",
         "d.safetensors": "is not a safetensors file",
         "e.json": "is not valid JSON",
-        ".": "is neither a run",
+        ".": "is a folder that no command writes; expected an experiment, a stage, an adapter",
     }.items():
         assert cli.main(["info", str(tmp_path / name)]) == 2
         assert message in capsys.readouterr().err
