@@ -3,6 +3,7 @@
 import json
 import sys
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,3 +99,59 @@ def test_info_names_what_it_does_not_know(tmp_path, capsys):
     }.items():
         assert cli.main(["info", str(tmp_path / name)]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_completion_knows_the_commands_when_a_shell_asks(monkeypatch):
+    asked = []
+    monkeypatch.setenv("_ARGCOMPLETE", "1")
+    monkeypatch.setitem(sys.modules, "argcomplete", SimpleNamespace(autocomplete=asked.append))
+    assert cli.main([]) == 0
+    assert "certify" in asked[0].format_help()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("--targets=xx", "--target"), ("--seeds=0", "--seed"), ("--top-k=3", "--fallback-top-k")]
+)
+def test_names_of_version_0_1_work_with_a_note_and_are_not_in_the_help(old, new, tmp_path, capsys):
+    words = ["compare", "--dry-run", "--arms", "untuned", "--output", str(tmp_path / "run"), old]
+    assert cli.main(words) == (2 if "xx" in old else 0)  # the value is read
+    assert f"kslottery: note: {old.partition('=')[0]} is now called {new}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["compare", "--help"])
+    assert f"{old.partition('=')[0]} " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["select", "scan", "run", "compare", "report", "certify", "info"])
+def test_the_help_of_every_command_has_an_example_that_is_read_and_the_common_options(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 90
+    assert "--json" in text
+    assert "-q, --quiet" in text
+    examples = [line.split()[1:] for line in text.partition("\nexample")[2].splitlines()[1:]]
+    assert examples
+    for words in examples:
+        assert cli.parser().parse_args(words).run is not None
+
+
+def test_what_is_needed_is_checked_before_anything_is_fetched(tmp_path, capsys, monkeypatch):
+    """The corpus is a catalogue, which would be downloaded; the model folder is misspelt."""
+    monkeypatch.setattr("kslottery_fast.lab.data.corpora.fetch_wheel", None)
+    assert cli.main(["run", "--model", str(tmp_path / "modle"), "--output", str(tmp_path / "run")]) == 2
+    assert f"model '{tmp_path / 'modle'}': no such file or folder" in capsys.readouterr().err
+    assert cli.main(["compare", "--source", "de", "--output", str(tmp_path / "run")]) == 2
+    assert "the catalogues translate from English, not from German" in capsys.readouterr().err
+    (tmp_path / "file").write_text("x")
+    assert cli.main(["run", "--output", str(tmp_path / "file")]) == 2
+    assert "is a file; give a new or empty folder" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_the_system_is_one_line(tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "scan.json")
+
+    monkeypatch.setattr("kslottery_fast.lab.cli.explain.describe", full)
+    assert cli.main(["info", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "kslottery: error: scan.json: No space left on device\n"

@@ -95,10 +95,10 @@ def test_an_empty_corpus_is_refused(tmp_path):
         ({"target": "klingonish"}, "unknown language 'klingonish'"),
         ({"target": "English"}, "source and target language are both English; give two languages"),
         ({"source": "de"}, "the catalogues translate from English, not from German; give a corpus file"),
-        ({"train": 0}, "train=0: expected an integer of at least 1"),
-        ({"test": 1.5}, "test=1.5: expected an integer of at least 1"),
-        ({"seed": -1}, "seed=-1: expected an integer of at least 0"),
-        ({"max_characters": 0}, "max_characters=0: expected an integer of at least 1"),
+        ({"train": 0}, "train is 0; expected an integer of at least 1"),
+        ({"test": 1.5}, "test is 1.5; expected an integer of at least 1"),
+        ({"seed": -1}, "seed is -1; expected an integer of at least 0"),
+        ({"max_characters": 0}, "max_characters is 0; expected an integer of at least 1"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_fetched(arguments, message, monkeypatch):

@@ -85,7 +85,7 @@ def find_language(text: str) -> Language:
     ('Catalan', 'ca', 'Nahuatl')
     """
     if not isinstance(text, str):
-        raise TypeError(f"language is {text!r}; expected a code such as 'es', or a name such as 'Spanish'")
+        raise TypeError(f"text is {text!r}; expected a code such as 'es', or a name such as 'Spanish'")
     code, separator, name = text.partition("=")
     code = canonical_code(code)
     if separator:
