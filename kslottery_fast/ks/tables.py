@@ -57,9 +57,9 @@ def table_pair(before: Any, after: Any, names: tuple[str, str]) -> tuple[Tensor,
 def counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int = 0) -> tuple[Tensor, Tensor]:
     """The counts h that reach a threshold, and the largest h, in one pass over two tables.
 
-    Without significant rows, the largest h is still wanted. So the pass asks for every h that exceeds the largest one so
-    far. It begins with a few rows that are spread over the table, and the first blocks are small. Then nearly all rows
-    cost only a decision. Once a significant row is found, the threshold is all that counts.
+    The largest h is wanted even if no row is significant. So the pass asks for every h that exceeds the largest one so
+    far. It begins with a few rows that are spread over the table, and the first blocks are small. After that nearly all
+    rows cost only a decision. Once a significant row is found, only the threshold counts.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from kslottery_fast.rows.tables import base_rows, check_finite
 
 from .options import Correction, Method
 from .select import select_tickets
+from .tables import rows_in_memory
 from .tickets import Tickets
 
 
@@ -22,7 +23,7 @@ class _AttachedTables:
 
     def __init__(self, model: nn.Module) -> None:
         embedding = get_rows(model)
-        rows = whole(embedding.rows)  # where rows are sharded, every process gathers k rows
+        rows = whole(rows_in_memory(embedding))  # where rows are sharded, every process gathers k rows
         self.ids = embedding.token_ids
         self.before = base_rows(embedding, self.ids).to(rows.device)
         # As the model reads them and a merge writes them: what a 16-bit table rounds away is no change.

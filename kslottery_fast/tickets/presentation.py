@@ -144,6 +144,7 @@ def _plot_of(tickets: TicketData, ax: Any) -> Any:
         import matplotlib.pyplot as plt
 
         ax = plt.figure().add_subplot()
+        ax.xaxis.get_major_locator().set_params(integer=True)
     elif not hasattr(ax, "axhline"):
         raise TypeError(f"ax is {shown(ax)}: expected matplotlib Axes, or None for a new figure")
     ax.plot(range(1, len(tickets) + 1), tickets.statistic.tolist(), ".-", markersize=4, linewidth=0.8, label="tickets")

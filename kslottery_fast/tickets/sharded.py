@@ -6,10 +6,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.arguments import check_tokenizer, shown
 from kslottery_fast.base.dtensors import is_dtensor, local
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.tokenizer import Tokenizer
+from kslottery_fast.ks.decision import check_options
 from kslottery_fast.ks.tables import counts_and_largest
 
 from .options import Correction, Method
@@ -71,6 +72,9 @@ def ks_select_sharded(
     [5, 17]
     >>> dist.destroy_process_group()
     """
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
+    check_options(alpha, correction, top_k)
     return select_tickets(_ShardedTables(emb_before, emb_after), alpha, method, correction, top_k, tokenizer)
 
 

@@ -4,7 +4,6 @@ import os
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +15,7 @@ from kslottery_fast.rows.attach import get_rows, has_rows
 from kslottery_fast.rows.overlay import RowEmbedding
 from kslottery_fast.rows.tables import base_rows, input_embedding, is_quantized, table_shape
 
-Table: TypeAlias = Tensor | nn.Module | npt.NDArray[np.floating[Any]]
+Table: TypeAlias = Tensor | nn.Module | np.ndarray
 """A [V, d] table of floats: a tensor, a Parameter, an array, an nn.Embedding, or a model with an input embedding."""
 
 
@@ -116,6 +115,14 @@ def _with_rows(embedding: RowEmbedding, name: str) -> Tensor:
             f"{name} has attached rows over a table that is sharded or quantized: use ks_select_rows(model), which "
             "compares them with their table"
         )
+    rows = rows_in_memory(embedding)
     with torch.no_grad():
         table = _table_of(embedding).clone()
-        return table.index_copy_(0, embedding.token_ids.to(table.device), embedding.rows.to(table))
+        return table.index_copy_(0, embedding.token_ids.to(table.device), rows.to(table))
+
+
+def rows_in_memory(embedding: RowEmbedding) -> Tensor:
+    """The rows in use. Rows that were offloaded together with the model are an InputError."""
+    if embedding.rows.is_meta:
+        raise InputError("model has attached rows without values (device meta): offload it first, then attach rows")
+    return embedding.rows

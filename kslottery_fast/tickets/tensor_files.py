@@ -3,7 +3,7 @@
 import json
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -118,7 +118,8 @@ def check_reading(block_bytes: Any, progress: Any) -> None:
     """
     if isinstance(block_bytes, bool) or not isinstance(block_bytes, int) or block_bytes < 1:
         raise InputError(f"block_bytes is {shown(block_bytes)}: expected a number of bytes of at least 1")
-    if progress is not None and not callable(progress):
+    # Models and tokenizers can be called too, but not with two numbers. Tokenizers have a length, functions have none.
+    if progress is not None and (not callable(progress) or isinstance(progress, (torch.nn.Module, Sized))):
         raise TypeError(f"progress is {shown(progress)}: expected a function progress(done, total), or None")
 
 

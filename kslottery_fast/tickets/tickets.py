@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from typing_extensions import Self
@@ -95,8 +94,8 @@ class Tickets(TicketViews, TicketTexts):
     @classmethod
     def from_counts(
         cls,
-        token_ids: Sequence[int] | npt.NDArray[np.integer[Any]] | Tensor,
-        counts: Sequence[int] | npt.NDArray[np.integer[Any]] | Tensor,
+        token_ids: Sequence[int] | np.ndarray | Tensor,
+        counts: Sequence[int] | np.ndarray | Tensor,
         *,
         vocab_size: int,
         dimension: int,
@@ -167,8 +166,8 @@ class Tickets(TicketViews, TicketTexts):
     @overload
     def __getitem__(self, index: int) -> int: ...
     @overload
-    def __getitem__(self, index: slice | Tensor | npt.NDArray[np.bool_] | Sequence[bool]) -> Self: ...
-    def __getitem__(self, index: int | slice | Tensor | npt.NDArray[np.bool_] | Sequence[bool]) -> "int | Self":
+    def __getitem__(self, index: slice | Tensor | np.ndarray | Sequence[bool]) -> Self: ...
+    def __getitem__(self, index: int | slice | Tensor | np.ndarray | Sequence[bool]) -> int | Self:
         place = subsets.place_of(index, len(self))
         if place is not None:
             return int(self.token_ids[place])
@@ -283,7 +282,10 @@ class Tickets(TicketViews, TicketTexts):
         """
         if not isinstance(data, Mapping):
             raise TypeError(f"data is {shown(data)}: expected a dict, as to_dict returns it")
-        return cls._of_content(dict(data))
+        try:
+            return cls._of_content(dict(data))
+        except InputError as error:
+            raise InputError(f"data: {error}") from None
 
     @classmethod
     def _of_content(cls, data: Any) -> Self:
