@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Examples
     --------
     >>> main(["compare", "--list-arms"])
-    untuned                  Untuned: The original model.
+    untuned                  Untuned. The original model.
     ...
     """
     chosen = parser()

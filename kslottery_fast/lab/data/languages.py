@@ -102,5 +102,9 @@ def find_language(text: str) -> Language:
     if len(code) == 2:  # the letters of a short code say little; many near ones share the first
         near += [known for known in LANGUAGES if len(known) == 2 and known[0] == code[0]]
     *guesses, last = [f"{guess} ({LANGUAGES[guess]})" for guess in list(dict.fromkeys(near))[:6]] or [""]
-    hint = f"did you mean {' or '.join([', '.join(guesses), last] if guesses else [last])}? " if near else "give a code such as es or a name such as Spanish. "
+    hint = (
+        f"did you mean {' or '.join([', '.join(guesses), last] if guesses else [last])}? "
+        if near
+        else "give a code such as es or a name such as Spanish. "
+    )
     raise InputError(f"unknown language {text!r}; {hint}Write CODE=NAME for another language, as in nah=Nahuatl")
