@@ -144,8 +144,6 @@ def _add_setting(group: Any, field: Any) -> None:
     metadata, options = field.metadata, {}
     if metadata["choices"]:
         options["choices"] = metadata["choices"]
-    elif field.name == "bleu_tokenizer":
-        options["metavar"] = "NAME"
     elif field.name == "seed":
         options |= {"type": one_seed, "metavar": "N"}
     elif isinstance(field.default, int):
