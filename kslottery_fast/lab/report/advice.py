@@ -49,15 +49,14 @@ def recommendation_text(found: Mapping[str, Any] | None) -> str:
     if not found["kept"]:
         return "No recommendation: the comparison has no arm `partial`. Add some, such as partial@18 and partial@64."
     rule = (
-        f"keep at least {1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL (lower end of the 95% "
-        "interval)"
+        f"at least {1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL (lower end of the 95% interval)"
     )
     if found["arm"] is None:
         best = max(found["kept"], key=lambda one: one["value"])
         return (
-            f"No recommendation: a set of tickets is recommended if it and all larger sets {rule}, and no set here "
-            f"meets this condition. The best one, {best['arm']} ({best['rows']:,.0f} rows), keeps "
-            f"{_share_text(best)}. Add larger sets."
+            f"No recommendation: a set of tickets is recommended if it and all larger sets keep {rule}. No set here "
+            f"meets this condition. The best one, {best['arm']} ({best['rows']:,.0f} rows), keeps {_share_text(best)}. "
+            "Add larger sets."
         )
     one = next(one for one in found["kept"] if one["arm"] == found["arm"])
     on_test = (
@@ -66,8 +65,8 @@ def recommendation_text(found: Mapping[str, Any] | None) -> str:
         else f"it keeps {_share_text(one['test'])}"
     )
     return (
-        f"Recommended: {one['arm']}, {one['rows']:,.0f} rows. This is the smallest set such that it and all larger "
-        f"sets {rule}. It keeps {_share_text(one)}. On the test pairs, which were not used to choose it, {on_test}."
+        f"Recommended: {one['arm']}, {one['rows']:,.0f} rows. It is the smallest set that, like all larger sets, "
+        f"keeps {rule}. It keeps {_share_text(one)}. On the test pairs, which were not used to choose it, {on_test}."
     )
 
 
@@ -254,7 +253,7 @@ def _certified(certificate: Mapping[str, Any], tickets: Mapping[str, Any], seed:
     alpha, agreement = tickets["alpha"], certificate["agreement"]["positions"]
     level = level_at(certificate, alpha)
     return (
-        f"{certified_text(certificate, alpha)}{seed}. Wrong means that the model with the "
+        f"{certified_text(certificate, alpha, seed)}. Wrong means that the model with the "
         f"{level['transferred']:,} rows that alpha selects predicts another token there: the criterion is not a proof. "
         f"Copying {_tickets_of(tickets)} gives the same prediction as Embed Tuning at {agreement['value']:.1%} of all "
         f"positions ({_percent_interval(agreement)})."
@@ -289,7 +288,7 @@ def _warnings(tickets: Mapping[str, Any]) -> Iterator[str]:
     if overlap is not None and overlap < UNSTABLE and most:
         yield (
             f"The tickets are unstable: on average, two training seeds share {overlap:.0%} of their "
-            f"{tickets['overlap_of']} (Jaccard overlap), less than {UNSTABLE:.0%}."
+            f"{tickets['overlap_of']} (Jaccard overlap; the limit is {UNSTABLE:.0%})."
         )
 
 

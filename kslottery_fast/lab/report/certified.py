@@ -32,7 +32,7 @@ def level_at(certificate: Mapping[str, Any], alpha: float) -> dict[str, Any]:
     return {**level, "certified_positions": count, "wrong": level["violations"] / count if count else 0.0}
 
 
-def certified_text(certificate: Mapping[str, Any], alpha: float) -> str:
+def certified_text(certificate: Mapping[str, Any], alpha: float, seed: str = "") -> str:
     """Say how many positions are certified and how often this was wrong.
 
     Parameters
@@ -41,6 +41,8 @@ def certified_text(certificate: Mapping[str, Any], alpha: float) -> str:
         As ``summary.json`` holds it.
     alpha : float
         One of its levels.
+    seed : str
+        Words that name the training seed, if there are several.
 
     Returns
     -------
@@ -54,7 +56,9 @@ def certified_text(certificate: Mapping[str, Any], alpha: float) -> str:
     '50.0% of 100 positions are certified at alpha = 0.05; the certificate is wrong at 10 of these 50 (20.0%)'
     """
     level = level_at(certificate, alpha)
-    text = f"{level['certified']:.1%} of {certificate['positions']:,} positions are certified at alpha = {alpha:g}"
+    text = (
+        f"{level['certified']:.1%} of {certificate['positions']:,} positions are certified at alpha = {alpha:g}{seed}"
+    )
     if not level["certified_positions"]:
         return text
     wrong, count = level["violations"], level["certified_positions"]

@@ -188,7 +188,7 @@ def link_first_uses(body: str) -> str:
 
 def _linked(text: str, left: list[Term]) -> str:
     """Link the first use of every term in ``left``, and remove those found from it."""
-    found = []
+    found: list[tuple[int, int, Term]] = []
     for term in left:
         match = term.uses.search(text)
         if match and not any(match.start() < end and start < match.end() for start, end, _ in found):

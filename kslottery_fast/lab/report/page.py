@@ -87,10 +87,12 @@ def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures:
         "languages": [{"code": code, **_view(summary, code)} for code in summary["languages"]],
     }
     content = _content(summary, environment, {picture.name: picture for picture in pictures})
-    body = link_first_uses(templates.get_template("body.html.j2").render(shared | content))
+    linked = link_first_uses(templates.get_template("body.html.j2").render(shared | content))
+    header, end, body = linked.partition("</header>")
     script = templates.get_template("sort.js.j2").render()
     return templates.get_template("page.html.j2").render(
         **shared,
+        header=Markup(header + end),
         body=Markup(body),
         contents=[
             {"level": level, "id": Markup(place), "text": Markup(text)} for level, place, text in _HEADING.findall(body)

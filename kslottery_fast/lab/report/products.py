@@ -32,8 +32,10 @@ PRODUCTS = ("scores.csv", "scores.tex", "report.html", "environment.json", "summ
 TICKETS = ("tickets.json", "tickets.safetensors", "adapter")
 """Further products, if Partial Tuning trained rows."""
 
-_FIGURES = ("scores", "sizes", "losses", "costs", "tickets")
-_FIGURES += ("histogram", "frequency", "ecdf", "selectors", "certificate")
+_FIGURES = [
+    *("scores", "sizes", "losses", "costs", "tickets"),
+    *("histogram", "frequency", "ecdf", "selectors", "certificate"),
+]
 _BY_GRID = ("rows-*.csv", *(f"{name}-*.png" for name in _FIGURES), "languages.png", *TICKETS)
 """The products that depend on which arms and languages there are."""
 

@@ -126,8 +126,8 @@ EMBED = Column("NLL minus Embed T.", _part("against_embed", "nll", 3, 3))
 MODELS = (NLL, *BLEU, *CHRF, ENDS, CHARS, TRAINED)
 GAINS = (
     Column("Raw gain", _part("decomposition", "gain", 2, 1)),
-    Column("of it quality", _part("decomposition", "quality", 2, 1)),
-    Column("of it stopping", _part("decomposition", "stopping", 2, 1)),
+    Column("Quality part", _part("decomposition", "quality", 2, 1)),
+    Column("Stopping part", _part("decomposition", "stopping", 2, 1)),
     Column("Gain, paraphrased", _part("paraphrased_against_untuned", "bleu_first_line", 2, 1)),
 )
 COSTS = (
@@ -141,9 +141,9 @@ COSTS = (
 
 GAINS_NOTE = (
     "Values are means over training seeds. Intervals: 95%, from a bootstrap over sentences and Student's t over seeds, "
-    "for differences paired in both. Raw gain: raw BLEU minus that of the untuned model. Quality: its part on first "
-    "lines, where text after the answer is not counted. Stopping: the rest. Gain, paraphrased: BLEU on the first line "
-    "minus that of the untuned model, with a template that was not trained."
+    "for differences paired in both. Raw gain: raw BLEU minus that of the untuned model. Quality part: the gain on "
+    "first lines, where text after the answer is not counted. Stopping part: the rest. Gain, paraphrased: BLEU on the "
+    "first line minus that of the untuned model, with a template that was not trained."
 )
 COSTS_NOTE = (
     "Covers: coverage, the share of the tokens of the training examples (prompts included) whose rows the arm changes. "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .advice import Outcome, main_size, outcome
@@ -79,11 +79,10 @@ def verdict_over(languages: Sequence[Mapping[str, Any]]) -> str:
     found = {one["name"]: best_arm(one) for one in languages if one["gain"]["low"] > 0}
     told = {name: best for name, best in found.items() if best is not None}
     failed = [one["name"] for one in languages if one["gain"]["low"] <= 0]
-    significant = all(one["selection"]["selected_by"] == "alpha" for one in languages)
-    parts = [_shares(told, significant=significant)] if told else []
+    parts = [_shares(languages, told)] if told else []
     if found and not told:
         parts.append("No arm here trains or copies tickets")
-    parts += [f"{text} in {_of(names, told)}" for text, names in _outcomes(languages, told).items()]
+    parts += _outcomes(languages, told)
     if failed:
         parts.append(
             f"Embed Tuning did not clearly lower the test NLL in {_of(failed, [o['name'] for o in languages])}"
@@ -133,31 +132,32 @@ def _controls(language: Mapping[str, Any], own: str) -> list[str]:
     return texts
 
 
-def _outcomes(languages: Sequence[Mapping[str, Any]], told: Mapping[str, Best]) -> dict[str, list[str]]:
-    """How the controls did, and the languages in which they did so."""
-    found: dict[str, list[str]] = {}
+def _outcomes(languages: Sequence[Mapping[str, Any]], told: Mapping[str, Best]) -> Iterator[str]:
+    """For every control, in which languages it did better or worse."""
+    found: dict[str, dict[Outcome, list[str]]] = {}
     for language in languages:
         if best := told.get(language["name"]):
             for entry in language["controls"]:
                 name, _, options = entry["control"].partition("@")
                 if entry["own"] == best.spec and ":" not in options:
-                    text = f"{_CONTROLS[name][1]} {_DO[outcome(entry)]}"
-                    found.setdefault(text, []).append(language["name"])
-    return found
+                    found.setdefault(name, {}).setdefault(outcome(entry), []).append(language["name"])
+    for name, outcomes in found.items():
+        each = [f"{_DO[one]} in {_of(names, told)}" for one, names in outcomes.items()]
+        yield f"{_CONTROLS[name][1]} {listed(each)}"
 
 
-def _shares(told: Mapping[str, Best], *, significant: bool) -> str:
+def _shares(languages: Sequence[Mapping[str, Any]], told: Mapping[str, Best]) -> str:
     verbs = list(dict.fromkeys(best.verb for best in told.values()))
-    tickets = (
-        "the tickets" if significant and all(is_model(best.spec) for best in told.values()) else "rows of largest D"
-    )
-    start = f"{' or '.join(verbs).capitalize()} {tickets} recovers"
+    significant = all(one["selection"]["selected_by"] == "alpha" for one in languages)
+    tickets = significant and all(is_model(best.spec) for best in told.values())
+    counts = {_counts(one, told[one["name"]].spec) for one in languages if one["name"] in told}
+    rows = "the tickets" if tickets else f"{f'{next(iter(counts))} ' if len(counts) == 1 else ''}rows of largest D"
+    start = f"Of Embed Tuning's gain, {' or '.join(verbs)} {rows} recovers"
     if len(told) <= MAX_LISTED:
-        each = listed([f"{share_text(best.share)} in {name}" for name, best in told.items()])
-        return f"{start} {each} of Embed Tuning's gain"
+        return f"{start} {listed([f'{share_text(best.share)} in {name}' for name, best in told.items()])}"
     ranked = sorted(told, key=lambda name: told[name].share["value"])
     low, high = (f"{share_text(told[name].share)} in {name}" for name in (ranked[0], ranked[-1]))
-    return f"{start} between {low} and {high} of Embed Tuning's gain ({len(told)} languages)"
+    return f"{start} between {low} and {high} ({len(told)} languages)"
 
 
 def _of(names: Sequence[str], among: Sequence[str] | Mapping[str, Best]) -> str:
