@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from .errors import InputError
+from .visible import escape_sign
 
 if TYPE_CHECKING:
     import torch  # the command line reads and writes JSON before it needs torch, and answers at once
@@ -104,7 +106,21 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as indented JSON, whole or not at all. NaN and infinities are refused: JSON has none."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value) + "\n")
+
+
+def json_text(value: Any) -> str:
+    r"""``value`` as indented JSON that UTF-8 can hold.
+
+    The bytes of a path that is not UTF-8 become escapes.
+
+    >>> print(json_text({"path": "caf\udce9"}))
+    {
+      "path": "caf\udce9"
+    }
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return re.sub("[\ud800-\udfff]", lambda found: escape_sign(found[0]), text)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

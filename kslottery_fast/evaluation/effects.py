@@ -12,7 +12,6 @@ import torch
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows
-from kslottery_fast.rows.overlay import RowEmbedding
 
 from .encoding import Example, collate, encode, encode_prompt, pad_id
 from .evaluate import TargetNll, nll
@@ -35,10 +34,8 @@ def wearing(model: Any, token_ids: torch.Tensor, rows: torch.Tensor, *, output: 
         return
     attach_rows(model, token_ids, output=output)
     try:
-        embedding = get_rows(model)
-        assert embedding is not None
         with torch.no_grad():
-            embedding.rows.copy_(rows)
+            get_rows(model).rows.copy_(rows)
         yield model
     finally:
         detach_rows(model)
@@ -218,7 +215,6 @@ def prompt_parts(tokenizer: Any, prompt: str, source: str) -> list[int]:
 def switched(model: Any, on: torch.Tensor) -> Iterator[None]:
     """Inside the block the model's attached rows act only where ``on``, bool [B, T], is True."""
     embedding = get_rows(model)
-    assert isinstance(embedding, RowEmbedding), "rows are attached"
     sets = embedding.row_sets
 
     def choose(module: Any, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:

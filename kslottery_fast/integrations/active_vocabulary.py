@@ -52,7 +52,6 @@ def check_batch(model: nn.Module, inputs: Mapping[str, Any]) -> None:
     InputError : names the first such token.
     """
     embedding = get_rows(model)
-    assert embedding is not None
     config: Any = getattr(attached_model(model), "config", None)
     read = {"input_ids": inputs.get("attention_mask"), "decoder_input_ids": None}
     if getattr(config, "is_encoder_decoder", False) and inputs.get("decoder_input_ids") is None:

@@ -9,7 +9,7 @@ import transformers
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks.decision import check_options
-from kslottery_fast.rows.attach import get_rows
+from kslottery_fast.rows.attach import get_rows, has_rows
 from kslottery_fast.tickets.attached import ks_select_rows
 from kslottery_fast.tickets.tickets import Tickets
 
@@ -83,10 +83,9 @@ class TicketMonitor(transformers.TrainerCallback):
         del args, state, control
         if self._trainer is None:
             raise InputError("TicketMonitor logs through its Trainer: use TicketTrainer, or call monitor.bind(trainer)")
-        embedding = get_rows(kwargs["model"])
-        if embedding is None:
+        if not has_rows(kwargs["model"]):
             raise InputError("TicketMonitor watches attached rows, this model has none; call attach_rows first")
-        if embedding.row_sets.active is None:
+        if get_rows(kwargs["model"]).row_sets.active is None:
             raise InputError("TicketMonitor watches the set in use, and none is; call use_rows(model, name) first")
         self.tickets, self._stable = None, 0
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import nn
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.rows.attach import get_rows
+from kslottery_fast.rows.attach import get_rows, has_rows
 from kslottery_fast.rows.rowset import RowSet
 
 _ADAPTED = "_hf_peft_config_loaded"
@@ -27,7 +27,7 @@ def as_adapted(model: nn.Module | None) -> Iterator[None]:
     ------
     InputError : the quantization is one that transformers does not train through.
     """
-    embedding = None if model is None else get_rows(model)
+    embedding = get_rows(model) if model is not None and has_rows(model) else None
     # A compiled quantized model is left to the Trainer, which refuses it with or without adapters.
     if embedding is None or not getattr(model, "is_quantized", False) or hasattr(model, "_orig_mod"):
         yield

@@ -14,7 +14,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import write_text
 from kslottery_fast.evaluation.logits import supervised_logits
 from kslottery_fast.optim.row_adamw import RowAdamW
-from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, output_role
+from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, has_rows, output_role
 from kslottery_fast.rows.tables import check_token_ids, table_shape
 from kslottery_fast.tickets.tickets import Tickets
 
@@ -98,7 +98,8 @@ class TicketTrainerMixin(_Trainer):
         try:
             with as_adapted(model):
                 super().__init__(*args, **kwargs)
-            embedding = get_rows(cast(nn.Module, self.model))
+            ours = cast(nn.Module, self.model)
+            embedding = get_rows(ours) if has_rows(ours) else None
             if embedding is not None or supervised_logits_only:
                 check_one_gpu(self)
             if embedding is not None:
@@ -193,7 +194,7 @@ class TicketTrainerMixin(_Trainer):
 
     def _attach(self, model: nn.Module) -> bool:
         """Attach the tickets; tell whether that was done here."""
-        attached = get_rows(model)
+        attached = get_rows(model) if has_rows(model) else None
         if attached is None and self._tickets is None:
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 raise InputError("the model has no trainable parameter; pass tickets=, or call attach_rows first")
@@ -219,7 +220,7 @@ class TicketTrainerMixin(_Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model)
-        if get_rows(model) is None:
+        if not has_rows(model):
             super()._save(output_dir, state_dict)
             return
         if not self.args.should_save:
@@ -234,14 +235,14 @@ class TicketTrainerMixin(_Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model if model is None else model)
-        if get_rows(model) is None:
+        if not has_rows(model):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_checkpoint(model, resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         model = self.accelerator.unwrap_model(self.model)
-        if get_rows(model) is None:
+        if not has_rows(model):
             super()._load_best_model()
         else:
             load_checkpoint(model, str(self.state.best_model_checkpoint))

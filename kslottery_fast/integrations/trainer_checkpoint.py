@@ -49,9 +49,7 @@ def load_checkpoint(model: nn.Module, folder: str | Path) -> None:
 
 def _trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """What a checkpoint holds, by its name there; the tensors are the model's own."""
-    embedding = get_rows(model)
-    assert embedding is not None
-    sets, tensors = embedding.row_sets, dict[str, torch.Tensor]()
+    sets, tensors = get_rows(model).row_sets, dict[str, torch.Tensor]()
     in_use = None if sets.active is None else sets.current()  # none with mixed batches, for one
     if in_use is not None:
         tensors = {"rows": in_use.rows, "token_ids": in_use.token_ids}

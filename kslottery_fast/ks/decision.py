@@ -16,7 +16,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 from .significance import CORRECTIONS, adjust, check_alpha, critical_count, pvalues, resolve_table_method
-from .tables import refuse_flagged, same_memory, table_pair
+from .tables import counts_and_largest, refuse_flagged, same_memory, table_pair
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,15 @@ class Tables(Protocol):
     names: tuple[str, str]
 
     def counts(self, threshold: int = 0) -> Tensor:
-        """Exact h, int64 [V]; with a threshold only where h reaches it, and 0 elsewhere.
+        """The counts h of all rows, int64 [V].
+
+        Without a threshold all are exact. With one, those that reach it are exact, and so is the largest of all.
+        The others are exact or 0.
 
         Raises
         ------
-        InputError : NaN or Inf in a table, naming its rows.
+        InputError
+            NaN or Inf in a table. The message names its rows.
         """
 
 
@@ -67,7 +71,7 @@ class TablesInMemory:
 
     def counts(self, threshold: int = 0) -> Tensor:
         """See :class:`Tables`."""
-        h, flags = ops.ks_statistics(self.before, self.after, threshold)
+        h, flags = counts_and_largest(self.before, self.after, threshold)
         self._refuse(flags)
         return h
 
@@ -158,16 +162,18 @@ def select_rows(
         significant = adjust(pvalues(h, d, method), correction) < level
         ids, counts = _rows_reaching(torch.where(significant, h, -1), 0, d)
         largest = int(h.max()) if V else 0
-    elif isinstance(tables, TablesInMemory):
+    elif isinstance(tables, TablesInMemory) and not _is_on_the_host(tables.before):
         ids, counts = tables.reached(threshold)
+        if V and not len(ids):
+            largest = int(tables.counts(threshold).max())
     else:
-        ids, counts = _on_host(*_rows_reaching(tables.counts(threshold), threshold, d))
+        h = tables.counts(threshold)
+        ids, counts = _on_host(*_rows_reaching(h, threshold, d))
+        largest = int(h.max()) if V else 0
     if every and len(counts):
         threshold = int(counts[-1])
     note = None
     if V and len(ids) < (top_k or 1):
-        if not every:
-            largest = int(tables.counts().max())
         if largest == 0:
             both = f"no row differs between {tables.names[0]} and {tables.names[1]}"
             note = f"{both}: nothing was trained, or both are the same model"
@@ -189,12 +195,12 @@ def _by_falling_count(h: Tensor, d: int) -> Tensor:
 
     Short keys: radix sorts take a pass for each of their bytes, and numpy has one for 16 bits alone.
     """
-    if _sorts_on_the_host(h) and d < 2**16 - 1:
+    if _is_on_the_host(h) and d < 2**16 - 1:
         return torch.from_numpy(np.argsort((d - h).numpy().astype(np.uint16), kind="stable"))
     return torch.sort((d - h).to(torch.int16 if d < 2**15 - 1 else torch.int64), stable=True).indices
 
 
-def _sorts_on_the_host(values: Tensor) -> bool:
+def _is_on_the_host(values: Tensor) -> bool:
     return values.device.type == "cpu"
 
 

@@ -6,16 +6,35 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
 
-Axis = int | Sequence[int] | None
+
+class SupportsArray(Protocol):
+    """A numpy array, or what numpy can read as one, such as a pandas Series."""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> npt.NDArray[Any]: ...
+
+
+class _Unnamed:
+    """The default of ``axis``: none, unless the samples have one dimension."""
+
+    def __repr__(self) -> str:
+        return "<none for 2-D samples>"
+
+    def __reduce__(self) -> str:
+        return "UNNAMED"
+
+
+Sample: TypeAlias = Tensor | SupportsArray | Sequence[Any] | float
+UNNAMED: Any = _Unnamed()
 KERNEL_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _EXACT = 2**53  # every integer up to here is a float64
 
@@ -41,7 +60,7 @@ class Samples:
         return self.lead == ()
 
 
-def gather_samples(x: Any, y: Any, axis: Axis) -> Samples:
+def gather_samples(x: Any, y: Any, axis: Any) -> Samples:
     """Bring two array-likes to matrices, without copying where a view will do.
 
     Raises
@@ -51,8 +70,8 @@ def gather_samples(x: Any, y: Any, axis: Axis) -> Samples:
     TypeError
         Complex numbers, strings, objects; nested, sparse or quantized tensors.
     """
-    x_data, x_mask = _read(x, "x")
-    y_data, y_mask = _read(y, "y")
+    x_data, x_mask = _read(x, "data1")
+    y_data, y_mask = _read(y, "data2")
     tensors = isinstance(x_data, Tensor) or isinstance(y_data, Tensor)
     device = next((t.device for t in (x_data, y_data) if isinstance(t, Tensor)), torch.device("cpu"))
     dtype = np.result_type(_numpy_dtype(x_data), _numpy_dtype(y_data))
@@ -182,18 +201,25 @@ def _kernel_tensor(data: Any) -> Tensor:
     return tensor_view(data if data.dtype.kind == "f" else data.astype(np.float64))
 
 
-def _normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...] | None:
+def _normalize_axes(axis: Any, ndim: int) -> tuple[int, ...] | None:
     if axis is None:
         return None
+    if axis is UNNAMED:
+        if ndim > 1:
+            raise InputError(
+                f"axis is missing, and these samples have {ndim} dimensions: pass axis=0 for what scipy computes by "
+                "default, or axis=-1 to test row against row as version 0.1 did by default"
+            )
+        axis = 0
     try:
         axes = [operator.index(a) for a in (axis if isinstance(axis, (tuple, list)) else (axis,))]
     except TypeError:
-        raise InputError(f"axis must be an integer, a tuple of integers, or None; got {axis!r}") from None
+        raise InputError(f"axis is {shown(axis)}: expected an integer, a sequence of integers, or None") from None
     if not axes or any(not -ndim <= a < ndim for a in axes):
-        raise InputError(f"axis {axis!r} is out of bounds for samples of dimension {ndim}")
+        raise InputError(f"axis is {axis!r}, out of bounds for samples of {ndim} dimension{'s' * (ndim > 1)}")
     axes = [a % ndim for a in axes]
     if len(set(axes)) != len(axes):
-        raise InputError(f"axis {axis!r} must contain only distinct elements")
+        raise InputError(f"axis is {axis!r}: expected distinct axes")
     return tuple(axes)
 
 
@@ -214,7 +240,7 @@ def _broadcast(x_lead: tuple[int, ...], y_lead: tuple[int, ...], x_shape: Any, y
         return tuple(np.broadcast_shapes(x_lead, y_lead))
     except ValueError:
         raise InputError(
-            f"Array shapes are incompatible for broadcasting: x {tuple(x_shape)} and y {tuple(y_shape)} "
+            f"Array shapes are incompatible for broadcasting: data1 {tuple(x_shape)} and data2 {tuple(y_shape)} "
             "may differ along axis only, or where one of them has size 1"
         ) from None
 

@@ -18,6 +18,7 @@ from .samples import KERNEL_DTYPES, check_dense, tensor_view
 _DIVERGED = "training diverged; lower the learning rate, warm up longer or clip gradients"
 _DAMAGED = "this is no healthy checkpoint; load it anew or take an earlier one"
 _SHOWN = 5
+_SAMPLED, _SPACING = 256, 64  # at most 256 rows, and at most every 64th: the sample costs a few percent of the pass
 
 
 def counts_in_memory(before: Any, after: Any, names: tuple[str, str]) -> Tensor:
@@ -51,6 +52,49 @@ def table_pair(before: Any, after: Any, names: tuple[str, str]) -> tuple[Tensor,
     if shapes[0][1] == 0:
         raise InputError(f"{names[0]} and {names[1]} are {shapes[0]}: rows without numbers cannot be compared")
     return tables[0], tables[1].to(tables[0].device)
+
+
+def counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int = 0) -> tuple[Tensor, Tensor]:
+    """The counts h that reach a threshold, and the largest h, in one pass over two tables.
+
+    The largest h is wanted even if no row is significant. So the pass asks for every h that exceeds the largest one so
+    far. It begins with a few rows that are spread over the table, and the first blocks are small. After that nearly all
+    rows cost only a decision. Once a significant row is found, only the threshold counts.
+
+    Parameters
+    ----------
+    before, after : Tensor
+        Two [V, d] tables, as :func:`kslottery_fast.ops.ks_statistics` takes them.
+    threshold : int
+        The smallest h that is significant.
+    known : int
+        An h that another part of the table is known to have. Rows that do not exceed it need not be counted.
+
+    Returns
+    -------
+    h : Tensor
+        int64 [V]. Exact where h reaches the threshold, and for a row with the largest h if that exceeds ``known``.
+        Elsewhere exact or 0. A row with NaN has -1.
+    flags : Tensor
+        uint8 [V], as from :func:`kslottery_fast.ops.ks_statistics`.
+    """
+    V = len(before)
+    h, flags = before.new_empty(V, dtype=torch.int64), before.new_empty(V, dtype=torch.uint8)
+    sample, sampled, start = slice(0), h[:0], 0
+    if threshold > known + 1 and known == 0 and V:
+        sample = slice(None, None, max(_SPACING, V // _SAMPLED))
+        sampled, _ = ops.ks_statistics(before[sample], after[sample], 1)
+        known = max(0, int(sampled.max()))
+    while start < V:
+        # V / 32 rows, then as many as before. All that remain once the threshold cannot rise any more.
+        stop = V if threshold <= known + 1 else min(V, max(2 * start, V // 32, _SPACING))
+        block = slice(start, stop)
+        h[block], flags[block] = ops.ks_statistics(before[block], after[block], min(threshold, known + 1))
+        if stop < V:
+            known = max(known, int(h[block].max()))
+        start = stop
+    h[sample] = torch.maximum(h[sample], sampled)
+    return h, flags
 
 
 def same_memory(before: Tensor, after: Tensor) -> bool:

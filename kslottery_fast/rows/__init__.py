@@ -6,6 +6,7 @@ from .attach import (
     attached_model,
     detach_rows,
     get_rows,
+    has_rows,
     merge_rows,
     output_role,
     transfer_rows,
@@ -14,18 +15,22 @@ from .attach import (
 from .distributed import gather_rows, replicate_rows
 from .overlay import RowEmbedding
 from .sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
-from .tables import active_token_ids, embedding_table, is_tied
+from .tables import embedding_table, is_tied
+from .token_ids import TokenIds, active_token_ids, check_token_ids
 
 __all__ = [
     "RowEmbedding",
+    "TokenIds",
     "active_token_ids",
     "add_rows",
     "attach_rows",
     "attached_model",
+    "check_token_ids",
     "detach_rows",
     "embedding_table",
     "gather_rows",
     "get_rows",
+    "has_rows",
     "is_tied",
     "load_adapter",
     "merge_rows",

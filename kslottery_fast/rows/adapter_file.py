@@ -31,7 +31,7 @@ from kslottery_fast.base.files import (
     write_text,
 )
 
-from .attach import attach_rows, attached_model, get_rows, output_role
+from .attach import attach_rows, attached_model, get_rows, has_rows, output_role
 from .overlay import RowEmbedding
 from .sets import add_rows
 from .tables import (
@@ -253,7 +253,7 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str], *, name: str = 
             raise InputError(f"{folder} holds different rows for the head; load it with PEFT")
         if (output == "tied" or head_rows is not None) and not is_tied(model):
             raise InputError(f"{folder} changes the head too, but this model is not tied; load it onto the tied base")
-    if get_rows(model) is None:
+    if not has_rows(model):
         attach_rows(model, ids, output=output, name=name)
     elif output_role(model) != output:
         raise InputError(
@@ -262,10 +262,8 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str], *, name: str = 
         )
     else:
         add_rows(model, name, ids)
-    embedding = get_rows(model)
-    assert embedding is not None
     with torch.no_grad():
-        embedding.row_sets[name].rows.copy_(values)  # type: ignore[operator]
+        get_rows(model).row_sets[name].rows.copy_(values)  # type: ignore[operator]
     return model
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kslottery_fast.base.arguments import check_model
 from kslottery_fast.base.dtensors import is_partitioned
 from kslottery_fast.base.errors import InputError
 
@@ -38,6 +39,7 @@ from .tables import (
     table_shape,
     table_users,
 )
+from .token_ids import TokenIds
 
 __all__ = [
     "RowEmbedding",
@@ -47,6 +49,7 @@ __all__ = [
     "detach_rows",
     "embedding_table",
     "get_rows",
+    "has_rows",
     "is_tied",
     "merge_rows",
     "output_role",
@@ -56,7 +59,13 @@ __all__ = [
 
 
 def attach_rows(
-    model: nn.Module, token_ids: Any, *, output: str = "auto", name: str = "default", freeze: bool = True
+    model: nn.Module,
+    token_ids: TokenIds,
+    *,
+    output: str = "auto",
+    name: str = "default",
+    freeze: bool = True,
+    tokenizer: Any = None,
 ) -> nn.Module:
     """Freeze a model and make single rows of its input embedding trainable.
 
@@ -96,12 +105,12 @@ def attach_rows(
     torch.Size([2, 4])
     """
     _check_output(output)
-    if get_rows(model) is not None:
+    if has_rows(model):
         raise InputError("rows are attached to this model already; call merge_rows or detach_rows first")
     check_name(name)
     embedding = input_embedding(model)
     weight = check_table(embedding)
-    ids = check_token_ids(token_ids, table_shape(embedding)[0])
+    ids = check_token_ids(token_ids, table_shape(embedding)[0], tokenizer=tokenizer)
     modules = input_modules(model, ids)
     heads = table_users(model, weight)[1] if output == "tied" else []
     if output == "tied" and not heads:
@@ -130,9 +139,43 @@ def attach_rows(
     return model
 
 
-def get_rows(model: nn.Module) -> RowEmbedding | None:
-    """Return the embedding that rows are attached to, or None. Wrappers are looked through."""
-    return next((module for module in model.modules() if isinstance(module, RowEmbedding)), None)
+def has_rows(model: nn.Module) -> bool:
+    """Tell whether rows are attached to a model. Wrappers are looked through.
+
+    Raises
+    ------
+    TypeError
+        ``model`` is not a model.
+
+    Examples
+    --------
+    >>> model = torch.nn.Embedding(10, 4)
+    >>> has_rows(model), has_rows(attach_rows(model, [7, 3]))
+    (False, True)
+    """
+    return any(isinstance(module, RowEmbedding) for module in check_model(model).modules())
+
+
+def get_rows(model: nn.Module) -> RowEmbedding:
+    """Return the embedding that rows are attached to. Wrappers are looked through.
+
+    Raises
+    ------
+    InputError
+        No rows are attached; :func:`has_rows` asks.
+    TypeError
+        ``model`` is not a model.
+
+    Examples
+    --------
+    >>> model = attach_rows(torch.nn.Embedding(10, 4), [7, 3])
+    >>> get_rows(model).token_ids, get_rows(model).rows.shape
+    (tensor([7, 3]), torch.Size([2, 4]))
+    """
+    for module in check_model(model).modules():
+        if isinstance(module, RowEmbedding):
+            return module
+    raise InputError("no rows are attached to this model; call attach_rows first, or ask has_rows(model)")
 
 
 def attached_model(model: nn.Module) -> nn.Module:
@@ -233,7 +276,7 @@ def transfer_rows(
     """
     _check_output(output)
     origin, table = _table(source, "source"), _table(target, "target")
-    if isinstance(target, nn.Module) and get_rows(target) is not None:
+    if isinstance(target, nn.Module) and has_rows(target):
         raise InputError("the target has attached rows; call merge_rows or detach_rows on it first")
     if origin.shape[1] != table.shape[1]:
         raise InputError(f"source has rows of dimension {origin.shape[1]}, target of {table.shape[1]}")
@@ -272,7 +315,7 @@ def untie_output(model: nn.Module) -> nn.Module:
     ------
     InputError : rows are attached, or the architecture scales its logits by the same flag (UMT5, for one).
     """
-    if get_rows(model) is not None:
+    if has_rows(model):
         raise InputError("untie_output needs a model without attached rows; call it before attach_rows")
     return split_roles(model, table_copies(model))
 
@@ -302,7 +345,7 @@ def _read(owner: nn.Module | torch.Tensor, table: torch.Tensor, ids: torch.Tenso
     """Rows [k, d] of a table, with attached rows that are in use in place of their base rows."""
     if not isinstance(owner, nn.Module):
         return table.index_select(0, ids.to(table.device))
-    values, attached = base_rows(input_embedding(owner), ids), get_rows(owner)
+    values, attached = base_rows(input_embedding(owner), ids), get_rows(owner) if has_rows(owner) else None
     if attached is None or attached.row_sets.active is None:
         return values
     slots = attached.slots[ids.to(attached.slots.device)].long().unsqueeze(1)

@@ -55,9 +55,7 @@ def replicate_rows(model: nn.Module, group: dist.ProcessGroup | None = None) -> 
     """
     if not dist.is_available() or not dist.is_initialized():
         raise InputError("replicate_rows needs a process group; call torch.distributed.init_process_group first")
-    embedding = get_rows(attached_model(model))
-    assert embedding is not None
-    sets = cast("list[RowSet]", list(embedding.row_sets.values()))
+    sets = cast("list[RowSet]", list(get_rows(attached_model(model)).row_sets.values()))
     if any(is_sharded(row_set.rows) for row_set in sets):
         raise InputError("the rows are sharded already; call replicate_rows before fully_shard")
     size = dist.get_world_size(group)
@@ -88,6 +86,4 @@ def gather_rows(model: nn.Module) -> Tensor:
     ------
     InputError : no rows attached or in use.
     """
-    embedding = get_rows(attached_model(model))
-    assert embedding is not None
-    return whole(embedding.rows).clone()
+    return whole(get_rows(attached_model(model)).rows).clone()

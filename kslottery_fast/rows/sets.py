@@ -16,7 +16,7 @@ from torch import nn
 
 from kslottery_fast.base.errors import InputError
 
-from .attach import attached_model, get_rows
+from .attach import attached_model, get_rows, has_rows
 from .overlay import RowEmbedding
 from .rowset import Mixture, RowSets, check_name, new_row_set
 from .tables import base_rows, check_token_ids
@@ -31,8 +31,7 @@ def row_sets(model: nn.Module) -> tuple[str, ...]:
     >>> row_sets(attach_rows(torch.nn.Embedding(10, 4), [7, 3], name="en-de"))
     ('en-de',)
     """
-    attached = get_rows(model)
-    return () if attached is None else tuple(attached.row_sets)
+    return tuple(get_rows(model).row_sets) if has_rows(model) else ()
 
 
 def add_rows(model: nn.Module, name: str, token_ids: Any) -> nn.Module:

@@ -8,7 +8,6 @@ may be wrong.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +15,29 @@ from torch import nn
 
 from kslottery_fast.base.dtensors import is_dtensor, is_partitioned, is_sharded, rows_of, whole, whole_shape
 from kslottery_fast.base.errors import InputError
+
+from .token_ids import active_token_ids, check_token_ids
+
+__all__ = [
+    "TABLE_DTYPES",
+    "active_token_ids",
+    "base_rows",
+    "check_can_untie",
+    "check_finite",
+    "check_table",
+    "check_token_ids",
+    "check_writable",
+    "embedding_table",
+    "has_values",
+    "input_embedding",
+    "input_modules",
+    "is_quantized",
+    "is_tied",
+    "split_roles",
+    "table_copies",
+    "table_shape",
+    "table_users",
+]
 
 TABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """What a table may be made of; anything else is a quantized format."""
@@ -232,86 +254,9 @@ def _offloaded_table(embedding: nn.Module) -> tuple[torch.Tensor, torch.device] 
     return None
 
 
-def check_token_ids(token_ids: Any, vocab_size: int, name: str = "token_ids") -> torch.Tensor:
-    """Return distinct token ids of a table with ``vocab_size`` rows: int64 [k], on the CPU, order kept.
-
-    Parameters
-    ----------
-    token_ids : integers in a sequence, set, array or tensor, or Tickets (anything with token_ids and vocab_size).
-
-    Raises
-    ------
-    InputError : empty, not integer, not one-dimensional, negative, out of range, duplicate, or Tickets of a
-        table with another number of rows.
-    """
-    if hasattr(token_ids, "token_ids") and hasattr(token_ids, "vocab_size"):
-        if token_ids.vocab_size != vocab_size:
-            raise InputError(
-                f"{name}: these tickets are of a table with {token_ids.vocab_size} rows, this one has "
-                f"{vocab_size}; select the tickets of this model, or load the model of these tickets"
-            )
-        token_ids = token_ids.token_ids
-    if not torch.is_tensor(token_ids):
-        if isinstance(token_ids, (str, bytes, Mapping)) or not isinstance(token_ids, Iterable):
-            raise TypeError(f"{name} must be a sequence of integers or Tickets, not {type(token_ids).__name__}")
-        given = token_ids if hasattr(token_ids, "dtype") else list(token_ids)
-        try:
-            token_ids = torch.as_tensor(given)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{name} is no sequence of integers: {error}") from None
-    ids = token_ids.detach().cpu()
-    if ids.numel() == 0:
-        raise InputError(f"{name} is empty; give at least one token id")
-    if ids.dim() != 1:
-        raise InputError(f"{name} has the shape {list(ids.shape)}, expected one dimension")
-    if ids.dtype == torch.bool or ids.dtype.is_floating_point or ids.dtype.is_complex:
-        hint = "; mask.nonzero().squeeze(1) turns a mask into ids" if ids.dtype == torch.bool else ""
-        raise InputError(f"{name} has the dtype {ids.dtype}, expected integers{hint}")
-    ids = ids.to(torch.int64)
-    outside = ids[(ids < 0) | (ids >= vocab_size)]
-    if len(outside):
-        raise InputError(f"{name} has {outside[0].item()}, outside 0..{vocab_size - 1} ({len(outside)} such ids)")
-    distinct, counts = ids.unique(return_counts=True)
-    if len(distinct) != len(ids):
-        raise InputError(f"{name} has {distinct[counts > 1][0].item()} more than once; remove the duplicates")
-    return ids
-
-
 def check_finite(values: torch.Tensor, token_ids: torch.Tensor, what: str) -> None:
     """Refuse rows [k, d] with NaN or Inf; the message names the first tokens."""
     bad = token_ids.cpu()[~torch.isfinite(values).all(dim=1).cpu()]
     if len(bad):
         shown = ", ".join(str(token) for token in bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
         raise InputError(f"{what}: {len(bad)} of {len(token_ids)} rows hold NaN or Inf (token ids {shown})")
-
-
-def active_token_ids(dataset: Iterable[Mapping[str, Any]], *, keys: tuple[str, ...] = ("input_ids",)) -> torch.Tensor:
-    """Return the active vocabulary of a dataset: the sorted distinct token ids, int64.
-
-    Parameters
-    ----------
-    dataset : examples or batches as mappings; each of the ``keys`` that is there holds a list or tensor of
-        ids.
-    keys : what the embedding reads. An encoder-decoder model also reads ``labels``, shifted, and its
-        decoder_start_token_id; -100 is left out.
-
-    Raises
-    ------
-    InputError : no token at all, or a negative id other than -100.
-
-    Examples
-    --------
-    >>> active_token_ids([{"input_ids": [5, 2, 5]}, {"input_ids": torch.tensor([9, 2])}])
-    tensor([2, 5, 9])
-    """
-    active: set[int] = set()
-    for example in dataset:
-        for key in keys:
-            if example.get(key) is not None:
-                active.update(torch.as_tensor(example[key]).reshape(-1).tolist())
-    active.discard(-100)
-    if not active:
-        raise InputError(f"the dataset has no token under {' or '.join(keys)}")
-    if min(active) < 0:
-        raise InputError(f"the dataset has the negative token id {min(active)}")
-    return torch.tensor(sorted(active), dtype=torch.int64)

@@ -1,29 +1,46 @@
 """The attributes of tickets by name: what must hold between them, and their form as a JSON object."""
 
-from __future__ import annotations
-
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.ticket_ids import (
+    FORMAT,
+    check_digest,
+    check_format,
+    digest_of,
+    integers_of,
+    is_int,
+    texts_of,
+)
 from kslottery_fast.ks.null import METHODS
 from kslottery_fast.ks.significance import CORRECTIONS, check_alpha
 
-FORMAT = "kslottery-tickets/1"
+__all__ = [
+    "ATTRIBUTES",
+    "SETTINGS",
+    "check_derived",
+    "check_fields",
+    "content_of",
+    "digest_of",
+    "fields_of",
+    "integers",
+    "tuple_of_texts",
+]
+
 SETTINGS = ("vocab_size", "dimension", "method", "correction", "selected_by", "alpha", "threshold_count")
 _ROWS = ("token_ids", "counts")
 _DERIVED = ("threshold", "statistic", "pvalue")
 ATTRIBUTES = (*SETTINGS, "threshold", *_ROWS, "statistic", "pvalue")
-"""What a file holds of the attributes, in its order."""
+"""The attributes that a file holds, in its order."""
 
 
 def content_of(attributes: Mapping[str, Any], texts: tuple[str, ...] | None) -> dict[str, Any]:
-    """The JSON object without its digest, of all :data:`ATTRIBUTES`."""
+    """Make the JSON object of all :data:`ATTRIBUTES`, without its digest."""
     content = {"format": FORMAT, **{name: _plain(attributes[name]) for name in ATTRIBUTES}}
     return content if texts is None else {**content, "tokens": list(texts)}
 
@@ -32,44 +49,27 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, Tensor) else value
 
 
-def digest_of(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of an object."""
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
-
-
 def fields_of(data: Any) -> dict[str, Any]:
-    """The constructor's arguments from a parsed file; errors for what the constructor cannot find itself."""
-    if not isinstance(data, dict) or "format" not in data:
-        raise InputError("not a tickets file: expected a JSON object with the key 'format'")
-    if data["format"] != FORMAT:
-        raise InputError(f"format is {data['format']!r}: expected {FORMAT!r}; a newer version may have made it")
+    """Return the constructor's arguments from a parsed file, and check what the constructor cannot check."""
+    check_format(data)
     keys = ("format", *ATTRIBUTES, "digest")
     missing = [key for key in keys if key not in data]
     foreign = [key for key in data if key not in (*keys, "tokens")]
     if missing or foreign:
         raise InputError(f"missing {', '.join(missing)}" if missing else f"unknown key {foreign[0]!r}")
-    for key in _ROWS:
-        if not isinstance(data[key], list) or not all(_is_int(v) and abs(v) < 2**63 for v in data[key]):
-            raise InputError(f"{key} must be a list of integers")
-    texts = data.get("tokens")
-    if texts is not None and not (isinstance(texts, list) and all(isinstance(v, str) for v in texts)):
-        raise InputError("tokens must be a list of strings")
-    fields = {key: data[key] for key in SETTINGS}
-    fields |= {key: torch.tensor(data[key], dtype=torch.int64) for key in _ROWS}
-    return {**fields, "token_texts": None if texts is None else tuple(texts)}
+    rows, texts = {key: integers_of(data, key) for key in _ROWS}, texts_of(data)
+    return {**{key: data[key] for key in SETTINGS}, **rows, "token_texts": texts}
 
 
 def check_derived(data: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-    """The digest of a file, and the numbers in it that follow from others, which ``attributes`` holds as computed."""
-    if data["digest"] != digest_of({key: value for key, value in data.items() if key != "digest"}):
-        raise InputError("digest does not match: the file was changed after it was written; select anew")
+    """Check the digest of a file, and the numbers that follow from others, against the computed ``attributes``."""
+    check_digest(data)
     for key in _DERIVED:
         stored = [data[key]] if key == "threshold" else data[key]
         if not isinstance(stored, list) or not all(_is_number(v) for v in stored):
             raise InputError(f"{key} must be {'a number' if key == 'threshold' else 'a list of numbers'}")
         expected = [attributes[key]] if key == "threshold" else attributes[key].tolist()
-        # p-values may come from another scipy version: their last digits are free, nothing else is.
+        # p-values may come from another version of scipy, so their last digits may differ. Nothing else may.
         tolerance = 1e-6 if key == "pvalue" else 0.0
         if len(stored) != len(expected) or not all(
             abs(a - b) <= tolerance * b for a, b in zip(stored, expected, strict=True)
@@ -77,16 +77,30 @@ def check_derived(data: Mapping[str, Any], attributes: Mapping[str, Any]) -> Non
             raise InputError(f"{key} does not follow from counts, dimension and method")
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def integers(values: Any, name: str) -> Tensor:
+    """Return integers of a sequence, array or tensor as int64 on the CPU. Nothing is rounded."""
+    try:
+        tensor = torch.as_tensor(values).detach().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(f"{name} is {shown(values)}: expected integers in a list, array or tensor") from None
+    if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
+        raise InputError(f"{name} has dtype {tensor.dtype}: expected integers")
+    return tensor.to(torch.int64)
+
+
+def tuple_of_texts(values: Any) -> tuple[str, ...]:
+    """Return the texts of tokens as a tuple."""
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"token_texts is {shown(values)}: expected a list of strings, or None")
+    return tuple(values)
+
+
 def check_fields(fields: Mapping[str, Any]) -> None:
-    """All that must hold between the arguments of the constructor, each with its own message."""
+    """Check all that must hold between the arguments of the constructor. Each fault has its own message."""
     _check_settings(fields)
     ids, h, texts = fields["token_ids"], fields["counts"], fields["token_texts"]
     for name, values in (("token_ids", ids), ("counts", h)):
@@ -94,8 +108,8 @@ def check_fields(fields: Mapping[str, Any]) -> None:
             raise InputError(f"{name} must be an int64 tensor [k]")
     if len(ids) != len(h):
         raise InputError(f"counts has {len(h)} entries, token_ids {len(ids)}: expected one count per row")
-    if texts is not None and len(texts) != len(ids):
-        raise InputError(f"tokens has {len(texts)} entries, token_ids {len(ids)}")
+    if texts is not None and len(tuple_of_texts(texts)) != len(ids):
+        raise InputError(f"token_texts has {len(texts)} entries, token_ids {len(ids)}: expected one text per row")
     if len(ids):
         _check_rows(ids, h, fields["vocab_size"], fields["dimension"], fields["threshold_count"])
 
@@ -103,7 +117,7 @@ def check_fields(fields: Mapping[str, Any]) -> None:
 def _check_settings(fields: Mapping[str, Any]) -> None:
     for name in ("vocab_size", "dimension", "threshold_count"):
         value, least = fields[name], 0 if name == "vocab_size" else 1
-        if not _is_int(value) or value < least:
+        if not is_int(value) or value < least:
             raise InputError(f"{name} is {value!r}: expected an integer of at least {least}")
     d, threshold = fields["dimension"], fields["threshold_count"]
     if threshold > d + 1:

@@ -15,7 +15,7 @@ from kslottery_fast.evaluation.effects import (
 )
 from kslottery_fast.evaluation.encoding import Example
 from kslottery_fast.evaluation.evaluate import TargetNll, nll
-from kslottery_fast.rows.attach import attach_rows, get_rows
+from kslottery_fast.rows.attach import attach_rows, get_rows, has_rows
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -87,8 +87,8 @@ def test_a_model_wears_rows_inside_the_block_alone_and_may_wear_none(moved):
     with wearing(model, ids, rows) as worn:
         assert torch.equal(worn.get_input_embeddings()(ids), rows)
     with wearing(model, ids[:0], rows[:0]) as worn:
-        assert get_rows(worn) is None
-    assert get_rows(model) is None
+        assert not has_rows(worn)
+    assert not has_rows(model)
     assert torch.equal(logits(model), plain)
 
 

@@ -16,7 +16,7 @@ from transformers import Trainer
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.integrations.active_vocabulary import check_batch
 from kslottery_fast.integrations.trainer import TicketTrainer, TicketTrainerMixin
-from kslottery_fast.rows.attach import get_rows, merge_rows
+from kslottery_fast.rows.attach import get_rows, has_rows, merge_rows
 from kslottery_fast.rows.tables import active_token_ids, embedding_table
 
 
@@ -121,7 +121,7 @@ def test_raw_text_is_refused_before_the_trainer_tokenises_it(tmp_path, tiny_llam
     options = {"model": model, "args": args, "processing_class": tiny_tokenizer, "tickets": "active"}
     with pytest.raises(InputError, match="reads input_ids, and train_dataset has text, id: tokenise it before"):
         TicketSFTTrainer(train_dataset=data, **options)
-    assert get_rows(model) is None
+    assert not has_rows(model)
     tokenised = data.map(lambda row: tiny_tokenizer(row["text"]))
     trainer = TicketSFTTrainer(train_dataset=tokenised, **options)
     assert get_rows(trainer.model).token_ids.tolist() == sorted(set(tiny_tokenizer("Save the file")["input_ids"]))

@@ -16,7 +16,7 @@ from transformers import Trainer
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.integrations.trainer import TicketTrainer, TicketTrainerMixin
-from kslottery_fast.rows.attach import get_rows
+from kslottery_fast.rows.attach import get_rows, has_rows
 
 
 def loaded(model: nn.Module, *, trains: bool = True) -> nn.Module:
@@ -62,7 +62,7 @@ def test_a_quantization_that_does_not_train_is_refused_and_the_model_stays_as_it
     model = loaded(make("llama"), trains=False)
     with pytest.raises(InputError, match=r"quantized with made-up, .* load the model in a floating-point dtype, or"):
         TicketTrainer(model=model, args=arguments(tmp_path), train_dataset=dataset(), tickets=TOKENS)
-    assert get_rows(model) is None
+    assert not has_rows(model)
     del model.hf_quantizer
     with pytest.raises(InputError, match="quantized with an unknown method"):
         TicketTrainer(model=model, args=arguments(tmp_path), train_dataset=dataset(), tickets=TOKENS)

@@ -150,7 +150,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_in_words(train, interrupted
         raise RuntimeError("[enforce fail at inline_container.cc:672] PytorchStreamWriter failed writing file")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(InputError, match=r"checkpoint of the training cannot be written.*make room.*to resume"):
+    with pytest.raises(InputError, match=r"checkpoint of the training cannot be written.*free some space.*to resume"):
         train(interrupted)
     monkeypatch.undo()
     train(interrupted)

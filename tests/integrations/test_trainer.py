@@ -21,7 +21,7 @@ from kslottery_fast.integrations.trainer import TicketTrainer, TicketTrainerMixi
 from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE
 from kslottery_fast.optim.row_adamw import RowAdamW
 from kslottery_fast.rows.adapter_file import load_adapter, save_adapter
-from kslottery_fast.rows.attach import attach_rows, get_rows, merge_rows
+from kslottery_fast.rows.attach import attach_rows, get_rows, has_rows, merge_rows
 from kslottery_fast.rows.tables import embedding_table
 from kslottery_fast.tickets.tickets import Tickets
 
@@ -104,7 +104,7 @@ def test_tickets_of_another_tokenizer_are_refused(tmp_path, tiny_llama, tiny_tok
     model = tiny_llama()
     with pytest.raises(InputError, match="of another tokenizer: token 40 is 'one' in the tickets and"):
         TicketTrainer(model=model, tickets=tickets, **options)
-    assert get_rows(model) is None
+    assert not has_rows(model)
     tickets.save(tmp_path / "tickets.json", tiny_tokenizer)
     tickets = Tickets.load(tmp_path / "tickets.json")
     assert get_rows(TicketTrainer(model=model, tickets=tickets, **options).model).token_ids.tolist() == [40, 41]
@@ -213,7 +213,7 @@ def test_several_gpus_in_one_process_are_refused_and_the_model_stays_as_it_was(t
     model = make("llama")
     with pytest.raises(InputError, match=r"args\.n_gpu is 2: .*nn\.DataParallel.*`accelerate launch` or `torchrun`"):
         TicketTrainer(model=model, args=args, train_dataset=dataset(), tickets=TOKENS)
-    assert get_rows(model) is None
+    assert not has_rows(model)
     with pytest.raises(InputError, match="accelerate launch"):
         TicketTrainer(model=model, args=args, train_dataset=dataset(), supervised_logits_only=True)
     TicketTrainer(model=model, args=args, train_dataset=dataset())  # neither rows nor our loss: a plain Trainer

@@ -13,7 +13,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.integrations.trainer import TicketTrainer, TicketTrainerMixin
-from kslottery_fast.rows.attach import get_rows
+from kslottery_fast.rows.attach import get_rows, has_rows
 from kslottery_fast.rows.tables import is_tied
 
 
@@ -60,7 +60,7 @@ def test_supervised_logits_with_label_smoothing_are_refused_and_the_model_stays_
             tickets=TOKENS,
             supervised_logits_only=True,
         )
-    assert get_rows(model) is None
+    assert not has_rows(model)
     assert is_tied(model)
 
 
@@ -88,7 +88,7 @@ def test_supervised_logits_with_a_router_loss_are_refused_and_without_one_give_t
         InputError, match=r"leaves out the router loss that config\.output_router_logits adds; set it to"
     ):
         TicketTrainer(model=model, supervised_logits_only=True, **options)
-    assert get_rows(model) is None
+    assert not has_rows(model)
     plain = {}
     for router_loss in (True, False):
         trainer = TicketTrainer(model=mixtral(router_loss=router_loss).eval(), **options)

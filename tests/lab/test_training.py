@@ -9,7 +9,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.evaluation.encoding import Example, encode
 from kslottery_fast.lab.experiment.trained import TrainedRows
 from kslottery_fast.lab.experiment.training import GroupedBatches, Recipe, train_rows
-from kslottery_fast.rows.attach import get_rows
+from kslottery_fast.rows.attach import has_rows
 
 RECIPE = Recipe(pad_token_id=2, steps=3, batch_size=4, micro_batch_size=2, learning_rate=1e-2, seed=0)
 
@@ -54,7 +54,7 @@ def test_training_moves_only_the_given_rows_and_gives_the_model_back_bit_for_bit
     ids = torch.tensor(sorted({i for feature in features for i in feature["input_ids"]} - {2}))
     steps = []
     trained = train_rows(model, ids, features, RECIPE, progress=lambda *step: steps.append(step))
-    assert get_rows(model) is None
+    assert not has_rows(model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     assert torch.equal(trained.token_ids, ids)
@@ -77,7 +77,7 @@ def test_a_loss_that_is_no_number_stops_training_by_name_and_takes_the_rows_off(
     ids = torch.tensor([features[0]["input_ids"][0]])
     with pytest.raises(InputError, match=r"diverged.*learning rate"):
         train_rows(model, ids, features, RECIPE)
-    assert get_rows(model) is None
+    assert not has_rows(model)
 
 
 def test_only_picks_rows_in_the_order_asked_for():

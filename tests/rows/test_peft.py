@@ -17,7 +17,15 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.rows.adapter_file import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter, save_rows_adapter
-from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, merge_rows, output_role, untie_output
+from kslottery_fast.rows.attach import (
+    attach_rows,
+    detach_rows,
+    get_rows,
+    has_rows,
+    merge_rows,
+    output_role,
+    untie_output,
+)
 from kslottery_fast.rows.sets import row_sets, use_rows
 from kslottery_fast.rows.tables import embedding_table, is_tied
 
@@ -293,7 +301,7 @@ def test_adapters_that_do_not_fit_are_refused_and_the_model_stays_as_it_was(tmp_
         save_file({**tensors, **changes.get("tensors", {})}, path / WEIGHTS_FILE)
         with pytest.raises(InputError, match=message):
             load_adapter(target, path)
-        assert get_rows(target) is None
+        assert not has_rows(target)
 
     names = config["trainable_token_indices"]
     refused(r"rows \[3, 16\], the model needs \[3, 8\]", make("opt"))

@@ -17,6 +17,7 @@ from kslottery_fast.rows.attach import (
     attached_model,
     detach_rows,
     get_rows,
+    has_rows,
     merge_rows,
     output_role,
     transfer_rows,
@@ -251,7 +252,7 @@ def test_merging_rows_with_nan_is_refused_and_leaves_them_attached(bad):
     get_rows(model).rows.data[1, 3] = bad
     with pytest.raises(InputError, match=r"1 of 3 rows hold NaN or Inf \(token ids 5\)"):
         merge_rows(model)
-    assert get_rows(model) is not None
+    assert has_rows(model)
     assert is_tied(model)
 
 

@@ -15,6 +15,7 @@ from kslottery_fast.rows.attach import (
     attach_rows,
     detach_rows,
     get_rows,
+    has_rows,
     merge_rows,
     output_role,
     transfer_rows,
@@ -56,7 +57,7 @@ class TestEveryArchitecture:
         merge_rows(model)
         merged = logits(model, batch(model))
         torch.testing.assert_close(merged, attached, rtol=1e-5, atol=1e-5 * attached.abs().max().item())
-        assert get_rows(model) is None
+        assert not has_rows(model)
         assert is_tied(model) == (role == "tied")
         if role == "frozen":
             assert torch.equal(merged, attached)
@@ -163,7 +164,7 @@ class TestEveryArchitecture:
         assert torch.equal(logits(other, batch(other)), want)
         merged = logits(merge_rows(other), batch(other))
         torch.testing.assert_close(merged, want, rtol=1e-5, atol=1e-5 * want.abs().max().item())
-        assert get_rows(model) is not None
+        assert has_rows(model)
 
     def test_transfer_writes_only_these_rows_and_only_the_input_role(self, name):
         source, target = make(name), make(name)

