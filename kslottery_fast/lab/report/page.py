@@ -33,6 +33,7 @@ _LABELS = {  # of entries of environment.json; settings keep the names of run.js
     "cpu": "CPU",
     "cuda": "CUDA",
     "cuda_reason": "CUDA: reason",
+    "hub_id": "id on the Hub",
     "isa": "instruction set",
     "left_out": "left out",
     "max_characters": "longest sentence, characters",

@@ -159,11 +159,19 @@ def _environment(experiment: Experiment) -> dict[str, Any]:
         **combined([record["environment"] for record in records.values()]),
         "commands": list(dict.fromkeys(record["environment"]["command"] for record in records.values())),
         "seed": settings.base.seed,
-        "model": {"name": first["model_name"], **first["model_provenance"]},
+        "model": _model(first["model_name"], first["model_provenance"]),
         "corpus": first["provenance"] if len(corpora) == 1 else {c: one["provenance"] for c, one in corpora.items()},
         "licences": list(dict.fromkeys(licence for one in corpora.values() for licence in one["licences"])),
         "seconds": {stage: record["seconds"] for stage, record in records.items()},
     }
+
+
+def _model(name: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the model comes from, with the id of its weights on the Hub if the package downloads it by name."""
+    from kslottery_fast.lab.models.names import MODELS
+
+    hub = {"hub_id": MODELS[name].hub_id} if provenance["kind"] == "wheel" and name in MODELS else {}
+    return {"name": name, **hub, **provenance}
 
 
 def _moved_rows(summary: Mapping[str, Any], code: str, cell: Cell) -> MovedRows:

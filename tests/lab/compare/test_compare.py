@@ -334,7 +334,7 @@ def test_help_says_what_the_validation_pairs_are_for(capsys):
 def test_the_terminal_shows_scores_gains_costs_and_advice(finished_arguments, capsys):
     assert cli.main(finished_arguments) == 0
     printed = capsys.readouterr().out
-    for words in ("Norm-matched", "of it", "stopping", "Memory", "- Unstable tickets", "report.html"):
+    for words in ("Norm-matched", "Quality part", "Memory", "- The tickets are unstable", "report.html", "Verdict: "):
         assert words in printed
     assert cli.main([*finished_arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["format"] == "kslottery-summary/1"
