@@ -131,7 +131,7 @@ def test_a_folder_of_version_0_1_is_refused_and_left_alone(tmp_path, kind):
     header = json.dumps({"format": kind, "settings": SETTINGS})
     (tmp_path / "run.json").write_text(header)
     with (
-        pytest.raises(InputError, match=r"written by version 0\.1.*make the run anew in another folder"),
+        pytest.raises(InputError, match=r"written by version 0\.1.*run the experiment again in another folder"),
         open_run_folder(tmp_path, SETTINGS, GRID),
     ):
         pass
@@ -228,7 +228,7 @@ def test_a_full_disk_is_named_and_what_is_finished_stays(tmp_path):
         ({"seed": 2**32}, "below 2**32"),
         ({"target": "klingon"}, "klingon"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
-        ({"template": "no source"}, "needs {source}"),
+        ({"template": "no source"}, "must contain {source}"),
     ],
 )
 def test_bad_settings_are_refused_by_name(changed, message):
