@@ -252,7 +252,7 @@ def test_the_picture_holds_any_number_of_kinds_and_always_the_embedding(models):
     assert labels[0] == "wte"
     assert "kind 59" in labels
     assert "kind 1" not in labels
-    assert f"The {MAX_KINDS} of 61 kinds" in picture.caption
+    assert f"the {MAX_KINDS} of 61 kinds" in picture.caption
     flat = scan_figure(scan.__class__(**(scan.__dict__ | {"tensors": many[:1]})))
     assert len(flat.figure.axes) == 1  # no layers, no map
 

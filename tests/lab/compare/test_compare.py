@@ -168,9 +168,9 @@ def test_every_control_is_named_beside_partial_tuning_of_its_size_and_frequency_
         assert entry["difference"]["nll"]["value"] == pytest.approx(fmean(expected))
     for name in controls:
         (sentence,) = (one for one in language["advice"] if name in one)
-        assert f"test NLL of {name} minus partial@4" in sentence
+        assert f"The difference in test NLL ({name} minus partial@4) is" in sentence
         covered = [round(100 * fmean(arms(summary)[arm]["coverage"])) for arm in (name, "partial@4")]
-        assert f"its rows are {covered[0]}% of the training tokens, those of partial@4 {covered[1]}%" in sentence
+        assert f"training tokens is {covered[0]}% for {name} and {covered[1]}% for partial@4." in sentence
 
 
 def test_what_an_arm_covers_is_the_share_of_training_tokens_whose_rows_it_changes(finished, summary):
@@ -335,7 +335,7 @@ def test_help_says_what_the_validation_pairs_are_for(capsys):
 def test_the_terminal_shows_scores_gains_costs_and_advice(finished_arguments, capsys):
     assert cli.main(finished_arguments) == 0
     printed = capsys.readouterr().out
-    for words in ("Norm-matched", "of it", "stopping", "Memory", "- Unstable tickets", "report.html"):
+    for words in ("Norm-matched", "Quality part", "Memory", "- The tickets are unstable", "report.html", "Verdict: "):
         assert words in printed
     assert cli.main([*finished_arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["format"] == "kslottery-summary/1"
