@@ -184,6 +184,8 @@ def active_token_ids(dataset: Iterable[Mapping[str, Any]], *, keys: Sequence[str
     """
     if isinstance(keys, str) or not isinstance(keys, Iterable) or not all(isinstance(key, str) for key in keys):
         raise TypeError(f"keys is {shown(keys)}: expected a list of strings such as ['input_ids', 'labels']")
+    if not keys:
+        raise InputError("keys is empty: expected what the embedding reads, such as ['input_ids']")
     active: set[int] = set()
     for index, example in enumerate(_examples(dataset)):
         if not isinstance(example, Mapping):
