@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import documents
@@ -22,8 +23,10 @@ def small_model(tiny_llama, tiny_tokenizer, tmp_path, monkeypatch):
     Small weights, so that twenty steps shift rows of 32 numbers far enough for the test.
     """
     folder = tmp_path / "smollm2-135m"
-    tiny_llama(tied=True, initializer_range=0.02).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens([" el", " la", " los", " els", " de"])  # single tokens of SmolLM2, which the pages name
+    tiny_llama(tied=True, initializer_range=0.02, vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     source = loading.ModelSource(str(folder), "smollm2-135m", {"kind": "folder", "path": str(folder), "sha256": ""}, {})
     monkeypatch.setattr(loading, "find_source", lambda *_: source)
     monkeypatch.chdir(tmp_path)

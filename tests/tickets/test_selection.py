@@ -17,7 +17,7 @@ from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks import decision
 from kslottery_fast.ks.significance import critical_count, pvalues
-from kslottery_fast.tickets import ticket_file
+from kslottery_fast.tickets import ticket_fields
 from kslottery_fast.tickets.select import ks_select
 from kslottery_fast.tickets.tables import ks_statistics
 from kslottery_fast.tickets.tickets import Tickets
@@ -119,7 +119,7 @@ def test_what_is_made_without_checks_passes_all_checks_of_tickets(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         tickets = ks_select(before, after, **options)
-    ticket_file.check_fields(vars(tickets))
+    ticket_fields.check_fields(vars(tickets))
     names = ("vocab_size", "dimension", "threshold_count", "alpha", "method", "correction", "selected_by")
     shuffled = torch.randperm(len(tickets), generator=torch.Generator().manual_seed(1))
     fields = {name: getattr(tickets, name) for name in names}
