@@ -26,10 +26,12 @@ test: lint unit ## everything that CI runs: linters, types, formats, tests, doct
 unit: .venv/native
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
-lint: .venv/native ## ruff, mypy, the floors of the house, clang-format
+lint: .venv/native ## ruff, mypy, pyright (on examples and the blocks of documents), import-linter, clang-format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; echo "run 'make format'"; exit 1; }
+	@$(BIN)/python tests/documents.py build/blocks
 	@$(BIN)/mypy --no-error-summary
+	@report="$$($(BIN)/basedpyright 2>&1)" || { echo "$$report"; exit 1; }
 	@report="$$($(BIN)/lint-imports --no-logo --no-cache 2>&1)" || { echo "$$report"; exit 1; }
 	@$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	@echo "lint: clean"

@@ -40,6 +40,7 @@ COLUMNS = (  # heading, width (negative: text, to the left)
     ("x float32", 9),
     ("x PEFT", 7),
     ("x dense", 8),
+    ("x mask", 7),
     ("x step", 7),
     ("to reach", -1),
 )
@@ -51,7 +52,8 @@ x sort    times as fast as sorting both rows by numpy.sort (adversarial rows: or
           threads, in float32
           training step, one token: the same step or forward of the frozen model, see training_workloads.py
 x torch   times as fast as torch: batched sort + searchsorted; AdamW(fused=True) on the rows alone; F.embedding
-x PEFT    times as fast as PEFT's TrainableTokens, same rows; x dense: as AdamW(fused=True) on the whole table
+x PEFT    times as fast as PEFT's TrainableTokens, same rows
+x dense   times as fast as AdamW(fused=True) on the whole table; x mask: the same with a mask on its gradient
 x step    how many times a training step takes what a check of TicketMonitor adds to each
 adversarial: the worst of each shape and dtype, and all that fall short; --output writes every one"""
 

@@ -61,6 +61,7 @@ def ratios(medians: Mapping[str, float]) -> dict[str, float]:
         "x float32": ("float32",),
         "x PEFT": ("peft",),
         "x dense": ("dense",),
+        "x mask": ("mask",),
         "x step": ("step",),
     }.items():
         if seconds := [medians[name] for name in names if name in medians]:

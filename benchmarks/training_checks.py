@@ -47,7 +47,7 @@ def in_a_process(name: str, V: int, case: str) -> int:
 
 def memory(V: int, case: str) -> dict[str, Any]:
     """Peaks of all contenders, and whether ours stays within its bound over the floor."""
-    names = ["floor", "ours"] if case == "tied, head frozen" else ["floor", "ours", "peft", "dense"]
+    names = ["floor", "ours"] if case == "tied, head frozen" else ["floor", "ours", "peft", "mask", "dense"]
     peaks = {name: in_a_process(name, V, case) for name in names}
     bound = 16 * K * WIDTH + 8 * V + 8 * MIB
     extra = peaks["ours"] - peaks["floor"]

@@ -1,4 +1,4 @@
-"""A training step, and the forward of one token, with rows attached: against the frozen model, PEFT and dense AdamW.
+"""A training step and the forward of one token with rows attached, beside the frozen model, PEFT, dense AdamW, a mask.
 
 The model is an 8-layer LLaMA of SmolLM2's width with random weights; of the floor nothing trains but one scalar, which
 is added to the embeddings: the same forward and backward, and no optimizer to speak of.
@@ -41,7 +41,7 @@ def prepare(spec: Spec) -> Workload:
     if spec.op == MONITOR:
         return _monitor(spec)
     V, tied = spec.shape[0], spec.case.startswith("tied")
-    names = ["ours", "floor", "peft", "dense"] if spec.op == STEP else ["ours", "floor", "peft"]
+    names = ["ours", "floor", "peft", "mask", "dense"] if spec.op == STEP else ["ours", "floor", "peft"]
     if spec.case == "tied, head frozen":  # PEFT's head always follows; dense rows would be the whole table
         names = ["ours", "floor"]
     base, ids = llama(V, tied=tied), tokens(V)
@@ -114,7 +114,17 @@ def _dense(model: Any, ids: list[int], output: str) -> tuple[nn.Module, torch.op
     return model, torch.optim.AdamW([table], lr=LR, weight_decay=0.0, fused=True)
 
 
-MAKE = {"ours": _ours, "floor": _floor, "peft": _peft, "dense": _dense}
+def _mask(model: Any, ids: list[int], output: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """What people write by hand: the whole table trains, and a hook sets the gradient of the other rows to zero."""
+    model, optimizer = _dense(model, ids, output)
+    table: Any = model.get_input_embeddings().weight  # type: ignore[operator]
+    mask = torch.zeros(len(table), 1)
+    mask[ids] = 1.0
+    table.register_hook(lambda gradient: gradient * mask)
+    return model, optimizer
+
+
+MAKE = {"ours": _ours, "floor": _floor, "peft": _peft, "dense": _dense, "mask": _mask}
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Tensor]) -> Callable[[int], float]:

@@ -23,17 +23,20 @@ if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, f
     from .evaluation.certify import certify
     from .evaluation.encoding import Example
     from .evaluation.evaluate import Evaluation, evaluate
+    from .integrations.trainer import TicketTrainer
     from .ks.twosample import KsResult, ks_2samp
     from .ops import row_adamw_
     from .optim.row_adamw import RowAdamW
+    from .rows.adapter_file import load_adapter, save_adapter
     from .rows.attach import attach_rows, detach_rows, merge_rows, untie_output
-    from .rows.attachment import get_rows
+    from .rows.attachment import get_rows, has_rows
     from .rows.sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
     from .rows.tables import embedding_table, is_tied
     from .rows.token_ids import active_token_ids
     from .rows.transfer import transfer_rows
     from .tickets.attached import ks_select_rows
     from .tickets.select import ks_select
+    from .tickets.stored import ks_select_checkpoints
     from .tickets.tables import ks_statistics
     from .tickets.tickets import Tickets
 
@@ -46,6 +49,7 @@ __all__ = [
     "InputError",
     "KsResult",
     "RowAdamW",
+    "TicketTrainer",
     "Tickets",
     "active_token_ids",
     "add_rows",
@@ -55,16 +59,20 @@ __all__ = [
     "embedding_table",
     "evaluate",
     "get_rows",
+    "has_rows",
     "is_tied",
     "ks_2samp",
     "ks_select",
+    "ks_select_checkpoints",
     "ks_select_rows",
     "ks_statistics",
+    "load_adapter",
     "merge_rows",
     "mixed_rows",
     "remove_rows",
     "row_adamw_",
     "row_sets",
+    "save_adapter",
     "transfer_rows",
     "untie_output",
     "use_rows",
@@ -77,6 +85,7 @@ _HOMES = {
     "InputError": "base.errors",
     "KsResult": "ks.twosample",
     "RowAdamW": "optim.row_adamw",
+    "TicketTrainer": "integrations.trainer",
     "Tickets": "tickets.tickets",
     "active_token_ids": "rows.token_ids",
     "add_rows": "rows.sets",
@@ -86,16 +95,20 @@ _HOMES = {
     "embedding_table": "rows.tables",
     "evaluate": "evaluation.evaluate",
     "get_rows": "rows.attachment",
+    "has_rows": "rows.attachment",
     "is_tied": "rows.tables",
     "ks_2samp": "ks.twosample",
     "ks_select": "tickets.select",
+    "ks_select_checkpoints": "tickets.stored",
     "ks_select_rows": "tickets.attached",
     "ks_statistics": "tickets.tables",
+    "load_adapter": "rows.adapter_file",
     "merge_rows": "rows.attach",
     "mixed_rows": "rows.sets",
     "remove_rows": "rows.sets",
     "row_adamw_": "ops",
     "row_sets": "rows.sets",
+    "save_adapter": "rows.adapter_file",
     "transfer_rows": "rows.transfer",
     "untie_output": "rows.attach",
     "use_rows": "rows.sets",

@@ -170,6 +170,21 @@ def test_fifty_losses_are_those_of_peft(monkeypatch, case):
 
 
 @pytest.mark.usefixtures("one_thread")
+def test_a_gradient_mask_trains_what_attached_rows_train(monkeypatch):
+    for name, value in {"LAYERS": 1, "WIDTH": 72, "BATCH": (2, 8), "LR": 1e-2}.items():
+        monkeypatch.setattr(training_workloads, name, value)
+    ids = training_workloads.tokens(300)
+    batches = [training_workloads.batch(300, ids, seed) for seed in range(2)]
+    losses = []
+    for name in ("ours", "mask"):
+        trained = training_workloads.MAKE[name](training_workloads.llama(300, tied=False), ids, "auto")
+        run = training_workloads.step(*trained, batches)
+        losses.append([run(turn) for turn in range(8)])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0][-2] < losses[0][0] - 0.05
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_peak_of_memory_counts_what_a_step_allocates(monkeypatch):
     monkeypatch.setattr(training_workloads, "LAYERS", 1)
     monkeypatch.setattr(training_workloads, "BATCH", (2, 8))

@@ -37,7 +37,7 @@ def test_the_package_imports_nothing_until_it_is_asked_and_nothing_heavy_for_any
         print(sorted({{"numpy", "safetensors", "scipy", "torch"}} & set(sys.modules)))
         import torch
         torch_alone = set(sys.modules)
-        for name in kslottery_fast.__all__:
+        for name in set(kslottery_fast.__all__) - {{"TicketTrainer"}}:  # whose base is a class of transformers
             getattr(kslottery_fast, name)
         print(sorted(set({HEAVY!r}) & (set(sys.modules) - torch_alone)))
     """

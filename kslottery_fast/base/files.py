@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from .errors import InputError
+from .visible import escape_sign
 
 if TYPE_CHECKING:
     import torch  # at run time not: the command line reads and writes JSON before it needs torch
@@ -146,7 +148,23 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     ...     read_json(f"{folder}/a.json")
     {'alpha': 0.05}
     """
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value) + "\n")
+
+
+def json_text(value: Any) -> str:
+    r"""Return ``value`` as indented JSON that UTF-8 can hold.
+
+    The bytes of a path that is not UTF-8 become escapes.
+
+    Examples
+    --------
+    >>> print(json_text({"path": "caf\udce9"}))
+    {
+      "path": "caf\udce9"
+    }
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return re.sub("[\ud800-\udfff]", lambda found: escape_sign(found[0]), text)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

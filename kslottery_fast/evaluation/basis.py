@@ -1,4 +1,4 @@
-"""What a certificate follows from, kept in files: with it the certificate is made again without any model.
+"""What a certificate follows from, kept in files. From them the certificate can be computed again without any model.
 
 ==========================  ==========================================================================
 file                        content
@@ -9,38 +9,54 @@ predictions-K.safetensors   of the transfer model with the K rows of largest D; 
 ==========================  ==========================================================================
 """
 
-from __future__ import annotations
-
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from torch import Tensor
+from typing_extensions import Self
 
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
+from kslottery_fast.tickets.file_errors import check_path
 
 from .certificate import Certificate
 from .certify import Predictions, certificate_from
+from .checks import check_integer, check_share
+from .words import counted
 
 _BEFORE, _TUNED = "before.safetensors", "predictions.safetensors"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Basis:
-    """Rows before Embed Tuning, and what the tuned and the transfer models predict on the same batches.
+    """Rows before Embed Tuning, and what the tuned model and the transfer models predict on the same batches.
 
     Attributes
     ----------
     token_ids : int64 tensor [A]
-        The rows that trained, ascending.
+        The rows that trained, in ascending order.
     before : tensor [A, d]
-        What they were.
+        Their values before training.
     tuned : Predictions
-        Of the embed-tuned model.
+        Predictions of the embed-tuned model.
     transfers : mapping of int to Predictions
-        Those of the transfer models by their number of rows: the sets that a test or top_k selects lie within each
-        other, so the number says which.
+        Predictions of each transfer model, by its number of rows. The sets of rows that a test or top_k selects are
+        nested, so the number identifies the set.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> ids = torch.tensor([5, 6, 7])
+    >>> tuned = Predictions(ids, torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64), ids, torch.tensor([0, 0, 1]))
+    >>> basis = Basis(torch.arange(10), torch.zeros(10, 576), tuned, {2: tuned})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     basis.save(folder)
+    ...     Basis.load(folder)
+    Basis(10 rows, d=576, 3 positions, transfer models with 2 rows)
+    >>> basis.certificate({0.05: 2}, own=2, alpha=0.05)
+    Certificate(3 positions of 2 sentences; alpha 0.05: 66.7% of the positions certified, wrong at 0 of 2 (0.0%))
     """
 
     token_ids: Tensor
@@ -48,60 +64,82 @@ class Basis:
     tuned: Predictions
     transfers: Mapping[int, Predictions]
 
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{count:,}" for count in sorted(self.transfers)) or "no"
+        return (
+            f"Basis({counted(len(self.token_ids), 'row')}, d={self.before.shape[1]}, "
+            f"{counted(len(self.tuned), 'position')}, "
+            f"transfer models with {rows} rows)"
+        )
+
     def certificate(
         self, levels: Mapping[float, int], *, own: int, alpha: float, n_bootstrap: int = 1000, seed: int = 0
     ) -> Certificate:
-        """The certificate that follows.
+        """Return the certificate that follows.
 
         Parameters
         ----------
         levels : mapping of float to int
-            For every alpha of the curve, how many rows it selects. The criterion at alpha speaks of the tickets at
+            For every alpha of the curve, how many rows it selects. The criterion at alpha is about the tickets at
             alpha, so each level is checked against a transfer model of its own.
         own : int
             Rows of the transfer model whose agreement is reported.
         alpha : float
             The level at which ``own`` rows were chosen.
         n_bootstrap, seed : int
-            Of the bootstrap over sentences.
+            Number of resamples and seed of the bootstrap over sentences.
 
         Raises
         ------
         InputError
-            Predictions of a transfer model that were not kept, and what
-            :func:`~kslottery_fast.evaluation.certify.certificate_from` refuses.
+            The predictions of a transfer model were not kept, or
+            :func:`~kslottery_fast.evaluation.certify.certificate_from` refuses an argument.
+        TypeError
+            An argument has the wrong type.
         """
+        if not isinstance(levels, Mapping):
+            raise TypeError(f"levels is {shown(levels)}: expected a mapping of alphas to numbers of rows")
+        check_integer(own, "own", 0)
+        check_share(alpha, "alpha")
         missing = {own, *levels.values()} - set(self.transfers)
         if missing:
             raise InputError(f"no predictions were kept of the transfer model with {min(missing)} rows")
 
         def certificate(rows: int, level: float) -> Certificate:
-            options = {"dimension": self.before.shape[1], "n_bootstrap": n_bootstrap, "seed": seed}
-            return certificate_from(self.tuned, self.transfers[rows], alphas=[level], **options)
+            return certificate_from(
+                self.tuned,
+                self.transfers[rows],
+                dimension=self.before.shape[1],
+                alphas=[level],
+                n_bootstrap=n_bootstrap,
+                seed=seed,
+            )
 
         curve = [replace(certificate(rows, level).levels[0], transferred=rows) for level, rows in levels.items()]
         return replace(certificate(own, alpha), levels=tuple(curve))
 
-    def save(self, folder: Path) -> None:
-        """Write the files named above."""
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the files that the head of this module names."""
+        folder = check_path(folder, "folder")
         write_safetensors(folder / _BEFORE, {"token_ids": self.token_ids, "rows": self.before})
         self.tuned.save(folder / _TUNED)
         for rows, predictions in self.transfers.items():
             predictions.save(folder / f"predictions-{rows}.safetensors")
 
     @classmethod
-    def load(cls, folder: Path) -> Basis:
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
         """Read what :meth:`save` wrote.
 
         Raises
         ------
         InputError
-            Nothing was kept beside the certificate; missing or damaged files.
+            The folder holds a certificate without its predictions, or a file is missing or damaged.
         """
+        folder = check_path(folder, "folder")
         if not (folder / _TUNED).exists():
             raise InputError(
-                f"{folder} holds a certificate without the predictions that it follows from; remove that folder and "
-                "give the command that made it again: it makes this stage alone anew"
+                f"{folder} holds a certificate without the predictions from which it follows: remove that folder and "
+                "give the command that made it again, which makes only this stage anew"
             )
         before = read_safetensors(folder / _BEFORE)
         kept = {path.stem.partition("-")[2]: path for path in folder.glob("predictions-*.safetensors")}

@@ -1,130 +1,39 @@
-"""The paper's certification criterion, and the check of what it promises.
+"""The paper's certification criterion, and a check of what it promises.
 
-Two models read the same prefix: the embed-tuned model, and the transfer model, which has only the winning
-tickets' rows of it. Let p_A and p_B be the two largest next-token probabilities of the embed-tuned model. The
-criterion, as we read the paper (arXiv 2402.02801; by randomized smoothing with an embedding row seen as
-a distribution): a prediction is certified at level alpha when ``(p_A - p_B) / 2 > tau(alpha)``, where
-tau(alpha) bounds the KS distance by which a row that was not selected at alpha can have moved.
+Two models read the same prefix: the embed-tuned model, and the transfer model, which has only the winning tickets' rows
+of it. Let p_A and p_B be the two largest next-token probabilities of the embed-tuned model. This is the criterion as we
+read the paper (arXiv 2402.02801), which uses randomized smoothing and treats an embedding row as a distribution: a
+prediction is certified at level alpha when ``(p_A - p_B) / 2 > tau(alpha)``. Here tau(alpha) bounds the KS distance by
+which a row that was not selected at alpha can have moved.
 
-The criterion is not a proof that the two models agree: the KS distance of a row says nothing about the order
-of its coordinates, and the step from rows to probabilities is an assumption of the argument. So a certificate
-here always says whether the transfer model was run, and if so, how often a certified prediction came out
-differently.
+The criterion is not a proof that the two models agree. The KS distance of a row says nothing about the order of its
+coordinates, and the argument assumes the step from rows to probabilities. So a certificate here always says whether the
+transfer model was run, and if so, how often it contradicted a certified prediction.
 
-A second certificate makes no such assumption, because it runs the transfer model: from the share of positions at
-which the two models agree in each sentence it bounds the mean share over all sentences like these
-(:func:`~kslottery_fast.evaluation.intervals.mean_lower_bound`). Positions of a sentence may depend on each other in
-any way; the sentences must be independent draws, and the rows must not have been chosen by looking at them. It is a
-statement about the average, not about any one position, about predictions after the *right* prefix, not about free
-translations, and about the two models agreeing, not about their being right.
+A second certificate needs no such assumption, because it runs the transfer model. From the share of positions at which
+the two models agree in each sentence, it bounds the mean share over all sentences like these
+(:func:`~kslottery_fast.evaluation.intervals.mean_lower_bound`). Positions of a sentence may depend on each other in any
+way. The sentences must be independent draws, and the rows must not have been chosen by looking at them. The bound is a
+statement about the average, not about any single position. It is about predictions after the *right* prefix, not about
+free translations, and about the agreement of the two models, not about their being right.
 """
 
-from __future__ import annotations
-
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from kslottery_fast.base.arguments import check_model
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import read_safetensors, write_safetensors
 from kslottery_fast.ks.significance import asymptotic_threshold
 
 from .certificate import Agreement, Certificate, CertificateLevel
-from .generation import device_of, inference
+from .checks import check_alphas, check_batches, check_bootstrap, check_instance, check_integer, check_share
 from .intervals import bootstrap_interval, clopper_pearson, mean_lower_bound
-from .logits import IGNORE_INDEX, supervised_logits
+from .predictions import Predictions, next_token_predictions
 
-_KIND = "kslottery-predictions"
-_DTYPES = {"predicted": torch.int64, "margin": torch.float64, "target": torch.int64, "sentence": torch.int64}
-_CHUNK = 1 << 23  # float64 probabilities held at once: 64 MiB
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """Teacher-forced next-token predictions of one model; position i of N in the order of the batches.
-
-    ``predicted`` int64 [N], the most probable token; ``margin`` float64 [N], p_A - p_B; ``target`` int64 [N],
-    the right token; ``sentence`` int64 [N], which example the position belongs to, counted over all batches,
-    never decreasing.
-    """
-
-    predicted: torch.Tensor
-    margin: torch.Tensor
-    target: torch.Tensor
-    sentence: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, whole or not at all."""
-        write_safetensors(path, {name: getattr(self, name) for name in _DTYPES}, {"kind": _KIND})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Predictions:
-        """Read what :meth:`save` wrote; a missing, foreign or damaged file is an InputError."""
-        tensors = read_safetensors(path, remedy="make it anew")
-        if tensors.metadata.get("kind") != _KIND or set(tensors) != set(_DTYPES):
-            raise InputError(f"{path} holds no predictions; expected a file that Predictions.save wrote")
-        for name, dtype in _DTYPES.items():
-            if tensors[name].dtype != dtype or tensors[name].shape != tensors["target"].shape[:1]:
-                raise InputError(f"{path}: {name} is {tensors[name].dtype} {list(tensors[name].shape)}; make it anew")
-        margin, sentence = tensors["margin"], tensors["sentence"]
-        if not ((margin >= 0) & (margin <= 1)).all() or (sentence.diff() < 0).any():
-            raise InputError(f"{path}: margins outside [0, 1] or sentences out of order; make it anew")
-        return cls(**tensors)
-
-
-def next_token_predictions(
-    model: nn.Module,
-    batches: Sequence[Mapping[str, torch.Tensor]],
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> Predictions:
-    """Predictions of a model at every supervised position (the end token's too), given the right prefix.
-
-    Run it once for each model: the two need not be in memory at once.
-
-    Parameters
-    ----------
-    model : a transformers model with an output head; left in the modes it came in. Softmax is in float64.
-    batches : as for :func:`~kslottery_fast.evaluation.logits.supervised_logits`, e.g. of
-        :func:`~kslottery_fast.evaluation.encoding.collate`; give both models the same.
-    progress : called with (finished sentences, sentences).
-
-    Raises
-    ------
-    InputError : no batches, no supervised position, a model that gives NaN.
-    """
-    if not batches:
-        raise InputError("batches is empty; give at least one batch with input_ids and labels")
-    parts: dict[str, list[torch.Tensor]] = {name: [] for name in _DTYPES}
-    total = sum(len(batch["input_ids"]) for batch in batches)
-    done, device = 0, device_of(model)
-    encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    with inference(model):
-        for batch in batches:
-            inputs = {name: tensor.to(device) for name, tensor in batch.items()}
-            logits, targets = supervised_logits(model, inputs)
-            labels = inputs["labels"] if encoder_decoder else inputs["labels"][:, 1:]
-            sentence = (labels != IGNORE_INDEX).nonzero()[:, 0] + done
-            margins = [_margins(part) for part in logits.split(max(1, _CHUNK // logits.shape[-1]))]
-            columns = (logits.argmax(-1), torch.cat(margins), targets, sentence)
-            for name, column in zip(parts, columns, strict=True):
-                parts[name].append(column.cpu())
-            done += len(labels)
-            if progress:
-                progress(done, total)
-    predictions = Predictions(**{name: torch.cat(columns) for name, columns in parts.items()})
-    if len(predictions) == 0:
-        raise InputError("no position is supervised: every label is -100")
-    if predictions.margin.isnan().any():
-        raise InputError("the model gives NaN: its training diverged, or its file is damaged")
-    return predictions
+__all__ = ["Predictions", "certificate_from", "certify", "next_token_predictions"]
 
 
 def certificate_from(
@@ -137,56 +46,64 @@ def certificate_from(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> Certificate:
-    """The certificate of an embed-tuned model from its predictions, checked against the transfer model's.
+    """Return the certificate that follows from predictions of an embed-tuned model and of the transfer model.
 
     Parameters
     ----------
-    predictions : of the embed-tuned model.
-    transfer : of the transfer model on the same batches; without it nothing is checked, and the certificate
-        says so.
-    dimension : d, the length of an embedding row; tau is that of two samples of d values.
-    alphas : levels, each strictly between 0 and 1. A larger alpha has a smaller tau: more is certified.
-    confidence, n_bootstrap, seed : of the bounds and of the bootstrap over sentences.
+    predictions : Predictions
+        Those of the embed-tuned model.
+    transfer : Predictions, optional
+        Those of the transfer model on the same batches. Without them nothing is checked, and the certificate says so.
+    dimension : int
+        d, the length of an embedding row. tau is that of two samples of d values.
+    alphas : sequence of float
+        Levels, each strictly between 0 and 1. A larger alpha has a smaller tau, so more is certified.
+    confidence : float
+        Confidence of each bound.
+    n_bootstrap, seed : int
+        Number of resamples and seed of the bootstrap over sentences.
+
+    Returns
+    -------
+    Certificate
+        One level for each alpha.
 
     Raises
     ------
-    InputError : no or bad alphas, no positions, a dimension below 1, predictions that are not of the same
+    InputError
+        There are no alphas or no positions, an argument is out of range, or the two predictions are not of the same
         positions.
+    TypeError
+        An argument has the wrong type.
+
+    Examples
+    --------
+    >>> ids = torch.tensor([5, 6, 7])
+    >>> tuned = Predictions(ids, torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64), ids, torch.tensor([0, 0, 1]))
+    >>> certificate_from(tuned, dimension=576, alphas=[0.05])
+    Certificate(3 positions of 2 sentences; alpha 0.05: 66.7% of the positions certified, not checked)
     """
-    if not alphas or not all(0 < alpha < 1 for alpha in alphas):
-        raise InputError(f"alphas is {list(alphas)}; expected one or more numbers strictly between 0 and 1")
-    if dimension < 1:
-        raise InputError(f"dimension is {dimension}; expected the length of an embedding row")
+    check_instance(predictions, Predictions, "predictions", ", e.g. of next_token_predictions(model, batches)")
+    if transfer is not None:
+        check_instance(transfer, Predictions, "transfer", ", e.g. of next_token_predictions(model, batches)")
+    levels_of = check_alphas(alphas)
+    check_integer(dimension, "dimension", 1)
+    check_share(confidence)
+    check_bootstrap(n_bootstrap, seed)
     if len(predictions) == 0:
-        raise InputError("predictions is empty; nothing can be certified")
+        raise InputError("predictions is empty: nothing can be certified")
     if transfer is not None and not (
         torch.equal(predictions.target, transfer.target) and torch.equal(predictions.sentence, transfer.sentence)
     ):
         raise InputError(
-            f"the two models were not run on the same positions ({len(predictions)} and {len(transfer)}); "
-            "give both the same batches"
+            f"predictions and transfer are not of the same positions ({len(predictions)} and {len(transfer)}): "
+            "give both models the same batches"
         )
-    # Sentences as consecutive numbers; an example without a supervised position does not count.
+    # Sentences get consecutive numbers. An example without a supervised position does not count.
     _, sentence = predictions.sentence.unique_consecutive(return_inverse=True)
     right = predictions.predicted == predictions.target
     differs = None if transfer is None else predictions.predicted != transfer.predicted
-    levels = tuple(
-        _level(float(a), dimension, predictions.margin, right, differs, sentence, confidence) for a in alphas
-    )
-    agreement = None
-    if differs is not None:
-        agrees, length = torch.bincount(sentence, (~differs).double()), torch.bincount(sentence)
-        agreement = Agreement(
-            positions=bootstrap_interval(
-                torch.stack([agrees.long(), length], 1).numpy(),
-                lambda sums: sums[0] / sums[1],
-                n_bootstrap=n_bootstrap,
-                seed=seed,
-                confidence=confidence,
-            ),
-            sentences=clopper_pearson(int((agrees == length).sum()), len(length), confidence, side="lower"),
-            share=mean_lower_bound((agrees / length).numpy(), confidence),
-        )
+    levels = tuple(_level(a, dimension, predictions.margin, right, differs, sentence, confidence) for a in levels_of)
     return Certificate(
         dimension=dimension,
         positions=len(predictions),
@@ -194,12 +111,12 @@ def certificate_from(
         accuracy=float(right.double().mean()),
         confidence=confidence,
         levels=levels,
-        agreement=agreement,
+        agreement=None if differs is None else _agreement(differs, sentence, confidence, n_bootstrap, seed),
     )
 
 
 def certify(
-    model: Any,
+    model: nn.Module,
     batches: Sequence[Mapping[str, torch.Tensor]],
     *,
     alphas: Sequence[float],
@@ -208,14 +125,57 @@ def certify(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> Certificate:
-    """Certify an embed-tuned model on batches of held-out sentences, and check it against the transfer model.
+    """Certify an embed-tuned model on held-out sentences, and check that against the transfer model.
 
-    :func:`next_token_predictions` for each model, then :func:`certificate_from`; see there for parameters and
-    errors. The dimension is that of the model's input embedding.
+    This is :func:`next_token_predictions` for each model, followed by :func:`certificate_from`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The embed-tuned model. The dimension is that of its input embedding.
+    batches : sequence of mapping
+        Held-out sentences as :func:`~kslottery_fast.evaluation.encoding.collate` makes them.
+    alphas : sequence of float
+        Levels, each strictly between 0 and 1.
+    transfer_model : torch.nn.Module, optional
+        The original model with the winning tickets' rows. Without it nothing is checked, and the certificate says so.
+    confidence : float
+        Confidence of each bound.
+    n_bootstrap, seed : int
+        Number of resamples and seed of the bootstrap over sentences.
+
+    Returns
+    -------
+    Certificate
+        What is certified at each alpha and, with ``transfer_model``, how often that was wrong.
+
+    Raises
+    ------
+    InputError
+        The model has no input embedding, an argument is out of range, or :func:`next_token_predictions` refuses the
+        batches.
+    TypeError
+        An argument has the wrong type.
+
+    Examples
+    --------
+    >>> from kslottery_fast.evaluation.encoding import Example, collate, encode
+    >>> from kslottery_fast.evaluation.toy import alphabet_model
+    >>> model, tokenizer = alphabet_model()
+    >>> batch = collate([encode(tokenizer, Example("w", "xyz")), encode(tokenizer, Example("x", "yz"))], 0)
+    >>> certify(model, [batch], alphas=[0.05], transfer_model=model)
+    Certificate(7 positions of 2 sentences; alpha 0.05: 100.0% of the positions certified, wrong at 0 of 7 (0.0%))
     """
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    whole: Any = check_model(model)
+    if transfer_model is not None:
+        check_model(transfer_model, "transfer_model")
+    batches = check_batches(batches)
+    check_alphas(alphas)
+    check_share(confidence)
+    check_bootstrap(n_bootstrap, seed)
+    embedding = whole.get_input_embeddings() if hasattr(whole, "get_input_embeddings") else None
     if embedding is None:
-        raise InputError(f"{type(model).__name__} has no input embedding; certification is about its rows")
+        raise InputError(f"model, a {type(model).__name__}, has no input embedding: certification is about its rows")
     predictions = next_token_predictions(model, batches)
     return certificate_from(
         predictions,
@@ -228,10 +188,21 @@ def certify(
     )
 
 
-def _margins(logits: torch.Tensor) -> torch.Tensor:
-    """p_A - p_B in float64 for logits [n, V]."""
-    top = logits.double().softmax(-1).topk(2, dim=-1).values
-    return top[:, 0] - top[:, 1]
+def _agreement(
+    differs: torch.Tensor, sentence: torch.Tensor, confidence: float, n_bootstrap: int, seed: int
+) -> Agreement:
+    agrees, length = torch.bincount(sentence, (~differs).double()), torch.bincount(sentence)
+    return Agreement(
+        positions=bootstrap_interval(
+            torch.stack([agrees.long(), length], 1).numpy(),
+            lambda sums: sums[0] / sums[1],
+            n_bootstrap=n_bootstrap,
+            seed=seed,
+            confidence=confidence,
+        ),
+        sentences=clopper_pearson(int((agrees == length).sum()), len(length), confidence, side="lower"),
+        share=mean_lower_bound((agrees / length).numpy(), confidence),
+    )
 
 
 def _level(

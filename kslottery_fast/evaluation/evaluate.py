@@ -1,28 +1,29 @@
-r"""What a model does on held-out pairs: NLL, BLEU and chrF++ raw and on the first line, stopping, length.
+r"""What a model does on held-out pairs: NLL, BLEU, chrF++, whether it stops, and how much it writes.
 
-Raw and first-line scores stand side by side because most of a raw gain can be that a model learned to stop: a
-replication of the KS-Lottery paper found 94 % of the published gain to be just that.
+BLEU and chrF++ are computed twice, on the raw text and on its first line. Much of a raw gain can come from a model that
+learned to stop: in a replication of the KS-Lottery paper that was 94% of the published gain.
 
-- *raw* is the whole continuation, its runs of whitespace (line breaks too) joined to single spaces;
-- *first line* is ``text.strip().split("\n")[0]``: what is left when whatever follows the answer is ignored.
+- *raw* is the whole continuation, with every run of whitespace, line breaks included, as a single space;
+- *first line* is ``text.strip().split("\n")[0]``, which ignores whatever follows the answer.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import nn
+from typing_extensions import Self
 
+from kslottery_fast.base.arguments import check_model, check_tokenizer
 from kslottery_fast.base.errors import InputError
 
-from .encoding import Example, check_fits, collate, encode, pad_id
-from .generation import GeneratedText, check_positive, device_of, generate, inference, length_batches
-from .intervals import Interval, bootstrap_interval, check_bootstrap, clopper_pearson
-from .logits import supervised_logits
-from .scores import bleu_metric, chrf_metric, corpus_score
+from .checks import check_bootstrap, check_instance, check_integer, check_list, check_progress
+from .encoding import Example, collate, encode
+from .generation import GeneratedText, generate
+from .intervals import Interval, bootstrap_interval, clopper_pearson
+from .likelihood import TargetNll, nll
+from .scores import BleuTokenizer, Metric, bleu_metric, chrf_metric, corpus_score
+from .words import counted
 
 __all__ = [
     "Evaluation",
@@ -42,35 +43,61 @@ __all__ = [
 SCORES = ("nll", "bleu_raw", "bleu_first_line", "chrf_raw", "chrf_first_line", "ended", "mean_chars")
 """The fields of an Evaluation that are an Interval, in the order of a table."""
 
-_CHUNK = 1 << 24  # float32 logits turned into probabilities at once: 64 MiB
+_ROWS = {
+    "nll": ("NLL per target token", ".3f"),
+    "bleu_raw": ("BLEU, raw", ".1f"),
+    "bleu_first_line": ("BLEU, first line", ".1f"),
+    "chrf_raw": ("chrF++, raw", ".1f"),
+    "chrf_first_line": ("chrF++, first line", ".1f"),
+    "ended": ("Ended by the model", ".1%"),
+    "mean_chars": ("Characters", ".1f"),
+}  # what summary() calls each score, and how it formats it
 
 
-class TargetNll(NamedTuple):
-    """NLL in nats per target token; and of every sentence in order its NLL in nats and target tokens."""
-
-    interval: Interval
-    sentence_nll: list[float]
-    sentence_tokens: list[int]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The three fields by name, as JSON takes them."""
-        return {**self._asdict(), "interval": self.interval.to_dict()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TargetNll:
-        """The inverse of :meth:`to_dict`."""
-        return cls(Interval.from_dict(data["interval"]), data["sentence_nll"], data["sentence_tokens"])
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
-    """Scores of one model on one test set; every interval covers 95 % over sentences.
+    """Scores of one model on one test set. Every interval has a coverage of 95% over sentences.
 
-    ``nll``: nats per target token, end of text included. ``bleu_*`` and ``chrf_*`` (chrF++): 0 to 100.
-    ``ended``: share of continuations that the model itself ended (Clopper-Pearson; the other intervals are
-    bootstrap). ``mean_chars``: characters of a stripped continuation. ``outputs``, ``sentence_nll`` (nats)
-    and ``sentence_tokens``: one for each example, in order. ``signatures``: what to cite, for "bleu", "chrf"
-    and "bootstrap".
+    Attributes
+    ----------
+    nll : Interval
+        Nats per target token, with the end-of-text token.
+    bleu_raw, bleu_first_line : Interval
+        BLEU, 0 to 100.
+    chrf_raw, chrf_first_line : Interval
+        chrF++, 0 to 100.
+    ended : Interval
+        Share of continuations that the model itself ended. This interval is Clopper and Pearson's; all others are
+        bootstrap intervals.
+    mean_chars : Interval
+        Characters of a stripped continuation.
+    outputs : list of GeneratedText
+        One continuation for each example, in order.
+    sentence_nll : list of float
+        NLL in nats of each example.
+    sentence_tokens : list of int
+        Number of target tokens of each example.
+    signatures : dict of str
+        What to cite for "bleu", "chrf" and "bootstrap".
+
+    Examples
+    --------
+    >>> from kslottery_fast.evaluation.toy import alphabet_model
+    >>> examples = [Example("a", "bc"), Example("s", "tuvwxyz")]
+    >>> evaluation = evaluate(*alphabet_model(), examples, n_bootstrap=100, bleu_tokenizer="char")
+    >>> print(evaluation.summary())
+    2 sentences, value (95% interval)
+    NLL per target token    0.608 (0.127 to 1.891)
+    BLEU, raw              ...
+    BLEU, first line       ...
+    chrF++, raw            ...
+    chrF++, first line     ...
+    Ended by the model     100.0% (15.8% to 100.0%)
+    Characters               16.0 (7.0 to 25.0)
+    >>> evaluation.scores()["mean_chars"]
+    {'value': 16.0, 'low': 7.0, 'high': 25.0}
+    >>> Evaluation.from_dict(evaluation.to_dict()) == evaluation
+    True
     """
 
     nll: Interval
@@ -85,20 +112,41 @@ class Evaluation:
     sentence_tokens: list[int]
     signatures: dict[str, str]
 
+    def __repr__(self) -> str:
+        return (
+            f"Evaluation({counted(len(self.outputs), 'sentence')}, nll={self.nll:.3f}, "
+            f"bleu_first_line={self.bleu_first_line:.1f}, ended={self.ended.value:.1%})"
+        )
+
+    def summary(self) -> str:
+        """Return the seven scores with their intervals as a table of eight lines."""
+        lines = [f"{counted(len(self.outputs), 'sentence')}, value (95% interval)"]
+        for name, (label, spec) in _ROWS.items():
+            score: Interval = getattr(self, name)
+            value, interval = f"{score:{spec}}".split(" ", 1)
+            lines.append(f"{label:<22}{value:>7} {interval}")
+        return "\n".join(lines)
+
     def scores(self) -> dict[str, dict[str, float]]:
-        """The seven intervals alone, each as ``{"value", "low", "high"}``."""
+        """Return the seven intervals, each as ``{"value", "low", "high"}``."""
         return {name: getattr(self, name).to_dict() for name in SCORES}
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON takes it: :meth:`scores` and the remaining fields under their names."""
+        """Return all fields by name, for JSON."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
-        """The inverse of :meth:`to_dict`; missing, unknown or malformed fields are an InputError."""
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Return the evaluation that :meth:`to_dict` described.
+
+        Raises
+        ------
+        InputError
+            A field is missing, unknown or malformed.
+        """
         names = {field.name for field in fields(cls)}
         if not isinstance(data, Mapping) or set(data) != names:
-            raise InputError(f"not an evaluation: expected the fields {', '.join(sorted(names))}")
+            raise InputError(f"data is not an evaluation: expected the fields {', '.join(sorted(names))}")
         try:
             evaluation = cls(
                 **{name: Interval.from_dict(data[name]) for name in SCORES},
@@ -108,74 +156,30 @@ class Evaluation:
                 signatures=dict(data["signatures"]),
             )
         except (TypeError, ValueError) as error:
-            raise InputError(f"not an evaluation: {error}") from None
+            raise InputError(f"data is not an evaluation: {error}") from None
         if not len(evaluation.outputs) == len(evaluation.sentence_nll) == len(evaluation.sentence_tokens):
-            raise InputError("not an evaluation: outputs, sentence_nll and sentence_tokens differ in length")
+            raise InputError("data is not an evaluation: outputs, sentence_nll and sentence_tokens differ in length")
         return evaluation
 
 
 def one_line(text: str) -> str:
-    """The whole text on one line: runs of whitespace become single spaces."""
+    r"""Return a text on one line: every run of whitespace becomes a single space.
+
+    >>> one_line("Hola,\n mundo")
+    'Hola, mundo'
+    """
+    check_instance(text, str, "text")
     return " ".join(text.split())
 
 
 def first_line(text: str) -> str:
-    r"""The first line that is not blank.
+    r"""Return the first line that is not blank.
 
     >>> first_line(" Hola\nEnglish: Bye")
     'Hola'
     """
+    check_instance(text, str, "text")
     return one_line(text.strip().split("\n")[0])
-
-
-def nll(
-    model: nn.Module,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    *,
-    batch_size: int = 32,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> TargetNll:
-    """Negative log-likelihood per target token, teacher-forced: all target tokens' NLL over their number.
-
-    Parameters
-    ----------
-    model, tokenizer : a decoder-only transformers model and its tokenizer; logits become log-probabilities in
-        float32.
-    examples : prompts and targets, tokenized by :func:`~kslottery_fast.evaluation.encoding.encode`; at least one.
-    batch_size, n_bootstrap, seed : of the batches and of the bootstrap over sentences.
-    progress : called with (finished sentences, sentences).
-
-    Raises
-    ------
-    InputError : no examples; examples or models that :func:`~kslottery_fast.evaluation.encoding.encode` and
-        :func:`~kslottery_fast.evaluation.encoding.check_fits` refuse; a model that gives NaN or infinity.
-    """
-    _check_examples(examples)
-    check_positive(batch_size=batch_size)
-    check_bootstrap(n_bootstrap)
-    features = [encode(tokenizer, example) for example in examples]
-    check_fits(model, [feature["input_ids"] for feature in features])
-    tokens = [sum(label >= 0 for label in feature["labels"]) for feature in features]
-    sums, done, device = [0.0] * len(examples), 0, device_of(model)
-    with inference(model):
-        for batch in length_batches([len(feature["input_ids"]) for feature in features], batch_size):
-            inputs = collate([features[i] for i in batch], pad_id(tokenizer))
-            losses = _token_nll(model, {name: tensor.to(device) for name, tensor in inputs.items()})
-            for i, part in zip(batch, losses.split([tokens[i] for i in batch]), strict=True):
-                sums[i] = float(part.sum())
-            done += len(batch)
-            if progress:
-                progress(done, len(examples))
-    table = torch.tensor([sums, tokens], dtype=torch.float64).T
-    if not table.isfinite().all():
-        raise InputError(
-            "the model gives NaN or infinite log-probabilities: its training diverged, or its file is damaged"
-        )
-    interval = bootstrap_interval(table.numpy(), lambda s: s[0] / s[1], n_bootstrap=n_bootstrap, seed=seed)
-    return TargetNll(interval, sums, tokens)
 
 
 def evaluate(
@@ -187,32 +191,63 @@ def evaluate(
     batch_size: int = 32,
     n_bootstrap: int = 1000,
     seed: int = 0,
-    bleu_tokenizer: str = "13a",
+    bleu_tokenizer: BleuTokenizer = "13a",
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score a model on held-out pairs.
 
     Parameters
     ----------
-    model, tokenizer : a decoder-only transformers model, left in the modes it came in, and its tokenizer.
-    examples : prompts and targets; the target, on one line, is the reference of raw and first-line scores
-        alike.
-    max_new_tokens : length of the greedy continuation, see :func:`~kslottery_fast.evaluation.generation.generate`.
-    batch_size : sentences in a batch.
-    n_bootstrap, seed : of the bootstrap over sentences; the same for every score and model, so that models
-        compared on the same examples are resampled in pairs.
-    bleu_tokenizer : of sacrebleu; "flores101" and "flores200" give spBLEU where the SentencePiece model is at
-        hand.
-    progress : called with (done, 2 * sentences): every sentence counts once for its NLL and once for its
-        continuation.
+    model : torch.nn.Module
+        A decoder-only transformers model, also offloaded by accelerate. It is left in the modes it came in.
+    tokenizer : transformers tokenizer
+        The model's own.
+    examples : sequence of Example
+        Prompts and targets, at least one. The target, on one line, is the reference of both the raw and the first-line
+        scores.
+    max_new_tokens : int
+        Length of the greedy continuation, see :func:`~kslottery_fast.evaluation.generation.generate`.
+    batch_size : int
+        Sentences in a batch.
+    n_bootstrap, seed : int
+        Number of resamples and seed of the bootstrap over sentences. They are the same for every score and model, so
+        models that are compared on the same examples are resampled in pairs.
+    bleu_tokenizer : {"13a", "intl", "char", "zh", "none", "flores101", "flores200"}
+        Tokenizer of sacrebleu. "flores101" and "flores200" give spBLEU, if their SentencePiece model is on this
+        machine.
+    progress : callable, optional
+        Called with (done, 2 * sentences). Every sentence counts once for its NLL and once for its continuation.
+
+    Returns
+    -------
+    Evaluation
+        The scores with their intervals, and what the model wrote.
 
     Raises
     ------
-    InputError : as :func:`nll`, :func:`generate` and :func:`~kslottery_fast.evaluation.scores.bleu_metric`.
+    InputError
+        There are no examples, an argument is out of range, sacrebleu is missing, or :func:`nll`, :func:`generate` or
+        :func:`~kslottery_fast.evaluation.scores.bleu_metric` refuses its arguments.
+    TypeError
+        An argument has the wrong type.
+
+    Examples
+    --------
+    >>> from kslottery_fast.evaluation.toy import alphabet_model
+    >>> model, tokenizer = alphabet_model()
+    >>> evaluation = evaluate(model, tokenizer, [Example("s", "tuvwxyz"), Example("x", "yz")], bleu_tokenizer="char")
+    >>> evaluation
+    Evaluation(2 sentences, nll=0.127 (0.127 to 0.127), bleu_first_line=100.0 (0.0 to 100.0), ended=100.0%)
+    >>> evaluation.outputs[1]
+    GeneratedText(text='yz', ended=True, tokens=3)
     """
-    _check_examples(examples)
-    check_positive(max_new_tokens=max_new_tokens, batch_size=batch_size)
-    check_bootstrap(n_bootstrap)
+    check_model(model)
+    check_tokenizer(tokenizer)
+    examples = check_list(examples, Example, "examples", ", e.g. Example('Spanish:', ' casa')")
+    check_integer(max_new_tokens, "max_new_tokens", 1)
+    check_integer(batch_size, "batch_size", 1)
+    check_bootstrap(n_bootstrap, seed)
+    check_progress(progress)
     bleu, chrf = bleu_metric(bleu_tokenizer), chrf_metric()
     n = len(examples)
 
@@ -241,7 +276,7 @@ def evaluate(
     first = [first_line(output.text) for output in outputs]
     chars = [[float(len(output.text.strip())), 1.0] for output in outputs]
 
-    def score(metric: Any, hypotheses: list[str]) -> Interval:
+    def score(metric: Metric, hypotheses: list[str]) -> Interval:
         return corpus_score(metric, hypotheses, references, n_bootstrap=n_bootstrap, seed=seed)
 
     return Evaluation(
@@ -261,22 +296,3 @@ def evaluate(
             "bootstrap": f"percentile|level:0.95|over:sentences|resamples:{n_bootstrap}|seed:{seed}",
         },
     )
-
-
-def _token_nll(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """NLL in nats of every target token of a batch, float64 on the CPU, in row-major order."""
-    logits, targets = supervised_logits(model, batch)
-    rows = max(1, _CHUNK // logits.shape[-1])
-    losses = [
-        nn.functional.cross_entropy(part.float(), target, reduction="none").cpu().double()
-        for part, target in zip(logits.split(rows), targets.split(rows), strict=True)
-    ]
-    return torch.cat(losses)
-
-
-def _check_examples(examples: Sequence[Example]) -> None:
-    if not examples:
-        raise InputError("examples is empty; give at least one Example(prompt, target)")
-    for example in examples:
-        if not isinstance(example, Example):
-            raise TypeError(f"examples holds a {type(example).__name__}; expected Example(prompt, target)")

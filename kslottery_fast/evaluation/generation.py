@@ -1,6 +1,4 @@
-"""Greedy continuation of many prompts: sorted, padded on the left; ended rows leave their batch."""
-
-from __future__ import annotations
+"""Greedy continuation of many prompts: sorted by length and padded on the left; ended rows leave their batch."""
 
 import contextlib
 import inspect
@@ -11,21 +9,28 @@ from typing import Any
 import torch
 from torch import nn
 
+from kslottery_fast.base.arguments import check_model, check_tokenizer
 from kslottery_fast.base.errors import InputError
 
+from .checks import check_integer, check_list, check_progress
 from .encoding import check_fits, encode_prompt, eos_id, pad, pad_id
 
 SHRINK = 0.75
-"""Finished rows leave once this share or less of a batch runs; more often would copy the cache too much."""
+"""Ended rows leave once this share of a batch or less still runs. More often would copy the cache too much."""
 
 
 @dataclass(frozen=True)
 class GeneratedText:
-    """One continuation.
+    """One continuation of a prompt.
 
-    ``text`` has the prompt and all special tokens removed. ``ended`` tells whether the model itself stopped,
-    i.e. whether an end-of-text token is among the generated tokens. ``tokens`` counts the generated tokens,
-    that end included.
+    Attributes
+    ----------
+    text : str
+        The continuation, without the prompt and without special tokens.
+    ended : bool
+        Whether the model itself stopped, that is, whether an end-of-text token is among the generated tokens.
+    tokens : int
+        The number of generated tokens, the end-of-text token included.
     """
 
     text: str
@@ -42,41 +47,58 @@ def generate(
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[GeneratedText]:
-    """The greedy continuation of every prompt, in the order of the prompts.
+    """Return the greedy continuation of every prompt, in the order of the prompts.
 
-    Each token is the most probable one, whatever sampling or penalties the model's generation config names:
-    the same call gives the same text. Batches are made of prompts of similar length. How prompts share a
-    batch changes only the rounding of matrix products; a text depends on it where two tokens are as good as
-    tied.
+    Each token is the most probable one. Sampling and penalties in the model's generation config play no part, so the
+    same call gives the same text. Batches are made of prompts of similar length. How prompts share a batch changes only
+    the rounding of matrix products. A text depends on that only where two tokens are all but equally probable.
 
     Parameters
     ----------
-    model : a decoder-only transformers model of any floating dtype, on any device; left in the modes it came
-        in.
-    tokenizer : its tokenizer; not changed (in particular not its padding side).
-    prompts : texts, none empty.
-    max_new_tokens, batch_size : at least 1.
-    progress : called with (finished prompts, prompts).
+    model : torch.nn.Module
+        A decoder-only transformers model of any floating dtype, on any device, also offloaded by accelerate. It is left
+        in the modes it came in.
+    tokenizer : transformers tokenizer
+        The model's own. It is not changed; in particular, its padding side is not.
+    prompts : sequence of str
+        Texts, none of them empty.
+    max_new_tokens, batch_size : int
+        At least 1.
+    progress : callable, optional
+        Called with (finished prompts, prompts).
 
     Returns
     -------
-    list of GeneratedText. A text ends at ``tokenizer.eos_token_id`` or at any end token of the model's
-    generation
-        config, or after ``max_new_tokens``.
+    list of GeneratedText
+        A text ends at ``tokenizer.eos_token_id``, at an end token of the model's generation config, or after
+        ``max_new_tokens``.
 
     Raises
     ------
-    InputError : no prompts, sizes below 1, prompts or models that
-        :func:`~kslottery_fast.evaluation.encoding.encode_prompt` and
-        :func:`~kslottery_fast.evaluation.encoding.check_fits` refuse, a model without a key/value cache.
+    InputError
+        There are no prompts, a size is below 1, the model has no key/value cache, or
+        :func:`~kslottery_fast.evaluation.encoding.encode_prompt` or
+        :func:`~kslottery_fast.evaluation.encoding.check_fits` refuses a prompt.
+    TypeError
+        An argument has the wrong type.
+
+    Examples
+    --------
+    >>> from kslottery_fast.evaluation.toy import alphabet_model
+    >>> model, tokenizer = alphabet_model()
+    >>> generate(model, tokenizer, ["ab", "x"], max_new_tokens=3)
+    [GeneratedText(text='cde', ended=False, tokens=3), GeneratedText(text='yz', ended=True, tokens=3)]
     """
-    if not prompts:
-        raise InputError("prompts is empty; give at least one")
-    check_positive(max_new_tokens=max_new_tokens, batch_size=batch_size)
-    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    check_model(model)
+    check_tokenizer(tokenizer)
+    texts = check_list(prompts, str, "prompts")
+    check_integer(max_new_tokens, "max_new_tokens", 1)
+    check_integer(batch_size, "batch_size", 1)
+    check_progress(progress)
+    ids = [encode_prompt(tokenizer, text) for text in texts]
     check_fits(model, ids, max_new_tokens)
     ends = end_ids(model, tokenizer)
-    results: list[GeneratedText | None] = [None] * len(prompts)
+    results: list[GeneratedText | None] = [None] * len(ids)
     done = 0
     with inference(model), _contiguous_head_input(model):
         for batch in length_batches([len(row) for row in ids], batch_size):
@@ -87,19 +109,33 @@ def generate(
                 results[i] = GeneratedText(text, ended, len(row))
             done += len(batch)
             if progress:
-                progress(done, len(prompts))
+                progress(done, len(ids))
     return [result for result in results if result is not None]
 
 
 def end_ids(model: nn.Module, tokenizer: Any) -> set[int]:
-    """Token ids that end a text: the tokenizer's end of text and those of the model's generation config."""
+    """Return the token ids that end a text: the tokenizer's end of text and those of the model's generation config.
+
+    Examples
+    --------
+    >>> from kslottery_fast.evaluation.toy import alphabet_model
+    >>> end_ids(*alphabet_model())
+    {27}
+    """
+    check_model(model)
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     configured = [] if configured is None else configured
     return {eos_id(tokenizer), *(configured if isinstance(configured, (list, tuple)) else [configured])}
 
 
 def length_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, longest first: what does not fit into memory shows at once."""
+    """Yield indices in batches of similar length, the longest first: what does not fit into memory fails at once.
+
+    Examples
+    --------
+    >>> list(length_batches([3, 9, 1], 2))
+    [[1, 0], [2]]
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -107,12 +143,21 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int
 
 @contextlib.contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module is in the mode it was in.
+    """Run the block in evaluation mode without gradients. Afterwards every module is in the mode it was in.
 
-    Not torch.inference_mode: a buffer that a model renews in there (a rotary table, say) could not be trained
-    with later.
+    This is not torch.inference_mode: a buffer that a model renews inside that mode, such as a rotary table, could not
+    be used in training later.
+
+    Examples
+    --------
+    >>> model = torch.nn.Linear(2, 2).train()
+    >>> with inference(model):
+    ...     model.training, torch.is_grad_enabled()
+    (False, False)
+    >>> model.training
+    True
     """
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in check_model(model).modules()]
     model.eval()
     try:
         with torch.no_grad():
@@ -124,10 +169,10 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _contiguous_head_input(model: Any) -> Iterator[None]:
-    """The output head sees contiguous hidden states.
+    """Make the hidden states that the output head reads contiguous.
 
-    The last position of a prompt is a strided slice, [B, 1, d]. With a frozen head torch makes a batch of B
-    products of that and copies the [V, d] weight B times for it: 1.8 GB for 32 prompts of SmolLM2-135M in bfloat16.
+    The last position of a prompt is a strided slice, [B, 1, d]. With a frozen head, torch computes B products from it
+    and copies the [V, d] weight B times: 1.8 GB for 32 prompts of SmolLM2-135M in bfloat16.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is None:
@@ -141,29 +186,55 @@ def _contiguous_head_input(model: Any) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device of the inputs: that of the first parameter."""
-    return next(model.parameters()).device
+    """Return the device on which a model expects its inputs.
 
+    This is the device of the first parameter. If accelerate has offloaded that parameter, it is the device to which
+    accelerate's hook moves it for the forward pass.
 
-def check_positive(**sizes: int) -> None:
-    """Refuse sizes that are not integers of at least 1, by name."""
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"{name} is a {type(size).__name__}; expected an int")
-        if size < 1:
-            raise InputError(f"{name} is {size}; expected at least 1")
+    Raises
+    ------
+    InputError
+        The model has no parameters, or its first parameter has no values and no hook that brings them.
+    TypeError
+        ``model`` is not a model.
+
+    Examples
+    --------
+    >>> device_of(torch.nn.Linear(2, 2))
+    device(type='cpu')
+    >>> device_of(torch.nn.Linear(2, 2, device="meta"))
+    Traceback (most recent call last):
+    kslottery_fast.base.errors.InputError: the parameter weight of the model has no values (it is on the meta device):
+    load them, e.g. with from_pretrained
+    """
+    name, parameter = next(check_model(model).named_parameters(), ("", None))
+    if parameter is None:
+        raise InputError(f"the model, {type(model).__name__}, has no parameters: load it with its weights")
+    if not parameter.is_meta:
+        return parameter.device
+    # The hook belongs to the module of the parameter or, where accelerate moves whole blocks, to one around it.
+    path = name.split(".")[:-1]
+    for depth in range(len(path), -1, -1):
+        hook: Any = getattr(model.get_submodule(".".join(path[:depth])), "_hf_hook", None)
+        for each in getattr(hook, "hooks", [hook]):
+            if getattr(each, "offload", False) and each.execution_device is not None:
+                return torch.device(each.execution_device)
+    raise InputError(
+        f"the parameter {name} of the model has no values (it is on the meta device): load them, e.g. with "
+        "from_pretrained"
+    )
 
 
 def _greedy(model: Any, prompts: list[list[int]], ends: set[int], padding: int, max_new_tokens: int) -> list[list[int]]:
-    """Generated token ids of one batch, row by row, each up to its end token included."""
+    """Return the generated token ids of one batch, row by row, each with its end token."""
     device = device_of(model)
     tokens = pad(prompts, padding, left=True).to(device)
     mask = pad([[1] * len(prompt) for prompt in prompts], 0, left=True).to(device)
-    # A PEFT wrapper hands every keyword on to the model inside, whose signature is the one to ask.
+    # A PEFT wrapper passes every keyword on to the model inside. So ask that model for its signature.
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     accepted = inspect.signature(inner.forward).parameters
     if "past_key_values" not in accepted:
-        raise InputError(f"{type(inner).__name__} takes no key/value cache; generation needs one")
+        raise InputError(f"{type(inner).__name__} takes no key/value cache: generation needs one")
     generated: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # rows[b]: which prompt row b of the running batch belongs to
     cache = None
@@ -171,7 +242,7 @@ def _greedy(model: Any, prompts: list[list[int]], ends: set[int], padding: int, 
         inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask}
         inputs |= {"past_key_values": cache, "use_cache": True}
         if "position_ids" in accepted:
-            # Left padding moves a prompt to the right; its first token is at position 0 all the same.
+            # Left padding moves a prompt to the right. Its first token is still at position 0.
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         if "logits_to_keep" in accepted:
             inputs["logits_to_keep"] = 1

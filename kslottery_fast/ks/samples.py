@@ -6,23 +6,42 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
 
-Axis = int | Sequence[int] | None
+
+class SupportsArray(Protocol):
+    """A numpy array, or what numpy can read as one, such as a pandas Series."""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> npt.NDArray[Any]: ...
+
+
+class _Unnamed:
+    """The default of ``axis``: none, unless the samples have one dimension."""
+
+    def __repr__(self) -> str:
+        return "<none for 2-D samples>"
+
+    def __reduce__(self) -> str:
+        return "UNNAMED"
+
+
+Sample: TypeAlias = Tensor | SupportsArray | Sequence[Any] | float
+UNNAMED: Any = _Unnamed()
 KERNEL_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _EXACT = 2**53  # every integer up to here is a float64
 
 
 @dataclass
 class Samples:
-    """Row r of ``x`` [R, n] is tested against row r of ``y`` [R, m]; results have the shape ``lead``."""
+    """Row r of ``x`` [R, n] is tested against row r of ``y`` [R, m]. Results have the shape ``lead``."""
 
     x: Tensor
     y: Tensor
@@ -30,29 +49,29 @@ class Samples:
     keep_y: Tensor | None
     lead: tuple[int, ...]
     kept_shape: tuple[int, ...]  # the result's shape with keepdims=True
-    tensors: bool  # a tensor came in: tensors go out, on this device
+    tensors: bool  # whether a tensor came in; then tensors go out, on this device
     device: torch.device
     dtype: np.dtype[Any]  # the promoted dtype: that of a scalar statistic_location
     ranked_values: npt.NDArray[Any] | None  # x and y hold ranks of these values, which float64 cannot hold
 
     @property
     def scalar(self) -> bool:
-        """Whether there is one pair of samples, and no dimension for more."""
+        """Tell whether there is one pair of samples, and no dimension for more."""
         return self.lead == ()
 
 
-def gather_samples(x: Any, y: Any, axis: Axis) -> Samples:
-    """Bring two array-likes to matrices, without copying where a view will do.
+def gather_samples(x: Any, y: Any, axis: Any) -> Samples:
+    """Bring two array-likes into the form of matrices, without a copy where a view is enough.
 
     Raises
     ------
     InputError
-        Ragged input, shapes that do not broadcast, a bad axis, a tensor without numbers (meta).
+        Ragged input, shapes that do not broadcast, a bad axis, or a tensor without numbers (meta).
     TypeError
-        Complex numbers, strings, objects; nested, sparse or quantized tensors.
+        Complex numbers, strings or objects, and nested, sparse or quantized tensors.
     """
-    x_data, x_mask = _read(x, "x")
-    y_data, y_mask = _read(y, "y")
+    x_data, x_mask = _read(x, "data1")
+    y_data, y_mask = _read(y, "data2")
     tensors = isinstance(x_data, Tensor) or isinstance(y_data, Tensor)
     device = next((t.device for t in (x_data, y_data) if isinstance(t, Tensor)), torch.device("cpu"))
     dtype = np.result_type(_numpy_dtype(x_data), _numpy_dtype(y_data))
@@ -89,7 +108,7 @@ def gather_samples(x: Any, y: Any, axis: Axis) -> Samples:
 
 
 def tensor_view(array: npt.NDArray[Any]) -> Tensor:
-    """A tensor over the memory of a float array, be it read-only; only odd layouts are copied."""
+    """Return a tensor over the memory of a float array, even a read-only one. Only odd layouts are copied."""
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if any(stride < 0 or stride % array.itemsize for stride in array.strides):
@@ -100,7 +119,7 @@ def tensor_view(array: npt.NDArray[Any]) -> Tensor:
 
 
 class _Unlocked:
-    """A read-only array that says it is writable: torch has no read-only tensors, and nobody here writes."""
+    """A read-only array that calls itself writable. Torch has no read-only tensors, and nothing here writes."""
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         self.array = array  # keeps the memory alive
@@ -108,36 +127,38 @@ class _Unlocked:
 
 
 def check_dense(tensor: Tensor, name: str) -> None:
-    """Refuse tensors whose numbers do not lie in memory, one after the other and as they are.
+    """Refuse tensors that do not hold plain numbers in memory.
 
     Raises
     ------
     InputError
         A tensor on the meta device, which has no numbers.
     TypeError
-        A nested, sparse or quantized one.
+        A nested, sparse or quantized tensor.
     """
     if tensor.is_nested:
         raise TypeError(f"{name} is a nested tensor: expected a dense one, such as {name}.to_padded_tensor(nan)")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} has layout {tensor.layout}: expected a dense tensor, {name}.to_dense()")
     if tensor.is_quantized:
-        raise TypeError(f"{name} has dtype {tensor.dtype}: expected numbers as they are, {name}.dequantize()")
+        raise TypeError(f"{name} has dtype {tensor.dtype}: expected plain numbers, {name}.dequantize()")
     if tensor.is_meta:
         raise InputError(
-            f"{name} is on the meta device, which holds shapes and no numbers: load the weights first (for a model "
-            "from_pretrained, or to_empty and load_state_dict)"
+            f"{name} is on the meta device, which holds shapes and no numbers: load the weights first (a model with "
+            "from_pretrained, or with to_empty and load_state_dict)"
         )
 
 
 def _read(value: Any, name: str) -> tuple[Any, npt.NDArray[np.bool_] | None]:
-    """The tensor or array of at least one dimension, and the mask of a masked array that hides something."""
+    """Return a tensor or array of at least one dimension, and the mask of a masked array that hides something."""
     if isinstance(value, Tensor):
         check_dense(value, name)
         if value.is_complex():
             raise TypeError(f"{name} is {value.dtype}: samples must be real numbers")
         return torch.atleast_1d(value.detach()), None
     mask = np.atleast_1d(np.ma.getmaskarray(value)) if np.ma.is_masked(value) else None
+    if value is None or isinstance(value, (str, torch.nn.Module)):
+        raise TypeError(f"{name} is {shown(value)}: expected an array or a list of numbers")
     try:
         array = np.atleast_1d(np.asarray(value))
     except ValueError as error:
@@ -160,14 +181,14 @@ def _numpy(data: Any) -> npt.NDArray[Any]:
 
 
 def _needs_ranks(x: Any, y: Any, dtype: np.dtype[Any]) -> bool:
-    """Whether float64 would make ties of distinct values: long double, or integers beyond 2^53."""
+    """Tell whether distinct values would be ties in float64: long doubles, or integers beyond 2^53."""
     if dtype.kind == "f":
         return dtype.itemsize > 8
     return dtype.itemsize == 8 and any(bool(((a > _EXACT) | (a < -_EXACT)).any()) for a in map(_numpy, (x, y)))
 
 
 def _ranks(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[Any, Any, npt.NDArray[Any]]:
-    """Dense ranks in place of the values: the KS statistic only knows their order."""
+    """Replace the values by dense ranks. The KS statistic depends on their order alone."""
     values, inverse = np.unique(np.concatenate([x.reshape(-1), y.reshape(-1)]), return_inverse=True)
     ranks = inverse.reshape(-1).astype(np.float64)
     ranks[np.isnan(values)[inverse.reshape(-1)]] = np.nan
@@ -182,23 +203,30 @@ def _kernel_tensor(data: Any) -> Tensor:
     return tensor_view(data if data.dtype.kind == "f" else data.astype(np.float64))
 
 
-def _normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...] | None:
+def _normalize_axes(axis: Any, ndim: int) -> tuple[int, ...] | None:
     if axis is None:
         return None
+    if axis is UNNAMED:
+        if ndim > 1:
+            raise InputError(
+                f"axis is missing, and these samples have {ndim} dimensions: pass axis=0 for what scipy computes by "
+                "default, or axis=-1 to test row against row as version 0.1 did by default"
+            )
+        axis = 0
     try:
         axes = [operator.index(a) for a in (axis if isinstance(axis, (tuple, list)) else (axis,))]
     except TypeError:
-        raise InputError(f"axis must be an integer, a tuple of integers, or None; got {axis!r}") from None
+        raise InputError(f"axis is {shown(axis)}: expected an integer, a sequence of integers, or None") from None
     if not axes or any(not -ndim <= a < ndim for a in axes):
-        raise InputError(f"axis {axis!r} is out of bounds for samples of dimension {ndim}")
+        raise InputError(f"axis is {axis!r}, out of bounds for samples of {ndim} dimension{'s' * (ndim > 1)}")
     axes = [a % ndim for a in axes]
     if len(set(axes)) != len(axes):
-        raise InputError(f"axis {axis!r} must contain only distinct elements")
+        raise InputError(f"axis is {axis!r}: expected distinct axes")
     return tuple(axes)
 
 
 def _axes_last(tensor: Tensor, axes: tuple[int, ...] | None, ndim: int) -> Tensor:
-    """[..., sample]: the given axes moved to the end and joined to one."""
+    """Return [..., sample], with the given axes moved to the end and joined."""
     if axes is None:
         return tensor.reshape(-1)
     tensor = tensor.reshape((1,) * (ndim - tensor.ndim) + tuple(tensor.shape))
@@ -214,7 +242,7 @@ def _broadcast(x_lead: tuple[int, ...], y_lead: tuple[int, ...], x_shape: Any, y
         return tuple(np.broadcast_shapes(x_lead, y_lead))
     except ValueError:
         raise InputError(
-            f"Array shapes are incompatible for broadcasting: x {tuple(x_shape)} and y {tuple(y_shape)} "
+            f"Array shapes are incompatible for broadcasting: data1 {tuple(x_shape)} and data2 {tuple(y_shape)} "
             "may differ along axis only, or where one of them has size 1"
         ) from None
 

@@ -1,23 +1,25 @@
-"""``ks_2samp``: scipy's two-sample Kolmogorov-Smirnov test, batched."""
-
-from __future__ import annotations
+"""``ks_2samp``: scipy's two-sample Kolmogorov-Smirnov test for many rows at once."""
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from kslottery_fast import ops
+from kslottery_fast.base.arguments import check_choice, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops.schemas import HAS_NAN
 
 from .null import Floats, Integers, null_pvalues, resolve_method
-from .samples import Axis, Samples, gather_samples
+from .old_names import renamed
+from .samples import UNNAMED, Sample, Samples, gather_samples
 from .small_samples import small_sample_warning
 
 _ALTERNATIVES = {"t": "two-sided", "g": "greater", "l": "less"}
@@ -47,15 +49,21 @@ class KsResult(_Pair):
     ----------
     statistic : float64 scalar, array or tensor
         The KS statistic D, D+ or D-, in [0, 1].
-    pvalue : same
+    pvalue : float64 scalar, array or tensor
         P(statistic at least this large) if both samples come from one continuous distribution.
-    statistic_location : same
+    statistic_location : scalar, array or tensor
         The sample value at which the statistic is found. A scalar has the promoted dtype of the samples.
-    statistic_sign : same
-        +1 if the empirical distribution function of x exceeds that of y there, otherwise -1. A scalar is an
-        int8.
-    log_pvalue : same
-        Natural logarithm of the p-value, right where ``pvalue`` underflows to 0.
+    statistic_sign : scalar, array or tensor
+        +1 if the empirical distribution function of ``data1`` exceeds that of ``data2`` there, otherwise -1. A scalar
+        is an int8.
+    log_pvalue : float64 scalar, array or tensor
+        Natural logarithm of the p-value. It is right even where ``pvalue`` underflows to 0.
+
+    Examples
+    --------
+    >>> statistic, pvalue = ks_2samp([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
+    >>> float(statistic), round(float(pvalue), 3)
+    (1.0, 0.1)
     """
 
     statistic_location: Any
@@ -64,7 +72,7 @@ class KsResult(_Pair):
 
     def __new__(
         cls, statistic: Any, pvalue: Any, *, statistic_location: Any, statistic_sign: Any, log_pvalue: Any
-    ) -> KsResult:
+    ) -> Self:
         self = super().__new__(cls, statistic, pvalue)
         self.statistic_location = statistic_location
         self.statistic_sign = statistic_sign
@@ -80,96 +88,108 @@ class KsResult(_Pair):
         return f"KsResult({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
 
+@renamed({"x": "data1", "y": "data2", "mode": "method"}, silently=["mode"])  # scipy takes mode silently too
 def ks_2samp(
-    x: Any,
-    y: Any,
-    alternative: str = "two-sided",
-    method: str = "auto",
+    data1: Sample,
+    data2: Sample,
+    alternative: Literal["two-sided", "less", "greater"] = "two-sided",
+    method: Literal["auto", "exact", "asymp"] = "auto",
     *,
-    axis: Axis = -1,
-    nan_policy: str = "propagate",
+    axis: int | Sequence[int] | None = UNNAMED,
+    nan_policy: Literal["propagate", "omit", "raise"] = "propagate",
     keepdims: bool = False,
 ) -> KsResult:
-    """Two-sample Kolmogorov-Smirnov test along an axis: the batched drop-in for ``scipy.stats.ks_2samp``.
+    """Two-sample Kolmogorov-Smirnov test along an axis: ``scipy.stats.ks_2samp`` for all rows at once.
 
-    Same numbers, warnings and rules as scipy 1.17, for all rows at once. The differences: ``axis`` is the last one
-    by default (scipy: the first); tensors are taken as well; where scipy warns once per row this warns once; and
-    where n = m, p is 1 and rounding takes scipy's sum above 1, scipy warns and returns the asymptotic value, this 1.
+    The arguments, numbers, warnings and rules are those of scipy 1.17, with these differences. Samples of two or more
+    dimensions need an ``axis``. Tensors are taken as well. Where scipy warns once per row, there is one warning. Where
+    n = m and p is 1, rounding may take scipy's sum above 1. Then scipy warns and returns the asymptotic value. This
+    function returns 1.
 
     Parameters
     ----------
-    x, y : tensor or array_like of shape [..., n] and [..., m]
-        The samples lie along ``axis``, n and m may differ; the other dimensions broadcast. Any float, integer
-        or bool dtype; values are compared exactly. Infinities are values like any other. Masked values are
-        left out.
+    data1, data2 : tensor or array_like
+        Samples of shape [..., n] and [..., m] if they lie along the last axis. n and m may differ, and the other
+        dimensions broadcast. Any float, integer or bool dtype. Values are compared exactly, and infinities are values
+        like any other. Masked values are left out.
     alternative : {"two-sided", "less", "greater"}
-        With F and G the distribution functions of x and y, "less" uses D- = sup(G - F), "greater" D+ = sup(F
-        - G), "two-sided" D = max(D+, D-). As in scipy, the first letter decides.
+        With F and G the distribution functions of ``data1`` and ``data2``, "less" uses D- = sup(G - F), "greater" uses
+        D+ = sup(F - G), and "two-sided" uses D = max(D+, D-). As in scipy, the first letter decides.
     method : {"auto", "exact", "asymp"}
-        "auto": exact up to max(n, m) = 10,000. Exact falls back to asymp, with a RuntimeWarning, where scipy
-        does.
-    axis : int, tuple of int or None
-        None: all values of x against all values of y.
+        "auto" is exact up to max(n, m) = 10,000. "exact" falls back to "asymp", with a RuntimeWarning, where scipy
+        does. It may also be called ``mode``, as in scipy.
+    axis : int, sequence of int, or None
+        Where the samples lie. ``axis=0`` gives what scipy gives by default. ``axis=-1`` tests row against row. None
+        tests all values of ``data1`` against all values of ``data2``. Samples of one dimension need no axis. For others
+        there is no default, because version 0.1 and scipy have different ones.
     nan_policy : {"propagate", "omit", "raise"}
-        A row with NaN gives NaN; or its NaNs are left out; or InputError.
+        What NaN in a row does: give NaN as result, be left out, or raise InputError.
     keepdims : bool
         Keep the reduced axes with size 1.
 
     Returns
     -------
     KsResult
-        Float64 tensors if x or y is a tensor; otherwise numpy arrays, for 1-D samples scalars. An empty
+        Float64 tensors if one of the samples is a tensor. Otherwise numpy arrays, and scalars for 1-D samples. An empty
         sample gives NaN and scipy's SmallSampleWarning.
 
     Raises
     ------
     InputError
-        (a ValueError) Unknown option, shapes that do not broadcast, NaN under ``nan_policy="raise"``.
+        An unknown option, no ``axis`` for samples of two or more dimensions, shapes that do not broadcast, or NaN with
+        ``nan_policy="raise"``. InputError is a ValueError.
     TypeError
         Samples that are not real numbers.
+
+    Warns
+    -----
+    RuntimeWarning
+        The exact p-value cannot be computed, or a sample is empty.
+    DeprecationWarning
+        The samples by their former names ``x`` and ``y``.
 
     Examples
     --------
     >>> import numpy as np, scipy.stats
     >>> rng = np.random.default_rng(0)
-    >>> x, y = rng.normal(size=(3, 50)), rng.normal(loc=[[0.0], [1.0], [2.0]], size=(3, 60))
-    >>> result = ks_2samp(x, y)
+    >>> before, after = rng.normal(size=(3, 50)), rng.normal(loc=[[0.0], [1.0], [2.0]], size=(3, 60))
+    >>> result = ks_2samp(before, after, axis=-1)
     >>> result.statistic.shape
     (3,)
-    >>> expected = [scipy.stats.ks_2samp(x[row], y[row]).pvalue for row in range(3)]
+    >>> expected = [scipy.stats.ks_2samp(before[row], after[row]).pvalue for row in range(3)]
     >>> bool(np.allclose(result.pvalue, expected, rtol=1e-10, atol=0))
     True
     """
-    alternative = _check_options(alternative, method, nan_policy)
-    samples = gather_samples(x, y, axis)
+    full = _check_options(alternative, method, nan_policy, keepdims)
+    samples = gather_samples(data1, data2, axis)
     rows = len(samples.x)
-    test = _Test(alternative, method, nan_policy, *np.full((5, rows), np.nan))
+    test = _Test(full, method, nan_policy, *np.full((5, rows), np.nan))
     if 0 in (samples.x.shape[1], samples.y.shape[1]):
         if rows:
             test.messages[_TOO_SMALL if samples.scalar else _TOO_SMALL_ND] = small_sample_warning()
     elif rows:
         _fill(test, samples)
     for message, category in test.messages.items():
-        warnings.warn(message, category, stacklevel=2)
+        warnings.warn(message, category, stacklevel=3)  # the caller of the function that takes former names
     return _result(test, samples, samples.kept_shape if keepdims else samples.lead)
 
 
-def _check_options(alternative: str, method: str, nan_policy: str) -> str:
+def _check_options(alternative: Any, method: Any, nan_policy: Any, keepdims: Any) -> str:
     full = _ALTERNATIVES.get(alternative[:1].lower()) if isinstance(alternative, str) else None
     if full is None:
-        raise InputError(f"Invalid value for alternative: {alternative!r}; use 'two-sided', 'less' or 'greater'")
-    if method not in ("auto", "exact", "asymp"):
-        raise InputError(f"Invalid value for method: {method!r}; use 'auto', 'exact' or 'asymp'")
-    if nan_policy not in ("propagate", "omit", "raise"):
-        raise InputError(f"nan_policy must be one of 'propagate', 'omit', 'raise'; got {nan_policy!r}")
+        raise InputError(f"alternative is {shown(alternative)}: expected 'two-sided', 'less' or 'greater'")
+    check_choice(method, ("auto", "exact", "asymp"), "method")
+    check_choice(nan_policy, ("propagate", "omit", "raise"), "nan_policy")
+    if not isinstance(keepdims, (bool, np.bool_)):
+        raise TypeError(f"keepdims is {shown(keepdims)}: expected True or False")
     return full
 
 
 @dataclass
 class _Test:
-    """One call: its options, what it found in each row, and what it has to warn of.
+    """One call: its options, what it found in each row, and its warnings.
 
-    Each result is float64 [R]; NaN stays where there is none.
+    Each result is float64 [R]. It stays NaN where there is none.
     """
 
     alternative: str
@@ -184,13 +204,13 @@ class _Test:
 
 
 class _Ragged(NamedTuple):
-    """A sample [R, n], and which of its values count."""
+    """A sample [R, n], and a mask of the values that count."""
 
     values: Tensor
     keep: Tensor
 
     def dense(self, rows: Tensor, size: int) -> Tensor:
-        """What counts in these rows, in each of them ``size`` values."""
+        """The values that count in these rows. Each of the rows has ``size`` of them."""
         return self.values[rows][self.keep[rows]].reshape(-1, size)
 
 
@@ -214,7 +234,7 @@ def _fill(test: _Test, samples: Samples) -> None:
     found_empty = _fill_ragged(test, again, _ragged(x, keep_x, chosen, omit), _ragged(y, keep_y, chosen, omit))
     if found_empty and omit:
         test.messages[_TOO_SMALL_OMIT if samples.scalar else _TOO_SMALL_ND_OMIT] = small_sample_warning()
-    elif found_empty and samples.scalar:  # scipy says nothing about single rows of a masked array
+    elif found_empty and samples.scalar:  # scipy does not warn about single rows of a masked array
         test.messages[_TOO_SMALL] = small_sample_warning()
 
 
@@ -225,7 +245,7 @@ def _ragged(sample: Tensor, keep: Tensor | None, rows: Tensor, omit_nan: bool) -
 
 
 def _fill_ragged(test: _Test, rows: Integers, x: _Ragged, y: _Ragged) -> bool:
-    """The same where values are left out: one batch per pair of sizes. True if a sample was empty."""
+    """Test rows where values are left out, in one batch per pair of sizes. Return whether a sample was empty."""
     sizes = torch.stack([x.keep.sum(1), y.keep.sum(1)], dim=1)
     found_empty = False
     for n, m in torch.unique(sizes, dim=0).tolist():
@@ -238,7 +258,7 @@ def _fill_ragged(test: _Test, rows: Integers, x: _Ragged, y: _Ragged) -> bool:
 
 
 def _fill_rows(test: _Test, rows: Integers, x: Tensor, y: Tensor) -> npt.NDArray[np.bool_]:
-    """The test of x [R, n] against y [R, m], n, m > 0, into ``rows`` of the results. Returns which hold NaN."""
+    """Test x [R, n] against y [R, m], n, m > 0, and write into ``rows`` of the results. Return which rows hold NaN."""
     n, m = x.shape[1], y.shape[1]
     plus, minus, plus_at, minus_at, flags = (result.cpu().numpy() for result in ops.ks_rows(x, y))
     has_nan = (flags & HAS_NAN) != 0
@@ -263,7 +283,7 @@ def _fill_rows(test: _Test, rows: Integers, x: Tensor, y: Tensor) -> npt.NDArray
 
 
 def _gap(x: Tensor, y: Tensor, at: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """F_x - F_y at one value per row, rounded as scipy rounds it."""
+    """F_x - F_y at one value per row, rounded as in scipy."""
     level = torch.from_numpy(at).to(x.device)[:, None]
     counts = ((x <= level).sum(1), (y <= level).sum(1))
     fx, fy = (c.cpu().numpy() / size for c, size in zip(counts, (x.shape[1], y.shape[1]), strict=True))

@@ -1,79 +1,86 @@
 """RowAdamW: torch.optim.AdamW restricted to rows, with state for those rows alone."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
+from kslottery_fast.base.arguments import check_choice, shown
 from kslottery_fast.base.dtensors import is_dtensor
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ops import kernels, row_adamw_, row_adamw_step_
-from kslottery_fast.ops.records import RowUpdate
+from kslottery_fast.ops import kernels, row_adamw_
 from kslottery_fast.ops.schemas import LEFT_OUT
-from kslottery_fast.rows.tables import TABLE_DTYPES, check_token_ids
 
-from .gradients import (
-    ROW_STATE,
-    as_matrix,
-    check_hyperparameters,
-    first_nonfinite,
-    matched_state,
-    nonfinite_message,
-    row_gradient,
-    state_shape,
-)
+from . import capture
+from .checks import check_hyperparameters, checked_group, listed_params
+from .gradients import first_nonfinite, nonfinite_message, row_gradient
+from .state import fitted_state, matched_state, new_state
+from .trained_rows import TrainedRows
+from .updates import Update, row_update, update_together
 
-
-class _Update(NamedTuple):
-    """What one step does to one parameter."""
-
-    group: dict[str, Any]
-    param: Tensor
-    rows: Tensor | None  # int64 [k] on the parameter's device
-    grad: Tensor  # [k, d], or [V, d] with rows
+_Loss = TypeVar("_Loss")
 
 
 class RowAdamW(Optimizer):
-    """AdamW for a few rows of a large table, or for a compact row parameter.
+    """AdamW for a few rows of a large table, or for a compact row parameter. By default ``lr=1e-2``, no weight decay.
 
-    Semantics: ``torch.optim.AdamW`` on the sub-table ``weight[rows]``, dense in time (a row whose gradient is
-    zero keeps moving by its momentum, as torch does it). No other row is read or written, by the update, by
-    its momentum or by weight decay. The moments are float32 [k, d]; a float16 or bfloat16 table also gets
-    float32 master rows, so that small updates add up (do not write to those rows from elsewhere while
-    training: the master would win).
+    These defaults are those of the paper's Partial Tuning. ``torch.optim.AdamW`` has ``lr=1e-3, weight_decay=1e-2``.
+
+    The update is that of ``torch.optim.AdamW`` on the sub-table ``weight[rows]``. No other row is read or written,
+    neither by the update nor by momentum or weight decay. As in torch, a row whose gradient is zero keeps moving by its
+    momentum. The moments are float32 [k, d]. A float16 or bfloat16 table also gets float32 master rows, so that small
+    updates add up. Do not write to such rows from elsewhere while they train, because the master rows overwrite them.
 
     Parameters
     ----------
-    params : parameters or groups, as for any torch optimizer. A group may have ``"rows"``: k distinct token
-        ids or Tickets; then each of its parameters is a dense table [V, d] with a dense or sparse COO
-        gradient, and only these rows train. Without ``"rows"`` a parameter trains whole, whatever its shape:
-        the ``rows`` of ``attach_rows``, or LoRA weights beside them.
-    lr : learning rate, at least 0.
-    betas : decay of the two moments, each in [0, 1).
-    eps : added to the denominator, at least 0.
-    weight_decay : decoupled, at least 0.
-    nonfinite : what to do about NaN or Inf in a gradient. "raise": an InputError before anything is written.
-        "skip": leave the whole step out, count it in ``skipped_steps``.
-    capturable : keep step numbers and learning rates on the device, and never wait for it: a CUDA graph that captured
-        :meth:`step` then follows a learning-rate schedule. Needs ``nonfinite="skip"``, all parameters on one device,
-        and one step before the capture. A float ``lr`` becomes a float64 tensor at the first step, into which torch's
-        schedulers write; an ``lr`` tensor must be on the device of the parameters.
+    params : iterable of parameters, of (name, parameter) pairs, or of groups
+        As for any torch optimizer. A group may have ``"rows"``: k distinct token ids, or Tickets. Then each of its
+        parameters is a dense table [V, d] with a dense or sparse COO gradient, and only these rows train. Without
+        ``"rows"`` a parameter trains whole, whatever its shape. Examples are the ``rows`` of ``attach_rows`` and LoRA
+        weights.
+    lr : float or Tensor
+        Learning rate, at least 0.
+    betas : (float, float)
+        Decay rates of the two moments, each in [0, 1).
+    eps : float
+        Number added to the denominator, at least 0.
+    weight_decay : float
+        Decoupled weight decay, at least 0.
+    nonfinite : {"raise", "skip"}
+        What to do about NaN or Inf in a gradient. "raise" raises InputError before anything is written. "skip" leaves
+        the whole step out and counts it in ``skipped_steps``.
+    capturable : bool
+        Keep step numbers and learning rates on the device, and never wait for it. A CUDA graph that captured
+        :meth:`step` then follows a learning-rate schedule. This needs ``nonfinite="skip"``, all parameters on one
+        device, and one step before the capture. A float ``lr`` becomes a float64 tensor at the first step, into which
+        torch's schedulers write. An ``lr`` that is a tensor must be on the device of the parameters.
 
     Raises
     ------
-    InputError : a hyperparameter out of range, bad row ids, a parameter that is no table, a NaN gradient.
+    InputError
+        A hyperparameter out of range, row ids that do not fit, ``"rows"`` for a parameter that is no table, or no
+        parameters.
+    TypeError
+        An argument of a wrong type.
 
     Notes
     -----
-    Gradient clipping by norm counts what is in ``grad``. With ``"rows"`` on a dense weight call
-    :meth:`mask_gradients` before ``clip_grad_norm_``; compact parameters need nothing. ``GradScaler`` works
-    as usual: it leaves out steps with Inf (with ``capturable`` on the device, as torch's fused optimizers do).
-    ``state_dict`` loads with ``weights_only=True`` and resumes bit for bit. On CUDA a step is one launch for up
-    to 16 parameters, whatever their groups, and one more to look for NaN with ``nonfinite="skip"``.
+    ``param_groups[i]["rows"]`` may be changed between two steps, and so may the list of groups. A row that goes on
+    training keeps its moments. A row that begins gets moments of zero, as in a dense AdamW whose gradient for this row
+    was zero until now. A CUDA graph has to be captured anew.
+
+    Gradient clipping by norm counts what is in ``grad``. With ``"rows"`` on a dense weight, call :meth:`mask_gradients`
+    before ``clip_grad_norm_``. Compact parameters need nothing. ``GradScaler`` works as usual and leaves out steps with
+    Inf. With ``capturable`` it does so on the device, as with torch's fused optimizers.
+
+    ``state_dict`` loads with ``weights_only=True`` and resumes bit for bit. Without ``"rows"`` the state has the format
+    of ``torch.optim.AdamW``, which can continue from it, and the reverse.
+
+    On CUDA a step is one launch for up to 16 parameters, whatever their groups. With ``nonfinite="skip"`` one more
+    launch looks for NaN.
 
     References
     ----------
@@ -94,17 +101,18 @@ class RowAdamW(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         lr: float | Tensor = 1e-2,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
-        nonfinite: str = "raise",
+        nonfinite: Literal["raise", "skip"] = "raise",
         capturable: bool = False,
     ) -> None:
-        if nonfinite not in ("raise", "skip"):
-            raise InputError(f"nonfinite must be 'raise' or 'skip', not {nonfinite!r}")
+        check_choice(nonfinite, ("raise", "skip"), "nonfinite")
+        if not isinstance(capturable, bool):
+            raise TypeError(f"capturable is {shown(capturable)}: expected True or False")
         if capturable and nonfinite == "raise":
             raise InputError(
                 "capturable=True never waits for the device, so it cannot raise at a NaN gradient; pass "
@@ -113,14 +121,20 @@ class RowAdamW(Optimizer):
         self.nonfinite, self.capturable = nonfinite, capturable
         self._skipped = 0
         self._control: dict[torch.device, Tensor] = {}  # row_adamw_step_'s
-        self._rows_on: dict[tuple[int, torch.device], Tensor] = {}  # of each group, by its index
+        self._rows = TrainedRows()
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "rows": None}
-        super().__init__(params, {**defaults, "capturable": capturable})
+        check_hyperparameters(defaults)
+        super().__init__(listed_params(params), {**defaults, "capturable": capturable})
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles keep what torch's Optimizer does not know of."""
-        ours = ("nonfinite", "capturable", "_skipped", "_control", "_rows_on")
+        ours = ("nonfinite", "capturable", "_skipped", "_control", "_rows")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in ours}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Torch calls this with a loaded state too, which holds nothing of ours."""
+        super().__setstate__(state)
+        self.__dict__.setdefault("_rows", TrainedRows())  # pickles of version 0.1 have none
 
     @property
     def skipped_steps(self) -> int:
@@ -133,52 +147,67 @@ class RowAdamW(Optimizer):
         return self.capturable
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; the same checks as in the constructor."""
-        group = {**self.defaults, **param_group}
-        check_hyperparameters(group)
-        params = group["params"]
-        group["params"] = params = [params] if torch.is_tensor(params) else list(params)
-        for param in (
-            entry[1] if isinstance(entry, tuple) else entry for entry in params
-        ):  # named_parameters() has pairs
-            if param.dtype not in TABLE_DTYPES:
-                raise InputError(f"a parameter has the dtype {param.dtype}, expected floating point")
-            if not param.is_contiguous() and param.dim() != 2:
-                raise InputError(f"a parameter of shape {list(param.shape)} is not contiguous")
-            if group["rows"] is not None:
-                if is_dtensor(param):
-                    raise InputError("'rows' needs a whole table, not a DTensor; attach the rows before fully_shard")
-                if param.dim() != 2:
-                    raise InputError(f"'rows' needs a table [V, d], not a parameter {list(param.shape)}")
-                # Clones: the caller's tensor may change, ours must not.
-                group["rows"] = check_token_ids(group["rows"], param.shape[0], "rows").clone()
-        super().add_param_group(group)
+        """Add a group, with the same checks as in the constructor.
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        Parameters
+        ----------
+        param_group : dict
+            ``"params"``, and whatever this group has of its own: ``"rows"``, ``"lr"``, ``"weight_decay"`` and so on.
+
+        Raises
+        ------
+        InputError, TypeError
+            As in the constructor. The group is not added.
+
+        Examples
+        --------
+        >>> optimizer = RowAdamW([torch.nn.Parameter(torch.ones(2, 3))])
+        >>> optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(9, 3))], "rows": [4]})
+        >>> optimizer.param_groups[1]["rows"]
+        tensor([4])
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group is {shown(param_group)}: expected a dict with 'params'")
+        if "params" not in param_group:
+            raise InputError("param_group has no 'params': expected the parameters of the group under this key")
+        super().add_param_group(checked_group({**self.defaults, **param_group}))
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], _Loss]) -> _Loss: ...
+
+    def step(self, closure: Callable[[], _Loss] | None = None) -> _Loss | None:
         """Make one update. Parameters without a gradient are left alone.
 
         Parameters
         ----------
-        closure : clears gradients, computes the loss, calls backward and returns the loss; optional.
+        closure : callable, optional
+            Clears the gradients, computes the loss, calls backward and returns the loss.
 
         Returns
         -------
-        What the closure returned, or None.
+        loss
+            What the closure returned, or None.
 
         Raises
         ------
-        InputError : NaN or Inf in a gradient, with ``nonfinite="raise"``. Nothing has been written.
+        InputError
+            NaN or Inf in a gradient, with ``nonfinite="raise"``. Nothing has been written.
         """
-        if not self.capturable and _capturing():
+        if not self.capturable and capture.capturing():
             raise InputError(
                 "a CUDA graph is being captured, and this optimizer waits for the device in every step; build it with "
                 "capturable=True and nonfinite='skip'"
             )
         loss = None
         if closure is not None:
+            if not callable(closure):
+                raise TypeError(f"closure is {shown(closure)}: expected a function, or None")
             with torch.enable_grad():
                 loss = closure()
-        updates = [_Update(*trained, self._gradient(*trained[1:])) for trained in self._trained()]
+        updates = [Update(*trained, self._gradient(*trained[1:])) for trained in self._trained()]
         if len(updates) == 1 and not self.capturable and (param := updates[0].param).is_cpu and not is_dtensor(param):
             # Most of the time: one compact parameter. It is looked at and updated in one call.
             if not self._update_if_finite(updates[0]):
@@ -188,7 +217,7 @@ class RowAdamW(Optimizer):
                 self._update_all(updates)
         return loss
 
-    def _update_all(self, updates: list[_Update]) -> None:
+    def _update_all(self, updates: list[Update]) -> None:
         # The op takes the rows out of a dense gradient itself; what is looked at for NaN here has to be the rows alone.
         looked_at = [(update.param, update.grad) for update in updates]
         if not self.capturable and (bad := first_nonfinite(looked_at)) is not None:
@@ -197,7 +226,7 @@ class RowAdamW(Optimizer):
         if not self.capturable:  # there a look at a learning rate would wait for the device
             for update in updates:  # all, before the first is written
                 check_hyperparameters(update.group)
-        by_device: dict[torch.device, list[_Update]] = {}
+        by_device: dict[torch.device, list[Update]] = {}
         for update in updates:
             by_device.setdefault(update.param.device, []).append(update)
         if self.capturable and len(by_device) > 1:
@@ -213,45 +242,89 @@ class RowAdamW(Optimizer):
                 for update in batch:
                     self._update_alone(update)
 
-    @torch.no_grad()
     def mask_gradients(self) -> None:
         """Zero the gradient of every row that does not train, in the groups that have ``"rows"``.
 
-        Call it after backward (and after ``GradScaler.unscale_``) and before ``clip_grad_norm_``, so that the
-        norm counts the trained rows alone. The update itself never reads the other rows, masked or not.
+        Call it after backward (and after ``GradScaler.unscale_``) and before ``clip_grad_norm_``, so that the norm
+        counts the trained rows alone. The update itself never reads the other rows, masked or not.
+
+        Examples
+        --------
+        >>> table = torch.nn.Embedding(5, 2)
+        >>> optimizer = RowAdamW([{"params": [table.weight], "rows": [3]}])
+        >>> table(torch.tensor([1, 3])).sum().backward()
+        >>> optimizer.mask_gradients()
+        >>> table.weight.grad.any(dim=1).nonzero().flatten().tolist()
+        [3]
         """
-        for _, param, rows in self._trained():
-            if rows is None or param.grad is None:
-                continue
-            kept = row_gradient(param, rows)
-            if param.grad.is_sparse:
-                param.grad = torch.sparse_coo_tensor(rows[None], kept, param.shape, check_invariants=False)
-            else:
-                param.grad.zero_().index_copy_(0, rows, kept)
+        with torch.no_grad():
+            for _, param, rows in self._trained():
+                if rows is None or param.grad is None:
+                    continue
+                kept = row_gradient(param, rows)
+                if param.grad.is_sparse:
+                    param.grad = torch.sparse_coo_tensor(rows[None], kept, param.shape, check_invariants=False)
+                else:
+                    param.grad.zero_().index_copy_(0, rows, kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state and the groups, as any torch optimizer does. The state is that of the rows that train now.
+
+        Examples
+        --------
+        >>> sorted(RowAdamW([torch.nn.Parameter(torch.ones(2, 3))]).state_dict())
+        ['param_groups', 'state']
+        """
+        self._follow_rows()
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; a resumed run continues bit for bit.
+        """Load a state. A resumed run continues bit for bit.
+
+        Parameters
+        ----------
+        state_dict : dict
+            What :meth:`state_dict` returned, or that of a ``torch.optim.AdamW`` whose parameters train whole here.
 
         Raises
         ------
-        InputError : moments that do not fit the parameters, or other ``"rows"`` than those of this optimizer.
+        InputError
+            Moments that do not fit the parameters, other ``"rows"`` than those of this optimizer, or the state of
+            another algorithm (``amsgrad``, ``maximize``, Adam with weight decay).
+        TypeError
+            Not a dict.
+
+        Examples
+        --------
+        >>> theirs = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2, 3))])
+        >>> ours = RowAdamW([torch.nn.Parameter(torch.ones(2, 3))])
+        >>> ours.load_state_dict(theirs.state_dict())
+        >>> ours.param_groups[0]["lr"]
+        0.001
         """
+        if not isinstance(state_dict, dict):
+            raise TypeError(f"state_dict is {shown(state_dict)}: expected what an optimizer's state_dict() returned")
+        if not {"state", "param_groups"} <= state_dict.keys():
+            raise InputError("state_dict has no 'state' and 'param_groups': expected what state_dict() returned")
+        self._follow_rows()
         pairs = matched_state(self.param_groups, state_dict)
         learning_rates = [group["lr"] for group in self.param_groups]
         states = {param: dict(self.state.get(param, {})) for param, _ in pairs}
         super().load_state_dict(state_dict)
-        # Optimizer.load_state_dict casts the moments to the dtype of the parameter, which for bfloat16 loses
-        # 16 bits of them; and it may keep the caller's tensors. So they are taken once more, as they are.
-        for param, saved in pairs:
-            for name in ROW_STATE:
-                if name in saved:
-                    self.state[param][name] = saved[name].to(param.device, copy=True)
         for group in self.param_groups:
-            # accelerate moves a state to the device before it loads it; torch's AdamW, whose state fits a compact
-            # parameter, has no rows.
+            # accelerate moves a state to the device before it loads it. A state of torch's AdamW has no rows.
             rows = group.setdefault("rows", None)
             group["rows"] = None if rows is None else rows.cpu()
-        self._rows_on.clear()
+        self._rows.forget_copies()
+        # Optimizer.load_state_dict casts the moments to the dtype of the parameter, which for bfloat16 loses 16 bits of
+        # them, and it may keep the caller's tensors. So they are taken once more, as they are.
+        saved_states = dict(pairs)
+        for index, group in enumerate(self.param_groups):
+            for param in group["params"]:
+                if saved := saved_states.get(param):
+                    rows = self._rows.of(index, group, param)
+                    self.state[param].update(fitted_state(param, rows, saved))
+                    self._rows.adopt(param, rows)
         self._keep_tensors(learning_rates, states)
 
     def _keep_tensors(self, learning_rates: list[Any], states: dict[Tensor, dict[str, Any]]) -> None:
@@ -273,13 +346,16 @@ class RowAdamW(Optimizer):
         """The parameters with a gradient: their group, they themselves, and their rows on their device."""
         for index, group in enumerate(self.param_groups):
             for param in group["params"]:
-                if param.grad is None:
-                    continue
-                key = index, param.device
-                if group["rows"] is not None and key not in self._rows_on:
-                    _refuse_in_capture()
-                    self._rows_on[key] = group["rows"].to(param.device)
-                yield group, param, self._rows_on.get(key)
+                if param.grad is not None:
+                    yield group, param, self._rows.of(index, group, param)
+
+    def _follow_rows(self) -> None:
+        """Check the rows of all groups, and bring all state to the rows that train now."""
+        for index, group in enumerate(self.param_groups):
+            for param in group["params"]:
+                rows = self._rows.of(index, group, param)
+                if state := self.state.get(param):
+                    self._rows.follow(param, rows, state)
 
     def _gradient(self, param: Tensor, rows: Tensor | None) -> Tensor:
         grad = param.grad
@@ -287,72 +363,57 @@ class RowAdamW(Optimizer):
             return grad
         return row_gradient(param, rows)
 
-    def _refuse(self, update: _Update) -> None:
+    def _refuse(self, update: Update) -> None:
         """The gradient of this update holds NaN or Inf; nothing has been written."""
         if self.nonfinite == "raise":
             raise InputError(nonfinite_message(*update[1:]))
         self._skipped += 1
 
-    def _update_if_finite(self, update: _Update) -> bool:
+    def _update_if_finite(self, update: Update) -> bool:
         first, made = not self.state.get(update.param), False
         state = self._state_of(update)
         try:
-            made = kernels.update_rows_if_finite(_row_update(update, state, 1), state["step"])
+            made = kernels.update_rows_if_finite(row_update(update, state, 1), state["step"])
         finally:
             if first and not made:
                 del self.state[update.param]  # its master rows must be those of the first step that is made
         return made
 
-    def _update_alone(self, update: _Update) -> None:
+    def _update_alone(self, update: Update) -> None:
         """Without the cost of an op that takes lists, which one launch pays for and a call on the CPU does not."""
         state = self._state_of(update)
         state["step"] += 1
-        arguments = _row_update(update, state, int(state["step"]))
+        arguments = row_update(update, state, int(state["step"]))
         if update.param.is_cpu:
             kernels.update_rows(arguments)
         else:
             row_adamw_(**arguments._asdict())
 
-    def _update_together(self, device: torch.device, updates: list[_Update]) -> None:
+    def _update_together(self, device: torch.device, updates: list[Update]) -> None:
         if device not in self._control:
-            _refuse_in_capture()
+            capture.refuse_in_capture()
             self._control[device] = torch.zeros(3, dtype=torch.int32, device=device)
         states = [self._state_of(update) for update in updates]
         found_inf = getattr(self, "found_inf", None)
-        row_adamw_step_(
-            [as_matrix(update.param) for update in updates],
-            [update.rows for update in updates],
-            [update.grad for update in updates],
-            [as_matrix(state["exp_avg"]) for state in states],
-            [as_matrix(state["exp_avg_sq"]) for state in states],
-            [as_matrix(state["master"]) if "master" in state else torch.empty(0) for state in states],
-            [state["step"] for state in states],
+        update_together(
+            updates,
+            states,
             [self._lr(update.group, device) for update in updates],
             self._control[device],
-            beta1=[float(update.group["betas"][0]) for update in updates],
-            beta2=[float(update.group["betas"][1]) for update in updates],
-            eps=[update.group["eps"] for update in updates],
-            weight_decay=[update.group["weight_decay"] for update in updates],
-            whole_grads=[update.grad is update.param.grad for update in updates],
             skip_nonfinite=self.capturable and found_inf is None,  # GradScaler has looked for NaN and Inf already
             grad_scale=getattr(self, "grad_scale", None),
             found_inf=found_inf,
         )
 
-    def _state_of(self, update: _Update) -> dict[str, Any]:
+    def _state_of(self, update: Update) -> dict[str, Any]:
         _, param, rows, _ = update
         state: dict[str, Any] = self.state[param]
-        if not state:
-            _refuse_in_capture()
-            shape, dtype = state_shape(param, rows), torch.promote_types(param.dtype, torch.float32)
-            state["step"] = torch.zeros((), device=param.device if self.capturable else "cpu")
-            for name in ("exp_avg", "exp_avg_sq"):
-                # Moments of a DTensor are DTensors, as torch.distributed.checkpoint expects it.
-                moments: dict[str, Any] = {"dtype": dtype, "device": param.device}
-                state[name] = torch.zeros_like(param, **moments) if is_dtensor(param) else torch.zeros(shape, **moments)
-            if param.dtype in (torch.float16, torch.bfloat16):
-                whole = param.detach() if is_dtensor(param) else as_matrix(param.detach())
-                state["master"] = (whole if rows is None else whole.index_select(0, rows)).float().contiguous()
+        if state:
+            self._rows.follow(param, rows, state)
+        else:
+            capture.refuse_in_capture()
+            state.update(new_state(param, rows, capturable=self.capturable))
+            self._rows.adopt(param, rows)
         return state
 
     def _lr(self, group: dict[str, Any], device: torch.device) -> Tensor:
@@ -361,38 +422,8 @@ class RowAdamW(Optimizer):
             return torch.tensor(float(lr), dtype=torch.float64)
         if not torch.is_tensor(lr):
             # From here on the schedulers write into this tensor, and captured graphs read it.
-            _refuse_in_capture()
+            capture.refuse_in_capture()
             group["lr"] = lr = torch.full((), lr, dtype=torch.float64, device=device)
         if lr.device != device:  # it would be read once, and a captured graph would repeat it
             raise InputError(f"lr is a tensor on {lr.device}, the parameters are on {device}: use lr.to('{device}')")
         return lr
-
-
-def _row_update(update: _Update, state: dict[str, Any], step: int) -> RowUpdate:
-    group, param, rows, grad = update
-    beta1, beta2 = group["betas"]
-    master = state.get("master")
-    return RowUpdate(
-        as_matrix(param),
-        rows,
-        grad,
-        as_matrix(state["exp_avg"]),
-        as_matrix(state["exp_avg_sq"]),
-        step,
-        float(group["lr"]),
-        float(beta1),
-        float(beta2),
-        group["eps"],
-        group["weight_decay"],
-        None if master is None else as_matrix(master),
-    )
-
-
-def _capturing() -> bool:
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
-
-
-def _refuse_in_capture() -> None:
-    # What is made during a capture would be made anew by every replay.
-    if _capturing():
-        raise InputError("make one step before capturing a CUDA graph: the first one makes the optimizer's state")

@@ -1,6 +1,4 @@
-"""What training shows about each row (D, frequency, size of the change, gradients), and the ways to choose by it."""
-
-from __future__ import annotations
+"""What training shows about each row (D, frequency, size of the change, gradients), and selectors that use it."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
 from kslottery_fast.ks.decision import select_rows
@@ -23,15 +22,18 @@ _TENSORS = ("token_ids", "counts", "l2", "gradient", "frequency")
 
 
 class TrainedTable:
-    """What ``ks_select`` sees of two tables, without them: as :class:`~kslottery_fast.ks.decision.Tables`.
+    """The counts of two tables, without the tables themselves.
+
+    It is a :class:`kslottery_fast.ks.decision.Tables`, so rows are selected from it as from two tables.
 
     Parameters
     ----------
-    token_ids : int64 tensor [A]
-        The rows that trained. Every other row did not move and has h = 0, but counts as a test.
-    counts : int64 tensor [A]
-        Their h = d * D.
-    shape : (V, d)
+    token_ids : Tensor
+        int64 [A], the rows that trained. Every other row did not move. It has h = 0, and still counts as a test.
+    counts : Tensor
+        int64 [A], their h = d * D.
+    shape : (int, int)
+        V and d.
     """
 
     names = ("the original table", "the tuned table")
@@ -40,13 +42,13 @@ class TrainedTable:
         self.token_ids, self.trained_counts, self.shape = token_ids, counts, shape
 
     def counts(self, threshold: int = 0) -> Tensor:
-        """H of every row, int64 [V]."""
+        """Return h of every row, int64 [V]."""
         every = torch.zeros(self.shape[0], dtype=torch.int64)
         every[self.token_ids] = self.trained_counts
         return every
 
     def significant(self, alpha: float, method: str, correction: str | None) -> tuple[int, ...]:
-        """Token ids that the test selects at alpha, ascending; none is a possible answer."""
+        """Return the token ids that the test selects at alpha, ascending. There may be none."""
         found = select_rows(self, alpha, method, correction, None)
         return tuple(sorted(found.token_ids.tolist()))
 
@@ -58,9 +60,9 @@ class TrainedTable:
         top_k: int,
         note: Callable[[str], None] = lambda _: None,
     ) -> Tickets:
-        """The rows that alpha selects, or ``top_k`` of largest D where it selects none.
+        """Return the rows that alpha selects, or the ``top_k`` rows of largest D if it selects none.
 
-        ``note`` is told what ``ks_select`` warns of.
+        Warnings of the selection are not raised. ``note`` is called with the text of each.
         """
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", RuntimeWarning)
@@ -74,23 +76,25 @@ class TrainedTable:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Facts about the A rows that trained, by ascending token id.
+    """Facts about the A rows that trained.
 
     Attributes
     ----------
-    token_ids : int64 tensor [A]
-    counts : int64 tensor [A]
-        h = d * D of the KS test.
-    l2 : float64 tensor [A]
-        Length of the change of the row.
-    gradient : float64 tensor [A]
-        Norms of its gradients (clipped, as the optimizer saw them), summed over the updates.
-    frequency : int64 tensor [A]
-        Occurrences in the training examples.
+    token_ids : Tensor
+        int64 [A], ascending. All other tensors are in the same order.
+    counts : Tensor
+        int64 [A], h = d * D of the KS test.
+    l2 : Tensor
+        float64 [A], the L2 norm of the change of the row.
+    gradient : Tensor
+        float64 [A], the norms of the gradients of the row, summed over the updates. The gradients are those that the
+        optimizer saw, after clipping.
+    frequency : Tensor
+        int64 [A], occurrences in the training examples.
     vocab_size, dimension : int
         V and d of the table.
-    trajectory : tuple of (int, int64 tensor [A])
-        Updates done, and h of every row then.
+    trajectory : tuple of (int, Tensor)
+        Numbers of updates, each with h of every row after so many updates, int64 [A].
     """
 
     token_ids: Tensor
@@ -106,12 +110,18 @@ class Evidence:
         return len(self.token_ids)
 
     def table(self, counts: Tensor | None = None) -> TrainedTable:
-        """What the KS test sees; ``counts``: h at another time of the trajectory."""
+        """Return what the KS test sees.
+
+        Parameters
+        ----------
+        counts : Tensor, optional
+            h at another point of the trajectory.
+        """
         h = self.counts if counts is None else counts
         return TrainedTable(self.token_ids, h, (self.vocab_size, self.dimension))
 
     def significant(self, alpha: float, method: str, correction: str | None, counts: Tensor | None = None) -> int:
-        """How many rows :func:`kslottery_fast.ks_select` selects at alpha; ``counts`` as for :meth:`table`."""
+        """Count the rows that :func:`kslottery_fast.ks_select` selects at alpha. ``counts`` is as for :meth:`table`."""
         return len(self.table(counts).significant(alpha, method, correction))
 
     def save(self, folder: Path) -> None:
@@ -125,8 +135,14 @@ class Evidence:
         write_json(folder / "evidence.json", facts)
 
     @classmethod
-    def load(cls, folder: Path) -> Evidence:
-        """Read what :meth:`save` wrote; missing or damaged files are an InputError."""
+    def load(cls, folder: Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            A file is missing or damaged.
+        """
         tensors: dict[str, Any] = dict(read_safetensors(folder / "evidence.safetensors"))
         facts = read_json(folder / "evidence.json")
         trajectory = tensors.pop("trajectory", torch.empty(0, 0))
@@ -139,12 +155,13 @@ class Witness:
 
     Parameters
     ----------
-    before : float32 tensor [V, d]
-        The original table.
+    before : Tensor
+        float32 [V, d], the original table.
     steps : int
-        Updates of the training.
+        The number of updates of the training.
     looks : int
-        How often the KS statistics are taken: the last time at the end, from the final rows.
+        How often the KS statistics are taken, spread evenly over the training. The last time is at the end, from the
+        final rows.
     """
 
     def __init__(self, before: Tensor, steps: int, looks: int = 8) -> None:
@@ -154,7 +171,7 @@ class Witness:
         self.trajectory: list[tuple[int, Tensor]] = []
 
     def watch(self, step: int, embedding: RowEmbedding) -> None:
-        """Add up gradients; now and then take the KS statistics of the rows as they are."""
+        """Add the gradients of this update. At some updates, also take the KS statistics of the current rows."""
         rows, ids = embedding.rows, embedding.token_ids.cpu()
         assert rows.grad is not None, "called before an update"
         norms = rows.grad.double().norm(dim=1).cpu()
@@ -165,19 +182,31 @@ class Witness:
             self.trajectory.append((step, ks_statistics(self.before[ids[order]], current[order])))
 
     def state(self) -> dict[str, Tensor]:
-        """What was seen so far, for a checkpoint."""
+        """Return all that was seen so far, for a checkpoint."""
         assert self.gradient is not None, "asked for after an update"
         looks = {f"trajectory.{step}": counts for step, counts in self.trajectory}
         return {"gradient": self.gradient, **looks}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from there."""
+        """Continue from a :meth:`state`."""
         self.gradient = state["gradient"]
         looks = ((int(name.partition(".")[2]), counts) for name, counts in state.items() if name != "gradient")
         self.trajectory = sorted(looks, key=lambda look: look[0])
 
     def evidence(self, token_ids: Tensor, rows: Tensor, frequency: Tensor, steps: int) -> Evidence:
-        """What was seen, with the final ``rows`` [A, d] of ascending ``token_ids``; ``frequency`` int64 [V]."""
+        """Return the evidence of a finished training.
+
+        Parameters
+        ----------
+        token_ids : Tensor
+            int64 [A], ascending.
+        rows : Tensor
+            [A, d], their rows at the end.
+        frequency : Tensor
+            int64 [V], occurrences of every token in the training examples.
+        steps : int
+            The number of updates.
+        """
         assert self.gradient is not None, "training has at least one step"
         before = self.before[token_ids]
         counts = ks_statistics(before, rows)
@@ -194,14 +223,14 @@ class Witness:
 
 
 def _largest(values: Tensor) -> Tensor:
-    """Places by falling value; of equal values the lower token id, as ``ks_select(top_k=...)`` does it."""
+    """Indices by falling value. Of equal values the lower token id comes first, as in ``ks_select(top_k=...)``."""
     return torch.sort(values, descending=True, stable=True).indices
 
 
 def ks_order(evidence: Evidence, _seed: int) -> Tensor:
-    """Places of the rows by falling D; a row that did not move is never a ticket."""
-    places = _largest(evidence.counts)
-    return places[evidence.counts[places] > 0]
+    """Return the indices of the rows by falling D. Rows that did not move are left out: they are never tickets."""
+    order = _largest(evidence.counts)
+    return order[evidence.counts[order] > 0]
 
 
 def _random_order(evidence: Evidence, seed: int) -> Tensor:
@@ -215,24 +244,31 @@ SELECTORS: dict[str, Callable[[Evidence, int], Tensor]] = {
     "l2": lambda evidence, _: _largest(evidence.l2),
     "gradient": lambda evidence, _: _largest(evidence.gradient),
 }
-"""From evidence and seed to the order in which rows are taken: places, int64, into the rows that trained."""
+"""For each way to choose rows, a function of evidence and seed.
+
+It returns the order in which rows are taken, as int64 indices into the rows that trained.
+"""
 
 
 def token_counts(features: Iterable[Mapping[str, Sequence[int]]], vocab_size: int, *, last: bool = True) -> Tensor:
-    """How often each token id occurs in ``input_ids``, prompt included, since these are the rows that training reads.
+    """Count how often each token id occurs in ``input_ids``.
+
+    The prompt counts too, since training reads its rows.
 
     Parameters
     ----------
     features : iterable of mapping
         Encoded examples.
     vocab_size : int
+        The number of rows of the table.
     last : bool
-        Whether the last token of an example counts. It is predicted, but nothing is predicted after it, so only a head
-        that follows the rows sends a gradient to its row.
+        Whether the last token of an example counts. No token is predicted from it, so it gets a gradient only if the
+        head follows the rows.
 
     Returns
     -------
-    Tensor int64 [V]
+    Tensor
+        int64 [V].
 
     Examples
     --------
@@ -247,8 +283,20 @@ def token_counts(features: Iterable[Mapping[str, Sequence[int]]], vocab_size: in
 
 
 def frequency_ranks(counts: Tensor) -> Tensor:
-    """1 for the most frequent token, and so on; ties go to the lower id.
+    """Rank tokens by frequency: 1 is the most frequent one. Of equally frequent tokens the lower id comes first.
 
+    Parameters
+    ----------
+    counts : Tensor
+        int64 [V], as from :func:`token_counts`.
+
+    Returns
+    -------
+    Tensor
+        int64 [V].
+
+    Examples
+    --------
     >>> frequency_ranks(torch.tensor([1, 0, 5, 1])).tolist()
     [2, 4, 1, 3]
     """

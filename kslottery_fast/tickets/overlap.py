@@ -1,14 +1,23 @@
 """How far sets of rows agree."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 
 def jaccard(first: AbstractSet[int], second: AbstractSet[int]) -> float:
-    """Shared over all elements; 1 for two empty sets.
+    """Divide the number of shared elements by the number of all elements. Two empty sets give 1.
 
+    Parameters
+    ----------
+    first, second : set of int
+
+    Returns
+    -------
+    float
+        0 to 1.
+
+    Examples
+    --------
     >>> jaccard({1, 2}, {2, 3})
     0.3333333333333333
     """
@@ -16,12 +25,13 @@ def jaccard(first: AbstractSet[int], second: AbstractSet[int]) -> float:
 
 
 def overlap_matrix(sets: Sequence[Sequence[AbstractSet[int]]]) -> list[list[float]]:
-    """Mean Jaccard overlap of every two ways to choose rows.
+    """Compute the mean Jaccard overlap of every two ways to choose rows.
 
     Parameters
     ----------
     sets : sequence of sequences of sets of int
-        The token ids that each of the n ways chose, one set for each training seed; sets of the same seed are compared.
+        The token ids that each of the n ways chose. A way has one set for each training seed, and sets of the same
+        seed are compared.
 
     Returns
     -------

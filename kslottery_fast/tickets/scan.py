@@ -1,18 +1,13 @@
 """How far every matrix moved between two checkpoints: the KS test on each row of each 2-D tensor.
 
-The paper tunes the embedding because its rows shift like no other matrix's do. This looks at all of them,
-streamed: one block of rows in memory at a time.
+The paper tunes the embedding because its rows shift more than those of any other matrix. A scan compares all matrices.
+It holds one block of rows in memory at a time.
 """
 
-from __future__ import annotations
-
-import csv
 import functools
-import io
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,112 +18,16 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks.significance import critical_count
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
-from .tensor_files import BLOCK_BYTES, FLOATS, Checkpoint, StoredTensor, check_block_bytes, open_checkpoint, row_blocks
+from .checkpoint import Checkpoint, open_checkpoint
+from .options import Method
+from .scan_result import FORMAT, Scan, TensorShift, matrices, mean_d, significant_share
+from .tensor_files import BLOCK_BYTES, FLOATS, StoredTensor, check_reading, row_blocks
 from .tensor_names import HEAD_NAMES, locate_embedding
 
-FORMAT = "kslottery-scan/1"
-_LISTED = 5  # names in a line of the legend
+__all__ = ["FORMAT", "Scan", "TensorShift", "matrices", "mean_d", "scan_checkpoints", "significant_share"]
+
 _LAYER = re.compile(r"^(?P<stack>.*?)(?:^|\.)(?:layers|layer|blocks|block|h)\.(?P<number>\d+)\.(?P<kind>.+)$")
 _WRAPPERS = re.compile(r"^(?:base_model\.|model\.|transformer\.|language_model\.|_orig_mod\.)+")
-
-
-@dataclass(frozen=True)
-class TensorShift:
-    """How far the rows of one matrix moved.
-
-    Rows with NaN in either checkpoint are counted as ``nan_rows`` and nowhere else. An Inf is larger or smaller than
-    every number, and its row one like any other.
-    """
-
-    name: str
-    stack: str  # "encoder" or "decoder" where there are two stacks of layers, else empty
-    layer: int | None  # None outside the stack of layers
-    kind: str  # what the matrix is, the same in every layer, such as self_attn.q_proj
-    rows: int
-    dimension: int  # d: the numbers of a row are a sample
-    embedding: bool  # whether it is the input embedding
-    nan_rows: int
-    inf_rows: int  # rows with Inf and no NaN
-    changed_rows: int  # rows with D > 0
-    significant_rows: int | None  # rows with p < alpha, each on its own; None if no row of d numbers can be significant
-    mean_d: float | None  # of all rows; None without rows
-    max_d: float | None
-    mean_d_changed: float | None  # of the rows that changed; None without such
-
-    @property
-    def significant_share(self) -> float | None:
-        """Share of the rows without NaN that are significant; None if that cannot be told."""
-        tested = self.rows - self.nan_rows
-        return None if self.significant_rows is None or tested == 0 else self.significant_rows / tested
-
-
-@dataclass(frozen=True)
-class Scan:
-    """The matrices of two checkpoints in the order of the model, and what was not compared and why.
-
-    ``notes`` says what else is missing, such as why no matrix is marked as the input embedding.
-    """
-
-    before: str
-    after: str
-    alpha: float
-    method: str
-    tensors: list[TensorShift]
-    only_before: list[str]
-    only_after: list[str]
-    other_shape: list[str]
-    quantized: list[str]
-    not_2d: int
-    notes: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """The scan as a JSON object, format ``kslottery-scan/1``."""
-        content = {"format": FORMAT, **asdict(self)}
-        for entry, tensor in zip(content["tensors"], self.tensors, strict=True):
-            entry["significant_share"] = tensor.significant_share
-        return content
-
-    def to_csv(self) -> str:
-        """One line a tensor, under the names of the attributes; what does not exist is empty."""
-        buffer = io.StringIO()
-        entries = self.to_json()["tensors"]
-        writer = csv.DictWriter(buffer, list(entries[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(entries)
-        return buffer.getvalue()
-
-    def legend(self) -> list[str]:
-        """What a reader of the figures needs to know, and what was not compared, a line each."""
-        lines = [
-            f"significant: share of rows with p < {self.alpha:g}, each tested on its own; changed: rows with D > 0"
-        ]
-        if any(shift.embedding for shift in self.tensors):
-            lines.append("*: the input embedding")
-        if any(shift.significant_rows is None for shift in self.tensors):
-            lines.append(f"no test: rows so short that none could reach p < {self.alpha:g}")
-        for what, treated, field in (("NaN", "left out", "nan_rows"), ("Inf", "counted as values", "inf_rows")):
-            bad = [(shift.name, rows) for shift in self.tensors if (rows := getattr(shift, field))]
-            if bad:
-                names = _some([f"{name} ({_count(rows, 'row', 'rows')})" for name, rows in bad])
-                lines.append(f"WARNING: {what} in {matrices(len(bad))}, {treated}: {names}")
-        lines += [f"note: {note}" for note in self.notes]
-        skipped = {
-            f"only in {self.before}": self.only_before,
-            f"only in {self.after}": self.only_after,
-            "of different shapes": self.other_shape,
-            "not of floats (quantized?)": self.quantized,
-        }
-        lines += [f"not compared, {what}: {_some(names)}" for what, names in skipped.items() if names]
-        if self.not_2d:
-            lines.append(f"not compared, no matrix (biases, norms): {_count(self.not_2d, 'tensor', 'tensors')}")
-        return lines
-
-    def by_kind(self) -> dict[str, list[TensorShift]]:
-        """The matrices of every kind, over all layers."""
-        kinds: dict[str, list[TensorShift]] = {}
-        for shift in self.tensors:
-            kinds.setdefault(shift.kind, []).append(shift)
-        return kinds
 
 
 def scan_checkpoints(
@@ -136,29 +35,53 @@ def scan_checkpoints(
     after: str | os.PathLike[str],
     *,
     alpha: float = 0.05,
-    method: str = "auto",
+    method: Method = "auto",
     block_bytes: int = BLOCK_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
-    """Compare every row of every 2-D floating tensor that both checkpoints have, by name and shape.
+    """Compare every row of every matrix that two checkpoints share.
+
+    Two tensors are compared if they are matrices of floats and have the same name and shape.
 
     Parameters
     ----------
-    before, after, method, block_bytes
-        As for :func:`kslottery_fast.tickets.ks_select_checkpoints`.
+    before, after : str or path
+        The checkpoints, as for :func:`kslottery_fast.tickets.ks_select_checkpoints`.
     alpha : float
         Significance level of each row on its own.
+    method : {"auto", "exact", "asymp", "paper"}
+        How p is computed. See :func:`kslottery_fast.ks.significance.pvalues`.
+    block_bytes : int
+        The size of a block of both checkpoints. It changes the speed, never the result.
     progress : callable(done, total), optional
-        In MiB of both checkpoints.
+        Called after every block with the MiB of both checkpoints.
+
+    Returns
+    -------
+    Scan
 
     Raises
     ------
     InputError
-        What is no checkpoint, or two that share no matrix; alpha, method or block_bytes out of range.
+        A path is not a checkpoint, the checkpoints share no matrix, or an option is out of range.
+    TypeError
+        An argument has a wrong type.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from safetensors.torch import save_file
+    >>> matrix = torch.randn(9, 64, generator=torch.Generator().manual_seed(0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"h.0.w.weight": matrix}, f"{folder}/before.safetensors")
+    ...     save_file({"h.0.w.weight": matrix * 3}, f"{folder}/after.safetensors")
+    ...     scan = scan_checkpoints(f"{folder}/before.safetensors", f"{folder}/after.safetensors")
+    >>> [(shift.kind, shift.changed_rows, shift.significant_rows) for shift in scan.tensors]
+    [('w', 9, 9)]
     """
-    check_block_bytes(block_bytes)
+    check_reading(block_bytes, progress)
     critical_count(1000, alpha, method)  # refuses bad options before anything is read
-    first, second = open_checkpoint(before), open_checkpoint(after)
+    first, second = open_checkpoint(before, "before"), open_checkpoint(after, "after")
     pairs, skipped = _pairs(first, second)
     if not pairs:
         examples = [
@@ -172,7 +95,7 @@ def scan_checkpoints(
     table, notes = _embedding_name(first)
     total = sum(tensor.nbytes for pair in pairs for tensor in pair)
     done, shifts = 0, []
-    # Two samples of one number each always differ as much as two such samples can.
+    # Two different samples of one number each always have D = 1, so no such row is tested.
     threshold = functools.cache(lambda d: critical_count(d, alpha, method) if d > 1 else 2)
     for pair in pairs:
         counts, inf_rows = [torch.empty(0, dtype=torch.int64)], 0
@@ -190,34 +113,8 @@ def scan_checkpoints(
     return Scan(str(before), str(after), alpha, method, shifts, notes=notes, **skipped)
 
 
-def mean_d(shifts: Sequence[TensorShift]) -> float | None:
-    """Mean D over the rows of several matrices; None where no matrix has one."""
-    known = [(shift.mean_d, shift.rows - shift.nan_rows) for shift in shifts if shift.mean_d is not None]
-    return sum(mean * rows for mean, rows in known) / sum(rows for _, rows in known) if known else None
-
-
-def significant_share(shifts: Sequence[TensorShift]) -> float | None:
-    """Share of significant rows of several matrices; None where none could be tested."""
-    tested = [shift for shift in shifts if shift.significant_share is not None]
-    rows = sum(shift.rows - shift.nan_rows for shift in tested)
-    return sum(shift.significant_rows or 0 for shift in tested) / rows if tested else None
-
-
-def matrices(count: int) -> str:
-    """A number of matrices in words."""
-    return _count(count, "matrix", "matrices")
-
-
-def _count(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-
-
 def _pairs(first: Checkpoint, second: Checkpoint) -> tuple[list[tuple[StoredTensor, StoredTensor]], dict[str, Any]]:
-    """The matrices that can be compared, and the other fields of Scan, which tell of those that cannot."""
+    """The matrices that can be compared, and the fields of Scan that name all others."""
     skipped: dict[str, Any] = {
         "only_before": sorted(first.files.keys() - second.files.keys()),
         "only_after": sorted(second.files.keys() - first.files.keys()),
@@ -240,7 +137,7 @@ def _pairs(first: Checkpoint, second: Checkpoint) -> tuple[list[tuple[StoredTens
 
 
 def _embedding_name(checkpoint: Checkpoint) -> tuple[str | None, list[str]]:
-    """The matrix to mark; a scan works without, and then says why in a note."""
+    """The matrix to mark as the input embedding. Without one, a note says why."""
     try:
         name, why_not = locate_embedding(checkpoint)
     except InputError as error:  # config.json is broken
@@ -286,7 +183,10 @@ def _parts(name: str) -> tuple[str, int | None, str]:
 
 
 def _place(shift: TensorShift) -> tuple[int, str, int, str]:
-    """Sorts as a token passes them: the input embedding, what stands outside the layers, layers, head."""
+    """The sort key of the order in which a token passes the matrices.
+
+    The input embedding is first. The matrices outside the layers, the layers and the head follow.
+    """
     if shift.layer is not None:
         return 2, shift.stack, shift.layer, shift.name
     return 0 if shift.embedding else 3 if shift.name.endswith(HEAD_NAMES) else 1, "", 0, shift.name

@@ -1,12 +1,14 @@
-"""Which rows of a table did fine-tuning shift? The door: two tables in, tickets out."""
-
-from __future__ import annotations
+"""Which rows of a table did fine-tuning shift? Two tables in, tickets out."""
 
 import warnings
 
+from kslottery_fast.base.arguments import check_tokenizer
+from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.ks.decision import Selection, Tables, select_in_memory, select_rows
 
-from .tables import Table, numbers_of
+from .options import Correction, Method
+from .tables import Table, numbers_of_both
+from .texts import check_vocabulary
 from .tickets import Tickets
 
 
@@ -15,32 +17,36 @@ def ks_select(
     emb_after: Table,
     alpha: float | None = 0.05,
     *,
-    method: str = "auto",
-    correction: str | None = None,
+    method: Method = "auto",
+    correction: Correction | None = None,
     top_k: int | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Tickets:
     """Select the winning tickets: the rows whose numbers were significantly redistributed by fine-tuning.
 
-    Row by row, the d numbers before and the d numbers after are taken as two samples for a two-sided KS test.
-    One pass over the tables gives the exact statistics; without ``top_k`` and "bh" only from the threshold
-    on, which spares most of the work for the rows below it.
+    Row by row, the d numbers before and the d numbers after are compared as two samples by a two-sided KS test. One
+    pass over the tables gives the exact statistics. Without ``top_k`` and "bh" only those that reach the threshold are
+    computed, which saves most of the work for all other rows.
 
     Parameters
     ----------
-    emb_before, emb_after : tensor, nn.Embedding or array [V, d]
-        The input embedding of the original and of the tuned model: float64, float32, float16 or bfloat16, any
-        strides.
-    alpha : float
-        Significance level in (0, 1). The paper uses 0.05 for each row on its own. May be None with ``top_k``.
+    emb_before, emb_after : Tensor, array, nn.Embedding or model
+        The original and the tuned table [V, d]: float64, float32, float16 or bfloat16, with any strides. The table of a
+        model is its input embedding. Attached rows in use are read as part of it, in a copy of the table. To compare
+        output heads, pass their weights.
+    alpha : float, optional
+        Significance level in (0, 1). The paper uses 0.05 for each row on its own. It may be None with ``top_k``.
     method : {"auto", "exact", "asymp", "paper"}
-        How p is computed, see :func:`kslottery_fast.ks.significance.pvalues`; "paper" selects D > tau(alpha).
+        How p is computed. See :func:`kslottery_fast.ks.significance.pvalues`. "paper" selects D > tau(alpha).
     correction : {None, "bonferroni", "bh"}
-        Correct for V tests, see :func:`kslottery_fast.ks.significance.adjust`. All V rows count, also those that never
-        moved. Not with ``top_k``, where it would change nothing.
+        The correction for V tests. See :func:`kslottery_fast.ks.significance.adjust`. All V rows count, also those that
+        never moved. It cannot be combined with ``top_k``, where it would change nothing.
     top_k : int, optional
-        Take the k rows with the largest D instead, whatever alpha says; of equal rows the lower ids. Rows
-        with D = 0 are never tickets. The number of tickets at a fixed alpha depends on learning rate and
-        steps; this does not.
+        Take the k rows with the largest D instead, whatever alpha says. Of equal rows those with the lower ids are
+        taken. Rows with D = 0 are never tickets. The number of tickets at a fixed alpha depends on the learning rate
+        and the number of steps; this one does not.
+    tokenizer : transformers tokenizer, optional
+        The tickets keep the text of each token, as :meth:`Tickets.with_texts` does it.
 
     Returns
     -------
@@ -49,15 +55,16 @@ def ks_select(
     Raises
     ------
     InputError
-        Shapes that differ or are not [V, d]; NaN or Inf, naming the table and its first rows; masked numbers;
-        an unknown option; both ``correction`` and ``top_k``.
+        The shapes differ or are not [V, d]. A table has NaN or Inf; the message names the table and its first rows. An
+        array is masked. An option is unknown. Both ``correction`` and ``top_k`` are given. The tokenizer belongs to
+        another model.
     TypeError
-        Not tables of floats; options of a wrong type.
+        A table does not hold floats, or an argument has a wrong type.
 
     Warns
     -----
     RuntimeWarning
-        No row is selected, or fewer than ``top_k``: the message says why and what to do.
+        No row is selected, or fewer than ``top_k``. The message says why and what to do.
 
     Examples
     --------
@@ -66,26 +73,38 @@ def ks_select(
     >>> after = before.clone()
     >>> after[[5, 17]] += 3.0
     >>> tickets = ks_select(before, after)
-    >>> sorted(tickets.token_ids.tolist()), tickets.method
+    >>> sorted(tickets), tickets.method
     ([5, 17], 'exact')
     """
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
     names = ("emb_before", "emb_after")
-    before, after = numbers_of(emb_before, names[0]), numbers_of(emb_after, names[1])
+    before, after = numbers_of_both(emb_before, emb_after, names)
     found = select_in_memory(before, after, names, alpha, method, correction, top_k)
-    return _tickets(found, correction, top_k, stacklevel=3)
+    return _tickets(found, correction, top_k, tokenizer, stacklevel=3)
 
 
 def select_tickets(
-    tables: Tables, alpha: float | None, method: str, correction: str | None, top_k: int | None
+    tables: Tables,
+    alpha: float | None,
+    method: str,
+    correction: str | None,
+    top_k: int | None,
+    tokenizer: Tokenizer | None = None,
 ) -> Tickets:
-    """:func:`ks_select` for a pair of tables that are not in memory; a warning names the caller's caller."""
-    return _tickets(select_rows(tables, alpha, method, correction, top_k), correction, top_k, stacklevel=4)
+    """:func:`ks_select` for a pair of tables that are not in memory. A warning points at the caller of the caller."""
+    if tokenizer is not None:
+        check_vocabulary(tokenizer, tables.shape[0])
+    found = select_rows(tables, alpha, method, correction, top_k)
+    return _tickets(found, correction, top_k, tokenizer, stacklevel=4)
 
 
-def _tickets(found: Selection, correction: str | None, top_k: int | None, *, stacklevel: int) -> Tickets:
+def _tickets(
+    found: Selection, correction: str | None, top_k: int | None, tokenizer: Tokenizer | None, *, stacklevel: int
+) -> Tickets:
     if found.note:
         warnings.warn(found.note, RuntimeWarning, stacklevel=stacklevel)
-    return Tickets._of_selection(
+    tickets = Tickets._of_selection(
         token_ids=found.token_ids,
         counts=found.counts,
         vocab_size=found.shape[0],
@@ -96,3 +115,4 @@ def _tickets(found: Selection, correction: str | None, top_k: int | None, *, sta
         correction=correction,
         selected_by="alpha" if top_k is None else "top_k",
     )
+    return tickets if tokenizer is None else tickets.with_texts(tokenizer)

@@ -1,17 +1,19 @@
 """Winning tickets of tables that are sharded over processes: ``ks_select`` on DTensors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kslottery_fast import ops
+from kslottery_fast.base.arguments import check_tokenizer, shown
 from kslottery_fast.base.dtensors import is_dtensor, local
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.tokenizer import Tokenizer
+from kslottery_fast.ks.decision import check_options
+from kslottery_fast.ks.tables import counts_and_largest
 
+from .options import Correction, Method
 from .select import select_tickets
 from .tickets import Tickets
 
@@ -21,42 +23,70 @@ def ks_select_sharded(
     emb_after: Tensor,
     alpha: float | None = 0.05,
     *,
-    method: str = "auto",
-    correction: str | None = None,
+    method: Method = "auto",
+    correction: Correction | None = None,
     top_k: int | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Tickets:
-    """``ks_select`` on tables that are sharded over processes; no process ever holds a whole table.
+    """Select the winning tickets of sharded tables: :func:`kslottery_fast.ks_select` on DTensors.
 
-    Each process tests the rows of its own shard, and 16 bytes are gathered for each row that counts: those that
-    reach the threshold (with "bh" or ``top_k``: those that moved at all). All processes get equal tickets.
+    No process ever holds a whole table. Each tests the rows of its own shard. Then 16 bytes are gathered for each row
+    that reaches the threshold, or, with "bh" or ``top_k``, for each row that moved. All processes get equal tickets.
 
     Parameters
     ----------
-    emb_before, emb_after : DTensors [V, d] on one device mesh, both ``Shard(0)`` along one mesh dimension and
-        replicated along the others: what ``fully_shard`` makes of an embedding.
-    alpha, method, correction, top_k : as for :func:`kslottery_fast.ks_select`.
+    emb_before, emb_after : DTensor
+        [V, d] on one device mesh, both ``Shard(0)`` along one mesh dimension and replicated along the others. This is
+        what ``fully_shard`` makes of an embedding.
+    alpha, method, correction, top_k, tokenizer
+        As for :func:`kslottery_fast.ks_select`.
+
+    Returns
+    -------
+    Tickets
 
     Raises
     ------
-    InputError : not DTensors sharded by rows over one mesh; different shapes; NaN or Inf, on all processes,
-        naming token ids; an unknown option.
+    InputError
+        The tables are not DTensors that are sharded by rows over one mesh, or their shapes differ. A table has NaN or
+        Inf; all processes raise the same error, which gives token ids. An option is unknown.
+    TypeError
+        An argument has a wrong type.
 
     Warns
     -----
-    RuntimeWarning : no row is selected, or fewer than ``top_k``.
+    RuntimeWarning
+        No row is selected, or fewer than ``top_k``. The message says why.
+
+    Examples
+    --------
+    Usually there are several processes. Here there is one:
+
+    >>> from torch.distributed.tensor import Shard, distribute_tensor
+    >>> dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    >>> mesh = dist.init_device_mesh("cpu", (1,))
+    >>> before = torch.randn(1000, 64, generator=torch.Generator().manual_seed(0))
+    >>> after = before.clone()
+    >>> after[[5, 17]] += 3.0
+    >>> sorted(ks_select_sharded(*(distribute_tensor(table, mesh, [Shard(0)]) for table in (before, after))))
+    [5, 17]
+    >>> dist.destroy_process_group()
     """
-    return select_tickets(_ShardedTables(emb_before, emb_after), alpha, method, correction, top_k)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
+    check_options(alpha, correction, top_k)
+    return select_tickets(_ShardedTables(emb_before, emb_after), alpha, method, correction, top_k, tokenizer)
 
 
 class _ShardedTables:
-    """Two DTensors that are sharded alike by rows."""
+    """Two DTensors that are sharded by rows in the same way."""
 
     names = ("emb_before", "emb_after")
 
     def __init__(self, before: Any, after: Any) -> None:
         for name, table in zip(self.names, (before, after), strict=True):
             if not is_dtensor(table):
-                raise InputError(f"{name} is a {type(table).__name__}, expected a DTensor; ks_select takes the others")
+                raise InputError(f"{name} is {shown(table)}: expected a DTensor; ks_select takes other tables")
         if before.shape != after.shape or before.dim() != 2 or before.shape[1] == 0:
             shapes = f"{list(before.shape)} and {list(after.shape)}"
             raise InputError(f"emb_before and emb_after are {shapes}; expected one shape [V, d]")
@@ -73,8 +103,8 @@ class _ShardedTables:
         self.before, self.after = local(before.detach()), local(after.detach())
 
     def counts(self, threshold: int = 0) -> Tensor:
-        """As decision.Tables says; the same on all processes."""
-        h, flags = ops.ks_statistics(self.before, self.after, threshold)
+        """See :class:`kslottery_fast.ks.decision.Tables`. The result is the same on all processes."""
+        h, flags = counts_and_largest(self.before, self.after, threshold)
         rows = torch.nonzero((h != 0) | (flags != 0))[:, 0]
         sizes = self._gather(torch.tensor([len(self.before), len(rows)], device=h.device))
         offset = sum(int(size[0]) for size in sizes[: dist.get_rank(self.group)])
@@ -86,9 +116,9 @@ class _ShardedTables:
         ids, h = torch.cat([part[: int(size[1])] for part, size in zip(gathered, sizes, strict=True)]).unbind(1)
         bad = ids[h < 0].tolist()
         if bad:
-            shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+            first = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
             raise InputError(
-                f"emb_before or emb_after has NaN or Inf in {len(bad)} rows (token ids {shown}): training diverged, or "
+                f"emb_before or emb_after has NaN or Inf in {len(bad)} rows (token ids {first}): training diverged, or "
                 "a checkpoint is damaged"
             )
         return torch.zeros(self.shape[0], dtype=torch.int64, device=h.device).index_put_((ids,), h)

@@ -1,6 +1,4 @@
-"""Winning tickets of two checkpoints on disk, whatever their size: ``ks_select`` over blocks of rows."""
-
-from __future__ import annotations
+"""Winning tickets of two checkpoints on disk, of any size: ``ks_select`` over blocks of rows."""
 
 import os
 from collections.abc import Callable
@@ -9,13 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kslottery_fast import ops
+from kslottery_fast.base.arguments import check_tokenizer, shown
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ks.tables import refuse_flagged
+from kslottery_fast.base.tokenizer import Tokenizer
+from kslottery_fast.ks.decision import check_options
+from kslottery_fast.ks.tables import counts_and_largest, refuse_flagged
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
+from .checkpoint import open_checkpoint
+from .options import Correction, Method
 from .select import select_tickets
-from .tensor_files import BLOCK_BYTES, StoredTensor, check_block_bytes, open_checkpoint, row_blocks
+from .tensor_files import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
 from .tensor_names import find_tensor
 from .tickets import Tickets
 
@@ -29,33 +31,33 @@ def ks_select_checkpoints(
     *,
     tensor: str | tuple[str, str] = "auto",
     alpha: float | None = 0.05,
-    method: str = "auto",
-    correction: str | None = None,
+    method: Method = "auto",
+    correction: Correction | None = None,
     top_k: int | None = None,
+    tokenizer: Tokenizer | None = None,
     block_bytes: int = BLOCK_BYTES,
     progress: Progress | None = None,
 ) -> Tickets:
     """Select the winning tickets of two checkpoints: :func:`kslottery_fast.ks_select` on tables of any size.
 
-    The tables are read in blocks of rows, straight from the page cache and each byte once. Beyond some bytes
-    for every row (V, not V * d) no private memory is needed.
+    The tables are read in blocks of rows, straight from the page cache and each byte once. Apart from a few bytes for
+    every row (V, not V * d), no private memory is needed.
 
     Parameters
     ----------
-    before, after : path
-        The original and the tuned model: a ``.safetensors`` file, the ``model.safetensors.index.json`` of a
-        sharded checkpoint, or a Hugging Face folder with either.
+    before, after : str or path
+        The original and the tuned model: a ``.safetensors`` file, the ``model.safetensors.index.json`` of a sharded
+        checkpoint, or a Hugging Face folder with either.
     tensor : str, or (str, str)
-        Name of the [V, d] tensor; two names where ``before`` and ``after`` call it differently. "auto" finds
-        the input embedding.
-    alpha, method, correction, top_k
-        As for :func:`kslottery_fast.ks_select`, with the same result as on the whole tables. The dtypes of
-        the two tables may differ.
+        The name of the [V, d] tensor, or two names if ``before`` and ``after`` call it differently. "auto" finds the
+        input embedding.
+    alpha, method, correction, top_k, tokenizer
+        As for :func:`kslottery_fast.ks_select`, with the same result as on the whole tables. The dtypes of the two
+        tables may differ.
     block_bytes : int
-        Bytes of one block, both tables together. It changes the speed, never the result.
+        The size of a block of both tables. It changes the speed, never the result.
     progress : callable(done, total), optional
-        Called after every block with rows. If no row is selected the tables are read once more, to tell why:
-        total doubles then.
+        Called after every block with the number of rows that were compared, and of all rows.
 
     Returns
     -------
@@ -64,16 +66,16 @@ def ks_select_checkpoints(
     Raises
     ------
     InputError
-        A path that is missing, no safetensors, or cut short; a missing shard; no such tensor, or no single
-        one that may be the embedding; shapes that differ; a quantized dtype; NaN or Inf, with the first token
-        ids; an unknown option. The message names the file.
+        A path is missing, is not a safetensors checkpoint, or is cut short. A shard is missing. There is no such
+        tensor, or not exactly one that may be the input embedding. The shapes differ, or the dtype is quantized. A
+        table has NaN or Inf; the message gives the first token ids. An option is unknown. The message names the file.
     TypeError
-        Options of a wrong type.
+        An argument has a wrong type.
 
     Warns
     -----
     RuntimeWarning
-        No row is selected, or fewer than ``top_k``: the message says why and what to do.
+        No row is selected, or fewer than ``top_k``. The message says why and what to do.
 
     Examples
     --------
@@ -86,16 +88,19 @@ def ks_select_checkpoints(
     ...     save_file({"model.embed_tokens.weight": table}, f"{folder}/before.safetensors")
     ...     save_file({"model.embed_tokens.weight": tuned}, f"{folder}/after.safetensors")
     ...     tickets = ks_select_checkpoints(f"{folder}/before.safetensors", f"{folder}/after.safetensors")
-    >>> sorted(tickets.token_ids.tolist())
+    >>> sorted(tickets)
     [5, 17]
     """
-    check_block_bytes(block_bytes)
+    check_reading(block_bytes, progress)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
+    check_options(alpha, correction, top_k)
     pair = _Pair(*_matching_tables(before, after, tensor), block_bytes, progress)
-    return select_tickets(pair, alpha, method, correction, top_k)
+    return select_tickets(pair, alpha, method, correction, top_k, tokenizer)
 
 
 class _Pair:
-    """Two stored tables of one shape, read as often as it takes."""
+    """Two stored tables of one shape."""
 
     def __init__(self, before: StoredTensor, after: StoredTensor, block_bytes: int, progress: Progress | None) -> None:
         self.before, self.after = before, after
@@ -105,15 +110,17 @@ class _Pair:
         self._done = self._total = 0
 
     def counts(self, threshold: int = 0) -> Tensor:
-        """See :class:`kslottery_fast.ks.decision.Tables`; NaN and Inf are told after all rows were read."""
+        """See :class:`kslottery_fast.ks.decision.Tables`. NaN and Inf are refused after all rows were read."""
         V = self.before.shape[0]
         self._total += V
         h, flags = torch.zeros(V, dtype=torch.int64), torch.zeros(V, dtype=torch.uint8)
         # One number stands for a row: Inf if the row of that table is not finite, else 0.
         marks = torch.zeros(V, 1), torch.zeros(V, 1)
+        known = 0
         for start, first, second in row_blocks(self.before, self.after, self._block_bytes):
             here = slice(start, start + len(first))
-            h[here], flags[here] = ops.ks_statistics(first, second, threshold)
+            h[here], flags[here] = counts_and_largest(first, second, threshold, known)
+            known = max(known, int(h[here].max()))
             bad = torch.nonzero(flags[here] & _NOT_FINITE)[:, 0]
             for mark, block in zip(marks, (first, second), strict=True):
                 mark[here][bad[~torch.isfinite(block[bad]).all(dim=1)]] = torch.inf
@@ -125,13 +132,12 @@ class _Pair:
 
 
 def _matching_tables(before: Any, after: Any, tensor: Any) -> tuple[StoredTensor, StoredTensor]:
-    """The two tensors that are to be compared, of one shape."""
+    """The two tensors to compare, of one shape."""
     names = (tensor, tensor) if isinstance(tensor, str) else tensor
     if not isinstance(names, (tuple, list)) or len(names) != 2 or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"tensor is {tensor!r}: expected 'auto', a name, or the two names in before and after")
-    first, second = (
-        find_tensor(open_checkpoint(path), name) for path, name in zip((before, after), names, strict=True)
-    )
+        raise TypeError(f"tensor is {shown(tensor)}: expected 'auto', a name, or the two names in before and after")
+    first = find_tensor(open_checkpoint(before, "before"), names[0])
+    second = find_tensor(open_checkpoint(after, "after"), names[1])
     shapes = f"{first} is {list(first.shape)}, {second} is {list(second.shape)}"
     if first.shape[1] != second.shape[1]:
         raise InputError(f"{shapes}: rows of different lengths are not two states of one model")

@@ -1,14 +1,13 @@
 """Which tensor of a checkpoint is the input embedding, by its name and by what config.json says."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
 
-from .tensor_files import FLOATS, Checkpoint, StoredTensor
+from .checkpoint import Checkpoint
+from .tensor_files import FLOATS, StoredTensor
 
 INPUT_NAMES = (
     "embed_tokens.weight",  # LLaMA, Mistral, Qwen, Gemma, Phi, OPT, ...
@@ -22,19 +21,19 @@ INPUT_NAMES = (
     "backbone.embeddings.weight",  # and as transformers does
     "word_embedding.weight",  # XLNet
 )
-"""Ends of names; what stands before them ("model.", "base_model.model.", "model.language_model.") is free."""
+"""How the names of input embeddings end. Any prefix may precede, such as "model." or "base_model.model."."""
 HEAD_NAMES = ("lm_head.weight", "embed_out.weight", "output.weight")
 _SHOWN = 12
 
 
 def find_tensor(checkpoint: Checkpoint, name: str) -> StoredTensor:
-    """The [V, d] tensor ``name`` of a checkpoint, or for "auto" its input embedding.
+    """Find the [V, d] tensor ``name`` of a checkpoint, or its input embedding if the name is "auto".
 
     Raises
     ------
     InputError
-        No such tensor, or none or several that may be the embedding (the message lists the 2-D tensors with
-        their shapes); not a matrix of floats.
+        There is no such tensor, or it is not a matrix of floats. For "auto", no tensor or several tensors may be the
+        input embedding; the message lists the 2-D tensors with their shapes.
     """
     if name == "auto":
         name = find_embedding(checkpoint)
@@ -52,10 +51,16 @@ def find_tensor(checkpoint: Checkpoint, name: str) -> StoredTensor:
 
 
 def find_embedding(checkpoint: Checkpoint) -> str:
-    """The name of the input embedding.
+    """Find the name of the input embedding.
 
-    Known names come first; ``vocab_size`` of config.json, where that is, must agree. A tied model may have
-    been saved with its output head alone: that is taken if config.json says ``tie_word_embeddings``.
+    It ends like one of :data:`INPUT_NAMES`, and has as many rows as ``vocab_size`` in config.json, where there is one.
+    A tied model may have been saved with its output head alone. The head is taken if config.json says
+    ``tie_word_embeddings``.
+
+    Raises
+    ------
+    InputError
+        No tensor or several tensors may be the input embedding.
     """
     name, why_not = locate_embedding(checkpoint)
     if name is None:
@@ -64,11 +69,11 @@ def find_embedding(checkpoint: Checkpoint) -> str:
 
 
 def locate_embedding(checkpoint: Checkpoint) -> tuple[str | None, str]:
-    """As :func:`find_embedding`, but where there is no single one: None, and why."""
+    """As :func:`find_embedding`, but where no single tensor is found, return None and the reason."""
     config = _config(checkpoint)
     sizes = {part["vocab_size"] for part in config if isinstance(part.get("vocab_size"), int)}
     named = [name for name in checkpoint.files if _is_end_of(name, INPUT_NAMES)]
-    # Seq2seq models may also store the copies that encoder and decoder use.
+    # Seq2seq models may also store the copies that their encoder and decoder use.
     named = [name for name in named if _is_end_of(name, ("shared.weight",))] or named
     if not named and any(part.get("tie_word_embeddings") is True for part in config) and not _is_shard(checkpoint):
         named = [name for name in checkpoint.files if _is_end_of(name, HEAD_NAMES)]
@@ -88,7 +93,7 @@ def locate_embedding(checkpoint: Checkpoint) -> tuple[str | None, str]:
 
 
 def _config(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """config.json and the configs inside it (multimodal models have one for the text)."""
+    """config.json, and the configs inside it: multimodal models have one for the text model."""
     path = checkpoint.folder / "config.json"
     if not path.exists():
         return []

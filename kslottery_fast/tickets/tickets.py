@@ -1,64 +1,76 @@
 """Winning tickets: the rows of an embedding table that a KS test selects, and how they are selected."""
 
-from __future__ import annotations
-
+import operator
 import os
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import read_json, write_json
-from kslottery_fast.base.ticket_ids import token_text
-from kslottery_fast.ks.significance import log_pvalues, pvalues
 
-from . import ticket_file
+from . import subsets, ticket_fields
+from .options import Correction, ResolvedMethod, SelectedBy
+from .overlap import jaccard
+from .presentation import TicketViews
+from .ticket_file import TicketFiles
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Tickets:
-    """The selected rows of an embedding table, with the evidence for each. :func:`ks_select` makes them.
+class Tickets(TicketViews, TicketFiles):
+    """The selected rows of an embedding table, with the evidence for each. :func:`kslottery_fast.ks_select` makes them.
+
+    Tickets are a sequence of token ids: ``len(tickets)``, ``for token_id in tickets``, ``5 in tickets`` and
+    ``tickets[0]`` work. A slice gives Tickets, and so does a mask of bools, such as ``tickets.statistic > 0.5``.
+    ``a & b`` gives the tickets in both, ``a - b`` those of a that are not in b, and ``a | b`` those in either, where b
+    may be the path of a ticket file. Tickets never change.
 
     Attributes
     ----------
-    token_ids : int64 tensor [k], on the CPU
-        The rows, sorted by falling statistic, then rising id.
-    counts : int64 tensor [k]
-        h = d * D of each row, exact, in 1..d.
+    token_ids : Tensor
+        int64 [k] on the CPU. The rows, sorted by falling statistic, then by rising id.
+    counts : Tensor
+        int64 [k]. The exact h = d * D of each row, in 1..d.
     vocab_size, dimension : int
         V and d of the table.
-    alpha : float or None
-        The significance level that was asked for. With ``selected_by="top_k"`` it played no part.
+    alpha : float, optional
+        The significance level that was asked for. With ``selected_by="top_k"`` it was not used.
     threshold_count : int
-        The smallest significant h. ``d + 1``: no h would have been. With top_k the smallest h selected.
+        The smallest significant h. ``d + 1`` means that no h would have been significant. With ``selected_by="top_k"``
+        it is the smallest h that was selected.
     method : {"exact", "asymp", "paper"}
-        How p-values come from counts (``"auto"`` is resolved).
+        How p-values were computed from counts.
     correction : {None, "bonferroni", "bh"}
-        What alpha was compared with: the p-value, or the p-value adjusted for V tests.
+        How the test was corrected for V tests.
     selected_by : {"alpha", "top_k"}
-    token_texts : tuple of str, or None
-        What :meth:`tokens` said when the tickets were saved with a tokenizer.
-    statistic : float64 tensor [k]
-        ``D = counts / dimension``.
-    pvalue, log_pvalue : float64 tensor [k]
-        Two-sided p-value of each row by ``method``, without correction, and its natural logarithm.
+        What decided which rows are tickets.
+    token_texts : tuple of str, optional
+        The text of each token, if a tokenizer was given. See :meth:`with_texts`.
+    statistic : Tensor
+        float64 [k]. ``D = counts / dimension``.
+    pvalue, log_pvalue : Tensor
+        float64 [k]. The two-sided p-value of each row without correction, and its natural logarithm.
     threshold : float
         ``threshold_count / dimension``, the smallest significant D.
-
-    Notes
-    -----
-    File format, one JSON object: ``format`` (``"kslottery-tickets/1"``), the attributes above under their
-    names but for ``token_texts`` (key ``tokens``, only if known) and ``log_pvalue``, and ``digest``:
-    "sha256:" and the SHA-256 of the object without ``digest``, as UTF-8 JSON with sorted keys, without
-    spaces, characters beyond ASCII escaped.
 
     Raises
     ------
     InputError
-        Values that do not fit together; the message names the attribute.
+        The values do not fit together. The message names the attribute.
+
+    Notes
+    -----
+    A part of tickets keeps the settings of its selection. So each of its rows passed that test, but other rows may have
+    passed it too. With ``selected_by="top_k"`` the first n tickets are those of ``top_k=n``.
+
+    In ``a & b`` and ``a - b`` all evidence is that of ``a``. In ``a | b`` a row that is in both keeps the evidence of
+    ``a``. Each row of the union passed one and the same test in at least one of the two selections, so both must have
+    been selected with the same settings; otherwise it is an InputError.
+
+    A ticket file is a JSON object, as :meth:`to_dict` returns it.
 
     Examples
     --------
@@ -68,34 +80,70 @@ class Tickets:
     Tickets(2 of 10 rows, d=4, alpha=0.05, method='exact', selected_by='alpha')
     >>> tickets.token_ids, tickets.statistic
     (tensor([3, 7]), tensor([1., 1.], dtype=torch.float64))
+    >>> list(tickets), tickets[0], 7 in tickets, len(tickets[1:])
+    ([3, 7], 3, True, 1)
+    >>> other = Tickets.from_counts([7, 9], [4, 4], **settings)
+    >>> list(tickets & other), list(tickets - other), list(tickets | other)
+    ([7], [3], [3, 7, 9])
     """
 
-    token_ids: Tensor
-    counts: Tensor
-    vocab_size: int
-    dimension: int
-    threshold_count: int
-    alpha: float | None
-    method: str = "exact"
-    correction: str | None = None
-    selected_by: str = "alpha"
-    token_texts: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        ticket_file.check_fields(vars(self))
-
     @classmethod
-    def from_counts(cls, token_ids: Any, counts: Any, **fields: Any) -> Tickets:
-        """Tickets from ids and counts in any order (lists, arrays, tensors) and the other attributes."""
-        ids, h = (torch.as_tensor(v, dtype=torch.int64).cpu() for v in (token_ids, counts))
-        if ids.shape == h.shape and ids.ndim == 1:
-            order = torch.argsort(ids)
-            order = order[torch.sort(h[order], descending=True, stable=True).indices]
+    def from_counts(
+        cls,
+        token_ids: Sequence[int] | np.ndarray | Tensor,
+        counts: Sequence[int] | np.ndarray | Tensor,
+        *,
+        vocab_size: int,
+        dimension: int,
+        threshold_count: int,
+        alpha: float | None,
+        method: ResolvedMethod = "exact",
+        correction: Correction | None = None,
+        selected_by: SelectedBy = "alpha",
+        token_texts: Sequence[str] | None = None,
+    ) -> Self:
+        """Make tickets from ids and counts in any order.
+
+        Parameters
+        ----------
+        token_ids : sequence, array or tensor of int
+            k token ids.
+        counts : sequence, array or tensor of int
+            h = d * D of each.
+        vocab_size, dimension, threshold_count, alpha, method, correction, selected_by
+            The attributes of that name.
+        token_texts : sequence of str, optional
+            The text of each token, in the order of ``token_ids``.
+
+        Returns
+        -------
+        Tickets
+
+        Raises
+        ------
+        InputError
+            Ids or counts are not integers, or values do not fit together. The message names the attribute.
+        TypeError
+            Ids or counts are not numbers.
+
+        Examples
+        --------
+        >>> settings = {"vocab_size": 10, "dimension": 4, "threshold_count": 3, "alpha": None}
+        >>> Tickets.from_counts([7, 3], [3, 4], **settings, selected_by="top_k").token_ids
+        tensor([3, 7])
+        """
+        ids, h = ticket_fields.integers(token_ids, "token_ids"), ticket_fields.integers(counts, "counts")
+        texts = None if token_texts is None else ticket_fields.tuple_of_texts(token_texts)
+        if ids.shape == h.shape and ids.ndim == 1:  # else the constructor says what is wrong
+            order = subsets.by_falling_count(ids, h)
             ids, h = ids[order], h[order]
-        return cls(token_ids=ids, counts=h, **fields)
+            if texts is not None and len(texts) == len(ids):
+                texts = tuple(texts[place] for place in order.tolist())
+        settings = (vocab_size, dimension, threshold_count, alpha, method, correction, selected_by)
+        return cls(ids, h, *settings, token_texts=texts)
 
     @classmethod
-    def _of_selection(cls, **fields: Any) -> Tickets:
+    def _of_selection(cls, **fields: Any) -> Self:
         """From all attributes but ``token_texts``, as :func:`select_tickets` found them, which fit by construction.
 
         Checking them would take as long as a GPU takes to find them.
@@ -104,157 +152,92 @@ class Tickets:
         tickets.__dict__.update(fields, token_texts=None)
         return tickets
 
-    @cached_property
-    def statistic(self) -> Tensor:
-        """D of each ticket, float64 [k]."""
-        return self.counts.to(torch.float64) / self.dimension
+    def __contains__(self, token_id: object) -> bool:
+        try:
+            wanted = operator.index(token_id)  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(f"token_id is {shown(token_id)}: expected a token id, an int") from None
+        return 0 <= wanted < self.vocab_size and bool((self.token_ids == wanted).any())
 
-    @cached_property
-    def pvalue(self) -> Tensor:
-        """Two-sided p-value of each ticket, float64 [k], without correction."""
-        return pvalues(self.counts, self.dimension, self.method)
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice | Tensor | np.ndarray | Sequence[bool]) -> Self: ...
+    def __getitem__(self, index: int | slice | Tensor | np.ndarray | Sequence[bool]) -> "int | Self":
+        place = subsets.place_of(index, len(self))
+        if place is not None:
+            return int(self.token_ids[place])
+        return subsets.subset(self, subsets.places_of(index, len(self)))
 
-    @cached_property
-    def log_pvalue(self) -> Tensor:
-        """Natural logarithm of :attr:`pvalue`, right where that underflows."""
-        return log_pvalues(self.counts, self.dimension, self.method)
+    def __and__(self, other: "Tickets | str | os.PathLike[str]") -> Self:
+        """The tickets that are also in other tickets, with the evidence of these."""
+        return self._part(torch.isin(self.token_ids, self._comparable(other).token_ids))
 
-    @property
-    def threshold(self) -> float:
-        """The smallest significant D; above 1 where none would be."""
-        return self.threshold_count / self.dimension
+    def __sub__(self, other: "Tickets | str | os.PathLike[str]") -> Self:
+        """The tickets that are not in other tickets, with the evidence of these."""
+        return self._part(~torch.isin(self.token_ids, self._comparable(other).token_ids))
 
-    def __len__(self) -> int:
-        return len(self.token_ids)
+    def __or__(self, other: "Tickets | str | os.PathLike[str]") -> Self:
+        """The tickets in either, with the evidence of these where a row is in both."""
+        return subsets.union(self, self._comparable(other))
 
-    def __repr__(self) -> str:
-        return (
-            f"Tickets({len(self)} of {self.vocab_size} rows, d={self.dimension}, alpha={self.alpha}, "
-            f"method={self.method!r}, selected_by={self.selected_by!r})"
-        )
+    def _part(self, mask: Tensor) -> Self:
+        return subsets.subset(self, torch.nonzero(mask)[:, 0])
 
-    def __eq__(self, other: object) -> bool:
-        """Same rows, evidence and settings; token texts are no part of it."""
-        return (
-            isinstance(other, Tickets)
-            and self._settings() == other._settings()
-            and torch.equal(self.token_ids, other.token_ids)
-            and torch.equal(self.counts, other.counts)
-        )
+    def _comparable(self, other: Any) -> "Tickets":
+        """Other tickets of the same vocabulary, or those of a ticket file."""
+        if isinstance(other, (str, os.PathLike)):
+            try:
+                other = Tickets.load(other)
+            except InputError as error:
+                raise InputError(f"other: {error}") from None
+        if not isinstance(other, Tickets):
+            raise TypeError(f"other is {shown(other)}: expected Tickets, or the path of a ticket file")
+        subsets.check_same_vocabulary(self, other)
+        return other
 
-    def __hash__(self) -> int:
-        return hash((self._settings(), self.token_ids.numpy().tobytes(), self.counts.numpy().tobytes()))
+    def mask(self) -> Tensor:
+        """Return a bool tensor [V] that is True at the tickets' rows.
 
-    def _settings(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in ticket_file.SETTINGS)
-
-    def _attributes(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ticket_file.ATTRIBUTES}
-
-    def summary(self) -> str:
-        """One line for a log or a terminal.
+        Returns
+        -------
+        Tensor
+            bool [V].
 
         Examples
         --------
-        >>> settings = {"vocab_size": 10, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
-        >>> print(Tickets.from_counts([3], [4], **settings).summary())
-        1 ticket of 10 rows (10 %): D >= 1.0000 (4/4), alpha 0.05, exact KS test
+        >>> settings = {"vocab_size": 4, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> Tickets.from_counts([3], [4], **settings).mask()
+        tensor([False, False, False,  True])
         """
-        share = f" ({100 * len(self) / self.vocab_size:.3g} %)" if self.vocab_size else ""
-        rows = f"{len(self):,} ticket{'' if len(self) == 1 else 's'} of {self.vocab_size:,} rows{share}"
-        bound = f"D >= {self.threshold:.4f} ({self.threshold_count}/{self.dimension})"
-        if self.selected_by == "top_k":
-            return f"{rows}: {bound}, the largest D whatever their p-value, {self.method} KS test"
-        corrected = {None: "", "bonferroni": ", Bonferroni", "bh": ", Benjamini-Hochberg"}[self.correction]
-        return f"{rows}: {bound}, alpha {self.alpha:g}{corrected}, {self.method} KS test"
-
-    def mask(self) -> Tensor:
-        """Bool [V], True at the tickets' rows."""
         mask = torch.zeros(self.vocab_size, dtype=torch.bool)
         mask[self.token_ids] = True
         return mask
 
-    def jaccard(self, other: Tickets) -> float:
-        """Overlap with other tickets of the same table, ``|A and B| / |A or B|``; 1 if both are empty.
-
-        Raises
-        ------
-        InputError : the vocabularies have different sizes.
-        """
-        if self.vocab_size != other.vocab_size:
-            raise InputError(
-                f"other is of a table of {other.vocab_size} rows, these tickets of one of {self.vocab_size}: "
-                "their token ids do not mean the same tokens"
-            )
-        ours, theirs = set(self.token_ids.tolist()), set(other.token_ids.tolist())
-        return len(ours & theirs) / len(ours | theirs) if ours | theirs else 1.0
-
-    def tokens(self, tokenizer: Any) -> list[str]:
-        """The text of each ticket, in their order, a leading space kept.
-
-        A piece that is not text by itself (part of a UTF-8 character) is shown in the tokenizer's own
-        spelling.
+    def jaccard(self, other: "Tickets | str | os.PathLike[str]") -> float:
+        """Return the overlap with other tickets of the same vocabulary, ``|A and B| / |A or B|``.
 
         Parameters
         ----------
-        tokenizer : transformers tokenizer
-            The one of the model: the table may have more rows (padding) than it has tokens, never fewer.
+        other : Tickets, or path of a ticket file
+
+        Returns
+        -------
+        float
+            0 to 1. It is 1 if both are empty.
 
         Raises
         ------
-        InputError : the tokenizer belongs to another model.
+        InputError
+            The vocabularies differ, or the file is not a ticket file.
+        TypeError
+            ``other`` is neither Tickets nor a path.
+
+        Examples
+        --------
+        >>> settings = {"vocab_size": 10, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> tickets = Tickets.from_counts([3, 7], [4, 4], **settings)
+        >>> tickets.jaccard(tickets[:1])
+        0.5
         """
-        # Tokens added without resizing the table lie beyond it; the tokenizer is the model's all the same.
-        size = len(tokenizer)
-        if getattr(tokenizer, "vocab_size", size) > self.vocab_size:
-            raise InputError(
-                f"the tokenizer has {size} tokens, the table {self.vocab_size} rows: it is another model's"
-            )
-        outside = [token for token in self.token_ids.tolist() if token >= size]
-        if outside:
-            raise InputError(
-                f"token id {outside[0]} is a ticket, the tokenizer ends at {size - 1}: it is another model's"
-            )
-        return [token_text(tokenizer, token) for token in self.token_ids.tolist()]
-
-    def check_tokenizer(self, tokenizer: Any) -> None:
-        """Refuse a tokenizer whose tokens have other texts than those that the tickets were saved with.
-
-        Tickets without texts are taken on trust, but for what :meth:`tokens` refuses.
-
-        Raises
-        ------
-        InputError : the tokenizer belongs to another model.
-        """
-        for token, ours, theirs in zip(
-            self.token_ids.tolist(), self.token_texts or (), self.tokens(tokenizer), strict=False
-        ):
-            if ours != theirs:
-                raise InputError(
-                    f"the tickets are of another tokenizer: token {token} is {ours!r} in the tickets and {theirs!r} in "
-                    "the tokenizer; select tickets for this model"
-                )
-
-    def save(self, path: str | os.PathLike[str], tokenizer: Any = None) -> None:
-        """Write the tickets as JSON, whole or not at all; with a tokenizer the text of each too."""
-        texts = self.token_texts if tokenizer is None else tuple(self.tokens(tokenizer))
-        content = ticket_file.content_of(self._attributes(), texts)
-        write_json(path, {**content, "digest": ticket_file.digest_of(content)})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Tickets:
-        """Read what :meth:`save` wrote, and check all of it.
-
-        Raises
-        ------
-        InputError : no such file; not a tickets file; a field that is missing, of a wrong type or out of range;
-            fields that contradict each other; a digest that says the file was changed. The message names file and
-            field.
-        """
-        data = read_json(path)
-        try:
-            tickets = cls(**ticket_file.fields_of(data))
-            ticket_file.check_derived(data, tickets._attributes())
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-        return tickets
+        return jaccard(set(self), set(self._comparable(other)))

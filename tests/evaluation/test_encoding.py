@@ -55,7 +55,7 @@ def test_the_prompt_gets_the_special_tokens_of_the_tokenizer_and_the_target_none
 
 
 def test_a_tokenizer_that_ends_every_prompt_is_refused(with_template):
-    with pytest.raises(InputError, match="end-of-text token after every prompt; load it with add_eos_token=False"):
+    with pytest.raises(InputError, match="end-of-text token after every prompt: load it with add_eos_token=False"):
         encode(with_template("$A <|im_end|>"), Example("Spanish:", " La casa"))
 
 
@@ -65,7 +65,7 @@ def test_a_prompt_may_itself_end_in_the_end_token(tiny_tokenizer):
 
 @pytest.mark.parametrize("target", ["", " ", "\n"])
 def test_an_empty_target_is_refused(tiny_tokenizer, target):
-    with pytest.raises(InputError, match="the target of prompt 'a:' is empty; leave such examples out"):
+    with pytest.raises(InputError, match="the target of the prompt 'a:' is empty: leave such examples out"):
         encode(tiny_tokenizer, Example("a:", target))
 
 
@@ -78,7 +78,7 @@ def test_a_prompt_without_tokens_is_refused_unless_the_tokenizer_adds_one(tiny_t
 def test_a_tokenizer_without_an_end_token_is_refused(tiny_tokenizer):
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.eos_token = None
-    with pytest.raises(InputError, match=r"the tokenizer has no end-of-text token; set tokenizer\.eos_token"):
+    with pytest.raises(InputError, match=r"the tokenizer has no end-of-text token: set tokenizer\.eos_token"):
         encode(tokenizer, Example("a:", " b"))
 
 
@@ -97,7 +97,7 @@ def test_padding_that_equals_the_end_token_is_neither_attended_nor_supervised(ti
 
 
 def test_an_empty_batch_is_refused():
-    with pytest.raises(InputError, match="features is empty; a batch needs at least one example"):
+    with pytest.raises(InputError, match="features is empty: give at least one Mapping with input_ids and labels"):
         collate([], 0)
 
 
@@ -114,13 +114,15 @@ def test_without_a_padding_token_the_end_token_pads(tiny_tokenizer):
 def test_sequences_beyond_the_positions_of_the_model_are_refused(tiny_llama):
     model = tiny_llama(max_position_embeddings=16)
     check_fits(model, [[1] * 10], 6)
-    with pytest.raises(InputError, match=r"a sequence needs 17 tokens \(7 to generate\), the model has 16 positions"):
+    with pytest.raises(
+        InputError, match=r"a sequence needs 17 tokens \(7 to generate\), and the model has 16 positions"
+    ):
         check_fits(model, [[1] * 3, [1] * 10], 7)
 
 
 def test_the_tokenizer_of_another_model_is_refused(tiny_llama):
     with pytest.raises(
-        InputError, match="token id 320 is outside the model's 320 embedding rows; use its own tokenizer"
+        InputError, match="token id 320 is outside the model's 320 embedding rows: use its own tokenizer"
     ):
         check_fits(tiny_llama(), [[1, 320]])
 

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.evaluation.generation import GeneratedText, end_ids, generate, inference, length_batches
+from kslottery_fast.evaluation.generation import GeneratedText, device_of, end_ids, generate, inference, length_batches
 
 PROMPTS = [
     "English: The house",
@@ -231,15 +231,15 @@ def test_end_tokens_are_those_of_tokenizer_and_generation_config(tiny_llama, tin
 
 
 def test_no_prompts_are_refused(tiny_llama, tiny_tokenizer):
-    with pytest.raises(InputError, match="prompts is empty; give at least one"):
+    with pytest.raises(InputError, match="prompts is empty: give at least one str"):
         generate(tiny_llama(), tiny_tokenizer, [])
 
 
 @pytest.mark.parametrize("name", ["max_new_tokens", "batch_size"])
 def test_sizes_are_checked_by_name(name, tiny_llama, tiny_tokenizer):
-    with pytest.raises(InputError, match=f"{name} is 0; expected at least 1"):
+    with pytest.raises(InputError, match=f"{name} is 0: expected at least 1"):
         generate(tiny_llama(), tiny_tokenizer, ["a"], **{name: 0})
-    with pytest.raises(TypeError, match=f"{name} is a float; expected an int"):
+    with pytest.raises(TypeError, match=f"{name} is the float 1.0: expected an int"):
         generate(tiny_llama(), tiny_tokenizer, ["a"], **{name: 1.0})
 
 
@@ -251,5 +251,12 @@ def test_a_model_without_a_cache_is_refused(tiny_tokenizer):
 
         def forward(self, input_ids, attention_mask): ...
 
-    with pytest.raises(InputError, match="Plain takes no key/value cache; generation needs one"):
+    with pytest.raises(InputError, match="Plain takes no key/value cache: generation needs one"):
         generate(Plain(), tiny_tokenizer, ["a"])
+
+
+def test_a_meta_model_and_one_without_parameters_are_refused(tiny_tokenizer):
+    with pytest.raises(InputError, match="the parameter weight of the model has no values"):
+        device_of(torch.nn.Linear(2, 2, device="meta"))
+    with pytest.raises(InputError, match="the model, Identity, has no parameters"):
+        device_of(torch.nn.Identity())

@@ -324,7 +324,7 @@ def what_does_not_fit_is_refused() -> None:
     mesh = init_device_mesh("cpu", (2,))
     table = torch.ones(10, 8)
     rows, columns = (distribute_tensor(table, mesh, [Shard(dim)]) for dim in (0, 1))
-    raises("emb_before is a Tensor, expected a DTensor", lambda: ks_select_sharded(table, rows))
+    raises("emb_before is a Tensor: expected a DTensor", lambda: ks_select_sharded(table, rows))
     raises("expected both Shard(0)", lambda: ks_select_sharded(rows, columns))
     whole = distribute_tensor(table, mesh, [Replicate()])
     raises("expected both Shard(0)", lambda: ks_select_sharded(whole, whole))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import pickle
 import warnings
@@ -35,7 +36,8 @@ def recorded(call: Any) -> tuple[Any, set[tuple[type, str]]]:
 
 def assert_like_scipy(x: Any, y: Any, **options: Any) -> KsResult:
     """Same statistic, location and sign, p within 1e-10, same warnings (once); types and shapes too."""
-    theirs, their_warnings = recorded(lambda: stats.ks_2samp(x, y, **{"axis": -1, **options}))
+    options = {"axis": -1, **options}
+    theirs, their_warnings = recorded(lambda: stats.ks_2samp(x, y, **options))
     ours, our_warnings = recorded(lambda: ks_2samp(x, y, **options))
     # Where scipy's exact sum comes out above 1 by rounding, it falls back and warns; p is 1 then.
     overshoot = "ks_2samp: Exact calculation unsuccessful. Switching to method=asymp."
@@ -131,22 +133,48 @@ def test_axis_and_broadcasting_follow_scipy(x_shape: Any, y_shape: Any, axis: An
     assert kept.statistic.shape == stats.ks_2samp(x, y, axis=axis, keepdims=True).statistic.shape
 
 
-def test_axis_0_gives_what_scipy_gives_by_default_as_the_readme_says() -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(7, 7)), rng.normal(0.5, size=(7, 7))
+def test_samples_of_two_dimensions_need_an_axis_and_axis_0_gives_what_scipy_gives_by_default() -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 7, 7))
     expected = stats.ks_2samp(x, y)
     np.testing.assert_array_equal(ks_2samp(x, y, axis=0).statistic, expected.statistic)
-    np.testing.assert_array_equal(ks_2samp(x, y).statistic, stats.ks_2samp(x, y, axis=-1).statistic)
-    assert (ks_2samp(x, y).statistic != expected.statistic).any()
+    assert (ks_2samp(x, y, axis=-1).statistic != expected.statistic).any()
+    message = "axis is missing, and these samples have 2 dimensions: pass axis=0 for what scipy computes by default"
+    for samples in ((x, y), (x[0], y), (torch.from_numpy(x), y)):
+        with pytest.raises(InputError, match=message):
+            ks_2samp(*samples)
+    assert "axis: int | collections.abc.Sequence[int] | None = <none for 2-D samples>" in str(
+        inspect.signature(ks_2samp)
+    )
+
+
+def test_arguments_go_by_scipys_names_and_by_their_former_ones_with_a_warning() -> None:
+    x, y = GROUPS["floats"]
+    expected = tuple(stats.ks_2samp(data1=x, data2=y, alternative="less", mode="asymp"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = ks_2samp(data1=x, data2=y, alternative="less", method="asymp")
+        assert ks_2samp(x, y, "less", mode="asymp") == ours  # type: ignore[call-arg]
+    assert ours == pytest.approx(expected)
+    with pytest.warns(DeprecationWarning, match=r"ks_2samp\(\) takes data[12] now, which was called [xy]") as caught:
+        assert ks_2samp(x=x, y=y, alternative="less", method="asymp") == ours  # type: ignore[call-arg]
+    assert [(note.category, note.filename) for note in caught] == [(DeprecationWarning, __file__)] * 2
+    with pytest.raises(TypeError, match="got mode and method, two names of one argument"):
+        ks_2samp(x, y, mode="asymp", method="asymp")  # type: ignore[call-arg]
+
+
+def test_warnings_point_at_the_line_of_the_caller() -> None:
+    with pytest.warns(SmallSampleWarning) as caught:
+        ks_2samp([], [1.0])
+    assert caught[0].filename == __file__
 
 
 def test_strided_transposed_and_read_only_views_give_the_same_and_stay_as_they_are() -> None:
     base = np.random.default_rng(2).normal(size=(12, 20))
     base.flags.writeable = False
-    expected = ks_2samp(base.T[::2].copy(), base.T[1::2].copy())
+    expected = ks_2samp(base.T[::2].copy(), base.T[1::2].copy(), axis=-1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        views = ks_2samp(base.T[::2], base.T[1::2])
+        views = ks_2samp(base.T[::2], base.T[1::2], axis=-1)
     np.testing.assert_array_equal(views.statistic, expected.statistic)
     np.testing.assert_array_equal(views.pvalue, expected.pvalue)
 
@@ -205,7 +233,7 @@ def test_empty_samples_give_nan_and_scipys_warning(x: Any, y: Any) -> None:
     assert_like_scipy(x, y)
     if np.size(x) + np.size(y) and np.shape(x)[0]:
         with pytest.warns(SmallSampleWarning, match="too small"):
-            ks_2samp(x, y)
+            ks_2samp(x, y, axis=-1)
 
 
 def test_auto_changes_to_asymptotic_beyond_ten_thousand() -> None:
@@ -251,7 +279,7 @@ def test_the_sign_of_an_exact_tie_is_scipys() -> None:
 
 def test_log_pvalue_is_right_where_pvalue_underflows() -> None:
     x, y = np.arange(2000.0), np.arange(2000.0) + 1e6
-    result = ks_2samp([x, x], [y, x])
+    result = ks_2samp([x, x], [y, x], axis=-1)
     assert result.pvalue[0] == 0
     assert result.log_pvalue[0] == pytest.approx(math.log(2) - math.lgamma(4001) + 2 * math.lgamma(2001), rel=1e-12)
     assert result.log_pvalue[1] == 0
@@ -262,7 +290,7 @@ def test_tensors_give_float64_tensors_with_the_same_numbers(dtype: torch.dtype) 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(5, 30, generator=generator).to(dtype)
     y = torch.randn(5, 40, generator=generator).to(torch.float32)
-    ours = ks_2samp(x, y)
+    ours = ks_2samp(x, y, axis=-1)
     theirs = stats.ks_2samp(x.double().numpy(), y.double().numpy(), axis=-1)
     for name in FIELDS:
         value = getattr(ours, name)
@@ -270,7 +298,7 @@ def test_tensors_give_float64_tensors_with_the_same_numbers(dtype: torch.dtype) 
         assert value.shape == (5,)
         np.testing.assert_allclose(value.numpy(), getattr(theirs, name), rtol=1e-10)
     assert ks_2samp(x[0], y[0]).statistic.shape == ()
-    assert isinstance(ks_2samp(x, y.numpy()).pvalue, torch.Tensor)
+    assert isinstance(ks_2samp(x, y.numpy(), axis=-1).pvalue, torch.Tensor)
     assert isinstance(ks_2samp(y[0].tolist(), x[0]).log_pvalue, torch.Tensor)
 
 
@@ -281,7 +309,7 @@ def test_integer_tensors_beyond_2_53_are_not_tied() -> None:
 
 def test_tensors_that_require_grad_are_taken() -> None:
     x = torch.randn(3, 8, requires_grad=True)
-    assert not ks_2samp(x, x + 1).statistic.requires_grad
+    assert not ks_2samp(x, x + 1, axis=1).statistic.requires_grad
 
 
 def test_the_result_unpacks_prints_copies_and_pickles_like_scipys() -> None:
@@ -305,33 +333,53 @@ def quantized() -> torch.Tensor:
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        (([1], [2]), {"alternative": "other"}, InputError, "Invalid value for alternative: 'other'; use 'two-sided'"),
-        (([1], [2]), {"alternative": ""}, InputError, "Invalid value for alternative: ''"),
-        (([1], [2]), {"alternative": 3}, InputError, "Invalid value for alternative: 3"),
-        (([1], [2]), {"method": "paper"}, InputError, "Invalid value for method: 'paper'; use 'auto', 'exact' or"),
-        (([1], [2]), {"nan_policy": "drop"}, InputError, "nan_policy must be one of .*; got 'drop'"),
-        (([1], [2]), {"axis": 1}, InputError, "axis 1 is out of bounds for samples of dimension 1"),
-        (([1], [2]), {"axis": 0.5}, InputError, "axis must be an integer, a tuple of integers, or None; got 0.5"),
-        (([[1]], [[2]]), {"axis": (0, -2)}, InputError, r"axis \(0, -2\) must contain only distinct elements"),
+        (([1], [2]), {"alternative": "other"}, InputError, "alternative is the str 'other': expected 'two-sided'"),
+        (([1], [2]), {"alternative": ""}, InputError, "alternative is the str ''"),
+        (([1], [2]), {"alternative": 3}, InputError, "alternative is the int 3"),
+        (([1], [2]), {"method": "paper"}, InputError, "method is the str 'paper': expected 'auto', 'exact' or"),
+        (
+            ([1], [2]),
+            {"nan_policy": "drop"},
+            InputError,
+            "nan_policy is the str 'drop': expected 'propagate', 'omit'",
+        ),
+        (([1], [2]), {"axis": 1}, InputError, "axis is 1, out of bounds for samples of 1 dimension$"),
+        (
+            ([1], [2]),
+            {"axis": 0.5},
+            InputError,
+            "axis is the float 0.5: expected an integer, a sequence",
+        ),
+        (([[1]], [[2]]), {"axis": (0, -2)}, InputError, r"axis is \(0, -2\): expected distinct axes"),
         (
             (np.ones((2, 3)), np.ones((4, 3))),
+            {"axis": -1},
+            InputError,
+            r"incompatible for broadcasting: data1 \(2, 3\) and data2 \(4, 3\)",
+        ),
+        (([[1], [2, 3]], [1]), {}, InputError, "data1 is not a rectangular array"),
+        ((["a"], [1]), {}, TypeError, "data1 has dtype <U1: samples must be real numbers"),
+        (([1], [1j]), {}, TypeError, "data2 has dtype complex128: samples must be real numbers"),
+        (([1], torch.tensor([1j])), {}, TypeError, "data2 is torch.complex64: samples must be real numbers"),
+        (
+            (torch.zeros(3, device="meta"), [1]),
             {},
             InputError,
-            r"incompatible for broadcasting: x \(2, 3\) and y \(4, 3\)",
+            "data1 is on the meta device, .*: load the weights",
         ),
-        (([[1], [2, 3]], [1]), {}, InputError, "x is not a rectangular array"),
-        ((["a"], [1]), {}, TypeError, "x has dtype <U1: samples must be real numbers"),
-        (([1], [1j]), {}, TypeError, "y has dtype complex128: samples must be real numbers"),
-        (([1], torch.tensor([1j])), {}, TypeError, "y is torch.complex64: samples must be real numbers"),
-        ((torch.zeros(3, device="meta"), [1]), {}, InputError, "x is on the meta device, .*: load the weights first"),
-        (([1], torch.ones(3).to_sparse()), {}, TypeError, r"y has layout torch.sparse_coo: .* y.to_dense\(\)"),
+        (([1], torch.ones(3).to_sparse()), {}, TypeError, r"data2 has layout torch.sparse_coo: .* data2.to_dense\(\)"),
         (
             (torch.nested.nested_tensor([torch.ones(3)], layout=torch.jagged), [1]),
             {},
             TypeError,
-            "x is a nested tensor: expected a dense",
+            "data1 is a nested tensor: expected a dense",
         ),
-        ((quantized(), [1]), {}, TypeError, r"x has dtype torch.quint8: expected numbers as they are, x.dequantize"),
+        (
+            (quantized(), [1]),
+            {},
+            TypeError,
+            r"data1 has dtype torch.quint8: expected plain numbers, data1.dequantize",
+        ),
     ],
 )
 def test_bad_input_is_named(arguments: Any, options: Any, error: type[Exception], message: str) -> None:
@@ -356,7 +404,7 @@ def test_any_rows_agree_with_scipy(x: np.ndarray, y: np.ndarray, alternative: st
 def test_any_rows_with_nan_agree_with_scipy(x: np.ndarray, y: np.ndarray, data: st.DataObject) -> None:
     x[data.draw(hnp.arrays(bool, x.shape))] = np.nan
     policy = data.draw(st.sampled_from(["propagate", "omit"]))
-    ours, _ = recorded(lambda: ks_2samp(x, y, nan_policy=policy))
+    ours, _ = recorded(lambda: ks_2samp(x, y, nan_policy=policy, axis=-1))
     for row in range(len(x)):
         theirs, caught = recorded(lambda r=row: stats.ks_2samp(x[r], y[r], nan_policy=policy))
         np.testing.assert_array_equal(ours.statistic_sign[row], theirs.statistic_sign)

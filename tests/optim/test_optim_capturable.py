@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.optim import row_adamw as optim
+from kslottery_fast.optim import capture, updates
 from kslottery_fast.optim.row_adamw import RowAdamW
 
 V, D, ROWS = 12, 6, [7, 3, 10]
@@ -68,8 +68,8 @@ def test_gives_the_bits_of_the_ordinary_optimizer_under_a_schedule(dtype):
 
 def test_one_op_makes_the_whole_step(monkeypatch):
     calls = []
-    original = optim.row_adamw_step_
-    monkeypatch.setattr(optim, "row_adamw_step_", lambda *a, **k: (calls.append(len(a[0])), original(*a, **k)))
+    original = updates.row_adamw_step_
+    monkeypatch.setattr(updates, "row_adamw_step_", lambda *a, **k: (calls.append(len(a[0])), original(*a, **k)))
     optimizer = capturable(groups())
     give_gradients(optimizer, 0)
     optimizer.step()
@@ -209,14 +209,14 @@ def test_an_error_instead_of_a_graph_that_would_wait_or_start_over(monkeypatch):
     ordinary, optimizer = RowAdamW(groups()), capturable(groups())
     give_gradients(ordinary, 0)
     give_gradients(optimizer, 0)
-    monkeypatch.setattr(optim, "_capturing", lambda: True)
+    monkeypatch.setattr(capture, "capturing", lambda: True)
     with pytest.raises(InputError, match="waits for the device in every step; build it with capturable=True"):
         ordinary.step()
     with pytest.raises(InputError, match="make one step before capturing a CUDA graph"):
         optimizer.step()
-    monkeypatch.setattr(optim, "_capturing", lambda: False)
+    monkeypatch.setattr(capture, "capturing", lambda: False)
     optimizer.step()
-    monkeypatch.setattr(optim, "_capturing", lambda: True)
+    monkeypatch.setattr(capture, "capturing", lambda: True)
     optimizer.step()
 
 

@@ -177,12 +177,40 @@ def test_the_learning_rate_is_read_at_every_step():
         ({"weight_decay": float("inf")}, "weight_decay is inf, expected"),
         ({"betas": (0.9, 1.0)}, r"betas is \(0.9, 1.0\), expected two numbers"),
         ({"betas": (0.9,)}, "expected two numbers"),
-        ({"nonfinite": "ignore"}, "nonfinite must be 'raise' or 'skip', not 'ignore'"),
+        ({"lr": "fast"}, "lr is the str 'fast': expected a number or a scalar tensor"),
+        ({"eps": None}, "eps is None: expected a number$"),
+        ({"weight_decay": [0.1]}, r"weight_decay is the list \[0.1\]: expected a number"),
+        ({"betas": 0.9}, "betas is the float 0.9: expected two numbers"),
+        ({"betas": ("a", "b")}, "betas is the str 'a': expected a number"),
+        ({"capturable": "yes"}, "capturable is the str 'yes': expected True or False"),
+        ({"nonfinite": "ignore"}, "nonfinite is the str 'ignore': expected 'raise' or 'skip'"),
     ],
 )
 def test_bad_options_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises((InputError, TypeError), match=message):
         RowAdamW([table()], **options)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (nn.Linear(2, 2), r"params is a Linear: expected parameters or groups; pass its .parameters\(\)"),
+        (table(), r"params is a Parameter: expected a list of parameters, such as \[model.rows\]"),
+        ("weight", "params is the str 'weight': expected a list"),
+        (None, "params is None: expected"),
+        ([], "params is empty: expected at least one"),
+        ([3, 5], "params holds the int 3: expected parameters"),
+        ([{"rows": [1]}], "param_group has no 'params'"),
+        ([{"params": "weight"}], "params is the str 'weight'"),
+    ],
+)
+def test_what_are_no_parameters_is_named(params, message):
+    with pytest.raises((InputError, TypeError), match=message):
+        RowAdamW(params)
+    with pytest.raises(TypeError, match="param_group is None: expected a dict"):
+        RowAdamW([table()]).add_param_group(None)
+    with pytest.raises(TypeError, match="closure is the int 3: expected a function"):
+        RowAdamW([table()]).step(3)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +220,8 @@ def test_bad_options_are_refused(options, message):
         ({"rows": [V]}, "rows has 30, outside 0..29"),
         ({"rows": []}, "rows is empty"),
         ({"rows": [1], "params": [nn.Parameter(torch.ones(V))]}, r"'rows' needs a table \[V, d\]"),
-        ({"params": [nn.Parameter(torch.ones(2), requires_grad=False).to(torch.int32)]}, "dtype torch.int32"),
-        ({"params": [nn.Parameter(torch.ones(2, 3, 4).permute(2, 0, 1))]}, "is not contiguous"),
+        ({"params": [nn.Parameter(torch.ones(2), requires_grad=False).to(torch.int32)]}, "of dtype torch.int32"),
+        ({"params": [nn.Parameter(torch.ones(2, 3, 4).permute(2, 0, 1))]}, "that is not contiguous"),
         ({"lr": -1.0}, "lr is -1.0"),
     ],
 )

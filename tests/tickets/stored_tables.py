@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
+
+from kslottery_fast import InputError
+from kslottery_fast.tickets.stored import ks_select_checkpoints
 
 V, D = 203, 64
 NAME = "model.embed_tokens.weight"
@@ -17,3 +21,13 @@ def write(path: Path, table: torch.Tensor, name: str = NAME, **others: torch.Ten
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: table, **others}, path)
     return path
+
+
+def refused(before: Path, after: Path, *parts: str, **options: object) -> None:
+    """Expect an error of one line that holds all parts."""
+    with pytest.raises(InputError) as caught:
+        ks_select_checkpoints(before, after, **options)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message

@@ -53,7 +53,7 @@ def test_exact_counts_are_asked_for_from_the_threshold_on(monkeypatch):
 
     monkeypatch.setattr(ops, "ks_statistics", watch)
     tickets = ks_select_rows(shifted())
-    assert asked == [tickets.threshold_count]
+    assert max(asked) == tickets.threshold_count
 
 
 @pytest.mark.filterwarnings("ignore:no row is significant:RuntimeWarning")

@@ -17,7 +17,7 @@ from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks import decision
 from kslottery_fast.ks.significance import critical_count, pvalues
-from kslottery_fast.tickets import ticket_file
+from kslottery_fast.tickets import ticket_fields
 from kslottery_fast.tickets.select import ks_select
 from kslottery_fast.tickets.tables import ks_statistics
 from kslottery_fast.tickets.tickets import Tickets
@@ -81,19 +81,31 @@ def test_the_threshold_is_the_smallest_significant_statistic(
     assert tickets.method == ("exact" if method == "auto" else method)
 
 
-def test_the_tables_are_read_once_and_exact_counts_asked_for_from_the_threshold_on(
-    before: torch.Tensor, after: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shift", [0.0, 0.05, 0.5, 3.0])
+def test_one_pass_finds_the_tickets_and_where_there_are_none_the_largest_d(
+    before: torch.Tensor, shift: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[int, int]] = []
+    read: list[int] = []
     original = ops.ks_statistics
 
     def watch(x: torch.Tensor, y: torch.Tensor, threshold: int) -> Any:
-        asked.append((len(x), threshold))
+        read.append(len(x))
+        assert threshold <= critical_count(D, 0.05)
         return original(x, y, threshold)
 
+    after = before + torch.linspace(0.0, shift, V)[:, None]  # the largest are no part of the sample
+    expected = ks_statistics(before, after)
     monkeypatch.setattr(ops, "ks_statistics", watch)
-    tickets = ks_select(before, after)
-    assert asked == [(len(before), tickets.threshold_count)]
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        tickets = ks_select(before, after)
+    significant = expected >= tickets.threshold_count
+    assert sorted(tickets.token_ids.tolist()) == torch.nonzero(significant)[:, 0].tolist()
+    assert tickets.counts.tolist() == expected[tickets.token_ids].tolist()
+    assert V <= sum(read) <= V * 1.05
+    if shift and not significant.any():
+        assert f"the largest D is {expected.max().item() / D:.4f}" in str(notes[0].message)
+    assert bool(notes) == (not significant.any())
 
 
 @pytest.mark.parametrize(
@@ -107,7 +119,7 @@ def test_what_is_made_without_checks_passes_all_checks_of_tickets(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         tickets = ks_select(before, after, **options)
-    ticket_file.check_fields(vars(tickets))
+    ticket_fields.check_fields(vars(tickets))
     names = ("vocab_size", "dimension", "threshold_count", "alpha", "method", "correction", "selected_by")
     shuffled = torch.randperm(len(tickets), generator=torch.Generator().manual_seed(1))
     fields = {name: getattr(tickets, name) for name in names}
@@ -116,8 +128,11 @@ def test_what_is_made_without_checks_passes_all_checks_of_tickets(
     assert pickle.loads(pickle.dumps(tickets)) == tickets
 
 
-def test_the_host_waits_for_the_tables_device_twice(before: torch.Tensor, after: torch.Tensor) -> None:
+def test_the_host_waits_for_the_tables_device_twice(
+    before: torch.Tensor, after: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For the number of rows, and for the rows: what would wait once more on a GPU is counted here on the CPU."""
+    monkeypatch.setattr(decision, "_is_on_the_host", lambda tensor: False)
     waits = []
 
     class Watch(TorchDispatchMode):
@@ -137,7 +152,7 @@ def test_the_host_waits_for_the_tables_device_twice(before: torch.Tensor, after:
 def test_rows_are_ordered_by_keys_of_any_length(d: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     h = torch.tensor([0, d, 3, -1, d, d - 1, 3, 0, -1])
     if device != "cpu":
-        monkeypatch.setattr(decision, "_sorts_on_the_host", lambda tensor: False)
+        monkeypatch.setattr(decision, "_is_on_the_host", lambda tensor: False)
     order = decision._by_falling_count(h, d).tolist()
     assert order == sorted(range(len(h)), key=lambda row: (-h[row].item(), row))
 
@@ -191,7 +206,12 @@ def test_one_row_and_rows_of_one_number_are_said_in_the_singular() -> None:
         Tickets.from_counts([0], [1], vocab_size=2, dimension=1, threshold_count=3, alpha=0.05)
 
 
-def test_nothing_significant_gives_empty_tickets_and_says_why(before: torch.Tensor) -> None:
+@pytest.mark.parametrize("device", ["cpu", "as on a GPU"])
+def test_nothing_significant_gives_empty_tickets_and_says_why(
+    before: torch.Tensor, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device != "cpu":
+        monkeypatch.setattr(decision, "_is_on_the_host", lambda tensor: False)
     barely = before + 0.01
     with pytest.warns(RuntimeWarning, match=r"no row is significant at alpha 0.05: the largest D is 0\.0\d+, the thr"):
         tickets = ks_select(before, barely)
@@ -255,7 +275,7 @@ def test_nan_and_inf_in_either_table_are_refused_with_rows(before: torch.Tensor,
             ks_select(before, bad, **options)  # type: ignore[arg-type]
     one = before.clone()
     one[7, 0] = torch.inf
-    with pytest.raises(InputError, match=r"^emb_before has NaN or Inf in 1 row \(token ids 7\): this is no healthy"):
+    with pytest.raises(InputError, match=r"^emb_before has NaN or Inf in 1 row \(token ids 7\): this checkpoint is d"):
         ks_select(one, after)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are missing, damaged, or something else: each is one line that names the file and what to do."""
+"""Safetensors files that are damaged, or that change while they are read: each is one line that names the file."""
 
 from __future__ import annotations
 
@@ -11,26 +11,13 @@ from pathlib import Path
 import pytest
 import safetensors
 import torch
-from safetensors.torch import save_file
-from stored_tables import BLOCKS, NAME, D, V, write
+from stored_tables import NAME, D, V, refused, write
 
 from kslottery_fast import InputError
 from kslottery_fast.tickets import tensor_files
+from kslottery_fast.tickets.checkpoint import open_checkpoint
 from kslottery_fast.tickets.scan import scan_checkpoints
 from kslottery_fast.tickets.stored import ks_select_checkpoints
-
-
-def refused(before: Path, after: Path, *parts: str, **options: object) -> None:
-    with pytest.raises(InputError) as caught:
-        ks_select_checkpoints(before, after, **options)  # type: ignore[arg-type]
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message
-
-
-def test_a_path_that_is_missing(pair, tmp_path):
-    refused(pair[0], tmp_path / "none", str(tmp_path / "none"), "no such file or folder", "must be downloaded first")
 
 
 @pytest.mark.parametrize(
@@ -238,14 +225,14 @@ CHANGES = [_write_another, _write_other_dtype, _write_in_place, _replace_by_one_
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_file_that_becomes_another_between_header_and_rows_is_an_error(pair, change):
-    first, second = (tensor_files.open_checkpoint(path)[NAME] for path in pair)
+    first, second = (open_checkpoint(path)[NAME] for path in pair)
     change(pair[1])
     with pytest.raises(InputError, match=r"after\.safetensors changed while it was read: .*; try again"):
         next(tensor_files.row_blocks(first, second, 1 << 20))
 
 
 def test_a_file_that_is_gone_between_header_and_rows_is_an_error(pair):
-    first, second = (tensor_files.open_checkpoint(path)[NAME] for path in pair)
+    first, second = (open_checkpoint(path)[NAME] for path in pair)
     pair[1].unlink()
     with pytest.raises(InputError, match=r"after\.safetensors cannot be read: No such file or directory"):
         next(tensor_files.row_blocks(first, second, 1 << 20))
@@ -275,139 +262,8 @@ def test_a_file_that_may_not_be_read(pair, monkeypatch):
     refused(*pair, f"{pair[0]} cannot be read: Permission denied")
 
 
-def test_a_shard_that_is_missing_or_lacks_its_tensor(llamas, tmp_path):
-    root, _ = llamas
-    folder = tmp_path / "sharded"
-    shutil.copytree(root / "after-sharded", folder)
-    index = folder / "model.safetensors.index.json"
-    shard = folder / json.loads(index.read_text())["weight_map"][NAME]
-    shard.rename(tmp_path / "elsewhere")
-    refused(root / "before", folder, str(shard), "no such file, but", str(index), "lacks a shard")
-    save_file({"another": torch.zeros(2, 2)}, shard)
-    refused(root / "before", folder, f"{shard} has no tensor {NAME}", "of different checkpoints")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "is not valid JSON"),
-        pytest.param("[" * 200_000, "is not valid JSON (maximum recursion depth", id="deep"),
-        pytest.param('{"a": ' + "1" * 5000 + "}", "is not valid JSON (Exceeds the limit", id="long number"),
-        ("[]", "is not the index of a checkpoint: expected weight_map"),
-        ('{"weight_map": {"a": 3}}', "is not the index of a checkpoint: expected weight_map"),
-        ('{"weight_map": {"a": "../x.safetensors"}}', "lies outside its folder"),
-        ('{"weight_map": {"a": "/x.safetensors"}}', "lies outside its folder"),
-        ('{"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}', "is a pickle"),
-    ],
-)
-def test_an_index_that_is_none(pair, tmp_path, content, message):
-    path = tmp_path / "model.safetensors.index.json"
-    path.write_text(content)
-    refused(pair[0], path, str(tmp_path), message)
-
-
-def test_a_pickle_is_never_read_and_the_message_says_how_to_convert_it(pair, tmp_path):
-    folder = tmp_path / "old"
-    folder.mkdir()
-    (folder / "training_args.bin").write_bytes(b"x")
-    refused(pair[0], folder, f"{folder} holds no checkpoint: neither model.safetensors nor")
-    path = folder / "pytorch_model.bin"
-    torch.save({NAME: torch.zeros(V, D)}, path)
-    for given in (folder, path):
-        refused(pair[0], given, f"{path} is a pickle", "from_pretrained", "writes safetensors")
-
-
-def test_folders_with_something_else_in_them(pair, tables, tmp_path):
-    refused(pair[0], pair[0].parent, "has 2 safetensors files and no model.safetensors.index.json", "after.safetensors")
-    folder = tmp_path / "adapter"
-    write(folder / "adapter_model.safetensors", tables[0])
-    (folder / "adapter_config.json").write_text("{}")
-    refused(pair[0], folder, f"{folder} holds an adapter, not a model", "merge it")
-    gguf = tmp_path / "gguf"
-    gguf.mkdir()
-    (gguf / "model.gguf").write_bytes(b"GGUF")
-    refused(pair[0], gguf, "is a GGUF file")
-
-
-def test_a_tensor_that_is_not_there_lists_those_that_are(pair, tmp_path):
-    refused(
-        *pair, str(pair[0]), "has no tensor wte; its 2-D tensors: model.embed_tokens.weight [203, 64]", tensor="wte"
-    )
-    plain = write(tmp_path / "c.safetensors", torch.zeros(3), "bias")
-    refused(
-        pair[0], plain, "no tensor has the name of an input embedding", "tensor=", "it has no 2-D tensors of floats"
-    )
-    many = {f"m{i}": torch.zeros(i + 1, 2) for i in range(15)}
-    save_file(many, tmp_path / "many.safetensors")
-    refused(pair[0], tmp_path / "many.safetensors", "m14 [15, 2], m13 [14, 2]", "and 3 more")
-
-
-def test_one_shard_alone_says_that_there_are_more(llamas):
-    root, _ = llamas
-    index = json.loads((root / "before-sharded" / "model.safetensors.index.json").read_text())
-    shard = next(
-        file for name, file in index["weight_map"].items() if name != NAME and file != index["weight_map"][NAME]
-    )
-    refused(
-        root / "before-sharded" / shard, root / "after", "this is one shard of several: pass the folder or the index"
-    )
-
-
-def test_shapes_that_differ(pair, tables, tmp_path):
-    resized = write(tmp_path / "resized.safetensors", torch.zeros(V + 5, D))
-    refused(pair[0], resized, str(resized), "[203, 64]", "[208, 64]", "was the vocabulary resized", "[:203]")
-    other = write(tmp_path / "other.safetensors", torch.zeros(V, D + 1))
-    refused(pair[0], other, str(other), "rows of different lengths are not two states of one model")
-    cube = write(tmp_path / "cube.safetensors", torch.zeros(V, 2, 2))
-    refused(pair[0], cube, str(cube), "has shape [203, 2, 2]: expected [V, d]")
-
-
-@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
-def test_a_quantized_table(pair, tmp_path, dtype):
-    path = write(tmp_path / "quantized.safetensors", torch.zeros(V, D).to(dtype))
-    refused(pair[0], path, f"{path}, tensor {NAME} has dtype", "expected F64, F32, F16 or BF16", "dequantize")
-
-
-@pytest.mark.parametrize("block_bytes", BLOCKS)
-@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"correction": "bh"}], ids=str)
-def test_nan_and_inf_are_named_with_the_token_ids_of_the_whole_table(pair, tables, tmp_path, options, block_bytes):
-    bad, damaged = tables[1].clone(), tables[0].clone()
-    bad[[5, 17, 90, 91, 150, 202], 3] = torch.tensor(
-        [torch.nan, torch.inf, -torch.inf, torch.nan, torch.nan, torch.nan]
-    )
-    damaged[201, 0] = torch.inf
-    path = write(tmp_path / "bad.safetensors", bad)
-    where = f"{path}, tensor {NAME} has NaN or Inf in 6 rows (token ids 5, 17, 90, 91, 150, ...)"
-    refused(pair[0], path, where + ": training diverged", block_bytes=block_bytes, **options)
-    first = write(tmp_path / "damaged.safetensors", damaged)
-    both = f"{first}, tensor {NAME} has NaN or Inf in 1 row (token ids 201) and {where}"
-    refused(first, path, both, "no healthy checkpoint", block_bytes=block_bytes, **options)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"alpha": 0}, InputError, "alpha is 0: expected a significance level between 0 and 1"),
-        ({"alpha": None}, TypeError, "alpha is None: expected a number"),
-        ({"alpha": 7, "top_k": 3}, InputError, "alpha is 7"),
-        ({"method": "fast"}, InputError, "method is 'fast'"),
-        ({"correction": "BH"}, InputError, "correction is 'BH'"),
-        ({"top_k": 0}, InputError, "top_k is 0"),
-        ({"top_k": 2.0}, TypeError, "top_k is 2.0"),
-        ({"top_k": 2, "correction": "bh"}, InputError, "correction is 'bh' and top_k is 2: .* leave correction out"),
-        ({"block_bytes": 0}, InputError, "block_bytes is 0: expected a number of bytes"),
-        ({"block_bytes": True}, InputError, "block_bytes is True: expected a number of bytes"),
-        ({"block_bytes": "x"}, InputError, "block_bytes is 'x': expected a number of bytes"),
-    ],
-)
-def test_bad_options_are_named_before_anything_is_read(pair, monkeypatch, options, error, message):
-    monkeypatch.setattr("kslottery_fast.tickets.stored.row_blocks", None)
-    with pytest.raises(error, match=message):
-        ks_select_checkpoints(*pair, **options)
-
-
 def test_blocks_cover_every_row_once_and_never_exceed_their_size(pair):
-    first, second = (tensor_files.open_checkpoint(path)[NAME] for path in pair)
+    first, second = (open_checkpoint(path)[NAME] for path in pair)
     rows = 0
     for start, before, after in tensor_files.row_blocks(first, second, 5 * 2 * D * 4 + 3):
         assert start == rows

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.ticket_ids import digest_of
 from kslottery_fast.ks.significance import pvalues
-from kslottery_fast.tickets import ticket_file
 from kslottery_fast.tickets.tickets import Tickets
 
 
@@ -62,7 +62,7 @@ def test_tickets_are_values() -> None:
 
 
 def test_the_summary_is_one_line_that_says_how_they_were_selected() -> None:
-    assert some().summary() == "3 tickets of 10 rows (30 %): D >= 0.6250 (5/8), alpha 0.05, exact KS test"
+    assert some().summary() == "3 tickets of 10 rows (30%): D >= 0.6250 (5/8), alpha 0.05, exact KS test"
     assert "alpha 0.05, Benjamini-Hochberg, exact" in some(correction="bh").summary()
     assert "alpha 0.05, Bonferroni, exact" in some(correction="bonferroni").summary()
     assert "the largest D whatever their p-value" in some(selected_by="top_k").summary()
@@ -88,7 +88,7 @@ def test_jaccard_is_the_overlap_of_two_sets_of_rows() -> None:
     "tickets", [some(), some(selected_by="top_k", alpha=None), some(correction="bh", method="asymp")]
 )
 def test_a_file_gives_back_equal_tickets(tickets: Tickets, tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "tickets.json"
+    path = tmp_path / "tickets.json"
     tickets.save(path)
     again = Tickets.load(path)
     assert again == tickets
@@ -129,6 +129,9 @@ class SentencePieceLike:
     def __len__(self) -> int:
         return 2
 
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("nothing is encoded")
+
     def convert_ids_to_tokens(self, token: int) -> str:
         return self.pieces[token]
 
@@ -142,19 +145,19 @@ def test_sentencepiece_words_keep_the_space_that_tells_them_from_word_parts() ->
 
 
 FIELD_ERRORS: list[tuple[dict[str, Any], str]] = [
-    ({"vocab_size": -1}, "vocab_size is -1: expected an integer of at least 0"),
-    ({"vocab_size": 10.0}, "vocab_size is 10.0: expected an integer"),
+    ({"vocab_size": -1}, "vocab_size is the int -1: expected an integer of at least 0"),
+    ({"vocab_size": 10.0}, "vocab_size is the float 10.0: expected an integer"),
     ({"vocab_size": 9}, "token_ids holds 9, outside a table of 9 rows"),
-    ({"dimension": 0}, "dimension is 0: expected an integer of at least 1"),
-    ({"dimension": True}, "dimension is True: expected an integer"),
-    ({"dimension": 7}, "counts holds 8: tickets here have 5 <= h <= 7"),
-    ({"threshold_count": 0}, "threshold_count is 0: expected an integer of at least 1"),
+    ({"dimension": 0}, "dimension is the int 0: expected an integer of at least 1"),
+    ({"dimension": True}, "dimension is the bool True: expected an integer"),
+    ({"dimension": 7}, "counts holds 8: expected 5 to 7"),
+    ({"threshold_count": 0}, "threshold_count is the int 0: expected an integer of at least 1"),
     ({"threshold_count": 10}, r"threshold_count is 10: expected 1\.\.9 for rows of 8 numbers"),
-    ({"threshold_count": 7}, "counts holds 6: tickets here have 7 <= h <= 8"),
-    ({"method": "auto"}, r"method is 'auto': expected one of \['exact', 'asymp', 'paper'\]"),
-    ({"method": ["exact"]}, "method is .'exact'.: expected one of"),
-    ({"correction": "holm"}, r"correction is 'holm': expected one of \[None, 'bonferroni', 'bh'\]"),
-    ({"selected_by": "hand"}, r"selected_by is 'hand': expected one of \['alpha', 'top_k'\]"),
+    ({"threshold_count": 7}, "counts holds 6: expected 7 to 8"),
+    ({"method": "auto"}, "method is the str 'auto': expected 'exact', 'asymp' or 'paper'"),
+    ({"method": ["exact"]}, r"method is the list \['exact'\]: expected 'exact', "),
+    ({"correction": "holm"}, "correction is the str 'holm': expected None, 'bonferroni' or 'bh'"),
+    ({"selected_by": "hand"}, "selected_by is the str 'hand': expected 'alpha' or 'top_k'"),
     ({"alpha": 1.0}, "alpha is 1.0: expected a significance level"),
     ({"alpha": "0.05"}, "alpha is '0.05': expected a number"),
     ({"alpha": None}, "alpha is None, but selected_by is 'alpha'"),
@@ -192,7 +195,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], Any], *, sign: bool
     replaced = change(data)
     data = data if replaced is None else replaced
     if sign:
-        data["digest"] = ticket_file.digest_of({k: v for k, v in data.items() if k != "digest"})
+        data["digest"] = digest_of({k: v for k, v in data.items() if k != "digest"})
     path.write_text(json.dumps(data))
     return path
 
@@ -225,7 +228,7 @@ def test_a_changed_or_foreign_file_is_refused(change: Any, message: str, tmp_pat
         (lambda data: data.update(counts=[8, 6, 2**63]), "counts must be a list of integers"),
         (lambda data: data.update(counts=[8, 6]), "counts has 2 entries, token_ids 3"),
         (lambda data: data.update(token_ids=[9, 4, 1]), "token_ids must be sorted"),
-        (lambda data: data.update(tokens=["a"]), "tokens has 1 entries, token_ids 3"),
+        (lambda data: data.update(tokens=["a"]), "token_texts has 1 entries, token_ids 3: expected one text per row"),
         (lambda data: data.update(tokens=[1, 2, 3]), "tokens must be a list of strings"),
         (lambda data: data.update(threshold=0.5), "threshold does not follow from counts, dimension and method"),
         (lambda data: data.update(threshold=[0.625]), "threshold must be a number"),
@@ -250,3 +253,69 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "half.json").write_text('{"format": "kslottery-tick')
     with pytest.raises(InputError, match=r"half\.json is not valid JSON"):
         Tickets.load(tmp_path / "half.json")
+
+
+def test_a_dict_is_the_content_of_the_file_and_gives_the_tickets_back(tmp_path: Path) -> None:
+    tickets = some(token_texts=("a", "b", "c"))
+    tickets.save(tmp_path / "t.json")
+    assert tickets.to_dict() == json.loads((tmp_path / "t.json").read_text())
+    again = Tickets.from_dict(tickets.to_dict())
+    assert (again, again.token_texts) == (tickets, tickets.token_texts)
+    with pytest.raises(InputError, match="data: digest does not match"):
+        Tickets.from_dict({**tickets.to_dict(), "vocab_size": 11})
+    with pytest.raises(TypeError, match=r"data is the str 't\.json': expected a dict, as to_dict returns it"):
+        Tickets.from_dict("t.json")  # type: ignore[arg-type]
+
+
+def test_a_place_where_no_file_can_be_written_is_refused_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        InputError, match=r"path none/t\.json is in the folder none, which does not exist; make it first"
+    ):
+        some().save("none/t.json")
+    with pytest.raises(InputError, match=r"path \. is a folder: name a file, such as tickets\.json"):
+        some().save(".")
+    for value, told in ((None, "None"), (3, "the int 3")):
+        with pytest.raises(TypeError, match=f"^path is {told}: expected a path"):
+            some().save(value)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"^path is {told}: expected a path"):
+            Tickets.load(value)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="tokenizer is the str 'gpt2': expected a tokenizer; load it first"):
+        some().save("t.json", "gpt2")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_tokenizer_is_refused_by_name() -> None:
+    for method in (some().tokens, some().with_texts, some().check_tokenizer):
+        with pytest.raises(TypeError, match=r"^tokenizer is the str 'gpt2': expected a tokenizer; load it first"):
+            method("gpt2")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ids", "counts", "error", "message"),
+    [
+        ([3.7], [6], InputError, r"token_ids has dtype torch\.float32: expected integers"),
+        ([3], [6.0], InputError, r"counts has dtype torch\.float32: expected integers"),
+        ([True], [6], InputError, r"token_ids has dtype torch\.bool: expected integers"),
+        (["a"], [6], TypeError, r"token_ids is the list \['a'\]: expected integers in a list, array or tensor"),
+        (None, [6], TypeError, "token_ids is None: expected integers"),
+        ([3], {6}, TypeError, r"counts is the set \{6\}: expected integers"),
+        ([10**30], [6], TypeError, "token_ids is the list .*: expected integers"),
+        (3, 6, InputError, r"token_ids must be an int64 tensor \[k\]"),
+    ],
+)
+def test_ids_and_counts_that_are_no_integers_are_refused_and_not_rounded(
+    ids: Any, counts: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Tickets.from_counts(ids, counts, vocab_size=10, dimension=8, threshold_count=5, alpha=0.05)
+
+
+def test_texts_follow_their_tickets_into_the_order_of_tickets() -> None:
+    assert some(token_texts=["four", "nine", "one"]).token_texts == ("nine", "one", "four")
+    with pytest.raises(TypeError, match="token_texts is the str 'abc': expected a list of strings, or None"):
+        some(token_texts="abc")
+    with pytest.raises(InputError, match="token_texts has 2 entries, token_ids 3"):
+        some(token_texts=["a", "b"])

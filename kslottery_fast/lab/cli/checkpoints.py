@@ -1,108 +1,156 @@
-"""The commands about two checkpoints on disk: ``kslottery select`` (winning tickets) and ``scan`` (every matrix)."""
-
-from __future__ import annotations
+"""The commands about two checkpoints on disk: ``kslottery select`` for tickets, ``scan`` for every matrix."""
 
 import argparse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.lab.experiment.settings import Correction, Method
+
+from .options import (
+    AS_JSON,
+    Parser,
+    add_command,
+    add_force,
+    add_results,
+    at_least,
+    print_json,
+    probability,
+    refuse_existing,
+)
 
 if TYPE_CHECKING:
     from kslottery_fast.lab.experiment.console import RunConsole
     from kslottery_fast.tickets.scan import Scan
     from kslottery_fast.tickets.tickets import Tickets
 
-_CHECKPOINT = "a .safetensors file, the .index.json of a sharded checkpoint, or a model folder"
+_CHECKPOINT = "model folder, .safetensors file, or .index.json of a sharded checkpoint"
 _SCAN_FILES = ("scan.json", "scan.csv", "scan.png")
 
 
 def add_select(commands: Any) -> None:
-    """``select``: the winning tickets, as a table and as a file."""
-    parser = _parser(commands, _select, "select", "the winning tickets of two checkpoints on disk, read block by block")
-    parser.add_argument(
-        "--tensor", default="auto", metavar="NAME[,NAME]", help="the table; two names where AFTER calls it differently"
+    """Add ``select``, which finds the tickets of two checkpoints."""
+    parser = _parser(
+        commands,
+        "select",
+        _select,
+        "find the tickets of two checkpoints",
+        "Tickets are the rows of the embedding table that shifted significantly. They are\n"
+        "printed as a table and written to a file, with the texts of the tokens if either\n"
+        "folder holds a tokenizer. The tables are read in blocks, so they may be of any size.",
+        ["select base-model tuned-model", "select base-model tuned-model --top-k 18 --output top18.json"],
     )
-    parser.add_argument("--correction", choices=("bonferroni", "bh"), help="for testing many rows")
-    parser.add_argument("--top-k", type=int, help="the rows with the largest D, instead of a threshold")
-    parser.add_argument("--output", type=Path, default=Path("tickets.json"), metavar="FILE", help="where tickets go")
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="for the texts of tokens; by default AFTER's own")
-    parser.add_argument("--limit", type=int, default=20, help="tickets in the table")
-    parser.add_argument("--json", action="store_true", help="print the tickets file instead of the table")
+    choice = parser.add_argument_group("selection of tickets")
+    _add_test(choice)
+    choice.add_argument("--correction", choices=get_args(Correction), help="correction for testing many rows")
+    choice.add_argument("--top-k", type=at_least(1), metavar="N", help="take the N rows of largest D instead")
+    choice.add_argument(
+        "--tensor",
+        type=_tensor,
+        default="auto",
+        metavar="NAME[,NAME]",
+        help="name of the table; two names if BEFORE and AFTER call it differently",
+    )
+    choice.add_argument(
+        "--tokenizer", type=Path, metavar="DIR", help="folder of the tokenizer, by default that of AFTER or BEFORE"
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("--limit", type=at_least(0), default=20, metavar="N", help="rows in the table")
+    group.add_argument("--output", type=Path, metavar="FILE", help="file for the tickets (default: tickets.json)")
+    add_force(group, "overwrite the file if it exists")
+    add_results(parser, group, as_json=f"{AS_JSON}, and write no file")
 
 
 def add_scan(commands: Any) -> None:
-    """``scan``: how far every matrix moved, as a table, a picture, JSON and CSV."""
-    purpose = "how far the rows of every matrix moved between two checkpoints: table, picture, JSON, CSV"
-    parser = _parser(commands, _scan, "scan", purpose)
-    files = f"folder for {', '.join(_SCAN_FILES)}"
-    parser.add_argument("--output", type=Path, default=Path("scan"), metavar="DIR", help=files)
-    parser.add_argument("--json", action="store_true", help="print scan.json instead of the table")
-
-
-def _parser(commands: Any, run: Callable[..., int], name: str, purpose: str) -> argparse.ArgumentParser:
-    """A subcommand with the arguments that both share."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=purpose, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    """Add ``scan``, which measures the shift of every matrix."""
+    parser = _parser(
+        commands,
+        "scan",
+        _scan,
+        "measure how far every matrix of two checkpoints shifted",
+        "Every row of every matrix is tested. The result is printed as a table and written\n"
+        f"to a folder as {', '.join(_SCAN_FILES)}.",
+        ["scan base-model tuned-model"],
     )
+    _add_test(parser.add_argument_group("test"))
+    group = parser.add_argument_group("output")
+    group.add_argument("--output", type=Path, metavar="DIR", help="folder for the files (default: scan)")
+    add_force(group, "overwrite the files if they exist")
+    add_results(parser, group, as_json=f"{AS_JSON}, and write no file")
+
+
+def _parser(
+    commands: Any, name: str, run: Callable[..., int], purpose: str, text: str, examples: Sequence[str]
+) -> Parser:
+    parser = add_command(commands, name, run, purpose, text, examples, "BEFORE", "AFTER")
     parser.add_argument("before", type=Path, metavar="BEFORE", help=f"the original model: {_CHECKPOINT}")
-    parser.add_argument("after", type=Path, metavar="AFTER", help="the tuned model, likewise")
-    parser.add_argument("--alpha", type=float, default=0.05, help="significance level of the KS test")
-    parser.add_argument("--method", default="auto", help="p-values: auto, exact, asymp, or the paper's threshold")
-    parser.set_defaults(run=run)
+    parser.add_argument("after", type=Path, metavar="AFTER", help="the fine-tuned model, likewise")
     return parser
 
 
-def _select(options: argparse.Namespace) -> int:
-    if options.limit < 0:
-        raise InputError(f"--limit is {options.limit}: expected a number of rows")
-    names = options.tensor.split(",")
+def _add_test(group: Any) -> None:
+    group.add_argument("--alpha", type=probability, default=0.05, metavar="NUMBER", help="significance level")
+    group.add_argument("--method", choices=get_args(Method), default="auto", help="how p-values are computed")
+
+
+def _tensor(text: str) -> str | tuple[str, str]:
+    names = text.split(",")
     if len(names) > 2 or not all(names):
-        raise InputError(
-            f"--tensor is {options.tensor!r}: expected one name, or two with a comma between them and no space"
-        )
+        raise argparse.ArgumentTypeError(f"{text!r} is not one name, or two with a comma and no space between them")
+    return names[0] if len(names) == 1 else (names[0], names[1])
+
+
+def _output(options: argparse.Namespace, default: str) -> Path | None:
+    """The file or folder to write. None with ``--json``, which writes nothing."""
+    if options.json and (options.output or options.force):
+        raise InputError("--json writes no file; leave out --output and --force, or --json")
+    return None if options.json else options.output or Path(default)
+
+
+def _select(options: argparse.Namespace) -> int:
+    output = _output(options, "tickets.json")
+    if output is not None:
+        _check_file(output, force=options.force)
     from kslottery_fast.integrations.tokenizers import load_tokenizer
     from kslottery_fast.lab.experiment.console import RunConsole
     from kslottery_fast.tickets.stored import ks_select_checkpoints
-    from kslottery_fast.tickets.tickets import Tickets
 
-    _check_tickets_file(options.output)
-    console = RunConsole()
+    console = RunConsole(quiet=options.quiet)
     tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
-    chosen = {name: getattr(options, name) for name in ("alpha", "method", "correction", "top_k")}
+    chosen = {name: getattr(options, name) for name in ("tensor", "alpha", "method", "correction", "top_k")}
     with warnings.catch_warnings(record=True) as notes, console.task("Comparing rows") as progress:
         warnings.simplefilter("always", RuntimeWarning)
-        tensor = names[0] if len(names) == 1 else (names[0], names[1])
-        tickets = ks_select_checkpoints(options.before, options.after, tensor=tensor, progress=progress, **chosen)
+        tickets = ks_select_checkpoints(options.before, options.after, progress=progress, **chosen)
     for note in notes:
-        console.say(f"note: {note.message}")
-    tickets.save(options.output, _own_tokenizer(options, tickets, console) if tokenizer is None else tokenizer)
-    if options.json:
-        print(options.output.read_text(encoding="utf-8"), end="")
-    else:
-        _show_tickets(Tickets.load(options.output), options.limit, options.output)
+        console.note(str(note.message))
+    if tokenizer is None:
+        tokenizer = _own_tokenizer(options, tickets, console)
+    if tokenizer is not None:
+        tickets = tickets.with_texts(tokenizer)
+    if output is None:
+        print_json(tickets.to_dict())
+        return 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    tickets.save(output)
+    _show_tickets(tickets, options.limit)
+    print(f"Written to {output}")
     return 0
 
 
-def _check_tickets_file(path: Path) -> None:
-    """Refuse what cannot be written, and to replace what is no tickets file, before any work."""
+def _check_file(path: Path, *, force: bool) -> None:
+    """Refuse a file that cannot be written, before any work."""
     from kslottery_fast.base.files import check_writable
-    from kslottery_fast.tickets.tickets import Tickets
 
     check_writable(path, path.parent, "--output")
     if path.is_dir():
-        raise InputError(f"--output {path} is a folder: expected a file to write, such as {path / 'tickets.json'}")
-    if path.exists():
-        try:
-            Tickets.load(path)
-        except InputError as error:
-            raise InputError(f"--output would replace a file that holds no tickets; name another ({error})") from None
+        raise InputError(f"--output {path} is a folder; give a file, such as {path / 'tickets.json'}")
+    refuse_existing([path], force=force)
 
 
-def _own_tokenizer(options: argparse.Namespace, tickets: Tickets, console: RunConsole) -> Any:
-    """The tokenizer beside AFTER, else beside BEFORE, if there is one that fits."""
+def _own_tokenizer(options: argparse.Namespace, tickets: "Tickets", console: "RunConsole") -> Any:
+    """The tokenizer in the folder of AFTER, or of BEFORE, if there is one that fits."""
     from kslottery_fast.integrations.tokenizers import load_tokenizer, tokenizer_folder
 
     folder = tokenizer_folder(options.after, options.before)
@@ -112,12 +160,12 @@ def _own_tokenizer(options: argparse.Namespace, tickets: Tickets, console: RunCo
         tokenizer = load_tokenizer(folder)
         tickets.tokens(tokenizer)
     except InputError as error:
-        console.say(f"note: token ids without their texts: {error}")
+        console.note(f"token ids are shown without their texts: {error}")
         return None
     return tokenizer
 
 
-def _show_tickets(tickets: Tickets, limit: int, path: Path) -> None:
+def _show_tickets(tickets: "Tickets", limit: int) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -139,48 +187,46 @@ def _show_tickets(tickets: Tickets, limit: int, path: Path) -> None:
         console.print(table)
     if len(tickets) > limit:
         console.print(f"... and {len(tickets) - limit:,} more (--limit)", markup=False)
-    console.print(f"Written to {path}", markup=False, soft_wrap=True)
 
 
 def _scan(options: argparse.Namespace) -> int:
+    folder = _output(options, "scan")
+    if folder is not None:
+        _check_folder(folder, force=options.force)
     from kslottery_fast.base.files import atomic_path, write_json, write_text
     from kslottery_fast.lab.experiment.console import RunConsole
     from kslottery_fast.lab.report.scan_figure import scan_figure
     from kslottery_fast.tickets.scan import scan_checkpoints
 
-    before, after, folder = options.before, options.after, options.output
-    _check_scan_folder(folder)
-    with RunConsole().task("Comparing all matrices, MiB") as progress:
-        scan = scan_checkpoints(before, after, alpha=options.alpha, method=options.method, progress=progress)
+    with RunConsole(quiet=options.quiet).task("Comparing all matrices, MiB") as progress:
+        scan = scan_checkpoints(
+            options.before, options.after, alpha=options.alpha, method=options.method, progress=progress
+        )
+    if folder is None:
+        print_json(scan.to_json())
+        return 0
     picture = scan_figure(scan)
     write_json(folder / "scan.json", scan.to_json())
     write_text(folder / "scan.csv", scan.to_csv())
     with atomic_path(folder / "scan.png") as temporary:
         picture.write_png(temporary)
-    if options.json:
-        print((folder / "scan.json").read_text(encoding="utf-8"), end="")
-    else:
-        _show_scan(scan)
-        print(f"Written to {folder}: {', '.join(_SCAN_FILES)}")
+    _show_scan(scan)
+    print(f"Written to {folder}: {', '.join(_SCAN_FILES)}")
     return 0
 
 
-def _check_scan_folder(folder: Path) -> None:
-    """Refuse what cannot be written, and to replace what an earlier scan did not write, before any work."""
-    from kslottery_fast.base.files import check_writable, read_json
-    from kslottery_fast.tickets.scan import FORMAT
+def _check_folder(folder: Path, *, force: bool) -> None:
+    """Refuse a folder that cannot be written, before any work."""
+    from kslottery_fast.base.files import check_writable
 
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output {folder} is a file: expected a folder")
+        raise InputError(f"--output {folder} is a file; give a folder")
     check_writable(folder, folder, "--output")
-    taken = [name for name in _SCAN_FILES if (folder / name).exists()]
-    found = read_json(folder / "scan.json") if "scan.json" in taken else None
-    if taken and not (isinstance(found, dict) and found.get("format") == FORMAT):
-        raise InputError(f"--output would replace {folder / taken[0]}, which no scan wrote; name another folder")
+    refuse_existing([folder / name for name in _SCAN_FILES], force=force)
 
 
-def _show_scan(scan: Scan) -> None:
-    """Print one line a matrix, grouped by layer, and what was not compared. Nothing depends on colour."""
+def _show_scan(scan: "Scan") -> None:
+    """Print one line for each matrix, grouped by layer, and what was not compared. Nothing depends on colour."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

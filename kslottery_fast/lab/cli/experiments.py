@@ -1,90 +1,157 @@
 """The commands about experiments: ``kslottery run``, ``compare``, ``report`` and ``certify``."""
 
-from __future__ import annotations
-
 import argparse
-import json
 import os
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.data.languages import find_language
-from kslottery_fast.lab.experiment.settings import COMPARE_ARMS, ExperimentSettings, RunSettings
+from kslottery_fast.lab.experiment.settings import (
+    COMPARE_ARMS,
+    EVALUATION,
+    SELECTION,
+    TASK,
+    TRAINING,
+    ExperimentSettings,
+    RunSettings,
+)
+
+from .options import Renamed, add_command, add_force, add_results, at_least, positive, print_json, probability, words
+from .options import seed as one_seed
+from .options import seeds as some_seeds
 
 if TYPE_CHECKING:
     from kslottery_fast.evaluation.evaluate import Evaluation
 
-_AS_JSON = "print summary.json instead of the table"
+_SUMMARY = "print summary.json to stdout instead of the table"
+_FOLDER = "folder of `kslottery run` or `kslottery compare`"
 
 
 def add_run(commands: Any) -> None:
-    """``run``: the default experiment."""
-    parser = commands.add_parser(
+    """Add ``run``, the default experiment."""
+    parser = add_command(
+        commands,
         "run",
-        help="the whole experiment: Embed Tuning, KS selection, Partial Transfer, Partial Tuning, controls, report",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        _run,
+        "run the whole experiment on one language",
+        "The experiment tunes the embedding of the active vocabulary (Embed Tuning),\n"
+        "selects tickets, copies their rows (Partial Transfer), trains only their rows\n"
+        "(Partial Tuning), and trains two controls of the same size. It scores every\n"
+        "model on held-out pairs.\n\n"
+        "The same command resumes an experiment that was interrupted.",
+        ["run --output runs/es --target es", "run --model HuggingFaceTB/SmolLM2-360M --corpus pairs.tsv --target fr"],
     )
-    _add_settings(parser, "runs/run")
-    parser.set_defaults(run=_run)
+    groups = _add_settings(parser, "runs/run", leave_out=())
+    groups[TRAINING].add_argument(
+        "--seed", dest="seeds", type=one_seed, default=0, metavar="N", help="random seed of the trainings"
+    )
 
 
 def add_compare(commands: Any) -> None:
-    """``compare``: an experiment of any arms, seeds and languages."""
-    parser = commands.add_parser(
+    """Add ``compare``, an experiment with any arms, seeds and languages."""
+    parser = add_command(
+        commands,
         "compare",
-        help="many ways to tune a model beside each other, over training seeds and languages",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        _compare,
+        "compare many ways to tune a model",
+        "Every way is tried with several training seeds and on several languages.\n"
+        "Each is called an arm and written NAME[@SIZE][:lr=RATE]. SIZE is a number\n"
+        "of rows (18), an alpha (0.05: as many rows as the KS test selects), `tickets`\n"
+        "or `active` (the whole active vocabulary). --list-arms explains the names.\n\n"
+        "The same command resumes an experiment that was interrupted. Arms, seeds and\n"
+        "languages may be added later. The folder of `kslottery run` may be extended.",
+        ["compare --output runs/es --arms partial@18,frequency@18,lora@18 --seed 0,1,2", "compare --list-arms"],
     )
-    sizes = "rows (18), alpha (0.05), tickets, or active"
-    arms = f"comma-separated NAME[@SIZE][:lr=RATE]; SIZE: {sizes}; --list-arms names them"
-    parser.add_argument("--arms", type=_words, default=",".join(COMPARE_ARMS), help=arms)
-    parser.add_argument("--seeds", type=_words, default="0,1,2", help="comma-separated training seeds")
-    parser.add_argument("--targets", type=_words, default="es", help="comma-separated target languages")
-    parser.add_argument("--effects", type=int, default=12, help="tickets whose effect is measured one by one")
-    parser.add_argument("--margin", type=float, default=0.1, help="share of the gain that the recommended set may lose")
-    parser.add_argument("--split-seed", dest="seed", type=int, default=0, help="of the split and of the bootstrap")
-    _add_settings(parser, "runs/compare", leave_out=("target", "seed"))  # there are several of each
-    parser.add_argument("--list-arms", action="store_true", help="name the arms and end")
-    parser.add_argument("--dry-run", action="store_true", help="list the jobs, finished or not, and end")
-    parser.set_defaults(run=_compare)
+    grid = parser.add_argument_group("what is compared")
+    grid.add_argument("--arms", type=words, default=",".join(COMPARE_ARMS), metavar="ARM,...", help="the arms")
+    grid.add_argument(
+        "--target", dest="targets", type=words, default="es", metavar="CODE,...", help="the target languages"
+    )
+    grid.add_argument(
+        "--seed", dest="seeds", type=some_seeds, default="0,1,2", metavar="N,...", help="random seeds of the trainings"
+    )
+    for old, dest, kind in (("--targets", "targets", words), ("--seeds", "seeds", some_seeds)):
+        grid.add_argument(old, dest=dest, type=kind, action=Renamed, now=old.removesuffix("s"))
+    grid.add_argument("--effects", type=at_least(0), default=12, metavar="N", help="tickets to measure one by one")
+    grid.add_argument(
+        "--margin",
+        type=probability,
+        default=0.1,
+        metavar="SHARE",
+        help="gain that the recommended rows may lose",
+    )
+    _add_settings(parser, "runs/compare", leave_out=("target",))
+    listing = parser.add_argument_group("instead of the experiment")
+    listing.add_argument("--list-arms", action="store_true", help="print what each arm is, and exit")
+    listing.add_argument("--dry-run", action="store_true", help="print the jobs and whether they are done, and exit")
 
 
 def add_report(commands: Any) -> None:
-    """``report``: the table of a finished experiment, and its products anew."""
-    parser = commands.add_parser(
-        "report", help="print the table of a finished run or comparison, and make report, figures and tables anew"
+    """Add ``report``, which shows a finished experiment again."""
+    parser = add_command(
+        commands,
+        "report",
+        _report,
+        "show a finished experiment, and update its report",
+        "The table is printed. Files of the report that are missing, or that another\n"
+        "version wrote, are written. Nothing is trained or scored.",
+        ["report runs/es"],
+        "DIR",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="its folder")
-    parser.add_argument("--json", action="store_true", help=_AS_JSON)
-    parser.set_defaults(run=_report)
+    parser.add_argument("folder", type=Path, metavar="DIR", help=_FOLDER)
+    group = add_results(parser, as_json=f"{_SUMMARY}, and write no file")
+    add_force(group, "write report, figures and tables again even if they are up to date")
 
 
 def add_certify(commands: Any) -> None:
-    """``certify``: the certificates of an experiment again from its files."""
-    parser = commands.add_parser(
+    """Add ``certify``, which computes certificates again."""
+    parser = add_command(
+        commands,
         "certify",
-        help="compute the certificates of a finished run or comparison again, and say what they guarantee",
+        _certify,
+        "recompute and check the certificates of an experiment",
+        "Prints what the certificates guarantee. A certificate follows from the rows and\n"
+        "predictions in the folder, and a file that does not follow from the others is\n"
+        "refused. No model is run, and no file is written.",
+        ["certify runs/es"],
+        "DIR",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of `kslottery run` or `kslottery compare`")
-    parser.add_argument("--json", action="store_true", help="print the certificates as JSON")
-    parser.set_defaults(run=_certify)
+    parser.add_argument("folder", type=Path, metavar="DIR", help=_FOLDER)
+    add_results(parser)
 
 
-def _add_settings(parser: argparse.ArgumentParser, output: str, *, leave_out: tuple[str, ...] = ()) -> None:
-    parser.add_argument("--output", dest="folder", type=Path, default=Path(output), metavar="DIR", help="its folder")
+def _add_settings(parser: argparse.ArgumentParser, output: str, *, leave_out: tuple[str, ...]) -> dict[str, Any]:
+    """Add an option for every setting, in groups, which are returned."""
+    groups: dict[str, Any] = {
+        title: parser.add_argument_group(title) for title in (TASK, SELECTION, TRAINING, EVALUATION)
+    }
     for field in fields(RunSettings):
         if field.name not in leave_out:
-            kind: Any = str if field.default is None else type(field.default)
-            flag = "--" + field.name.replace("_", "-")
-            parser.add_argument(flag, type=kind, default=field.default, help=field.metadata["help"])
-    parser.add_argument("--json", action="store_true", help=_AS_JSON)
-    parser.set_defaults(after_interrupt="; the same command goes on where this one ended")
+            _add_setting(groups[field.metadata["group"]], field)
+    groups[SELECTION].add_argument("--top-k", dest="top_k", type=at_least(1), action=Renamed, now="--fallback-top-k")
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--output", dest="folder", type=Path, default=Path(output), metavar="DIR", help="folder of the experiment"
+    )
+    add_results(parser, group, as_json=f"{_SUMMARY}; the folder is written all the same")
+    parser.set_defaults(after_interrupt="; the same command resumes the experiment")
+    return groups
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+def _add_setting(group: Any, field: Any) -> None:
+    metadata, options = field.metadata, {}
+    if metadata["choices"]:
+        options["choices"] = metadata["choices"]
+    elif field.name == "seed":
+        options |= {"type": one_seed, "metavar": "N"}
+    elif isinstance(field.default, int):
+        options |= {"type": at_least(1), "metavar": "N"}
+    elif isinstance(field.default, float):
+        options |= {"type": probability if field.name == "alpha" else positive, "metavar": "NUMBER"}
+    flag = metadata["flag"] or field.name.replace("_", "-")
+    group.add_argument(f"--{flag}", dest=field.name, default=field.default, help=metadata["help"], **options)
 
 
 def _settings(options: argparse.Namespace) -> RunSettings:
@@ -92,63 +159,72 @@ def _settings(options: argparse.Namespace) -> RunSettings:
 
 
 def _run(options: argparse.Namespace) -> int:
-    base = _settings(options)
-    return _carry_out(ExperimentSettings.of_run(base), options, only_target=base.target)
-
-
-def _check_target(folder: Path, target: str) -> None:
-    """Refuse the folder of another language; ``compare`` is what adds languages to a folder."""
-    from kslottery_fast.lab.experiment.run_folder import refuse
-
-    there = sorted(stage.name.removesuffix(".corpus") for stage in (folder / "stages").glob("*.corpus"))
-    if there and find_language(target).code not in there:
-        refuse(folder, [f"target: {', '.join(map(repr, there))} there, {target!r} here"])
+    settings = ExperimentSettings.of_run(_settings(options), options.seeds)
+    return _carry_out(settings, options, extend=False)
 
 
 def _compare(options: argparse.Namespace) -> int:
     if options.list_arms:
-        return _list_arms()
-    try:
-        seeds = tuple(map(int, options.seeds))
-    except ValueError:
-        raise InputError(f"seeds is {','.join(options.seeds)!r}; expected integers, such as 0,1,2") from None
-    options.target = next(iter(options.targets), "es")
+        return _list_arms(options)
+    options.target = options.targets[0]
     settings = ExperimentSettings(
-        _settings(options), options.arms, seeds, options.targets, options.effects, options.margin
+        _settings(options), options.arms, options.seeds, options.targets, options.effects, options.margin
     )
-    return _list_jobs(settings, options.folder) if options.dry_run else _carry_out(settings, options)
+    return _list_jobs(settings, options) if options.dry_run else _carry_out(settings, options)
 
 
-def _list_arms() -> int:
-    from kslottery_fast.lab.experiment.arms import ARMS
+def _list_arms(options: argparse.Namespace) -> int:
+    from kslottery_fast.lab.experiment.arms import ARMS, CHOSEN, ChosenRows
 
-    for name, arm in ARMS.items():
-        doc = " ".join((type(arm).__doc__ or "").split())
-        print(f"{name + ('@SIZE' if arm.sized else ''):24} {arm.label}: {doc}")
+    arms = {name: f"{arm.label}. {' '.join((type(arm).__doc__ or '').split())}" for name, arm in ARMS.items()}
+    arms |= {
+        name: f"{text} Chosen: {CHOSEN[arm.selector]}."
+        for name, text in arms.items()
+        if isinstance(arm := ARMS[name], ChosenRows)
+    }
+    if options.json:
+        print_json(arms)
+    else:
+        for name, text in arms.items():
+            print(f"{name + ('@SIZE' if ARMS[name].sized else ''):24} {text}")
     return 0
 
 
-def _list_jobs(settings: ExperimentSettings, output: Path) -> int:
+def _list_jobs(settings: ExperimentSettings, options: argparse.Namespace) -> int:
     from kslottery_fast.lab.experiment.console import RunConsole, duration
     from kslottery_fast.lab.experiment.plan import Experiment
-    from kslottery_fast.lab.experiment.run_folder import open_run_folder
+    from kslottery_fast.lab.experiment.run_folder import RunFolder, check_run_folder
 
-    console = RunConsole()
-    with open_run_folder(output, settings.binding, settings.grid) as folder:
-        jobs = Experiment(settings, folder, console).jobs()
-        console.say(f"{output}: {len(jobs)} jobs, {sum(folder.finished(job.stage) for job in jobs)} finished already")
-        for job in jobs:
-            done = folder.finished(job.stage)
-            took = f"done in {duration(folder.seconds(job.stage))}" if done else "to do"
-            console.say(f"{took:>18}  {job.title}")
+    check_run_folder(options.folder, settings.binding)
+    folder = RunFolder(options.folder)
+    jobs = Experiment(settings, folder, RunConsole(quiet=True)).jobs()
+    seconds = {job.stage: folder.seconds(job.stage) if folder.finished(job.stage) else None for job in jobs}
+    if options.json:
+        listed = [{"stage": job.stage, "title": job.title, "seconds": seconds[job.stage]} for job in jobs]
+        print_json({"folder": str(options.folder), "jobs": listed})
+        return 0
+    done = sum(took is not None for took in seconds.values())
+    print(f"{options.folder}: {len(jobs)} jobs, {done} finished already")
+    for job in jobs:
+        took = seconds[job.stage]
+        print(f"{'to do' if took is None else f'done in {duration(took)}':>18}  {job.title}")
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
-    from kslottery_fast.lab.experiment.run_folder import read_header
+    from kslottery_fast.lab.experiment.console import RunConsole
+    from kslottery_fast.lab.experiment.plan import Experiment
+    from kslottery_fast.lab.experiment.run_folder import RunFolder, read_header
 
     settings = ExperimentSettings.recorded(read_header(options.folder), options.folder)
-    return _carry_out(settings, options, only_report=True)
+    if not options.json:
+        return _carry_out(settings, options, only_report=True)
+    from kslottery_fast.lab.report.summary import summarize
+
+    experiment = Experiment(settings, RunFolder(options.folder), RunConsole(quiet=True))
+    experiment.check_finished()
+    print_json(summarize(experiment))
+    return 0
 
 
 def _certify(options: argparse.Namespace) -> int:
@@ -156,21 +232,35 @@ def _certify(options: argparse.Namespace) -> int:
 
     found = recomputed(options.folder)
     if options.json:
-        print(json.dumps({name: one.to_dict() for name, one in found.items()}, indent=2, ensure_ascii=False))
+        print_json({name: one.to_dict() for name, one in found.items()})
     else:
         for name, certificate in found.items():
             print(f"{name}\n{certificate}\n")
     return 0
 
 
+def _check_grid(folder: Path, settings: ExperimentSettings) -> None:
+    """Refuse the folder of another language or training seed, which only ``compare`` may extend."""
+    from kslottery_fast.lab.experiment.run_folder import refuse
+
+    names = [stage.name for stage in (folder / "stages").glob("[!.]*")]
+    codes = sorted(name.removesuffix(".corpus") for name in names if name.endswith(".corpus"))
+    seeds = sorted(int(found[1]) for name in names if (found := re.fullmatch(r"[^.]+\.(\d+)\.embed", name)))
+    (target,), (seed,) = settings.targets, settings.seeds
+    if codes and find_language(target).code not in codes:
+        refuse(folder, [f"target: {', '.join(map(repr, codes))} there, {target!r} here"])
+    if seeds and seed not in seeds:
+        refuse(folder, [f"seed: {', '.join(map(str, dict.fromkeys(seeds)))} there, {seed} here"])
+
+
 def _carry_out(
-    settings: ExperimentSettings, options: argparse.Namespace, *, only_report: bool = False, only_target: str = ""
+    settings: ExperimentSettings, options: argparse.Namespace, *, only_report: bool = False, extend: bool = True
 ) -> int:
     """Do what is left of an experiment in ``options.folder``, write its products and show them.
 
-    The grid may differ from that of an earlier call in the same folder: what is finished is taken over, and the
-    products show the grid of this call. ``only_report``: refuse to do anything that is left, and write the products
-    again although they are those of this grid and version. ``only_target``: refuse the folder of other languages.
+    The grid may differ from that of an earlier call in the same folder. Finished stages are reused, and the products
+    show the grid of this call. With ``only_report`` an experiment that is not finished is refused. Without ``extend``
+    the folder of other languages and seeds is refused.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # before tokenizers are imported
     from rich.console import Console
@@ -182,27 +272,27 @@ def _carry_out(
     from kslottery_fast.lab.report.products import up_to_date, write_products
     from kslottery_fast.lab.report.tables import print_summary, score_header, score_row
 
-    console, output = RunConsole(), options.folder
+    console, output = RunConsole(quiet=options.quiet), options.folder
     header = score_header()
 
-    def show(label: str, evaluation: Evaluation) -> None:
+    def show(label: str, evaluation: "Evaluation") -> None:
         while header:  # above the first row
             console.say(header.pop(0))
         console.say(score_row(label, evaluation))
 
     with open_run_folder(output, settings.binding, settings.grid) as folder:
-        if only_target:
-            _check_target(output, only_target)
+        if not extend:
+            _check_grid(output, settings)
         experiment = Experiment(settings, folder, console, show)
         if not only_report:
             folder.keep_grid(settings.grid)
         worked = experiment.work(options.command, only_finished=only_report)
-        if worked or only_report or not up_to_date(output, settings):
+        if worked or getattr(options, "force", False) or not up_to_date(output, settings):
             with console.task("Writing tables, figures and report"):
                 write_products(experiment)
         summary = dict(read_json(output / "summary.json"))
     if options.json:
-        print(json.dumps(summary, indent=2, ensure_ascii=False))
+        print_json(summary)
     else:
         print_summary(summary, Console(highlight=False), output)
     return 0

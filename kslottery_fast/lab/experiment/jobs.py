@@ -1,6 +1,4 @@
-"""Jobs that leave a finished stage each, worked through in order: what every resumable command has in common."""
-
-from __future__ import annotations
+"""Jobs that are done in order. Each leaves a finished stage, which makes a command resumable."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,13 +14,25 @@ from .run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Job:
-    """One stage to make: ``work(folder, progress)`` writes its files into a temporary folder.
+    """One stage to make.
 
-    ``stage`` names the stage, ``title`` is what a person reads, ``kind`` what :class:`~.console.Forecast` compares it
-    with. ``afterwards`` is called once the stage counts, and again at every later start, since a kill may have come
-    between the two: what it does twice must be as if done once. ``show``, if there is one, shows what the stage found,
-    once in every call that has work to do. ``idle`` tells of a finished stage whether there was nothing to do for it;
-    its time teaches nothing then.
+    Parameters
+    ----------
+    stage : str
+        The name of the stage.
+    title : str
+        What a person reads.
+    work : callable(folder, progress)
+        Writes the files of the stage into a temporary folder.
+    afterwards : callable
+        Called when the stage is finished, and again at every later start, because the process may have been killed
+        between the two. To call it twice must have the same effect as to call it once.
+    kind : str
+        The kind of work, for :class:`~.console.Forecast`.
+    show : callable, optional
+        Shows what the stage found. Called once in every call that has work to do.
+    idle : callable
+        Returns whether a finished stage had nothing to do. Its time then says nothing about others.
     """
 
     stage: str
@@ -35,9 +45,21 @@ class Job:
 
 
 def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, command: str) -> None:
-    """Do every job whose stage is not finished, in order; a job may read the stages of those before it.
+    """Do every job whose stage is not finished, in order.
 
-    The record of a stage has the time and, where the system can tell, the peak memory of this job alone.
+    A job may read the stages of the jobs before it. The record of a stage holds its time and its peak memory. On
+    systems that cannot measure the peak of one job, it is the peak of the process.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        All jobs, finished or not.
+    folder : RunFolder
+        Where the stages lie.
+    console : RunConsole
+        Where progress is written.
+    command : str
+        The command line, which is recorded with each stage.
     """
     from .environment import snapshot
 
@@ -62,7 +84,7 @@ def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, co
         ):
             job.work(temporary, trimming(progress))
         job.afterwards()
-        forecast.finish(None if job.idle() else folder.seconds(job.stage))  # of all attempts
+        forecast.finish(None if job.idle() else folder.seconds(job.stage))
         if job.show:
             job.show()
 
@@ -70,7 +92,7 @@ def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, co
 def _shown(
     job: Job, jobs: Sequence[Job], console: RunConsole, forecast: Forecast
 ) -> AbstractContextManager[ProgressCallback]:
-    """A line or bar with the number of the job; none for what takes no time."""
+    """A line or bar with the number of the job. Jobs that take no time have none."""
     if job.kind == "none":
         return nullcontext(lambda *_: None)
     worth = [each.stage for each in jobs if each.kind != "none"]
@@ -78,7 +100,7 @@ def _shown(
 
 
 def _note_other_threads(done: Sequence[Job], folder: RunFolder, console: RunConsole) -> None:
-    """Say once that the rest is computed with another number of threads than what is finished."""
+    """Note once that the rest is computed with another number of threads than the finished stages."""
     import torch
 
     systems = [folder.record(job.stage)["environment"].get("system", {}) for job in done]
@@ -86,8 +108,8 @@ def _note_other_threads(done: Sequence[Job], folder: RunFolder, console: RunCons
     others = sorted({system["threads"] for system in systems if system.get("threads", here) != here})
     if others:
         there = " and ".join(map(str, others))
-        console.say(
-            f"note: finished stages were made with {there} thread{'' if others == [1] else 's'}, this call has {here}: "
-            f"sums are rounded in another order, so its numbers are not bit for bit those that {there} would give; "
-            f"set OMP_NUM_THREADS={others[0]} for that"
+        console.note(
+            f"the finished stages were made with {there} thread{'' if others == [1] else 's'}, and this call has "
+            f"{here}. Sums are then rounded in another order, so results may differ in their last bits. Set "
+            f"OMP_NUM_THREADS={others[0]} to get the same bits"
         )

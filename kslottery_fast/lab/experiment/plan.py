@@ -1,6 +1,4 @@
-"""From the grid of an experiment to its jobs, in the order in which they run."""
-
-from __future__ import annotations
+"""The jobs of an experiment, in the order in which they run."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +13,9 @@ from kslottery_fast.evaluation.encoding import Example
 from kslottery_fast.evaluation.evaluate import Evaluation
 from kslottery_fast.evaluation.scores import bleu_metric
 from kslottery_fast.integrations.peft_adapters import check_peft
+from kslottery_fast.lab.data.corpora import check_corpus
 from kslottery_fast.lab.data.languages import find_language
+from kslottery_fast.lab.models.names import check_model_name
 
 from . import scoring
 from .arms import ARMS
@@ -37,7 +37,16 @@ Work = Callable[[Path, ProgressCallback], None]
 class Experiment:
     """Arms over seeds and languages, in one folder and with one loaded model.
 
-    ``show_scores`` is called with label and scores of every arm as soon as there are any.
+    Parameters
+    ----------
+    settings : ExperimentSettings
+        What to do.
+    folder : RunFolder
+        Where the stages lie.
+    console : RunConsole
+        Where progress is written.
+    show_scores : callable(label, evaluation), optional
+        Called with the scores of every arm as soon as they exist.
     """
 
     def __init__(
@@ -60,29 +69,59 @@ class Experiment:
         }
 
     def work(self, command: str, *, only_finished: bool = False) -> bool:
-        """Do what is left to do, or with ``only_finished`` refuse to; returns whether anything was left.
+        """Do the jobs that are left.
 
-        ``command`` is recorded with the stages that this call makes; ``only_finished`` refuses to do anything.
+        Parameters
+        ----------
+        command : str
+            The command line, which is recorded with the stages that this call makes.
+        only_finished : bool
+            Whether to refuse an experiment that is not finished.
+
+        Returns
+        -------
+        bool
+            Whether any job was left.
+
+        Raises
+        ------
+        InputError
+            Something that a job needs is missing. This is checked before the first job.
         """
         jobs = self.jobs()
+        if only_finished:
+            self.check_finished()
         finished = sum(self.folder.finished(job.stage) for job in jobs)
-        if only_finished and finished < len(jobs):
-            raise InputError(
-                f"{self.folder.path}: only {finished} of {len(jobs)} stages are finished; "
-                "the command that made the folder goes on with the next"
-            )
-        if finished < len(jobs):  # refused now, not after the first evaluation
-            bleu_metric(self.settings.base.bleu_tokenizer)
-            if any(spec.name in ("lora", "prefix") for spec in self.settings.specs):
-                check_peft("the arms lora and prefix")
+        if finished < len(jobs):
+            self._check_needs()
         if finished:
-            rest = f"{len(jobs) - finished} left; going on with the next" if finished < len(jobs) else "none left"
+            rest = f"{len(jobs) - finished} left" if finished < len(jobs) else "none left"
             self.console.say(f"{self.folder.path}: {finished} of {len(jobs)} stages are finished already, {rest}")
         work_through(jobs, self.folder, self.console, command)
         return finished < len(jobs)
 
+    def check_finished(self) -> None:
+        """Raise InputError if a job is left."""
+        jobs = self.jobs()
+        finished = sum(self.folder.finished(job.stage) for job in jobs)
+        if finished < len(jobs):
+            raise InputError(
+                f"{self.folder.path}: only {finished} of {len(jobs)} stages are finished; "
+                "give the command that made the folder again to finish it"
+            )
+
+    def _check_needs(self) -> None:
+        """Refuse what would fail later: a missing corpus, model or package."""
+        base = self.settings.base
+        bleu_metric(base.bleu_tokenizer)
+        if any(spec.name in ("lora", "prefix") for spec in self.settings.specs):
+            check_peft("the arms lora and prefix")
+        if not all(shop.folder.finished("corpus") for shop in self.shops.values()):
+            check_corpus(base.corpus, source=base.source)
+            check_model_name(base.model)
+
     def jobs(self) -> list[Job]:
-        """Every job: shared stages first, then seed by seed, so that the first seed is whole before the second."""
+        """Every job. Shared stages come first, then seed after seed, so that the first seed is finished first."""
         jobs = [
             Job(shop.folder.prefix + "corpus", f"{self._where(code)}corpus and model", shop.record, kind="corpus")
             for code, shop in self.shops.items()
@@ -122,9 +161,9 @@ class Experiment:
 
     def _interpretation(self, cell: Cell) -> list[Job]:
         effects = self.settings.effects
-        single = self._job(cell, f"effects@{effects}", "the effect of single tickets", partial(_effects, cell, effects))
+        single = self._job(cell, f"effects@{effects}", "measuring single tickets", partial(_effects, cell, effects))
         return [single] + [
-            self._job(cell, f"positions.{spec}", f"positions of {spec.title}", partial(_positions, cell, spec), spec)
+            self._job(cell, f"positions.{spec}", f"measuring {spec.title}", partial(_positions, cell, spec), spec)
             for spec in self.settings.interpreted
         ]
 
@@ -133,14 +172,14 @@ class Experiment:
         return Job(cell.folder.prefix + name, title, work, kind=kind, idle=partial(_unchanged, cell, spec))
 
     def _where(self, code: str, seed: int | None = None) -> str:
-        """Which cell a title speaks of, where there are several."""
+        """The language and seed of a title. Empty if there is only one cell."""
         if len(self.cells) == 1:
             return ""
         return f"{code}: " if seed is None else f"{code}, seed {seed}: "
 
 
 def _unchanged(cell: Cell, spec: ArmSpec) -> bool:
-    """Whether alpha selected nothing for an arm, so that its model is the original one."""
+    """Whether alpha selected no row for an arm, so that its model is the original one."""
     return spec != UNTUNED and cell.record(spec)["rows"] == 0
 
 
@@ -181,7 +220,7 @@ def _positions(cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallba
 
 
 def _on_validation(cell: Cell) -> tuple[Any, Any, list[Example], list[str], dict[str, Any]]:
-    """Model, tokenizer, examples, their sources, and how effects are measured."""
+    """Model, tokenizer, examples, their sources, and the options of measuring effects."""
     shop = cell.shop
     sources = [pair.source for pair in shop.corpus.validation]
     options = {"output": shop.settings.output_role, **shop.settings.measuring}

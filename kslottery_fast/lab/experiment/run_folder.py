@@ -1,14 +1,12 @@
-"""A folder that belongs to one experiment, and its finished stages: what makes it resumable after Ctrl-C or kill -9.
+"""The folder of one experiment and its finished stages, which make it resumable after Ctrl-C or kill -9.
 
-A stage's results lie in ``stages/<name>/``, and the folder appears by one rename when the stage is complete. So a
-stage is finished if and only if its folder exists; whatever was killed left a hidden temporary folder, which the next
-run removes. ``run.json`` names the format, the settings, which bind, and the grid of the last call, which may change.
+The results of a stage lie in ``stages/<name>/``. This folder appears by one rename when the stage is complete, so a
+stage is finished if and only if its folder exists. A process that was killed leaves a hidden temporary folder, which
+the next run removes. ``run.json`` holds the format, the settings that bind the folder, and the grid of the latest call.
 
-A training that is under way keeps a checkpoint in ``checkpoints/<stage>/``, beside the stages, so that it outlives its
-process; it goes when the stage is finished.
+A training that is not finished keeps a checkpoint in ``checkpoints/<stage>/``, outside the stages, so that it outlives
+its process. The checkpoint is removed when the stage is finished.
 """
-
-from __future__ import annotations
 
 import contextlib
 import errno
@@ -21,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Self
+
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import atomic_directory, read_json, write_json
 
@@ -32,41 +32,53 @@ _OLDER = ("kslottery-run/1", "kslottery-comparison-run/1")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one experiment, made by :func:`open_run_folder`. The stages that it sees begin with ``prefix``."""
+    """The folder of one experiment. :func:`open_run_folder` makes it.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    prefix : str
+        Added to the name of every stage.
+    """
 
     path: Path
     prefix: str = ""
 
-    def view(self, prefix: str) -> RunFolder:
-        """The same folder seen by one part of the run, whose stages all begin with ``prefix``."""
-        return RunFolder(self.path, self.prefix + prefix)
+    def view(self, prefix: str) -> Self:
+        """The same folder for one part of the run, whose stages all begin with ``prefix``."""
+        return type(self)(self.path, self.prefix + prefix)
 
     def stage_path(self, stage: str) -> Path:
+        """The folder of a stage, finished or not."""
         return self.path / "stages" / (self.prefix + stage)
 
     def finished(self, stage: str) -> bool:
+        """Whether a stage is finished."""
         return self.stage_path(stage).is_dir()
 
     def checkpoints(self, stage: str) -> Path:
-        """Where a training keeps the checkpoint that it goes on from if it is interrupted."""
+        """The folder in which the training of a stage keeps its checkpoint."""
         return self.path / "checkpoints" / (self.prefix + stage)
 
     def keep_grid(self, grid: Mapping[str, Any]) -> None:
+        """Record the grid of this call in ``run.json``."""
         header = read_json(self.path / "run.json")
         if header["grid"] != dict(grid):
             write_json(self.path / "run.json", {**header, "grid": dict(grid)})
 
     @contextlib.contextmanager
     def write_stage(self, stage: str, environment: Callable[[], dict[str, Any]] = dict) -> Iterator[Path]:
-        """Yield a temporary folder that becomes the stage's when the block succeeds, with time and environment.
+        """Yield a temporary folder that becomes the folder of the stage if the block succeeds.
 
-        The time is that of all attempts, as far as a checkpoint kept what they had done.
+        The time and the environment are recorded with it. The time includes earlier attempts whose work a checkpoint
+        kept.
         """
         started, checkpoints = time.perf_counter(), self.checkpoints(stage)
         with atomic_directory(self.stage_path(stage)) as folder:
             yield folder
-            if checkpoints.is_dir():  # something trained
-                from kslottery_fast.integrations.resuming import seconds_spent  # with transformers, which takes seconds
+            if checkpoints.is_dir():
+                from kslottery_fast.integrations.resuming import seconds_spent  # slow: imports transformers
 
                 started -= seconds_spent(checkpoints)
             seconds = round(time.perf_counter() - started, 1)
@@ -78,6 +90,7 @@ class RunFolder:
         return dict(read_json(self.stage_path(stage) / "stage.json"))
 
     def seconds(self, stage: str) -> float:
+        """How long a finished stage took."""
         return float(self.record(stage)["seconds"])
 
     def _any_finished(self) -> bool:
@@ -87,21 +100,25 @@ class RunFolder:
 
 @contextlib.contextmanager
 def open_run_folder(path: Path, settings: Mapping[str, Any], grid: Mapping[str, Any]) -> Iterator[RunFolder]:
-    """Make the folder of an experiment, or take up the one that another call with the same settings left.
+    """Make the folder of an experiment, or resume in the folder of an earlier call with the same settings.
 
-    ``settings`` bind the folder. ``grid`` is recorded with a new one; :meth:`RunFolder.keep_grid` records that of a
-    later call.
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    settings : mapping
+        The settings that bind the folder.
+    grid : mapping
+        The grid, which is recorded with a new folder. :meth:`RunFolder.keep_grid` records that of a later call.
+
+    Raises
+    ------
+    InputError
+        A folder that :func:`check_run_folder` refuses, that another process uses, or that cannot be written.
     """
     header, run, existed = path / "run.json", RunFolder(path), path.exists()
     try:
-        if path.exists() and not path.is_dir():
-            raise InputError(f"output {path} is a file; give a folder that is new, empty, or this run's own")
-        if header.exists():
-            recorded = read_header(path)
-            if run._any_finished():  # else killed before anything was there that other settings could spoil
-                refuse(path, differences(recorded["settings"], settings))
-        elif path.is_dir() and not all(entry.name == ".lock" or _half_done(entry) for entry in path.iterdir()):
-            raise InputError(f"output {path} holds other files and no run; give a folder that is new or empty")
+        check_run_folder(path, settings)
         path.mkdir(parents=True, exist_ok=True)
         with _lock(path):
             if not run._any_finished():
@@ -111,7 +128,7 @@ def open_run_folder(path: Path, settings: Mapping[str, Any], grid: Mapping[str, 
             try:
                 yield run
             finally:
-                # A run that ended before its first stage was finished, by a misspelt language say, leaves no trace.
+                # A run that failed before its first stage was finished leaves no trace.
                 if not run._any_finished():
                     header.unlink()
                     shutil.rmtree(path / "stages")
@@ -121,20 +138,51 @@ def open_run_folder(path: Path, settings: Mapping[str, Any], grid: Mapping[str, 
     except (OSError, shutil.Error) as error:
         place = error.filename or path
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            text = f"no space left for {place}; make room and run the same command again to resume"
+            text = f"no space left for {place}; free some space and run the same command again to resume"
         else:
             text = f"{place}: {os.strerror(error.errno) if error.errno else error}"
         raise InputError(text) from error
 
 
+def check_run_folder(path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse a folder in which an experiment can neither start nor resume. Nothing is changed.
+
+    Parameters
+    ----------
+    path : Path
+        The folder, which need not exist.
+    settings : mapping
+        The settings that bind the folder.
+
+    Raises
+    ------
+    InputError
+        A file, a folder that holds anything else, or an experiment of another version or with other settings.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output {path} is a file; give a new or empty folder, or the folder of the run to resume")
+    if (path / "run.json").exists():
+        recorded = read_header(path)
+        if RunFolder(path)._any_finished():  # before that there is nothing that other settings could spoil
+            refuse(path, differences(recorded["settings"], settings))
+    elif path.is_dir() and not all(entry.name == ".lock" or _half_done(entry) for entry in path.iterdir()):
+        raise InputError(f"output {path} holds other files and no run; give a new or empty folder")
+
+
 def read_header(path: Path) -> dict[str, Any]:
-    """``run.json`` of an experiment's folder: ``settings`` and ``grid``."""
+    """Read ``run.json`` from the folder of an experiment: its ``settings`` and ``grid``.
+
+    Raises
+    ------
+    InputError
+        The file is missing or broken, or is not of this version.
+    """
     header = read_json(path / "run.json")
     kind = header.get("format") if isinstance(header, dict) else None
     if kind in _OLDER:
         raise InputError(
-            f"{path} was written by version 0.1, whose folders this version neither reads nor takes up; "
-            "make the run anew in another folder, or use version 0.1 for it"
+            f"{path} was written by version 0.1, whose folders this version cannot read; "
+            "run the experiment again in another folder, or use version 0.1"
         )
     if kind != KIND or not all(isinstance(header.get(part), dict) for part in ("settings", "grid")):
         raise InputError(f"{path}/run.json is not of the format {KIND}; give another folder")
@@ -142,7 +190,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def refuse(path: Path, different: Sequence[str]) -> None:
-    """Raise InputError where settings differ, see :func:`~.settings.differences`."""
+    """Raise InputError if settings differ. ``different`` comes from :func:`~.settings.differences`."""
     if different:
         raise InputError(
             f"output {path} belongs to a run with other settings ({'; '.join(different)}); "
@@ -151,7 +199,7 @@ def refuse(path: Path, different: Sequence[str]) -> None:
 
 
 def _tidy(run: RunFolder) -> None:
-    """Remove what a killed process left half-done; the lock says that nobody is at work on it."""
+    """Remove what a killed process left unfinished. The lock guarantees that no process is writing it."""
     stages, checkpoints = run.path / "stages", run.path / "checkpoints"
     for leftover in filter(_half_done, [*stages.iterdir(), *run.path.iterdir()]):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -162,12 +210,12 @@ def _tidy(run: RunFolder) -> None:
 
 def _remove_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # not empty: another training waits there to go on; or not there at all
+    with contextlib.suppress(OSError):  # not empty, because another training has a checkpoint there, or missing
         folder.parent.rmdir()
 
 
 def _half_done(entry: Path) -> bool:
-    """Whether it is what a kill in the middle of ``files.atomic_path`` or ``atomic_directory`` leaves."""
+    """Whether a kill within ``files.atomic_path`` or ``atomic_directory`` left this entry."""
     return entry.name.startswith(".") and entry.name.endswith((".tmp", ".old"))
 
 

@@ -1,6 +1,4 @@
-"""What is measured of every arm: test sentences in the template, validation NLL, and the paraphrased template."""
-
-from __future__ import annotations
+"""The scores of every arm: on the test split, on the validation split, and with the paraphrased template."""
 
 import shutil
 from pathlib import Path
@@ -16,49 +14,69 @@ from .workshop import Workshop
 
 TEST, PARAPHRASED, VALIDATION = "evaluation.json", "paraphrased.json", "validation.json"
 SCORE, PARAPHRASE = ".score", ".paraphrase"
-"""What the stages of an arm's scores add to its name: test and validation, and the paraphrased template."""
+"""What the stages with the scores of an arm add to its name."""
 
 
 def other_template(template: str) -> str:
-    """The template of the paraphrase check: the same request in words that the models were not tuned with."""
+    """The template of the paraphrase check, which asks the same in words that were not used in training."""
     return DEFAULT_TEMPLATE if template == PARAPHRASED_TEMPLATE else PARAPHRASED_TEMPLATE
 
 
 def score(shop: Workshop, model: Any, stage: str, folder: Path, progress: ProgressCallback) -> None:
-    """Score a model on the test split; for the stage ``SCORE`` its NLL on validation, too."""
+    """Score a model on the test split. The stage ``SCORE`` also holds its NLL on the validation split.
+
+    Every test pair counts twice in the progress, once for its likelihood and once for its translation, and every
+    validation pair once.
+    """
     settings, tokenizer = shop.settings, shop.loaded.tokenizer
     template = settings.template if stage == SCORE else other_template(settings.template)
+    test = shop.examples("test", template)
+    validation = shop.examples("validation") if stage == SCORE else []  # for choices that must not see the test split
+    total = 2 * len(test) + len(validation)
+
+    def on_test(done: int, _: int) -> None:
+        whole = done == 2 * len(test)
+        progress(done, total, "test NLL" if done < len(test) else "intervals" if whole else "translations")
+
+    def on_validation(done: int, _: int) -> None:
+        progress(2 * len(test) + done, total, "validation NLL")
+
     with trimming_forward(model):
         found = evaluate(
             model,
             tokenizer,
-            shop.examples("test", template),
+            test,
             max_new_tokens=settings.max_new_tokens,
             bleu_tokenizer=settings.bleu_tokenizer,
-            progress=progress,
+            progress=on_test,
             **settings.measuring,
         )
         write_json(folder / (TEST if stage == SCORE else PARAPHRASED), found.to_dict())
-        if stage == SCORE:  # for choices that the test split must not see
-            likelihood = nll(model, tokenizer, shop.examples("validation"), **settings.measuring)
+        if validation:
+            on_validation(0, len(validation))
+            likelihood = nll(model, tokenizer, validation, progress=on_validation, **settings.measuring)
             write_json(folder / VALIDATION, likelihood.to_dict())
 
 
 def copy_scores(source: Path, folder: Path) -> None:
-    """Take over the scores of the same model from another stage."""
+    """Copy the scores of the same model from another stage."""
     for name in (TEST, PARAPHRASED, VALIDATION):
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
 
 
 def load_nll(folder: Path) -> TargetNll:
+    """The NLL of a scored arm on the validation split."""
     return TargetNll.from_dict(read_json(folder / VALIDATION))
 
 
 def load_scores(folder: Path) -> dict[str, Evaluation]:
-    """The evaluations of a scored arm by template, ``test`` and, where that was asked for, ``paraphrased``.
+    """The evaluations of a scored arm: ``test``, and ``paraphrased`` if there is one.
 
-    ``folder``: of its finished stage ``SCORE``.
+    Parameters
+    ----------
+    folder : Path
+        The folder of its finished stage ``SCORE``.
     """
     other = folder.with_name(folder.name.removesuffix(SCORE) + PARAPHRASE) / PARAPHRASED
     scores = {"test": Evaluation.from_dict(read_json(folder / TEST))}

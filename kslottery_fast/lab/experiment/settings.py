@@ -1,12 +1,12 @@
-"""What an experiment is asked to do: settings that bind its folder, and a grid that a later call may extend."""
-
-from __future__ import annotations
+"""The settings of an experiment: those that bind its folder, and the grid that a later call may extend."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from typing_extensions import Self
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.data.languages import find_language
@@ -15,78 +15,131 @@ from kslottery_fast.lab.data.prompts import DEFAULT_TEMPLATE, check_template
 from .specs import ArmSpec, parse_arm
 
 ALPHA_GRID = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8)
-"""The alphas of the certificate's curve; the run's own alpha joins them."""
+"""The alphas of the certificate's curve. The alpha of the run is added to them."""
 
 RUN_ARMS = ("untuned", "embed", "transfer@tickets", "partial@tickets", "frequency@tickets", "random@tickets")
-"""What ``kslottery run`` compares: the method, and two controls of as many rows as there are tickets."""
+"""The arms of ``kslottery run``: the method, and two controls with as many rows as there are tickets."""
 
 COMPARE_ARMS = (
     *("untuned", "embed", "partial@0.05", "partial@18", "partial@64", "transfer@0.05"),
     *("frequency@0.05", "frequency@18", "frequency@64", "random@0.05", "l2@0.05", "gradient@0.05"),
     *("frozen@0.05", "noise@0.05", "lora@0.05", "prefix@0.05"),
 )
-"""The arms that are affordable on a CPU; ``full`` costs the memory of a whole model's optimizer."""
+"""The default arms of ``kslottery compare``. ``full`` is left out: it needs the memory of a whole model's optimizer."""
+
+Method = Literal["auto", "exact", "asymp", "paper"]
+Correction = Literal["bonferroni", "bh"]
+OutputRole = Literal["auto", "frozen", "tied"]
+Dtype = Literal["auto", "bfloat16", "float32"]
+BleuTokenizer = Literal["13a", "intl", "char", "zh", "none", "flores101", "flores200"]  # as evaluation.scores has it
+
+TASK, SELECTION, TRAINING, EVALUATION = "model and data", "selection of tickets", "training", "evaluation"
+"""The groups of settings in the help of the command line."""
 
 
-def option(default: Any, text: str) -> Any:
-    """A setting with its help on the command line."""
-    return field(default=default, metadata={"help": text})
+def option(default: Any, group: str, text: str, *, choices: Any = None, flag: str | None = None) -> Any:
+    """A setting, and how the command line shows it.
+
+    Parameters
+    ----------
+    default : any
+        The default value.
+    group : str
+        The group of options that it belongs to.
+    text : str
+        Its help.
+    choices : Literal type, optional
+        The values that are allowed.
+    flag : str, optional
+        Its name on the command line, by default that of the field.
+    """
+    metadata = {"group": group, "help": text, "choices": get_args(choices) if choices else None, "flag": flag}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """One language and one split: every argument of ``kslottery run`` that changes its results."""
+    """The settings of one language and one split: everything that changes the results of ``kslottery run``.
 
-    model: str = option("smollm2-135m", "named model, Hugging Face id, folder or .gguf file")
-    corpus: str = option("catalogues", "named corpus, .tsv/.csv/.jsonl file of pairs, or folder of .po files")
-    source: str = option("en", "source language: a code such as en, or code=Name")
-    target: str = option("es", "target language: a code such as es, or code=Name")
-    train: int = option(1300, "training pairs")
-    validation: int = option(64, "pairs that advice and the effects of single tickets are measured on")
-    test: int = option(192, "held-out pairs that every model is scored on")
-    template: str = option(DEFAULT_TEMPLATE, "prompt, with {source}, {source_language} and {target_language}")
-    alpha: float = option(0.05, "significance level of the KS test")
-    method: str = option("auto", "p-values: auto, exact, asymp, or the paper's threshold")
-    correction: str | None = option(None, "for testing many rows: bonferroni or bh")
-    top_k: int = option(18, "rows to go on with, by largest D, where alpha selects none")
-    learning_rate: float = option(1e-2, "of Embed Tuning; it decides how far rows move")
-    tuning_learning_rate: float = option(1e-2, "of Partial Tuning and of its controls")
-    steps: int = option(150, "updates of every training")
-    batch_size: int = option(16, "examples of an update")
-    micro_batch_size: int = option(8, "examples that go through the model together, of similar lengths")
-    output_role: Literal["auto", "frozen", "tied"] = option(
-        "auto", "tied tables: auto or frozen (the head keeps its weights), or tied (the head follows)"
+    Raises
+    ------
+    InputError
+        A value that is not allowed. The message names the setting.
+
+    Examples
+    --------
+    >>> RunSettings(target="ca", steps=20).alpha
+    0.05
+    """
+
+    model: str = option("smollm2-135m", TASK, "named model, Hugging Face id, model folder or .gguf file")
+    corpus: str = option("catalogues", TASK, "named corpus, .tsv, .csv or .jsonl file of pairs, or folder of .po files")
+    source: str = option("en", TASK, "source language: a code such as en, or CODE=NAME")
+    target: str = option("es", TASK, "target language: a code such as es, or CODE=NAME")
+    train: int = option(1300, TASK, "number of training pairs")
+    validation: int = option(64, TASK, "number of validation pairs, on which advice and effects of tickets are based")
+    test: int = option(192, TASK, "number of held-out pairs, on which every model is scored")
+    template: str = option(DEFAULT_TEMPLATE, TASK, "prompt with {source}, {source_language} and {target_language}")
+    alpha: float = option(0.05, SELECTION, "significance level of the KS test, between 0 and 1")
+    method: Method = option("auto", SELECTION, "how p-values are computed", choices=Method)  # noqa: RUF009
+    correction: Correction | None = option(  # noqa: RUF009
+        None, SELECTION, "correction for testing many rows", choices=Correction
     )
-    dtype: str = option("auto", "auto, bfloat16 or float32; trained rows are float32 always")
-    seed: int = option(0, "of the split, the batches, the random rows and the bootstrap")
-    max_new_tokens: int = option(64, "length of a translation at most")
-    eval_batch_size: int = option(32, "sentences in an evaluation batch")
-    n_bootstrap: int = option(1000, "resamples of every interval")
-    bleu_tokenizer: str = option("13a", "sacrebleu's: 13a, or flores101/flores200 for spBLEU")
+    top_k: int = option(
+        18, SELECTION, "number of rows to take, those of largest D, if alpha selects none", flag="fallback-top-k"
+    )
+    learning_rate: float = option(1e-2, TRAINING, "learning rate of Embed Tuning, which decides how far rows move")
+    tuning_learning_rate: float = option(1e-2, TRAINING, "learning rate of Partial Tuning and of its controls")
+    steps: int = option(150, TRAINING, "updates of each training")
+    batch_size: int = option(16, TRAINING, "examples per update")
+    micro_batch_size: int = option(8, TRAINING, "examples that go through the model together, of similar lengths")
+    output_role: OutputRole = option(  # noqa: RUF009
+        "auto",
+        TRAINING,
+        "the output head of a model with tied embeddings: it stays as it was (auto, frozen) or follows the rows (tied)",
+        choices=OutputRole,
+    )
+    dtype: Dtype = option(  # noqa: RUF009
+        "auto", TRAINING, "dtype of the model; trained rows are always float32", choices=Dtype
+    )
+    seed: int = option(
+        0, TASK, "random seed of the split into train, validation and test, and of the bootstrap", flag="split-seed"
+    )
+    max_new_tokens: int = option(64, EVALUATION, "maximum length of a translation, in tokens")
+    eval_batch_size: int = option(32, EVALUATION, "sentences per evaluation batch")
+    n_bootstrap: int = option(1000, EVALUATION, "bootstrap resamples per interval")
+    bleu_tokenizer: BleuTokenizer = option(  # noqa: RUF009
+        "13a", EVALUATION, "tokenizer of sacrebleu; flores101 or flores200 give spBLEU", choices=BleuTokenizer
+    )
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.alpha, float) and 0 < self.alpha < 1):
-            raise InputError(f"alpha is {self.alpha}; expected a number between 0 and 1, both excluded, such as 0.05")
+        for name in ("model", "corpus", "source", "target", "template"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise TypeError(f"{name} is {value!r}; expected a string")
+        if not (_is_number(self.alpha) and 0 < self.alpha < 1):
+            raise InputError(f"alpha is {self.alpha}; expected a number between 0 and 1, such as 0.05")
         for name in ("learning_rate", "tuning_learning_rate"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
+            if not (_is_number(value) and math.isfinite(value) and value > 0):
                 raise InputError(f"{name} is {value}; expected a positive number such as 1e-2")
         counts = ("train", "validation", "test", "top_k", "steps", "batch_size", "micro_batch_size")
         for name in (*counts, "max_new_tokens", "eval_batch_size", "n_bootstrap", "seed"):
             value, bound = getattr(self, name), int(name != "seed")
-            if not isinstance(value, int) or value < bound:
+            if isinstance(value, bool) or not isinstance(value, int) or value < bound:
                 raise InputError(f"{name} is {value}; expected an integer of at least {bound}")
         if self.batch_size % self.micro_batch_size:
             raise InputError(
                 f"batch_size is {self.batch_size}; expected a multiple of micro_batch_size, {self.micro_batch_size}"
             )
         if self.seed >= 2**32:
-            raise InputError(f"seed is {self.seed}; expected an integer below 2**32, which is what numpy takes")
+            raise InputError(f"seed is {self.seed}; expected an integer below 2**32, the limit of numpy")
         choices: dict[str, tuple[str | None, ...]] = {
-            "method": ("auto", "exact", "asymp", "paper"),
-            "correction": (None, "bonferroni", "bh"),
-            "output_role": ("auto", "frozen", "tied"),
-            "dtype": ("auto", "bfloat16", "float32"),
+            "method": get_args(Method),
+            "correction": (None, *get_args(Correction)),
+            "output_role": get_args(OutputRole),
+            "dtype": get_args(Dtype),
+            "bleu_tokenizer": get_args(BleuTokenizer),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -97,32 +150,60 @@ class RunSettings:
 
     @property
     def alphas(self) -> tuple[float, ...]:
-        """The certificate's grid, the run's own alpha included, ascending."""
+        """The alphas of the certificate, in ascending order."""
         return tuple(sorted({*ALPHA_GRID, self.alpha}))
 
     @property
     def selection(self) -> dict[str, Any]:
-        """What decides which rows are tickets."""
+        """The settings that decide which rows are tickets."""
         return {name: getattr(self, name) for name in ("alpha", "method", "correction", "top_k")}
 
     @property
     def measuring(self) -> dict[str, Any]:
-        """How everything is evaluated."""
+        """The settings of every evaluation."""
         return {"batch_size": self.eval_batch_size, "n_bootstrap": self.n_bootstrap, "seed": self.seed}
 
     def to_dict(self) -> dict[str, Any]:
+        """The settings by name."""
         return asdict(self)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
 class ExperimentSettings:
-    """``base`` binds the folder; the rest is a grid that a later call may extend.
+    """The settings of an experiment: ``base`` binds its folder, and the rest is a grid that a later call may extend.
 
-    ``base``: of every language; its ``seed`` is that of the split and of the bootstrap, its ``target`` gives way to
-    ``targets``. "untuned" and "embed" are always among the ``arms``, since every other arm is compared with them.
-    ``seeds``: of the trainings. ``effects``: tickets whose effect is measured one by one; costs twice as many passes
-    over validation. ``margin``: share of Embed Tuning's gain that the recommended set may lose. ``paraphrase``: score
-    every arm with a template that was not trained, too.
+    Parameters
+    ----------
+    base : RunSettings
+        The settings of every language. Its ``seed`` is that of the split and of the bootstrap. Its ``target`` is
+        replaced by each of ``targets``.
+    arms : tuple of str
+        What is compared. "untuned" and "embed" are always added, because every other arm is compared with them.
+    seeds : tuple of int
+        The training seeds.
+    targets : tuple of str
+        The target languages.
+    effects : int
+        How many tickets have their effect measured one by one. Each takes two passes over the validation split.
+    margin : float
+        The share of Embed Tuning's gain that the recommended set of rows may lose.
+    paraphrase : bool
+        Whether every arm is also scored with a template that was not used in training.
+
+    Raises
+    ------
+    InputError
+        A value that is not allowed. The message names the setting.
+
+    Examples
+    --------
+    >>> settings = ExperimentSettings(RunSettings(), arms=("partial@18",), seeds=(0, 1))
+    >>> [str(spec) for spec in settings.specs]
+    ['untuned', 'embed', 'partial@18']
     """
 
     base: RunSettings
@@ -136,16 +217,18 @@ class ExperimentSettings:
     def __post_init__(self) -> None:
         for name in ("arms", "seeds", "targets"):
             values = getattr(self, name)
+            if isinstance(values, str) or not isinstance(values, (tuple, list)):
+                raise TypeError(f"{name} is {values!r}; expected a tuple")
             if not values:
                 raise InputError(f"{name} is empty; give at least one")
             if len(set(values)) != len(values):
                 raise InputError(f"{name} names one twice: {', '.join(map(str, values))}")
         for seed in self.seeds:
-            if not 0 <= seed < 2**32:
+            if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
                 raise InputError(f"seeds has {seed}; expected integers from 0 to 2**32 - 1")
-        if self.effects < 0:
-            raise InputError(f"effects is {self.effects}; expected a number of tickets, 0 for none")
-        if not 0 < self.margin < 1:
+        if isinstance(self.effects, bool) or not isinstance(self.effects, int) or self.effects < 0:
+            raise InputError(f"effects is {self.effects}; expected a number of tickets, or 0 for none")
+        if not (_is_number(self.margin) and 0 < self.margin < 1):
             raise InputError(f"margin is {self.margin}; expected a share between 0 and 1, such as 0.1")
         codes = [find_language(target).code for target in self.targets]
         if len(set(codes)) != len(codes):
@@ -153,40 +236,57 @@ class ExperimentSettings:
         self.specs  # noqa: B018 (refuses bad arms now)
 
     @classmethod
-    def of_run(cls, base: RunSettings) -> ExperimentSettings:
-        """What ``kslottery run`` does: the default arms, one seed, one language."""
-        return cls(base, RUN_ARMS, (base.seed,), (base.target,), effects=0, paraphrase=False)
+    def of_run(cls, base: RunSettings, seed: int | None = None) -> Self:
+        """The settings of ``kslottery run``: the default arms, one training seed and one language.
+
+        Parameters
+        ----------
+        base : RunSettings
+            The settings of the run.
+        seed : int, optional
+            The training seed, by default ``base.seed``.
+        """
+        chosen = base.seed if seed is None else seed
+        return cls(base, RUN_ARMS, (chosen,), (base.target,), effects=0, paraphrase=False)
 
     @classmethod
-    def recorded(cls, header: Mapping[str, Any], folder: Path) -> ExperimentSettings:
-        """The settings in the ``run.json`` of a folder, with the grid of the last call."""
+    def recorded(cls, header: Mapping[str, Any], folder: Path) -> Self:
+        """The settings in the ``run.json`` of a folder, with the grid of the latest call.
+
+        Raises
+        ------
+        InputError
+            The file was written by another version.
+        """
         try:
             grid: dict[str, Any] = dict(header["grid"])
             grid |= {name: tuple(grid[name]) for name in ("arms", "seeds", "targets")}
             return cls(RunSettings(**{"target": grid["targets"][0], **header["settings"]}), **grid)
         except (LookupError, TypeError):
-            raise InputError(f"{folder}/run.json was not written by this version; make the run anew") from None
+            raise InputError(
+                f"{folder}/run.json was written by another version; run the experiment again in a new folder"
+            ) from None
 
     @property
     def specs(self) -> tuple[ArmSpec, ...]:
-        """All arms in the order of the tables, without repetition: untuned and Embed Tuning first."""
+        """All arms in the order of the tables, each once. Untuned and Embed Tuning come first."""
         asked = [parse_arm(text, self.base.alpha) for text in self.arms]
         return tuple(dict.fromkeys([ArmSpec("untuned"), ArmSpec("embed"), *asked]))
 
     @property
     def interpreted(self) -> tuple[ArmSpec, ...]:
-        """The arms whose effects are looked at position by position: Embed Tuning and the first Partial Tuning."""
+        """The arms whose effects are measured by position: Embed Tuning and the first Partial Tuning."""
         partial = [spec for spec in self.specs if spec.name == "partial"]
         return (ArmSpec("embed"), *partial[:1]) if self.effects else ()
 
     @property
     def binding(self) -> dict[str, Any]:
-        """What must stay the same when a folder is taken up again."""
+        """The settings that must be the same when a run resumes in its folder."""
         return {name: value for name, value in self.base.to_dict().items() if name != "target"}
 
     @property
     def grid(self) -> dict[str, Any]:
-        """What may grow."""
+        """The settings that may change from call to call."""
         lists = {"arms": list(map(str, self.specs)), "seeds": list(self.seeds), "targets": list(self.targets)}
         return {**lists, "effects": self.effects, "margin": self.margin, "paraphrase": self.paraphrase}
 
@@ -194,6 +294,8 @@ class ExperimentSettings:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One line for every setting that differs.
 
+    Examples
+    --------
     >>> differences({"alpha": 0.05, "seed": 0}, {"alpha": 0.01, "seed": 0})
     ['alpha: 0.05 there, 0.01 here']
     """

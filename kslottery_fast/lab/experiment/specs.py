@@ -1,7 +1,6 @@
-"""The arms of an experiment as they are asked for: ``NAME[@SIZE][:lr=RATE]``, and what each name stands for."""
+"""How the arms of an experiment are written, ``NAME[@SIZE][:lr=RATE]``, and the facts about each name."""
 
-from __future__ import annotations
-
+import difflib
 import math
 import re
 from dataclasses import dataclass
@@ -11,10 +10,18 @@ from kslottery_fast.base.errors import InputError
 
 @dataclass(frozen=True)
 class ArmFacts:
-    """What there is to know of an arm without making it.
+    """The facts about an arm that are known before it is made.
 
-    ``label``: what tables call it. ``sized``: whether it takes a size. ``trains``: whether it trains at all and may
-    have a learning rate. ``seeded``: whether it differs between training seeds.
+    Parameters
+    ----------
+    label : str
+        Its name in tables.
+    sized : bool
+        Whether it takes a size.
+    trains : bool
+        Whether it trains anything, and so may have a learning rate.
+    seeded : bool
+        Whether it differs between training seeds.
     """
 
     label: str
@@ -41,16 +48,23 @@ FACTS = {
     "lora": ArmFacts("LoRA"),
     "prefix": ArmFacts("Prefix Tuning"),
 }
-"""Every arm by the name that ``--arms`` takes; ``arms.ARMS`` makes them."""
+"""Every arm by the name that ``--arms`` takes. ``arms.ARMS`` makes them."""
 
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """One arm as it is asked for.
+    """One arm, as it is written.
 
-    ``size``: a number of rows (int), an alpha (float: as many rows as the KS test selects there), "tickets" (those that
-    the run's alpha selects, or its top_k rows of largest D where alpha selects none), or "active", all rows of the
-    corpus; None where an arm has no size. ``learning_rate``: None for the arm's own default.
+    Parameters
+    ----------
+    name : str
+        A key of ``FACTS``.
+    size : int, float, str or None
+        A number of rows (int), or an alpha (float), which stands for as many rows as the KS test selects at it.
+        "tickets" stands for the rows that the alpha of the run selects, or its ``top_k`` rows of largest D if it
+        selects none. "active" stands for all rows of the active vocabulary. None if the arm takes no size.
+    learning_rate : float or None
+        None stands for the arm's own default.
     """
 
     name: str
@@ -67,12 +81,14 @@ class ArmSpec:
 
     @property
     def title(self) -> str:
-        """Label and size, as messages show them.
+        """Label and size, for messages.
 
+        Examples
+        --------
         >>> ArmSpec("frequency", 18).title, ArmSpec("frequency", "tickets").title
         ('Frequency Tuning @18', 'Frequency Tuning')
         """
-        if self.size == "tickets":  # of a plain run, where there is nothing to tell it apart from
+        if self.size == "tickets":  # a plain run has only one arm of this name
             return self.facts.label.removesuffix(" (KS)") + self._rate
         size = "" if self.size is None else f" @{self.size}"
         return f"{self.facts.label}{size}{self._rate}"
@@ -81,20 +97,37 @@ class ArmSpec:
     def _rate(self) -> str:
         if self.learning_rate is None:
             return ""
-        short = f"{self.learning_rate:g}"  # but it must read as this very number: two of one name would share a stage
+        short = f"{self.learning_rate:g}"  # only if it is exact: two rates with one name would share a stage
         return f":lr={short if float(short) == self.learning_rate else repr(self.learning_rate)}"
 
 
 def parse_arm(text: str, default_size: float) -> ArmSpec:
-    """Read ``name[@size][:lr=rate]``; arms that need a size and have none get ``default_size``, an alpha.
+    """Read ``NAME[@SIZE][:lr=RATE]``.
 
+    Parameters
+    ----------
+    text : str
+        What was written.
+    default_size : float
+        The alpha that stands for the size of an arm that needs one and has none.
+
+    Raises
+    ------
+    InputError
+        An unknown name, a size or learning rate that is no number, or one that the arm does not take.
+
+    Examples
+    --------
     >>> parse_arm("partial@18", 0.05), str(parse_arm("frequency", 0.05)), str(parse_arm("lora@64:lr=0.001", 0.05))
     (ArmSpec(name='partial', size=18, learning_rate=None), 'frequency@0.05', 'lora@64:lr=0.001')
     """
+    if not isinstance(text, str):
+        raise TypeError(f"arm is {text!r}; expected a string such as 'partial@18'")
     match = re.fullmatch(r"([a-z0-9-]+)(?:@([^@:]+))?(?::lr=([^:]+))?", text.strip())
     if not match or match[1] not in FACTS:
         raise InputError(
-            f"unknown arm {text!r}; expected NAME, NAME@SIZE or NAME@SIZE:lr=RATE with NAME one of {', '.join(FACTS)}"
+            f"unknown arm {text!r}; {_hint(text)} NAME, NAME@SIZE or NAME@SIZE:lr=RATE, where NAME is one of "
+            f"{', '.join(FACTS)}"
         )
     name, size, rate = match.groups()
     facts = FACTS[name]
@@ -104,7 +137,7 @@ def parse_arm(text: str, default_size: float) -> ArmSpec:
         raise InputError(f"arm {text!r}: {name} trains nothing and has no learning rate")
     chosen = _size(text, size) if size is not None else (default_size if facts.sized else None)
     if rate is not None and not 0 < _number(rate) < math.inf:
-        raise InputError(f"arm {text!r}: learning rate {rate!r} is no positive number such as 1e-3")
+        raise InputError(f"arm {text!r}: learning rate {rate!r} is not a positive number such as 1e-3")
     return ArmSpec(name, chosen, None if rate is None else _number(rate))
 
 
@@ -115,10 +148,15 @@ def _size(text: str, size: str) -> int | float | str:
         return int(size)
     if not 0 < _number(size) < 1:
         raise InputError(
-            f"arm {text!r}: size {size!r} is no number of rows (18), no alpha between 0 and 1 (0.05), and neither "
-            "'tickets' nor 'active'"
+            f"arm {text!r}: size {size!r} is not a number of rows (18), an alpha between 0 and 1 (0.05), 'tickets' or "
+            "'active'"
         )
     return _number(size)
+
+
+def _hint(text: str) -> str:
+    near = difflib.get_close_matches(text.strip().partition("@")[0], FACTS, n=1)
+    return f"did you mean {near[0]}? Write" if near else "write"
 
 
 def _number(text: str) -> float:

@@ -1,6 +1,4 @@
-"""Train some rows of a model's table on encoded examples, in an ordinary transformers Trainer loop."""
-
-from __future__ import annotations
+"""Train rows of a model's embedding table on encoded examples, with the Trainer of transformers."""
 
 import contextlib
 import logging
@@ -36,12 +34,23 @@ Features = Sequence[Mapping[str, Sequence[int]]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How anything is trained in one experiment: ``steps`` updates of AdamW without weight decay.
+    """How every arm of an experiment is trained: with AdamW, without weight decay.
 
-    ``batch_size``: examples of an update, a multiple of ``micro_batch_size``, the examples that go through the model
-    together. Those have similar lengths, to save padding; an update adds up several, so that it sees short and long
-    ones, each target token with the same weight. The ``learning_rate`` falls linearly to zero; gradients are clipped to
-    norm 1, as Trainer does by default. The same ``seed`` gives the same batches whatever trains.
+    Parameters
+    ----------
+    pad_token_id : int
+        The token that pads a batch.
+    steps : int
+        Number of updates.
+    batch_size : int
+        Examples per update, a multiple of ``micro_batch_size``. Every target token has the same weight.
+    micro_batch_size : int
+        Examples that go through the model together. They have similar lengths, which saves padding. An update adds up
+        several micro-batches, so that it holds short and long examples.
+    learning_rate : float
+        The first learning rate, which falls linearly to zero. Gradients are clipped to norm 1, the default of Trainer.
+    seed : int
+        The same seed gives the same batches, whatever is trained.
     """
 
     pad_token_id: int
@@ -53,7 +62,7 @@ class Recipe:
 
 
 class _LabTrainer(TicketTrainer):
-    """TicketTrainer with batches of similar lengths, and checkpoints of what trains, be it rows or not."""
+    """TicketTrainer with batches of similar lengths, and with checkpoints of whatever is trained."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         features: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -63,10 +72,10 @@ class _LabTrainer(TicketTrainer):
     def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
         try:
             super()._save_checkpoint(*arguments, **options)
-        except RuntimeError as error:  # of torch.save, on a full disk
+        except RuntimeError as error:  # torch.save on a full disk
             raise InputError(
                 f"{self.args.output_dir}: a checkpoint of the training cannot be written ({error}); "
-                "make room and run the same command again to resume"
+                "free some space and run the same command again to resume"
             ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -93,7 +102,7 @@ class _LabTrainer(TicketTrainer):
 
 
 class _Watch(TrainerCallback):
-    """Passes the steps on and stops at a loss that is no number."""
+    """Reports every step, and stops if the loss is not finite."""
 
     def __init__(self, progress: ProgressCallback | None, before_update: Callable[[int], None] | None) -> None:
         self.progress, self.before_update = progress, before_update
@@ -125,11 +134,40 @@ def train_rows(
     witness: Witness | None = None,
     say: Callable[[str], None] = warnings.warn,
 ) -> TrainedRows:
-    """Fine-tune the rows ``token_ids`` of a model's input embedding, everything else frozen, and take them off again.
+    """Train some rows of a model's input embedding, with everything else frozen, and detach them again.
 
-    The model comes back as it was, bit for bit. The order of the ids rounds the norm of gradients, nothing else; the
-    rows come back ascending. ``checkpoints``: folder of this training alone, where an interrupted one goes on.
-    ``witness`` looks on before every update; ``say`` is told which checkpoint is passed over.
+    The model comes back as it was, bit for bit.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    token_ids : int64 tensor [k]
+        The rows. Their order changes nothing but the rounding of the gradient norm.
+    features : sequence of mappings
+        The encoded examples.
+    recipe : Recipe
+        How to train.
+    output : str
+        The role of a tied output head, as for :func:`kslottery_fast.attach_rows`.
+    checkpoints : Path, optional
+        A folder for the checkpoint of this training, from which it resumes.
+    progress : callable, optional
+        Called after every step with the loss as its note.
+    witness : Witness, optional
+        Called before every update.
+    say : callable, optional
+        Called with a message if a checkpoint cannot be used.
+
+    Returns
+    -------
+    TrainedRows
+        The rows in ascending order of their token ids.
+
+    Raises
+    ------
+    InputError
+        The training diverged.
     """
     attach_rows(model, token_ids, output=output)
     try:
@@ -144,7 +182,6 @@ def train_rows(
             raise InputError(
                 f"training diverged at learning rate {recipe.learning_rate:g}: rows hold NaN or Inf; lower it"
             )
-        # The order in which rows were asked for says nothing once they are trained.
         order = ids.argsort()
         return TrainedRows(ids[order], rows[order], losses)
     finally:
@@ -160,9 +197,23 @@ def train_parameters(
     progress: ProgressCallback | None = None,
     before_update: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Train whatever is trainable in a model, in place, and return the loss of every step in nats per target token.
+    """Train all trainable parameters of a model in place.
 
-    ``before_update`` is called with the updates done so far.
+    Parameters
+    ----------
+    model, features, recipe
+        As for :func:`train_rows`.
+    saver : Checkpoints, optional
+        Keeps a checkpoint, and resumes from it.
+    progress : callable, optional
+        Called after every step with the loss as its note.
+    before_update : callable, optional
+        Called before every update with the number of updates done.
+
+    Returns
+    -------
+    list of float
+        The loss of every step, in nats per target token.
     """
     set_seed(recipe.seed)
     with contextlib.ExitStack() as stack:
@@ -186,7 +237,7 @@ def train_parameters(
             use_cpu=next(model.parameters()).device.type == "cpu",
             dataloader_pin_memory=False,
         )
-        # Several GPUs would mean DataParallel, which splits batches behind the back of the supervised positions.
+        # With several GPUs Trainer would use DataParallel, which splits the batches that supervised positions refer to.
         arguments._n_gpu = min(1, arguments.n_gpu)
         trainer = _LabTrainer(
             model=model,
@@ -195,6 +246,7 @@ def train_parameters(
             data_collator=partial(collate, pad_token_id=recipe.pad_token_id),
             callbacks=[_Watch(progress, before_update), *([saver] if saver else [])],
             supervised_logits_only=True,
+            tickets="none",  # whatever trains: rows, LoRA, a prefix, the whole table
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=saver.resume() if saver else None)
@@ -203,7 +255,7 @@ def train_parameters(
 
 @contextlib.contextmanager
 def quiet_trainer() -> Iterator[None]:
-    """Keep the notes of Trainer and accelerate off the terminal; warnings of ours and errors still show."""
+    """Silence the log messages of Trainer and accelerate, except errors."""
     loggers = [logging.getLogger(name) for name in ("transformers.trainer", "accelerate")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

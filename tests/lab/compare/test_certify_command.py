@@ -107,7 +107,7 @@ def forge_certificate(folder, change) -> None:
 def test_a_forged_guarantee_is_refused(copy, capsys):
     forge_certificate(copy, lambda data: data["agreement"]["share"].update(value=1.0, low=0.999))
     error = refused(copy, capsys)
-    assert "agreement.share.value is 1.0, what it follows from gives 0." in error
+    assert "agreement.share.value is 1.0, but the files that it follows from give 0." in error
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_forged_violations_are_refused(sure, capsys):
         level.update(violations=0, violating_sentences=0, violating_sentences_upper=0.1)
 
     forge_certificate(sure, change)
-    assert ".violations is 0, what it follows from gives" in refused(sure, capsys)
+    assert ".violations is 0, but the files that it follows from give" in refused(sure, capsys)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_forged_violations_are_refused(sure, capsys):
 )
 def test_a_level_that_was_touched_up_is_refused(copy, capsys, field, value):
     forge_certificate(copy, lambda data: data["levels"][0].update({field: value}))
-    assert f"levels[0].{field} is {value}, what it follows from gives" in refused(copy, capsys)
+    assert f"levels[0].{field} is {value}, but the files that it follows from give" in refused(copy, capsys)
 
 
 def test_a_level_that_was_dropped_is_refused(copy, capsys):
@@ -155,7 +155,7 @@ def test_forged_predictions_are_refused(copy, capsys):
     stage = copy / "stages" / "es.0.certificate"
     rows = len(Tickets.load(stage / "tickets.json"))
     shutil.copy(stage / "predictions.safetensors", stage / f"predictions-{rows}.safetensors")
-    assert "what it follows from gives" in refused(copy, capsys)
+    assert "but the files that it follows from give" in refused(copy, capsys)
 
 
 def test_predictions_that_were_removed_are_named(copy, capsys):

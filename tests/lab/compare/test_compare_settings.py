@@ -43,15 +43,15 @@ def test_rates_that_differ_have_names_that_differ_and_round_ones_are_short():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("partail@18", "unknown arm 'partail@18'; expected NAME, .* one of untuned, embed, full, partial"),
-        ("partial@0", "size '0' is no number of rows"),
-        ("partial@1.5", "size '1.5' is no number of rows"),
-        ("partial@many", "size 'many' is no number of rows"),
+        ("partail@18", "unknown arm 'partail@18'; did you mean partial\\? Write NAME, .* one of untuned, embed, full"),
+        ("partial@0", "size '0' is not a number of rows"),
+        ("partial@1.5", "size '1.5' is not a number of rows"),
+        ("partial@many", "size 'many' is not a number of rows"),
         ("embed@18", "embed has no size; write 'embed'"),
         ("transfer@18:lr=1e-3", "transfer trains nothing and has no learning rate"),
-        ("full:lr=-1", "learning rate '-1' is no positive number"),
-        ("full:lr=fast", "learning rate 'fast' is no positive number"),
-        ("partial@18/../../x", "size '18/../../x' is no number"),
+        ("full:lr=-1", "learning rate '-1' is not a positive number"),
+        ("full:lr=fast", "learning rate 'fast' is not a positive number"),
+        ("partial@18/../../x", "size '18/../../x' is not a number"),
     ],
 )
 def test_what_is_no_arm_is_refused(text, message):
@@ -92,7 +92,7 @@ def test_the_settings_that_a_folder_records_read_as_themselves():
         header = json.loads(json.dumps({"settings": found.binding, "grid": found.grid}))
         again = ExperimentSettings.recorded(header, Path("runs/a"))
         assert (again.binding, again.grid, again.specs) == (found.binding, found.grid, found.specs)
-    with pytest.raises(InputError, match=r"runs/a/run\.json was not written by this version"):
+    with pytest.raises(InputError, match=r"runs/a/run\.json was written by another version"):
         ExperimentSettings.recorded({"settings": {"alhpa": 1}, "grid": header["grid"]}, Path("runs/a"))
 
 

@@ -1,0 +1,56 @@
+"""Former names of arguments, which still work."""
+
+import functools
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from typing import ParamSpec, TypeVar
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def renamed(
+    names: Mapping[str, str], *, silently: Collection[str] = ()
+) -> Callable[[Callable[_Arguments, _Result]], Callable[_Arguments, _Result]]:
+    """Let a function take arguments by their former names too, with a DeprecationWarning.
+
+    Parameters
+    ----------
+    names : mapping of str to str
+        For each former name the name of today.
+    silently : collection of str
+        Former names that give no warning.
+
+    Examples
+    --------
+    >>> @renamed({"x": "data"})
+    ... def first(data):
+    ...     return data[0]
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     first(x=[3, 4])
+    3
+    >>> str(caught[0].message)
+    'first() takes data now, which was called x: the former name will go in a later version'
+    """
+
+    def decorate(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+        @functools.wraps(function)
+        def wrapper(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+            for former in names.keys() & kwargs.keys():
+                now = names[former]
+                if now in kwargs:
+                    raise TypeError(f"{function.__name__}() got {former} and {now}, two names of one argument")
+                if former not in silently:
+                    warnings.warn(
+                        f"{function.__name__}() takes {now} now, which was called {former}: the former name will go in "
+                        "a later version",
+                        DeprecationWarning,
+                        stacklevel=2,
+                    )
+                kwargs[now] = kwargs.pop(former)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate

@@ -1,0 +1,90 @@
+"""Checks of what RowAdamW takes: parameters, groups and their numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.rows.tables import TABLE_DTYPES
+
+from .trained_rows import check_rows
+
+
+def check_hyperparameters(group: dict[str, Any]) -> None:
+    """Refuse a group whose numbers are out of range or are no numbers.
+
+    Raises
+    ------
+    InputError
+        A number out of range.
+    TypeError
+        Not a number.
+    """
+    for name in ("lr", "eps", "weight_decay"):
+        value = _number(group[name], name)
+        if not 0 <= value < math.inf:
+            raise InputError(f"{name} is {value}, expected a finite number of at least 0")
+    betas = group["betas"]
+    if not isinstance(betas, (tuple, list)):
+        raise TypeError(f"betas is {shown(betas)}: expected two numbers in [0, 1), such as (0.9, 0.999)")
+    if len(betas) != 2 or not all(0 <= _number(beta, "betas") < 1 for beta in betas):
+        raise InputError(f"betas is {betas}, expected two numbers in [0, 1)")
+
+
+def _number(value: Any, name: str) -> float:
+    number = isinstance(value, (int, float)) or (torch.is_tensor(value) and value.numel() == 1)
+    if not number or isinstance(value, bool):
+        raise TypeError(f"{name} is {shown(value)}: expected a number" + " or a scalar tensor" * (name == "lr"))
+    return float(value)
+
+
+def listed_params(params: Any) -> list[Any]:
+    """Return the parameters or groups that the constructor was given, as a list. A generator is read once."""
+    if isinstance(params, nn.Module):
+        raise TypeError(f"params is {shown(params)}: expected parameters or groups; pass its .parameters()")
+    listed = checked_params(params, dict)
+    if not listed:
+        raise InputError("params is empty: expected at least one parameter or group")
+    return listed
+
+
+def checked_params(params: Any, *others: type) -> list[Any]:
+    if isinstance(params, (str, Tensor, nn.Module, dict)) or not isinstance(params, Iterable):
+        raise TypeError(f"params is {shown(params)}: expected a list of parameters, such as [model.rows]")
+    listed = list(params)
+    for entry in listed:
+        named = isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], Tensor)
+        if not named and not isinstance(entry, (Tensor, *others)):
+            raise TypeError(f"params holds {shown(entry)}: expected parameters")
+    return listed
+
+
+def checked_group(group: dict[str, Any]) -> dict[str, Any]:
+    """A group with all its options, whose parameters are a list and whose rows are ids that fit them.
+
+    Raises
+    ------
+    InputError
+        A number out of range, a parameter of a wrong dtype or layout, or row ids that do not fit.
+    TypeError
+        Something of a wrong type.
+    """
+    check_hyperparameters(group)
+    params = group["params"]
+    params = [params] if torch.is_tensor(params) else checked_params(params)
+    checked = {**group, "params": params}
+    for entry in params:
+        param = entry[1] if isinstance(entry, tuple) else entry  # named_parameters() has pairs
+        if param.dtype not in TABLE_DTYPES:
+            raise InputError(f"params holds a parameter of dtype {param.dtype}, expected floating point")
+        if not param.is_contiguous() and param.dim() != 2:
+            raise InputError(f"params holds a parameter of shape {list(param.shape)} that is not contiguous")
+        if group["rows"] is not None:
+            checked["rows"] = check_rows(group["rows"], param)
+    return checked

@@ -1,0 +1,92 @@
+"""What a person is told about a file that cannot be read: which file it is, what is wrong with it, what to do."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors
+
+from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.errors import InputError
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+AGAIN = "copy or download it again"
+_SHOWN = 300  # characters of a path that the system refuses
+
+
+def check_path(value: Any, name: str, hint: str = "") -> Path:
+    """Return a path given as a string or a path object.
+
+    Raises
+    ------
+    TypeError
+        It is something else. The message ends with the hint.
+
+    Examples
+    --------
+    >>> check_path(None, "before")
+    Traceback (most recent call last):
+    TypeError: before is None: expected a path
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} is {shown(value)}: expected a path{hint}")
+    return Path(value)
+
+
+def exists(path: Path) -> bool:
+    """Tell whether there is such a file or folder. A name that the system cannot take is an InputError."""
+    try:
+        return path.exists()
+    except OSError as error:
+        text = str(path) if len(str(path)) < _SHOWN else f"{str(path)[:_SHOWN]}..."
+        raise InputError(f"{text} cannot be read: {error.strerror}") from None
+
+
+def unreadable(path: Path, error: OSError | MemoryError) -> InputError:
+    """The system refuses to read the file."""
+    return InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
+def changed(path: Path) -> InputError:
+    """The file is no longer the one whose header was read."""
+    return InputError(f"{path} changed while it was read: another program is writing it; try again")
+
+
+def damaged(path: Path, reason: str) -> InputError:
+    """The safetensors library refuses the file and says why."""
+    if "unknown variant `" in reason:  # the only names that the format lists are those of dtypes
+        dtype = reason.split("`")[1]
+        return InputError(
+            f"{path} holds a tensor of dtype {dtype}, which safetensors {safetensors.__version__} does not know: "
+            "upgrade safetensors"
+        )
+    return InputError(f"{path} is cut short or damaged ({reason}); {AGAIN}")
+
+
+def pickled(path: Path) -> InputError:
+    """The file is a pickle."""
+    return InputError(
+        f"{path} is a pickle, which can run code when it is read, so it is not read here; if you trust it, convert it: "
+        f"AutoModelForCausalLM.from_pretrained({str(path.parent)!r}).save_pretrained(NEW_FOLDER) writes safetensors"
+    )
+
+
+def gguf(path: Path) -> InputError:
+    """The file is a GGUF file."""
+    return InputError(
+        f"{path} is a GGUF file: load it with transformers (from_pretrained(..., gguf_file=...)) and "
+        "save it as safetensors, or use the checkpoint that it was made from"
+    )
+
+
+def foreign(path: Path, start: bytes) -> InputError:
+    """The file is not a safetensors file, as its first bytes say."""
+    if start.startswith(b"PK\x03\x04") or start[:1] == b"\x80":
+        return pickled(path)
+    if start.startswith(b"GGUF"):
+        return gguf(path)
+    if start == b"version ":
+        return InputError(f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder")
+    if len(start) < 8:
+        return InputError(f"{path} is cut short: it has {len(start)} bytes; {AGAIN}")
+    return InputError(f"{path} is not a safetensors file; expected one, the index of a sharded checkpoint, or a folder")

@@ -1,0 +1,163 @@
+"""The texts of tokens, and whether a tokenizer is that of a table."""
+
+from dataclasses import replace
+
+from torch import Tensor
+from typing_extensions import Self
+
+from kslottery_fast.base.arguments import check_tokenizer
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.ticket_ids import token_text
+from kslottery_fast.base.tokenizer import Tokenizer
+
+from .ticket_data import TicketData
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Refuse a tokenizer that does not fit a table with ``vocab_size`` rows.
+
+    Raises
+    ------
+    InputError
+        It has more tokens than the table has rows.
+    TypeError
+        It is not a tokenizer.
+    """
+    size = len(check_tokenizer(tokenizer))
+    # Tokens that were added without resizing the table lie beyond it, but the tokenizer is still that of the model.
+    if getattr(tokenizer, "vocab_size", size) > vocab_size:
+        raise InputError(
+            f"the tokenizer has {size} tokens, the table {vocab_size} rows: they are of different models; load the "
+            "tokenizer of this model"
+        )
+
+
+def token_texts(tokenizer: Tokenizer, token_ids: Tensor, vocab_size: int) -> list[str]:
+    """The text of each token of a table with ``vocab_size`` rows, a leading space kept.
+
+    Raises
+    ------
+    InputError
+        The tokenizer belongs to another model.
+    TypeError
+        It is not a tokenizer.
+    """
+    check_vocabulary(tokenizer, vocab_size)
+    size, ids = len(tokenizer), token_ids.tolist()
+    outside = [token for token in ids if token >= size]
+    if outside:
+        raise InputError(
+            f"token id {outside[0]} is a ticket, the tokenizer ends at {size - 1}: they are of different models; load "
+            "the tokenizer of this model"
+        )
+    return [token_text(tokenizer, token) for token in ids]
+
+
+class TicketTexts(TicketData):
+    """The texts of the tokens of tickets."""
+
+    def tokens(self, tokenizer: Tokenizer) -> list[str]:
+        """Return the text of each ticket, in their order, a leading space kept.
+
+        A token that is not text by itself, such as a part of a UTF-8 character, has the tokenizer's own spelling.
+
+        Parameters
+        ----------
+        tokenizer : transformers tokenizer
+            The one of the model. Its table may have more rows (padding) than the tokenizer has tokens, never fewer.
+
+        Returns
+        -------
+        list of str
+
+        Raises
+        ------
+        InputError
+            The tokenizer belongs to another model.
+        TypeError
+            It is not a tokenizer.
+
+        Examples
+        --------
+        >>> from kslottery_fast import Tickets
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> vocabulary = models.WordLevel({"the": 0, "cat": 1, "sat": 2})
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary))
+        >>> settings = {"vocab_size": 3, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> tickets = Tickets.from_counts([2, 1], [4, 4], **settings)
+        >>> tickets.tokens(tokenizer)
+        ['cat', 'sat']
+        """
+        return token_texts(tokenizer, self.token_ids, self.vocab_size)
+
+    def with_texts(self, tokenizer: Tokenizer) -> Self:
+        """Return equal tickets that keep the text of each token in ``token_texts``.
+
+        Parameters
+        ----------
+        tokenizer : transformers tokenizer
+            The one of the model, as for :meth:`tokens`.
+
+        Returns
+        -------
+        Tickets
+
+        Raises
+        ------
+        InputError
+            The tokenizer belongs to another model.
+        TypeError
+            It is not a tokenizer.
+
+        Examples
+        --------
+        >>> from kslottery_fast import Tickets
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> vocabulary = models.WordLevel({"the": 0, "cat": 1, "sat": 2})
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary))
+        >>> settings = {"vocab_size": 3, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> tickets = Tickets.from_counts([2, 1], [4, 4], **settings)
+        >>> tickets.with_texts(tokenizer).token_texts
+        ('cat', 'sat')
+        """
+        return replace(self, token_texts=tuple(self.tokens(tokenizer)))
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Refuse a tokenizer whose tokens have other texts than those of the tickets.
+
+        Tickets without texts refuse only what :meth:`tokens` refuses.
+
+        Parameters
+        ----------
+        tokenizer : transformers tokenizer
+
+        Raises
+        ------
+        InputError
+            The tokenizer belongs to another model.
+        TypeError
+            It is not a tokenizer.
+
+        Examples
+        --------
+        >>> from kslottery_fast import Tickets
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> vocabulary = models.WordLevel({"the": 0, "cat": 1, "sat": 2})
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary))
+        >>> settings = {"vocab_size": 3, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> tickets = Tickets.from_counts([2, 1], [4, 4], **settings, token_texts=["dog", "the"])
+        >>> tickets.check_tokenizer(tokenizer)
+        Traceback (most recent call last):
+        kslottery_fast.base.errors.InputError: the tickets are of another tokenizer: token 1 is 'the' in the tickets and
+        'cat' in the tokenizer; select tickets for this model
+        """
+        theirs = self.tokens(tokenizer)
+        for token, ours, their in zip(self, self.token_texts or (), theirs, strict=False):
+            if ours != their:
+                raise InputError(
+                    f"the tickets are of another tokenizer: token {token} is {ours!r} in the tickets and {their!r} in "
+                    "the tokenizer; select tickets for this model"
+                )

@@ -1,0 +1,73 @@
+"""README and docs tell the truth: their blocks run as printed, their commands, links and files exist."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import documents
+import pytest
+import torch
+from documents import PAGES, ROOT
+from transformers import AutoModelForCausalLM
+
+from kslottery_fast.lab.models import loading
+
+PYTHON_PAGES = [page for page in PAGES if documents.blocks(page, "python")]
+
+
+@pytest.fixture
+def small_model(tiny_llama, tiny_tokenizer, tmp_path, monkeypatch):
+    """A tiny model in the place of the pinned SmolLM2, in a folder of its own; the blocks themselves are not changed.
+
+    Small weights, so that twenty steps shift rows of 32 numbers far enough for the test.
+    """
+    folder = tmp_path / "smollm2-135m"
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens([" el", " la", " los", " els", " de"])  # single tokens of SmolLM2, which the pages name
+    tiny_llama(tied=True, initializer_range=0.02, vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    source = loading.ModelSource(str(folder), "smollm2-135m", {"kind": "folder", "path": str(folder), "sha256": ""}, {})
+    monkeypatch.setattr(loading, "find_source", lambda *_: source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.usefixtures("small_model")
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.name)
+def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path):
+    names: dict[str, object] = {"__name__": "__main__"}
+    exec(compile(documents.program(page), str(page), "exec"), names)
+    if page.name == "README.md":
+        shifted = names["tickets"].token_ids.tolist()
+        assert shifted
+        assert set(names["moved"]) <= set(shifted)
+        tuned = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned").get_input_embeddings().weight
+        base = loading.load_model("smollm2-135m", dtype="float32").model.get_input_embeddings().weight
+        assert sorted(shifted) == (tuned != base).any(dim=1).nonzero().flatten().tolist()
+        transferred = names["original"].get_input_embeddings().weight
+        assert torch.equal(transferred[list(names["moved"])], tuned[list(names["moved"])])
+
+
+def test_readme_and_training_have_blocks():
+    assert {"README.md", "training.md"} <= {page.name for page in PYTHON_PAGES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_make_target_that_a_page_names_exists(page):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"make {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_local_link_of_a_page_leads_somewhere(page):
+    for link, anchor in set(re.findall(r"\]\(([^)#]*)(#[^)]*)?\)", page.read_text(encoding="utf-8"))):
+        if link.startswith("https://"):
+            continue
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+            assert anchor[1:] in anchors, f"{link}{anchor}"
