@@ -1,6 +1,6 @@
-"""FSDP2: the frozen model in shards, the rows whole on every process; k x d numbers are reduced a step.
+"""Trains rows with FSDP2: the frozen model is sharded, every process has all rows, and only their gradient is reduced.
 
-torchrun --nproc-per-node 2 examples/fsdp2.py
+Run it as ``torchrun --nproc-per-node 2 examples/fsdp2.py [FOLDER]``. The adapter goes to FOLDER (runs/fsdp2).
 """
 
 import os
@@ -22,11 +22,12 @@ if torch.cuda.is_available():
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # torchrun sets it
     torch.cuda.set_device(device)
 dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-# On its device before the rows are replicated: their first values are sent around, and fully_shard leaves them alone.
-model, data = tiny.model(tied=False).to(device), tiny.examples(64)
+with device:  # the model must be on its device before replicate_rows sends the rows to all processes
+    model = tiny.model(tied=False)
+data = tiny.examples(64)
 tickets = tiny.tokenizer()(" =aeo")["input_ids"]
 attach_rows(model, tickets)
-whole = replicate_rows(model)  # leave this out, and FSDP2 shards the rows too
+whole = replicate_rows(model)  # without this line FSDP2 shards the rows too
 for layer in model.model.layers:
     fully_shard(layer, ignored_params=whole)
 fully_shard(model, ignored_params=whole)
@@ -37,9 +38,10 @@ for batch in DataLoader(data, batch_size=4, sampler=DistributedSampler(data), co
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
+    if dist.get_rank() == 0:
+        print(f"loss {loss.item():.3f}")
 
 rows = gather_rows(model)
 if dist.get_rank() == 0:
-    print(f"loss {loss.item():.3f}")
     save_rows_adapter(tickets, rows, output, vocab_size=model.config.vocab_size)
 dist.destroy_process_group()

@@ -1,4 +1,7 @@
-"""A plain PyTorch loop: train the rows of a few tokens, with a schedule, gradient accumulation and clipping."""
+"""Trains the rows of a few tokens in a plain PyTorch loop, with a schedule, gradient accumulation and clipping.
+
+Run it as ``python examples/plain_loop.py [FOLDER]``. The trained model goes to FOLDER (runs/plain_loop).
+"""
 
 import sys
 from pathlib import Path
@@ -14,8 +17,8 @@ STEPS, ACCUMULATE = 20, 2
 output = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/plain_loop")
 
 model, tokenizer = tiny.model(), tiny.tokenizer()
-tickets = tokenizer(" =aeo")["input_ids"]  # or what ks_select found
-attach_rows(model, tickets)  # all else is frozen
+tickets = tokenizer(" =aeo")["input_ids"]  # or the tickets of ks_select
+attach_rows(model, tickets)  # freezes everything else
 
 optimizer = RowAdamW([get_rows(model).rows], lr=1e-1, weight_decay=0.0)
 schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=2, num_training_steps=STEPS)
@@ -32,5 +35,5 @@ for index, batch in enumerate(batches):
         optimizer.zero_grad()
         print(f"step {index // ACCUMULATE + 1:2}: loss {loss.item() * ACCUMULATE:.3f}")
 
-merge_rows(model).save_pretrained(output)  # an ordinary model again
+merge_rows(model).save_pretrained(output)  # an ordinary model
 tokenizer.save_pretrained(output)

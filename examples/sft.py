@@ -1,18 +1,22 @@
-"""TRL's SFTTrainer trains tickets: put the mixin first, the rest stays as it was. Needs pip install trl."""
+"""Trains the rows of a few tokens with the SFTTrainer of TRL, to which a mixin adds the argument ``tickets``.
+
+Install TRL with ``pip install trl`` and run ``python examples/sft.py [FOLDER]``. The model goes to FOLDER/model
+(runs/sft/model).
+"""
 
 import sys
 
 import tiny
 import torch
 from datasets import Dataset
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from kslottery_fast import merge_rows
 from kslottery_fast.integrations.trainer import TicketTrainerMixin
 
 
 class TicketSFTTrainer(TicketTrainerMixin, SFTTrainer):
-    """An SFTTrainer with one more argument, the tickets."""
+    """An SFTTrainer with the arguments of a TicketTrainer. The mixin comes first."""
 
 
 output = sys.argv[1] if len(sys.argv) > 1 else "runs/sft"

@@ -1,12 +1,11 @@
-"""What the examples need to run in seconds and offline: a tiny random LLaMA, a byte tokenizer, a few sentences.
+"""A tiny random LLaMA, a byte tokenizer and a few sentences, with which the examples run in seconds and offline.
 
-With a model of your own, put ``AutoModelForCausalLM.from_pretrained(...)`` and its tokenizer in their place.
+The examples import this file. For your own model, load it and its tokenizer with ``from_pretrained`` instead.
 """
-
-from __future__ import annotations
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SPECIAL = ["<pad>", "<s>", "</s>"]
@@ -21,7 +20,7 @@ PAIRS = [
 
 
 def model(*, tied: bool = True) -> LlamaForCausalLM:
-    """A random LLaMA: V 259, d 32."""
+    """Return a random LLaMA with 259 tokens and embeddings of dimension 32."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=256 + len(SPECIAL),
@@ -40,7 +39,7 @@ def model(*, tied: bool = True) -> LlamaForCausalLM:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token for each byte."""
+    """Return a tokenizer with one token for each byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bytes_alone = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(SPECIAL + alphabet)}, merges=[]))
     bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -49,14 +48,27 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def texts(n: int = 48) -> list[str]:
-    """Translations, over and over."""
+    """Return n translations, which repeat."""
     return ["{} = {}</s>".format(*PAIRS[i % len(PAIRS)]) for i in range(n)]
 
 
-def examples(n: int = 48) -> list[dict[str, list[int]]]:
-    """The texts as a dataset for a Trainer: input_ids and labels of one length."""
-    made = tokenizer()(texts(n), padding="max_length", max_length=24)
-    return [
-        {"input_ids": ids, "attention_mask": mask, "labels": [i if m else -100 for i, m in zip(ids, mask, strict=True)]}
-        for ids, mask in zip(made["input_ids"], made["attention_mask"], strict=True)
-    ]
+class Examples(Dataset[dict[str, list[int]]]):
+    """Translations as a dataset, with input_ids and labels of one length."""
+
+    def __init__(self, n: int) -> None:
+        made = tokenizer()(texts(n), padding="max_length", max_length=24)
+        self.rows = []
+        for ids, mask in zip(made["input_ids"], made["attention_mask"], strict=True):
+            labels = [token if kept else -100 for token, kept in zip(ids, mask, strict=True)]
+            self.rows.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        return self.rows[index]
+
+
+def examples(n: int = 48) -> Examples:
+    """Return n translations as a dataset for a Trainer or a DataLoader."""
+    return Examples(n)

@@ -1,15 +1,16 @@
 """Batches of examples of similar lengths, in an order that follows from seed and epoch alone."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 
 import torch
 
+from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.errors import InputError
+
 
 class GroupedBatches(torch.utils.data.Sampler[int]):
-    """Random order in which the examples of a batch have similar lengths: less padding, the same examples.
+    """A random order in which the examples of a batch have similar lengths, which saves padding.
 
     Every epoch shuffles the examples, cuts them into groups of ``group`` batches, sorts each group by length, and
     shuffles the batches.
@@ -17,8 +18,18 @@ class GroupedBatches(torch.utils.data.Sampler[int]):
     Parameters
     ----------
     lengths : sequence of int
-        Tokens of every example.
-    batch_size, seed, group : int
+        The number of tokens of every example.
+    batch_size : int
+        The number of examples of a batch.
+    seed : int
+        Where the random order starts from.
+    group : int
+        The number of batches that are sorted together.
+
+    Raises
+    ------
+    InputError
+        ``lengths`` is not a sequence of integers, or ``batch_size`` or ``group`` is below 1.
 
     Examples
     --------
@@ -27,11 +38,26 @@ class GroupedBatches(torch.utils.data.Sampler[int]):
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, group: int = 16) -> None:
+        if not isinstance(lengths, Sequence) or not all(map(_is_int, lengths)):
+            raise InputError(
+                f"lengths is {shown(lengths)}: expected a list of integers, which every epoch reads again; "
+                "put what a generator gives into a list"
+            )
+        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, None), ("group", group, 1)):
+            if not _is_int(value) or (least is not None and value < least):
+                bound = "" if least is None else f" of at least {least}"
+                raise InputError(f"{name} is {shown(value)}: expected an integer{bound}")
         self.lengths, self.batch_size, self.seed, self.group = lengths, batch_size, seed, group
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Trainer says which epoch comes next."""
+        """Take note of the next epoch. The Trainer calls this.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 0.
+        """
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -53,5 +79,9 @@ class GroupedBatches(torch.utils.data.Sampler[int]):
             part = sorted(order[start : start + size], key=lambda i: (self.lengths[i], i))
             batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
         numbers.shuffle(batches)
-        # A short batch anywhere but at the end would shift the borders of all that follow it.
+        # A short batch anywhere but at the end would shift the borders of all batches after it.
         return sorted(batches, key=lambda batch: len(batch) < self.batch_size)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,47 +1,59 @@
-"""TicketMonitor: how many rows are tickets by now, in the log of a transformers Trainer."""
-
-from __future__ import annotations
+"""TicketMonitor: logs how many rows are tickets so far, during a training with a Trainer of transformers."""
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import transformers
+from typing_extensions import Self
 
+from kslottery_fast.base.arguments import check_choice, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks.decision import check_options
+from kslottery_fast.ks.null import METHODS
 from kslottery_fast.rows.attach import get_rows, has_rows
 from kslottery_fast.tickets.attached import ks_select_rows
 from kslottery_fast.tickets.tickets import Tickets
 
 
 class TicketMonitor(transformers.TrainerCallback):
-    """Runs the KS test on the attached rows every few steps, logs it, and can stop when the tickets are stable.
+    """Runs the KS test on the attached rows every few steps, logs the result, and can stop when tickets are stable.
 
-    Logged through the Trainer, so that it reaches its log history and every tracker: ``tickets``, their number,
-    and from the second check on ``ticket_overlap``, their Jaccard overlap with the check before.
+    The Trainer logs it, so that it reaches the log history and every tracker: ``tickets`` is the number of tickets, and
+    ``ticket_overlap`` their Jaccard overlap with the previous check. The first check has no overlap.
 
     Parameters
     ----------
-    every : steps between two checks, at least 1.
-    alpha, method, correction : as for :func:`kslottery_fast.ks_select`.
-    stop_when_stable : stop training once ``patience`` checks in a row overlap by ``overlap`` or more with the one
-        before. Checks without a single ticket do not count.
-    overlap : Jaccard overlap in (0, 1] that counts as stable.
-    patience : how many such checks it takes, at least 1.
+    every : int
+        The number of steps between two checks, at least 1.
+    alpha : float
+        The significance level, as for :func:`kslottery_fast.ks_select`.
+    method : {"auto", "exact", "asymp", "paper"}
+        How p-values are computed, as for :func:`kslottery_fast.ks_select`.
+    correction : {None, "bonferroni", "bh"}
+        The correction for many tests, as for :func:`kslottery_fast.ks_select`.
+    stop_when_stable : bool
+        True stops the training once ``patience`` checks in a row have each overlapped by at least ``overlap`` with the
+        check before. Checks without a ticket do not count.
+    overlap : float
+        The Jaccard overlap that counts as stable, in (0, 1].
+    patience : int
+        The number of stable checks in a row, at least 1.
 
     Attributes
     ----------
-    tickets : Tickets of the last check, or None.
+    tickets : Tickets or None
+        The tickets of the last check.
 
     Raises
     ------
-    InputError : an option out of range; at the start of training a model without attached rows in use, or a Trainer
-        that is not a TicketTrainer and was not given to :meth:`bind`; during training, NaN in a row.
+    InputError
+        An option is out of range. At the start of training: the model has no attached rows in use, or the Trainer is
+        not a TicketTrainer and was not given to :meth:`bind`. During training: a row holds NaN.
 
     Notes
     -----
-    A check tests the k attached rows, not the V of the table: see
-    :func:`kslottery_fast.tickets.ks_select_rows`. A resumed run counts stable checks from none.
+    A check tests the k attached rows, not the V rows of the table, see :func:`kslottery_fast.ks_select_rows`. A resumed
+    training starts with a count of 0 stable checks.
 
     Examples
     --------
@@ -55,8 +67,8 @@ class TicketMonitor(transformers.TrainerCallback):
         every: int = 10,
         *,
         alpha: float = 0.05,
-        method: str = "auto",
-        correction: str | None = None,
+        method: Literal["auto", "exact", "asymp", "paper"] = "auto",
+        correction: Literal["bonferroni", "bh"] | None = None,
         stop_when_stable: bool = False,
         overlap: float = 0.9,
         patience: int = 3,
@@ -64,8 +76,10 @@ class TicketMonitor(transformers.TrainerCallback):
         for name, value in (("every", every), ("patience", patience)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} is {value!r}, expected an integer of at least 1")
-        if not 0 < overlap <= 1:
-            raise InputError(f"overlap is {overlap}, expected a number in (0, 1]")
+        if isinstance(overlap, bool) or not isinstance(overlap, (int, float)) or not 0 < overlap <= 1:
+            raise InputError(f"overlap is {overlap!r}, expected a number in (0, 1]")
+        check_choice(stop_when_stable, (True, False), "stop_when_stable")
+        check_choice(method, ("auto", *METHODS), "method")
         check_options(alpha, correction, None)
         self.every, self.stop_when_stable, self.overlap, self.patience = every, stop_when_stable, overlap, patience
         self._options: dict[str, Any] = {"alpha": alpha, "method": method, "correction": correction}
@@ -73,13 +87,31 @@ class TicketMonitor(transformers.TrainerCallback):
         self._stable = 0
         self.tickets: Tickets | None = None
 
-    def bind(self, trainer: transformers.Trainer) -> TicketMonitor:
-        """Log through this Trainer; a TicketTrainer binds its monitors itself. Returns the monitor."""
+    def bind(self, trainer: transformers.Trainer) -> Self:
+        """Log through a Trainer. A TicketTrainer binds its monitors itself.
+
+        Parameters
+        ----------
+        trainer : transformers.Trainer
+            The Trainer that runs this callback.
+
+        Returns
+        -------
+        TicketMonitor
+            The monitor itself.
+
+        Raises
+        ------
+        TypeError
+            ``trainer`` is not a Trainer.
+        """
+        if not isinstance(trainer, transformers.Trainer):
+            raise TypeError(f"trainer is {shown(trainer)}: expected a transformers.Trainer")
         self._trainer = trainer
         return self
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check that there is something to watch and somewhere to log."""
+        """Check that rows are attached and that a Trainer logs."""
         del args, state, control
         if self._trainer is None:
             raise InputError("TicketMonitor logs through its Trainer: use TicketTrainer, or call monitor.bind(trainer)")
@@ -90,12 +122,12 @@ class TicketMonitor(transformers.TrainerCallback):
         self.tickets, self._stable = None, 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Test, log, and stop if that was asked for."""
+        """Run the test when it is due, log the result, and stop the training if tickets are stable."""
         del args
         if state.global_step % self.every:
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # no ticket yet: the log says so by a zero
+            warnings.simplefilter("ignore", RuntimeWarning)  # no ticket yet, which the log shows as 0
             tickets = ks_select_rows(kwargs["model"], **self._options)
         logs: dict[str, float] = {"tickets": len(tickets)}
         if self.tickets is not None:

@@ -1,6 +1,4 @@
-"""Rows as what they are to a quantized model: an adapter that trains while the model stays as it is."""
-
-from __future__ import annotations
+"""Training rows of a quantized model: to the Trainer they count as an adapter, and the model stays as it is."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,22 +11,28 @@ from kslottery_fast.rows.attach import get_rows, has_rows
 from kslottery_fast.rows.rowset import RowSet
 
 _ADAPTED = "_hf_peft_config_loaded"
-"""What transformers sets on a model that has adapters, and what its Trainer looks for on a quantized one."""
+"""The attribute that transformers sets on a model with adapters. Its Trainer wants it on a quantized model."""
 
 
 @contextmanager
 def as_adapted(model: nn.Module | None) -> Iterator[None]:
-    """While a Trainer is built: a quantized model with rows counts as one with trainable adapters.
+    """Make a quantized model with rows count as one with trainable adapters while a Trainer is built.
 
-    transformers' Trainer refuses to train a quantized model without adapters. It knows PEFT's, so the model says for
-    that long that it has some. Any other model is left alone.
+    The Trainer of transformers refuses to train a quantized model without adapters of PEFT. Inside the block the model
+    is marked as having some. Any other model is left alone.
+
+    Parameters
+    ----------
+    model : nn.Module or None
+        The model of the Trainer, if there is one yet.
 
     Raises
     ------
-    InputError : the quantization is one that transformers does not train through.
+    InputError
+        transformers sends no gradients through this kind of quantization.
     """
     embedding = get_rows(model) if model is not None and has_rows(model) else None
-    # A compiled quantized model is left to the Trainer, which refuses it with or without adapters.
+    # The Trainer refuses a compiled quantized model with or without adapters.
     if embedding is None or not getattr(model, "is_quantized", False) or hasattr(model, "_orig_mod"):
         yield
         return
@@ -42,7 +46,7 @@ def as_adapted(model: nn.Module | None) -> Iterator[None]:
     finally:
         del vars(model)[_ADAPTED]
         vars(model).update(before)
-        # TRL's SFTTrainer makes everything that trains on a model of bitsandbytes bfloat16.
+        # On a model of bitsandbytes, SFTTrainer casts everything that trains to bfloat16.
         for rows, value in zip(parameters, values, strict=True):
             if rows.dtype != value.dtype:
                 rows.data = value.to(rows.device)

@@ -1,18 +1,16 @@
-"""An interrupted training goes on from its last checkpoint, bit for bit.
+"""Resuming an interrupted training from its last checkpoint, with the same bits as an uninterrupted one.
 
-A checkpoint is Trainer's own, ``checkpoint-N/``, and ``complete.json`` in it, written last: what a kill left half-done
-has none and is passed over. It names what it belongs to and the digests of the other files; another training starts
-from the beginning, and what is damaged is passed over, too.
+A checkpoint is the folder ``checkpoint-N/`` of the Trainer, and in it ``complete.json``, which is written last. After a
+kill, an unfinished checkpoint lacks this file and is passed over. The file holds a key of the training and the digests
+of the other files. A checkpoint with another key belongs to another training, and one with other digests is damaged.
+Both are passed over too.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,24 +19,26 @@ import torch
 import transformers
 from transformers import TrainerCallback
 
+from kslottery_fast.base.arguments import check_path
 from kslottery_fast.base.cache import file_sha256
+from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
 
 STEPS, SECONDS = 25, 60.0
-"""A checkpoint is due after as many steps and as much time, whichever takes longer."""
+"""A checkpoint is due after this many steps and this much time, whichever takes longer."""
 
 _COMPLETE, _WITNESS, _EARLIER = "complete.json", "witness.safetensors", "earlier.json"
 
 
 class Kept(Protocol):
-    """What looks on while something trains, and goes on where it was."""
+    """An observer of a training whose state is kept with the checkpoints."""
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What it has seen so far."""
+        """Return what it has seen so far."""
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take that up."""
+        """Continue from such a state."""
 
 
 class Checkpoints(TrainerCallback):
@@ -46,34 +46,47 @@ class Checkpoints(TrainerCallback):
 
     Parameters
     ----------
-    folder : Path
-        Of this training alone; also Trainer's ``output_dir``.
+    folder : str or path
+        A folder for this training alone, which is also the ``output_dir`` of the Trainer.
     belongs_to : object
-        Everything that its numbers depend on, as JSON takes it; versions and the number of threads join it.
+        Everything that the numbers of the training depend on, as JSON takes it. Versions and the number of threads
+        are added.
     witness : Kept, optional
-        Is kept with the checkpoints.
+        An observer whose state is kept with the checkpoints.
     clock : callable
-        Seconds.
+        Returns the time in seconds.
     say : callable
-        Is told which checkpoint is passed over, and why.
+        Is called with a sentence that says which checkpoint is passed over, and why. The default warns.
+
+    Raises
+    ------
+    TypeError
+        ``folder`` is not a str or path.
+
+    Examples
+    --------
+    >>> checkpoints = Checkpoints("no/such/folder", {"seed": 0})
+    >>> print(checkpoints.resume())
+    None
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | os.PathLike[str],
         belongs_to: Any,
         witness: Kept | None = None,
         clock: Callable[[], float] = time.monotonic,
-        say: Callable[[str], None] = warnings.warn,
+        say: Callable[[str], None] = warn_caller,
     ) -> None:
-        self.folder, self.witness, self.clock, self.say = folder, witness, clock, say
+        self.folder = check_path(folder, "folder", "the folder of a training")
+        self.witness, self.clock, self.say = witness, clock, say
         made_with = torch.__version__, transformers.__version__, torch.get_num_threads()
         self.key = hashlib.sha256(json.dumps([belongs_to, made_with], default=str).encode()).hexdigest()
         self.started = self.saved_at = clock()
         self.saved_step = 0
 
     def resume(self) -> str | None:
-        """The checkpoint to go on from, if there is one; every other one is removed."""
+        """Return the checkpoint to continue from, or None. All other checkpoints are removed."""
         found = max(filter(self._ours, self._all()), key=_step, default=None)
         self._remove_all_but(found)
         (self.folder / _EARLIER).unlink(missing_ok=True)
@@ -88,13 +101,13 @@ class Checkpoints(TrainerCallback):
         return str(found)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask Trainer for a checkpoint when one is due."""
+        """Ask the Trainer for a checkpoint when one is due."""
         late = self.clock() - self.saved_at >= SECONDS and state.global_step - self.saved_step >= STEPS
         if late and state.global_step < state.max_steps:
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Trainer has written its part; add ours, then what says that it is whole, and let the older one go."""
+        """Add the state of the witness and the record of completeness, then remove the older checkpoint."""
         folder = self.folder / f"checkpoint-{state.global_step}"
         if self.witness is not None:
             write_safetensors(folder / _WITNESS, self.witness.state())
@@ -131,7 +144,18 @@ class Checkpoints(TrainerCallback):
 
 
 def seconds_spent(folder: Path) -> float:
-    """How long those attempts took that the last one went on from; 0 where it began anew."""
+    """Return how long the earlier attempts took that the last one continued.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the training.
+
+    Returns
+    -------
+    float
+        Seconds. 0 where the last attempt started from the beginning.
+    """
     return float(read_json(folder / _EARLIER)) if (folder / _EARLIER).exists() else 0.0
 
 

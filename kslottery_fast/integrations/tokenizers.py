@@ -1,38 +1,84 @@
-"""Tokenizers beside checkpoints: where one lies, and loading it from its own files."""
+"""Tokenizers beside checkpoints: finding the folder of one, and loading it from its own files."""
 
-from __future__ import annotations
-
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from kslottery_fast.base.arguments import check_path
 from kslottery_fast.base.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _FILES = ("tokenizer*", "vocab.*", "spiece.model")
 
 
-def tokenizer_folder(*checkpoints: Path) -> Path | None:
-    """The first folder with the files of a tokenizer: a checkpoint itself, or the folder that its file lies in."""
-    folders = (path if path.is_dir() else path.parent for path in checkpoints)
+def tokenizer_folder(*checkpoints: str | os.PathLike[str]) -> Path | None:
+    """Return the first folder that has the files of a tokenizer, or None.
+
+    Parameters
+    ----------
+    *checkpoints : str or path
+        Folders, or files whose folders are looked at.
+
+    Returns
+    -------
+    Path or None
+
+    Raises
+    ------
+    TypeError
+        A checkpoint is not a str or path.
+
+    Examples
+    --------
+    >>> print(tokenizer_folder("no/such/model.safetensors"))
+    None
+    """
+    paths = [check_path(path, "checkpoints", "the path of a checkpoint") for path in checkpoints]
+    folders = (path if path.is_dir() else path.parent for path in paths)
     return next((folder for folder in folders if any(any(folder.glob(names)) for names in _FILES)), None)
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a folder, from its own files and without running code of it.
+def load_tokenizer(folder: str | os.PathLike[str]) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer of a folder from its own files, without running code from that folder.
+
+    Parameters
+    ----------
+    folder : str or path
+        A folder as ``save_pretrained`` writes it.
+
+    Returns
+    -------
+    transformers.PreTrainedTokenizerBase
 
     Raises
     ------
     InputError
-        A folder without a tokenizer, or with a damaged one.
+        The folder has no tokenizer, or a damaged one.
+    TypeError
+        ``folder`` is not a str or path.
+
+    Examples
+    --------
+    >>> load_tokenizer("no/such/folder")
+    Traceback (most recent call last):
+    kslottery_fast.base.errors.InputError: no/such/folder holds no tokenizer: expected a folder as save_pretrained ...
     """
-    # transformers would look for the name of a folder without any of the files on the hub.
+    folder = check_path(folder, "folder", "the folder of a tokenizer")
+    # transformers would look up the name of a folder without any of these files on the Hub.
     if not folder.is_dir() or tokenizer_folder(folder) is None:
         raise InputError(f"{folder} holds no tokenizer: expected a folder as save_pretrained writes it")
-    import transformers  # takes seconds, which telling where a tokenizer lies does not need
+    import transformers  # takes seconds, which finding the folder of a tokenizer does not need
 
     from .pretrained import quiet_transformers
 
     try:
         with quiet_transformers():
-            return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # what transformers raises for damaged files depends on the kind of tokenizer
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # the class that transformers raises for damaged files depends on the tokenizer
         raise InputError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+    loaded: PreTrainedTokenizerBase = tokenizer
+    return loaded

@@ -1,9 +1,7 @@
-"""TicketTrainer: a transformers Trainer that trains the rows of a few tokens and nothing else."""
-
-from __future__ import annotations
+"""TicketTrainer: a Trainer of transformers that trains the rows of a few tokens and nothing else."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import transformers
@@ -14,15 +12,25 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import write_text
 from kslottery_fast.evaluation.logits import supervised_logits
 from kslottery_fast.optim.row_adamw import RowAdamW
-from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, has_rows, output_role
-from kslottery_fast.rows.tables import check_token_ids, table_shape
-from kslottery_fast.tickets.tickets import Tickets
+from kslottery_fast.rows.attach import Output, attach_rows, detach_rows, get_rows, has_rows, output_role
+from kslottery_fast.rows.tables import input_embedding, table_shape
+from kslottery_fast.rows.token_ids import TokenIds, check_token_ids
 
 from .active_vocabulary import active_vocabulary, check_batch
 from .monitor import TicketMonitor
 from .quantized import as_adapted
+from .trainer_arguments import (
+    by_name,
+    check_arguments,
+    check_attached,
+    has_adapters,
+    read_tickets,
+    texts_of,
+    tokenizer_of,
+)
 from .trainer_checkpoint import ROWS_FILE, load_checkpoint, save_checkpoint
 from .trainer_checks import check_one_gpu, check_optimizer, check_plain_loss, check_whole_parameters
+from .unread import watch_unread
 
 __all__ = ["ROWS_FILE", "TicketMonitor", "TicketTrainer", "TicketTrainerMixin", "load_checkpoint"]
 
@@ -33,91 +41,62 @@ else:
 
 
 class TicketTrainerMixin(_Trainer):
-    """What makes a Trainer (or TRL's SFTTrainer, ...) train rows; put it first among the bases.
+    """Makes a Trainer, such as the SFTTrainer of TRL, train rows. Put it first among the base classes.
 
-    Parameters
-    ----------
-    *args, **kwargs : those of the Trainer.
-    tickets : the tokens to train: Tickets, token ids, or "active" for the active vocabulary of
-        ``train_dataset`` (Embed Tuning; every batch is then checked for tokens outside). ``attach_rows`` is
-        called if need be: it freezes the model, or, where PEFT put adapters into it, leaves what trains as
-        PEFT set it, so that adapters and rows train together. Tickets that were saved with their texts must
-        fit the ``processing_class``. None trains whatever is trainable in the model.
-    output : as for :func:`kslottery_fast.rows.attach_rows`.
-    supervised_logits_only : compute logits at supervised positions alone: the same loss, less work.
-        Evaluation is not changed by it.
-    nonfinite : what to do about NaN or Inf in a gradient, as for :class:`kslottery_fast.optim.RowAdamW`. "raise":
-        an InputError before anything is written. "skip": leave the step out; the log counts ``skipped_steps``.
+    Parameters, errors and warnings are those of :class:`TicketTrainer`.
 
-    Notes
-    -----
-    The optimizer is :class:`kslottery_fast.optim.RowAdamW` with the learning rate, betas, epsilon and weight
-    decay of the TrainingArguments, or what was passed as ``optimizers``; an ``optim`` other than torch's AdamW is
-    refused. Checkpoints, and ``save_model``, hold what trains and not the model; for an ordinary model call
-    ``merge_rows(model).save_pretrained(...)`` after training.
-
-    ``supervised_logits_only`` takes the place of the ``compute_loss`` of the Trainer: an SFTTrainer then logs
-    neither token accuracy nor entropy. It computes cross entropy and nothing else, so that a router loss, label
-    smoothing and other losses are refused.
-
-    Raises
-    ------
-    InputError : nothing to train, tickets that do not fit the model or differ from the rows attached already,
-        an option that ``supervised_logits_only`` cannot serve, several GPUs in one process, a checkpoint of
-        other rows. The model is then as it was.
+    Examples
+    --------
+    >>> class TicketSeq2SeqTrainer(TicketTrainerMixin, transformers.Seq2SeqTrainer):
+    ...     "A Seq2SeqTrainer with the arguments of a TicketTrainer."
     """
 
     def __init__(
         self,
         *args: Any,
-        tickets: Any = None,
-        output: str = "auto",
+        tickets: TokenIds | None = None,
+        output: Output = "auto",
         supervised_logits_only: bool = False,
-        nonfinite: str = "raise",
+        nonfinite: Literal["raise", "skip"] = "raise",
         **kwargs: Any,
     ) -> None:
-        if nonfinite not in ("raise", "skip"):
-            raise InputError(f"nonfinite must be 'raise' or 'skip', not {nonfinite!r}")
-        self._supervised_logits_only, self._nonfinite = supervised_logits_only, nonfinite
-        self._check_active = isinstance(tickets, str)
-        if isinstance(tickets, str):
-            if tickets != "active":
-                raise InputError(f"tickets must be Tickets, token ids or 'active', not {tickets!r}")
-            if kwargs.get("train_dataset") is None:
-                raise InputError("tickets='active' needs train_dataset, given by name")
-        self._tickets, self._output, self._train_dataset = tickets, output, kwargs.get("train_dataset")
-        if isinstance(tickets, Tickets) and kwargs.get("processing_class") is not None:
-            tickets.check_tokenizer(getattr(kwargs["processing_class"], "tokenizer", kwargs["processing_class"]))
-        model = kwargs.get("model", args[0] if args else None)
-        if isinstance(model, str):
-            raise InputError(
-                f"model is the model id {model!r}, and rows are attached to a loaded model; load it first, as "
-                f"AutoModelForCausalLM.from_pretrained({model!r})"
-            )
+        given = by_name(super().__init__, args, kwargs)
+        check_arguments(given, output, nonfinite, supervised_logits_only)
+        self._supervised_logits_only, self._nonfinite, self._output = supervised_logits_only, nonfinite, output
+        self._train_dataset, self._tokenizer = given.get("train_dataset"), tokenizer_of(given.get("processing_class"))
+        self._tickets = read_tickets(tickets, self._tokenizer, self._train_dataset)
+        self._check_active = isinstance(self._tickets, str) and self._tickets == "active"
+        model = given.get("model")
         attached_here = model is not None and self._attach(model)
         try:
             with as_adapted(model):
                 super().__init__(*args, **kwargs)
-            ours = cast(nn.Module, self.model)
-            embedding = get_rows(ours) if has_rows(ours) else None
-            if embedding is not None or supervised_logits_only:
-                check_one_gpu(self)
-            if embedding is not None:
-                check_whole_parameters(self)
-            check_optimizer(self, nonfinite)
-            if supervised_logits_only:
-                check_plain_loss(self)
-            if embedding is not None and tickets is not None:
-                # A Trainer that takes a peft_config (SFTTrainer does) freezes all but its own weights.
-                embedding.rows.requires_grad_(True)
-            self._bind_monitors()
+            self._check_built()
         except BaseException:
             if model is not None and attached_here:
                 detach_rows(model)
             raise
 
+    def _check_built(self) -> None:
+        """Refuse settings that the Trainer would otherwise ignore, and warn about tickets that are not in the data."""
+        model = cast(nn.Module, self.model)
+        attached = has_rows(model)
+        if attached or self._supervised_logits_only:
+            check_one_gpu(self)
+        if attached:
+            check_whole_parameters(self)
+        check_optimizer(self, self._nonfinite)
+        if self._supervised_logits_only:
+            check_plain_loss(self)
+        if attached and self._tickets not in (None, "none"):
+            # A Trainer with a peft_config, such as SFTTrainer, freezes all weights but its own.
+            get_rows(model).rows.requires_grad_(True)
+        self._bind_monitors()
+        if attached and not isinstance(self._tickets, str):
+            watch_unread(self, texts_of(self._tickets, self._tokenizer))
+
     def add_callback(self, callback: Any) -> None:
-        """As Trainer does it; a TicketMonitor then logs through this Trainer."""
+        """Add a callback as the Trainer does. A TicketMonitor then logs through this Trainer."""
         super().add_callback(callback)
         self._bind_monitors()
 
@@ -131,13 +110,11 @@ class TicketTrainerMixin(_Trainer):
         model: nn.Module = super().call_model_init(trial)
         self._attach(model)
         if getattr(model, "is_quantized", False):
-            raise InputError(
-                "model_init made a quantized model, which the Trainer takes as model= alone; pass it there"
-            )
+            raise InputError("model_init made a quantized model, which the Trainer takes only as model=; pass it there")
         return model
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """RowAdamW over all that trains: the rows, and LoRA weights or the like beside them."""
+        """Return RowAdamW over all that trains: the rows, and other parameters such as LoRA weights."""
         model = self.model if model is None else model
         assert model is not None
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
@@ -157,12 +134,12 @@ class TicketTrainerMixin(_Trainer):
                 eps=self.args.adam_epsilon,
                 nonfinite=self._nonfinite,
             )
-        # Called without the model, which older releases do not take.
+        # Older releases do not take the model.
         return self.optimizer if self.optimizer is not None else super().create_optimizer()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As Trainer does it; the steps that ``nonfinite="skip"`` left out are logged beside the loss."""
-        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # what accelerate wraps
+        """Log as the Trainer does. With ``nonfinite="skip"`` the number of steps left out is logged with the loss."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate may have wrapped it
         if self._nonfinite == "skip" and "loss" in logs and isinstance(optimizer, RowAdamW):
             logs["skipped_steps"] = optimizer.skipped_steps
         super().log(logs, *args, **kwargs)
@@ -174,7 +151,7 @@ class TicketTrainerMixin(_Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Trainer's loss; ``supervised_logits_only`` gets the same number from the supervised positions."""
+        """Return the loss of the Trainer. ``supervised_logits_only`` computes it from the supervised positions."""
         if self._check_active and model.training:
             check_batch(model, inputs)
         if not self._supervised_logits_only or return_outputs or "labels" not in inputs:
@@ -182,8 +159,8 @@ class TicketTrainerMixin(_Trainer):
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
         logits, targets = supervised_logits(model, inputs)
-        # As transformers' fixed_cross_entropy does it: in float32, a mean over the batch, or a sum over the
-        # number of targets in all batches of the accumulated step.
+        # Like fixed_cross_entropy of transformers: in float32, as a mean over the batch, or as a sum divided by the
+        # number of targets in all batches of an accumulated step.
         if num_items_in_batch is None:
             return F.cross_entropy(logits.float(), targets)
         loss = F.cross_entropy(logits.float(), targets, reduction="sum") / num_items_in_batch
@@ -193,30 +170,39 @@ class TicketTrainerMixin(_Trainer):
         return loss
 
     def _attach(self, model: nn.Module) -> bool:
-        """Attach the tickets; tell whether that was done here."""
-        attached = get_rows(model) if has_rows(model) else None
-        if attached is None and self._tickets is None:
+        """Attach the tickets, and tell whether that was done here."""
+        ids, attached = self._tickets, has_rows(model)
+        if ids is None and not attached:
+            raise InputError(
+                "tickets is None, and the model has no attached rows: pass tickets=, or call attach_rows first; "
+                "tickets='none' trains all that is trainable in the model"
+            )
+        if ids is None or (isinstance(ids, str) and ids == "none"):
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 raise InputError("the model has no trainable parameter; pass tickets=, or call attach_rows first")
-            return False
-        ids = self._tickets
-        if isinstance(ids, str):
-            ids = active_vocabulary(self._train_dataset, model)
-        if attached is None:
-            # PEFT has frozen its base model already; freezing here would switch its adapters off. The rows go on the
-            # base model, so that the PeftModel's own save_pretrained still writes its adapter.
-            unwrapped: Any = getattr(model, "get_base_model", lambda: model)
-            attach_rows(unwrapped(), ids, output=self._output, freeze=not _has_adapters(model))
+        elif not attached:
+            self._attach_new(model)
             return True
-        if ids is not None:
-            wanted = check_token_ids(ids, table_shape(attached)[0], "tickets")
-            if not torch.equal(wanted.sort().values, attached.token_ids.cpu().sort().values):
-                raise InputError("the rows attached to the model are not those of tickets; call detach_rows first")
-        if self._output not in ("auto", output_role(model)):
-            raise InputError(f"the rows are attached with output={output_role(model)!r}, not {self._output!r}")
+        else:
+            ids = active_vocabulary(self._train_dataset, model) if self._check_active else ids
+            check_attached(ids, get_rows(model).row_sets.current(), self._tokenizer)
+        if attached and self._output not in ("auto", output_role(model)):
+            raise InputError(
+                f"output is {self._output!r}, and the rows are attached with output={output_role(model)!r}; call "
+                "detach_rows first"
+            )
         return False
 
-    # ---- checkpoints: rows, not models ----
+    def _attach_new(self, model: nn.Module) -> None:
+        if self._check_active:
+            ids = active_vocabulary(self._train_dataset, model)
+        else:
+            rows = table_shape(input_embedding(model))[0]
+            ids = check_token_ids(self._tickets, rows, "tickets", tokenizer=self._tokenizer)
+        # PEFT has frozen its base model already; freezing here would switch its adapters off. The rows go on the base
+        # model, so that save_pretrained of the PeftModel still writes its adapter.
+        base: Any = getattr(model, "get_base_model", lambda: model)
+        attach_rows(base(), ids, output=self._output, freeze=not has_adapters(model))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model)
@@ -230,7 +216,7 @@ class TicketTrainerMixin(_Trainer):
         save_checkpoint(model, folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
-        # Trainer pickles its arguments here; nothing reads them back, so plain JSON does.
+        # The Trainer would pickle its arguments. Nothing reads them back, so JSON is enough.
         write_text(folder / "training_args.json", self.args.to_json_string() + "\n")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -249,18 +235,67 @@ class TicketTrainerMixin(_Trainer):
 
 
 class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
-    """A ``transformers.Trainer`` with one more argument, the tickets; see :class:`TicketTrainerMixin`.
+    """A ``transformers.Trainer`` that trains the rows of a few tokens and nothing else.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        The arguments of the Trainer.
+    tickets : TokenIds, "active", "none" or None
+        The tokens whose rows train: Tickets, the path of a ticket file, or token ids. Strings of tokens are taken where
+        ``processing_class`` is a tokenizer, and Tickets that keep the texts of their tokens must fit it. The rows are
+        attached if they are not yet, which freezes the rest of the model. Where PEFT put adapters into the model, what
+        trains stays as PEFT set it, so that adapters and rows train together.
+
+        ``"active"`` trains the active vocabulary of ``train_dataset`` (Embed Tuning). Every batch is then checked for
+        other tokens. None needs a model with attached rows. ``"none"`` attaches nothing and trains all that is
+        trainable in the model, as a plain Trainer does.
+    output : {"auto", "frozen", "tied"}
+        What the head of a tied model does, as for :func:`kslottery_fast.attach_rows`.
+    supervised_logits_only : bool
+        True computes logits at supervised positions only: the same loss with less work. Evaluation does not change.
+    nonfinite : {"raise", "skip"}
+        What to do about NaN or Inf in a gradient, as for :class:`kslottery_fast.RowAdamW`. ``"raise"`` raises
+        InputError before anything is written. ``"skip"`` leaves the step out, and the log counts ``skipped_steps``.
+
+    Raises
+    ------
+    InputError
+        There is nothing to train. The tickets do not fit the model, or differ from the rows that are attached.
+        ``supervised_logits_only`` cannot compute the loss. One process has several GPUs. A checkpoint holds other
+        rows. The model is then as it was.
+    TypeError
+        An argument is of a wrong kind.
+
+    Warns
+    -----
+    RuntimeWarning
+        Tickets never occur in the training data, so that their rows do not train. For a dataset that can be read in a
+        moment the warning comes at once, otherwise at the end of the training, or after 100 steps if no ticket at all
+        was read.
+
+    Notes
+    -----
+    The optimizer is :class:`kslottery_fast.RowAdamW` with the learning rate, betas, epsilon and weight decay of the
+    TrainingArguments, unless ``optimizers`` is given. An ``optim`` other than the AdamW of torch is refused.
+    Checkpoints and ``save_model`` hold what trains and not the model. For an ordinary model call
+    ``merge_rows(model).save_pretrained(...)`` after training.
+
+    ``supervised_logits_only`` replaces the ``compute_loss`` of the Trainer. An SFTTrainer then logs neither token
+    accuracy nor entropy. Since it computes cross entropy only, a router loss, label smoothing and other losses are
+    refused.
 
     Examples
     --------
-    ::
+    >>> import tempfile
+    >>> from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+    >>> sizes = {"hidden_size": 4, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=10, **sizes))
+    >>> args = TrainingArguments(tempfile.mkdtemp(), report_to=[], use_cpu=True)
+    >>> data = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}]
+    >>> trainer = TicketTrainer(model=model, args=args, train_dataset=data, tickets=[2, 3])
+    >>> [(name, list(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
+    [('model.embed_tokens.row_sets.default.rows', [2, 4])]
 
-        tickets = Tickets.load("tickets.json")
-        TicketTrainer(model=model, args=args, train_dataset=data, tickets=tickets).train()
-        merge_rows(model).save_pretrained("tuned")
+    After ``trainer.train()``, ``merge_rows(model).save_pretrained(folder)`` writes an ordinary model.
     """
-
-
-def _has_adapters(model: nn.Module) -> bool:
-    """Tell whether PEFT put adapters into the model: get_peft_model, or transformers' own add_adapter."""
-    return any(getattr(module, "peft_config", None) for module in model.modules())

@@ -1,38 +1,73 @@
-"""Checkpoints of a TicketTrainer: what trains, and not the model."""
+"""Checkpoints of a TicketTrainer, which hold what trains and not the model."""
 
-from __future__ import annotations
-
+import os
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from kslottery_fast.base.arguments import check_model, check_path
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
 from kslottery_fast.rows.attach import get_rows, output_role
 from kslottery_fast.rows.tables import check_finite, embedding_table
 
 ROWS_FILE = "ticket_rows.safetensors"
-"""In every checkpoint: ``rows`` [k, d] and ``token_ids`` [k] of the set in use, ``ids.<set>`` of every other set that
-trains, and all other trained parameters, the rows of those sets among them, as ``other.<name>``."""
+"""The file in every checkpoint. It has ``rows`` [k, d] and ``token_ids`` [k] of the set in use, ``ids.<set>`` for every
+other set that trains, and ``other.<name>`` for all other trained parameters, which include the rows of those sets."""
 
 
-def save_checkpoint(model: nn.Module, folder: Path) -> None:
-    """Write ``ROWS_FILE`` for a model with attached rows."""
+def save_checkpoint(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """Write ``ROWS_FILE`` for a model with attached rows.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    folder : str or path
+        The folder of the checkpoint.
+
+    Raises
+    ------
+    InputError
+        The model has no attached rows.
+    TypeError
+        ``model`` is not a model, or ``folder`` is not a str or path.
+    """
+    folder = check_path(folder, "folder", "the folder of a checkpoint")
     metadata = {"vocab_size": str(len(embedding_table(model))), "output": output_role(model)}
     write_safetensors(folder / ROWS_FILE, _trained_tensors(model), metadata)
 
 
-@torch.no_grad()
-def load_checkpoint(model: nn.Module, folder: str | Path) -> None:
-    """Put the trained tensors of a TicketTrainer checkpoint into a model with the same rows attached.
+def load_checkpoint(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """Load the trained tensors of a TicketTrainer checkpoint into a model with the same rows attached.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model, with the rows of the checkpoint attached in the same order.
+    folder : str or path
+        A folder ``checkpoint-N``, or what ``save_model`` wrote.
 
     Raises
     ------
-    InputError : no such file, or one of other rows, another vocabulary, another role of the head, other
-        parameters, sets or shapes, or with NaN or Inf. The model is then as it was.
+    InputError
+        The folder is no such checkpoint. The checkpoint has other rows, another vocabulary, another role of the head,
+        other parameters, sets or shapes, or NaN or Inf. The model has no attached rows. It is then as it was.
+    TypeError
+        ``model`` is not a model, or ``folder`` is not a str or path.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from kslottery_fast import attach_rows
+    >>> model = attach_rows(nn.Embedding(10, 4), [7, 3])
+    >>> folder = tempfile.mkdtemp()
+    >>> save_checkpoint(model, folder)
+    >>> load_checkpoint(model, folder)
     """
-    path = Path(folder) / ROWS_FILE
+    check_model(model)
+    path = check_path(folder, "folder", "the folder of a checkpoint") / ROWS_FILE
     if not path.is_file():
         raise InputError(f"{path.parent} has no {ROWS_FILE}: it is not a checkpoint of a TicketTrainer")
     saved = read_safetensors(path, remedy="resume from an earlier checkpoint")
@@ -43,14 +78,15 @@ def load_checkpoint(model: nn.Module, folder: str | Path) -> None:
     _check_tokens(path, saved, trained)
     _check_names(path, saved, trained)
     _check_values(path, saved)
-    for name, tensor in trained.items():
-        tensor.copy_(saved[name])
+    with torch.no_grad():
+        for name, tensor in trained.items():
+            tensor.copy_(saved[name])
 
 
 def _trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What a checkpoint holds, by its name there; the tensors are the model's own."""
+    """Return what a checkpoint holds, by its name there. The tensors are the model's own."""
     sets, tensors = get_rows(model).row_sets, dict[str, torch.Tensor]()
-    in_use = None if sets.active is None else sets.current()  # none with mixed batches, for one
+    in_use = None if sets.active is None else sets.current()  # mixed batches may have none
     if in_use is not None:
         tensors = {"rows": in_use.rows, "token_ids": in_use.token_ids}
     for name, row_set in sets.items():
@@ -63,7 +99,7 @@ def _trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _check_tokens(path: Path, saved: dict[str, torch.Tensor], trained: dict[str, torch.Tensor]) -> None:
-    """Rows of other tokens have the right shape as well, so that nothing else would notice them."""
+    """Refuse the rows of other tokens, whose shape may be right."""
     for name in saved.keys() & trained.keys():
         if name != "token_ids" and not name.startswith("ids."):
             continue

@@ -11,13 +11,15 @@ import torch
 import trl
 from tiny_models import V, make
 from tiny_trainer import arguments, dataset, losses, train
+from torch import nn
 from transformers import Trainer
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.integrations.active_vocabulary import check_batch
+from kslottery_fast.integrations.active_vocabulary import active_vocabulary, check_batch
 from kslottery_fast.integrations.trainer import TicketTrainer, TicketTrainerMixin
-from kslottery_fast.rows.attach import get_rows, has_rows, merge_rows
-from kslottery_fast.rows.tables import active_token_ids, embedding_table
+from kslottery_fast.rows.attach import attach_rows, get_rows, has_rows, merge_rows
+from kslottery_fast.rows.tables import embedding_table
+from kslottery_fast.rows.token_ids import active_token_ids
 
 
 def test_embed_tuning_on_the_active_vocabulary_equals_torch_adamw_on_the_full_table(tmp_path):
@@ -127,6 +129,34 @@ def test_raw_text_is_refused_before_the_trainer_tokenises_it(tmp_path, tiny_llam
     assert get_rows(trainer.model).token_ids.tolist() == sorted(set(tiny_tokenizer("Save the file")["input_ids"]))
     with pytest.raises(InputError, match="train_dataset has no example"):
         TicketTrainer(model=make("llama"), args=arguments(tmp_path), train_dataset=[], tickets="active")
+
+
+def test_a_map_style_dataset_whose_index_wraps_is_read_once(tmp_path):
+    class Wrapping(torch.utils.data.Dataset):
+        reads = 0
+
+        def __len__(self) -> int:
+            return 24
+
+        def __getitem__(self, index: int) -> dict[str, list[int]]:
+            self.reads += 1
+            assert self.reads < 100, "the end was missed"
+            return dataset()[index % 24]
+
+    model = make("llama")
+    TicketTrainer(model=model, args=arguments(tmp_path), train_dataset=Wrapping(), tickets="active")
+    assert get_rows(model).token_ids.tolist() == active_token_ids(dataset()).tolist()
+
+
+@pytest.mark.parametrize("wrong", [None, "a", 3, 0.5, ["a"], nn.Embedding(3, 2)])
+def test_what_is_no_dataset_and_no_model_is_refused(wrong):
+    with pytest.raises(TypeError, match=r"^dataset is "):
+        active_vocabulary(wrong, nn.Embedding(3, 2))
+    if not isinstance(wrong, nn.Module):
+        with pytest.raises(TypeError, match=r"^model is "):
+            active_vocabulary(dataset(), wrong)
+    with pytest.raises(TypeError, match=r"^inputs is "):
+        check_batch(attach_rows(make("llama"), [3]), wrong)
 
 
 def test_a_dataset_that_streams_is_refused_and_not_consumed(tmp_path):

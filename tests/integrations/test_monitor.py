@@ -113,6 +113,8 @@ def test_a_plain_trainer_can_bind_it(tmp_path):
     trainer = Trainer(model=model, args=args, train_dataset=dataset(), callbacks=[monitor])
     with pytest.raises(InputError, match=r"call monitor.bind\(trainer\)"):
         trainer.train()
+    with pytest.raises(TypeError, match=r"trainer is the str 'me': expected a transformers\.Trainer"):
+        monitor.bind("me")
     monitor.bind(trainer)
     trainer.train()
     assert checks(trainer)
@@ -121,7 +123,7 @@ def test_a_plain_trainer_can_bind_it(tmp_path):
 def test_it_can_be_added_later_and_wants_attached_rows(tmp_path):
     args = arguments(tmp_path, max_steps=2, save_strategy="no")
     model = make("llama")
-    trainer = TicketTrainer(model=model, args=args, train_dataset=dataset())
+    trainer = TicketTrainer(model=model, args=args, train_dataset=dataset(), tickets="none")
     trainer.add_callback(TicketMonitor(every=1))
     with pytest.raises(InputError, match="watches attached rows, this model has none"):
         trainer.train()
@@ -143,6 +145,10 @@ def test_it_can_be_added_later_and_wants_attached_rows(tmp_path):
         ({"overlap": 1.5}, "overlap is 1.5"),
         ({"alpha": 1.0}, "alpha"),
         ({"correction": "holm"}, "correction is 'holm'"),
+        ({"every": "4"}, "every is '4'"),
+        ({"overlap": None}, "overlap is None"),
+        ({"method": "fast"}, "method is the str 'fast': expected 'auto', 'exact', 'asymp' or 'paper'"),
+        ({"stop_when_stable": "no"}, "stop_when_stable is the str 'no'"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -57,6 +57,31 @@ def test_an_adapter_trains_alone_is_saved_and_comes_off_without_a_trace(tiny_lla
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == flags
 
 
+@pytest.mark.parametrize("wrong", [None, "a", 3.5, ["a"], []])
+def test_wrong_arguments_of_adapters_are_refused_by_name_and_the_model_stays_as_it_was(tiny_llama, tmp_path, wrong):
+    model = tiny_llama()
+    before = state(model)
+    calls = [
+        ("model", lambda: plan_lora(wrong, 100)),
+        ("budget", lambda: plan_lora(model, wrong)),
+        ("model", lambda: keys_and_values(wrong, PROMPT)),
+        ("token_ids", lambda: keys_and_values(model, wrong)),
+    ]
+    for kind in (LORA, PREFIX):
+        calls += [
+            ("model", lambda kind=kind: kind.attached(wrong, 100, PROMPT).__enter__()),
+            ("budget", lambda kind=kind: kind.attached(model, wrong, PROMPT).__enter__()),
+            ("adapter", lambda kind=kind: kind.save(wrong, tmp_path)),
+        ]
+        if not isinstance(wrong, str):
+            calls.append(("folder", lambda kind=kind: kind.loaded(model, wrong).__enter__()))
+    calls.append(("prompt", lambda: PREFIX.attached(model, 100, wrong).__enter__()))
+    for name, call in calls:
+        with pytest.raises((InputError, TypeError), match=rf"^{name} is "):
+            call()
+    assert all(torch.equal(value, before[name]) for name, value in state(model).items())
+
+
 def start(model, prompt: list[int], tokens: int) -> torch.Tensor:
     """Keys and values that a new prefix begins with; one token has 2 x 2 layers x 2 heads of 8 = 64 of them."""
     with PREFIX.attached(model, 64 * tokens, prompt) as (prefixed, plan):

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.integrations.pretrained import load_causal_lm, native_bfloat16
+from kslottery_fast.integrations.batches import GroupedBatches
+from kslottery_fast.integrations.pretrained import (
+    choose_device,
+    choose_dtype,
+    convert_gguf,
+    load_causal_lm,
+    native_bfloat16,
+)
+from kslottery_fast.integrations.resuming import Checkpoints
 from kslottery_fast.integrations.tokenizers import load_tokenizer, tokenizer_folder
 
 
@@ -51,3 +59,43 @@ def test_native_bfloat16_reads_the_flags_of_x86_and_arm(tmp_path, line, native):
     (tmp_path / "cpuinfo").write_text(line)
     assert native_bfloat16(tmp_path / "cpuinfo") is native
     assert native_bfloat16(tmp_path / "missing") is False
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, 0.5, ["a"], [], torch.nn.Embedding(3, 2)])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("location", lambda wrong: load_causal_lm(wrong, torch.float32)),
+        ("dtype", lambda wrong: load_causal_lm("gpt2", wrong)),
+        ("gguf", lambda wrong: convert_gguf(wrong, "folder")),
+        ("folder", lambda wrong: convert_gguf("a.gguf", wrong)),
+        ("device", choose_device),
+        ("dtype", lambda wrong: choose_dtype(wrong, CPU)),
+        ("device", lambda wrong: choose_dtype("auto", wrong)),
+        ("checkpoints", tokenizer_folder),
+        ("folder", load_tokenizer),
+        ("folder", lambda wrong: Checkpoints(wrong, {})),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_its_name(name, call, wrong):
+    with pytest.raises((InputError, TypeError), match=rf"^(unknown )?{name} "):
+        call(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("lengths", ((length for length in (1, 2)), 2, 0)),  # every epoch reads them again
+        ("lengths", ([1, 2.5], 2, 0)),
+        ("lengths", ("ab", 2, 0)),
+        ("batch_size", ([1, 2], 0, 0)),
+        ("seed", ([1, 2], 2, None)),
+        ("group", ([1, 2], 2, 0, 0.5)),
+    ],
+)
+def test_batches_of_what_cannot_be_counted_are_refused(name, arguments):
+    with pytest.raises(InputError, match=rf"^{name} is "):
+        GroupedBatches(*arguments)

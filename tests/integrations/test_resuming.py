@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -47,7 +48,7 @@ def train(tiny_llama, tiny_tokenizer):
 
         def progress(done, total, note):
             run.steps.append(done)
-            if done == stop:
+            if stop is not None and done >= stop:
                 how()
 
         trained = train_rows(model, ids, features, recipe, checkpoints=folder, progress=progress, witness=witness)
@@ -106,10 +107,21 @@ def interrupted(train, tmp_path):
     return tmp_path / "embed"
 
 
-@pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"seed": 1}, {"steps": 12}])
-def test_a_checkpoint_of_another_training_is_passed_over(train, interrupted, change):
-    other = replace(RECIPE, **change)
-    with pytest.warns(UserWarning, match="checkpoint-4: this checkpoint is passed over, since it was made with other"):
+def first_step(train, folder, **options):
+    """The step that a training in ``folder`` begins with; it is then interrupted."""
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, 0, **options)
+    return train.steps[0]
+
+
+def test_a_checkpoint_of_another_training_is_passed_over(train, interrupted):
+    passed_over = "checkpoint-4: this checkpoint is passed over, since it was made with other"
+    for number, change in enumerate([{"seed": 1}, {"steps": 12}]):
+        copied = shutil.copytree(interrupted, interrupted.parent / str(number))
+        with pytest.warns(UserWarning, match=passed_over):
+            assert first_step(train, copied, recipe=replace(RECIPE, **change)) == 1
+    other = replace(RECIPE, learning_rate=1e-3)
+    with pytest.warns(UserWarning, match=passed_over):
         found = train(interrupted, recipe=other)
     assert_same(found, train(None, recipe=other))
 
@@ -119,10 +131,9 @@ def test_a_checkpoint_of_another_number_of_threads_is_passed_over(train, interru
     torch.set_num_threads(threads + 1)
     try:
         with pytest.warns(UserWarning, match="another number of threads"):
-            train(interrupted)
+            assert first_step(train, interrupted) == 1
     finally:
         torch.set_num_threads(threads)
-    assert train.steps[0] == 1
 
 
 @pytest.mark.parametrize("name", ["complete.json", "witness.safetensors", "optimizer.pt"])
@@ -130,8 +141,7 @@ def test_a_checkpoint_of_another_number_of_threads_is_passed_over(train, interru
 def test_a_damaged_checkpoint_is_passed_over_with_a_word(train, interrupted, name, damage):
     (interrupted / "checkpoint-4" / name).write_bytes(damage)
     with pytest.warns(UserWarning, match=r"checkpoint-4: this checkpoint is passed over, since it is damaged"):
-        train(interrupted)
-    assert train.steps[0] == 1
+        assert first_step(train, interrupted) == 1
 
 
 def test_a_checkpoint_that_was_not_finished_is_passed_over(train, interrupted):
@@ -141,8 +151,7 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(train, interrupted):
     train(interrupted)
     assert train.steps[0] == 5
     (interrupted / "checkpoint-10" / "complete.json").unlink()
-    train(interrupted)
-    assert train.steps[0] == 1
+    assert first_step(train, interrupted) == 1
 
 
 def test_a_checkpoint_that_cannot_be_written_is_said_in_words(train, interrupted, monkeypatch):
@@ -153,8 +162,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_in_words(train, interrupted
     with pytest.raises(InputError, match=r"checkpoint of the training cannot be written.*free some space.*to resume"):
         train(interrupted)
     monkeypatch.undo()
-    train(interrupted)
-    assert train.steps[0] == 5
+    assert first_step(train, interrupted) == 5
 
 
 def test_the_time_of_all_attempts_is_kept(train, interrupted):
@@ -168,7 +176,7 @@ def test_the_time_of_all_attempts_is_kept(train, interrupted):
     assert seconds_spent(interrupted) == 1000
     assert seconds_spent(interrupted / "nothing") == 0
     with pytest.warns(UserWarning, match="passed over"):
-        train(interrupted, recipe=replace(RECIPE, seed=1))  # begins anew
+        assert first_step(train, interrupted, recipe=replace(RECIPE, seed=1)) == 1
     assert seconds_spent(interrupted) == 0
 
 

@@ -76,10 +76,47 @@ def test_bfloat16_models_train_float32_rows(tmp_path):
     assert (rows != start).any()
 
 
-def test_a_model_with_nothing_to_train_is_refused(tmp_path):
-    model = make("llama").requires_grad_(False)
+def test_without_tickets_and_without_rows_nothing_trains_unless_asked_for(tmp_path):
+    options = {"args": arguments(tmp_path, max_steps=1, save_strategy="no"), "train_dataset": dataset()}
+    model = make("llama")
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for made in ({"model": model}, {"model_init": lambda: model}):
+        with pytest.raises(
+            InputError, match=r"^tickets is None, and .* no attached rows: pass tickets=.*'none' trains"
+        ):
+            TicketTrainer(**made, **options)
+    trainer = TicketTrainer(model=model, tickets="none", **options)
+    assert not has_rows(model)
+    trainer.train()
+    assert all(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
     with pytest.raises(InputError, match="no trainable parameter; pass tickets="):
-        TicketTrainer(model=model, args=arguments(tmp_path), train_dataset=dataset())
+        TicketTrainer(model=model.requires_grad_(False), tickets="none", **options)
+
+
+def test_tickets_may_be_the_path_of_a_ticket_file_or_strings_of_tokens(tmp_path, tiny_llama, tiny_tokenizer):
+    ids = tiny_tokenizer(" the is")["input_ids"]
+    settings = {"vocab_size": 320, "dimension": 32, "threshold_count": 1, "alpha": 0.05}
+    path = tmp_path / "tickets.json"
+    data = [{"input_ids": ids, "labels": ids}]
+    options = {"args": arguments(tmp_path), "train_dataset": data}
+    Tickets.from_counts(ids, range(9, 9 - len(ids), -1), **settings).save(path, tiny_tokenizer)
+    for tickets in (path, str(path)):
+        model = TicketTrainer(model=tiny_llama(), tickets=tickets, **options).model
+        assert sorted(get_rows(model).token_ids.tolist()) == sorted(ids)
+    texts = [tiny_tokenizer.decode([token]) for token in ids]
+    model = TicketTrainer(model=tiny_llama(), tickets=texts, processing_class=tiny_tokenizer, **options).model
+    assert get_rows(model).token_ids.tolist() == ids
+    model = tiny_llama()
+    with pytest.raises(InputError, match=r"tickets has the string .*: pass tokenizer="):
+        TicketTrainer(model=model, tickets=texts, **options)
+    with pytest.raises(
+        InputError, match=r"^tickets is 'all': expected Tickets, token ids, 'active', 'none' or the path"
+    ):
+        TicketTrainer(model=model, tickets="all", **options)
+    assert not has_rows(model)
+    # Arguments by place are the Trainer's own, train_dataset among them.
+    trainer = TicketTrainer(model, arguments(tmp_path), None, data, tickets="active")
+    assert get_rows(trainer.model).token_ids.tolist() == sorted(ids)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +124,7 @@ def test_a_model_with_nothing_to_train_is_refused(tmp_path):
     [
         ({"tickets": [1, 2]}, "are not those of tickets"),
         ({"tickets": {1, 2}}, "are not those of tickets"),
-        ({"output": "tied"}, "attached with output='frozen', not 'tied'"),
-        ({"tickets": "all"}, "Tickets, token ids or 'active', not 'all'"),
+        ({"output": "tied"}, "output is 'tied', and the rows are attached with output='frozen'; call detach_rows"),
     ],
 )
 def test_tickets_that_do_not_fit_the_attached_rows_are_refused(tmp_path, options, message):
@@ -100,7 +136,8 @@ def test_tickets_that_do_not_fit_the_attached_rows_are_refused(tmp_path, options
 def test_tickets_of_another_tokenizer_are_refused(tmp_path, tiny_llama, tiny_tokenizer):
     settings = {"vocab_size": 320, "dimension": 32, "threshold_count": 1, "alpha": 0.05}
     tickets = Tickets.from_counts([40, 41], [9, 8], **settings, token_texts=("one", "two"))
-    options = {"args": arguments(tmp_path), "train_dataset": dataset(), "processing_class": tiny_tokenizer}
+    data = [{"input_ids": [40, 41], "labels": [40, 41]}]
+    options = {"args": arguments(tmp_path), "train_dataset": data, "processing_class": tiny_tokenizer}
     model = tiny_llama()
     with pytest.raises(InputError, match="of another tokenizer: token 40 is 'one' in the tickets and"):
         TicketTrainer(model=model, tickets=tickets, **options)
@@ -215,5 +252,31 @@ def test_several_gpus_in_one_process_are_refused_and_the_model_stays_as_it_was(t
         TicketTrainer(model=model, args=args, train_dataset=dataset(), tickets=TOKENS)
     assert not has_rows(model)
     with pytest.raises(InputError, match="accelerate launch"):
-        TicketTrainer(model=model, args=args, train_dataset=dataset(), supervised_logits_only=True)
-    TicketTrainer(model=model, args=args, train_dataset=dataset())  # neither rows nor our loss: a plain Trainer
+        TicketTrainer(model=model, args=args, train_dataset=dataset(), tickets="none", supervised_logits_only=True)
+    TicketTrainer(
+        model=model, args=args, train_dataset=dataset(), tickets="none"
+    )  # neither rows nor our loss: a plain Trainer
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("model", [None, 3, 0.5, ["a"], [], "tokenizer"]),
+        ("args", ["a", 3, ["a"], [], "model"]),
+        ("train_dataset", ["a", 3, 0.5, ["a", "b"], "model", "tokenizer"]),
+        ("processing_class", ["a", 3, ["a"], []]),
+        ("tickets", [None, "a", 3, 0.5, ["a"], [], "model", "tokenizer"]),
+        ("output", [None, "a", 3, [], "model"]),
+        ("nonfinite", [None, "a", 3, []]),
+        ("supervised_logits_only", [None, "a", 3, []]),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_its_name_before_the_model_is_changed(tmp_path, tiny_tokenizer, name, values):
+    model, objects = make("llama"), {"model": make("llama"), "tokenizer": tiny_tokenizer}
+    options = {"model": model, "args": arguments(tmp_path), "train_dataset": dataset(), "tickets": TOKENS}
+    for value in values:
+        wrong = objects.get(value, value) if isinstance(value, str) else value
+        with pytest.raises((InputError, TypeError), match=rf"^{name}\b"):
+            TicketTrainer(**options | {name: wrong})
+    assert not has_rows(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())

@@ -13,7 +13,7 @@ from kslottery_fast.integrations.trainer import TicketTrainer
 TOKENS = [7, 5, 9, 40, 12, 13]
 
 
-def dataset(n: int = 24, *, length: int = 9, low: int = 8, high: int = 40) -> list[dict[str, list[int]]]:
+def dataset(n: int = 24, *, length: int = 9, low: int = 5, high: int = 41) -> list[dict[str, list[int]]]:
     """Sequences of unequal target lengths, so that the normalisation of accumulated batches shows."""
     generator = torch.Generator().manual_seed(3)
     data = []

@@ -31,7 +31,7 @@ Method = Literal["auto", "exact", "asymp", "paper"]
 Correction = Literal["bonferroni", "bh"]
 OutputRole = Literal["auto", "frozen", "tied"]
 Dtype = Literal["auto", "bfloat16", "float32"]
-BleuTokenizer = Literal["13a", "intl", "char", "zh", "none", "flores101", "flores200"]
+BleuTokenizer = Literal["13a", "intl", "char", "zh", "none", "flores101", "flores200"]  # as evaluation.scores has it
 
 TASK, SELECTION, TRAINING, EVALUATION = "model and data", "selection of tickets", "training", "evaluation"
 """The groups of settings in the help of the command line."""
@@ -113,7 +113,7 @@ class RunSettings:
     )
 
     def __post_init__(self) -> None:
-        for name in ("model", "corpus", "source", "target", "template", "bleu_tokenizer"):
+        for name in ("model", "corpus", "source", "target", "template"):
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise TypeError(f"{name} is {value!r}; expected a string")
