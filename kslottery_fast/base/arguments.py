@@ -1,20 +1,42 @@
-"""Checks at the public doors: a wrong argument is refused there, by its name, before anything reads it."""
-
-from __future__ import annotations
+"""Checks at the public doors: a wrong argument is refused there, by its name, before anything is changed."""
 
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
 from .errors import InputError
 
+M = TypeVar("M", bound=nn.Module)
+"""The type of a model: functions that return their model return it typed as it came."""
+
+
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer. A type of transformers would make every import load transformers."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Turn text into token ids."""
+
+    def __len__(self) -> int:
+        """The number of tokens, added ones included."""
+
+    def convert_ids_to_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        """The pieces of the vocabulary for token ids."""
+
+    def convert_tokens_to_ids(self, *args: Any, **kwargs: Any) -> Any:
+        """The token ids of pieces of the vocabulary."""
+
+    def decode(self, *args: Any, **kwargs: Any) -> Any:
+        """The text of token ids."""
+
 
 def shown(value: object) -> str:
-    """A value for an error message: its type, and its text where that is short.
+    """Describe a value for an error message: its type, and its text where that is short.
 
+    Examples
+    --------
     >>> shown("gpt2"), shown(None), shown([1, 2]), shown(list(range(1000)))
     ("the str 'gpt2'", 'None', 'the list [1, 2]', 'a list')
     """
@@ -27,14 +49,16 @@ def shown(value: object) -> str:
     return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
 
 
-def check_model(value: Any, name: str = "model") -> Any:
+def check_model(value: M, name: str = "model") -> M:
     """Return a model, typed as it came.
 
     Raises
     ------
     TypeError
-        Not a ``torch.nn.Module``.
+        The value is not a ``torch.nn.Module``.
 
+    Examples
+    --------
     >>> check_model("gpt2")
     Traceback (most recent call last):
     TypeError: model is the str 'gpt2': expected a model; load it first, with AutoModelForCausalLM.from_pretrained
@@ -51,8 +75,10 @@ def check_tokenizer(value: Any, name: str = "tokenizer") -> Any:
     Raises
     ------
     TypeError
-        Without the methods of a transformers tokenizer that are used here.
+        The value lacks the methods of a transformers tokenizer that are used here.
 
+    Examples
+    --------
     >>> check_tokenizer("gpt2")
     Traceback (most recent call last):
     TypeError: tokenizer is the str 'gpt2': expected a tokenizer; load it first, with AutoTokenizer.from_pretrained
@@ -69,8 +95,10 @@ def check_choice(value: Any, choices: Collection[Any], name: str) -> None:
     Raises
     ------
     InputError
-        An unknown option.
+        The option is unknown.
 
+    Examples
+    --------
     >>> check_choice("tide", ("auto", "frozen", "tied"), "output")
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: output is the str 'tide': expected 'auto', 'frozen' or 'tied'
@@ -80,18 +108,64 @@ def check_choice(value: Any, choices: Collection[Any], name: str) -> None:
         raise InputError(f"{name} is {shown(value)}: expected {', '.join(first)} or {last}")
 
 
-def check_path(value: Any, name: str = "path", what: str = "the path of a file") -> Path:
-    """Return a path.
+def check_flag(value: Any, name: str) -> None:
+    """Refuse what is neither True nor False.
 
     Raises
     ------
     TypeError
-        Neither a str nor a path-like object.
+        The value is no bool. Numbers and strings are not taken for one.
 
-    >>> check_path(3, "folder", "a model folder")
+    Examples
+    --------
+    >>> check_flag("no", "freeze")
     Traceback (most recent call last):
-    TypeError: folder is the int 3: expected a model folder
+    TypeError: freeze is the str 'no': expected True or False
     """
-    if not isinstance(value, (str, os.PathLike)) or isinstance(value, bytes):
-        raise TypeError(f"{name} is {shown(value)}: expected {what}")
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {shown(value)}: expected True or False")
+
+
+def check_count(value: Any, name: str, least: int = 1) -> None:
+    """Refuse what is not an integer of at least ``least``.
+
+    Raises
+    ------
+    InputError
+        The integer is too small.
+    TypeError
+        The value is no integer. A bool is none.
+
+    Examples
+    --------
+    >>> check_count(0, "copies")
+    Traceback (most recent call last):
+    kslottery_fast.base.errors.InputError: copies is 0: expected at least 1
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} is {shown(value)}: expected an integer of at least {least}")
+    if value < least:
+        raise InputError(f"{name} is {value}: expected at least {least}")
+
+
+def check_path(value: Any, name: str = "path") -> Path:
+    """Return the path that a str or PathLike names.
+
+    Raises
+    ------
+    InputError
+        The string is empty.
+    TypeError
+        The value is no path.
+
+    Examples
+    --------
+    >>> check_path(3, "output")
+    Traceback (most recent call last):
+    TypeError: output is the int 3: expected a path, as a str or pathlib.Path
+    """
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+        raise TypeError(f"{name} is {shown(value)}: expected a path, as a str or pathlib.Path")
+    if not os.fspath(value):
+        raise InputError(f"{name} is empty: expected a path")
     return Path(value)

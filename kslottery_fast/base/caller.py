@@ -1,36 +1,30 @@
-"""Warnings that point at the caller's line, however deep below that line they arise."""
+"""Warnings that point at the user's line, however many calls of ours, torch's and transformers' lie between."""
 
 import sys
 import warnings
 
-_LIBRARIES = ("accelerate", "contextlib", "functools", "kslottery_fast", "torch", "transformers", "trl")
+_LIBRARIES = ("accelerate", "contextlib", "kslottery_fast", "peft", "torch", "transformers", "trl")
 
 
-def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line of the program that called this package, directly or through a library that calls back.
+def warn_caller(message: str, category: type[Warning] = RuntimeWarning) -> None:
+    """Warn at the line outside this package, and outside the libraries that call it, that led here.
 
-    A fixed ``stacklevel`` would point into a decorator, or into the Trainer that runs a callback.
-
-    Parameters
-    ----------
-    message : str
-        The text of the warning.
-    category : type of Warning
-        Its class.
-
-    Warns
-    -----
-    category
-        Always.
+    Examples
+    --------
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     warn_caller("no row is selected")
+    >>> caught[0].category.__name__, str(caught[0].message)
+    ('RuntimeWarning', 'no row is selected')
     """
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
-        frame = frame.f_back
-    warnings.warn_explicit(
-        message,
-        category,
-        frame.f_code.co_filename,
-        frame.f_lineno,
-        module=frame.f_globals.get("__name__"),
-        registry=frame.f_globals.setdefault("__warningregistry__", {}),
-    )
+    warnings.warn(message, category, stacklevel=_outside())
+
+
+def _outside() -> int:
+    """The ``stacklevel`` of the first frame that is the user's; without one, that of the caller of ours."""
+    frame, level = sys._getframe(2), 2
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _LIBRARIES:
+            return level
+        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
+    return 3

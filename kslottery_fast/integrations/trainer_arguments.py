@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import nn
 
-from kslottery_fast.base.arguments import check_choice, check_model, check_tokenizer, shown
+from kslottery_fast.base.arguments import check_choice, check_flag, check_model, check_tokenizer, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.ticket_ids import read_ticket_ids, token_text
 from kslottery_fast.rows.rowset import RowSet
@@ -42,7 +42,7 @@ def check_arguments(given: Mapping[str, Any], output: Any, nonfinite: Any, super
     """
     check_choice(output, ("auto", "frozen", "tied"), "output")
     check_choice(nonfinite, ("raise", "skip"), "nonfinite")
-    check_choice(supervised_logits_only, (True, False), "supervised_logits_only")
+    check_flag(supervised_logits_only, "supervised_logits_only")
     model = given.get("model")
     if isinstance(model, str):
         raise InputError(
