@@ -28,10 +28,12 @@ if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, f
     from .ops import row_adamw_
     from .optim.row_adamw import RowAdamW
     from .rows.adapter_file import load_adapter, save_adapter
-    from .rows.attach import attach_rows, detach_rows, get_rows, has_rows, merge_rows, transfer_rows, untie_output
+    from .rows.attach import attach_rows, detach_rows, merge_rows, untie_output
+    from .rows.attachment import get_rows, has_rows
     from .rows.sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
     from .rows.tables import embedding_table, is_tied
     from .rows.token_ids import active_token_ids
+    from .rows.transfer import transfer_rows
     from .tickets.attached import ks_select_rows
     from .tickets.select import ks_select
     from .tickets.stored import ks_select_checkpoints
@@ -92,8 +94,8 @@ _HOMES = {
     "detach_rows": "rows.attach",
     "embedding_table": "rows.tables",
     "evaluate": "evaluation.evaluate",
-    "get_rows": "rows.attach",
-    "has_rows": "rows.attach",
+    "get_rows": "rows.attachment",
+    "has_rows": "rows.attachment",
     "is_tied": "rows.tables",
     "ks_2samp": "ks.twosample",
     "ks_select": "tickets.select",
@@ -107,7 +109,7 @@ _HOMES = {
     "row_adamw_": "ops",
     "row_sets": "rows.sets",
     "save_adapter": "rows.adapter_file",
-    "transfer_rows": "rows.attach",
+    "transfer_rows": "rows.transfer",
     "untie_output": "rows.attach",
     "use_rows": "rows.sets",
 }

@@ -1,4 +1,4 @@
-"""The name of :mod:`kslottery_fast.base.files` in version 0.1, kept for programs that import it."""
+"""The name of :mod:`kslottery_fast.base.files` in version 0.1, for programs that import it."""
 
 from kslottery_fast.base.files import (
     atomic_directory,

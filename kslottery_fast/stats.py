@@ -1,6 +1,4 @@
-"""The KS names of version 0.1, kept for programs that import them; :mod:`kslottery_fast.ks` is their home."""
-
-from __future__ import annotations
+"""The KS names of version 0.1, for programs that import them. Their home is :mod:`kslottery_fast.ks`."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,1 +1,1 @@
-"""What every room may use: errors that a person can act on, files written whole, tensors sharded over processes."""
+"""What every room may use: errors, checks of arguments, files that are written whole, sharded tensors."""

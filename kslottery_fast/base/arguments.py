@@ -148,7 +148,7 @@ def check_count(value: Any, name: str, least: int = 1) -> None:
         raise InputError(f"{name} is {value}: expected at least {least}")
 
 
-def check_path(value: Any, name: str = "path") -> Path:
+def check_path(value: Any, name: str = "path", what: str = "a path, as a str or pathlib.Path") -> Path:
     """Return the path that a str or PathLike names.
 
     Raises
@@ -165,7 +165,7 @@ def check_path(value: Any, name: str = "path") -> Path:
     TypeError: output is the int 3: expected a path, as a str or pathlib.Path
     """
     if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
-        raise TypeError(f"{name} is {shown(value)}: expected a path, as a str or pathlib.Path")
+        raise TypeError(f"{name} is {shown(value)}: expected {what}")
     if not os.fspath(value):
-        raise InputError(f"{name} is empty: expected a path")
+        raise InputError(f"{name} is empty: expected {what}")
     return Path(value)

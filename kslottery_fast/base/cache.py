@@ -1,6 +1,4 @@
-"""The folder for what is fetched or converted once, and room for making it."""
-
-from __future__ import annotations
+"""The folder for files that are fetched or converted once, and temporary folders for making them."""
 
 import contextlib
 import errno
@@ -21,7 +19,15 @@ _MARGIN = 16 << 20  # bytes of disk left free beyond what a step writes
 
 
 def cache_directory() -> Path:
-    """The folder for what is fetched or converted: ``$KSLOTTERY_CACHE``, else the user's cache folder."""
+    """Return the cache folder: ``$KSLOTTERY_CACHE``, or the user's cache folder where that is not set.
+
+    Examples
+    --------
+    >>> from unittest.mock import patch
+    >>> with patch.dict(os.environ, {CACHE_VARIABLE: "/data/cache"}):
+    ...     cache_directory().as_posix()
+    '/data/cache'
+    """
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
         return Path(chosen).expanduser().absolute()
@@ -33,21 +39,32 @@ def cache_directory() -> Path:
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path, needed: int) -> Iterator[Path]:
-    """A private folder in a folder of the cache, gone afterwards.
+    """Yield a private folder in a folder of the cache, and delete it afterwards.
 
-    Leftovers of killed runs, older than a day, are removed on the way.
+    Leftovers of killed runs that are older than a day are deleted too.
 
     Parameters
     ----------
     parent : Path
-        A folder of the cache, made if missing.
+        A folder of the cache. It is made if it is missing.
     needed : int
-        Bytes that will be written.
+        The number of bytes that will be written.
+
+    Yields
+    ------
+    Path
+        The folder.
 
     Raises
     ------
     InputError
-        Fewer bytes are free, the disk fills up on the way, or ``parent`` cannot be written.
+        Fewer bytes are free, the disk fills up, or ``parent`` cannot be written.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as cache, temporary_folder(Path(cache), needed=100) as folder:
+    ...     folder.parent == Path(cache)
+    True
     """
     needed += _MARGIN
     try:
@@ -76,7 +93,15 @@ def temporary_folder(parent: Path, needed: int) -> Iterator[Path]:
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file, as 64 hexadecimal digits.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "empty").write_bytes(b"")
+    ...     file_sha256(Path(folder, "empty"))[:8]
+    'e3b0c442'
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -3,7 +3,7 @@
 import sys
 import warnings
 
-_LIBRARIES = ("accelerate", "contextlib", "kslottery_fast", "peft", "torch", "transformers", "trl")
+_LIBRARIES = ("accelerate", "contextlib", "functools", "kslottery_fast", "peft", "torch", "transformers", "trl")
 
 
 def warn_caller(message: str, category: type[Warning] = RuntimeWarning) -> None:

@@ -1,10 +1,8 @@
-"""Tensors that are sharded over processes: telling them, their local part, and what all processes must agree on.
+"""Tensors that are sharded over processes: recognizing them, reading them, and decisions of all processes together.
 
-DTensors (FSDP2), and parameters that DeepSpeed ZeRO-3 partitioned, which look like empty tensors until gathered. The
-ops know no DTensors, so each process works on its own part.
+These are DTensors (FSDP2), and parameters that DeepSpeed ZeRO-3 partitioned, which look like empty tensors until they
+are gathered. The ops do not take DTensors, so each process works on its own part.
 """
-
-from __future__ import annotations
 
 import sys
 from typing import Any
@@ -16,35 +14,35 @@ from torch import Tensor
 
 def is_dtensor(tensor: Tensor) -> bool:
     """Tell whether a tensor is a DTensor, of which this process holds a part (FSDP2)."""
-    # Importing this takes a second; who holds a DTensor has done so.
+    # The import takes a second, and whoever holds a DTensor has done it.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, getattr(module, "DTensor", ()))
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part that this process holds; a plain tensor is its own."""
+    """Return the part that this process holds. A plain tensor is returned as it is."""
     return tensor.to_local() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def is_partitioned(tensor: Tensor) -> bool:
-    """Tell whether DeepSpeed ZeRO-3 keeps this parameter in parts."""
+    """Tell whether DeepSpeed ZeRO-3 keeps a parameter in parts."""
     return hasattr(tensor, "ds_id")
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Tell whether a tensor is of either kind."""
+    """Tell whether a tensor is a DTensor or a parameter in parts."""
     return is_dtensor(tensor) or is_partitioned(tensor)
 
 
 def whole_shape(tensor: Tensor) -> torch.Size:
-    """The shape of all of a tensor."""
+    """Return the shape of the whole tensor."""
     return tensor.ds_shape if is_partitioned(tensor) else tensor.shape  # type: ignore[attr-defined]
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, detached. Where it is sharded all processes have to call this, and all get it."""
+    """Return the whole tensor, detached. If it is sharded, all processes have to call this, and all get it."""
     if is_partitioned(tensor):
-        import deepspeed  # whoever partitioned it has imported this
+        import deepspeed  # whoever partitioned the parameter has imported it
 
         with deepspeed.zero.GatheredParameters([tensor]):
             return tensor.detach().clone()
@@ -53,7 +51,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def rows_of(table: Any, ids: Tensor) -> Tensor:
-    """Rows [k, d] of a DTensor, on every process; they all have to call this."""
+    """Return rows [k, d] of a DTensor on every process. All processes have to call this."""
     from torch.distributed.tensor import DTensor, Replicate
 
     everywhere = [Replicate()] * table.device_mesh.ndim
@@ -62,7 +60,7 @@ def rows_of(table: Any, ids: Tensor) -> Tensor:
 
 
 def on_any_process(flag: bool, tensor: Any) -> bool:
-    """Whether ``flag`` is set on any of the processes that share a DTensor; for a plain tensor the flag itself."""
+    """Tell whether ``flag`` is set on any process that shares a DTensor. For a plain tensor it is the flag itself."""
     if not is_dtensor(tensor):
         return flag
     found = torch.tensor([flag], dtype=torch.int32, device=tensor.to_local().device)

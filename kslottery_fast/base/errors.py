@@ -1,8 +1,16 @@
-"""Errors that a person can act on. The cellar of the house: every floor may import it, it imports nothing."""
+"""Errors that a person can act on. Every room may import this file, and it imports nothing."""
 
 
 class InputError(ValueError):
-    """Bad input: the message names the argument, what was given, what was expected, and the remedy.
+    """Bad input. The message names the argument, what was given, what was expected, and the remedy.
 
     The command line prints the message as one line and exits with code 2.
+
+    Examples
+    --------
+    >>> from kslottery_fast import attach_rows
+    >>> import torch
+    >>> attach_rows(torch.nn.Embedding(10, 4), [])
+    Traceback (most recent call last):
+    kslottery_fast.base.errors.InputError: token_ids is empty; give at least one token id
     """

@@ -1,18 +1,30 @@
-"""Packages that only a part of ours needs: the extra `lab` of pyproject.toml, and the error where they are missing."""
-
-from __future__ import annotations
+"""The packages of the extra `lab`, which only parts of this package need, and the error if they are missing."""
 
 from importlib.util import find_spec
 
 from .errors import InputError
 
 LAB = ("gguf", "jinja2", "matplotlib", "platformdirs", "polib", "rich", "sacrebleu")
-"""What the extra `lab` installs, as it is imported."""
+"""The packages that the extra `lab` installs, by the names under which they are imported."""
 
 
 def require_lab(what: str, *packages: str) -> None:
-    """Stop with one line where packages of the extra `lab`, by default any of them, are not installed.
+    """Raise an error of one line if packages are not installed.
 
+    Parameters
+    ----------
+    what : str
+        What needs the packages.
+    *packages : str
+        The packages, as they are imported. By default all of the extra `lab`.
+
+    Raises
+    ------
+    InputError
+        A package is missing.
+
+    Examples
+    --------
     >>> require_lab("this doctest", "no_such_package")
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: this doctest needs no_such_package; pip install 'kslottery-fast[lab]'

@@ -1,6 +1,4 @@
-"""Artifacts that are written whole or not at all: temporary file beside the target, fsync, rename."""
-
-from __future__ import annotations
+"""Artifacts that are written whole or not at all: first into a temporary file, which then replaces the target."""
 
 import contextlib
 import errno
@@ -19,14 +17,22 @@ from .errors import InputError
 from .visible import escape_sign
 
 if TYPE_CHECKING:
-    import torch  # the command line reads and writes JSON before it needs torch, and answers at once
+    import torch  # at run time not: the command line reads and writes JSON before it needs torch
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path in the folder of ``path``; on success it is fsynced and renamed to ``path``.
+    """Yield a temporary path in the folder of ``path``. On success it is fsynced and renamed to ``path``.
 
-    On any exception, KeyboardInterrupt included, the temporary file goes and an older ``path`` stays as it was.
+    On any exception, KeyboardInterrupt included, the temporary file is deleted, and an older ``path`` stays as it was.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_path(f"{folder}/a.txt") as temporary:
+    ...         _ = temporary.write_text("whole")
+    ...     Path(folder, "a.txt").read_text()
+    'whole'
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +42,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         _fsync(temporary)
-        # mkstemp makes private files; an artifact has the permissions of any file its owner makes.
+        # mkstemp makes private files. An artifact has the permissions of any file that its owner makes.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
         _fsync(target.parent)
@@ -46,16 +52,25 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; on success it takes the place of ``path``.
+    """Yield a temporary folder in the folder of ``path``. On success it replaces ``path``.
 
-    POSIX cannot swap two folders in one step: a crash between the two renames leaves no ``path``, never a partial one.
+    POSIX cannot swap two folders in one step. A crash between the two renames leaves no ``path``, but never a partial
+    one.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_directory(f"{folder}/a") as temporary:
+    ...         _ = Path(temporary, "b.txt").write_text("whole")
+    ...     os.listdir(f"{folder}/a")
+    ['b.txt']
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         yield temporary
-        # mkdtemp and safetensors make private files; an artifact has the permissions of any file its owner makes.
+        # mkdtemp and safetensors make private files. An artifact has the permissions of any file that its owner makes.
         for path_inside in [temporary, *temporary.rglob("*")]:
             path_inside.chmod((0o777 if path_inside.is_dir() else 0o666) & ~_umask())
             _fsync(path_inside)
@@ -72,21 +87,27 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def check_writable(path: str | os.PathLike[str], folder: Path, name: str = "output") -> None:
-    """Refuse a path whose folder can neither be written nor made, and leave nothing behind.
+    """Refuse a path whose folder can neither be written nor made. Nothing is left on the disk.
 
     Parameters
     ----------
     path : str or path
-        What will be written.
+        The path that will be written.
     folder : Path
         The folder that it needs: its parent, or itself.
     name : str
-        What the error message calls it.
+        The name of the path in the error message.
 
     Raises
     ------
     InputError
-        It cannot be written, and why.
+        The path cannot be written. The message says why.
+
+    Examples
+    --------
+    >>> check_writable("a" * 300, Path("."))
+    Traceback (most recent call last):
+    kslottery_fast.base.errors.InputError: output aaa... cannot be written in .: File name too long; name another
     """
     try:
         Path(path).exists()  # refuses a name that is too long
@@ -99,21 +120,44 @@ def check_writable(path: str | os.PathLike[str], folder: Path, name: str = "outp
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    r"""Write ``text`` as UTF-8, whole or not at all.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_text(f"{folder}/a.txt", "naïve")
+    ...     Path(folder, "a.txt").read_bytes()
+    b'na\xc3\xafve'
+    """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all. NaN and infinities are refused: JSON has none."""
+    """Write ``value`` as indented JSON, whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        The value holds NaN or an infinity, which JSON cannot express.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_json(f"{folder}/a.json", {"alpha": 0.05})
+    ...     read_json(f"{folder}/a.json")
+    {'alpha': 0.05}
+    """
     write_text(path, json_text(value) + "\n")
 
 
 def json_text(value: Any) -> str:
-    r"""``value`` as indented JSON that UTF-8 can hold.
+    r"""Return ``value`` as indented JSON that UTF-8 can hold.
 
     The bytes of a path that is not UTF-8 become escapes.
 
+    Examples
+    --------
     >>> print(json_text({"path": "caf\udce9"}))
     {
       "path": "caf\udce9"
@@ -124,7 +168,19 @@ def json_text(value: Any) -> str:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file; a missing or broken one is an InputError that names it."""
+    """Read a JSON file.
+
+    Raises
+    ------
+    InputError
+        The file is missing or broken. The message names it.
+
+    Examples
+    --------
+    >>> read_json("nowhere.json")
+    Traceback (most recent call last):
+    kslottery_fast.base.errors.InputError: nowhere.json: no such file
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -142,7 +198,22 @@ class Tensors(dict[str, "torch.Tensor"]):
 
 
 def read_safetensors(path: str | os.PathLike[str], *, remedy: str = "restore it or make it anew") -> Tensors:
-    """Read a safetensors file; a missing or damaged one is an InputError that names it and the ``remedy``."""
+    """Read a safetensors file.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged. The message names it and, if it is damaged, the ``remedy``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_safetensors(f"{folder}/a.safetensors", {"rows": torch.ones(2, 3)}, {"kind": "example"})
+    ...     tensors = read_safetensors(f"{folder}/a.safetensors")
+    >>> tensors["rows"].shape, tensors.metadata["kind"]
+    (torch.Size([2, 3]), 'example')
+    """
     try:
         with safe_open(path, framework="pt") as file:
             tensors = Tensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
@@ -155,9 +226,12 @@ def read_safetensors(path: str | os.PathLike[str], *, remedy: str = "restore it 
 
 
 def write_safetensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+    path: str | os.PathLike[str], tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors as safetensors, whole or not at all; ``metadata`` gets ``format: pt`` as transformers expects."""
+    """Write tensors as safetensors, whole or not at all. ``metadata`` gets ``format: pt``, as transformers expects.
+
+    :func:`read_safetensors` has an example.
+    """
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
@@ -165,7 +239,7 @@ def write_safetensors(
         try:
             save_file(contiguous, temporary, metadata={"format": "pt", **(metadata or {})})
         except SafetensorError as error:
-            # The library hides the errno; a full disk must look like one.
+            # The library hides the errno. A full disk has to look like one.
             if f"os error {errno.ENOSPC}" not in str(error):
                 raise
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error

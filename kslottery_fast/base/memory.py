@@ -1,6 +1,4 @@
-"""Memory that the C library keeps although nobody uses it, given back to the system; and the peak, read and reset."""
-
-from __future__ import annotations
+"""Returning memory that the C library keeps unused, and the peak memory of this process."""
 
 import contextlib
 import ctypes
@@ -14,7 +12,7 @@ P = ParamSpec("P")
 
 
 def trimming(progress: Callable[P, None]) -> Callable[P, None]:
-    """A progress callback that also gives unused memory back: after every step or batch, a few milliseconds each."""
+    """Return a progress callback that also gives unused memory back, which takes a few milliseconds each time."""
 
     def report(*arguments: P.args, **options: P.kwargs) -> None:
         release_memory()
@@ -25,7 +23,7 @@ def trimming(progress: Callable[P, None]) -> Callable[P, None]:
 
 @contextlib.contextmanager
 def trimming_forward(model: Any) -> Iterator[None]:
-    """Give unused memory back after every forward pass inside the block: a cache grows and shrinks with each token."""
+    """Give unused memory back after every forward pass in the block. A cache grows and shrinks with each token."""
     handle = model.register_forward_hook(lambda *_: release_memory())
     try:
         yield
@@ -34,11 +32,11 @@ def trimming_forward(model: Any) -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Ask glibc to return its free pages; does nothing with another C library.
+    """Ask glibc to return its free pages. With another C library this does nothing.
 
-    Batches of ever new lengths leave the heap in pieces: training SmolLM2-135M in batches of 8 held 1.8 GB after 40
-    steps, of which 1.0 GB was in use (2 cores, 2026-11-21), and grew by 15 MB a step. Evaluation, whose batches shrink
-    as outputs end, is worse.
+    Batches of ever new lengths fragment the heap. Training SmolLM2-135M in batches of 8 held 1.8 GB after 40 steps, of
+    which 1.0 GB was in use (2 cores, 2026-11-21), and grew by 15 MB a step. Evaluation is worse, since its batches
+    shrink as outputs end.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -46,7 +44,7 @@ def release_memory() -> None:
 
 
 def reset_peak_memory() -> bool:
-    """Start the peak of this process's memory anew; False where the system has no such switch (only Linux has)."""
+    """Reset the peak memory of this process. Return False where the system cannot do it: only Linux can."""
     release_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): "reset the peak resident set size"
@@ -56,6 +54,12 @@ def reset_peak_memory() -> bool:
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident set of this process so far."""
+    """Return the largest resident set of this process so far, in bytes.
+
+    Examples
+    --------
+    >>> peak_memory_bytes() > 10_000_000
+    True
+    """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

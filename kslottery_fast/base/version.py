@@ -1,13 +1,17 @@
-"""The version of the package: pyproject.toml has it, and an installation records it."""
-
-from __future__ import annotations
+"""The version of the package. pyproject.toml states it, and an installation records it."""
 
 import sys
 from importlib import metadata
 
 
 def installed_version() -> str:
-    """The version of what is installed, or of the native library where that is loaded from a tree nobody installed."""
+    """Return the version of the installed package, or of the native library in a source tree that was not installed.
+
+    Examples
+    --------
+    >>> isinstance(installed_version(), str)
+    True
+    """
     try:
         return metadata.version("kslottery-fast")
     except metadata.PackageNotFoundError:

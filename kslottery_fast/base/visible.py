@@ -1,6 +1,4 @@
-"""Text that a person has to read although it may hold anything: invisible signs become visible."""
-
-from __future__ import annotations
+"""Making text readable that may hold anything: invisible characters become visible."""
 
 import unicodedata
 
@@ -8,12 +6,14 @@ _REORDERING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def visible_token(token: str) -> str:
-    r"""A token with its white space and invisible characters made visible.
+    r"""Return a token with its white space and invisible characters made visible.
 
+    Examples
+    --------
     >>> visible_token(" Spanish"), visible_token("\n"), visible_token("\u202e"), visible_token("")
     ('␣Spanish', '↵', '\\u202e', '(empty)')
     """
-    # C: control, format, surrogate, unassigned; Z: spaces other than U+0020.
+    # Category C: control, format, surrogate, unassigned. Category Z: spaces. U+0020 gets a sign of its own below.
     signs: dict[str, str | int | None] = {
         sign: escape_sign(sign) for sign in token if unicodedata.category(sign)[0] in "CZ"
     }
@@ -22,8 +22,10 @@ def visible_token(token: str) -> str:
 
 
 def visible_text(text: str) -> str:
-    r"""Prose as it is, but for what a page cannot hold or what would reorder it: those become escapes.
+    r"""Return prose with escapes for the characters that a page cannot hold or that would reorder it.
 
+    Examples
+    --------
     >>> visible_text("two\nlines\x00")
     'two\nlines\\u0000'
     """
@@ -33,5 +35,11 @@ def visible_text(text: str) -> str:
 
 
 def escape_sign(sign: str) -> str:
-    r"""The character as ``\uXXXX`` or ``\UXXXXXXXX``."""
+    r"""Return the character as ``\uXXXX`` or ``\UXXXXXXXX``.
+
+    Examples
+    --------
+    >>> print(escape_sign("\u202e"))
+    \u202e
+    """
     return f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else f"\\U{ord(sign):08x}"

@@ -12,17 +12,19 @@ predictions-K.safetensors   of the transfer model with the K rows of largest D; 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from torch import Tensor
 from typing_extensions import Self
 
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
+from kslottery_fast.tickets.file_errors import check_path
 
 from .certificate import Certificate
 from .certify import Predictions, certificate_from
-from .checks import check_instance, check_integer, check_share
+from .checks import check_integer, check_share
+from .words import counted
 
 _BEFORE, _TUNED = "before.safetensors", "predictions.safetensors"
 
@@ -65,7 +67,8 @@ class Basis:
     def __repr__(self) -> str:
         rows = ", ".join(f"{count:,}" for count in sorted(self.transfers)) or "no"
         return (
-            f"Basis({len(self.token_ids):,} rows, d={self.before.shape[1]}, {len(self.tuned):,} positions, "
+            f"Basis({counted(len(self.token_ids), 'row')}, d={self.before.shape[1]}, "
+            f"{counted(len(self.tuned), 'position')}, "
             f"transfer models with {rows} rows)"
         )
 
@@ -94,7 +97,8 @@ class Basis:
         TypeError
             An argument has the wrong type.
         """
-        check_instance(levels, Mapping, "levels", " of alphas to numbers of rows")
+        if not isinstance(levels, Mapping):
+            raise TypeError(f"levels is {shown(levels)}: expected a mapping of alphas to numbers of rows")
         check_integer(own, "own", 0)
         check_share(alpha, "alpha")
         missing = {own, *levels.values()} - set(self.transfers)
@@ -116,7 +120,7 @@ class Basis:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the files that the head of this module names."""
-        folder = Path(folder)
+        folder = check_path(folder, "folder")
         write_safetensors(folder / _BEFORE, {"token_ids": self.token_ids, "rows": self.before})
         self.tuned.save(folder / _TUNED)
         for rows, predictions in self.transfers.items():
@@ -131,11 +135,11 @@ class Basis:
         InputError
             The folder holds a certificate without its predictions, or a file is missing or damaged.
         """
-        folder = Path(folder)
+        folder = check_path(folder, "folder")
         if not (folder / _TUNED).exists():
             raise InputError(
-                f"{folder} holds no predictions from which its certificate could be computed: remove that folder and "
-                "repeat the command that made it. Only this stage is then made anew"
+                f"{folder} holds a certificate without the predictions from which it follows: remove that folder and "
+                "give the command that made it again, which makes only this stage anew"
             )
         before = read_safetensors(folder / _BEFORE)
         kept = {path.stem.partition("-")[2]: path for path in folder.glob("predictions-*.safetensors")}

@@ -9,6 +9,7 @@ from typing_extensions import Self
 from kslottery_fast.base.errors import InputError
 
 from .intervals import Interval
+from .words import counted
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,6 +142,8 @@ class Certificate:
     alpha 0.05: 75.0% of the positions certified, wrong at 1 of 3 (33.3%)
     The transfer model agrees at 75.0% (50.0% to 100.0%) of the positions.
     Guarantee (95% confidence): agreement at ...% or more of a sentence's positions on average.
+    >>> Certificate.from_dict(certificate.to_dict()) == certificate
+    True
     """
 
     dimension: int
@@ -157,9 +160,9 @@ class Certificate:
         return self.agreement is not None
 
     def __repr__(self) -> str:
-        parts = [f"{self.positions:,} positions of {self.sentences:,} sentences"]
+        parts = [self._size()]
         parts += [level.summary() for level in self.levels[:1]]
-        parts += [f"{len(self.levels) - 1} more alphas"] if len(self.levels) > 1 else []
+        parts += [counted(len(self.levels) - 1, "more alpha")] if len(self.levels) > 1 else []
         return f"Certificate({'; '.join(parts)})"
 
     def summary(self) -> str:
@@ -168,8 +171,7 @@ class Certificate:
         ``str(certificate)`` says the same in full sentences, with the conditions of each bound.
         """
         lines = [
-            f"{self.positions:,} positions of {self.sentences:,} sentences, d = {self.dimension}. "
-            f"The embed-tuned model predicts {self.accuracy:.1%} correctly.",
+            f"{self._size()}, d = {self.dimension}. The embed-tuned model predicts {self.accuracy:.1%} correctly.",
             *(level.summary() for level in self.levels),
         ]
         if self.agreement is None:
@@ -210,12 +212,12 @@ class Certificate:
             levels = tuple(CertificateLevel(**level) for level in values.pop("levels"))
             return cls(**values, levels=levels, agreement=agreement)
         except (AttributeError, KeyError, TypeError) as error:
-            raise InputError(f"data is no certificate: {error}") from None
+            raise InputError(f"data is not a certificate: {error}") from None
 
     def __str__(self) -> str:
         """Say in plain words what the numbers mean, and what they do not mean."""
         lines = [
-            f"Certification over {self.positions:,} positions of {self.sentences:,} sentences, d = {self.dimension}. "
+            f"Certification over {self._size()}, d = {self.dimension}. "
             f"The embed-tuned model predicts {self.accuracy:.1%} of them correctly.",
             "A position is certified at alpha when (p_A - p_B) / 2 > tau(alpha). This is the paper's criterion. It is "
             "not a proof that the transfer model predicts the same token.",
@@ -225,6 +227,9 @@ class Certificate:
             unknown = "Not checked: the transfer model was not run. Nothing is known about its predictions."
             return "\n".join([*lines, unknown])
         return "\n".join([*lines, *self._agreement_text(self.agreement)])
+
+    def _size(self) -> str:
+        return f"{counted(self.positions, 'position')} of {counted(self.sentences, 'sentence')}"
 
     def _agreement_text(self, agreement: Agreement) -> list[str]:
         positions, sentences, share = agreement.positions, agreement.sentences, agreement.share
@@ -254,10 +259,10 @@ class Certificate:
         )
         if level.violations is None:
             return text + "."
-        model = "the transfer model"
-        model += "" if level.transferred is None else f" with {level.transferred:,} rows"
+        rows = "" if level.transferred is None else f" with {counted(level.transferred, 'row')}"
+        sentences = counted(level.violating_sentences or 0, "sentence")
         return (
             f"{text}. At {level.violations:,} of the {level.certified_positions:,} certified positions, in "
-            f"{level.violating_sentences:,} sentences, {model} predicts another token (violations; at most "
+            f"{sentences}, the transfer model{rows} predicts another token (violations; at most "
             f"{level.violating_sentences_upper:.1%} of sentences have one, with {self.confidence:.0%} confidence)."
         )

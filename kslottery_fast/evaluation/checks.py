@@ -20,7 +20,7 @@ def check_integer(value: Any, name: str, least: int | None = None) -> int:
     Raises
     ------
     TypeError
-        The value is not an integer. A bool is none.
+        The value is not an integer. A bool is not accepted.
     InputError
         It is too small.
 
@@ -51,7 +51,7 @@ def check_share(value: Any, name: str = "confidence") -> float:
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} is {shown(value)}: expected a number strictly between 0 and 1, e.g. 0.95")
-    if not 0 < value < 1:  # False for NaN, too
+    if not 0 < float(value) < 1:  # False for NaN, too
         raise InputError(f"{name} is {value}: expected a number strictly between 0 and 1, e.g. 0.95")
     return float(value)
 
@@ -142,7 +142,7 @@ def check_list(value: Any, kind: type[T], name: str, remedy: str = "", *, empty:
     Raises
     ------
     TypeError
-        The value is not such a collection. A generator is none, since it can be read only once.
+        The value is not such a collection. A generator is not accepted, since it can be read only once.
     InputError
         It has no items.
 
@@ -238,7 +238,7 @@ def check_table(value: ArrayLike, name: str, shape: str, dimensions: int) -> NDA
     try:
         table = np.asarray(value)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name} is no array: {error}; expected numbers {shape}") from None
+        raise InputError(f"{name} is not an array: {error}; expected numbers {shape}") from None
     if table.ndim == 0 or (table.size and table.dtype.kind not in "biuf"):
         raise InputError(f"{name} is {shown(value)}: expected numbers {shape}")
     if table.ndim != dimensions or 0 in table.shape:
@@ -277,11 +277,11 @@ def check_same_length(first: Sequence[Any], second: Sequence[Any], names: tuple[
 
     >>> check_same_length([1], [], ("hypotheses", "references"))
     Traceback (most recent call last):
-    kslottery_fast.base.errors.InputError: hypotheses has 1 items and references has 0: expected as many of each
+    kslottery_fast.base.errors.InputError: hypotheses has 1 items and references has 0: expected the same number of both
     """
     if len(first) != len(second):
         a, b = names
-        raise InputError(f"{a} has {len(first)} items and {b} has {len(second)}: expected as many of each")
+        raise InputError(f"{a} has {len(first)} items and {b} has {len(second)}: expected the same number of both")
 
 
 def _is_collection(value: Any) -> bool:

@@ -1,43 +1,62 @@
 """Models compared on the same sentences: replicates of every score, and what follows from them.
 
-Scores are means over training seeds; whoever resamples all models with the same seed gets differences, shares and means
-that are paired over sentences and seeds, see :mod:`kslottery_fast.evaluation.replicates`.
+Scores are means over training seeds. If all models are resampled with the same seed, then differences, shares and means
+are paired over sentences and seeds, see :mod:`kslottery_fast.evaluation.replicates`.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from .evaluate import SCORES, Evaluation, TargetNll, first_line, one_line
-from .intervals import Interval, clopper_pearson
-from .replicates import Replicates, replicates_over_seeds
-from .scores import bleu_metric, chrf_metric, sentence_statistics
+from kslottery_fast.base.arguments import check_choice, shown
+from kslottery_fast.base.errors import InputError
 
-Scores = Mapping[str, Replicates]
+from .checks import check_bootstrap, check_instance, check_integer, check_list, check_mapping, check_same_length
+from .evaluate import SCORES, Evaluation, first_line, one_line
+from .intervals import Interval, clopper_pearson
+from .likelihood import TargetNll
+from .recommendation import Candidate, recommend
+from .replicates import Replicates, replicates_over_seeds
+from .scores import BLEU_TOKENIZERS, BleuTokenizer, bleu_metric, chrf_metric, sentence_statistics
+
+__all__ = [
+    "RANGES",
+    "Candidate",
+    "Scores",
+    "decomposition",
+    "differences",
+    "language_seed",
+    "mean_over",
+    "nll_replicates",
+    "recommend",
+    "score_intervals",
+    "score_replicates",
+    "seed_differences",
+]
+
+Scores: TypeAlias = Mapping[str, Replicates]
+"""The replicates of a model's scores, by the name of the score."""
 RANGES = {
     **dict.fromkeys(SCORES, (0.0, 100.0)),
     "nll": (0.0, math.inf),
     "ended": (0.0, 1.0),
     "mean_chars": (0.0, math.inf),
 }
-"""What a score can be; intervals of few seeds would leave it."""
+"""The range of each score. Intervals of few seeds would exceed it."""
 
 
 def score_replicates(
     evaluations: Sequence[Evaluation],
     references: Sequence[str],
     *,
-    bleu_tokenizer: str = "13a",
+    bleu_tokenizer: BleuTokenizer = "13a",
     n_bootstrap: int = 1000,
     seed: int = 0,
     metrics: Sequence[str] = SCORES,
 ) -> dict[str, Replicates]:
-    """Replicates of the scores of one model.
+    """Return replicates of the scores of one model.
 
     Parameters
     ----------
@@ -45,19 +64,42 @@ def score_replicates(
         One for each training seed, on the same sentences.
     references : sequence of str
         The targets of the sentences.
-    bleu_tokenizer : str
-        Of sacrebleu.
+    bleu_tokenizer : {"13a", "intl", "char", "zh", "none", "flores101", "flores200"}
+        Tokenizer of sacrebleu.
     n_bootstrap, seed : int
-        As :func:`~kslottery_fast.evaluation.replicates.replicates_over_seeds` takes them; the same for all models that
-        are compared.
+        As for :func:`~kslottery_fast.evaluation.replicates.replicates_over_seeds`. Use the same values for all models
+        that are compared.
     metrics : sequence of str
-        Which of ``SCORES``.
+        Which of ``SCORES`` to compute.
 
     Returns
     -------
     dict
         Replicates by metric.
+
+    Raises
+    ------
+    InputError
+        There is no evaluation, the references differ from the outputs in number, or another argument is out of range.
+    TypeError
+        An argument has the wrong type.
+
+    Examples
+    --------
+    >>> from kslottery_fast import Example, evaluate
+    >>> from kslottery_fast.evaluation.toy import alphabet_model
+    >>> evaluation = evaluate(*alphabet_model(), [Example("w", "xyz"), Example("x", "yz")])
+    >>> score_replicates([evaluation], ["xyz", "yz"], metrics=["ended", "mean_chars"], n_bootstrap=100)
+    {'ended': Replicates(1 (1 to 1), 100 resamples), 'mean_chars': Replicates(2.5 (2 to 3), 100 resamples)}
     """
+    evaluations = check_list(evaluations, Evaluation, "evaluations")
+    references = check_list(references, str, "references")
+    for one in evaluations:
+        check_same_length(references, one.outputs, ("references", "an evaluation's outputs"))
+    check_choice(bleu_tokenizer, BLEU_TOKENIZERS, "bleu_tokenizer")
+    check_bootstrap(n_bootstrap, seed)
+    for metric in check_list(metrics, str, "metrics", empty=True):
+        check_choice(metric, SCORES, "metrics")
     expected = [one_line(reference) for reference in references]
     of_output: dict[str, Callable[[Any], float]] = {
         "ended": lambda output: float(output.ended),
@@ -65,7 +107,7 @@ def score_replicates(
     }
 
     def tables(metric: str) -> tuple[list[Any], Callable[[Any], float]]:
-        """What each sentence contributes, seed by seed, and the score that follows from sums."""
+        """Return what each sentence contributes, seed by seed, and the score as a function of sums."""
         if metric == "nll":
             return [_nll_table(one) for one in evaluations], _ratio
         if metric in of_output:
@@ -79,7 +121,33 @@ def score_replicates(
 
 
 def nll_replicates(results: Sequence[Evaluation | TargetNll], *, n_bootstrap: int = 1000, seed: int = 0) -> Replicates:
-    """Replicates of NLL per target token; one result for each training seed."""
+    """Return replicates of the NLL per target token.
+
+    Parameters
+    ----------
+    results : sequence of Evaluation or TargetNll
+        One for each training seed, on the same sentences.
+    n_bootstrap, seed : int
+        As for :func:`score_replicates`.
+
+    Raises
+    ------
+    InputError
+        There is no result, or a number is out of range.
+    TypeError
+        An argument has the wrong type.
+
+    Examples
+    --------
+    >>> result = TargetNll(Interval(2.0, 2.0, 2.0), [6.0, 4.0], [3, 2])
+    >>> nll_replicates([result], n_bootstrap=100)
+    Replicates(2 (2 to 2), 100 resamples)
+    """
+    kind: Any = (Evaluation, TargetNll)
+    found = check_list(results, object, "results", " of evaluate or nll")
+    for i, one in enumerate(found):
+        if not isinstance(one, kind):
+            raise TypeError(f"results[{i}] is {shown(one)}: expected a result of evaluate or nll")
     return replicates_over_seeds([_nll_table(one) for one in results], _ratio, n_bootstrap=n_bootstrap, seed=seed)
 
 
@@ -87,20 +155,68 @@ def _nll_table(result: Evaluation | TargetNll) -> list[tuple[float, int]]:
     return list(zip(result.sentence_nll, result.sentence_tokens, strict=True))
 
 
-def decomposition(model: Scores, untuned: Scores, metric: str = "bleu") -> dict[str, Replicates]:
-    """The raw gain of a model, split into what it learned to say and what it learned not to go on saying.
+def decomposition(model: Scores, untuned: Scores, metric: Literal["bleu", "chrf"] = "bleu") -> dict[str, Replicates]:
+    """Split the raw gain of a model into better answers and better stopping.
 
-    ``gain``: raw score minus that of the untuned model. ``quality``: the same on first lines, where whatever follows
-    the answer is not counted. ``stopping``: the rest, i.e. how much less the model loses by running on than the untuned
-    model does. ``gain = quality + stopping``, exactly.
+    Parameters
+    ----------
+    model, untuned : mapping of str to Replicates
+        Scores of the model and of the untuned model, raw and on the first line.
+    metric : {"bleu", "chrf"}
+        Which score.
+
+    Returns
+    -------
+    dict
+        ``gain`` is the raw score minus that of the untuned model. ``quality`` is the same on first lines, where
+        whatever follows the answer does not count. ``stopping`` is the rest, that is, how much less the model loses by
+        running on than the untuned model does. ``gain = quality + stopping`` holds exactly.
+
+    Raises
+    ------
+    InputError
+        A score is missing.
+    TypeError
+        An argument has the wrong type.
+
+    Examples
+    --------
+    >>> def scores(raw, first_line):
+    ...     found = {"bleu_raw": raw, "bleu_first_line": first_line}
+    ...     return {name: Replicates(value, np.full((10, 1), value)) for name, value in found.items()}
+    >>> decomposition(scores(30.0, 34.0), scores(5.0, 33.0))["stopping"]
+    Replicates(24 (24 to 24), 10 resamples)
     """
-    gain = model[f"{metric}_raw"] - untuned[f"{metric}_raw"]
-    quality = model[f"{metric}_first_line"] - untuned[f"{metric}_first_line"]
+    check_choice(metric, ("bleu", "chrf"), "metric")
+    raw, first = f"{metric}_raw", f"{metric}_first_line"
+    for name, scores in (("model", model), ("untuned", untuned)):
+        missing = {raw, first} - set(check_mapping(scores, Replicates, name))
+        if missing:
+            raise InputError(f"{name} has no score {min(missing)!r}: make it with score_replicates")
+    gain, quality = model[raw] - untuned[raw], model[first] - untuned[first]
     return {"gain": gain, "quality": quality, "stopping": gain - quality}
 
 
 def differences(first: Scores, second: Scores) -> dict[str, Interval]:
-    """Every score of ``first`` that ``second`` has too, minus that of ``second``, with paired 95 % intervals."""
+    """Return every score of ``first`` minus the same score of ``second``, with paired 95% intervals.
+
+    Scores that ``second`` does not have are left out.
+
+    Raises
+    ------
+    InputError
+        The two were resampled differently, or a score is unknown.
+    TypeError
+        An argument has the wrong type.
+
+    Examples
+    --------
+    >>> a, b = Replicates(2.0, np.array([[1.0], [3.0]])), Replicates(1.0, np.array([[0.5], [2.5]]))
+    >>> differences({"nll": a}, {"nll": b})
+    {'nll': Interval(value=1.0, low=0.5, high=1.0)}
+    """
+    _check_scores(first, "first")
+    _check_scores(second, "second")
     found = {}
     for metric in (metric for metric in first if metric in second):
         least, most = RANGES[metric]
@@ -111,29 +227,86 @@ def differences(first: Scores, second: Scores) -> dict[str, Interval]:
 def seed_differences(
     first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]]
 ) -> list[dict[str, float]]:
-    """``first`` minus ``second``, seed by seed; a model without seeds stands beside every seed of the other.
+    """Return ``first`` minus ``second``, seed by seed. A model of one seed is compared with every seed of the other.
 
+    Raises
+    ------
+    InputError
+        One of them has no seed, or the numbers of seeds do not fit each other.
+    TypeError
+        An argument has the wrong type.
+
+    Examples
+    --------
     >>> seed_differences([{"nll": 2.0}, {"nll": 2.5}], [{"nll": 1.0}])
     [{'nll': 1.0}, {'nll': 1.5}]
     """
+    kind: Any = Mapping
+    first, second = check_list(first, kind, "first"), check_list(second, kind, "second")
     count = max(len(first), len(second))
+    if count % len(first) or count % len(second):
+        raise InputError(f"first has {len(first)} seeds and second has {len(second)}: expected the same number, or one")
     pairs = zip(*(list(one) * (count // len(one)) for one in (first, second)), strict=True)
     return [{metric: a[metric] - b[metric] for metric in a} for a, b in pairs]
 
 
 def score_intervals(scores: Scores, sentences: int) -> dict[str, Interval]:
-    """Values and 95 % intervals of scores on so many ``sentences``, within what such a score can be.
+    """Return values and 95% intervals of scores, within the range of each score.
 
-    That of ``ended`` is at least as wide as Clopper and Pearson's for one model: where all outputs end, no resample
-    shows one that does not.
+    The interval of ``ended`` is at least as wide as Clopper and Pearson's for one model. Where all outputs end, no
+    resample shows one that does not.
+
+    Parameters
+    ----------
+    scores : mapping of str to Replicates
+        What :func:`score_replicates` returns.
+    sentences : int
+        The number of sentences that were scored.
+
+    Raises
+    ------
+    InputError
+        A score is unknown, or there is no sentence.
+    TypeError
+        An argument has the wrong type.
+
+    Examples
+    --------
+    >>> all_end = Replicates(1.0, np.ones((10, 1)))
+    >>> print(score_intervals({"ended": all_end}, 3)["ended"])
+    1 (0.2924 to 1)
     """
+    _check_scores(scores, "scores")
+    check_integer(sentences, "sentences", 1)
     found = {metric: _within(one.interval(), *RANGES[metric]) for metric, one in scores.items()}
     return found | ({"ended": _with_exact(found["ended"], sentences)} if "ended" in found else {})
 
 
 def mean_over(parts: Sequence[Scores]) -> dict[str, Replicates]:
-    """The mean over languages, replicate by replicate; the languages must have been drawn with different seeds."""
-    first, *rest = parts
+    """Return the mean over languages, replicate by replicate.
+
+    Parameters
+    ----------
+    parts : sequence of mapping
+        The scores of each language, resampled with different seeds.
+
+    Raises
+    ------
+    InputError
+        There is no language.
+    TypeError
+        ``parts`` is not a list of mappings of str to Replicates.
+
+    Examples
+    --------
+    >>> one, three = ({"nll": Replicates(x, np.array([[x]]))} for x in (1.0, 3.0))
+    >>> mean_over([one, three])
+    {'nll': Replicates(2 (2 to 2), 1 resample)}
+    """
+    kind: Any = Mapping
+    first, *rest = check_list(parts, kind, "parts", " of str to Replicates")
+    for i, part in enumerate(parts):
+        check_mapping(part, Replicates, f"parts[{i}]")
     result = dict(first)
     for part in rest:
         result = {metric: result[metric] + part[metric] for metric in result}
@@ -141,68 +314,23 @@ def mean_over(parts: Sequence[Scores]) -> dict[str, Replicates]:
 
 
 def language_seed(seed: int, code: str) -> int:
-    """The seed of a language's draws: the same whatever stands beside it, another than that of other languages.
+    """Return the seed of a language's draws. It differs between languages and depends on nothing else.
 
     >>> language_seed(0, "es") == language_seed(0, "es") != language_seed(0, "ca")
     True
     """
+    check_integer(seed, "seed", 0)
+    check_instance(code, str, "code")
     return int(np.random.SeedSequence((seed, *code.encode())).generate_state(1)[0])
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A model: ``arm``, mean number of ``rows`` over seeds, replicates of its NLL on the validation and test split."""
-
-    arm: str
-    rows: float
-    validation: Replicates
-    test: Replicates
-
-
-def recommend(
-    candidates: Sequence[Candidate], untuned: Candidate, embed: Candidate, margin: float
-) -> dict[str, Any] | None:
-    """The smallest set that, like all larger ones, keeps all but ``margin`` of Embed Tuning's gain in validation NLL.
-
-    It must do so at the lower end of its interval. Larger sets must pass too: of many small sets one may pass by luck.
-
-    Parameters
-    ----------
-    candidates : sequence of Candidate
-        Sets of rows, in any order.
-    untuned, embed : Candidate
-        Between them lies the gain.
-    margin : float
-        The share of the gain that may be lost.
-
-    Returns
-    -------
-    dict or None
-        ``arm`` and ``rows`` of the recommended set, None if no set is good enough; ``kept``: for every candidate,
-        smallest first, the share of the gain that it keeps with its 95 % interval, and under ``test`` the same on the
-        test split, which chose nothing (None where the gain there is not clearly above 0). None in place of all where
-        Embed Tuning's own gain on the validation split is not clearly above 0.
-    """
-    gain, test_gain = untuned.validation - embed.validation, untuned.test - embed.test
-    kept: list[dict[str, Any]] = []
-    for candidate in sorted(candidates, key=lambda one: one.rows):
-        share = (untuned.validation - candidate.validation).share_of(gain)
-        if share is None:
-            return None
-        test = (untuned.test - candidate.test).share_of(test_gain)
-        kept.append(
-            {"arm": candidate.arm, "rows": candidate.rows, **share.to_dict(), "test": test.to_dict() if test else None}
-        )
-    chosen: dict[str, Any] = {"arm": None, "rows": None}
-    for one in reversed(kept):
-        if one["low"] < 1 - margin or one["rows"] == 0:
-            break
-        chosen = one
-    return {"arm": chosen["arm"], "rows": chosen["rows"], "margin": margin, "kept": kept}
+def _check_scores(scores: Any, name: str) -> None:
+    for metric in check_mapping(scores, Replicates, name):
+        check_choice(metric, SCORES, f"a key of {name}")
 
 
 def _with_exact(share: Interval, n: int) -> Interval:
-    # A mean over seeds may lie between two counts: the interval of the lower one below, of the higher one above.
+    # A mean over seeds may lie between two counts. Take the low end of the lower count, the high end of the higher one.
     count = round(share.value * n, 6)
     low, high = clopper_pearson(math.floor(count), n).low, clopper_pearson(math.ceil(count), n).high
     return Interval(share.value, min(share.low, low), max(share.high, high))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import check_model, check_tokenizer, shown
+from kslottery_fast.base.arguments import check_choice, check_model, check_tokenizer, shown
 from kslottery_fast.base.errors import InputError
 
 from .checks import check_instance, check_integer, check_list
@@ -172,8 +172,9 @@ def collate(features: Sequence[Mapping[str, Sequence[int]]], pad_token_id: int) 
     >>> batch["input_ids"].tolist(), batch["attention_mask"].tolist(), batch["labels"].tolist()
     ([[5, 6], [7, 0]], [[1, 1], [1, 0]], [[-100, 6], [7, -100]])
     """
+    kind: Any = Mapping
     given: list[Mapping[str, Sequence[int]]] = check_list(
-        features, Mapping, "features", " with input_ids and labels, as encode returns it"
+        features, kind, "features", " with input_ids and labels, as encode returns it"
     )
     check_integer(pad_token_id, "pad_token_id", 0)
     for i, feature in enumerate(given):
@@ -209,6 +210,7 @@ def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> tor
     [[9, 1], [2, 3]]
     """
     check_integer(value, "value")
+    check_choice(left, (True, False), "left")
     try:
         width = max(map(len, rows))
         fill = [[value] * (width - len(row)) for row in rows]

@@ -23,6 +23,7 @@ from .generation import GeneratedText, generate
 from .intervals import Interval, bootstrap_interval, clopper_pearson
 from .likelihood import TargetNll, nll
 from .scores import BleuTokenizer, Metric, bleu_metric, chrf_metric, corpus_score
+from .words import counted
 
 __all__ = [
     "Evaluation",
@@ -93,6 +94,10 @@ class Evaluation:
     chrF++, first line     ...
     Ended by the model     100.0% (15.8% to 100.0%)
     Characters               16.0 (7.0 to 25.0)
+    >>> evaluation.scores()["mean_chars"]
+    {'value': 16.0, 'low': 7.0, 'high': 25.0}
+    >>> Evaluation.from_dict(evaluation.to_dict()) == evaluation
+    True
     """
 
     nll: Interval
@@ -109,13 +114,13 @@ class Evaluation:
 
     def __repr__(self) -> str:
         return (
-            f"Evaluation({len(self.outputs):,} sentences, nll={self.nll:.3f}, "
+            f"Evaluation({counted(len(self.outputs), 'sentence')}, nll={self.nll:.3f}, "
             f"bleu_first_line={self.bleu_first_line:.1f}, ended={self.ended.value:.1%})"
         )
 
     def summary(self) -> str:
         """Return the seven scores with their intervals as a table of eight lines."""
-        lines = [f"{len(self.outputs):,} sentences, value (95% interval)"]
+        lines = [f"{counted(len(self.outputs), 'sentence')}, value (95% interval)"]
         for name, (label, spec) in _ROWS.items():
             score: Interval = getattr(self, name)
             value, interval = f"{score:{spec}}".split(" ", 1)
@@ -141,7 +146,7 @@ class Evaluation:
         """
         names = {field.name for field in fields(cls)}
         if not isinstance(data, Mapping) or set(data) != names:
-            raise InputError(f"data is no evaluation: expected the fields {', '.join(sorted(names))}")
+            raise InputError(f"data is not an evaluation: expected the fields {', '.join(sorted(names))}")
         try:
             evaluation = cls(
                 **{name: Interval.from_dict(data[name]) for name in SCORES},
@@ -151,9 +156,9 @@ class Evaluation:
                 signatures=dict(data["signatures"]),
             )
         except (TypeError, ValueError) as error:
-            raise InputError(f"data is no evaluation: {error}") from None
+            raise InputError(f"data is not an evaluation: {error}") from None
         if not len(evaluation.outputs) == len(evaluation.sentence_nll) == len(evaluation.sentence_tokens):
-            raise InputError("data is no evaluation: outputs, sentence_nll and sentence_tokens differ in length")
+            raise InputError("data is not an evaluation: outputs, sentence_nll and sentence_tokens differ in length")
         return evaluation
 
 

@@ -83,7 +83,7 @@ class Interval:
             return cls(float(data["value"]), float(data["low"]), float(data["high"]))
         except (KeyError, TypeError, ValueError, IndexError):
             raise InputError(
-                f"data is no interval: it needs the numbers 'value', 'low' and 'high', not {data!r}"
+                f"data is not an interval: it needs the numbers 'value', 'low' and 'high', not {data!r}"
             ) from None
 
 

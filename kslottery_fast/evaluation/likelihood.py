@@ -15,6 +15,7 @@ from .encoding import Example, check_fits, collate, encode, pad_id
 from .generation import device_of, inference, length_batches
 from .intervals import Interval, bootstrap_interval
 from .logits import supervised_logits
+from .words import counted
 
 _CHUNK = 1 << 24  # float32 logits turned into probabilities at once: 64 MiB
 _EXAMPLE = ", e.g. Example('Spanish:', ' casa')"
@@ -38,8 +39,8 @@ class TargetNll(NamedTuple):
     sentence_tokens: list[int]
 
     def __repr__(self) -> str:
-        sentences, tokens = len(self.sentence_tokens), sum(self.sentence_tokens)
-        return f"TargetNll({self.interval:.3f} nats per token, {sentences:,} sentences, {tokens:,} tokens)"
+        sentences, tokens = counted(len(self.sentence_tokens), "sentence"), counted(sum(self.sentence_tokens), "token")
+        return f"TargetNll({self.interval:.3f} nats per token, {sentences}, {tokens})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the three fields by name, for JSON.
@@ -63,7 +64,7 @@ class TargetNll(NamedTuple):
         True
         """
         if not isinstance(data, Mapping) or not set(cls._fields) <= set(data):
-            raise InputError(f"data is no NLL: expected the fields {', '.join(cls._fields)}, not {shown(data)}")
+            raise InputError(f"data is not an NLL: expected the fields {', '.join(cls._fields)}, not {shown(data)}")
         return cls(Interval.from_dict(data["interval"]), data["sentence_nll"], data["sentence_tokens"])
 
 

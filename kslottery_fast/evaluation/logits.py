@@ -1,11 +1,9 @@
 """Next-token logits at the supervised positions only.
 
-A fine-tuning batch supervises the target side, yet a causal language model computes V logits for every position.
-Gathering the hidden states of the supervised positions in front of the output head leaves the rest out: the same
-numbers, a fraction of the work, and a memory of [n, V] in place of [B, T, V].
+A fine-tuning batch supervises the target side, but a causal language model computes V logits for every position. Here
+only the hidden states of the supervised positions reach the output head. The numbers are the same, for a fraction of
+the work and a memory of [n, V] in place of [B, T, V].
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kslottery_fast.base.arguments import check_model, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.rows.overlay import RowHead
 
@@ -25,25 +24,44 @@ def supervised_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch
 
     Parameters
     ----------
-    model : a transformers model with an output head, decoder-only or encoder-decoder.
-    batch : ``input_ids`` [B, T], usually ``attention_mask`` [B, T], and ``labels`` [B, T] with -100 where a position
-        is not supervised. Labels are aligned with the inputs, as transformers wants them: the shift by one that a
+    model : nn.Module
+        A transformers model with an output head, decoder-only or encoder-decoder.
+    batch : mapping
+        ``input_ids`` [B, T], usually ``attention_mask`` [B, T], and ``labels`` [B, T] with -100 at positions that are
+        not supervised. Labels are aligned with the inputs, as transformers expects them. The shift by one that a
         decoder-only model needs happens here.
 
     Returns
     -------
-    (logits, targets) : ``[n, V]`` in the dtype of the model and ``[n]`` int64, in row-major order of (example,
-        position); n is the number of supervised positions.
+    tuple of torch.Tensor
+        The logits [n, V] in the dtype of the model and the targets [n] int64, in row-major order of (example,
+        position). n is the number of supervised positions.
 
     Raises
     ------
-    InputError : no labels, a model without an output head, or an encoder-decoder model that needs
-        ``decoder_input_ids`` and cannot derive them; a mixed batch where the head follows the rows.
+    InputError
+        The batch has no labels; the model has no output head; an encoder-decoder model needs ``decoder_input_ids`` and
+        cannot derive them; the batch is mixed and the head follows the rows; the model was compiled and has run before.
+    TypeError
+        ``model`` is not a model, or ``batch`` is not a mapping.
+
+    Examples
+    --------
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=10, **sizes))
+    >>> batch = {"input_ids": torch.tensor([[1, 2, 3]]), "labels": torch.tensor([[-100, -100, 3]])}
+    >>> logits, targets = supervised_logits(model, batch)
+    >>> logits.shape, targets
+    (torch.Size([1, 10]), tensor([3]))
     """
+    check_model(model)
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"batch is {shown(batch)}: expected a mapping with input_ids and labels")
     labels = batch.get("labels")
     if labels is None:
         raise InputError("batch has no 'labels'; give int64 [B, T] with -100 at positions that are not supervised")
-    whole: Any = getattr(model, "module", model)  # what DistributedDataParallel and the like wrap
+    whole: Any = getattr(model, "module", model)  # the model that DistributedDataParallel and the like wrap
     head = whole.get_output_embeddings() if hasattr(whole, "get_output_embeddings") else None
     if head is None:
         raise InputError(f"{type(whole).__name__} has no output head; load it as a causal or seq2seq language model")
@@ -62,7 +80,7 @@ def supervised_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch
             inputs["decoder_input_ids"] = whole.prepare_decoder_input_ids_from_labels(labels=labels)
         targets = labels
     else:
-        # Position t predicts token t + 1; the last position has nothing to predict.
+        # Position t predicts token t + 1. The last position has nothing to predict.
         targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
     positions = (targets.reshape(-1) != IGNORE_INDEX).nonzero().squeeze(1)
 
@@ -75,4 +93,9 @@ def supervised_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch
         logits = model(**inputs).logits
     finally:
         hook.remove()
+    if logits.shape[:-1] != (1, len(positions)):
+        raise InputError(
+            "model was compiled and has run before, and its compiled code ignores the hook that leaves positions out; "
+            "pass the model itself, uncompiled, or call torch.compiler.reset() before"
+        )
     return logits.squeeze(0), targets.reshape(-1).index_select(0, positions)

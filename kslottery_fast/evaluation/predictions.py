@@ -11,10 +11,12 @@ from typing_extensions import Self
 from kslottery_fast.base.arguments import check_model
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
+from kslottery_fast.tickets.file_errors import check_path
 
 from .checks import check_batches, check_progress
 from .generation import device_of, inference
 from .logits import IGNORE_INDEX, supervised_logits
+from .words import counted
 
 _KIND = "kslottery-predictions"
 _DTYPES = {"predicted": torch.int64, "margin": torch.float64, "target": torch.int64, "sentence": torch.int64}
@@ -55,14 +57,14 @@ class Predictions:
         if len(self) == 0:
             return "Predictions(0 positions)"
         right = (self.predicted == self.target).double().mean()
-        return (
-            f"Predictions({len(self):,} positions of {len(self.sentence.unique()):,} sentences, {right:.1%} correct, "
-            f"mean margin {self.margin.mean():.3f})"
-        )
+        size = f"{counted(len(self), 'position')} of {counted(len(self.sentence.unique()), 'sentence')}"
+        return f"Predictions({size}, {right:.1%} correct, mean margin {self.margin.mean():.3f})"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all."""
-        write_safetensors(path, {name: getattr(self, name).clone() for name in _DTYPES}, {"kind": _KIND})
+        write_safetensors(
+            check_path(path, "path"), {name: getattr(self, name).clone() for name in _DTYPES}, {"kind": _KIND}
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -73,15 +75,16 @@ class Predictions:
         InputError
             The file is missing or damaged, or holds something else.
         """
-        tensors = read_safetensors(path, remedy="make it anew")
+        path = check_path(path, "path")
+        tensors = read_safetensors(path, remedy="make it again")
         if tensors.metadata.get("kind") != _KIND or set(tensors) != set(_DTYPES):
             raise InputError(f"{path} holds no predictions: expected a file that Predictions.save wrote")
         for name, dtype in _DTYPES.items():
             if tensors[name].dtype != dtype or tensors[name].shape != tensors["target"].shape[:1]:
-                raise InputError(f"{path}: {name} is {tensors[name].dtype} {list(tensors[name].shape)}; make it anew")
+                raise InputError(f"{path}: {name} is {tensors[name].dtype} {list(tensors[name].shape)}; make it again")
         margin, sentence = tensors["margin"], tensors["sentence"]
         if not ((margin >= 0) & (margin <= 1)).all() or (sentence.diff() < 0).any():
-            raise InputError(f"{path}: margins outside [0, 1] or sentences out of order; make it anew")
+            raise InputError(f"{path}: margins outside [0, 1] or sentences out of order; make it again")
         return cls(**tensors)
 
 
@@ -117,7 +120,7 @@ def next_token_predictions(
     InputError
         There are no batches, no position is supervised, or the model gives NaN.
     TypeError
-        An argument has the wrong type. A single batch is no sequence of batches, and a generator is none.
+        An argument has the wrong type. Neither a single batch nor a generator is accepted as ``batches``.
 
     Examples
     --------

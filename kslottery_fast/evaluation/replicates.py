@@ -33,6 +33,7 @@ from kslottery_fast.base.errors import InputError
 
 from .checks import check_bootstrap, check_callable, check_instance, check_share
 from .intervals import Interval, resampled_sums
+from .words import counted
 
 _SEED_DRAWS = 16  # v for each resample of the sentences: with few seeds the ends of an interval lie far out in a tail
 
@@ -61,14 +62,14 @@ class Replicates:
     draws: NDArray[np.float64]
 
     def __repr__(self) -> str:
-        return f"Replicates({self.interval()}, {len(self.draws):,} resamples)"
+        return f"Replicates({self.interval()}, {counted(len(self.draws), 'resample')})"
 
-    def __add__(self, other: "Replicates") -> Self:
+    def __add__(self, other: Self) -> Self:
         if not isinstance(other, Replicates):
             return NotImplemented
         return type(self)(self.value + other.value, self.draws + self._paired(other))
 
-    def __sub__(self, other: "Replicates") -> Self:
+    def __sub__(self, other: Self) -> Self:
         if not isinstance(other, Replicates):
             return NotImplemented
         return type(self)(self.value - other.value, self.draws - self._paired(other))
@@ -76,7 +77,7 @@ class Replicates:
     def __mul__(self, factor: float) -> Self:
         return type(self)(self.value * factor, self.draws * factor)
 
-    def share_of(self, whole: "Replicates", confidence: float = 0.95) -> Interval | None:
+    def share_of(self, whole: Self, confidence: float = 0.95) -> Interval | None:
         """Return this value as a share of ``whole``, or None if the interval of the whole reaches 0.
 
         A share of what may be nothing has no meaning. A few replicates may remain in which the whole is not positive.
@@ -115,12 +116,12 @@ class Replicates:
         """
         return _holding(self.value, *_percentiles(self.draws, confidence))
 
-    def _paired(self, other: "Replicates") -> NDArray[np.float64]:
+    def _paired(self, other: Self) -> NDArray[np.float64]:
         mine, theirs = self.draws.shape, other.draws.shape
         if mine[:1] != theirs[:1] or len({*mine[1:], *theirs[1:]} - {1}) > 1:
             raise InputError(
-                f"draws of the shapes {mine} and {theirs} are no pairs: resample both with the same n_bootstrap and "
-                "seed, and train both with as many seeds"
+                f"draws of the shapes {mine} and {theirs} are not pairs: resample both with the same n_bootstrap and "
+                "seed, and train both with the same number of seeds"
             )
         return other.draws
 

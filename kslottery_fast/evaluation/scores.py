@@ -89,7 +89,7 @@ def corpus_score(
 ) -> Interval:
     """Return the score of a corpus, 0 to 100, with a 95% bootstrap interval over sentences.
 
-    The value is that of ``metric.corpus_score``. The interval is not sacrebleu's: that one is only half the width of an
+    The value is that of ``metric.corpus_score``. The interval is not sacrebleu's, which is only half the width of an
     interval, symmetric around the mean of the resamples, and its seed comes from the environment. Here the counts of
     the sentences are resampled instead.
 

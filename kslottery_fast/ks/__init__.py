@@ -1,7 +1,5 @@
 """The two-sample Kolmogorov-Smirnov test for any samples: statistics, p-values, thresholds, corrections."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 from .significance import (

@@ -1,11 +1,11 @@
-"""Which rows of two tables pass the test: the decision behind :func:`kslottery_fast.ks_select`."""
+"""Which rows of two tables pass the test. This is the decision behind :func:`kslottery_fast.ks_select`."""
 
 from __future__ import annotations
 
 import math
 import operator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -15,23 +15,37 @@ from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
-from .significance import CORRECTIONS, adjust, check_alpha, critical_count, pvalues, resolve_table_method
+from .options import Method
+from .significance import (
+    adjust,
+    check_alpha,
+    check_correction,
+    critical_count,
+    option_shown,
+    pvalues,
+    resolve_table_method,
+)
 from .tables import counts_and_largest, refuse_flagged, same_memory, table_pair
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows that pass, by falling count h, then rising id, and what decided.
+    """The rows that pass, and what decided.
 
     Attributes
     ----------
-    token_ids, counts : int64 tensors [k], on the CPU
-    shape : (V, d)
+    token_ids, counts : Tensor
+        int64 [k] on the CPU, by falling count h, then by rising id.
+    shape : (int, int)
+        V and d of the tables.
     threshold_count : int
-        The least h that passes.
-    alpha, method : as asked for; "auto" is resolved.
+        The smallest h that passes.
+    alpha : float or None
+        As asked for.
+    method : {"exact", "asymp", "paper"}
+        As asked for, with "auto" resolved.
     note : str or None
-        Why there are so few.
+        Why so few rows pass.
     """
 
     token_ids: Tensor
@@ -76,10 +90,10 @@ class TablesInMemory:
         return h
 
     def reached(self, threshold: int) -> tuple[Tensor, Tensor]:
-        """The rows whose h reaches the threshold and their h, as :class:`Selection` has them.
+        """The rows whose h reaches the threshold and their h, in the order of :class:`Selection`.
 
-        On a GPU the host waits twice: for the number of rows, and for the rows, with which it learns whether there is
-        NaN or Inf. Asked for one by one, these numbers would cost as much as a fifth of the kernel's time.
+        On a GPU the host waits twice: for the number of rows, and for the rows. With the rows it learns whether there
+        is NaN or Inf. To ask for each number separately would cost up to a fifth of the kernel's time.
         """
         h, flags = ops.ks_statistics(self.before, self.after, threshold)
         flagged = (flags & (HAS_NAN | HAS_INF)).any()
@@ -93,12 +107,17 @@ class TablesInMemory:
 
 
 def check_options(alpha: Any, correction: Any, top_k: Any) -> float | None:
-    """``alpha`` as a float, or None where ``top_k`` makes it superfluous; errors as of ``ks_select``."""
-    if correction not in CORRECTIONS:
-        raise InputError(f"correction is {correction!r}: expected None, 'bonferroni' or 'bh'")
+    """Return ``alpha`` as a float, or None where ``top_k`` makes it superfluous.
+
+    Raises
+    ------
+    InputError, TypeError
+        As for :func:`kslottery_fast.ks_select`.
+    """
+    check_correction(correction)
     if top_k is not None:
         if not _is_integer(top_k):
-            raise TypeError(f"top_k is {top_k!r}: expected a number of rows, or None")
+            raise TypeError(f"top_k is {option_shown(top_k)}: expected a number of rows, or None")
         if top_k < 1:
             raise InputError(f"top_k is {top_k}: expected at least 1 row")
         if correction is not None:
@@ -110,7 +129,7 @@ def check_options(alpha: Any, correction: Any, top_k: Any) -> float | None:
 
 
 def _is_integer(value: Any) -> bool:
-    """Whether it counts something: an int or one of numpy's; a bool and a float do not."""
+    """Tell whether a value can count something. An int and an integer of numpy can, a bool and a float cannot."""
     try:
         operator.index(value)
     except TypeError:
@@ -127,7 +146,7 @@ def select_in_memory(
     correction: str | None,
     top_k: int | None,
 ) -> Selection:
-    """:func:`select_rows` of two tensors or arrays [V, d], which messages call by ``names``."""
+    """:func:`select_rows` for two tensors or arrays [V, d]. Messages call them by ``names``."""
     first, second = table_pair(before, after, names)
     found = select_rows(TablesInMemory(first, second, names), alpha, method, correction, top_k)
     if same_memory(first, second):
@@ -138,28 +157,29 @@ def select_in_memory(
 def select_rows(
     tables: Tables, alpha: float | None, method: str, correction: str | None, top_k: int | None
 ) -> Selection:
-    """The decision of :func:`kslottery_fast.ks_select`, whose options and errors these are."""
-    alpha, method = check_options(alpha, correction, top_k), resolve_table_method(tables.shape[1], method)
+    """Decide as :func:`kslottery_fast.ks_select` does. The options and errors are the same."""
+    alpha = check_options(alpha, correction, top_k)
+    method = resolved = resolve_table_method(tables.shape[1], cast(Method, method))
     V, d = tables.shape
-    every = top_k is not None or correction == "bh"  # else a decision is enough for most rows
-    threshold, level = 1, alpha or 0.0  # without alpha there is a top_k, which needs neither
+    every = top_k is not None or correction == "bh"  # otherwise a decision is enough for most rows
+    threshold, level = 1, alpha or 0.0  # without alpha there is top_k, which needs neither
     if top_k is None and V == 0:
-        threshold = d + 1  # nothing is compared with it, and a file may claim any d for a table without rows
+        threshold = d + 1  # nothing is compared with it, and a file may state any d for a table without rows
     elif top_k is None:
-        # For "bh" this is what a single row would have needed: the threshold to report where none is selected.
-        # alpha / V may underflow. V p < alpha then says that p has underflowed too, and so does p < ulp(0).
+        # For "bh" this is what a single row would need. It is reported as the threshold where no row is selected.
+        # alpha / V may underflow. Then V p < alpha means that p has underflowed too, and so does p < ulp(0).
         single = level if correction is None else max(level / V, math.ulp(0.0))
-        threshold = critical_count(d, single, method)
+        threshold = critical_count(d, single, resolved)
     if top_k is not None:
         h = tables.counts()
         ids = _by_falling_count(h, d)[: min(top_k, V)]
         ids, counts = _on_host(ids, h[ids])
-        moved = int((counts > 0).sum())  # they come first
+        moved = int((counts > 0).sum())  # these come first
         ids, counts = ids[:moved], counts[:moved]
         largest = int(counts[0]) if moved else 0
     elif correction == "bh":
         h = tables.counts().cpu()
-        significant = adjust(pvalues(h, d, method), correction) < level
+        significant = adjust(pvalues(h, d, resolved), "bh") < level
         ids, counts = _rows_reaching(torch.where(significant, h, -1), 0, d)
         largest = int(h.max()) if V else 0
     elif isinstance(tables, TablesInMemory) and not _is_on_the_host(tables.before):
@@ -183,7 +203,7 @@ def select_rows(
 
 
 def _rows_reaching(h: Tensor, threshold: int, d: int) -> tuple[Tensor, Tensor]:
-    """The rows with ``h >= threshold`` by falling h, then rising id, and their h; waits once for a device."""
+    """The rows with ``h >= threshold`` by falling h, then rising id, and their h. This waits once for a device."""
     ids = torch.nonzero(h >= threshold)[:, 0]
     counts = h[ids]
     order = _by_falling_count(counts, d)
@@ -191,9 +211,9 @@ def _rows_reaching(h: Tensor, threshold: int, d: int) -> tuple[Tensor, Tensor]:
 
 
 def _by_falling_count(h: Tensor, d: int) -> Tensor:
-    """The places of counts -1..d by falling count, equal ones as they stand.
+    """The places of counts -1..d by falling count. Equal counts keep their order.
 
-    Short keys: radix sorts take a pass for each of their bytes, and numpy has one for 16 bits alone.
+    The keys are short because a radix sort takes one pass for each of their bytes, and numpy's sorts at most 16 bits.
     """
     if _is_on_the_host(h) and d < 2**16 - 1:
         return torch.from_numpy(np.argsort((d - h).numpy().astype(np.uint16), kind="stable"))
@@ -205,7 +225,7 @@ def _is_on_the_host(values: Tensor) -> bool:
 
 
 def _on_host(*parts: Tensor) -> list[Tensor]:
-    """Vectors as int64 on the CPU, by one copy."""
+    """Vectors as int64 on the CPU, with one copy."""
     if parts[0].device.type == "cpu":
         return [part.to(torch.int64) for part in parts]
     return list(torch.cat([part.to(torch.int64) for part in parts]).cpu().split([len(part) for part in parts]))

@@ -41,7 +41,7 @@ _EXACT = 2**53  # every integer up to here is a float64
 
 @dataclass
 class Samples:
-    """Row r of ``x`` [R, n] is tested against row r of ``y`` [R, m]; results have the shape ``lead``."""
+    """Row r of ``x`` [R, n] is tested against row r of ``y`` [R, m]. Results have the shape ``lead``."""
 
     x: Tensor
     y: Tensor
@@ -49,26 +49,26 @@ class Samples:
     keep_y: Tensor | None
     lead: tuple[int, ...]
     kept_shape: tuple[int, ...]  # the result's shape with keepdims=True
-    tensors: bool  # a tensor came in: tensors go out, on this device
+    tensors: bool  # whether a tensor came in; then tensors go out, on this device
     device: torch.device
     dtype: np.dtype[Any]  # the promoted dtype: that of a scalar statistic_location
     ranked_values: npt.NDArray[Any] | None  # x and y hold ranks of these values, which float64 cannot hold
 
     @property
     def scalar(self) -> bool:
-        """Whether there is one pair of samples, and no dimension for more."""
+        """Tell whether there is one pair of samples, and no dimension for more."""
         return self.lead == ()
 
 
 def gather_samples(x: Any, y: Any, axis: Any) -> Samples:
-    """Bring two array-likes to matrices, without copying where a view will do.
+    """Bring two array-likes into the form of matrices, without a copy where a view is enough.
 
     Raises
     ------
     InputError
-        Ragged input, shapes that do not broadcast, a bad axis, a tensor without numbers (meta).
+        Ragged input, shapes that do not broadcast, a bad axis, or a tensor without numbers (meta).
     TypeError
-        Complex numbers, strings, objects; nested, sparse or quantized tensors.
+        Complex numbers, strings or objects, and nested, sparse or quantized tensors.
     """
     x_data, x_mask = _read(x, "data1")
     y_data, y_mask = _read(y, "data2")
@@ -108,7 +108,7 @@ def gather_samples(x: Any, y: Any, axis: Any) -> Samples:
 
 
 def tensor_view(array: npt.NDArray[Any]) -> Tensor:
-    """A tensor over the memory of a float array, be it read-only; only odd layouts are copied."""
+    """Return a tensor over the memory of a float array, even a read-only one. Only odd layouts are copied."""
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if any(stride < 0 or stride % array.itemsize for stride in array.strides):
@@ -119,7 +119,7 @@ def tensor_view(array: npt.NDArray[Any]) -> Tensor:
 
 
 class _Unlocked:
-    """A read-only array that says it is writable: torch has no read-only tensors, and nobody here writes."""
+    """A read-only array that calls itself writable. Torch has no read-only tensors, and nothing here writes."""
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         self.array = array  # keeps the memory alive
@@ -127,36 +127,38 @@ class _Unlocked:
 
 
 def check_dense(tensor: Tensor, name: str) -> None:
-    """Refuse tensors whose numbers do not lie in memory, one after the other and as they are.
+    """Refuse tensors that do not hold plain numbers in memory.
 
     Raises
     ------
     InputError
         A tensor on the meta device, which has no numbers.
     TypeError
-        A nested, sparse or quantized one.
+        A nested, sparse or quantized tensor.
     """
     if tensor.is_nested:
         raise TypeError(f"{name} is a nested tensor: expected a dense one, such as {name}.to_padded_tensor(nan)")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} has layout {tensor.layout}: expected a dense tensor, {name}.to_dense()")
     if tensor.is_quantized:
-        raise TypeError(f"{name} has dtype {tensor.dtype}: expected numbers as they are, {name}.dequantize()")
+        raise TypeError(f"{name} has dtype {tensor.dtype}: expected plain numbers, {name}.dequantize()")
     if tensor.is_meta:
         raise InputError(
-            f"{name} is on the meta device, which holds shapes and no numbers: load the weights first (for a model "
-            "from_pretrained, or to_empty and load_state_dict)"
+            f"{name} is on the meta device, which holds shapes and no numbers: load the weights first (a model with "
+            "from_pretrained, or with to_empty and load_state_dict)"
         )
 
 
 def _read(value: Any, name: str) -> tuple[Any, npt.NDArray[np.bool_] | None]:
-    """The tensor or array of at least one dimension, and the mask of a masked array that hides something."""
+    """Return a tensor or array of at least one dimension, and the mask of a masked array that hides something."""
     if isinstance(value, Tensor):
         check_dense(value, name)
         if value.is_complex():
             raise TypeError(f"{name} is {value.dtype}: samples must be real numbers")
         return torch.atleast_1d(value.detach()), None
     mask = np.atleast_1d(np.ma.getmaskarray(value)) if np.ma.is_masked(value) else None
+    if value is None or isinstance(value, (str, torch.nn.Module)):
+        raise TypeError(f"{name} is {shown(value)}: expected an array or a list of numbers")
     try:
         array = np.atleast_1d(np.asarray(value))
     except ValueError as error:
@@ -179,14 +181,14 @@ def _numpy(data: Any) -> npt.NDArray[Any]:
 
 
 def _needs_ranks(x: Any, y: Any, dtype: np.dtype[Any]) -> bool:
-    """Whether float64 would make ties of distinct values: long double, or integers beyond 2^53."""
+    """Tell whether distinct values would be ties in float64: long doubles, or integers beyond 2^53."""
     if dtype.kind == "f":
         return dtype.itemsize > 8
     return dtype.itemsize == 8 and any(bool(((a > _EXACT) | (a < -_EXACT)).any()) for a in map(_numpy, (x, y)))
 
 
 def _ranks(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[Any, Any, npt.NDArray[Any]]:
-    """Dense ranks in place of the values: the KS statistic only knows their order."""
+    """Replace the values by dense ranks. The KS statistic depends on their order alone."""
     values, inverse = np.unique(np.concatenate([x.reshape(-1), y.reshape(-1)]), return_inverse=True)
     ranks = inverse.reshape(-1).astype(np.float64)
     ranks[np.isnan(values)[inverse.reshape(-1)]] = np.nan
@@ -224,7 +226,7 @@ def _normalize_axes(axis: Any, ndim: int) -> tuple[int, ...] | None:
 
 
 def _axes_last(tensor: Tensor, axes: tuple[int, ...] | None, ndim: int) -> Tensor:
-    """[..., sample]: the given axes moved to the end and joined to one."""
+    """Return [..., sample], with the given axes moved to the end and joined."""
     if axes is None:
         return tensor.reshape(-1)
     tensor = tensor.reshape((1,) * (ndim - tensor.ndim) + tuple(tensor.shape))

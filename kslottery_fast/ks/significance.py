@@ -1,61 +1,92 @@
 """P-values and critical values of whole tables of KS counts, and corrections for many tests.
 
-The kernels return integers (``h = d * D`` for two rows of d numbers); everything that is not an integer is
-made here, once per distinct h. The distributions are in :mod:`kslottery_fast.ks.null`, the test for any two
-samples in :mod:`kslottery_fast.ks.twosample`, the counts of two tables in :mod:`kslottery_fast.tickets.tables`.
+The kernels return integers (``h = d * D`` for two rows of d numbers). Everything that is not an integer is made here,
+once for each distinct h. The distributions are in :mod:`kslottery_fast.ks.null`, the test for any two samples is in
+:mod:`kslottery_fast.ks.twosample`, and the counts of two tables are in :mod:`kslottery_fast.tickets.tables`.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
 
 from .null import METHODS, null_pvalues, resolve_method
+from .options import Correction, Method, ResolvedMethod
 
 CORRECTIONS = (None, "bonferroni", "bh")
 
-
-def resolve_table_method(d: int, method: str) -> str:
-    """The method behind "auto" for rows of d numbers: exact up to d = 10,000, then asymp, as in ks_2samp."""
-    if method != "auto" and method not in METHODS:
-        raise InputError(f"method is {method!r}: expected 'auto', 'exact', 'asymp' or 'paper'")
-    _check_dimension(d)
-    if method == "asymp" and d == 1:
-        raise InputError("method is 'asymp': rows of 1 number have no asymptotic distribution, use 'exact'")
-    return resolve_method(d, d, "two-sided", method)[0]
+Counts: TypeAlias = Tensor | npt.NDArray[np.integer[Any]] | Sequence[Any] | int
+PValues: TypeAlias = Tensor | npt.NDArray[np.floating[Any]] | Sequence[float]
 
 
-def pvalues(h: Any, d: int, method: str = "auto") -> Tensor:
-    """Two-sided p-values P(d * D >= h) of KS counts, for two samples of d values each.
+def resolve_table_method(d: int, method: Method) -> ResolvedMethod:
+    """Tell which method "auto" stands for: for rows of d numbers exact up to d = 10,000, else asymp, as in ks_2samp.
 
     Parameters
     ----------
-    h : int64 tensor, array or list of any shape
-        Counts in 0..d, as from :func:`kslottery_fast.ks_statistics`.
     d : int
-        The sample size: the dimension of the embedding.
+        The sample size, at least 1.
     method : {"auto", "exact", "asymp", "paper"}
-        "exact", "asymp" and "auto" as in :func:`kslottery_fast.ks_2samp`. "paper" is Smirnov's limit
-        ``min(1, 2 exp(-h^2 / d))``: its p < alpha is the paper's D > tau(alpha).
+        The method that was asked for.
 
     Returns
     -------
-    Tensor float64, the shape of ``h``, on its device
+    {"exact", "asymp", "paper"}
+        ``method`` itself, unless that is "auto".
 
     Raises
     ------
     InputError
-        A count outside 0..d, d < 1, an unknown method.
+        d < 1, an unknown method, or "asymp" for rows of one number.
     TypeError
-        Counts that are not integers.
+        A sample size that is no integer.
+
+    Examples
+    --------
+    >>> resolve_table_method(4096, "auto"), resolve_table_method(20_000, "auto")
+    ('exact', 'asymp')
+    """
+    if not isinstance(method, str) or method not in ("auto", *METHODS):
+        raise InputError(f"method is {option_shown(method)}: expected 'auto', 'exact', 'asymp' or 'paper'")
+    _check_size(d, "d")
+    if method == "asymp" and d == 1:
+        raise InputError("method is 'asymp': rows of 1 number have no asymptotic distribution, use 'exact'")
+    return cast(ResolvedMethod, resolve_method(d, d, "two-sided", method)[0])
+
+
+def pvalues(h: Counts, d: int, method: Method = "auto") -> Tensor:
+    """Two-sided p-values P(d * D >= h) of KS counts, for two samples of d values each.
+
+    Parameters
+    ----------
+    h : int64 tensor, array, list or int
+        Counts in 0..d of any shape, as from :func:`kslottery_fast.ks_statistics`.
+    d : int
+        The sample size, which is the dimension of the embedding.
+    method : {"auto", "exact", "asymp", "paper"}
+        "exact", "asymp" and "auto" as in :func:`kslottery_fast.ks_2samp`. "paper" is Smirnov's limit
+        ``min(1, 2 exp(-h^2 / d))``, whose p < alpha is the paper's D > tau(alpha).
+
+    Returns
+    -------
+    Tensor
+        float64, of the shape of ``h`` and on its device.
+
+    Raises
+    ------
+    InputError
+        A count outside 0..d, d < 1, or an unknown method.
+    TypeError
+        Counts or a sample size that are not integers.
 
     Examples
     --------
@@ -65,8 +96,23 @@ def pvalues(h: Any, d: int, method: str = "auto") -> Tensor:
     return _table_values(h, d, method, 0)
 
 
-def log_pvalues(h: Any, d: int, method: str = "auto") -> Tensor:
-    """Natural logarithms of :func:`pvalues`, right where those underflow to 0.
+def log_pvalues(h: Counts, d: int, method: Method = "auto") -> Tensor:
+    """Natural logarithms of :func:`pvalues`. They are right even where p-values underflow to 0.
+
+    Parameters
+    ----------
+    h, d, method
+        As for :func:`pvalues`.
+
+    Returns
+    -------
+    Tensor
+        float64, of the shape of ``h`` and on its device.
+
+    Raises
+    ------
+    InputError, TypeError
+        As for :func:`pvalues`.
 
     Examples
     --------
@@ -76,9 +122,9 @@ def log_pvalues(h: Any, d: int, method: str = "auto") -> Tensor:
     return _table_values(h, d, method, 1)
 
 
-def _table_values(h: Any, d: int, method: str, which: int) -> Tensor:
+def _table_values(h: Any, d: Any, method: Any, which: int) -> Tensor:
     method = resolve_table_method(d, method)
-    counts = torch.as_tensor(h)
+    counts = _as_tensor(h, "h", "integer counts d * D")
     if counts.numel() == 0:
         return torch.zeros(counts.shape, dtype=torch.float64, device=counts.device)
     if counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool:
@@ -93,26 +139,87 @@ def _table_values(h: Any, d: int, method: str, which: int) -> Tensor:
 
 
 def pvalue_of_log(log_p: float) -> str:
-    """Write a p-value from its natural logarithm: two digits, also below the smallest float.
+    """Write a p-value, given its natural logarithm, with two digits. This also works below the smallest float.
 
+    Parameters
+    ----------
+    log_p : float
+        Natural logarithm of a p-value.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    TypeError
+        Not a number.
+
+    Examples
+    --------
     >>> pvalue_of_log(math.log(0.0312)), pvalue_of_log(0.0), pvalue_of_log(-5672.837)
     ('0.031', '1', '2.1e-2464')
     """
-    p = Decimal(log_p).exp()
+    if isinstance(log_p, bool) or not isinstance(log_p, (int, float, np.floating)):
+        raise TypeError(f"log_p is {shown(log_p)}: expected the logarithm of a p-value")
+    p = Decimal(float(log_p)).exp()
     return f"{p:.1e}" if log_p < math.log(1e-4) else f"{float(p):.2g}"
 
 
-def check_alpha(alpha: Any) -> float:
-    """The significance level as a float in (0, 1)."""
+def check_alpha(alpha: float) -> float:
+    """Return the significance level as a float.
+
+    Parameters
+    ----------
+    alpha : float
+        A significance level in (0, 1).
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    InputError
+        Outside (0, 1).
+    TypeError
+        Not a number.
+
+    Examples
+    --------
+    >>> check_alpha(0.05)
+    0.05
+    """
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float, np.floating)):
-        raise TypeError(f"alpha is {alpha!r}: expected a number between 0 and 1")
+        raise TypeError(f"alpha is {option_shown(alpha)}: expected a number between 0 and 1")
     if not 0 < alpha < 1:  # NaN too
         raise InputError(f"alpha is {alpha}: expected a significance level between 0 and 1, such as 0.05")
     return float(alpha)
 
 
-def critical_count(d: int, alpha: float, method: str = "auto") -> int:
-    """The smallest significant count: p(h) < alpha if and only if h >= critical_count(d, alpha, method).
+def check_correction(correction: Any) -> None:
+    """Refuse an unknown correction.
+
+    Raises
+    ------
+    InputError
+        Neither None nor one of the names.
+    """
+    if correction is not None and not (isinstance(correction, str) and correction in CORRECTIONS):
+        raise InputError(f"correction is {option_shown(correction)}: expected None, 'bonferroni' or 'bh'")
+
+
+def option_shown(value: object) -> str:
+    """A wrong option for an error message: texts and numbers as they are, anything else by its type.
+
+    >>> option_shown("fast"), option_shown(0.5), option_shown([1, 2])
+    ("'fast'", '0.5', 'the list [1, 2]')
+    """
+    return repr(value) if isinstance(value, (str, int, float, np.generic)) else shown(value)
+
+
+def critical_count(d: int, alpha: float, method: Method = "auto") -> int:
+    """Return the smallest significant count: p(h) < alpha if and only if h >= critical_count(d, alpha, method).
 
     Parameters
     ----------
@@ -121,13 +228,19 @@ def critical_count(d: int, alpha: float, method: str = "auto") -> int:
     alpha : float
         Significance level in (0, 1).
     method : {"auto", "exact", "asymp", "paper"}
-        As for :func:`pvalues`. With "paper", h is significant when ``h / d > asymptotic_threshold(alpha, d,
-        d)``.
+        As for :func:`pvalues`. With "paper", h is significant when ``h / d > asymptotic_threshold(alpha, d, d)``.
 
     Returns
     -------
     int
-        In 1..d, or d + 1 if not even h = d is significant: then no row of d numbers can be.
+        In 1..d. It is d + 1 if not even h = d is significant. Then no row of d numbers can be.
+
+    Raises
+    ------
+    InputError
+        d < 1, an alpha outside (0, 1), or an unknown method.
+    TypeError
+        Arguments that are no numbers.
 
     Examples
     --------
@@ -136,12 +249,12 @@ def critical_count(d: int, alpha: float, method: str = "auto") -> int:
     >>> critical_count(3, 0.05)  # p(3) = 2 / C(6, 3) = 0.1
     4
     """
-    method = resolve_table_method(d, method)
-    return _critical_count(int(d), check_alpha(alpha), method)
+    resolved = resolve_table_method(d, method)
+    return _critical_count(int(d), check_alpha(alpha), resolved)
 
 
 @lru_cache(maxsize=1024)
-def _critical_count(d: int, alpha: float, method: str) -> int:
+def _critical_count(d: int, alpha: float, method: ResolvedMethod) -> int:
     low, high = 0, d + 1  # p(low) >= alpha; p(high) < alpha, or high is d + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -153,9 +266,27 @@ def _critical_count(d: int, alpha: float, method: str) -> int:
 
 
 def asymptotic_threshold(alpha: float, n: int, m: int) -> float:
-    """The paper's threshold tau(alpha) for D: significant is D > tau.
+    """Return the paper's threshold tau(alpha) for D. A row is significant if D > tau.
 
-    ``tau = sqrt(-ln(alpha / 2) / 2) * sqrt((n + m) / (n m))``, for sample sizes n and m.
+    ``tau = sqrt(-ln(alpha / 2) / 2) * sqrt((n + m) / (n m))``.
+
+    Parameters
+    ----------
+    alpha : float
+        Significance level in (0, 1).
+    n, m : int
+        The sample sizes, at least 1.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    InputError
+        A number out of range.
+    TypeError
+        Arguments that are no numbers.
 
     Examples
     --------
@@ -163,24 +294,31 @@ def asymptotic_threshold(alpha: float, n: int, m: int) -> float:
     (0.03, 0.08)
     """
     alpha = check_alpha(alpha)
-    _check_dimension(n)
-    _check_dimension(m)
+    _check_size(n, "n")
+    _check_size(m, "m")
     return math.sqrt(-math.log(alpha / 2) / 2) * math.sqrt((n + m) / (n * m))
 
 
-def benjamini_hochberg(pvalue: Any) -> Tensor:
-    """P-values adjusted for the false discovery rate, by Benjamini and Hochberg's step-up procedure (1995).
+def benjamini_hochberg(pvalue: PValues) -> Tensor:
+    """Adjust p-values for the false discovery rate, by Benjamini and Hochberg's step-up procedure (1995).
 
     Parameters
     ----------
-    pvalue : float tensor or array [V]
+    pvalue : tensor, array or list [V]
         The p-values of all V tests of the family.
 
     Returns
     -------
-    Tensor float64 [V]
-        The smallest rate at which each test is rejected; what ``scipy.stats.false_discovery_control``
-        returns.
+    Tensor
+        float64 [V]. The smallest rate at which each test is rejected, as ``scipy.stats.false_discovery_control``
+        returns it.
+
+    Raises
+    ------
+    InputError
+        Not one dimension, or numbers outside [0, 1].
+    TypeError
+        Not numbers.
 
     Examples
     --------
@@ -197,28 +335,35 @@ def benjamini_hochberg(pvalue: Any) -> Tensor:
     return adjusted
 
 
-def adjust(pvalue: Any, correction: str | None) -> Tensor:
-    """P-values corrected for the number of tests: compare them with alpha.
+def adjust(pvalue: PValues, correction: Correction | None) -> Tensor:
+    """Correct p-values for the number of tests. Compare the result with alpha.
 
     Parameters
     ----------
-    pvalue : float tensor or array [V]
-        The p-values of all V tests of the family, those that are not significant too.
+    pvalue : tensor, array or list [V]
+        The p-values of all V tests of the family, including those that are not significant.
     correction : {None, "bonferroni", "bh"}
-        None: as they are. "bonferroni": ``min(1, V p)``, the chance of one false ticket among all.
-        "bh": :func:`benjamini_hochberg`, the expected share of false tickets among the tickets.
+        None leaves them as they are. "bonferroni" gives ``min(1, V p)``, which limits the chance of a single false
+        ticket. "bh" is :func:`benjamini_hochberg`, which limits the expected share of false tickets among the tickets.
 
     Returns
     -------
-    Tensor float64 [V]
+    Tensor
+        float64 [V].
+
+    Raises
+    ------
+    InputError
+        Not one dimension, numbers outside [0, 1], or an unknown correction.
+    TypeError
+        Not numbers.
 
     Examples
     --------
     >>> adjust([0.01, 0.04, 0.03, 0.2], "bonferroni")
     tensor([0.0400, 0.1600, 0.1200, 0.8000], dtype=torch.float64)
     """
-    if correction not in CORRECTIONS:
-        raise InputError(f"correction is {correction!r}: expected None, 'bonferroni' or 'bh'")
+    check_correction(correction)
     p = _check_pvalues(pvalue)
     if correction == "bonferroni":
         return (p * len(p)).clamp(max=1.0)
@@ -226,7 +371,7 @@ def adjust(pvalue: Any, correction: str | None) -> Tensor:
 
 
 def _check_pvalues(pvalue: Any) -> Tensor:
-    p = torch.as_tensor(pvalue, dtype=torch.float64)
+    p = _as_tensor(pvalue, "pvalue", "p-values", torch.float64)
     if p.ndim != 1:
         raise InputError(f"pvalue has shape {list(p.shape)}: expected [V], one p-value per test")
     if not bool(((p >= 0) & (p <= 1)).all()):  # NaN too
@@ -234,8 +379,18 @@ def _check_pvalues(pvalue: Any) -> Tensor:
     return p
 
 
-def _check_dimension(d: Any) -> None:
-    if isinstance(d, bool) or not isinstance(d, (int, np.integer)):
-        raise TypeError(f"the sample size is {d!r}: expected an integer")
-    if d < 1:
-        raise InputError(f"the sample size is {d}: expected at least 1")
+def _as_tensor(value: Any, name: str, expected: str, dtype: torch.dtype | None = None) -> Tensor:
+    """Read a tensor of numbers. Torch's own errors about None, texts and modules name no argument."""
+    if isinstance(value, torch.nn.Module) or (isinstance(value, np.ndarray) and value.dtype.kind not in "biuf"):
+        raise TypeError(f"{name} is {shown(value)}: expected {expected}")
+    try:
+        return torch.as_tensor(value, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} is {shown(value)}: expected {expected}") from None
+
+
+def _check_size(size: Any, name: str) -> None:
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
+        raise TypeError(f"{name} is {option_shown(size)}: expected a sample size, which is an integer")
+    if size < 1:
+        raise InputError(f"{name} is {size}: expected a sample size of at least 1")

@@ -1,15 +1,24 @@
 """The warning about samples that are too small."""
 
-from __future__ import annotations
-
 import functools
 
 
 @functools.cache
 def small_sample_warning() -> type[RuntimeWarning]:
-    """Scipy's class, which users of scipy filter by; it takes half a second to import, so it comes when asked for.
+    """Return scipy's class of warning, which users of scipy filter by.
 
-    Scipy has it under a private name, since version 1.15; before, there is one of ours.
+    It takes half a second to import, so it is imported when it is asked for. Scipy has it under a private name since
+    version 1.15. With an earlier version it is a class of this package.
+
+    Returns
+    -------
+    type
+        A subclass of RuntimeWarning.
+
+    Examples
+    --------
+    >>> small_sample_warning().__name__
+    'SmallSampleWarning'
     """
     try:
         from scipy.stats._axis_nan_policy import SmallSampleWarning

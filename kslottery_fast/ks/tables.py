@@ -1,4 +1,4 @@
-"""Two tables that are compared row by row: what may be passed, and errors that name argument and rows."""
+"""Two tables that are compared row by row: what may be passed, and errors that name the argument and its rows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,19 @@ from kslottery_fast.ops.schemas import HAS_NAN
 from .samples import KERNEL_DTYPES, check_dense, tensor_view
 
 _DIVERGED = "training diverged; lower the learning rate, warm up longer or clip gradients"
-_DAMAGED = "this is no healthy checkpoint; load it anew or take an earlier one"
+_DAMAGED = "this checkpoint is damaged; load it again or take an earlier one"
 _SHOWN = 5
 _SAMPLED, _SPACING = 256, 64  # at most 256 rows, and at most every 64th: the sample costs a few percent of the pass
 
 
 def counts_in_memory(before: Any, after: Any, names: tuple[str, str]) -> Tensor:
-    """Exact h of every row of two tables in memory, int64 [V]; errors are those of :func:`table_pair`, and NaN."""
+    """Return the exact h of every row of two tables in memory, int64 [V].
+
+    Raises
+    ------
+    InputError, TypeError
+        As for :func:`table_pair`. NaN is an InputError too.
+    """
     first, second = table_pair(before, after, names)
     h, flags = ops.ks_statistics(first, second)
     refuse_flagged(first, second, flags, HAS_NAN, names)
@@ -30,12 +36,12 @@ def counts_in_memory(before: Any, after: Any, names: tuple[str, str]) -> Tensor:
 
 
 def table_pair(before: Any, after: Any, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
-    """Two [V, d] tensors of one shape, d >= 1, on the device of the first; copied only between devices.
+    """Return two [V, d] tensors of one shape, d >= 1, on the device of the first. They are copied only between devices.
 
     Raises
     ------
     InputError
-        Shapes that are not [V, d] or differ; d = 0; masked numbers; no numbers at all (the meta device).
+        Shapes that are not [V, d] or that differ, d = 0, masked numbers, or no numbers at all (the meta device).
     TypeError
         Not a dense table of floats.
     """
@@ -98,12 +104,12 @@ def counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int
 
 
 def same_memory(before: Tensor, after: Tensor) -> bool:
-    """Whether both are views of the same numbers, so that nothing can differ."""
+    """Tell whether both are views of the same numbers, so that nothing can differ."""
     return before.numel() > 0 and before.data_ptr() == after.data_ptr() and before.stride() == after.stride()
 
 
 def refuse_flagged(before: Tensor, after: Tensor, flags: Tensor, bits: int, names: tuple[str, str]) -> None:
-    """Raise InputError if a row has one of the flag ``bits`` (1 NaN, 2 Inf), naming table and first rows."""
+    """Raise InputError if a row has one of the flag ``bits`` (1 NaN, 2 Inf). The message names table and first rows."""
     flagged = torch.nonzero(flags & bits)[:, 0]
     if not len(flagged):
         return

@@ -187,9 +187,9 @@ def _check_options(alternative: Any, method: Any, nan_policy: Any, keepdims: Any
 
 @dataclass
 class _Test:
-    """One call: its options, what it found in each row, and what it has to warn of.
+    """One call: its options, what it found in each row, and its warnings.
 
-    Each result is float64 [R]; NaN stays where there is none.
+    Each result is float64 [R]. It stays NaN where there is none.
     """
 
     alternative: str
@@ -204,13 +204,13 @@ class _Test:
 
 
 class _Ragged(NamedTuple):
-    """A sample [R, n], and which of its values count."""
+    """A sample [R, n], and a mask of the values that count."""
 
     values: Tensor
     keep: Tensor
 
     def dense(self, rows: Tensor, size: int) -> Tensor:
-        """What counts in these rows, in each of them ``size`` values."""
+        """The values that count in these rows. Each of the rows has ``size`` of them."""
         return self.values[rows][self.keep[rows]].reshape(-1, size)
 
 
@@ -234,7 +234,7 @@ def _fill(test: _Test, samples: Samples) -> None:
     found_empty = _fill_ragged(test, again, _ragged(x, keep_x, chosen, omit), _ragged(y, keep_y, chosen, omit))
     if found_empty and omit:
         test.messages[_TOO_SMALL_OMIT if samples.scalar else _TOO_SMALL_ND_OMIT] = small_sample_warning()
-    elif found_empty and samples.scalar:  # scipy says nothing about single rows of a masked array
+    elif found_empty and samples.scalar:  # scipy does not warn about single rows of a masked array
         test.messages[_TOO_SMALL] = small_sample_warning()
 
 
@@ -245,7 +245,7 @@ def _ragged(sample: Tensor, keep: Tensor | None, rows: Tensor, omit_nan: bool) -
 
 
 def _fill_ragged(test: _Test, rows: Integers, x: _Ragged, y: _Ragged) -> bool:
-    """The same where values are left out: one batch per pair of sizes. True if a sample was empty."""
+    """Test rows where values are left out, in one batch per pair of sizes. Return whether a sample was empty."""
     sizes = torch.stack([x.keep.sum(1), y.keep.sum(1)], dim=1)
     found_empty = False
     for n, m in torch.unique(sizes, dim=0).tolist():
@@ -258,7 +258,7 @@ def _fill_ragged(test: _Test, rows: Integers, x: _Ragged, y: _Ragged) -> bool:
 
 
 def _fill_rows(test: _Test, rows: Integers, x: Tensor, y: Tensor) -> npt.NDArray[np.bool_]:
-    """The test of x [R, n] against y [R, m], n, m > 0, into ``rows`` of the results. Returns which hold NaN."""
+    """Test x [R, n] against y [R, m], n, m > 0, and write into ``rows`` of the results. Return which rows hold NaN."""
     n, m = x.shape[1], y.shape[1]
     plus, minus, plus_at, minus_at, flags = (result.cpu().numpy() for result in ops.ks_rows(x, y))
     has_nan = (flags & HAS_NAN) != 0
@@ -283,7 +283,7 @@ def _fill_rows(test: _Test, rows: Integers, x: Tensor, y: Tensor) -> npt.NDArray
 
 
 def _gap(x: Tensor, y: Tensor, at: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """F_x - F_y at one value per row, rounded as scipy rounds it."""
+    """F_x - F_y at one value per row, rounded as in scipy."""
     level = torch.from_numpy(at).to(x.device)[:, None]
     counts = ((x <= level).sum(1), (y <= level).sum(1))
     fx, fy = (c.cpu().numpy() / size for c, size in zip(counts, (x.shape[1], y.shape[1]), strict=True))

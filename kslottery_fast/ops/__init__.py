@@ -1,14 +1,16 @@
-"""The operators, as torch sees them: ``torch.ops.kslottery.*`` and one Python function for each.
+"""The operators as torch sees them: ``torch.ops.kslottery.*``, and one Python function for each.
 
-Importing this registers them. They work in eager mode and under ``torch.compile(fullgraph=True)``. On the CPU
-and on CUDA native kernels run them, on other devices plain torch. Inputs may be strided or transposed views; the
-native kernels copy none of them.
+Importing this module registers them. They work in eager mode and under ``torch.compile(fullgraph=True)``. On the CPU
+and on CUDA they run in native kernels, on other devices in plain torch. Inputs may be strided or transposed views,
+which the native kernels do not copy.
 """
 
-from __future__ import annotations
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from kslottery_fast.base.arguments import shown
 
 from . import kernels, native, reference, schemas
 from .native import info
@@ -28,39 +30,76 @@ __all__ = [
     "schemas",
 ]
 
+# torch's dispatcher would raise RuntimeError for a wrong type, with the schema in place of the reason.
+_INTEGERS = (int, torch.SymInt)
+_NUMBERS = (*_INTEGERS, float, torch.SymFloat, Tensor)
+
 
 def _require_tensors(**arguments: object) -> None:
-    # torch's dispatcher would raise RuntimeError, with the schema in place of the reason.
     for name, value in arguments.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+            raise TypeError(f"{name} is {shown(value)}: expected a torch.Tensor")
+
+
+def _require_tensors_or_none(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{name} is {shown(value)}: expected a torch.Tensor or None")
+
+
+def _require_integers(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, _INTEGERS):
+            raise TypeError(f"{name} is {shown(value)}: expected an integer")
+
+
+def _require_numbers(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, _NUMBERS):
+            raise TypeError(f"{name} is {shown(value)}: expected a number")
+
+
+def _require_lists(kinds: Any, expected: str, **arguments: object) -> None:
+    for name, values in arguments.items():
+        if not isinstance(values, (list, tuple)):
+            raise TypeError(f"{name} is {shown(values)}: expected a list of {expected}")
+        for value in values:
+            if not isinstance(value, kinds):
+                raise TypeError(f"{name} holds {shown(value)}: expected a list of {expected}")
 
 
 def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Exact two-sample Kolmogorov-Smirnov statistics, row by row, both sides.
+    """Exact two-sample Kolmogorov-Smirnov statistics, row by row, for both sides.
 
-    With F and G the right-continuous empirical CDFs of ``x[r]`` and ``y[r]``, the two sides are
-    D+ = sup(F - G) and D- = sup(G - F): rationals with the denominator L = n * m / gcd(n, m), so integers
-    when counted in units of 1 / L.
+    With F and G the right-continuous empirical distribution functions of ``x[r]`` and ``y[r]``, the two sides are D+ =
+    sup(F - G) and D- = sup(G - F). Both are multiples of 1 / L with L = n * m / gcd(n, m), so they are integers when
+    counted in units of 1 / L.
 
     Parameters
     ----------
-    x : [R, n] float32, float64, float16 or bfloat16, any strides.
-    y : [R, m], likewise; the dtypes may differ.
+    x : Tensor
+        [R, n] float32, float64, float16 or bfloat16, with any strides.
+    y : Tensor
+        [R, m], likewise. The dtypes may differ.
 
     Returns
     -------
-    plus : int64 [R], D+ * L; with n = m = d simply d * D+. -1 for a row with NaN.
-    minus : int64 [R], D- * L.
-    plus_at, minus_at : float64 [R], the values where scipy.stats.ks_2samp finds them (NaN for a row with
-        NaN).
-    flags : uint8 [R], 1 where a NaN stands in either row, 2 where an Inf does, 3 for both. Inf compares as
-        usual.
-        None of them is differentiable: they never require grad.
+    plus : Tensor
+        int64 [R], D+ * L. With n = m = d this is d * D+. A row with NaN has -1.
+    minus : Tensor
+        int64 [R], D- * L.
+    plus_at, minus_at : Tensor
+        float64 [R], the values where scipy.stats.ks_2samp finds them. A row with NaN has NaN.
+    flags : Tensor
+        uint8 [R]: 1 where either row holds NaN, 2 where either holds Inf, 3 for both. Inf compares as usual. None of
+        the outputs is differentiable.
 
     Raises
     ------
-    InputError : not two matrices of as many rows on one device; a sample without values.
+    InputError
+        Not two matrices of as many rows on one device, or a sample without values.
+    TypeError
+        Not tensors.
 
     Examples
     --------
@@ -78,17 +117,24 @@ def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Te
 
     Parameters
     ----------
-    before, after : [V, d] float32, float64, float16 or bfloat16, any strides; the dtypes may differ.
-    threshold : the smallest h that is of interest; the larger it is, the less work for the rows below it.
+    before, after : Tensor
+        [V, d] float32, float64, float16 or bfloat16, with any strides. The dtypes may differ.
+    threshold : int
+        The smallest h of interest. The larger it is, the less work the rows below it cost.
 
     Returns
     -------
-    h : int64 [V] in 0..d, 0 where h is below the threshold, -1 for a row with NaN.
-    flags : uint8 [V], 1 where a NaN stands in either row, 2 where an Inf does.
+    h : Tensor
+        int64 [V] in 0..d. It is 0 where h is below the threshold. A row with NaN has -1.
+    flags : Tensor
+        uint8 [V]: 1 where either row holds NaN, 2 where either holds Inf, 3 for both.
 
     Raises
     ------
-    InputError : not two matrices of one shape [V, d], d > 0, on one device.
+    InputError
+        Not two matrices of one shape [V, d], d > 0, on one device.
+    TypeError
+        An argument of a wrong type.
 
     Examples
     --------
@@ -98,31 +144,45 @@ def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Te
     [0, 2]
     """
     _require_tensors(before=before, after=after)
+    _require_integers(threshold=threshold)
     return torch.ops.kslottery.ks_statistics(before, after, threshold)
 
 
 def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
-    """``ks_statistics(before, after)[0] >= threshold``, for less work than knowing h.
+    """``ks_statistics(before, after)[0] >= threshold``, for less work than h itself.
 
-    For those who want the decision alone, such as a count of significant rows during training:
-    :func:`kslottery_fast.ks_select` also needs h of the rows that it selects, and calls ``ks_statistics`` with
-    its threshold.
+    This is for those who want the decision alone, such as a count of significant rows during training.
+    :func:`kslottery_fast.ks_select` also needs h of the rows that it selects, so it calls ``ks_statistics`` with its
+    threshold.
 
     Parameters
     ----------
-    before, after : as for ks_statistics.
-    threshold : the smallest h that counts, see ``kslottery_fast.ks.significance.critical_count``.
+    before, after : Tensor
+        As for ks_statistics.
+    threshold : int
+        The smallest h that counts, such as ``kslottery_fast.ks.critical_count`` returns it.
 
     Returns
     -------
-    decided : bool [V], False for a row with NaN.
-    flags : uint8 [V], as for ks_statistics.
+    decided : Tensor
+        bool [V]. A row with NaN has False.
+    flags : Tensor
+        uint8 [V], as from ks_statistics.
 
     Raises
     ------
-    InputError : as for ks_statistics.
+    InputError, TypeError
+        As for ks_statistics.
+
+    Examples
+    --------
+    >>> before = torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0]])
+    >>> after = torch.tensor([[0.0, 1.0, 2.0, 3.0], [9.0, 1.0, 9.0, 3.0]])
+    >>> ks_decide(before, after, 2)[0].tolist()
+    [False, True]
     """
     _require_tensors(before=before, after=after)
+    _require_integers(threshold=threshold)
     return torch.ops.kslottery.ks_decide(before, after, threshold)
 
 
@@ -141,30 +201,38 @@ def row_adamw_(
     weight_decay: float,
     master: Tensor | None = None,
 ) -> None:
-    """One AdamW update of some rows of a table, in place: torch.optim.AdamW on ``table[rows]``.
+    """One AdamW update of some rows of a table, in place. It is torch.optim.AdamW on ``table[rows]``.
 
-    No other row is read or written. Autograd does not record it. The arithmetic is float32 (float64 for a
-    float64 table), operation by operation that of torch.optim.AdamW with ``foreach=False``, each rounded
-    correctly. Torch's own vector code fuses some multiplications and additions, and takes square roots that
-    may be one unit off: one step differs from torch's by a unit or two in the last place.
+    No other row is read or written. Autograd does not record the update. The arithmetic is float32 (float64 for a
+    float64 table), in the operations of torch.optim.AdamW with ``foreach=False``, each rounded correctly. Torch's own
+    vector code fuses some multiplications and additions, and its square roots may be one unit off. So one step differs
+    from torch's by a unit or two in the last place.
 
     Parameters
     ----------
-    table : [V, d] any floating dtype and strides; updated.
-    rows : int64 [k], distinct; or None for the whole table, k = V.
-    grad : [k, d] any floating dtype and strides, the gradient of those rows.
-    exp_avg, exp_avg_sq : [k, d] contiguous float32 (float64 for a float64 table), zeros before the first
-        step; updated.
-    step : the number of this update, counted from 1.
-    lr, beta1, beta2, eps, weight_decay : as in torch.optim.AdamW; the decay is decoupled and applied first.
-    master : [k, d] contiguous float32 or None, only for a float16 or bfloat16 table: the exact values of the
-        rows. It is updated and the table gets its rounding; without it an update below half a unit of the
-        table is lost.
+    table : Tensor
+        [V, d] of any floating dtype and strides. It is updated.
+    rows : Tensor or None
+        int64 [k], distinct. None stands for the whole table, with k = V.
+    grad : Tensor
+        [k, d] of any floating dtype and strides, the gradient of those rows.
+    exp_avg, exp_avg_sq : Tensor
+        [k, d] contiguous float32 (float64 for a float64 table), zeros before the first step. They are updated.
+    step : int
+        The number of this update, counted from 1.
+    lr, beta1, beta2, eps, weight_decay : float
+        As in torch.optim.AdamW. The decay is decoupled and applied first.
+    master : Tensor or None
+        [k, d] contiguous float32, only for a float16 or bfloat16 table: the exact values of the rows. It is updated,
+        and the table gets its rounding. Without it, an update below half a unit of the table is lost.
 
     Raises
     ------
-    InputError : shapes, dtypes or devices that do not fit; a row twice or outside the table (on CUDA, where nothing
-        waits for the values of rows, see row_adamw_step_); a hyperparameter out of its range. Nothing is written then.
+    InputError
+        Shapes, dtypes or devices that do not fit, a row twice or outside the table, or a hyperparameter out of its
+        range. Nothing is written then. On CUDA nothing waits for the values of rows (see row_adamw_step_).
+    TypeError
+        An argument of a wrong type.
 
     Examples
     --------
@@ -176,6 +244,9 @@ def row_adamw_(
     tensor([-0.1000,  0.1000])
     """
     _require_tensors(table=table, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
+    _require_tensors_or_none(rows=rows, master=master)
+    _require_integers(step=step)
+    _require_numbers(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
     torch.ops.kslottery.row_adamw_(
         table, rows, grad, exp_avg, exp_avg_sq,
         step=step, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, master=master,
@@ -202,32 +273,45 @@ def row_adamw_step_(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> None:
-    """One optimizer step: :func:`row_adamw_` for several tables at once, on CUDA in one launch for up to 16 of them.
+    """One optimizer step: :func:`row_adamw_` for several tables at once. On CUDA one launch serves up to 16 tables.
 
-    What changes from step to step comes in tensors, so that a captured CUDA graph follows it. On CUDA nothing waits for
-    the device, so the values of ``rows`` are the caller's to check (:class:`kslottery_fast.RowAdamW` does it when it is
-    built): an id outside the table ends the kernel as a failed assert does, and nothing is written outside; a row that
-    stands twice gets either of its two updates.
+    What changes from step to step is passed in tensors, so that a captured CUDA graph follows it. On CUDA nothing waits
+    for the device, so the caller has to check the values of ``rows`` (:class:`kslottery_fast.RowAdamW` does so when it
+    is built). An id outside the table ends the kernel as a failed assert does, and nothing is written outside the
+    table. A row that occurs twice gets either of its two updates.
 
     Parameters
     ----------
-    tables, rows, grads, exp_avgs, exp_avg_sqs : of each table as for row_adamw_, all on one device.
-    masters : likewise, an empty tensor where there is none.
-    steps : float32 scalars, how many updates each table has had; they go up by one.
-    lrs : float32 or float64 scalars. A step or lr on the tables' device is read by the kernel; one on the CPU is read
-        now, and a captured graph would repeat it.
-    control : int32 [3] on the tables' device, zeros before the first call and then the same tensor for every call of
-        one optimizer. ``control[2]`` counts the steps that ``skip_nonfinite`` left out.
-    beta1, beta2, eps, weight_decay : one number for each table.
-    whole_grads : for each table, whether its ``grads`` is [V, d], of which the rows are meant, and not [k, d].
-    skip_nonfinite : leave the whole step out where a gradient holds NaN or Inf.
-    grad_scale : float32 scalar on the device or None: gradients are divided by it.
-    found_inf : float32 scalar on the device or None: the step is left out unless it is 0. Both are GradScaler's.
+    tables, rows, grads, exp_avgs, exp_avg_sqs : list of Tensor
+        For each table as for row_adamw_, all on one device.
+    masters : list of Tensor
+        Likewise, with an empty tensor where there is none.
+    steps : list of Tensor
+        float32 scalars: how many updates each table has had. They go up by one.
+    lrs : list of Tensor
+        float32 or float64 scalars. A step or lr on the device of the tables is read by the kernel. One on the CPU is
+        read now, and a captured graph would repeat it.
+    control : Tensor
+        int32 [3] on the device of the tables, zeros before the first call, and the same tensor for every call of one
+        optimizer. ``control[2]`` counts the steps that ``skip_nonfinite`` left out.
+    beta1, beta2, eps, weight_decay : list of float
+        One number for each table.
+    whole_grads : list of bool
+        For each table, whether its ``grads`` is [V, d] and the rows are to be taken from it. Otherwise it is [k, d].
+    skip_nonfinite : bool
+        Leave the whole step out if a gradient holds NaN or Inf.
+    grad_scale : Tensor or None
+        float32 scalar on the device, from GradScaler. Gradients are divided by it.
+    found_inf : Tensor or None
+        float32 scalar on the device, from GradScaler. The step is left out unless it is 0.
 
     Raises
     ------
-    InputError : as for row_adamw_, values of rows on CUDA excepted; lists of different lengths; scalars of another
-        dtype or device.
+    InputError
+        As for row_adamw_, except for the values of rows on CUDA. Also lists of different lengths, and scalars of a
+        wrong dtype or device.
+    TypeError
+        An argument of a wrong type.
 
     Examples
     --------
@@ -238,6 +322,17 @@ def row_adamw_step_(
     >>> table[3], step
     (tensor([-0.1000,  0.1000]), tensor(1.))
     """
+    _require_lists(
+        Tensor, "tensors", tables=tables, grads=grads, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs,
+        masters=masters, steps=steps, lrs=lrs,
+    )  # fmt: skip
+    _require_lists((Tensor, type(None)), "tensors or None", rows=rows)
+    _require_lists(_NUMBERS, "numbers", beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+    _require_lists(bool, "bools", whole_grads=whole_grads)
+    _require_tensors(control=control)
+    _require_tensors_or_none(grad_scale=grad_scale, found_inf=found_inf)
+    if not isinstance(skip_nonfinite, bool):
+        raise TypeError(f"skip_nonfinite is {shown(skip_nonfinite)}: expected True or False")
     torch.ops.kslottery.row_adamw_step_(
         tables, rows, grads, exp_avgs, exp_avg_sqs, masters, steps, lrs, control,
         beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, whole_grads=whole_grads,
@@ -248,24 +343,32 @@ def row_adamw_step_(
 def row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> Tensor:
     """Look tokens up in a frozen table, some of whose rows are replaced by trained ones.
 
-    Differentiable with respect to ``rows`` only; the gradient has their dtype and is summed up in float32.
+    The result is differentiable with respect to ``rows`` only. The gradient has their dtype and is summed in float32.
 
     Parameters
     ----------
-    table : [V, d] any floating dtype and strides, not requiring grad.
-    rows : [k, d] any floating dtype, usually a float32 parameter.
-    slots : int32 [V], which row a token reads, -1 for the table's own.
-    ids : int64 of any shape, in 0..V-1.
+    table : Tensor
+        [V, d] of any floating dtype and strides, not requiring grad.
+    rows : Tensor
+        [k, d] of any floating dtype, usually a float32 parameter.
+    slots : Tensor
+        int32 [V]: which of ``rows`` a token reads, or -1 for the row of the table.
+    ids : Tensor
+        int64 of any shape, in 0..V-1.
 
     Returns
     -------
-    Tensor [*ids.shape, d] in the dtype of the table: ``rows[slots[id]]``, rounded, where ``slots[id] >= 0``,
-        else ``table[id]``.
+    Tensor
+        [*ids.shape, d] in the dtype of the table: ``rows[slots[id]]``, rounded, where ``slots[id] >= 0``, else
+        ``table[id]``.
 
     Raises
     ------
-    InputError : shapes, dtypes or devices that do not fit; an id outside the table or a slot without a row (on CUDA
-        these end the kernel as a failed assert does, as in torch); a table that requires grad.
+    InputError
+        Shapes, dtypes or devices that do not fit, an id outside the table, a slot without a row, or a table that
+        requires grad. On CUDA a wrong id or slot ends the kernel as a failed assert does, as in torch.
+    TypeError
+        Not tensors.
 
     Examples
     --------
@@ -283,21 +386,35 @@ def row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int)
 
     Parameters
     ----------
-    grad_out : [*ids.shape, d] any floating dtype.
-    slots : int32 [V], as for row_embedding.
-    ids : int64 of any shape.
-    k : the number of rows.
+    grad_out : Tensor
+        [*ids.shape, d] of any floating dtype.
+    slots : Tensor
+        int32 [V], as for row_embedding.
+    ids : Tensor
+        int64 of any shape.
+    k : int
+        The number of rows.
 
     Returns
     -------
-    Tensor [k, d] float32 (float64 for a float64 grad_out): row s is the sum of grad_out over the positions
-        whose token has slot s, in the order of the positions: the same bits for any number of threads, and on the CPU
-        and on CUDA.
+    Tensor
+        [k, d] float32 (float64 for a float64 grad_out). Row s is the sum of grad_out over the positions whose token has
+        slot s, in the order of the positions. The bits are the same for any number of threads, on the CPU and on CUDA.
 
     Raises
     ------
-    InputError : shapes, dtypes or devices that do not fit; an id outside 0..V-1 or a slot of k or more (on CUDA as
-        for row_embedding).
+    InputError
+        Shapes, dtypes or devices that do not fit, an id outside 0..V-1, or a slot of k or more (on CUDA as for
+        row_embedding).
+    TypeError
+        An argument of a wrong type.
+
+    Examples
+    --------
+    >>> slots = torch.tensor([-1, -1, 0, -1], dtype=torch.int32)
+    >>> row_embedding_backward(torch.ones(3, 2), slots, torch.tensor([2, 1, 2]), k=1)
+    tensor([[2., 2.]])
     """
     _require_tensors(grad_out=grad_out, slots=slots, ids=ids)
+    _require_integers(k=k)
     return torch.ops.kslottery.row_embedding_backward(grad_out, slots, ids, k)

@@ -1,6 +1,6 @@
-"""Which code runs an operator: the native kernels on the CPU and on CUDA, the pure-torch ones everywhere else.
+"""Which code runs an operator: native kernels on the CPU and on CUDA, pure torch everywhere else.
 
-``CPU`` and ``CUDA`` get the native library, or the reference where that has no kernels for the device;
+``CPU`` and ``CUDA`` get the native library, or the reference where the library has no kernels for the device.
 ``CompositeExplicitAutograd`` gets the reference, for every other device. Gradients are registered here too.
 """
 
@@ -22,12 +22,12 @@ _Matrix = tuple[int, int, int, int, int, int]
 
 
 def _matrix(tensor: Tensor) -> _Matrix:
-    """A matrix as csrc/bindings.cpp takes it: any strides, no copy."""
+    """Return a matrix as csrc/bindings.cpp takes it, with any strides and without a copy."""
     return (tensor.data_ptr(), *tensor.shape, *tensor.stride(), DTYPE_CODES[tensor.dtype])
 
 
 def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Native ks_rows."""
+    """Run ks_rows natively."""
     if (call := native.caller(x.device)) is None:
         return reference.ks_rows(x, y)
     outputs = schemas.ks_rows(x, y)
@@ -36,7 +36,7 @@ def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
 
 
 def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Tensor, Tensor]:
-    """Native ks_statistics."""
+    """Run ks_statistics natively."""
     if (call := native.caller(before.device)) is None:
         return reference.ks_statistics(before, after, threshold)
     h, flags = schemas.ks_statistics(before, after, threshold)
@@ -46,7 +46,7 @@ def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Te
 
 
 def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
-    """Native ks_decide."""
+    """Run ks_decide natively."""
     if (call := native.caller(before.device)) is None:
         return reference.ks_decide(before, after, threshold)
     decided, flags = schemas.ks_decide(before, after, threshold)
@@ -56,12 +56,12 @@ def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Te
 
 
 def row_adamw_(*tensors: Any, **options: Any) -> None:
-    """Native row_adamw_."""
+    """Run row_adamw_ natively."""
     update_rows(RowUpdate(*tensors, **options))
 
 
 def update_rows(update: RowUpdate) -> None:
-    """Make an update, past torch's dispatcher, which takes as long as the update of a few rows."""
+    """Make an update without torch's dispatcher, which takes as long as the update of a few rows."""
     table, rows, _, exp_avg, exp_avg_sq, step, *_, master = update
     if (call := native.caller(table.device)) is None:
         reference.update_rows(update)
@@ -73,10 +73,10 @@ def update_rows(update: RowUpdate) -> None:
 
 
 def update_rows_if_finite(update: RowUpdate, step: Tensor) -> bool:
-    """The same on the CPU, where the number of the update is told by ``step``: float32, the updates made so far.
+    """Make an update on the CPU unless the gradient holds NaN or Inf. Return whether it was made.
 
-    It is counted there. Where the gradient holds NaN or Inf nothing is written. Returns whether the update was made.
-    No torch operator: those take longer than the update of a few rows.
+    ``step`` is a float32 tensor with the number of updates made so far. It goes up by one. No torch operator is used,
+    because those take longer than the update of a few rows.
     """
     table, rows, grad, exp_avg, exp_avg_sq, *_, master = update
     if (call := native.caller()) is None:
@@ -96,13 +96,13 @@ def update_rows_if_finite(update: RowUpdate, step: Tensor) -> bool:
 
 
 def _matrices(update: RowUpdate, row_ids: Tensor | None) -> tuple[_Matrix, int, int, int, _Matrix]:
-    """The tensors of an update as the native functions take them; ``row_ids`` lives until they have returned."""
+    """The tensors of an update as the native functions take them. ``row_ids`` must live until they have returned."""
     table, _, grad, *_, master = update
     return _matrix(table), _pointer(row_ids), grad.shape[0], _pointer(master), _matrix(grad)
 
 
 def row_adamw_step_(*tensors: Any, **options: Any) -> None:
-    """Native row_adamw_step_: one launch on CUDA, on the CPU one row_adamw_ after the other."""
+    """Run row_adamw_step_ natively: on CUDA in one launch, on the CPU with one row_adamw_ after the other."""
     update = StepUpdate(*tensors, **options)
     control = update.control
     if (call := native.caller(control.device)) is None:
@@ -125,7 +125,7 @@ def row_adamw_step_(*tensors: Any, **options: Any) -> None:
 
 
 def _described(update: StepUpdate, i: int, row_ids: Tensor | None) -> tuple[Any, ...]:
-    """One table's part of a step as csrc/bindings_cuda.cpp takes it: scalars by address or, from the CPU, by value."""
+    """One table's part of a step, as csrc/bindings_cuda.cpp takes it. Scalars on the CPU are passed by value."""
     step, lr, device = update.steps[i], update.lrs[i], update.control.device
     at = step.data_ptr() if step.device == device else 0, lr.data_ptr() if lr.device == device else 0
     count = 0 if at[0] else int(step) + 1
@@ -157,21 +157,21 @@ def _left_out(grads: list[Tensor], control: Tensor, skip_nonfinite: bool, found_
 
 
 def _mark_written(*tensors: Tensor | None) -> None:
-    """Autograd must notice that these changed behind its back."""
+    """Let autograd notice that native code has written into these."""
     for tensor in tensors:
         if tensor is not None:
             increment_version(tensor)
 
 
 def all_finite(matrix: Tensor) -> bool:
-    """Tell whether a floating matrix [m, n] on the CPU holds neither NaN nor infinity. No torch operator."""
+    """Tell whether a floating matrix [m, n] on the CPU is free of NaN and infinity, without a torch operator."""
     if (call := native.caller()) is None:
         return bool(torch.isfinite(matrix).all())
     return bool(call("all_finite", _matrix(matrix)))
 
 
 def row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> Tensor:
-    """Native row_embedding."""
+    """Run row_embedding natively."""
     if (call := native.caller(table.device)) is None:
         return reference.row_embedding(table, rows, slots, ids)
     out = schemas.row_embedding(table, rows, slots, ids)
@@ -182,7 +182,7 @@ def row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> Te
 
 
 def row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int) -> Tensor:
-    """Native row_embedding_backward."""
+    """Run row_embedding_backward natively."""
     if (call := native.caller(grad_out.device)) is None:
         return reference.row_embedding_backward(grad_out, slots, ids, k)
     grad_rows = schemas.row_embedding_backward(grad_out, slots, ids, k)
@@ -211,7 +211,8 @@ def _pointer(tensor: Tensor | None) -> int:
 
 
 def _no_gradient(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
-    # The outputs step where an order changes: nobody wants that derivative, and torch would warn of a missing one.
+    # The outputs jump where the order of values changes. Nobody wants that derivative, and torch would warn of a
+    # missing one.
     ctx.mark_non_differentiable(*output)
 
 

@@ -1,7 +1,7 @@
-"""The native library, kslottery_fast._C: loading it, and saying what it is.
+"""Load the native library, kslottery_fast._C, and report what it is.
 
-Where it cannot be loaded the pure-torch kernels of ``reference.py`` take over. That is slow, so it is said
-once, with the whole load error; the error stays readable in ``info()``.
+Where it cannot be loaded, the pure-torch kernels of ``reference.py`` take over. They are slow, so one warning shows the
+whole load error. ``info()`` shows the error too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CPU = torch.device("cpu")
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
-    """The module or the error, one of the two."""
+    """Return the module, or the error that kept it from being loaded."""
     try:
         return importlib.import_module(_MODULE), None
     except ImportError as error:
@@ -34,7 +34,7 @@ _warned = False
 
 
 def module() -> ModuleType | None:
-    """kslottery_fast._C, or None after one RuntimeWarning per process that says why it is not there."""
+    """Return kslottery_fast._C, or None after one RuntimeWarning per process that tells why it is missing."""
     global _warned
     if _module is None and not _warned:
         _warned = True
@@ -49,11 +49,11 @@ def module() -> ModuleType | None:
 
 
 def caller(device: torch.device = _CPU) -> Caller | None:
-    """What calls native functions for tensors on this device: ``caller(device)("ks_decide", *arguments)``.
+    """Return what calls native functions for tensors on this device: ``caller(device)("ks_decide", *arguments)``.
 
-    On the CPU they run on torch's number of threads; on CUDA they are put on the current stream of the device, and
-    nothing waits for them. A ValueError of theirs becomes InputError. None where there are no native kernels for the
-    device, after one RuntimeWarning per process and reason that says why.
+    On the CPU they run on torch's number of threads. On CUDA they are put on the current stream of the device, and
+    nothing waits for them. Their ValueError becomes InputError. Where there are no native kernels for the device, the
+    result is None, after one RuntimeWarning per process and reason.
     """
     if device.type != "cuda":
         return None if (library := module()) is None else Caller(library, torch.get_num_threads())
@@ -66,17 +66,17 @@ def caller(device: torch.device = _CPU) -> Caller | None:
 
 
 class Caller:
-    """Calls functions of a native module; `where` are the last arguments of each."""
+    """Calls functions of a native module. ``where`` are the last arguments of each call."""
 
     def __init__(self, native: ModuleType, *where: int) -> None:
         self._native, self._where = native, where
 
     def offers(self, name: str) -> bool:
-        """Whether the module has this function: some are there for one kind of device alone."""
+        """Tell whether the module has this function. Some exist for one kind of device only."""
         return hasattr(self._native, name)
 
     def __call__(self, name: str, *arguments: Any) -> Any:
-        """Call it; what it returns."""
+        """Call a function and return its result."""
         try:
             return getattr(self._native, name)(*arguments, *self._where)
         except ValueError as error:
@@ -85,7 +85,7 @@ class Caller:
 
 @functools.cache
 def _unavailable(library: ModuleType, device: int) -> str:
-    """Why this device cannot run the kernels (too old, or its driver is); "" if it can. Asked once for each device."""
+    """Tell why this device cannot run the kernels (it or its driver is too old), or "" if it can. Asked only once."""
     return str(library.cuda.unavailable(device))
 
 
@@ -93,15 +93,15 @@ def _unavailable(library: ModuleType, device: int) -> str:
 def _warn_of_missing_cuda(reason: str) -> None:
     warnings.warn(
         f"kslottery-fast has no CUDA kernels here ({reason}); pure-torch kernels are used for CUDA tensors, which are "
-        "many times slower. Rebuild with KSL_CUDA=on where there is a CUDA toolkit that the driver is new enough for; "
-        "for a GPU that the kernels were not compiled for, with KSL_CUDA_ARCHITECTURES=75-real or what it is",
+        "many times slower. Rebuild with KSL_CUDA=on and a CUDA toolkit that the driver supports. If the kernels were "
+        "not compiled for this GPU, also set KSL_CUDA_ARCHITECTURES to its architecture, such as 75-real",
         RuntimeWarning,
         stacklevel=4,
     )
 
 
 def cuda_reason() -> str:
-    """Why no CUDA kernels can run in this process; "" if they can."""
+    """Tell why no CUDA kernels can run in this process, or "" if they can."""
     if _module is None:
         return "the native library is not loaded"
     if _module.cuda_reason:
@@ -112,23 +112,23 @@ def cuda_reason() -> str:
 
 
 def info() -> dict[str, Any]:
-    """Which kernels are at work, and why not others.
+    """Tell which kernels are used, and why others are not.
 
     Returns
     -------
-    dict with
-        ``native`` : bool, whether the native library is used;
-        ``version`` : str, the version it was built as (of the package, without it);
-        ``isa`` : str, the instruction set of its KS kernels ("avx512", "avx2", "baseline"), "none" without
-        it;
-        ``cuda`` : bool, whether CUDA kernels can run; ``cuda_reason`` : str, why not, "" if they can: not built, torch
-        without CUDA, no driver, no device;
-        ``error`` : str or None, the load error in full;
-        ``threads`` : int, how many threads a kernel uses: torch.get_num_threads().
+    dict
+        - ``native``: bool, whether the native library is used.
+        - ``version``: str, the version it was built as. Without it, the version of the package.
+        - ``isa``: str, the instruction set of its KS kernels ("avx512", "avx2", "baseline"). Without it, "none".
+        - ``cuda``: bool, whether CUDA kernels can run.
+        - ``cuda_reason``: str, why CUDA kernels cannot run, or "": not built, torch without CUDA, no driver, no device.
+        - ``error``: str or None, the load error in full.
+        - ``threads``: int, how many threads a kernel uses, which is torch.get_num_threads().
 
     Raises
     ------
-    InputError : KSL_ISA in the environment names an instruction set that is unknown or that this CPU lacks.
+    InputError
+        KSL_ISA in the environment names an instruction set that is unknown or that this CPU lacks.
 
     Examples
     --------

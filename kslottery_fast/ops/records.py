@@ -1,4 +1,4 @@
-"""The arguments of the two AdamW operators: each list stands here, and schemas, checks and kernels read it."""
+"""The arguments of the two AdamW operators. Schemas, checks and kernels take their lists from here."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class RowUpdate(NamedTuple):
 
     @property
     def numbers(self) -> tuple[float, float, float, float, float]:
-        """What the native functions take after the tensors and the step, in their order."""
+        """The numbers that the native functions take after the tensors and the step, in this order."""
         return self.lr, self.beta1, self.beta2, self.eps, self.weight_decay
 
 
 class StepUpdate(NamedTuple):
-    """The arguments of :func:`kslottery_fast.ops.row_adamw_step_`: a list has an entry for each table."""
+    """The arguments of :func:`kslottery_fast.ops.row_adamw_step_`. A list has an entry for each table."""
 
     tables: list[Tensor]
     rows: list[Tensor | None]
@@ -51,7 +51,7 @@ class StepUpdate(NamedTuple):
     found_inf: Tensor | None = None
 
     def part(self, i: int, *, grad: Tensor, step: int, lr: float) -> RowUpdate:
-        """The update of one table, with the gradient of its rows, and the numbers behind two scalar tensors."""
+        """The update of one table, with the gradient of its rows and with step and lr as numbers."""
         master = self.masters[i] if self.masters[i].numel() else None
         tensors = self.tables[i], self.rows[i], grad, self.exp_avgs[i], self.exp_avg_sqs[i]
         return RowUpdate(*tensors, step, lr, self.beta1[i], self.beta2[i], self.eps[i], self.weight_decay[i], master)
@@ -71,7 +71,7 @@ _TYPES: dict[Any, str] = {
 
 
 def schema_of(record: type[RowUpdate] | type[StepUpdate], *, written: tuple[str, ...], first_keyword: str) -> str:
-    """The schema of an operator that takes the fields of a record, writes into some, and returns nothing.
+    """Return the schema of an operator that takes the fields of a record, writes into some, and returns nothing.
 
     >>> schema_of(RowUpdate, written=("table", "master"), first_keyword="step")[:64]
     '(Tensor(a!) table, Tensor? rows, Tensor grad, Tensor exp_avg, Te'

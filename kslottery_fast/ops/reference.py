@@ -1,7 +1,6 @@
-"""The operators in plain torch: what they compute, readable, on any device.
+"""The operators in plain torch. They are readable, and run on any device.
 
-They run where the native library is not there and on every device but the CPU, and the tests hold the native
-kernels to them.
+They are used where there are no native kernels for a device, and the tests compare the native kernels with them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from .records import RowUpdate, StepUpdate
 from .schemas import HAS_INF, HAS_NAN, LEFT_OUT
 
 _BLOCK_ELEMENTS = 1 << 21
-"""Values that one block of rows may hold: about 100 MB of sorted copies and int64 ranks."""
+"""How many values one block of rows may hold. They take about 100 MB of sorted copies and int64 ranks."""
 
 
 def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -34,19 +33,18 @@ def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
 
 
 def _ks_block(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    # A common type that holds both exactly: float64 if one is, else float32.
+    # A common type that holds both exactly: float64 if one of them is, else float32.
     dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
     x, y = x.to(dtype).sort(dim=1).values, y.to(dtype).sort(dim=1).values
     n, m = x.shape[1], y.shape[1]
     gcd = math.gcd(n, m)
     values = torch.cat((x, y), dim=1)
-    # How many of each sample are <= t, at every sample value t: all ties at t are counted at once.
+    # How many of each sample are <= t, for every sample value t. All ties at t are counted at once.
     i = torch.searchsorted(x, values, right=True)
     j = torch.searchsorted(y, values, right=True)
     difference = i * (m // gcd) - j * (n // gcd)
     plus, minus = difference.amax(dim=1), -difference.amin(dim=1)  # never negative: the difference ends at 0
-    # scipy.stats.ks_2samp picks the place among float64 differences: their rounding may tell exact ties
-    # apart.
+    # scipy.stats.ks_2samp picks the place by float64 differences, whose rounding may separate exact ties.
     rounded = i.double() / n - j.double() / m
     plus_at = values.gather(1, rounded.argmax(dim=1, keepdim=True)).squeeze(1).double()
     minus_at = values.gather(1, rounded.argmin(dim=1, keepdim=True)).squeeze(1).double()
@@ -82,7 +80,7 @@ def row_adamw_(*tensors: Any, **options: Any) -> None:
 
 @torch.no_grad()
 def update_rows(update: RowUpdate) -> None:
-    """The operations and their order are csrc/cpu/row_adamw.cpp's."""
+    """Make an update, with the operations of csrc/cpu/row_adamw.cpp in their order."""
     schemas.check_row_update(update)
     if update.rows is not None:
         _check_ids("rows", update.rows, len(update.table))
@@ -106,7 +104,7 @@ def row_adamw_step_(*tensors: Any, **options: Any) -> None:
 
 @torch.no_grad()
 def update_tables(update: StepUpdate) -> None:
-    """The device is never waited for, nor are the values of rows read."""
+    """Make the updates of a step. This never waits for the device, and never reads the values of rows."""
     schemas.check_step_update(update)
     grads, control = gradients_of_rows(update), update.control
     left_out = torch.zeros((), dtype=torch.bool, device=control.device)
@@ -117,7 +115,7 @@ def update_tables(update: StepUpdate) -> None:
         left_out = left_out | (update.found_inf != 0).reshape(())
     for i, rows_grad in enumerate(grads):
         dtype = update.exp_avgs[i].dtype
-        # Scalars in float64 and rounded once, as the kernels have them.
+        # Scalars in float64, rounded once, as in the kernels.
         step, lr = update.steps[i].double().reshape(()) + 1, update.lrs[i].double().reshape(())
         beta1, beta2 = update.beta1[i], update.beta2[i]
         grad = rows_grad.to(dtype)
@@ -133,7 +131,7 @@ def update_tables(update: StepUpdate) -> None:
 
 
 def gradients_of_rows(update: StepUpdate) -> list[Tensor]:
-    """The gradients [k, d] of the rows, out of those of whole tables where they are such."""
+    """The gradients [k, d] of the rows, taken out of the gradients of whole tables where necessary."""
     return [
         grad.index_select(0, rows) if whole and rows is not None else grad
         for grad, rows, whole in zip(update.grads, update.rows, update.whole_grads, strict=True)
@@ -148,7 +146,7 @@ def _update_rows(
     step_size: float | Tensor,
     left_out: Tensor | None = None,
 ) -> None:
-    """The update itself, whose step and lr are told by the scalars here; with a true ``left_out`` all stays."""
+    """The update itself. The scalars here stand for its step and lr. If ``left_out`` is true, nothing changes."""
     table, rows, grad, exp_avg, exp_avg_sq, _, _, beta1, beta2, eps, _, master = update
     dtype = exp_avg.dtype
     current = table if rows is None else table.index_select(0, rows)
@@ -199,7 +197,7 @@ def row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int)
 
 
 def _check_ids(name: str, ids: Tensor, vocab: int) -> None:
-    """An id outside the table is an error here, not an access to foreign memory later."""
+    """Refuse an id outside the table, which would otherwise read foreign memory."""
     outside = ids[(ids < 0) | (ids >= vocab)]
     if outside.numel():
         raise InputError(f"{name} holds {int(outside[0])}, outside the table's rows 0 to {vocab - 1}")

@@ -1,7 +1,7 @@
-"""What the operators are: their schemas, the checks of their arguments, and their fake kernels.
+"""The schemas of the operators, the checks of their arguments, and their fake kernels.
 
-The checks look at shapes, strides, dtypes and devices only, so that they also run on fake tensors; values
-(token ids in range, rows distinct) are checked by the kernels, which read them anyway.
+The checks look only at shapes, strides, dtypes and devices, so that they also run on fake tensors. Values (token ids in
+range, distinct rows) are checked by the kernels, which read them anyway.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def shape_of(tensor: Tensor) -> str:
 
 
 def check_floating(name: str, tensor: Tensor) -> None:
-    """A strided tensor of one of the four element types."""
+    """Refuse all but strided tensors of one of the four element types."""
     if tensor.dtype not in DTYPE_CODES:
         raise InputError(f"{name} has dtype {tensor.dtype}; expected float32, float64, float16 or bfloat16")
     if tensor.layout is not torch.strided:
@@ -65,14 +65,14 @@ def check_floating(name: str, tensor: Tensor) -> None:
 
 
 def check_matrix(name: str, tensor: Tensor) -> None:
-    """A floating-point matrix."""
+    """Refuse all but floating-point matrices."""
     check_floating(name, tensor)
     if tensor.dim() != 2:
         raise InputError(f"{name} has shape {shape_of(tensor)}; expected two dimensions, one row per token")
 
 
 def check_same_device(**tensors: Tensor | None) -> None:
-    """All on the device of the first."""
+    """Refuse tensors that are not on the device of the first."""
     (first_name, first), *others = [(name, t) for name, t in tensors.items() if t is not None]
     for name, tensor in others:
         if tensor.device != first.device:
@@ -80,7 +80,7 @@ def check_same_device(**tensors: Tensor | None) -> None:
 
 
 def check_samples(x: Tensor, y: Tensor) -> None:
-    """The arguments of ks_rows."""
+    """Check the arguments of ks_rows."""
     check_matrix("x", x)
     check_matrix("y", y)
     check_same_device(x=x, y=y)
@@ -92,7 +92,7 @@ def check_samples(x: Tensor, y: Tensor) -> None:
 
 
 def check_tables(before: Tensor, after: Tensor) -> None:
-    """The arguments of ks_statistics and ks_decide."""
+    """Check the arguments of ks_statistics and ks_decide."""
     check_matrix("before", before)
     check_matrix("after", after)
     check_same_device(before=before, after=after)
@@ -103,12 +103,12 @@ def check_tables(before: Tensor, after: Tensor) -> None:
 
 
 def row_adamw_(*tensors: Any, **options: Any) -> None:
-    """Checks the arguments of row_adamw_, which has no outputs."""
+    """Check the arguments of row_adamw_, which has no outputs."""
     check_row_update(RowUpdate(*tensors, **options))
 
 
 def check_row_update(update: RowUpdate) -> None:
-    """The arguments of row_adamw_. Written for speed: an update of a few rows takes hardly longer than the checks."""
+    """Check the arguments of row_adamw_. This is written for speed, as an update of a few rows takes hardly longer."""
     table, rows, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, master = update
     check_matrix("table", table)
     check_matrix("grad", grad)
@@ -124,7 +124,8 @@ def check_row_update(update: RowUpdate) -> None:
         raise InputError(f"rows is {rows.dtype} {shape_of(rows)}; expected one int64 token id per row of grad")
     count = height if rows is None else rows.shape[0]
     if shape != (count, width):
-        raise InputError(f"grad has shape {shape_of(grad)}; expected [{count}, {width}], one row per updated row")
+        whose = "rows is None, so the whole table is updated" if rows is None else "one row for each of rows"
+        raise InputError(f"grad has shape {shape_of(grad)}; expected [{count}, {width}], {whose}")
     if master is not None and dtype in (torch.float32, torch.float64):
         raise InputError(f"master is for tables narrower than float32, table is {dtype}; pass None")
     state_dtype = torch.float64 if dtype == torch.float64 else torch.float32
@@ -146,19 +147,19 @@ def check_row_update(update: RowUpdate) -> None:
 
 
 def check_step(step: Tensor) -> None:
-    """The count of the updates made, which the kernel reads and writes."""
+    """Check the number of updates made so far, which the kernel reads and writes."""
     if not torch.is_tensor(step) or step.dtype != torch.float32 or step.numel() != 1 or not step.is_cpu:
         given = f"{step.dtype} {shape_of(step)} on {step.device}" if torch.is_tensor(step) else repr(step)
         raise InputError(f"step is {given}; expected one float32 on the CPU")
 
 
 def row_adamw_step_(*tensors: Any, **options: Any) -> None:
-    """Checks the arguments of row_adamw_step_, which has no outputs."""
+    """Check the arguments of row_adamw_step_, which has no outputs."""
     check_step_update(StepUpdate(*tensors, **options))
 
 
 def check_step_update(update: StepUpdate) -> None:
-    """The arguments of row_adamw_step_."""
+    """Check the arguments of row_adamw_step_."""
     tables, control = update.tables, update.control
     for name, values in zip(update._fields, update, strict=True):
         if isinstance(values, (list, tuple)) and len(values) != len(tables):
@@ -168,7 +169,7 @@ def check_step_update(update: StepUpdate) -> None:
     for i, table in enumerate(tables):
         grad, step, lr = update.grads[i], update.steps[i], update.lrs[i]
         if update.whole_grads[i] and grad.shape != table.shape:
-            raise InputError(f"grads has {shape_of(grad)} for a table {shape_of(table)}, but whole_grads says whole")
+            raise InputError(f"grads has {shape_of(grad)} for a table {shape_of(table)}, but whole_grads is True")
         rows_alone = grad[: len(update.exp_avgs[i])] if update.whole_grads[i] else grad
         check_row_update(update.part(i, grad=rows_alone, step=1, lr=0.0))
         check_same_device(tables=table, control=control)
@@ -197,7 +198,7 @@ def _check_scalar(name: str, scalar: Tensor) -> None:
 
 
 def check_slots_and_ids(slots: Tensor, ids: Tensor) -> None:
-    """What row_embedding and its backward share."""
+    """Check the arguments that row_embedding and its backward share."""
     if slots.dtype != torch.int32 or slots.dim() != 1:
         raise InputError(f"slots is {slots.dtype} {shape_of(slots)}; expected int32 [V]: the row of each token, or -1")
     if ids.dtype != torch.int64:
@@ -205,7 +206,7 @@ def check_slots_and_ids(slots: Tensor, ids: Tensor) -> None:
 
 
 def check_row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> None:
-    """The arguments of row_embedding."""
+    """Check the arguments of row_embedding."""
     check_matrix("table", table)
     check_matrix("rows", rows)
     check_slots_and_ids(slots, ids)
@@ -217,7 +218,7 @@ def check_row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor)
 
 
 def check_row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int) -> None:
-    """The arguments of row_embedding_backward."""
+    """Check the arguments of row_embedding_backward."""
     check_floating("grad_out", grad_out)
     check_slots_and_ids(slots, ids)
     check_same_device(grad_out=grad_out, slots=slots, ids=ids)
@@ -230,7 +231,7 @@ def check_row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k
 
 
 def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The checked, unfilled outputs of ks_rows."""
+    """Check the arguments of ks_rows and make its outputs, not filled."""
     check_samples(x, y)
     rows = x.shape[0]
     return (
@@ -243,32 +244,32 @@ def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
 
 
 def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Tensor, Tensor]:
-    """The checked, unfilled outputs of ks_statistics."""
+    """Check the arguments of ks_statistics and make its outputs, not filled."""
     check_tables(before, after)
     rows = before.shape[0]
     return before.new_empty(rows, dtype=torch.int64), before.new_empty(rows, dtype=torch.uint8)
 
 
 def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
-    """The checked, unfilled outputs of ks_decide."""
+    """Check the arguments of ks_decide and make its outputs, not filled."""
     check_tables(before, after)
     rows = before.shape[0]
     return before.new_empty(rows, dtype=torch.bool), before.new_empty(rows, dtype=torch.uint8)
 
 
 def row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> Tensor:
-    """The checked, unfilled output of row_embedding."""
+    """Check the arguments of row_embedding and make its output, not filled."""
     check_row_embedding(table, rows, slots, ids)
     return table.new_empty((*ids.shape, table.shape[1]))
 
 
 def row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int) -> Tensor:
-    """The checked, unfilled output of row_embedding_backward: float32, or float64 for float64."""
+    """Check the arguments of row_embedding_backward and make its output, not filled."""
     check_row_embedding_backward(grad_out, slots, ids, k)
     dtype = torch.float64 if grad_out.dtype == torch.float64 else torch.float32
     return grad_out.new_empty((k, grad_out.shape[-1]), dtype=dtype)
 
 
-# A fake kernel checks the arguments and allocates the outputs; the real ones start with the same functions.
+# A fake kernel checks the arguments and allocates the outputs. The real ones start with the same functions.
 for _name in SCHEMAS:
     torch.library.register_fake(f"{NAMESPACE}::{_name}", globals()[_name], lib=LIBRARY)

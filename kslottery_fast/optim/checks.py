@@ -1,4 +1,4 @@
-"""What RowAdamW takes: parameters, groups and their numbers."""
+"""Checks of what RowAdamW takes: parameters, groups and their numbers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def listed_params(params: Any) -> list[Any]:
-    """The parameters or groups that a constructor is given; a generator is read once."""
+    """Return the parameters or groups that the constructor was given, as a list. A generator is read once."""
     if isinstance(params, nn.Module):
         raise TypeError(f"params is {shown(params)}: expected parameters or groups; pass its .parameters()")
     listed = checked_params(params, dict)

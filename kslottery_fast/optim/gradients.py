@@ -13,13 +13,13 @@ from kslottery_fast.ops.kernels import all_finite
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
-    """A view with two dimensions, of a DTensor of this process's part; a parameter of other than two is one row."""
+    """Return a view with two dimensions. Anything but a matrix is one row. Of a DTensor it is this process's part."""
     part = local(tensor)
     return part if part.dim() == 2 else part.view(1, -1)
 
 
 def row_gradient(param: Tensor, rows: Tensor | None) -> Tensor:
-    """The gradient of the trained rows, on the parameter's device: [k, d], shaped as the state is."""
+    """Return the gradient of the trained rows as a matrix [k, d] on the parameter's device."""
     grad = param.grad
     assert grad is not None
     if rows is None:
@@ -37,7 +37,7 @@ def row_gradient(param: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def nonfinite_message(param: Tensor, rows: Tensor | None, grad: Tensor) -> str:
-    """What is wrong with a gradient [k, d] that holds NaN or Inf, and what to do."""
+    """Write the error message for a gradient [k, d] that holds NaN or Inf."""
     bad = (~torch.isfinite(grad)).reshape(len(grad), -1).any(dim=1).nonzero().flatten()
     names = (
         [f"row {i} of the parameter" for i in bad.tolist()]
@@ -52,9 +52,9 @@ def nonfinite_message(param: Tensor, rows: Tensor | None, grad: Tensor) -> str:
 
 
 def first_nonfinite(gradients: Iterable[tuple[Tensor, Tensor]]) -> int | None:
-    """The index of the first (parameter, gradient) with NaN or Inf on any process. Waits for the device."""
-    # Elsewhere than on the CPU a sum is the cheapest look at every value: NaN and Inf come through, an overflow gets a
-    # closer look. All sums are on their way before the first is waited for.
+    """Return the index of the first (parameter, gradient) with NaN or Inf on any process. This waits for the device."""
+    # On a device a sum is the cheapest look at every value. NaN and Inf come through, and an overflow is looked at more
+    # closely. All sums are started before the first is waited for.
     looked = [(param, grad, None if grad.device.type == "cpu" else grad.sum()) for param, grad in gradients]
     for i, (param, grad, total) in enumerate(looked):
         finite = all_finite(grad) if total is None else math.isfinite(total) or bool(torch.isfinite(grad).all())

@@ -20,7 +20,7 @@ def state_shape(param: Tensor, rows: Tensor | None) -> torch.Size:
 
 
 def new_state(param: Tensor, rows: Tensor | None, *, capturable: bool) -> dict[str, Any]:
-    """What a parameter has before its first step."""
+    """Return the state of a parameter before its first step."""
     shape, dtype = state_shape(param, rows), torch.promote_types(param.dtype, torch.float32)
     state: dict[str, Any] = {"step": torch.zeros((), device=param.device if capturable else "cpu")}
     for name in ("exp_avg", "exp_avg_sq"):
@@ -58,19 +58,19 @@ def matched_state(groups: list[dict[str, Any]], state_dict: dict[str, Any]) -> l
 
 
 def _refuse_other_algorithms(saved: dict[str, Any]) -> None:
-    """Torch's Adam optimizers save under the same names what continues otherwise."""
+    """Refuse the state of an optimizer that saves under the same names but continues differently."""
     for option in ("amsgrad", "maximize"):
         if saved.get(option):
-            raise InputError(f"state_dict is of an optimizer with {option}=True, which RowAdamW has not")
+            raise InputError(f"state_dict is of an optimizer with {option}=True, which RowAdamW does not support")
     if saved.get("decoupled_weight_decay") is False and saved.get("weight_decay"):
         raise InputError(
-            "state_dict is of torch.optim.Adam, whose weight decay is a part of the gradient; RowAdamW decays the "
+            "state_dict is of torch.optim.Adam, whose weight decay is part of the gradient; RowAdamW decays the "
             "weights themselves, as torch.optim.AdamW does"
         )
 
 
 def fitted_state(param: Tensor, rows: Tensor | None, saved: dict[str, Any]) -> dict[str, Tensor]:
-    """Copies of saved moments and master rows, as the kernels take them: their dtype, shape and device."""
+    """Copy saved moments and master rows to the dtype, shape and device that the kernels take."""
     fitted = {}
     for name in ROW_STATE:
         if saved.get(name) is not None:
@@ -82,7 +82,7 @@ def fitted_state(param: Tensor, rows: Tensor | None, saved: dict[str, Any]) -> d
 
 
 def master_rows(param: Tensor, rows: Tensor | None) -> Tensor | None:
-    """The trained rows in float32, for a float16 or bfloat16 parameter; for others None."""
+    """Return the trained rows in float32 for a float16 or bfloat16 parameter, and None for others."""
     if param.dtype not in (torch.float16, torch.bfloat16):
         return None
     values = param.detach()

@@ -1,4 +1,4 @@
-"""What one step does, as the kernels take it."""
+"""The arguments of the kernels for one step."""
 
 from __future__ import annotations
 

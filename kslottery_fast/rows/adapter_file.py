@@ -1,123 +1,110 @@
-"""Rows as PEFT adapters on disk, written and read without importing peft (checked against peft 0.21).
-
-PEFT has one format for rows, TrainableTokens, and it follows ``config.tie_word_embeddings``: on a tied model
-the head always changes with the rows. Rows for the input role alone (``output="frozen"``) need something else
-there. PEFT's LoRA config can hold ``trainable_token_indices`` per module, and modules with *different*
-indices are kept apart, tied or not. So such a set is written as a LoRA adapter without LoRA matrices: the
-rows for the input modules, and for the head one row that is pinned to its own value, which changes nothing.
-PEFT then gives the logits of our merged model on the tied base and on an untied copy of it. (PEFT's
-``merge_and_unload`` cannot split a tied table: merge with ``merge_rows``.)
-"""
-
-from __future__ import annotations
+"""Saving rows as a PEFT adapter on disk, and loading them onto a model."""
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from kslottery_fast.base.arguments import M, check_choice, check_count, check_flag, check_model, check_path, shown
 from kslottery_fast.base.dtensors import is_sharded, whole
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import (
-    atomic_directory,
-    read_json,
-    read_safetensors,
-    write_json,
-    write_safetensors,
-    write_text,
-)
+from kslottery_fast.base.files import atomic_directory, write_json, write_safetensors, write_text
 
-from .attach import attach_rows, attached_model, get_rows, has_rows, output_role
+from .adapter_card import card, portable_name
+from .adapter_format import CONFIG_FILE, WEIGHTS_FILE, adapter_content, check_fits, metadata_of, read_rows
+from .adapter_model import base_modules, head_role, task_type_of, tied_heads, token_outside
+from .attach import attach_rows
+from .attachment import attached_model, get_rows, has_rows, output_role
 from .overlay import RowEmbedding
+from .rowset import check_name
 from .sets import add_rows
-from .tables import (
-    base_rows,
-    check_finite,
-    check_token_ids,
-    input_embedding,
-    input_modules,
-    is_tied,
-    table_shape,
-    table_users,
-)
+from .tables import base_rows, check_finite, input_embedding, input_modules, table_shape
+from .token_ids import TokenIds, check_token_ids
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."
-_TOKENS_KEY, _LORA_KEY = ".trainable_tokens_delta", ".token_adapter.trainable_tokens_delta"
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "load_adapter", "save_adapter", "save_rows_adapter"]
 
 
 def save_adapter(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
-    base: str = "auto",
-    base_model_name_or_path: str | None = None,
+    base: Literal["auto", "untied"] = "auto",
+    base_model_name_or_path: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write the rows attached to a model as an adapter that PEFT loads.
 
     Parameters
     ----------
-    model : a model with attached rows; not changed. Of a sharded one (FSDP2, DeepSpeed ZeRO-3) all processes have to
-        call this: they gather the rows, and the first writes.
-    path : the adapter directory; made, or replaced if it holds an adapter. Written whole or not at all.
-    base : what PEFT will load it onto. "auto": the model that the rows are attached to, tied or not.
-        "untied": the model after :func:`kslottery_fast.rows.untie_output`; the plainest format, for
-        input-only rows of a tied model.
-    base_model_name_or_path : recorded for AutoPeftModel; default: where the model came from.
+    model : nn.Module
+        A model with attached rows. It is not changed. If it is sharded (FSDP2, DeepSpeed ZeRO-3), all processes have to
+        call this: they gather the rows, and the first process writes.
+    path : str or path
+        The adapter directory. It is made, or replaced if it holds an adapter. It is written whole or not at all.
+    base : {"auto", "untied"}
+        The model that PEFT will load the adapter onto. "auto" is the model that the rows are attached to, tied or not.
+        "untied" is that model after :func:`kslottery_fast.untie_output`: the plainest format, for input-only rows of a
+        tied model.
+    base_model_name_or_path : str or path, optional
+        The name of the base model, which AutoPeftModel loads. By default it is the name that the model was loaded by,
+        unless that is a path: a path of this machine would be of no use on another one.
 
     Raises
     ------
-    InputError : no rows attached, NaN in them, a tied head with a bias (PEFT drops it),
-        ``base="untied"`` for rows that the head follows, a directory that holds something else.
+    InputError
+        No rows are attached; a row holds NaN; a tied head has a bias (PEFT drops it); ``base="untied"`` for rows that
+        the head follows; the directory holds something else.
+    TypeError
+        An argument is of another type.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> model = attach_rows(torch.nn.Embedding(10, 4), [7, 3])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_adapter(model, f"{folder}/adapter", base_model_name_or_path="org/model")
+    ...     sorted(os.listdir(f"{folder}/adapter"))
+    ['README.md', 'adapter_config.json', 'adapter_model.safetensors']
     """
-    if base not in ("auto", "untied"):
-        raise InputError(f"base must be 'auto' or 'untied', not {base!r}")
-    role, owner = output_role(model), cast(Any, attached_model(model))
-    embedding = cast(RowEmbedding, input_embedding(owner))
-    names = {id(module): name for name, module in _base_modules(owner)}
-    heads: list[Any] = list(table_users(owner, embedding.weight)[1])
+    role, owner = output_role(check_model(model)), cast(Any, attached_model(model))
+    folder = check_path(path)
+    check_choice(base, ("auto", "untied"), "base")
     config = getattr(owner, "config", None)
-    if not heads and getattr(config, "tie_word_embeddings", False):
-        heads = [owner.get_output_embeddings()]  # not tied, but PEFT goes by the config
-    if base == "untied":
-        if role == "tied":
-            raise InputError("base='untied' does not fit rows that the head follows; save them with base='auto'")
-        heads = []
-    for head in heads:
-        if getattr(head, "bias", None) is not None:
-            raise InputError(
-                f"the head {names[id(head)]} has a bias, which PEFT drops when it wraps a tied head; "
-                "attach the rows with output='frozen', save with base='untied', load onto untie_output(base model)"
-            )
+    if base_model_name_or_path is None:
+        name = portable_name(getattr(config, "_name_or_path", None))
+    else:
+        check_path(base_model_name_or_path, "base_model_name_or_path")
+        name = os.fspath(base_model_name_or_path)
+    embedding = cast(RowEmbedding, input_embedding(owner))
+    names = {id(module): name for name, module in base_modules(owner)}
+    heads = tied_heads(owner, embedding, names, role, base)
     pin = None
     if heads and role == "frozen":
-        token = _token_outside(embedding.token_ids.tolist(), table_shape(embedding)[0])
-        # Tied or not by now: accelerate gives what it offloads weights of their own.
+        token = token_outside(embedding.token_ids.tolist(), table_shape(embedding)[0])
+        # Tied or not by now: accelerate gives the modules that it offloads weights of their own.
         pinned_to = embedding if heads[0].weight is embedding.weight else heads[0]
         pin = token, base_rows(pinned_to, torch.tensor([token]))[0]
-    # Where the model is sharded these two gather, on every process; then the first one writes.
+    # Where the model is sharded these two gather, on every process. Then the first process writes.
     rows, modules = whole(embedding.rows), input_modules(owner, embedding.token_ids)
     if (is_sharded(embedding.rows) or is_sharded(embedding.weight)) and dist.get_rank() != 0:
         return
     save_rows_adapter(
         embedding.token_ids,
         rows,
-        path,
+        folder,
         vocab_size=table_shape(embedding)[0],
         input_modules=[names[id(module)] for module in modules],
         head_modules=[names[id(head)] for head in heads],
         pinned=pin,
-        task_type=_task_type(owner),
-        base_model_name_or_path=base_model_name_or_path or getattr(config, "_name_or_path", None) or None,
+        task_type=task_type_of(owner),
+        base_model_name_or_path=name,
     )
 
 
 def save_rows_adapter(
-    token_ids: Any,
+    token_ids: TokenIds,
     rows: torch.Tensor,
     path: str | os.PathLike[str],
     *,
@@ -132,22 +119,44 @@ def save_rows_adapter(
 
     Parameters
     ----------
-    token_ids : k distinct token ids, or Tickets.
-    rows : [k, d], the values of the rows themselves, not differences.
-    path : the adapter directory.
-    vocab_size : rows of the table.
-    input_modules : names of the embedding modules in the base model, that of get_input_embeddings first.
-    head_modules : names of its tied heads; none for an untied base.
-    pinned : for input-only rows on a tied base: some token id and the base row [d] of it. Without it the head
-        follows the rows.
-    task_type : PEFT's name for the kind of model, "CAUSAL_LM", "SEQ_2_SEQ_LM" or None; AutoPeftModel needs it.
-    base_model_name_or_path : recorded for AutoPeftModel.
+    token_ids : TokenIds
+        k distinct token ids, Tickets, or the path of a ticket file.
+    rows : torch.Tensor
+        [k, d], the rows themselves, not differences.
+    path : str or path
+        The adapter directory.
+    vocab_size : int
+        The number of rows of the table.
+    input_modules : sequence of str
+        The names of the embedding modules in the base model. That of get_input_embeddings comes first.
+    head_modules : sequence of str
+        The names of its tied heads. An untied base has none.
+    pinned : tuple of int and torch.Tensor, optional
+        For input-only rows on a tied base: some token id and its base row [d]. Without it the head follows the rows.
+    task_type : str, optional
+        PEFT's name for the kind of model, "CAUSAL_LM", "SEQ_2_SEQ_LM" or None. AutoPeftModel needs it.
+    base_model_name_or_path : str, optional
+        The name of the base model, which AutoPeftModel loads.
 
     Raises
     ------
-    InputError : bad ids, rows of another shape, with NaN or without values, a directory that holds something else.
+    InputError
+        The ids are bad; the rows have another shape, NaN or no values; the directory holds something else.
+    TypeError
+        An argument is of another type.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_rows_adapter([7, 3], torch.ones(2, 4), f"{folder}/adapter", vocab_size=10)
+    ...     load_adapter(torch.nn.Embedding(10, 4), f"{folder}/adapter").rows.sum()
+    tensor(8., grad_fn=<SumBackward0>)
     """
+    check_count(vocab_size, "vocab_size")
     ids = check_token_ids(token_ids, vocab_size)
+    if not torch.is_tensor(rows):
+        raise TypeError(f"rows is {shown(rows)}: expected a tensor [k, d]")
     if rows.dim() != 2 or len(rows) != len(ids):
         raise InputError(f"rows has the shape {list(rows.shape)}, expected [{len(ids)}, d], one row per token id")
     if rows.is_meta:
@@ -155,106 +164,88 @@ def save_rows_adapter(
             "rows have no values (device meta): they were offloaded; save them before, or attach them after"
         )
     check_finite(rows.detach(), ids, "cannot save the adapter")
-    folder = Path(path)
+    folder = check_path(path)
+    _check_names(input_modules, "input_modules", least=1)
+    _check_names(head_modules, "head_modules", least=0)
+    _check_pinned(pinned, rows.shape[1])
+    for text, name in ((task_type, "task_type"), (base_model_name_or_path, "base_model_name_or_path")):
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"{name} is {shown(text)}: expected a str or None")
     if folder.exists() and not (folder / CONFIG_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is no adapter directory; choose another path")
-    config: dict[str, Any] = {
+        raise InputError(f"path {folder} exists and is no adapter directory; choose another path")
+    about, tensors = adapter_content(ids.tolist(), rows.detach().float(), input_modules, head_modules, pinned)
+    config = {
         "base_model_name_or_path": base_model_name_or_path,
         "task_type": task_type,
         "inference_mode": True,
+        **about,
     }
-    values, indices = rows.detach().float(), ids.tolist()
-    if pinned is None:
-        # On a tied model PEFT finds what shares the table by itself, and fails on a module named beside it.
-        targets = list(input_modules[:1] if head_modules else input_modules)
-        config |= {"peft_type": "TRAINABLE_TOKENS", "target_modules": targets, "token_indices": indices}
-        tensors = {f"{_PREFIX}{name}{_TOKENS_KEY}": values.clone() for name in (*input_modules, *head_modules)}
-    else:
-        token, row = pinned
-        config |= {
-            "peft_type": "LORA",
-            "r": 1,
-            "target_modules": "dummy-target-modules",  # PEFT's own name for "no LoRA matrices"
-            "trainable_token_indices": {
-                **dict.fromkeys(input_modules, indices),
-                **{name: [token] for name in head_modules},
-            },
-        }
-        tensors = {f"{_PREFIX}{name}{_LORA_KEY}": values.clone() for name in input_modules}
-        tensors |= {f"{_PREFIX}{name}{_LORA_KEY}": row.detach().float()[None].clone() for name in head_modules}
     role = "tied" if head_modules and pinned is None else "frozen"
-    metadata = {"kslottery_output": role, "kslottery_vocab_size": str(vocab_size)}
+    text = card(len(ids), role, base_model_name_or_path, names_head=bool(head_modules))
     with atomic_directory(folder) as temporary:
         write_json(temporary / CONFIG_FILE, config)
-        write_safetensors(temporary / WEIGHTS_FILE, tensors, metadata)
-        write_text(temporary / "README.md", _readme(len(ids), role, base_model_name_or_path, bool(head_modules)))
+        write_safetensors(temporary / WEIGHTS_FILE, tensors, metadata_of(role, vocab_size))
+        write_text(temporary / "README.md", text)
 
 
-def load_adapter(model: nn.Module, path: str | os.PathLike[str], *, name: str = "default") -> nn.Module:
-    """Attach the rows of an adapter directory, written by us or by PEFT, to a model.
+def load_adapter(model: M, path: str | os.PathLike[str], *, name: str = "default", freeze: bool = True) -> M:
+    """Attach the rows of an adapter directory, written by this package or by PEFT, to a model.
 
-    The head's role is that which the adapter was saved with. For one of PEFT's own it is PEFT's: the head of
-    a tied model follows the rows.
+    The head gets the role that the adapter was saved with. An adapter that PEFT wrote gets PEFT's: the head of a tied
+    model follows the rows.
 
     Parameters
     ----------
-    model : the base model of the adapter. Rows that are attached already stay, and stay in use: the adapter then
-        is one more set (:mod:`kslottery_fast.rows.sets`), and the head must have the same role for both.
-    path : a TrainableTokens adapter, or a LoRA adapter with ``trainable_token_indices`` and no LoRA matrices.
-    name : of the set that the rows become.
+    model : nn.Module
+        The base model of the adapter. Rows that are attached already stay, and stay in use: the adapter then becomes
+        another set (:func:`kslottery_fast.rows.add_rows`), and the head must have the same role for both.
+    path : str or path
+        The directory of a TrainableTokens adapter, or of a LoRA adapter with ``trainable_token_indices`` and no LoRA
+        matrices.
+    name : str
+        The name of the set that the rows become.
+    freeze : bool
+        As for :func:`kslottery_fast.attach_rows`: False leaves the other parameters of the model as they are. It has no
+        effect where rows are attached already.
 
     Returns
     -------
-    The model with its rows attached, as after :func:`kslottery_fast.rows.attach_rows`.
+    nn.Module
+        The model with its rows attached, as after :func:`kslottery_fast.attach_rows`.
 
     Raises
     ------
-    InputError : files missing or damaged, another kind of adapter, rows that do not fit the model, a head
-        that the adapter changes and the model has untied, a name that is taken. The model is then as it was.
+    InputError
+        A file is missing or damaged; the adapter is of another kind; its rows do not fit the model, or its table had
+        another number of rows; it changes a head that the model has untied; the name is taken. The model is then as it
+        was.
+    TypeError
+        An argument is of another type.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> model = attach_rows(torch.nn.Embedding(10, 4), [7, 3])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_adapter(model, f"{folder}/adapter")
+    ...     load_adapter(torch.nn.Embedding(10, 4), f"{folder}/adapter", name="en-de")
+    RowEmbedding(10, 4, rows={'en-de': 2}, in_use='en-de')
     """
-    folder = Path(path)
-    config = read_json(folder / CONFIG_FILE)
-    tensors = read_safetensors(folder / WEIGHTS_FILE, remedy="save the adapter anew")
-    if not isinstance(config, dict):
-        raise InputError(f"{folder / CONFIG_FILE} is not the configuration of an adapter")
-    kind = config.get("peft_type")
-    indices: Any = config.get("token_indices" if kind == "TRAINABLE_TOKENS" else "trainable_token_indices")
-    suffix = _TOKENS_KEY if kind == "TRAINABLE_TOKENS" else _LORA_KEY
-    ours = kind in ("TRAINABLE_TOKENS", "LORA") and indices
-    if not ours or not all(key.startswith(_PREFIX) and key.endswith(suffix) for key in tensors):
-        raise InputError(f"{folder} is a {kind} adapter with more than rows in it; load it with PEFT")
-    rows = {key.removeprefix(_PREFIX).removesuffix(suffix): value for key, value in tensors.items()}
-    V, d = table_shape(input_embedding(model))
+    embedding = input_embedding(check_model(model))
+    check_name(name)
+    check_flag(freeze, "freeze")
+    folder = check_path(path)
+    if not folder.is_dir():
+        raise InputError(f"path {folder} is no directory; expected one that save_adapter or PEFT wrote")
     head = cast(Any, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    head_name = next((name for name, module in _base_modules(model) if head is not None and module is head), None)
-    head_rows = rows.pop(head_name, None) if head_name is not None else None
-    if not rows:
-        raise InputError(f"{folder} holds no rows of an input embedding")
-    values = next(iter(rows.values()))
-    if any(not torch.equal(other, values) for other in list(rows.values())[1:]):
-        raise InputError(f"{folder} holds different rows for different embeddings; load it with PEFT")
-    head_ids = indices.get(head_name) if isinstance(indices, dict) else None
-    if isinstance(indices, dict):
-        indices = next(iter(ids for name, ids in indices.items() if name != head_name))
-    ids = check_token_ids(indices, V, f"{folder / CONFIG_FILE}: token indices")
-    if values.shape != (len(ids), d):
-        raise InputError(f"{folder} has rows {list(values.shape)}, the model needs {[len(ids), d]}")
-    check_finite(values, ids, f"cannot load {folder}")
-    if head is not None and head_ids is not None and head_ids != indices:
-        # The head has rows of its own. Ours are pinned to the base; anything else is not a row set for the
-        # input.
-        own = head.weight.detach()[torch.tensor(head_ids)]
-        if head_rows is None or not torch.equal(head_rows.to(own), own):
-            raise InputError(f"{folder} has other rows for the head than the base model; load it with PEFT")
-        output = "frozen"
-    else:
-        output = tensors.metadata.get("kslottery_output") or ("tied" if is_tied(model) else "frozen")
-        if head_rows is not None and not torch.equal(head_rows, values):
-            raise InputError(f"{folder} holds different rows for the head; load it with PEFT")
-        if (output == "tied" or head_rows is not None) and not is_tied(model):
-            raise InputError(f"{folder} changes the head too, but this model is not tied; load it onto the tied base")
+    head_name = next((name for name, module in base_modules(model) if head is not None and module is head), None)
+    stored = read_rows(folder, head_name)
+    V, d = table_shape(embedding)
+    ids = check_fits(folder, stored, V, d)
+    check_finite(stored.values, ids, f"cannot load {folder}")
+    output = head_role(folder, stored, model, head)
     if not has_rows(model):
-        attach_rows(model, ids, output=output, name=name)
+        attach_rows(model, ids, output=output, name=name, freeze=freeze)
     elif output_role(model) != output:
         raise InputError(
             f"{folder} has rows with output={output!r}, the attached rows have output={output_role(model)!r}: the head "
@@ -263,61 +254,20 @@ def load_adapter(model: nn.Module, path: str | os.PathLike[str], *, name: str = 
     else:
         add_rows(model, name, ids)
     with torch.no_grad():
-        get_rows(model).row_sets[name].rows.copy_(values)  # type: ignore[operator]
+        get_rows(model).row_sets[name].rows.copy_(stored.values)  # type: ignore[operator]
     return model
 
 
-def _base_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The named modules of the model that PEFT may have wrapped, named as without PEFT: so an adapter names them."""
-    base = next(module for module in model.modules() if not type(module).__module__.startswith("peft."))
-    return [(name.replace(".base_layer", ""), module) for name, module in base.named_modules()]
+def _check_names(names: Any, argument: str, *, least: int) -> None:
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(each, str) for each in names):
+        raise TypeError(f"{argument} is {shown(names)}: expected a list of module names")
+    if len(names) < least:
+        raise InputError(f"{argument} is empty: expected the name of an embedding, such as 'model.embed_tokens'")
 
 
-def _task_type(model: Any) -> str | None:
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        return "SEQ_2_SEQ_LM"
-    return "CAUSAL_LM" if hasattr(model, "generate") else None
-
-
-def _token_outside(token_ids: list[int], vocab_size: int) -> int:
-    """A token whose index list differs from ``token_ids``; PEFT ties modules with equal lists."""
-    taken = set(token_ids)
-    return next((token for token in range(vocab_size) if token not in taken), token_ids[0])
-
-
-def _readme(k: int, role: str, base: str | None, names_head: bool) -> str:
-    name = base or "the base model"
-    if role == "tied":
-        use = f"Load it onto {name} with tied embeddings: the output head follows the rows."
-    elif names_head:
-        use = (
-            f"Load it onto {name} as it is. The rows act on the input only: the head keeps its own,\n"
-            "although both share one table. PEFT's merge_and_unload cannot split that table; merge with\n"
-            "kslottery_fast.merge_rows instead."
-        )
-    else:
-        use = (
-            f"The rows act on the input only. If {name} has tied embeddings, call\n"
-            "kslottery_fast.untie_output(model) before PeftModel.from_pretrained: on a tied model PEFT\n"
-            "would change the output head as well."
-        )
-    return f"""# {k} token rows
-
-An adapter that replaces {k} rows of the token embedding and nothing else.
-
-{use}
-
-```python
-from peft import PeftModel
-
-model = PeftModel.from_pretrained(base_model, path)
-```
-
-Or, without PEFT's copy of the table in every forward:
-
-```python
-from kslottery_fast.rows import load_adapter
-
-model = load_adapter(base_model, path)
-```
-"""
+def _check_pinned(pinned: Any, dimension: int) -> None:
+    if pinned is None:
+        return
+    pair = isinstance(pinned, tuple) and len(pinned) == 2
+    if not pair or not isinstance(pinned[0], int) or not torch.is_tensor(pinned[1]) or pinned[1].shape != (dimension,):
+        raise TypeError(f"pinned is {shown(pinned)}: expected None, or a token id and its row, a tensor [{dimension}]")

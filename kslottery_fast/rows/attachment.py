@@ -1,39 +1,137 @@
-"""What a model with attached rows keeps besides its overlay: how it was before, and guards against wrong use."""
+"""Asking a model about its attached rows, and what it keeps of how it was before.
 
-from __future__ import annotations
+It also keeps guards against wrong use.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
+from kslottery_fast.base.arguments import check_model
 from kslottery_fast.base.errors import InputError
 
-from .overlay import Overlay, remove_overlay
+from .overlay import Overlay, RowEmbedding, remove_overlay
 
 
 @dataclass
 class Attachment:
     """Kept on the model that was given to attach_rows."""
 
-    output: str  # "frozen" | "tied"
+    output: Literal["frozen", "tied"]
     names: frozenset[str]  # of all parameters, as they were
     frozen: frozenset[str]  # of those that attach_rows switched off
+
+
+def has_rows(model: nn.Module) -> bool:
+    """Tell whether rows are attached to a model. Wrappers are looked through.
+
+    Raises
+    ------
+    TypeError
+        ``model`` is not a model.
+
+    Examples
+    --------
+    >>> from kslottery_fast import attach_rows
+    >>> model = nn.Embedding(10, 4)
+    >>> has_rows(model), has_rows(attach_rows(model, [7, 3]))
+    (False, True)
+    """
+    return any(isinstance(module, RowEmbedding) for module in check_model(model).modules())
+
+
+def get_rows(model: nn.Module) -> RowEmbedding:
+    """Return the embedding that rows are attached to. Wrappers are looked through.
+
+    Raises
+    ------
+    InputError
+        No rows are attached, which :func:`has_rows` tells. Or the module holds several models with rows.
+    TypeError
+        ``model`` is not a model.
+
+    Examples
+    --------
+    >>> from kslottery_fast import attach_rows
+    >>> rows = get_rows(attach_rows(nn.Embedding(10, 4), [7, 3]))
+    >>> rows
+    RowEmbedding(10, 4, rows={'default': 2}, in_use='default')
+    >>> rows.token_ids, rows.rows.shape
+    (tensor([7, 3]), torch.Size([2, 4]))
+    """
+    found = [module for module in check_model(model).modules() if isinstance(module, RowEmbedding)]
+    if not found:
+        raise InputError("no rows are attached to this model; call attach_rows first, or ask has_rows(model)")
+    if any(each.row_sets is not found[0].row_sets for each in found):
+        raise InputError("model holds several models with attached rows; pass one of them")
+    return found[0]
+
+
+def attached_model(model: nn.Module) -> nn.Module:
+    """Return the very model that was given to :func:`kslottery_fast.rows.attach_rows`, without its wrappers.
+
+    Raises
+    ------
+    InputError
+        No rows are attached, or the module holds several models with rows.
+
+    Examples
+    --------
+    >>> from kslottery_fast import attach_rows
+    >>> inner = attach_rows(nn.Embedding(10, 4), [7, 3])
+    >>> attached_model(nn.Sequential(inner)) is inner
+    True
+    """
+    return attachment(check_model(model))[0]
+
+
+def output_role(model: nn.Module) -> Literal["frozen", "tied"]:
+    """Return what the output head does about the attached rows.
+
+    Raises
+    ------
+    InputError
+        No rows are attached, or the module holds several models with rows.
+
+    Examples
+    --------
+    >>> from kslottery_fast import attach_rows
+    >>> output_role(attach_rows(nn.Embedding(10, 4), [7, 3]))
+    'frozen'
+    """
+    return attachment(check_model(model))[1].output
 
 
 _MARK = "_kslottery_attachment"
 
 
 def attachment(model: nn.Module) -> tuple[nn.Module, Attachment]:
-    """The very model that was given to attach_rows, without wrappers, and what it keeps; InputError if none was."""
-    for module in model.modules():
-        if _MARK in vars(module):
-            return module, vars(module)[_MARK]
-    raise InputError("no rows are attached to this model; call attach_rows first")
+    """The very model that was given to attach_rows, without wrappers, and what it keeps.
+
+    Raises
+    ------
+    InputError
+        No rows are attached, or the module holds several models with rows.
+    """
+    found = all_attachments(model)
+    if len(found) > 1:
+        raise InputError(f"model holds {len(found)} models with attached rows; pass one of them")
+    return found[0]
 
 
-def attach(model: nn.Module, embeddings: Sequence[nn.Embedding], *, role: str, freeze: bool) -> None:
+def all_attachments(model: nn.Module) -> list[tuple[nn.Module, Attachment]]:
+    """As :func:`attachment`, of every model with rows that the module holds."""
+    found = [(module, vars(module)[_MARK]) for module in model.modules() if _MARK in vars(module)]
+    if not found:
+        raise InputError("no rows are attached to this model; call attach_rows first")
+    return found
+
+
+def attach(
+    model: nn.Module, embeddings: Sequence[nn.Embedding], *, role: Literal["frozen", "tied"], freeze: bool
+) -> None:
     """Freeze the tables of these embeddings, with ``freeze`` all parameters, and keep what it takes to go back."""
     parameters = dict(model.named_parameters())
     tables = {id(embedding.weight) for embedding in embeddings}
@@ -53,8 +151,9 @@ def guard(model: nn.Module) -> None:
 def detach(model: nn.Module) -> None:
     """Take off overlay, guards and mark, and switch on what :func:`attach` switched off.
 
-    Unless there are parameters that were not there then: an adapter library wants the rest of the model frozen. It
-    may have put them around the model that has the rows, so ``model`` is what the user works with.
+    The flags stay as they are where the model has parameters that were not there then: an adapter library wants the
+    rest of the model frozen. It may have put its parameters around the model that has the rows, so ``model`` is what
+    the user works with.
     """
     owner, kept = attachment(model)
     for module in owner.modules():

@@ -1,23 +1,24 @@
-"""What overlaid modules share: the trained rows of one ticket set, several sets by name, and who uses which.
+"""What overlaid modules share: the trained rows of each ticket set, and which set is in use.
 
-All modules that read one table (input embedding, encoder, decoder, a tied head) hold the same :class:`RowSets`,
-so that switching to another set is one assignment and copies nothing.
+All modules that read one table (input embedding, encoder, decoder, a tied head) hold the same :class:`RowSets`.
+Switching to another set is therefore one assignment and copies nothing.
 """
 
-from __future__ import annotations
-
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.caller import warn_caller
+from kslottery_fast.base.dtensors import whole_shape
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops import row_embedding
 
-from .tables import base_rows, check_finite, check_token_ids, table_shape
+from .tables import base_rows, check_finite, table_shape
+from .token_ids import check_token_ids
 
 
 class RowSet(nn.Module):
@@ -25,15 +26,25 @@ class RowSet(nn.Module):
 
     Attributes
     ----------
-    rows : Parameter [k, d], float32 (float64 over a float64 table). ``rows[i]`` stands in for the table's row
-        ``token_ids[i]``.
-    token_ids : int64 [k], distinct. In the state dict, as ``_extra_state``.
-    slots : int32 [V], the index into ``rows`` of each token, -1 for the base row. Not in the state dict: it
-        follows from ``token_ids``.
+    rows : Parameter
+        [k, d], float32, or float64 over a float64 table. ``rows[i]`` replaces the row ``token_ids[i]`` of the table.
+    token_ids : torch.Tensor
+        int64 [k], distinct. The state dict has them as ``_extra_state``.
+    slots : torch.Tensor
+        int32 [V], the index into ``rows`` of each token, -1 for tokens that read the table. It follows from
+        ``token_ids`` and is not in the state dict.
 
-    ``token_ids`` and ``slots`` are no buffers: DistributedDataParallel sends the buffers of rank 0 to all others
-    in every forward. So FSDP2 and DataParallel, which move parameters and buffers, leave them behind, and they
+    Notes
+    -----
+    ``token_ids`` and ``slots`` are not buffers, since DistributedDataParallel sends the buffers of rank 0 to all other
+    processes in every forward. FSDP2 and DataParallel, which move parameters and buffers, leave them behind. They
     follow the rows when they are next read.
+
+    Examples
+    --------
+    >>> from kslottery_fast import attach_rows
+    >>> attach_rows(nn.Embedding(10, 4), [7, 3]).row_sets["default"]
+    RowSet(k=2, d=4, V=10)
     """
 
     rows: nn.Parameter
@@ -54,27 +65,48 @@ class RowSet(nn.Module):
 
     @property
     def token_ids(self) -> torch.Tensor:
+        """int64 [k]."""
         return self._index_here()[0]
 
     @property
     def slots(self) -> torch.Tensor:
+        """int32 [V]."""
         return self._index_here()[1]
 
+    @property
+    def k(self) -> int:
+        """How many rows the set has, all processes together."""
+        return len(self._token_ids)
+
+    @property
+    def d(self) -> int:
+        """How many numbers a row has."""
+        return whole_shape(self.rows)[1]
+
+    def __repr__(self) -> str:
+        return f"RowSet(k={self.k}, d={self.d}, V={self.vocab_size})"
+
+    def summary(self) -> str:
+        """Return one line for a terminal: rows, dtype, and whether they train."""
+        trains = "trainable" if self.rows.requires_grad else "frozen"
+        dtype = str(self.rows.dtype).removeprefix("torch.")
+        return f"{self.k:,} of {self.vocab_size:,} rows, d={self.d}, {dtype}, {trains}"
+
     def _index_here(self) -> tuple[torch.Tensor, torch.Tensor]:
-        # Rows that accelerate offloads are on the device meta between forwards, but their ids have values.
+        # Rows that accelerate offloads are on the meta device between forwards, but their ids have values.
         return self.index_on(self._slots.device if self.rows.is_meta else self.rows.device)
 
     def index_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """(token_ids, slots) on the device that computes: moved once, then no more than a comparison."""
+        """(token_ids, slots) on the device that computes. They are moved once; later calls only compare devices."""
         if self._slots.device != device:
             moved = self._token_ids.to(device), self._slots.to(device)
-            if device.type == "meta":  # a forward for its shapes alone
+            if device.type == "meta":  # a forward that only asks for shapes
                 return moved
             self._token_ids, self._slots = moved
         return self._token_ids, self._slots
 
     def forward(self) -> torch.Tensor:
-        """``rows``. Who reads them calls the module, so that hooks on it run, such as DeepSpeed's, which gather."""
+        """Return ``rows``. Readers call the module, so that hooks on it run, such as DeepSpeed's, which gather."""
         rows = self.rows
         if self.training and not rows.requires_grad and torch.is_grad_enabled():
             self._warn_frozen()
@@ -84,18 +116,16 @@ class RowSet(nn.Module):
         if self.warned or torch.compiler.is_compiling():
             return
         self.warned = True
-        warnings.warn(
+        warn_caller(
             "the attached rows are read in training but do not train: their requires_grad is False. get_peft_model "
             "freezes rows that it finds; call attach_rows(base_model, token_ids, freeze=False) after it, or "
-            "get_rows(model).rows.requires_grad_(True). Rows that should stay as they are give this warning once",
-            RuntimeWarning,
-            stacklevel=2,
+            "get_rows(model).rows.requires_grad_(True). Ignore this if the rows are to stay as they are"
         )
 
     def input_rows(self) -> torch.Tensor:
-        """``rows`` as an input embedding reads them: as in ``nn.Embedding`` the padding row gets no gradient.
+        """``rows`` as an input embedding reads them: the padding row gets no gradient, as in ``nn.Embedding``.
 
-        A head gives that row a gradient all the same, in a dense tied model as here.
+        A head does give that row a gradient, as in a dense tied model.
         """
         rows: torch.Tensor = self()
         if self._padding_slot < 0:
@@ -109,14 +139,14 @@ class RowSet(nn.Module):
         return row_embedding(table, rows, self.index_on(rows.device)[1], ids)
 
     def replace(self, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """``values`` [*, d] that some other module looked up for ids [*], with our rows in place of its own."""
+        """``values`` [*, d] that another module looked up for ids [*], with these rows in place of its own."""
         rows = self.input_rows()
         slots = self.index_on(rows.device)[1][ids]
         ours = F.embedding(slots.clamp(min=0), rows).to(values.dtype)
         return torch.where((slots >= 0).unsqueeze(-1), ours, values)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
-        # half(), bfloat16() and to(dtype) come through here. Small AdamW steps vanish in 16 bits, so the rows
+        # half(), bfloat16() and to(dtype) come through here. In 16 bits small AdamW steps would vanish, so the rows
         # follow the model to another device but keep their dtype.
         kept = {id(tensor) for tensor in (self.rows, self.rows.grad) if tensor is not None}
 
@@ -125,40 +155,44 @@ class RowSet(nn.Module):
             return tensor.to(moved.device) if id(tensor) in kept and moved.dtype != tensor.dtype else moved
 
         super()._apply(move, recurse)
-        # By device alone: type(dtype) would cast them, to_empty() drop their values.
+        # The ids only change their device: type(dtype) would cast them, and to_empty() would drop their values.
         self._index_here()
         return self
 
     def get_extra_state(self) -> torch.Tensor:
-        """``token_ids``: as extra state, so that torch.distributed.checkpoint knows that a state dict has to hold them.
+        """Return ``token_ids``. As extra state, torch.distributed.checkpoint knows that a state dict has to hold them.
 
-        ``_load_from_state_dict`` reads them, before the rows, in place of a ``set_extra_state``.
+        There is no ``set_extra_state``: ``_load_from_state_dict`` reads the ids before it reads the rows.
         """
         return self.token_ids
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         key = f"{prefix}_extra_state"
-        _, _, missing, unexpected, errors = args
+        local_metadata, _, missing, unexpected, errors = args
         ids, found = None, len(errors)
         if key not in state_dict:
             missing.append(key)
-            if f"{prefix}rows" in state_dict:  # with strict=False too: they may be those of other tokens
+            if f"{prefix}rows" in state_dict:  # an error even with strict=False: the rows may be of other tokens
                 errors.append(f"{prefix}rows come without their token ids, {key}")
                 return
         else:
             try:
-                ids = check_token_ids(state_dict[key], self.vocab_size, key)
-            except InputError as error:
+                ids = check_token_ids(torch.as_tensor(state_dict[key]), self.vocab_size, key)
+            except (InputError, TypeError) as error:
                 errors.append(str(error))  # load_state_dict raises them all at the end
                 return
             if len(ids) != len(self.token_ids):
                 errors.append(f"{key} has {len(ids)} token ids, the attached rows are {len(self.token_ids)}")
                 return
+        rows = state_dict.get(f"{prefix}rows")
+        if local_metadata.get("assign_to_params_buffers") and torch.is_tensor(rows):
+            # assign=True takes the very tensor, and rows of 16 bits would not train well. The dict is torch's own copy.
+            state_dict[f"{prefix}rows"] = rows.to(self.rows.dtype)
         super()._load_from_state_dict(state_dict, prefix, *args)
         if key in unexpected:
             unexpected.remove(key)
         if ids is not None and len(errors) == found and f"{prefix}rows" in state_dict:
-            # Rows of another width are an error, rows that are not there one or none: ids without theirs stay out.
+            # Rows of another width are an error, missing rows are one if strict. Ids are only taken with their rows.
             self._index(ids.to(self._token_ids.device, copy=True))
 
 
@@ -167,9 +201,10 @@ class Mixture:
 
     Parameters
     ----------
-    names : the set of each example, None for the base rows.
-    copies : how many sequences ``generate`` makes of one example (beams, returned sequences); they stand
-        together.
+    names : sequence of str or None
+        The set of each example, None for the base rows.
+    copies : int
+        How many sequences ``generate`` makes of one example (beams, returned sequences), one after the other.
     """
 
     def __init__(self, names: Sequence[str | None], copies: int) -> None:
@@ -177,7 +212,7 @@ class Mixture:
         self._groups: dict[tuple[int, torch.device], list[tuple[str | None, torch.Tensor]]] = {}
 
     def groups(self, batch_size: int, device: torch.device) -> list[tuple[str | None, torch.Tensor]]:
-        """(set, the int64 indices of its examples), for a batch of the given size on that device."""
+        """Pairs of a set and the int64 indices of its examples, for a batch of the given size on that device."""
         key = batch_size, device
         if key not in self._groups:
             if batch_size not in (len(self.names), len(self.names) * self.copies):
@@ -195,7 +230,7 @@ class Mixture:
 
 
 class RowSets(nn.ModuleDict):
-    """The ticket sets of one model by name, which of them is in use, and the mixture of the running batch."""
+    """The ticket sets of one model by name, the one that is in use, and the mixture of the running batch."""
 
     active: str | None = None
     mixture: Mixture | None = None
@@ -204,15 +239,28 @@ class RowSets(nn.ModuleDict):
         super().__init__({name: row_set})
         self.active = name
 
+    def __repr__(self) -> str:
+        sizes = {name: row_set.k for name, row_set in self.named()}
+        return f"RowSets({sizes}, in_use={self.active!r})"
+
+    def named(self) -> Iterator[tuple[str, RowSet]]:
+        """The sets with their names, in the order in which they came."""
+        return iter(cast("list[tuple[str, RowSet]]", list(self.items())))
+
+    def summary(self) -> str:
+        """Return one line for each set."""
+        in_use = {self.active: " (in use)"}
+        return "\n".join(f"{name!r}{in_use.get(name, '')}: {row_set.summary()}" for name, row_set in self.named())
+
     def current(self) -> RowSet:
-        """The set in use; InputError if that is the base."""
+        """The set in use. InputError if the base is in use."""
         if self.active is None:
             raise InputError("no rows are in use; call use_rows(model, name) first")
         return self[self.active]  # type: ignore[return-value]
 
 
 def new_row_set(embedding: nn.Embedding, ids: torch.Tensor) -> RowSet:
-    """Rows that are equal to those of the table, in float32 (float64 over a float64 table)."""
+    """Rows that are equal to those of the table, in float32, or float64 over a float64 table."""
     values = base_rows(embedding, ids)
     if not values.is_floating_point():
         raise InputError(
@@ -224,9 +272,11 @@ def new_row_set(embedding: nn.Embedding, ids: torch.Tensor) -> RowSet:
     return RowSet(values, ids.to(values.device, copy=True), table_shape(embedding)[0], embedding.padding_idx)
 
 
-def check_name(name: str) -> None:
+def check_name(name: Any) -> None:
     """Refuse a name that cannot be part of a parameter's name."""
-    if not isinstance(name, str) or not name or "." in name or hasattr(RowSets, name):
+    # A ModuleDict keeps its modules beside its own attributes, of which "training" is one.
+    if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name) or hasattr(RowSets, name):
         raise InputError(
-            f"name is {name!r}: expected a string without dots that a module has no attribute of, such as 'en-de'"
+            f"name is {shown(name)}: expected a string without dots that is no attribute of a torch module, such as "
+            "'en-de'"
         )

@@ -1,29 +1,35 @@
-"""Several ticket sets on one model: added beside each other, switched without copying, mixed in one batch.
+"""Several ticket sets on one model: added to each other, switched without copying, mixed in one batch.
 
-``attach_rows`` makes the first set. Each further one costs its k rows and a slot map, int32 [V]; the model and
-its table are shared. (PEFT copies the table for each forward, and ignores ``adapter_names`` for trainable
-tokens.)
+``attach_rows`` makes the first set. Each further set costs its k rows and a slot map, int32 [V]; the sets share the
+model and its table. (PEFT copies the table for each forward, and ignores ``adapter_names`` for trainable tokens.)
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from kslottery_fast.base.arguments import M, Tokenizer, check_count, check_model, shown
 from kslottery_fast.base.errors import InputError
 
-from .attach import attached_model, get_rows, has_rows
+from .attachment import attached_model, get_rows, has_rows
 from .overlay import RowEmbedding
 from .rowset import Mixture, RowSets, check_name, new_row_set
-from .tables import base_rows, check_token_ids
+from .tables import base_rows, table_shape
+from .token_ids import TokenIds, check_token_ids
 
 
 def row_sets(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the attached sets, in the order in which they came; none for a model without rows.
+    """Return the names of the attached sets, in the order in which they came. A model without rows has none.
+
+    Raises
+    ------
+    InputError
+        The module holds several models with rows.
+    TypeError
+        ``model`` is not a model.
 
     Examples
     --------
@@ -34,25 +40,36 @@ def row_sets(model: nn.Module) -> tuple[str, ...]:
     return tuple(get_rows(model).row_sets) if has_rows(model) else ()
 
 
-def add_rows(model: nn.Module, name: str, token_ids: Any) -> nn.Module:
-    """Put another set of rows beside those that are attached; the set in use stays in use.
+def add_rows(model: M, name: str, token_ids: TokenIds, *, tokenizer: Tokenizer | None = None) -> M:
+    """Add another set of rows to those that are attached. The set in use stays in use.
 
-    The new rows start at the values of the table, and train: pass ``model.parameters()`` to the optimizer
+    The new rows start at the values of the table, and they train: pass ``model.parameters()`` to the optimizer
     afterwards. A set that no batch reads gets no gradient.
 
     Parameters
     ----------
-    model : a model with attached rows. The head keeps the role that :func:`attach_rows` gave it.
-    name : not taken yet, without dots.
-    token_ids : distinct token ids, or Tickets; they may overlap with those of other sets.
+    model : nn.Module
+        A model with attached rows. The head keeps the role that :func:`attach_rows` gave it.
+    name : str
+        The name of the new set, without dots.
+    token_ids : TokenIds
+        Distinct token ids, Tickets, or the path of a ticket file. They may overlap with those of other sets. With a
+        ``tokenizer`` also strings, each of which is one token.
+    tokenizer : transformers tokenizer, optional
+        Looks up strings among ``token_ids``.
 
     Returns
     -------
-    The model.
+    nn.Module
+        The model.
 
     Raises
     ------
-    InputError : no rows are attached, the name is taken or no name, bad token ids. The model is then as it was.
+    InputError
+        No rows are attached, the name is taken or is not a legal name, or the token ids are bad. The model is then as
+        it was.
+    TypeError
+        An argument is of another type. The model is then as it was.
 
     Examples
     --------
@@ -65,7 +82,7 @@ def add_rows(model: nn.Module, name: str, token_ids: Any) -> nn.Module:
     check_name(name)
     if name in sets:
         raise InputError(f"a set named {name!r} is attached already; choose another name, or remove_rows it")
-    ids = check_token_ids(token_ids, sets[next(iter(sets))].vocab_size)  # type: ignore[arg-type]
+    ids = check_token_ids(token_ids, table_shape(embeddings[0])[0], tokenizer=tokenizer)
     primary, *others = embeddings
     values = base_rows(primary, ids)
     for other in others:  # an untied encoder-decoder model has copies of the table
@@ -75,63 +92,111 @@ def add_rows(model: nn.Module, name: str, token_ids: Any) -> nn.Module:
     return model
 
 
-def use_rows(model: nn.Module, name: str | None) -> nn.Module:
-    """Switch to another set: from now on get_rows, merge_rows and save_adapter mean it too. Copies nothing.
+def use_rows(model: M, name: str | None) -> M:
+    """Switch to another set. From now on get_rows, merge_rows and save_adapter mean it too. Nothing is copied.
 
     Parameters
     ----------
-    model : a model with attached rows.
-    name : the set, or None for the base model's own rows.
+    model : nn.Module
+        A model with attached rows.
+    name : str or None
+        The set, or None for the base model's own rows.
 
     Returns
     -------
-    The model.
+    nn.Module
+        The model.
 
     Raises
     ------
-    InputError : no such set. The set in use is then as before.
+    InputError
+        No set has this name. The set in use is then as before.
+    TypeError
+        An argument is of another type.
+
+    Examples
+    --------
+    >>> from kslottery_fast import attach_rows
+    >>> model = add_rows(attach_rows(torch.nn.Embedding(10, 4), [7, 3], name="en-de"), "en-fr", [3, 5])
+    >>> get_rows(use_rows(model, "en-fr"))
+    RowEmbedding(10, 4, rows={'en-de': 2, 'en-fr': 2}, in_use='en-fr')
     """
     _, sets = _embeddings(model)
-    _check_known(sets, [name])
+    _check_known(sets, name, "name", base=True)
     sets.active = name
     return model
 
 
-def remove_rows(model: nn.Module, name: str) -> nn.Module:
-    """Drop one set. The last one goes with detach_rows, and the one in use not at all: switch first.
+def remove_rows(model: M, name: str) -> M:
+    """Drop one set.
+
+    The only set is taken off by :func:`kslottery_fast.rows.detach_rows`. The set in use cannot be dropped: switch to
+    another one first.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model with attached rows.
+    name : str
+        The set.
+
+    Returns
+    -------
+    nn.Module
+        The model.
 
     Raises
     ------
-    InputError : no such set, the set in use, or the only one. The model is then as it was.
+    InputError
+        No set has this name, it is in use, it is the only one, or the running :func:`mixed_rows` block reads it. The
+        model is then as it was.
+    TypeError
+        An argument is of another type.
+
+    Examples
+    --------
+    >>> from kslottery_fast import attach_rows
+    >>> model = add_rows(attach_rows(torch.nn.Embedding(10, 4), [7, 3], name="en-de"), "en-fr", [3, 5])
+    >>> row_sets(remove_rows(model, "en-fr"))
+    ('en-de',)
     """
     _, sets = _embeddings(model)
-    _check_known(sets, [name])
+    _check_known(sets, name, "name")
     if len(sets) == 1:
         raise InputError(f"{name!r} is the only set; call detach_rows to take it off")
     if sets.active == name:
         raise InputError(f"{name!r} is in use; switch to another set with use_rows first")
+    if sets.mixture is not None and name in sets.mixture.names:
+        raise InputError(f"{name!r} is read by the mixed_rows block that is running; remove it after the block")
     del sets[name]
     return model
 
 
-@contextmanager
-def mixed_rows(model: nn.Module, names: Sequence[str | None], *, copies: int = 1) -> Iterator[nn.Module]:
+def mixed_rows(model: M, names: Sequence[str | None], *, copies: int = 1) -> AbstractContextManager[M]:
     """Let every example of a batch read its own set, in forward, backward and ``generate``.
 
     Parameters
     ----------
-    model : a model with attached rows.
-    names : the set of each example, in the order of the batch; None for the base model's own rows.
-    copies : how many sequences ``generate`` makes of one example: the number of beams or of returned sequences,
-        whichever is larger.
+    model : nn.Module
+        A model with attached rows.
+    names : sequence of str or None
+        The set of each example, in the order of the batch. None stands for the base model's own rows.
+    copies : int
+        How many sequences ``generate`` makes of one example: the number of beams or of returned sequences, whichever
+        is larger.
 
-    Yields
-    ------
-    The model. Afterwards the set in use is what it was before.
+    Returns
+    -------
+    context manager
+        It yields the model. After the block the set in use is what it was before.
 
     Raises
     ------
-    InputError : no such set, no names, ``copies`` below 1; a batch of another size, when it reaches the model.
+    InputError
+        A name is that of no set, there are no names, or ``copies`` is below 1. A batch of another size raises it when
+        it reaches the model.
+    TypeError
+        An argument is of another type.
 
     Examples
     --------
@@ -143,13 +208,18 @@ def mixed_rows(model: nn.Module, names: Sequence[str | None], *, copies: int = 1
     [[1.0, 0.0], [0.0, 0.0]]
     """
     _, sets = _embeddings(model)
-    if isinstance(names, str) or not names:
-        raise InputError(f"names is {names!r}: expected one name (or None) for each example of the batch")
-    if copies < 1:
-        raise InputError(f"copies is {copies}, expected at least 1")
-    _check_known(sets, names)
+    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
+        raise InputError(f"names is {shown(names)}: expected one name (or None) for each example of the batch")
+    check_count(copies, "copies")
+    for name in names:
+        _check_known(sets, name, "names", base=True)
+    return _mixing(model, sets, Mixture(names, copies))
+
+
+@contextmanager
+def _mixing(model: M, sets: RowSets, mixture: Mixture) -> Iterator[M]:
     before = sets.mixture
-    sets.mixture = Mixture(names, copies)
+    sets.mixture = mixture
     try:
         yield model
     finally:
@@ -157,11 +227,15 @@ def mixed_rows(model: nn.Module, names: Sequence[str | None], *, copies: int = 1
 
 
 def _embeddings(model: nn.Module) -> tuple[list[RowEmbedding], RowSets]:
-    embeddings = [module for module in attached_model(model).modules() if isinstance(module, RowEmbedding)]
+    embeddings = [module for module in attached_model(check_model(model)).modules() if isinstance(module, RowEmbedding)]
     return embeddings, embeddings[0].row_sets
 
 
-def _check_known(sets: RowSets, names: Sequence[str | None]) -> None:
-    for name in names:
-        if name is not None and name not in sets:
-            raise InputError(f"no set is named {name!r}; attached are {', '.join(map(repr, sets))}")
+def _check_known(sets: RowSets, name: Any, argument: str, *, base: bool = False) -> None:
+    if name is None and base:
+        return
+    attached = ", ".join(map(repr, sets))
+    if not isinstance(name, str):
+        raise TypeError(f"{argument} has {shown(name)}: expected the name of an attached set, {attached}")
+    if name not in sets:
+        raise InputError(f"{argument}: no set is named {name!r}; attached are {attached}")

@@ -1,22 +1,21 @@
-"""Where a model keeps its token table: finding it and its users, checking token ids, splitting the two roles.
+"""Where a model keeps its token table: finding it and its users, reading and writing rows, splitting its two roles.
 
-A table may have several users: the input embedding, the embeddings of encoder and decoder (T5, M2M100), and
-the output head (tied models). Sharing is told by the identity of the Parameter, never by the config, which
-may be wrong.
+A table may have several users: the input embedding, the embeddings of encoder and decoder (T5, M2M100), and the output
+head (tied models). Two modules share a table if they hold the same Parameter. The config may be wrong about it.
 """
 
-from __future__ import annotations
-
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from kslottery_fast.base.arguments import M, check_model, shown
 from kslottery_fast.base.dtensors import is_dtensor, is_partitioned, is_sharded, rows_of, whole, whole_shape
 from kslottery_fast.base.errors import InputError
 
-from .token_ids import active_token_ids, check_token_ids
+from .token_ids import active_token_ids, check_token_ids  # the home of these two names in version 0.1
 
 __all__ = [
     "TABLE_DTYPES",
@@ -33,18 +32,21 @@ __all__ = [
     "input_modules",
     "is_quantized",
     "is_tied",
+    "place_rows",
     "split_roles",
     "table_copies",
     "table_shape",
     "table_users",
+    "write_rows",
 ]
 
 TABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-"""What a table may be made of; anything else is a quantized format."""
+"""The dtypes of plain tables. Any other is a quantized format."""
 
 
-def input_embedding(model: nn.Module) -> nn.Embedding:
-    """Return the module that turns token ids into vectors; an ``nn.Embedding`` is its own."""
+def input_embedding(model: nn.Module, name: str = "model") -> nn.Embedding:
+    """Return the module that turns token ids into vectors. An ``nn.Embedding`` is its own."""
+    check_model(model, name)
     if isinstance(model, nn.Embedding):
         return model
     getter = getattr(model, "get_input_embeddings", None)
@@ -53,7 +55,7 @@ def input_embedding(model: nn.Module) -> nn.Embedding:
     except NotImplementedError:
         embedding = None
     if not isinstance(embedding, nn.Embedding):
-        # PEFT keeps what LoRA wraps as base_layer, and a copy that it trains beside original_module.
+        # PEFT keeps a module that LoRA wraps as base_layer. Where it trains a copy, the module is original_module.
         if any(isinstance(getattr(embedding, name, None), nn.Embedding) for name in ("base_layer", "original_module")):
             raise InputError(
                 f"the input embedding is wrapped by PEFT ({type(embedding).__name__}), which trains its rows itself; "
@@ -61,18 +63,21 @@ def input_embedding(model: nn.Module) -> nn.Embedding:
                 "trainable_token_indices, or merge_and_unload first"
             )
         found = "none" if embedding is None else f"a {type(embedding).__name__}"
-        raise InputError(f"{type(model).__name__} has no input embedding: expected an nn.Embedding, found {found}")
+        raise InputError(f"{name}, {shown(model)}, has no input embedding: expected an nn.Embedding, found {found}")
     return embedding
 
 
 def embedding_table(model: nn.Module) -> torch.Tensor:
-    """Return the weight [V, d] of the input embedding, itself and not a copy.
+    """Return the weight [V, d] of the input embedding itself, not a copy.
 
-    With rows attached this is the frozen base table: the trained rows are in ``get_rows(model).rows``.
+    With rows attached this is the frozen base table. The trained rows are in ``get_rows(model).rows``.
 
     Raises
     ------
-    InputError : the model has no input embedding.
+    InputError
+        The model has no input embedding.
+    TypeError
+        ``model`` is not a model.
 
     Examples
     --------
@@ -93,7 +98,7 @@ def input_modules(model: nn.Module, token_ids: torch.Tensor) -> list[nn.Embeddin
     """Return every embedding that reads the input table: its users, and copies in encoder or decoder.
 
     An untied M2M100 keeps three copies of one table, since its config has one flag for all sharing. A copy is
-    known by equal rows at ``token_ids``: k * d reads, not V * d.
+    recognized by equal rows at ``token_ids``, which takes k * d reads in place of V * d.
     """
     table = embedding_table(model)
     modules, _ = table_users(model, table)
@@ -114,6 +119,13 @@ def input_modules(model: nn.Module, token_ids: torch.Tensor) -> list[nn.Embeddin
 def is_tied(model: nn.Module) -> bool:
     """Tell whether an output head uses the very table of the input embedding.
 
+    Raises
+    ------
+    InputError
+        The model has no input embedding.
+    TypeError
+        ``model`` is not a model.
+
     Examples
     --------
     >>> is_tied(torch.nn.Embedding(10, 4))
@@ -123,9 +135,9 @@ def is_tied(model: nn.Module) -> bool:
 
 
 def table_copies(model: nn.Module) -> list[tuple[nn.Module, torch.Tensor]]:
-    """Every other user of a tied input table with the copy [V, d] that it gets when the roles are split.
+    """Return every other user of a tied input table, with the copy [V, d] that it gets when the roles are split.
 
-    Nothing is changed yet, and what comes after needs no memory: the copies are where splitting may fail.
+    This changes nothing. It asks for all the memory that splitting takes, so that only this step may fail.
     """
     table = embedding_table(model)
     embeddings, heads = table_users(model, table)
@@ -137,7 +149,7 @@ def table_copies(model: nn.Module) -> list[tuple[nn.Module, torch.Tensor]]:
     return [(module, table.detach().clone()) for module in others]
 
 
-def split_roles(model: nn.Module, copies: list[tuple[nn.Module, torch.Tensor]]) -> nn.Module:
+def split_roles(model: M, copies: list[tuple[nn.Module, torch.Tensor]]) -> M:
     """Give the users of the input table their :func:`table_copies`; see :func:`kslottery_fast.rows.untie_output`."""
     if not copies:
         return model
@@ -160,7 +172,7 @@ def check_can_untie(model: nn.Module) -> None:
     """Refuse an architecture whose forward reads ``config.tie_word_embeddings`` to scale its logits."""
     if not is_tied(model):
         return
-    for part in {type(module) for module in model.modules()}:  # what scales may stand inside a wrapper
+    for part in {type(module) for module in model.modules()}:  # the class that scales may be inside a wrapper
         code = getattr(inspect.unwrap(part.forward), "__code__", None)
         if code is None or "tie_word_embeddings" not in code.co_names:
             continue
@@ -171,12 +183,12 @@ def check_can_untie(model: nn.Module) -> None:
 
 
 def is_quantized(embedding: nn.Embedding) -> bool:
-    """Tell whether the table is no plain tensor of floats: int8 and the like, or a tensor subclass (torchao)."""
+    """Tell whether the table is not a plain tensor of floats, but int8 and the like, or a tensor subclass (torchao)."""
     return embedding.weight.dtype not in TABLE_DTYPES or type(embedding.weight.data) is not torch.Tensor
 
 
 def table_shape(embedding: nn.Embedding) -> tuple[int, int]:
-    """[V, d] of the table; a quantized weight may be packed into another shape, so the module is asked."""
+    """Return [V, d] of the table. A quantized weight may be packed into another shape, so the module is asked."""
     if is_quantized(embedding):
         return embedding.num_embeddings, embedding.embedding_dim
     shape = whole_shape(embedding.weight)
@@ -184,12 +196,12 @@ def table_shape(embedding: nn.Embedding) -> tuple[int, int]:
 
 
 def has_values(embedding: nn.Embedding) -> bool:
-    """Tell whether the table is in memory, or where an accelerate hook finds it."""
+    """Tell whether the table is in memory, or in a place where an accelerate hook finds it."""
     return not embedding.weight.is_meta or _offloaded_table(embedding) is not None
 
 
 def check_table(embedding: nn.Embedding) -> torch.Tensor:
-    """Return the weight of an embedding whose rows can be replaced; refuse the others."""
+    """Return the weight of an embedding whose rows can be replaced, and refuse any other embedding."""
     weight = embedding.weight
     if is_dtensor(weight):
         raise InputError("the embedding table is sharded (a DTensor); attach the rows before fully_shard")
@@ -224,10 +236,10 @@ def check_writable(embedding: nn.Embedding, what: str) -> None:
 
 @torch.no_grad()
 def base_rows(embedding: nn.Embedding, token_ids: torch.Tensor) -> torch.Tensor:
-    """The rows [k, d] of the table itself, wherever it is.
+    """Return the rows [k, d] of the table itself, wherever it is.
 
-    An offloaded table is read where accelerate keeps it, a DTensor is gathered at these rows and one that DeepSpeed
-    partitioned as a whole (by all processes together), a quantized one is dequantized by its own module.
+    An offloaded table is read where accelerate keeps it, and a quantized table is dequantized by its module. A DTensor
+    is gathered at these rows, and a table that DeepSpeed partitioned as a whole; all processes have to call this.
     """
     offloaded = _offloaded_table(embedding)
     if embedding.weight.is_meta and offloaded is not None:
@@ -239,7 +251,7 @@ def base_rows(embedding: nn.Embedding, token_ids: torch.Tensor) -> torch.Tensor:
     if is_partitioned(embedding.weight):
         return whole(embedding.weight).index_select(0, ids)
     if is_quantized(embedding):
-        # Through the class, so that no hook fires; through the class below an overlay, which has rows of its own.
+        # Called through the class, so that no hook fires. An overlay has rows of its own, so it is the class below it.
         return getattr(type(embedding), "overlaid", type(embedding)).forward(embedding, ids)
     return embedding.weight.detach().index_select(0, ids)
 
@@ -255,8 +267,22 @@ def _offloaded_table(embedding: nn.Module) -> tuple[torch.Tensor, torch.device] 
 
 
 def check_finite(values: torch.Tensor, token_ids: torch.Tensor, what: str) -> None:
-    """Refuse rows [k, d] with NaN or Inf; the message names the first tokens."""
+    """Refuse rows [k, d] with NaN or Inf. The message names the first tokens."""
     bad = token_ids.cpu()[~torch.isfinite(values).all(dim=1).cpu()]
     if len(bad):
-        shown = ", ".join(str(token) for token in bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
-        raise InputError(f"{what}: {len(bad)} of {len(token_ids)} rows hold NaN or Inf (token ids {shown})")
+        first = ", ".join(str(token) for token in bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
+        raise InputError(f"{what}: {len(bad)} of {len(token_ids)} rows hold NaN or Inf (token ids {first})")
+
+
+def place_rows(
+    modules: Sequence[nn.Module], ids: torch.Tensor, values: torch.Tensor
+) -> list[tuple[Any, torch.Tensor, torch.Tensor]]:
+    """Each module with the ids and values for its table, on the device of the table and in its dtype."""
+    weights: list[Any] = [module.weight for module in modules]
+    return [(m, ids.to(w.device), values.to(w)) for m, w in zip(modules, weights, strict=True)]
+
+
+def write_rows(placed: list[tuple[Any, torch.Tensor, torch.Tensor]]) -> None:
+    """Write what :func:`place_rows` prepared. This needs no more memory."""
+    for module, ids, values in placed:
+        module.weight.index_copy_(0, ids, values)

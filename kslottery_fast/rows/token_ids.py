@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import torch
 
-from kslottery_fast.base.arguments import check_tokenizer, shown
+from kslottery_fast.base.arguments import Tokenizer, check_tokenizer, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.ticket_ids import TicketIds, check_texts, read_ticket_ids, token_text
 
@@ -36,7 +36,7 @@ file; a list of strings, each of which is exactly one token, where a tokenizer i
 
 
 def check_token_ids(
-    token_ids: TokenIds, vocab_size: int, name: str = "token_ids", *, tokenizer: Any = None
+    token_ids: TokenIds, vocab_size: int, name: str = "token_ids", *, tokenizer: Tokenizer | None = None
 ) -> torch.Tensor:
     """Return distinct token ids of a table as an int64 tensor on the CPU, in the given order.
 

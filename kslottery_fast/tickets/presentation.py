@@ -60,6 +60,14 @@ class TicketViews(TicketData):
         ------
         InputError
             pandas is not installed.
+
+        Examples
+        --------
+        >>> from kslottery_fast import Tickets
+        >>> settings = {"vocab_size": 10, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> frame = Tickets.from_counts([3, 7], [4, 4], **settings).to_pandas()
+        >>> frame.loc[1, "token_id"].item(), frame["statistic"].tolist()
+        (3, [1.0, 1.0])
         """
         return _frame_of(self, self._settings())
 
@@ -81,6 +89,15 @@ class TicketViews(TicketData):
             matplotlib is not installed.
         TypeError
             ``ax`` is something else.
+
+        Examples
+        --------
+        >>> from kslottery_fast import Tickets
+        >>> from matplotlib.figure import Figure
+        >>> settings = {"vocab_size": 10, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> ax = Tickets.from_counts([3, 7], [4, 4], **settings).plot(Figure().add_subplot())
+        >>> ax.get_ylabel()
+        'KS statistic D'
         """
         return _plot_of(self, ax)
 

@@ -99,14 +99,14 @@ class Scan:
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """The scan as a JSON object, format ``kslottery-scan/1``."""
+        """Return the scan as a dict, which JSON can hold, of the format ``kslottery-scan/1``."""
         content = {"format": FORMAT, **asdict(self)}
         for entry, tensor in zip(content["tensors"], self.tensors, strict=True):
             entry["significant_share"] = tensor.significant_share
         return content
 
     def to_csv(self) -> str:
-        """The scan as CSV: a line for each tensor, a column for each attribute. None is an empty field."""
+        """Return the scan as CSV: a line for each tensor, a column for each attribute. None is an empty field."""
         buffer = io.StringIO()
         entries = self.to_json()["tensors"]
         writer = csv.DictWriter(buffer, list(entries[0]), lineterminator="\n")
@@ -115,7 +115,7 @@ class Scan:
         return buffer.getvalue()
 
     def legend(self) -> list[str]:
-        """Lines that explain the figures and say what was not compared."""
+        """Return lines that explain the figures and say what was not compared."""
         lines = [
             f"significant: share of rows with p < {self.alpha:g}, each tested on its own; changed: rows with D > 0"
         ]
@@ -137,11 +137,11 @@ class Scan:
         }
         lines += [f"not compared, {what}: {_some(names)}" for what, names in skipped.items() if names]
         if self.not_2d:
-            lines.append(f"not compared, no matrix (biases, norms): {_count(self.not_2d, 'tensor', 'tensors')}")
+            lines.append(f"not compared, not matrices (biases, norms): {_count(self.not_2d, 'tensor', 'tensors')}")
         return lines
 
     def by_kind(self) -> dict[str, list[TensorShift]]:
-        """The matrices of each kind, from all layers."""
+        """Return the matrices of each kind, from all layers."""
         kinds: dict[str, list[TensorShift]] = {}
         for shift in self.tensors:
             kinds.setdefault(shift.kind, []).append(shift)
@@ -149,7 +149,7 @@ class Scan:
 
 
 def mean_d(shifts: Sequence[TensorShift]) -> float | None:
-    """The mean D over the rows of several matrices. None if no matrix has one.
+    """Compute the mean D over the rows of several matrices. It is None if no matrix has one.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def mean_d(shifts: Sequence[TensorShift]) -> float | None:
 
 
 def significant_share(shifts: Sequence[TensorShift]) -> float | None:
-    """The share of significant rows of several matrices. None if none could be tested.
+    """Compute the share of significant rows of several matrices. It is None if none could be tested.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def significant_share(shifts: Sequence[TensorShift]) -> float | None:
 
 
 def matrices(count: int) -> str:
-    """A number of matrices in words."""
+    """Say a number of matrices in words."""
     return _count(count, "matrix", "matrices")
 
 

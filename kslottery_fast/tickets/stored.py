@@ -110,7 +110,7 @@ class _Pair:
         self._done = self._total = 0
 
     def counts(self, threshold: int = 0) -> Tensor:
-        """See :class:`kslottery_fast.ks.decision.Tables`; NaN and Inf are refused after all rows were read."""
+        """See :class:`kslottery_fast.ks.decision.Tables`. NaN and Inf are refused after all rows were read."""
         V = self.before.shape[0]
         self._total += V
         h, flags = torch.zeros(V, dtype=torch.int64), torch.zeros(V, dtype=torch.uint8)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kslottery_fast.base.arguments import shown
-from kslottery_fast.base.dtensors import is_sharded
+from kslottery_fast.base.dtensors import is_sharded, whole
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks.tables import counts_in_memory
 from kslottery_fast.rows.attach import get_rows, has_rows
@@ -115,7 +115,7 @@ def _with_rows(embedding: RowEmbedding, name: str) -> Tensor:
             f"{name} has attached rows over a table that is sharded or quantized: use ks_select_rows(model), which "
             "compares them with their table"
         )
-    rows = rows_in_memory(embedding)
+    rows = whole(rows_in_memory(embedding))
     with torch.no_grad():
         table = _table_of(embedding).clone()
         return table.index_copy_(0, embedding.token_ids.to(table.device), rows.to(table))

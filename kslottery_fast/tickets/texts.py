@@ -76,6 +76,18 @@ class TicketTexts(TicketData):
             The tokenizer belongs to another model.
         TypeError
             It is not a tokenizer.
+
+        Examples
+        --------
+        >>> from kslottery_fast import Tickets
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> vocabulary = models.WordLevel({"the": 0, "cat": 1, "sat": 2})
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary))
+        >>> settings = {"vocab_size": 3, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> tickets = Tickets.from_counts([2, 1], [4, 4], **settings)
+        >>> tickets.tokens(tokenizer)
+        ['cat', 'sat']
         """
         return token_texts(tokenizer, self.token_ids, self.vocab_size)
 
@@ -97,6 +109,18 @@ class TicketTexts(TicketData):
             The tokenizer belongs to another model.
         TypeError
             It is not a tokenizer.
+
+        Examples
+        --------
+        >>> from kslottery_fast import Tickets
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> vocabulary = models.WordLevel({"the": 0, "cat": 1, "sat": 2})
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary))
+        >>> settings = {"vocab_size": 3, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> tickets = Tickets.from_counts([2, 1], [4, 4], **settings)
+        >>> tickets.with_texts(tokenizer).token_texts
+        ('cat', 'sat')
         """
         return replace(self, token_texts=tuple(self.tokens(tokenizer)))
 
@@ -115,6 +139,20 @@ class TicketTexts(TicketData):
             The tokenizer belongs to another model.
         TypeError
             It is not a tokenizer.
+
+        Examples
+        --------
+        >>> from kslottery_fast import Tickets
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> vocabulary = models.WordLevel({"the": 0, "cat": 1, "sat": 2})
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary))
+        >>> settings = {"vocab_size": 3, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> tickets = Tickets.from_counts([2, 1], [4, 4], **settings, token_texts=["dog", "the"])
+        >>> tickets.check_tokenizer(tokenizer)
+        Traceback (most recent call last):
+        kslottery_fast.base.errors.InputError: the tickets are of another tokenizer: token 1 is 'the' in the tickets and
+        'cat' in the tokenizer; select tickets for this model
         """
         theirs = self.tokens(tokenizer)
         for token, ours, their in zip(self, self.token_texts or (), theirs, strict=False):

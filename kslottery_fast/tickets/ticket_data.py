@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kslottery_fast.ks.significance import log_pvalues, pvalues
 
-from . import ticket_file
+from . import ticket_fields
 from .options import Correction, ResolvedMethod, SelectedBy
 
 
@@ -30,7 +30,7 @@ class TicketData:
     token_texts: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        ticket_file.check_fields(vars(self))
+        ticket_fields.check_fields(vars(self))
 
     @cached_property
     def statistic(self) -> Tensor:
@@ -72,7 +72,4 @@ class TicketData:
         return hash((values, self.token_ids.numpy().tobytes(), self.counts.numpy().tobytes()))
 
     def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ticket_file.SETTINGS}
-
-    def _attributes(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ticket_file.ATTRIBUTES}
+        return {name: getattr(self, name) for name in ticket_fields.SETTINGS}

@@ -1,38 +1,23 @@
-"""The attributes of tickets by name: what must hold between them, and their form as a JSON object."""
+"""The file of tickets: a JSON object that holds all their attributes."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.ticket_ids import (
-    FORMAT,
-    check_digest,
-    check_format,
-    digest_of,
-    integers_of,
-    is_int,
-    texts_of,
-)
-from kslottery_fast.ks.null import METHODS
-from kslottery_fast.ks.significance import CORRECTIONS, check_alpha
+from kslottery_fast.base.files import read_json, write_json
+from kslottery_fast.base.ticket_ids import FORMAT, check_digest, check_format, digest_of, integers_of, texts_of
+from kslottery_fast.base.tokenizer import Tokenizer
 
-__all__ = [
-    "ATTRIBUTES",
-    "SETTINGS",
-    "check_derived",
-    "check_fields",
-    "content_of",
-    "digest_of",
-    "fields_of",
-    "integers",
-    "tuple_of_texts",
-]
+from .file_errors import check_path, exists
+from .texts import TicketTexts
+from .ticket_fields import SETTINGS
 
-SETTINGS = ("vocab_size", "dimension", "method", "correction", "selected_by", "alpha", "threshold_count")
 _ROWS = ("token_ids", "counts")
 _DERIVED = ("threshold", "statistic", "pvalue")
 ATTRIBUTES = (*SETTINGS, "threshold", *_ROWS, "statistic", "pvalue")
@@ -81,73 +66,151 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def integers(values: Any, name: str) -> Tensor:
-    """Return integers of a sequence, array or tensor as int64 on the CPU. Nothing is rounded."""
-    try:
-        tensor = torch.as_tensor(values).detach().cpu()
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise TypeError(f"{name} is {shown(values)}: expected integers in a list, array or tensor") from None
-    if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
-        raise InputError(f"{name} has dtype {tensor.dtype}: expected integers")
-    return tensor.to(torch.int64)
+class TicketFiles(TicketTexts):
+    """Tickets as a dict and as a file."""
 
+    def _attributes(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ATTRIBUTES}
 
-def tuple_of_texts(values: Any) -> tuple[str, ...]:
-    """Return the texts of tokens as a tuple."""
-    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
-        raise TypeError(f"token_texts is {shown(values)}: expected a list of strings, or None")
-    return tuple(values)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of a ticket file as a dict, which JSON can hold.
 
+        Returns
+        -------
+        dict
+            ``format`` is ``"kslottery-tickets/1"``. The attributes have their names, except ``token_texts``, which is
+            ``tokens`` and only there if known, and ``log_pvalue``, which is left out. ``digest`` is "sha256:" and the
+            SHA-256 of the dict without ``digest``, written as UTF-8 JSON with sorted keys, without spaces, and with
+            characters beyond ASCII escaped.
 
-def check_fields(fields: Mapping[str, Any]) -> None:
-    """Check all that must hold between the arguments of the constructor. Each fault has its own message."""
-    _check_settings(fields)
-    ids, h, texts = fields["token_ids"], fields["counts"], fields["token_texts"]
-    for name, values in (("token_ids", ids), ("counts", h)):
-        if not isinstance(values, Tensor) or values.dtype != torch.int64 or values.ndim != 1:
-            raise InputError(f"{name} must be an int64 tensor [k]")
-    if len(ids) != len(h):
-        raise InputError(f"counts has {len(h)} entries, token_ids {len(ids)}: expected one count per row")
-    if texts is not None and len(tuple_of_texts(texts)) != len(ids):
-        raise InputError(f"token_texts has {len(texts)} entries, token_ids {len(ids)}: expected one text per row")
-    if len(ids):
-        _check_rows(ids, h, fields["vocab_size"], fields["dimension"], fields["threshold_count"])
+        Examples
+        --------
+        >>> from kslottery_fast import Tickets
+        >>> settings = {"vocab_size": 10, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> tickets = Tickets.from_counts([3], [4], **settings)
+        >>> tickets.to_dict()["token_ids"], tickets.to_dict()["threshold"]
+        ([3], 1.0)
+        """
+        content = content_of(self._attributes(), self.token_texts)
+        return {**content, "digest": digest_of(content)}
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Make tickets from what :meth:`to_dict` returned, and check all of it.
 
-def _check_settings(fields: Mapping[str, Any]) -> None:
-    for name in ("vocab_size", "dimension", "threshold_count"):
-        value, least = fields[name], 0 if name == "vocab_size" else 1
-        if not is_int(value) or value < least:
-            raise InputError(f"{name} is {value!r}: expected an integer of at least {least}")
-    d, threshold = fields["dimension"], fields["threshold_count"]
-    if threshold > d + 1:
-        rows = f"rows of {d} number{'' if d == 1 else 's'}"
-        raise InputError(f"threshold_count is {threshold}: expected 1..{d + 1} for {rows}")
-    for name, choices in (
-        ("method", METHODS),
-        ("correction", CORRECTIONS),
-        ("selected_by", ("alpha", "top_k")),
-    ):
-        if fields[name] not in choices:
-            raise InputError(f"{name} is {fields[name]!r}: expected one of {list(choices)}")
-    if fields["alpha"] is not None:
+        Parameters
+        ----------
+        data : dict
+
+        Returns
+        -------
+        Tickets
+
+        Raises
+        ------
+        InputError
+            A key is missing, has a wrong type or a value out of range; values contradict each other or the digest.
+        TypeError
+            ``data`` is not a dict.
+
+        Examples
+        --------
+        >>> from kslottery_fast import Tickets
+        >>> settings = {"vocab_size": 10, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> tickets = Tickets.from_counts([3], [4], **settings)
+        >>> Tickets.from_dict(tickets.to_dict()) == tickets
+        True
+        """
+        if not isinstance(data, Mapping):
+            raise TypeError(f"data is {shown(data)}: expected a dict, as to_dict returns it")
         try:
-            check_alpha(fields["alpha"])
-        except TypeError as error:
-            raise InputError(str(error)) from None
-    elif fields["selected_by"] == "alpha":
-        raise InputError("alpha is None, but selected_by is 'alpha'")
+            return cls._of_content(dict(data))
+        except InputError as error:
+            raise InputError(f"data: {error}") from None
+
+    @classmethod
+    def _of_content(cls, data: Any) -> Self:
+        tickets = cls(**fields_of(data))
+        check_derived(data, tickets._attributes())
+        return tickets
+
+    def save(self, path: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
+        """Write the tickets to a JSON file. It is written whole or not at all.
+
+        Parameters
+        ----------
+        path : str or path
+            The file, in a folder that exists. A ticket file that is already there is replaced.
+        tokenizer : transformers tokenizer, optional
+            Writes the text of each token too, as :meth:`with_texts` does.
+
+        Raises
+        ------
+        InputError
+            The folder does not exist, ``path`` is a folder, or the tokenizer belongs to another model.
+        TypeError
+            An argument has a wrong type.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from kslottery_fast import Tickets
+        >>> settings = {"vocab_size": 10, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> tickets = Tickets.from_counts([3], [4], **settings)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tickets.save(f"{folder}/tickets.json")
+        ...     Tickets.load(f"{folder}/tickets.json") == tickets
+        True
+        """
+        target = _check_target(path)
+        content = (self if tokenizer is None else self.with_texts(tokenizer)).to_dict()
+        write_json(target, content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote, and check all of it.
+
+        Parameters
+        ----------
+        path : str or path
+            A ticket file.
+
+        Returns
+        -------
+        Tickets
+
+        Raises
+        ------
+        InputError
+            There is no such file, or it is not a ticket file. A field is missing, has a wrong type or a value out of
+            range. Fields contradict each other. The digest says that the file was changed. The message names the file
+            and the field.
+        TypeError
+            ``path`` is not a path.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from kslottery_fast import Tickets
+        >>> settings = {"vocab_size": 10, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
+        >>> tickets = Tickets.from_counts([3], [4], **settings)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tickets.save(f"{folder}/tickets.json")
+        ...     Tickets.load(f"{folder}/tickets.json") == tickets
+        True
+        """
+        data = read_json(check_path(path, "path"))
+        try:
+            return cls._of_content(data)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
 
 
-def _check_rows(ids: Tensor, h: Tensor, V: int, d: int, threshold: int) -> None:
-    if int(ids.min()) < 0 or int(ids.max()) >= V:
-        bad = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
-        raise InputError(f"token_ids holds {bad}, outside a table of {V} rows")
-    if len(torch.unique(ids)) != len(ids):
-        raise InputError("token_ids holds a row twice")
-    if int(h.min()) < threshold or int(h.max()) > d:
-        bad = int(h.max()) if int(h.max()) > d else int(h.min())
-        raise InputError(f"counts holds {bad}: tickets here have {threshold} <= h <= {d}")
-    falling = (h[:-1] > h[1:]) | ((h[:-1] == h[1:]) & (ids[:-1] < ids[1:]))
-    if not bool(falling.all()):
-        raise InputError("token_ids must be sorted by falling count, then rising id")
+def _check_target(path: Any) -> Path:
+    """Refuse a path where no file can be written, before anything is computed."""
+    target = check_path(path, "path")
+    if exists(target) and target.is_dir():
+        raise InputError(f"path {target} is a folder: name a file, such as {target / 'tickets.json'}")
+    if not target.parent.is_dir():
+        raise InputError(f"path {target} is in the folder {target.parent}, which does not exist; make it first")
+    return target

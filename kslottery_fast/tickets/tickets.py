@@ -2,8 +2,7 @@
 
 import operator
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -13,18 +12,15 @@ from typing_extensions import Self
 
 from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import read_json, write_json
-from kslottery_fast.base.tokenizer import Tokenizer
 
-from . import subsets, ticket_file
-from .file_errors import check_path, exists
+from . import subsets, ticket_fields
 from .options import Correction, ResolvedMethod, SelectedBy
 from .overlap import jaccard
 from .presentation import TicketViews
-from .texts import TicketTexts
+from .ticket_file import TicketFiles
 
 
-class Tickets(TicketViews, TicketTexts):
+class Tickets(TicketViews, TicketFiles):
     """The selected rows of an embedding table, with the evidence for each. :func:`kslottery_fast.ks_select` makes them.
 
     Tickets are a sequence of token ids: ``len(tickets)``, ``for token_id in tickets``, ``5 in tickets`` and
@@ -136,8 +132,8 @@ class Tickets(TicketViews, TicketTexts):
         >>> Tickets.from_counts([7, 3], [3, 4], **settings, selected_by="top_k").token_ids
         tensor([3, 7])
         """
-        ids, h = ticket_file.integers(token_ids, "token_ids"), ticket_file.integers(counts, "counts")
-        texts = None if token_texts is None else ticket_file.tuple_of_texts(token_texts)
+        ids, h = ticket_fields.integers(token_ids, "token_ids"), ticket_fields.integers(counts, "counts")
+        texts = None if token_texts is None else ticket_fields.tuple_of_texts(token_texts)
         if ids.shape == h.shape and ids.ndim == 1:  # else the constructor says what is wrong
             order = subsets.by_falling_count(ids, h)
             ids, h = ids[order], h[order]
@@ -167,19 +163,22 @@ class Tickets(TicketViews, TicketTexts):
     def __getitem__(self, index: int) -> int: ...
     @overload
     def __getitem__(self, index: slice | Tensor | np.ndarray | Sequence[bool]) -> Self: ...
-    def __getitem__(self, index: int | slice | Tensor | np.ndarray | Sequence[bool]) -> int | Self:
+    def __getitem__(self, index: int | slice | Tensor | np.ndarray | Sequence[bool]) -> "int | Self":
         place = subsets.place_of(index, len(self))
         if place is not None:
             return int(self.token_ids[place])
         return subsets.subset(self, subsets.places_of(index, len(self)))
 
     def __and__(self, other: "Tickets | str | os.PathLike[str]") -> Self:
+        """The tickets that are also in other tickets, with the evidence of these."""
         return self._part(torch.isin(self.token_ids, self._comparable(other).token_ids))
 
     def __sub__(self, other: "Tickets | str | os.PathLike[str]") -> Self:
+        """The tickets that are not in other tickets, with the evidence of these."""
         return self._part(~torch.isin(self.token_ids, self._comparable(other).token_ids))
 
     def __or__(self, other: "Tickets | str | os.PathLike[str]") -> Self:
+        """The tickets in either, with the evidence of these where a row is in both."""
         return subsets.union(self, self._comparable(other))
 
     def _part(self, mask: Tensor) -> Self:
@@ -188,7 +187,10 @@ class Tickets(TicketViews, TicketTexts):
     def _comparable(self, other: Any) -> "Tickets":
         """Other tickets of the same vocabulary, or those of a ticket file."""
         if isinstance(other, (str, os.PathLike)):
-            other = Tickets.load(other)
+            try:
+                other = Tickets.load(other)
+            except InputError as error:
+                raise InputError(f"other: {error}") from None
         if not isinstance(other, Tickets):
             raise TypeError(f"other is {shown(other)}: expected Tickets, or the path of a ticket file")
         subsets.check_same_vocabulary(self, other)
@@ -239,115 +241,3 @@ class Tickets(TicketViews, TicketTexts):
         0.5
         """
         return jaccard(set(self), set(self._comparable(other)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content of a ticket file as a dict, which JSON can hold.
-
-        Returns
-        -------
-        dict
-            ``format`` is ``"kslottery-tickets/1"``. The attributes have their names, except ``token_texts``, which is
-            ``tokens`` and only there if known, and ``log_pvalue``, which is left out. ``digest`` is "sha256:" and the
-            SHA-256 of the dict without ``digest``, written as UTF-8 JSON with sorted keys, without spaces, and with
-            characters beyond ASCII escaped.
-
-        Examples
-        --------
-        >>> settings = {"vocab_size": 10, "dimension": 4, "threshold_count": 4, "alpha": 0.05}
-        >>> tickets = Tickets.from_counts([3], [4], **settings)
-        >>> tickets.to_dict()["token_ids"], Tickets.from_dict(tickets.to_dict()) == tickets
-        ([3], True)
-        """
-        content = ticket_file.content_of(self._attributes(), self.token_texts)
-        return {**content, "digest": ticket_file.digest_of(content)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Make tickets from what :meth:`to_dict` returned, and check all of it.
-
-        Parameters
-        ----------
-        data : dict
-
-        Returns
-        -------
-        Tickets
-
-        Raises
-        ------
-        InputError
-            A key is missing, has a wrong type or a value out of range; values contradict each other or the digest.
-        TypeError
-            ``data`` is not a dict.
-        """
-        if not isinstance(data, Mapping):
-            raise TypeError(f"data is {shown(data)}: expected a dict, as to_dict returns it")
-        try:
-            return cls._of_content(dict(data))
-        except InputError as error:
-            raise InputError(f"data: {error}") from None
-
-    @classmethod
-    def _of_content(cls, data: Any) -> Self:
-        tickets = cls(**ticket_file.fields_of(data))
-        ticket_file.check_derived(data, tickets._attributes())
-        return tickets
-
-    def save(self, path: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
-        """Write the tickets to a JSON file. It is written whole or not at all.
-
-        Parameters
-        ----------
-        path : str or path
-            The file, in a folder that exists. A ticket file that is already there is replaced.
-        tokenizer : transformers tokenizer, optional
-            Writes the text of each token too, as :meth:`with_texts` does.
-
-        Raises
-        ------
-        InputError
-            The folder does not exist, ``path`` is a folder, or the tokenizer belongs to another model.
-        TypeError
-            An argument has a wrong type.
-        """
-        target = _check_target(path)
-        content = (self if tokenizer is None else self.with_texts(tokenizer)).to_dict()
-        write_json(target, content)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what :meth:`save` wrote, and check all of it.
-
-        Parameters
-        ----------
-        path : str or path
-            A ticket file.
-
-        Returns
-        -------
-        Tickets
-
-        Raises
-        ------
-        InputError
-            There is no such file, or it is not a ticket file. A field is missing, has a wrong type or a value out of
-            range. Fields contradict each other. The digest says that the file was changed. The message names the file
-            and the field.
-        TypeError
-            ``path`` is not a path.
-        """
-        data = read_json(check_path(path, "path"))
-        try:
-            return cls._of_content(data)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-
-
-def _check_target(path: Any) -> Path:
-    """Refuse a path where no file can be written, before anything is computed."""
-    target = check_path(path, "path")
-    if exists(target) and target.is_dir():
-        raise InputError(f"path {target} is a folder: name a file, such as {target / 'tickets.json'}")
-    if not target.parent.is_dir():
-        raise InputError(f"path {target} is in the folder {target.parent}, which does not exist; make it first")
-    return target

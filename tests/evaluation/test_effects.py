@@ -60,10 +60,10 @@ def test_the_parts_of_a_prompt_are_told_by_the_characters_of_the_source(tiny_tok
     assert len(parts) == len(ids)
     text = tiny_tokenizer.decode([token for token, part in zip(ids, parts, strict=True) if part])
     assert text.strip() == "The English house"
-    slow = type("Slow", (), {"is_fast": False})()
-    with pytest.raises(InputError, match="needs a fast tokenizer"):
+    slow = type("Slow", (), {"is_fast": False, "__call__": None, "convert_ids_to_tokens": None})()
+    with pytest.raises(InputError, match="tokenizer is not a fast one"):
         prompt_parts(slow, prompt, "The")
-    with pytest.raises(InputError, match="does not hold its source"):
+    with pytest.raises(InputError, match="is not in its prompt"):
         prompt_parts(tiny_tokenizer, prompt, "the garden")
 
 

@@ -145,11 +145,11 @@ def test_an_evaluation_survives_json(scripted, tiny_tokenizer):
 def test_a_damaged_evaluation_is_refused(scripted, tiny_tokenizer):
     good = evaluate(scripted, tiny_tokenizer, SCRIPTED_EXAMPLES, max_new_tokens=2, n_bootstrap=2).to_dict()
     for bad, message in [
-        ({**good, "extra": 1}, "not an evaluation: expected the fields bleu_first_line, bleu_raw"),
-        ({}, "not an evaluation: expected the fields"),
-        ([], "not an evaluation: expected the fields"),
-        ({**good, "nll": 3.0}, "an interval needs the numbers"),
-        ({**good, "outputs": [{"text": "a"}]}, "not an evaluation: .*missing"),
+        ({**good, "extra": 1}, "data is not an evaluation: expected the fields bleu_first_line, bleu_raw"),
+        ({}, "data is not an evaluation: expected the fields"),
+        ([], "data is not an evaluation: expected the fields"),
+        ({**good, "nll": 3.0}, "data is not an interval: it needs the numbers"),
+        ({**good, "outputs": [{"text": "a"}]}, "data is not an evaluation: .*missing"),
         ({**good, "sentence_tokens": [1]}, "outputs, sentence_nll and sentence_tokens differ in length"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -180,19 +180,19 @@ def test_progress_counts_every_sentence_twice(scripted, tiny_tokenizer):
 
 def test_examples_must_be_there_and_be_examples(tiny_llama, tiny_tokenizer):
     for function in (nll, evaluate):
-        with pytest.raises(InputError, match=r"examples is empty; give at least one Example\(prompt, target\)"):
+        with pytest.raises(InputError, match="examples is empty: give at least one Example"):
             function(tiny_llama(), tiny_tokenizer, [])
-        with pytest.raises(TypeError, match=r"examples holds a tuple; expected Example\(prompt, target\)"):
+        with pytest.raises(TypeError, match=r"examples\[0\] is the tuple .*: expected an Example"):
             function(tiny_llama(), tiny_tokenizer, [("a:", " b")])
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
-        ({"n_bootstrap": 0}, "n_bootstrap is 0; expected at least 1"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0; expected at least 1"),
-        ({"bleu_tokenizer": "13b"}, "bleu_tokenizer is '13b'; expected one of"),
+        ({"batch_size": 0}, "batch_size is 0: expected at least 1"),
+        ({"n_bootstrap": 0}, "n_bootstrap is 0: expected at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0: expected at least 1"),
+        ({"bleu_tokenizer": "13b"}, "bleu_tokenizer is the str '13b': expected '13a', 'intl'"),
     ],
 )
 def test_bad_settings_are_refused_before_any_work(tiny_tokenizer, setting, message):

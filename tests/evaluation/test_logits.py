@@ -187,3 +187,22 @@ def test_an_encoder_decoder_model_that_cannot_derive_decoder_inputs_says_so_and_
     supervised = labels != -100
     torch.testing.assert_close(logits, model(**given).logits[supervised])
     assert torch.equal(targets, labels[supervised])
+
+
+def test_a_model_that_was_compiled_and_run_before_is_refused(tiny_llama):
+    model, inputs = tiny_llama(vocab_size=60), batch()
+    compiled = torch.compile(model, backend="eager")
+    compiled(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    with pytest.raises(InputError, match=r"model was compiled and has run before.* pass the model itself, uncompiled"):
+        supervised_logits(compiled, inputs)
+    want, targets = supervised_logits(model, inputs)
+    torch.compiler.reset()
+    got, same = supervised_logits(compiled, inputs)
+    torch.testing.assert_close(got, want)
+    assert torch.equal(same, targets)
+
+
+@pytest.mark.parametrize(("model", "name"), [("gpt2", "model"), (None, "model"), (torch.nn.Linear(2, 2), "batch")])
+def test_what_is_no_model_or_batch_is_refused_by_name(model, name):
+    with pytest.raises(TypeError, match=f"{name} is"):
+        supervised_logits(model, [1, 2])

@@ -34,7 +34,7 @@ def test_the_bound_is_above_the_true_mean_in_at_most_the_stated_share_of_samples
 
 
 def test_clusters_of_positions_are_covered_where_a_binomial_over_positions_is_not():
-    """Sentences of 20 positions that agree all or not at all, 80 % of them: the unit is the sentence."""
+    """Sentences of 20 positions that agree all or not at all, 80% of them: the unit is the sentence."""
     rng = np.random.default_rng(1)
     samples = [(rng.random(30) < 0.8).astype(float) for _ in range(200)]
     naive = sum(clopper_pearson(int(20 * s.sum()), 600, 0.95, side="lower").low > 0.8 for s in samples)
@@ -68,7 +68,7 @@ def test_order_does_not_matter_and_extremes_are_extremes():
 
 def test_shares_outside_the_unit_interval_are_refused():
     for shares in ([], [1.1], [-0.1], [float("nan")], [[0.5]]):
-        with pytest.raises(InputError, match=r"expected one or more numbers in \[0, 1\]"):
+        with pytest.raises(InputError, match=r"shares .*: expected numbers in \[0, 1\]"):
             mean_lower_bound(shares)
     with pytest.raises(InputError, match="confidence is 1"):
         mean_lower_bound([0.5], 1)

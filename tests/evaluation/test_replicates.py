@@ -138,7 +138,7 @@ def test_a_share_of_a_gain_that_may_be_nothing_is_refused():
 
 
 def test_a_replicate_without_a_gain_counts_at_both_ends_of_a_share():
-    """One of 100 replicates has no gain: at 95 % the ends move out by one replicate, at 99 % there is none."""
+    """One of 100 replicates has no gain: at 95% the ends move out by one replicate, at 99% there is none."""
     shares = np.arange(1.0, 101)[:, None]
     whole = Replicates(1.0, np.where(shares == 50, -1.0, 1.0))
     found = Replicates(50.0, shares * whole.draws).share_of(whole)
@@ -155,7 +155,7 @@ def test_bad_tables_and_replicates_that_are_no_pairs_are_refused():
         replicates_over_seeds([table([1.0])], mean, n_bootstrap=0)
     a = Replicates(0.0, np.zeros((3, 16)))
     for other in ((4, 16), (3, 8)):
-        with pytest.raises(InputError, match=r"draws of the shapes \(3, 16\) and .* are no pairs"):
+        with pytest.raises(InputError, match=r"draws of the shapes \(3, 16\) and .* are not pairs"):
             a - Replicates(0.0, np.zeros(other))
     with pytest.raises(InputError, match="confidence is 95"):
         a.interval(95)

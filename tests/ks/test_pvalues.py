@@ -242,9 +242,9 @@ def test_critical_count_remembers_by_value_and_still_checks_what_equals_a_number
     assert type(critical_count(64, 0.05)) is int
     assert table_stats._critical_count.cache_info().misses == before.misses
     assert critical_count(1, 0.5) == 2
-    with pytest.raises(TypeError, match="the sample size is True"):
+    with pytest.raises(TypeError, match="d is True"):
         critical_count(True, 0.5)
-    with pytest.raises(TypeError, match=r"the sample size is 64\.0"):
+    with pytest.raises(TypeError, match=r"d is 64\.0"):
         critical_count(64.0, 0.05)  # type: ignore[arg-type]
 
 
@@ -289,8 +289,8 @@ def test_pvalues_keep_shape_device_and_dtype() -> None:
         (lambda: pvalues([5], 4), InputError, r"h holds 5: a KS count of rows of 4 numbers lies in 0\.\.4"),
         (lambda: pvalues([-1], 4), InputError, "h holds -1"),
         (lambda: pvalues([0.5], 4), TypeError, "h has dtype torch.float32: expected integer counts"),
-        (lambda: pvalues([1], 0), InputError, "the sample size is 0: expected at least 1"),
-        (lambda: pvalues([1], 2.0), TypeError, "the sample size is 2.0: expected an integer"),
+        (lambda: pvalues([1], 0), InputError, "d is 0: expected a sample size of at least 1"),
+        (lambda: pvalues([1], 2.0), TypeError, "d is 2.0: expected a sample size, which is an integer"),
         (
             lambda: pvalues([1], 4, "exakt"),
             InputError,
@@ -302,7 +302,7 @@ def test_pvalues_keep_shape_device_and_dtype() -> None:
         (lambda: critical_count(4, math.nan), InputError, "alpha is nan: expected"),
         (lambda: critical_count(4, "0.05"), TypeError, "alpha is '0.05': expected a number between 0 and 1"),
         (lambda: critical_count(4, True), TypeError, "alpha is True"),
-        (lambda: asymptotic_threshold(0.05, 4, 0), InputError, "the sample size is 0"),
+        (lambda: asymptotic_threshold(0.05, 4, 0), InputError, "m is 0"),
     ],
 )
 def test_bad_arguments_are_named(call: object, error: type[Exception], message: str) -> None:

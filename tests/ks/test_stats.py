@@ -109,7 +109,7 @@ def attached() -> RowEmbedding:
             TypeError,
             "before is a nested tensor: expected a dense one",
         ),
-        (quantized(), TypeError, r"before has dtype torch.qint8: expected numbers as they are, before.dequantize\(\)"),
+        (quantized(), TypeError, r"before has dtype torch.qint8: expected plain numbers, before.dequantize\(\)"),
         (masked(3), InputError, r"before is a masked array that hides 3 of its .* fill them \(before.filled\(number"),
         (table().tolist(), TypeError, r"before is a list: expected a \[V, d\] tensor, array or nn.Embedding"),
         (nn.Linear(33, 40), TypeError, r"before is a Linear: expected .* pass model.get_input_embeddings\(\)"),
@@ -131,9 +131,7 @@ def test_nan_is_refused_with_the_table_and_the_rows() -> None:
     bad[[3, 17], 5] = torch.nan
     with pytest.raises(InputError, match=r"^after has NaN in 2 rows \(token ids 3, 17\): training diverged; lower the"):
         ks_statistics(table(), bad)
-    with pytest.raises(
-        InputError, match=r"^before has NaN in 2 rows \(token ids 3, 17\): this is no healthy checkpoint"
-    ):
+    with pytest.raises(InputError, match=r"^before has NaN in 2 rows \(token ids 3, 17\): this checkpoint is damaged"):
         ks_statistics(bad, table())
     worse = table()
     worse[4:30] = torch.nan

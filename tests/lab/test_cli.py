@@ -3,6 +3,7 @@
 import json
 import sys
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,9 +13,16 @@ from kslottery_fast.lab.cli import main as cli
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--alpha", "0"], "alpha is 0.0; expected a number between 0 and 1"),
-        (["--alpha", "two"], "argument --alpha: invalid float value: 'two'"),
-        (["--target", "klingon"], "klingon"),
+        (["--alpha", "0"], "argument --alpha: 0 is not between 0 and 1, such as 0.05; see kslottery run --help"),
+        (["--alpha", "two"], "argument --alpha: 'two' is not a number"),
+        (["--steps", "0"], "argument --steps: 0 is not an integer of at least 1"),
+        (["--steps", "1.5"], "argument --steps: '1.5' is not an integer"),
+        (["--learning-rate", "-1"], "argument --learning-rate: -1 is not a positive number"),
+        (["--seed", str(2**32)], "argument --seed: 4294967296 is not an integer of at least 0 and at most"),
+        (["--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
+        (["--batch-size", "12"], "batch_size is 12; expected a multiple of micro_batch_size, 8"),
+        (["--model", "smollm2-135"], "unknown model 'smollm2-135'; did you mean smollm2-135m?"),
+        (["--target", "ex"], "unknown language 'ex'; did you mean el (Greek), en (English), "),
         (["--corpus", "missing.tsv"], "unknown corpus 'missing.tsv'"),
         (["--template", "{source} {oops}"], "{oops}"),
     ],
@@ -51,7 +59,7 @@ def test_ctrl_c_says_how_to_go_on_and_exits_with_130(monkeypatch, capsys, tmp_pa
 
     monkeypatch.setattr("kslottery_fast.lab.experiment.plan.Experiment.work", interrupted)
     assert cli.main(["run", "--output", str(tmp_path / "run")]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes the experiment" in capsys.readouterr().err
 
 
 def test_help_and_version_answer_in_a_source_tree_that_nobody_installed(monkeypatch, capsys):
@@ -69,9 +77,9 @@ def test_help_and_version_answer_in_a_source_tree_that_nobody_installed(monkeypa
 def test_info_without_a_path_says_which_kernels_are_active_and_why_not_cuda(capsys):
     assert cli.main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["native core"] == "loaded"
-    assert facts["CPU kernels"].split(",")[0] in ("avx512", "avx2", "baseline")
-    assert facts["CUDA kernels"].startswith(("yes", "no: "))
+    assert facts["native_core"] == "loaded"
+    assert facts["cpu_kernels"] in ("avx512", "avx2", "baseline")
+    assert facts["cuda_kernels"].startswith(("yes", "no: "))
 
 
 def test_info_names_what_it_does_not_know(tmp_path, capsys):
@@ -82,12 +90,68 @@ def test_info_names_what_it_does_not_know(tmp_path, capsys):
     (tmp_path / "e.json").write_text("{")
     for name, message in {
         "missing": "no such file or folder",
-        "a.txt": "expected a run folder",
-        "b.json": "is not a file of kslottery",
-        "c.json": "JSON, but not a file of kslottery",
+        "a.txt": "is a file that no command writes",
+        "b.json": "is JSON, but no file that a command writes",
+        "c.json": "is JSON, but no file that a command writes",
         "d.safetensors": "is not a safetensors file",
         "e.json": "is not valid JSON",
-        ".": "is neither a run",
+        ".": "is a folder that no command writes; expected an experiment, a stage, an adapter",
     }.items():
         assert cli.main(["info", str(tmp_path / name)]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_completion_knows_the_commands_when_a_shell_asks(monkeypatch):
+    asked = []
+    monkeypatch.setenv("_ARGCOMPLETE", "1")
+    monkeypatch.setitem(sys.modules, "argcomplete", SimpleNamespace(autocomplete=asked.append))
+    assert cli.main([]) == 0
+    assert "certify" in asked[0].format_help()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("--targets=xx", "--target"), ("--seeds=0", "--seed"), ("--top-k=3", "--fallback-top-k")]
+)
+def test_names_of_version_0_1_work_with_a_note_and_are_not_in_the_help(old, new, tmp_path, capsys):
+    words = ["compare", "--dry-run", "--arms", "untuned", "--output", str(tmp_path / "run"), old]
+    assert cli.main(words) == (2 if "xx" in old else 0)  # the value is read
+    assert f"kslottery: note: {old.partition('=')[0]} is now called {new}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["compare", "--help"])
+    assert f"{old.partition('=')[0]} " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["select", "scan", "run", "compare", "report", "certify", "info"])
+def test_the_help_of_every_command_has_an_example_that_is_read_and_the_common_options(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 90
+    assert "--json" in text
+    assert "-q, --quiet" in text
+    examples = [line.split()[1:] for line in text.partition("\nexample")[2].splitlines()[1:]]
+    assert examples
+    for words in examples:
+        assert cli.parser().parse_args(words).run is not None
+
+
+def test_what_is_needed_is_checked_before_anything_is_fetched(tmp_path, capsys, monkeypatch):
+    """The corpus is a catalogue, which would be downloaded; the model folder is misspelt."""
+    monkeypatch.setattr("kslottery_fast.lab.data.corpora.fetch_wheel", None)
+    assert cli.main(["run", "--model", str(tmp_path / "modle"), "--output", str(tmp_path / "run")]) == 2
+    assert f"model '{tmp_path / 'modle'}': no such file or folder" in capsys.readouterr().err
+    assert cli.main(["compare", "--source", "de", "--output", str(tmp_path / "run")]) == 2
+    assert "the catalogues translate from English, not from German" in capsys.readouterr().err
+    (tmp_path / "file").write_text("x")
+    assert cli.main(["run", "--output", str(tmp_path / "file")]) == 2
+    assert "is a file; give a new or empty folder" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_the_system_is_one_line(tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "scan.json")
+
+    monkeypatch.setattr("kslottery_fast.lab.cli.explain.describe", full)
+    assert cli.main(["info", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "kslottery: error: scan.json: No space left on device\n"

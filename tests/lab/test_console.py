@@ -93,6 +93,17 @@ def test_lines_without_a_terminal_show_loss_and_time_left_in_all(clock):
     assert lines[7].startswith("Embed Tuning: done in ")
 
 
+def test_quiet_leaves_out_progress_and_shows_notes():
+    for terminal in (False, True):
+        file = io.StringIO()
+        console = RunConsole(Console(file=file, width=80, force_terminal=terminal), heartbeat=0.0, quiet=True)
+        console.say("3 of 4 stages are finished")
+        with console.task("Embed Tuning") as progress:
+            progress(1, 2, "loss 2.4")
+        console.note("no row is significant")
+        assert file.getvalue() == "note: no row is significant\n"
+
+
 def test_a_bar_has_them_beside_it_within_80_columns(clock):
     file = io.StringIO()
     console = RunConsole(Console(file=file, width=80, force_terminal=True))

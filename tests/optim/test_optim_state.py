@@ -142,9 +142,9 @@ def test_a_state_of_version_0_1_is_taken_where_it_was_one_row():
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (lambda params: torch.optim.AdamW(params, amsgrad=True), "amsgrad=True, which RowAdamW has not"),
+        (lambda params: torch.optim.AdamW(params, amsgrad=True), "amsgrad=True, which RowAdamW does not"),
         (lambda params: torch.optim.AdamW(params, maximize=True), "maximize=True"),
-        (lambda params: torch.optim.Adam(params, weight_decay=0.1), "Adam, whose weight decay is a part of the grad"),
+        (lambda params: torch.optim.Adam(params, weight_decay=0.1), "Adam, whose weight decay is part of the grad"),
     ],
 )
 def test_a_state_of_another_algorithm_is_refused(optimizer, message):

@@ -10,23 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny_models import ALL, V, batch, logits, make
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.rows.adapter_file import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter, save_rows_adapter
+from kslottery_fast.rows.adapter_file import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
 from kslottery_fast.rows.attach import (
     attach_rows,
     detach_rows,
     get_rows,
-    has_rows,
     merge_rows,
     output_role,
     untie_output,
 )
-from kslottery_fast.rows.sets import row_sets, use_rows
 from kslottery_fast.rows.tables import embedding_table, is_tied
 
 peft = pytest.importorskip("peft")
@@ -149,7 +147,7 @@ def test_rows_beside_lora_are_saved_for_the_model_without_lora(tied, role, modul
 def test_auto_peft_finds_the_base_model(tmp_path):
     make("llama").save_pretrained(tmp_path / "base")
     model = tuned(AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval())
-    save_adapter(model, tmp_path / "a")
+    save_adapter(model, tmp_path / "a", base_model_name_or_path=tmp_path / "base")
     found = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "a").eval()
     assert torch.equal(logits(found, batch(model)), logits(model, batch(model)))
     assert str(tmp_path / "base") in (tmp_path / "a" / "README.md").read_text()
@@ -240,128 +238,6 @@ def test_bfloat16_models_round_the_float32_rows_of_the_adapter_as_a_merge_does(t
     want = logits(merge_rows(model), batch(base))
     assert torch.equal(with_peft(base, tmp_path / "a"), want)
     assert torch.equal(logits(load_adapter(base, tmp_path / "a"), batch(base)), want)
-
-
-def test_rows_without_a_model_make_the_same_adapter(tmp_path):
-    model = tuned(make("llama", tied=False))
-    save_adapter(model, tmp_path / "a", base_model_name_or_path="org/base")
-    embedding = get_rows(model)
-    save_rows_adapter(
-        embedding.token_ids, embedding.rows, tmp_path / "b", vocab_size=V, base_model_name_or_path="org/base"
-    )
-    for name in (CONFIG_FILE, "README.md"):
-        assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
-    (name, one), (other, two) = (load_file(tmp_path / path / WEIGHTS_FILE).popitem() for path in "ab")
-    assert name == other
-    assert torch.equal(one, two)
-
-
-def test_saving_again_replaces_an_adapter_but_nothing_else(tmp_path):
-    model = tuned(make("llama"))
-    save_adapter(model, tmp_path / "a")
-    get_rows(model).rows.data.add_(1)
-    save_adapter(model, tmp_path / "a")
-    assert torch.equal(get_rows(load_adapter(make("llama"), tmp_path / "a")).rows, get_rows(model).rows)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years")
-    (tmp_path / "file").write_text("x")
-    for path in ("mine", "file"):
-        with pytest.raises(InputError, match="exists and is no adapter directory"):
-            save_adapter(model, tmp_path / path)
-    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
-
-
-def test_bad_rows_are_not_saved(tmp_path):
-    model = make("llama")
-    with pytest.raises(InputError, match="no rows are attached"):
-        save_adapter(model, tmp_path / "a")
-    tuned(model, output="tied")
-    with pytest.raises(InputError, match="base='untied' does not fit rows that the head follows"):
-        save_adapter(model, tmp_path / "a", base="untied")
-    with pytest.raises(InputError, match="base must be 'auto' or 'untied', not 'x'"):
-        save_adapter(model, tmp_path / "a", base="x")
-    get_rows(model).rows.data[2, 0] = float("nan")
-    with pytest.raises(InputError, match=r"cannot save the adapter: 1 of 3 rows hold NaN or Inf \(token ids 40\)"):
-        save_adapter(model, tmp_path / "a")
-    with pytest.raises(InputError, match=r"rows has the shape \[2, 4\], expected \[3, d\]"):
-        save_rows_adapter(TOKENS, torch.ones(2, 4), tmp_path / "a", vocab_size=V)
-    assert not list(tmp_path.iterdir())
-
-
-def test_adapters_that_do_not_fit_are_refused_and_the_model_stays_as_it_was(tmp_path):
-    model = tuned(make("llama"))
-    path = tmp_path / "a"
-    save_adapter(model, path)
-    config, tensors = json.loads((path / CONFIG_FILE).read_text()), load_file(path / WEIGHTS_FILE)
-    head, rows = sorted(tensors)
-
-    def refused(message: str, target: nn.Module | None = None, **changes: object) -> None:
-        target = target or make("llama")
-        (path / CONFIG_FILE).write_text(json.dumps(config | changes.get("config", {})))
-        save_file({**tensors, **changes.get("tensors", {})}, path / WEIGHTS_FILE)
-        with pytest.raises(InputError, match=message):
-            load_adapter(target, path)
-        assert not has_rows(target)
-
-    names = config["trainable_token_indices"]
-    refused(r"rows \[3, 16\], the model needs \[3, 8\]", make("opt"))
-    refused("is a PREFIX_TUNING adapter with more than rows", config={"peft_type": "PREFIX_TUNING"})
-    refused("more than rows in it", tensors={"base_model.model.x.lora_A.weight": torch.ones(1)})
-    refused("outside 0..59", config={"trainable_token_indices": names | {"model.embed_tokens": [1, 2, 60]}})
-    refused("has 5 more than once", config={"trainable_token_indices": names | {"model.embed_tokens": [5, 5, 6]}})
-    refused("has other rows for the head", tensors={head: tensors[head] + 1})
-    refused("NaN or Inf", tensors={rows: tensors[rows] * float("nan")})
-    refused("different rows for different embeddings", tensors={rows.replace("embed", "other"): tensors[rows] + 1})
-
-    (path / WEIGHTS_FILE).write_bytes(b"junk")
-    with pytest.raises(InputError, match="is damaged"):
-        load_adapter(make("llama"), path)
-    (path / CONFIG_FILE).write_text("[]")
-    save_file(tensors, path / WEIGHTS_FILE)
-    with pytest.raises(InputError, match="is not the configuration of an adapter"):
-        load_adapter(make("llama"), path)
-    (path / WEIGHTS_FILE).unlink()
-    (path / CONFIG_FILE).write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"adapter_model.safetensors: no such file"):
-        load_adapter(make("llama"), path)
-    with pytest.raises(InputError, match=r"adapter_config.json: no such file"):
-        load_adapter(make("llama"), tmp_path / "nowhere")
-
-
-def test_rows_that_the_head_follows_are_refused_by_an_untied_model(tmp_path):
-    save_adapter(tuned(make("llama"), output="tied"), tmp_path / "a")
-    with pytest.raises(InputError, match="changes the head too, but this model is not tied"):
-        load_adapter(make("llama", tied=False), tmp_path / "a")
-
-
-def test_adapters_load_beside_each_other_and_the_set_in_use_is_what_is_saved(tmp_path):
-    base = make("llama")
-    for name, tokens in (("a", TOKENS), ("b", [5, 9])):
-        model = attach_rows(copy.deepcopy(base), tokens)
-        with torch.no_grad():
-            get_rows(model).rows.add_(torch.randn_like(get_rows(model).rows))
-        save_adapter(model, tmp_path / name)
-    model = load_adapter(copy.deepcopy(base), tmp_path / "a", name="a")
-    alone = logits(model, batch(model))
-    load_adapter(model, tmp_path / "b", name="b")
-    assert row_sets(model) == ("a", "b")
-    assert torch.equal(logits(model, batch(model)), alone)
-    save_adapter(use_rows(model, "b"), tmp_path / "again")
-    again = load_adapter(copy.deepcopy(base), tmp_path / "again")
-    assert get_rows(again).token_ids.tolist() == [5, 9]
-    assert torch.equal(logits(again, batch(again)), logits(model, batch(model)))
-
-
-def test_loading_beside_attached_rows_wants_a_new_name_and_the_same_head(tmp_path):
-    model = tuned(make("llama"))
-    save_adapter(model, tmp_path / "a")
-    with pytest.raises(InputError, match="a set named 'default' is attached already; choose another name"):
-        load_adapter(model, tmp_path / "a")
-    save_adapter(tuned(make("llama"), output="tied"), tmp_path / "tied")
-    with pytest.raises(InputError, match="output='tied', the attached rows have output='frozen'"):
-        load_adapter(model, tmp_path / "tied", name="tied")
-    assert row_sets(model) == ("default",)
-    assert is_tied(load_adapter(detach_rows(model), tmp_path / "a"))
 
 
 def test_neither_direction_imports_peft():

@@ -18,10 +18,10 @@ from kslottery_fast.rows.attach import (
     has_rows,
     merge_rows,
     output_role,
-    transfer_rows,
     untie_output,
 )
 from kslottery_fast.rows.tables import embedding_table, is_tied
+from kslottery_fast.rows.transfer import transfer_rows
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -65,7 +65,7 @@ def test_a_ticket_file_that_does_not_fit_is_refused_by_name(saved, tmp_path, tin
 def test_tickets_with_texts_are_checked_against_the_tokenizer(saved, sentencepiece, tiny_tokenizer):
     for tickets in (saved, Tickets.load(saved)):
         assert len(check_token_ids(tickets, 320, tokenizer=tiny_tokenizer)) == 2
-        with pytest.raises(InputError, match="another tokenizer: token 7 is .%. in the tickets and missing in"):
+        with pytest.raises(InputError, match=r"another tokenizer: token 7 is .%. in the tickets and missing in"):
             check_token_ids(tickets, 320, tokenizer=sentencepiece)
 
 

@@ -2,8 +2,9 @@
 
     python tests/tickets/large_pair.py FOLDER [--rows 128256] [--dimension 8192] [--changed few|all]
 
-The pair is written block by block, the same bytes every time, and removed at the end. Private memory is what
-the process holds beyond the page cache (RssAnon of /proc), as its peak over the selection minus before it.
+The pair is written block by block, the same bytes every time, and removed at the end. Private memory is what the
+process holds beyond the page cache (RssAnon of /proc). The script prints its peak during the selection minus its value
+before.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def private_bytes() -> int:
 
 
 def resident_peak() -> int:
-    """The most memory that this process ever had, pages of mapped files too."""
+    """The most memory that this process ever had, including pages of mapped files."""
     return _status("VmHWM")
 
 
@@ -56,7 +57,7 @@ def _status(name: str) -> int:
 
 
 class PeakMemory:
-    """The largest private_bytes while the block runs, looked up every two milliseconds, over that before it."""
+    """How much private_bytes rises while the block runs. It is read every two milliseconds."""
 
     def __enter__(self) -> PeakMemory:
         self._start = self._peak = private_bytes()

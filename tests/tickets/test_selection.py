@@ -17,7 +17,7 @@ from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks import decision
 from kslottery_fast.ks.significance import critical_count, pvalues
-from kslottery_fast.tickets import ticket_file
+from kslottery_fast.tickets import ticket_fields
 from kslottery_fast.tickets.select import ks_select
 from kslottery_fast.tickets.tables import ks_statistics
 from kslottery_fast.tickets.tickets import Tickets
@@ -119,7 +119,7 @@ def test_what_is_made_without_checks_passes_all_checks_of_tickets(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         tickets = ks_select(before, after, **options)
-    ticket_file.check_fields(vars(tickets))
+    ticket_fields.check_fields(vars(tickets))
     names = ("vocab_size", "dimension", "threshold_count", "alpha", "method", "correction", "selected_by")
     shuffled = torch.randperm(len(tickets), generator=torch.Generator().manual_seed(1))
     fields = {name: getattr(tickets, name) for name in names}
@@ -275,7 +275,7 @@ def test_nan_and_inf_in_either_table_are_refused_with_rows(before: torch.Tensor,
             ks_select(before, bad, **options)  # type: ignore[arg-type]
     one = before.clone()
     one[7, 0] = torch.inf
-    with pytest.raises(InputError, match=r"^emb_before has NaN or Inf in 1 row \(token ids 7\): this is no healthy"):
+    with pytest.raises(InputError, match=r"^emb_before has NaN or Inf in 1 row \(token ids 7\): this checkpoint is d"):
         ks_select(one, after)
 
 

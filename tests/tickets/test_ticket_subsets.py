@@ -154,5 +154,5 @@ def test_other_vocabularies_and_what_is_no_tickets_are_refused(operation: Any) -
     for value, told in (([1, 2], r"the list \[1, 2\]"), (None, "None"), ({4}, r"the set \{4\}")):
         with pytest.raises(TypeError, match=f"other is {told}: expected Tickets, or the path of a ticket file"):
             operation(some(), value)
-    with pytest.raises(InputError, match=r"none\.json: no such file"):
+    with pytest.raises(InputError, match=r"^other: none\.json: no such file"):
         operation(some(), "none.json")

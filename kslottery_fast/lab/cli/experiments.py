@@ -144,8 +144,6 @@ def _add_setting(group: Any, field: Any) -> None:
     metadata, options = field.metadata, {}
     if metadata["choices"]:
         options["choices"] = metadata["choices"]
-    elif field.name == "bleu_tokenizer":
-        options["metavar"] = "NAME"
     elif field.name == "seed":
         options |= {"type": one_seed, "metavar": "N"}
     elif isinstance(field.default, int):
@@ -176,9 +174,14 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _list_arms(options: argparse.Namespace) -> int:
-    from kslottery_fast.lab.experiment.arms import ARMS
+    from kslottery_fast.lab.experiment.arms import ARMS, CHOSEN, ChosenRows
 
-    arms = {name: f"{arm.label}: {' '.join((type(arm).__doc__ or '').split())}" for name, arm in ARMS.items()}
+    arms = {name: f"{arm.label}. {' '.join((type(arm).__doc__ or '').split())}" for name, arm in ARMS.items()}
+    arms |= {
+        name: f"{text} Chosen: {CHOSEN[arm.selector]}."
+        for name, text in arms.items()
+        if isinstance(arm := ARMS[name], ChosenRows)
+    }
     if options.json:
         print_json(arms)
     else:

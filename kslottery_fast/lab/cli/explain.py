@@ -147,7 +147,7 @@ def _weights(path: Path, config: Facts) -> Facts:
         return {"vocab_size": config.get("vocab_size"), "dimension": config.get("hidden_size"), "weights": str(error)}
     tensors = {name: checkpoint[name] for name in checkpoint.files}
     name, why_not = locate_embedding(checkpoint)
-    table = {"embedding": name if name else f"not found: {why_not}"}
+    table: Facts = {"embedding": name if name else f"not found: {why_not}"}
     if name:
         rows, dimension = tensors[name].shape
         table |= {"vocab_size": rows, "dimension": dimension, "dtype": tensors[name].dtype}

@@ -20,6 +20,8 @@ FILES: dict[str, dict[str, str]] = {
         "rows-*.csv": "D, L2 shift, gradient and count of every row of the active vocabulary, first training seed",
         "scores-*.png": "a figure of the report: the scores of every arm with intervals",
         "sizes-*.png": "a figure of the report: scores by number of rows",
+        "losses-*.png": "a figure of the report: the training loss of every arm, first training seed",
+        "costs-*.png": "a figure of the report: coverage and wall time of every arm",
         "tickets-*.png": "a figure of the report: how many tickets each alpha selects",
         "histogram-*.png": "a figure of the report: the histogram of D over the rows",
         "frequency-*.png": "a figure of the report: D of each row by how often its token occurs",

@@ -54,22 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Examples
     --------
     >>> main(["compare", "--list-arms"])
-    untuned                  Untuned: The original model.
+    untuned                  Untuned. The original model.
     ...
     """
-    parser = _parser()
+    chosen = parser()
     if "_ARGCOMPLETE" in os.environ:  # set by the shell that asks for completions
         import argcomplete
 
-        argcomplete.autocomplete(parser)
+        argcomplete.autocomplete(chosen)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are not UTF-8
     arguments = sys.argv[1:] if arguments is None else arguments
-    options, unknown = parser.parse_known_args(arguments)
+    options, unknown = chosen.parse_known_args(arguments)
     if unknown:
         options.parser.refuse(unknown)
     if options.run is None:
-        parser.print_help()
+        chosen.print_help()
         return 0
     options.command = shlex.join(["kslottery", *arguments])
     try:
@@ -90,15 +90,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
 
 
-def _parser() -> Parser:
-    parser = Parser(prog="kslottery", description=_DESCRIPTION, epilog=_EPILOG)
+def parser() -> Parser:
+    """The parser of the whole command line.
+
+    Examples
+    --------
+    >>> parser().parse_args(["info", "runs/es"]).json
+    False
+    """
+    made = Parser(prog="kslottery", description=_DESCRIPTION, epilog=_EPILOG)
     version = f"%(prog)s-fast {installed_version()}"
-    parser.add_argument("--version", action="version", version=version, help="print the version and exit")
-    parser.set_defaults(run=None, parser=parser)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    made.add_argument("--version", action="version", version=version, help="print the version and exit")
+    made.set_defaults(run=None, parser=made)
+    commands = made.add_subparsers(title="commands", metavar="COMMAND")
     for add in (add_select, add_scan, add_run, add_compare, add_report, add_certify, add_info):
         add(commands)
-    return parser
+    return made
 
 
 def _failed(message: str) -> int:

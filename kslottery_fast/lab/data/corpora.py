@@ -106,7 +106,13 @@ def load_corpus(
     for name, value in {**sizes, "max_characters": max_characters, "seed": seed}.items():
         least = int(name != "seed")
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name}={value!r}: expected an integer of at least {least}")
+            raise InputError(f"{name} is {value!r}; expected an integer of at least {least}")
+    for name, language in {"target": target, "source": source}.items():
+        if not isinstance(language, str):
+            raise TypeError(f"{name} is {language!r}; expected a language such as 'es'")
+    for name, function in {"status": status, "progress": progress}.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} is {function!r}; expected a function")
     languages = find_language(source), find_language(target)
     if languages[0].code == languages[1].code:
         raise InputError(f"source and target language are both {languages[1].name}; give two languages")
@@ -150,7 +156,7 @@ def check_corpus(spec: str, *, source: str = "en") -> None:
     kslottery_fast.base.errors.InputError: the catalogues translate from English, not from German; give a corpus file
     """
     if not isinstance(spec, str):
-        raise TypeError(f"corpus is {spec!r}; expected the name of a corpus, a file or a folder")
+        raise TypeError(f"spec is {spec!r}; expected the name of a corpus, a file or a folder")
     if spec in CATALOGUES:
         language = find_language(source)
         if language.code != "en":

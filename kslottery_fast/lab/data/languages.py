@@ -85,7 +85,7 @@ def find_language(text: str) -> Language:
     ('Catalan', 'ca', 'Nahuatl')
     """
     if not isinstance(text, str):
-        raise TypeError(f"language is {text!r}; expected a code such as 'es', or a name such as 'Spanish'")
+        raise TypeError(f"text is {text!r}; expected a code such as 'es', or a name such as 'Spanish'")
     code, separator, name = text.partition("=")
     code = canonical_code(code)
     if separator:
@@ -101,6 +101,10 @@ def find_language(text: str) -> Language:
     near += difflib.get_close_matches(code, LANGUAGES, n=3)
     if len(code) == 2:  # the letters of a short code say little; many near ones share the first
         near += [known for known in LANGUAGES if len(known) == 2 and known[0] == code[0]]
-    guesses = " or ".join(f"{guess} ({LANGUAGES[guess]})" for guess in list(dict.fromkeys(near))[:6])
-    hint = f"did you mean {guesses}? " if near else "give a code such as es or a name such as Spanish. "
+    *guesses, last = [f"{guess} ({LANGUAGES[guess]})" for guess in list(dict.fromkeys(near))[:6]] or [""]
+    hint = (
+        f"did you mean {' or '.join([', '.join(guesses), last] if guesses else [last])}? "
+        if near
+        else "give a code such as es or a name such as Spanish. "
+    )
     raise InputError(f"unknown language {text!r}; {hint}Write CODE=NAME for another language, as in nah=Nahuatl")

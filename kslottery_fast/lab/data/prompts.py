@@ -56,6 +56,10 @@ def to_examples(
     from kslottery_fast.evaluation.encoding import Example  # imports torch, which settings do not need
 
     check_template(template)
+    pairs = list(pairs) if isinstance(pairs, Iterable) else [pairs]
+    for pair in pairs:
+        if not isinstance(pair, Pair):
+            raise TypeError(f"pairs holds {pair!r}; expected Pair(source, target)")
     languages = {"source_language": source_language, "target_language": target_language}
     return [Example(template.format(source=pair.source, **languages), " " + pair.target) for pair in pairs]
 

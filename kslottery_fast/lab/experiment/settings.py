@@ -31,6 +31,7 @@ Method = Literal["auto", "exact", "asymp", "paper"]
 Correction = Literal["bonferroni", "bh"]
 OutputRole = Literal["auto", "frozen", "tied"]
 Dtype = Literal["auto", "bfloat16", "float32"]
+BleuTokenizer = Literal["13a", "intl", "char", "zh", "none", "flores101", "flores200"]  # as evaluation.scores has it
 
 TASK, SELECTION, TRAINING, EVALUATION = "model and data", "selection of tickets", "training", "evaluation"
 """The groups of settings in the help of the command line."""
@@ -107,10 +108,12 @@ class RunSettings:
     max_new_tokens: int = option(64, EVALUATION, "maximum length of a translation, in tokens")
     eval_batch_size: int = option(32, EVALUATION, "sentences per evaluation batch")
     n_bootstrap: int = option(1000, EVALUATION, "bootstrap resamples per interval")
-    bleu_tokenizer: str = option("13a", EVALUATION, "tokenizer of sacrebleu; flores101 or flores200 give spBLEU")
+    bleu_tokenizer: BleuTokenizer = option(  # noqa: RUF009
+        "13a", EVALUATION, "tokenizer of sacrebleu; flores101 or flores200 give spBLEU", choices=BleuTokenizer
+    )
 
     def __post_init__(self) -> None:
-        for name in ("model", "corpus", "source", "target", "template", "bleu_tokenizer"):
+        for name in ("model", "corpus", "source", "target", "template"):
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise TypeError(f"{name} is {value!r}; expected a string")
@@ -136,6 +139,7 @@ class RunSettings:
             "correction": (None, *get_args(Correction)),
             "output_role": get_args(OutputRole),
             "dtype": get_args(Dtype),
+            "bleu_tokenizer": get_args(BleuTokenizer),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -126,7 +126,7 @@ def parse_arm(text: str, default_size: float) -> ArmSpec:
     match = re.fullmatch(r"([a-z0-9-]+)(?:@([^@:]+))?(?::lr=([^:]+))?", text.strip())
     if not match or match[1] not in FACTS:
         raise InputError(
-            f"unknown arm {text!r}; {_hint(text)}expected NAME, NAME@SIZE or NAME@SIZE:lr=RATE, where NAME is one of "
+            f"unknown arm {text!r}; {_hint(text)} NAME, NAME@SIZE or NAME@SIZE:lr=RATE, where NAME is one of "
             f"{', '.join(FACTS)}"
         )
     name, size, rate = match.groups()
@@ -156,7 +156,7 @@ def _size(text: str, size: str) -> int | float | str:
 
 def _hint(text: str) -> str:
     near = difflib.get_close_matches(text.strip().partition("@")[0], FACTS, n=1)
-    return f"did you mean {near[0]}? " if near else ""
+    return f"did you mean {near[0]}? Write" if near else "write"
 
 
 def _number(text: str) -> float:

@@ -22,7 +22,7 @@ from kslottery_fast.evaluation.encoding import collate
 from kslottery_fast.integrations.batches import GroupedBatches
 from kslottery_fast.integrations.resuming import Checkpoints
 from kslottery_fast.integrations.trainer import TicketTrainer
-from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, has_rows
+from kslottery_fast.rows.attach import Output, attach_rows, detach_rows, get_rows, has_rows
 from kslottery_fast.tickets.evidence import Witness
 
 from .console import ProgressCallback
@@ -128,7 +128,7 @@ def train_rows(
     features: Features,
     recipe: Recipe,
     *,
-    output: str = "auto",
+    output: Output = "auto",
     checkpoints: Path | None = None,
     progress: ProgressCallback | None = None,
     witness: Witness | None = None,

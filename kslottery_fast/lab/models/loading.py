@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.cache import cache_directory, file_sha256, temporary_folder
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.integrations.pretrained import (
@@ -153,12 +154,12 @@ def load_model(
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: unknown model 'smollm2-135'; did you mean smollm2-135m?
     """
-    for name, value in {"dtype": dtype, "device": device}.items():
+    for name, value, example in (("spec", spec, DEFAULT_MODEL), ("dtype", dtype, "auto"), ("device", device, "auto")):
         if not isinstance(value, str):
-            raise TypeError(f"{name} is {value!r}; expected a string such as 'auto'")
+            raise TypeError(f"{name} is {shown(value)}; expected a string such as {example!r}")
     for name, function in {"status": status, "progress": progress}.items():
         if function is not None and not callable(function):
-            raise TypeError(f"{name} is {function!r}; expected a function")
+            raise TypeError(f"{name} is {shown(function)}; expected a function")
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
     source = find_source(spec, status, progress)

@@ -58,7 +58,7 @@ def check_model_name(name: str) -> None:
     kslottery_fast.base.errors.InputError: unknown model 'smollm-135m'; did you mean smollm2-135m?
     """
     if not isinstance(name, str):
-        raise TypeError(f"model is {name!r}; expected a name, a Hugging Face id, a model folder or a .gguf file")
+        raise TypeError(f"name is {name!r}; expected a named model, a Hugging Face id, a model folder or a .gguf file")
     if name in MODELS:
         return
     path = Path(name).expanduser()

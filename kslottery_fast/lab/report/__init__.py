@@ -1,1 +1,1 @@
-"""What a finished experiment says: numbers, sentences, tables, figures, the page."""
+"""The results of a finished experiment: numbers, sentences, tables, figures and the page."""

@@ -1,64 +1,105 @@
-"""What the numbers of one language say, in sentences, the unwelcome ones included; and how many rows to take."""
+"""What the numbers of one language say, in sentences, including unwelcome results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
-from .words import arm_label, is_model
+from .certified import certified_text, level_at
+from .words import arm_label, is_model, rows_noun, share_text
 
 FEW, MANY, STEEP, UNSTABLE = 5, 0.1, 3.0, 0.5
-"""Warnings: fewer tickets than FEW; more than the share MANY of the active rows; a count that changes by the factor
-STEEP when alpha is doubled or halved; a mean Jaccard overlap between seeds below UNSTABLE."""
+"""Thresholds of the warnings.
 
-_CONTROLS = {"frequency": "the most frequent tokens", "random": "random corpus rows"}
-_ONE = "one training seed, so nothing is known of another"
+FEW: fewer tickets than this. MANY: a larger share of the active rows than this. STEEP: the number of tickets changes by
+this factor when alpha is doubled or halved. UNSTABLE: a mean Jaccard overlap between seeds below this.
+"""
+
+Outcome = Literal["better", "worse", "tie"]
+
+_CONTROLS = {"frequency": "as many of the most frequent tokens", "random": "as many random corpus rows"}
+_ONE = "There is one training seed, so it is unknown how much these differences vary between seeds."
 _CORRECTIONS = {None: "", "bonferroni": " (Bonferroni)", "bh": " (Benjamini-Hochberg)"}
 
 
 def recommendation_text(found: Mapping[str, Any] | None) -> str:
-    """The recommendation in a sentence."""
+    """Say which set of tickets is recommended, or why none is.
+
+    Parameters
+    ----------
+    found : mapping or None
+        The entry ``recommendation`` of a language in ``summary.json``.
+
+    Returns
+    -------
+    str
+        One to three sentences.
+
+    Examples
+    --------
+    >>> recommendation_text(None).partition(",")[0]
+    'No recommendation: Embed Tuning did not clearly lower the validation NLL'
+    """
     if found is None:
         return (
-            "No recommendation: Embed Tuning's gain in validation NLL is not clearly above 0, so no share of it means "
-            "anything. Train longer or with another learning rate."
+            "No recommendation: Embed Tuning did not clearly lower the validation NLL, so there is no gain to keep a "
+            "share of. Train longer or try another learning rate."
         )
     if not found["kept"]:
-        return "No recommendation: the comparison has no arm `partial`; add some, such as partial@18 and partial@64."
+        return "No recommendation: the comparison has no arm `partial`. Add some, such as partial@18 and partial@64."
+    rule = (
+        f"at least {1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL (lower end of the 95% interval)"
+    )
     if found["arm"] is None:
         best = max(found["kept"], key=lambda one: one["value"])
         return (
-            f"No set of tickets in this comparison surely keeps {1 - found['margin']:.0%} of Embed Tuning's gain in "
-            f"validation NLL as all larger sets do; the best, {best['arm']} ({best['rows']:,.0f} rows), keeps "
-            f"{_share(best)}. Add larger sets."
+            f"No recommendation: a set of tickets is recommended if it and all larger sets keep {rule}. No set here "
+            f"meets this condition. The best one, {best['arm']} ({best['rows']:,.0f} rows), keeps {_share_text(best)}. "
+            "Add larger sets."
         )
     one = next(one for one in found["kept"] if one["arm"] == found["arm"])
+    on_test = (
+        "its share cannot be given because the gain there is not clearly above 0"
+        if one["test"] is None
+        else f"it keeps {_share_text(one['test'])}"
+    )
     return (
-        f"Recommended: {one['arm']}, {one['rows']:,.0f} rows: the smallest set here that, like all larger ones, surely "
-        f"keeps {1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL. It keeps {_share(one)}; on the "
-        f"test pairs, which did not choose it, {_share(one['test'])}."
+        f"Recommended: {one['arm']}, {one['rows']:,.0f} rows. It is the smallest set that, like all larger sets, "
+        f"keeps {rule}. It keeps {_share_text(one)}. On the test pairs, which were not used to choose it, {on_test}."
     )
 
 
-def _share(found: Mapping[str, float] | None) -> str:
-    if found is None:
-        return "no share can be told, since the gain there is not clearly above 0"
-    return f"{found['value']:.0%} (95 % interval {found['low']:.0%} to {found['high']:.0%})"
+def _share_text(found: Mapping[str, float]) -> str:
+    return f"{found['value']:.0%} (95% interval {found['low']:.0%} to {found['high']:.0%})"
 
 
 def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
-    """All that can be said of a language by its entry in ``summary.json``; differences have paired intervals."""
+    """State the findings of one language.
+
+    Parameters
+    ----------
+    language : mapping
+        The entry of the language in ``summary.json``. Its differences have paired intervals.
+    correction : str or None
+        The correction for multiple tests that the run used.
+
+    Returns
+    -------
+    list of str
+        The findings, each of one or more sentences.
+    """
     arms, recommendation, selection = language["arms"], language["recommendation"], language["selection"]
     sets, seeds = _sets(arms), list(language["certificates"])
     one_of = f" with training seed {seeds[0]}" if len(seeds) > 1 else ""
     own = f"partial@{main_size(arms)}"
-    only_tickets = sets and all(map(is_model, sets))  # which leave nothing to choose from
+    only_tickets = sets and all(map(is_model, sets))  # leaves nothing to choose from
     return [
         *([] if only_tickets else [recommendation_text(recommendation)]),
         _selection(selection, correction, one_of),
         _gain(language, own),
         *(_control(entry, language) for entry in language["controls"]),
+        *([_ONE] if language["controls"] and len(seeds) == 1 else []),
         _stopping(arms, own if own in arms else "embed"),
         _certified(language["certificates"][seeds[0]], selection, one_of),
         *_warnings(language["tickets"]),
@@ -66,8 +107,20 @@ def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
 
 
 def main_size(specs: Iterable[str]) -> str:
-    """The size of Partial Tuning, and of the Partial Transfer beside it, that is spoken of first.
+    """Return the size of Partial Tuning (and of Partial Transfer) that the findings mention first.
 
+    Parameters
+    ----------
+    specs : iterable of str
+        The arms of an experiment.
+
+    Returns
+    -------
+    str
+        "tickets" if there is such an arm or no arm of Partial Tuning; otherwise the size of the first one.
+
+    Examples
+    --------
     >>> main_size(["embed", "partial@64", "partial@tickets"]), main_size(["partial@64:lr=0.1", "partial@18"])
     ('tickets', '18')
     """
@@ -75,18 +128,42 @@ def main_size(specs: Iterable[str]) -> str:
     return "tickets" if "tickets" in sizes or not sizes else sizes[0]
 
 
+def outcome(entry: Mapping[str, Any]) -> Outcome:
+    """Return how a control did compared with tickets of the same number.
+
+    Parameters
+    ----------
+    entry : mapping
+        An entry of ``controls`` of a language in ``summary.json``. Its differences are control minus tickets.
+
+    Returns
+    -------
+    {"better", "worse", "tie"}
+        A control is better or worse only if the 95% interval of the NLL difference excludes 0 and the difference has
+        the same sign with every training seed.
+
+    Examples
+    --------
+    >>> outcome({"difference": {"nll": {"low": 0.1, "high": 0.3}}, "per_seed": [{"nll": 0.2}]})
+    'worse'
+    """
+    found, seeds = entry["difference"]["nll"], [seed["nll"] for seed in entry["per_seed"]]
+    if found["low"] > 0 and min(seeds) > 0:
+        return "worse"
+    return "better" if found["high"] < 0 and max(seeds) < 0 else "tie"
+
+
 def _sets(specs: Iterable[str]) -> list[str]:
-    """The arms of Partial Tuning at its own learning rate."""
+    """The arms of Partial Tuning with the default learning rate."""
     return [spec for spec in specs if spec.startswith("partial@") and ":" not in spec]
 
 
 def _tickets_of(selection: Mapping[str, Any]) -> str:
-    kind = "tickets" if selection["selected_by"] == "alpha" else "rows of largest D"
-    return f"the {selection['count']} {kind}"
+    return f"the {selection['count']} {rows_noun(selection)}"
 
 
 def _rows_of(spec: str, language: Mapping[str, Any]) -> str:
-    """The rows of an arm in words: the tickets by their number, where all seeds have as many."""
+    """The rows of an arm in words; the tickets with their number if it is the same for all seeds."""
     if not is_model(spec):
         return f"the rows of {spec}"
     several = spec in language["arms"] and len(set(language["arms"][spec]["rows"])) > 1
@@ -98,61 +175,64 @@ def _selection(tickets: Mapping[str, Any], correction: str | None, seed: str) ->
     test = f"At alpha = {tickets['alpha']:g}{_CORRECTIONS[correction]} the KS test"
     threshold = tickets["threshold"]
     if tickets["selected_by"] == "top_k":
-        reach = f"{threshold:.4f} is needed" if threshold <= 1 else "no D could be significant at this dimension"
+        required = (
+            f"the smallest significant D is {threshold:.4f}."
+            if threshold <= 1
+            else "no D can be significant at this dimension."
+        )
         return (
-            f"{test} selects no row{seed}: the largest D is {tickets['largest']:.4f}, {reach}. The number of tickets "
-            f"grows with learning rate and steps. The run went on with the {tickets['count']} rows of largest D, which "
-            "are not significant."
+            f"{test} selects no row{seed}. The largest D is {tickets['largest']:.4f}; {required} Higher learning "
+            f"rates and more steps give more tickets. The run used the {tickets['count']} rows of largest D instead, "
+            "which are not significant."
         )
     return (
-        f"{test} selects {tickets['count']} of {tickets['vocab_size']:,} rows{seed} (D of at least {threshold:.4f}); "
-        f"{tickets['active_rows']:,} rows were trained. The number depends on learning rate and steps too, not on "
-        "alpha alone."
+        f"{test} selects {tickets['count']:,} of {tickets['vocab_size']:,} rows{seed} (D of at least "
+        f"{threshold:.4f}). {tickets['active_rows']:,} rows were trained. The number of tickets depends on learning "
+        "rate and steps as well as on alpha."
     )
 
 
 def _gain(language: Mapping[str, Any], own: str) -> str:
     before, after = (language["arms"][arm]["scores"]["nll"]["value"] for arm in ("untuned", "embed"))
     gain, shares = language["gain"], language["gain"]["shares"]
-    interval = f"{gain['value']:.3f} nats per token, {_interval(gain)}"
+    amount = f"a gain of {gain['value']:.3f} nats ({_interval(gain)})"
     if gain["low"] <= 0 or None in shares.values():
         return (
-            f"Embed Tuning did not clearly lower the NLL per target token ({before:.3f} before, {after:.3f} after; "
-            f"gain {interval}): the comparisons below are of models that may have learned nothing."
+            f"Embed Tuning did not clearly lower the NLL per target token: {before:.3f} before, {after:.3f} after, "
+            f"{amount}. The comparisons below are between models that may have learned nothing."
         )
-    text = f"Embed Tuning lowers the NLL per target token from {before:.3f} to {after:.3f} (gain {interval})."
+    text = f"Embed Tuning lowers the NLL per target token from {before:.3f} to {after:.3f}, {amount}."
     told = [("copying", own.replace("partial", "transfer")), ("training", own)]
-    parts = [(verb, _short(shares[spec])) for verb, spec in told if spec in shares]
+    parts = [(verb, share_text(shares[spec])) for verb, spec in told if spec in shares]
     if parts:
         (verb, share), *rest = parts
-        text += f" {verb.capitalize()} {_rows_of(own, language)} recovers {share} of the gain"
-        text += "".join(f", {verb} them {share}" for verb, share in rest) + "."
+        text += f" {verb.capitalize()} {_rows_of(own, language)} recovers {share} of this gain"
+        text += "".join(f"; {verb} them recovers {share}" for verb, share in rest) + "."
     return text
 
 
 def _control(entry: Mapping[str, Any], language: Mapping[str, Any]) -> str:
-    """Whether a control of the same size did as well as the tickets.
-
-    One is called better only where the interval excludes 0 and the difference has the same sign with every seed.
-    """
+    """Whether a control of the same size did as well as the tickets."""
     arms, pair = language["arms"], (entry["control"], entry["own"])
     found, seeds = entry["difference"]["nll"], [seed["nll"] for seed in entry["per_seed"]]
-    names = [arm_label(spec, arms[spec]) if is_model(spec) else spec for spec in pair]
+    theirs, own = (arm_label(spec, arms[spec]) if is_model(spec) else spec for spec in pair)
     covered = [fmean(arms[spec]["coverage"]) for spec in pair]
-    by_seed = f"by seed {', '.join(f'{value:+.3f}' for value in seeds)}" if len(seeds) > 1 else _ONE
+    by_seed = f" By seed: {', '.join(f'{value:+.3f}' for value in seeds)}." if len(seeds) > 1 else ""
     facts = (
-        f"(test NLL of {names[0]} minus {names[1]}: {found['value']:+.3f} nats per token, {_interval(found, '+')}; "
-        f"{by_seed}; its rows are {covered[0]:.0%} of the training tokens, those of {names[1]} {covered[1]:.0%})"
+        f"The difference in test NLL ({theirs} minus {own}) is {found['value']:+.3f} nats per token "
+        f"({_interval(found, '+')}).{by_seed} Coverage of the training tokens is {covered[0]:.0%} for {theirs} and "
+        f"{covered[1]:.0%} for {own}."
     )
-    theirs, rows = (_rows_of(spec, language) for spec in pair)
-    if found["low"] > 0 and min(seeds) > 0:
-        return f"Training {rows} gave a better model than training {theirs}, as many {facts}."
-    if found["high"] < 0 and max(seeds) < 0:
-        return (
-            f"Training {theirs} gave a better model than training {rows}, as many {facts}: the KS test is not what "
-            "makes rows good."
-        )
-    return f"Training {theirs} and training {rows}, as many, cannot be told apart here {facts}."
+    other, rows = (_rows_of(spec, language) for spec in pair)
+    match outcome(entry):
+        case "worse":
+            return f"Training {rows} gave a better model than training {other}. {facts}"
+        case "better":
+            return (
+                f"Training {rows} gave a worse model than training {other}. {facts} Selection by the KS test is "
+                "therefore not what makes rows useful here."
+            )
+    return f"Training {rows} and training {other} gave models that cannot be told apart here. {facts}"
 
 
 def _stopping(arms: Mapping[str, Any], tuned: str) -> str:
@@ -160,58 +240,61 @@ def _stopping(arms: Mapping[str, Any], tuned: str) -> str:
         [arms[spec]["scores"][metric]["value"] for spec in ("untuned", tuned)]
         for metric in ("ended", "bleu_raw", "bleu_first_line")
     )
-    stopping = ended[1] > ended[0]
+    learned = ended[1] > ended[0]
     return (
-        f"{'Part of the raw scores is learning to stop' if stopping else 'The models did not learn to stop'}: "
-        f"{ended[0]:.0%} of the untuned outputs end by themselves, {ended[1]:.0%} after "
-        f"{arm_label(tuned, arms[tuned])}. Raw BLEU goes from {raw[0]:.2f} to {raw[1]:.2f}; on the first line alone, "
-        f"where what follows the answer is not counted, from {first[0]:.2f} to {first[1]:.2f}."
+        f"{'Part of the change in raw scores is learning to stop' if learned else 'The models did not learn to stop'}: "
+        f"{ended[0]:.0%} of the untuned outputs end by themselves, compared with {ended[1]:.0%} after "
+        f"{arm_label(tuned, arms[tuned])}. Raw BLEU goes from {raw[0]:.2f} to {raw[1]:.2f}. On the first line alone, "
+        f"where text after the answer is not counted, BLEU goes from {first[0]:.2f} to {first[1]:.2f}."
     )
 
 
 def _certified(certificate: Mapping[str, Any], tickets: Mapping[str, Any], seed: str) -> str:
     alpha, agreement = tickets["alpha"], certificate["agreement"]["positions"]
-    level = next(level for level in certificate["levels"] if level["alpha"] == alpha)
+    level = level_at(certificate, alpha)
     return (
-        f"The criterion certifies {level['certified']:.1%} of {certificate['positions']:,} positions at alpha = "
-        f"{alpha:g}{seed}. It is no proof: the model with the {level['transferred']} rows that alpha selects, run on "
-        f"all of them, predicts another token at {level['violations']} of the certified ones. Copying "
-        f"{_tickets_of(tickets)} predicts as Embed Tuning does at {agreement['value']:.1%} of all positions "
-        f"(95 % interval {agreement['low']:.1%} to {agreement['high']:.1%})."
+        f"{certified_text(certificate, alpha, seed)}. Wrong means that the model with the "
+        f"{level['transferred']:,} rows that alpha selects predicts another token there: the criterion is not a proof. "
+        f"Copying {_tickets_of(tickets)} gives the same prediction as Embed Tuning at {agreement['value']:.1%} of all "
+        f"positions ({_percent_interval(agreement)})."
     )
 
 
 def _warnings(tickets: Mapping[str, Any]) -> Iterator[str]:
-    """What speaks against relying on the tickets at alpha."""
+    """Reasons not to rely on the tickets at alpha."""
     alpha, counts = tickets["alpha"], {entry["alpha"]: entry["counts"] for entry in tickets["by_alpha"]}
     own, active, overlap = counts[alpha], tickets["active_rows"], tickets["overlap_of_seeds"]
     least, most = min(own), max(own)
     span = f"{least}" if least == most else f"{least} to {most}"
-    tighter, looser = sum(counts[alpha / 2]), sum(counts[min(2 * alpha, (1 + alpha) / 2)])
+    half, double = alpha / 2, min(2 * alpha, (1 + alpha) / 2)
+    tighter, looser = sum(counts[half]), sum(counts[double])
     if most == 0 and len(own) > 1:
-        yield f"At alpha = {alpha:g} the test selects no row with any seed. Choose rows by number (partial@18) instead."
+        yield (
+            f"At alpha = {alpha:g} the test selects no row with any training seed. Choose the number of rows instead, "
+            "for example partial@18."
+        )
     if most and least < FEW:
-        yield f"Few tickets at alpha = {alpha:g} ({span}): a slightly shorter training would leave none."
+        yield f"There are few tickets at alpha = {alpha:g} ({span}). A slightly shorter training would leave none."
     if any(count > MANY * rows for count, rows in zip(own, active, strict=True)):
         yield (
-            f"Many tickets at alpha = {alpha:g} ({span} of {active[0]:,} active rows): at this learning rate and "
-            "number of steps the test hardly separates rows any more."
+            f"There are many tickets at alpha = {alpha:g} ({span} of {active[0]:,} active rows). At this learning rate "
+            "and number of steps, the test hardly distinguishes between rows."
         )
     if sum(own) and max(looser / sum(own), sum(own) / max(tighter, 1)) >= STEEP:
         yield (
-            f"The number of tickets is steep in alpha: {tighter} at half, {sum(own)} at alpha = {alpha:g}, {looser} at "
-            f"double{' (all seeds together)' if len(own) > 1 else ''}."
+            f"The number of tickets depends strongly on alpha: {tighter} at {half:g}, {sum(own)} at {alpha:g}, "
+            f"{looser} at {double:g}{' (summed over the seeds)' if len(own) > 1 else ''}."
         )
     if overlap is not None and overlap < UNSTABLE and most:
         yield (
-            f"Unstable tickets: two training seeds share {overlap:.0%} of their {tickets['overlap_of']} on average "
-            f"(Jaccard), less than {UNSTABLE:.0%}."
+            f"The tickets are unstable: on average, two training seeds share {overlap:.0%} of their "
+            f"{tickets['overlap_of']} (Jaccard overlap; the limit is {UNSTABLE:.0%})."
         )
 
 
-def _short(share: Mapping[str, float]) -> str:
-    return f"{share['value']:.0%} ({share['low']:.0%} to {share['high']:.0%})"
-
-
 def _interval(found: Mapping[str, float], sign: str = "") -> str:
-    return f"95 % interval {found['low']:{sign}.3f} to {found['high']:{sign}.3f}"
+    return f"95% interval {found['low']:{sign}.3f} to {found['high']:{sign}.3f}"
+
+
+def _percent_interval(found: Mapping[str, float]) -> str:
+    return f"95% interval {found['low']:.1%} to {found['high']:.1%}"

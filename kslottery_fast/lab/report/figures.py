@@ -1,21 +1,22 @@
-"""The figures of an experiment: scores, sizes, tickets, overlaps, certificate; those of the rows are next door."""
+"""The figures of an experiment: scores, sizes, numbers of tickets and overlaps; other modules have the rest."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from . import picture
-from .picture import INK, MUTED, PAPER, RIGHT, TICKET, VIOLATION, WIDTH, Picture, add_title, colour_of, panels
+from .certificate_figure import certificate
+from .picture import INK, MUTED, NOTE, PAPER, TICKET, WIDTH, Picture, add_title, colour_of, panels
 from .row_figures import MovedRows, ecdf, frequency, histogram
-from .words import arm_label, is_plain, number, percent, plural, selection_of
+from .training_figures import Losses, costs, losses
+from .words import arm_label, is_plain, number, plural
 
 SERIES = {  # arms whose size can grow, with their marker; labels tell them apart too
     "partial": ("Partial Tuning (KS)", "o"),
@@ -28,34 +29,52 @@ SERIES = {  # arms whose size can grow, with their marker; labels tell them apar
     "prefix": ("Prefix Tuning", "+"),
 }
 _BLEU = ("bleu_first_line", "bleu_raw")
-_NOTE: dict[str, Any] = {"textcoords": "offset points", "size": 7}
 
 
-def pictures(summary: Mapping[str, Any], rows: Mapping[str, MovedRows]) -> list[Picture]:
-    """All figures that have something to show, language by language; ``rows``: of the first seed of each.
+def pictures(
+    summary: Mapping[str, Any], rows: Mapping[str, MovedRows], curves: Mapping[str, Losses] | None = None
+) -> list[Picture]:
+    """Draw all figures that have something to show, language by language.
 
-    A plain run has those of its models and of its tickets; the others are about several arms, seeds or languages.
+    Parameters
+    ----------
+    summary : mapping
+        The content of ``summary.json``. A plain run has figures of its models and of its tickets. The others compare
+        several arms, seeds or languages.
+    rows : mapping
+        By language: the rows with the first training seed.
+    curves : mapping, optional
+        By language: the losses of every arm with the first training seed.
+
+    Returns
+    -------
+    list of Picture
+        In the order of the page.
     """
     several, found = not is_plain(summary), []
     with picture.style():
         for code, language in summary["languages"].items():
-            selection, moved, name = selection_of(summary, code), rows[code], language["name"]
-            found.append(scores(code, language, f", {name}" if several else f": {selection}"))
+            moved, of = rows[code], f", {language['name']}" if len(summary["languages"]) > 1 else ""
+            found.append(scores(code, language, of))
             if several:
                 points = itertools.chain(*_curves(language).values())
-                found += [sizes(code, language)] if len({size for size, _ in points}) > 1 else []
-                found.append(ticket_counts(code, language))
-            found += [histogram(code, moved), frequency(code, moved)]
+                found += [sizes(code, language, of)] if len({size for size, _ in points}) > 1 else []
+            if trained := (curves or {}).get(code):
+                found.append(losses(code, language, trained, of))
+            found.append(costs(code, language, of))
+            if several:
+                found.append(ticket_counts(code, language, of))
+            found += [histogram(code, moved, of), frequency(code, moved, of)]
             if moved.shifts:
-                found.append(ecdf(code, moved))
+                found.append(ecdf(code, moved, of))
             if several:
                 overlap = language["tickets"]["overlap_of_selectors"]
                 caption = (
-                    f"Jaccard overlap of the first {overlap['rows']} rows of each selector: shared over all rows, mean "
-                    "over training seeds. 1: the same rows."
+                    f"Jaccard overlap of the first {overlap['rows']} rows of each selector (shared rows divided by all "
+                    "rows), mean over training seeds. 1 means the same rows."
                 )
-                found.append(heat_map(f"selectors-{code}", f"Overlap of selectors, {name}", overlap, caption))
-            found.append(certificate(code, language, selection))
+                found.append(heat_map(f"selectors-{code}", f"Overlap of selectors{of}", overlap, caption))
+            found.append(certificate(code, language, of))
         if overlap := summary.get("language_overlap"):
             caption = (
                 f"Jaccard overlap of the {overlap['of']} of two languages with the same training seed, mean over seeds."
@@ -64,8 +83,8 @@ def pictures(summary: Mapping[str, Any], rows: Mapping[str, MovedRows]) -> list[
     return found
 
 
-def scores(code: str, language: Mapping[str, Any], of: str) -> Picture:
-    """NLL and BLEU of all arms side by side, with intervals."""
+def scores(code: str, language: Mapping[str, Any], of: str = "") -> Picture:
+    """Draw NLL and BLEU of all arms side by side, with intervals."""
     arms, values = language["arms"], []
     figure, (left, right) = panels(0.95 + 0.36 * len(arms), (1, 2), sharey=True, width_ratios=[1, 1.15])
     labels = [arm_label(spec, arm) for spec, arm in arms.items()]
@@ -91,16 +110,14 @@ def scores(code: str, language: Mapping[str, Any], of: str) -> Picture:
     right.bar(0, 0, color=PAPER, edgecolor=MUTED, label="raw output")
     tight: dict[str, Any] = {"borderpad": 0, "borderaxespad": 0.5, "handlelength": 1.2, "columnspacing": 1.2}
     right.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, **tight)
-    rows = f"; rows tuned or copied{of}, as many in the controls. " if of.startswith(":") else ". "
     over = "sentences and training seeds" if len(language["certificates"]) > 1 else "sentences"
     return Picture(
         f"scores-{code}",
         add_title(figure, f"NLL and BLEU on held-out pairs{of}"),
         f"Bars with intervals. {'; '.join(values)}.",
-        f"All models on the same held-out pairs{rows}Left: negative log likelihood of a "
-        "target token. Right: BLEU on the first line of each output (filled) and on the whole output (outlined), in "
-        "which a model that does not know where to stop loses. Lines across the ends: 95 % bootstrap intervals over "
-        f"{over}.",
+        "All models on the same held-out pairs. Left: negative log-likelihood of a target token. Right: BLEU on the "
+        "first line of each output (filled) and on the whole output (outlined). The whole output scores low if a model "
+        f"does not know where to stop. The lines across the ends are 95% bootstrap intervals over {over}.",
         figure,
     )
 
@@ -110,14 +127,14 @@ def _bar(
 ) -> None:
     value, bounds = found["value"], (found["low"], found["high"])
     axes.barh(y, value, height, color=PAPER if hollow else colour, edgecolor=colour, lw=0.9)
-    if not hollow:  # a halo, so that the line is seen on a dark bar
+    if not hollow:  # a halo makes the line visible on a dark bar
         axes.hlines(y, *bounds, color=PAPER, lw=2.6)
     axes.hlines(y, *bounds, color=INK, lw=1)
-    axes.annotate(number(value, digits), (max(value, bounds[1]), y), (3, 0), va="center", **_NOTE)
+    axes.annotate(number(value, digits), (max(value, bounds[1]), y), (3, 0), va="center", **NOTE)
 
 
-def sizes(code: str, language: Mapping[str, Any]) -> Picture:
-    """NLL and BLEU on the first line against the number of rows, or of as many trained numbers."""
+def sizes(code: str, language: Mapping[str, Any], of: str = "") -> Picture:
+    """Draw NLL and BLEU on the first line against the number of rows, or of as many trained numbers."""
     figure, (left, right) = panels(3.4, (1, 2))
     arms, curves = language["arms"], _curves(language)
     for axes, metric in ((left, "nll"), (right, "bleu_first_line")):
@@ -133,25 +150,25 @@ def sizes(code: str, language: Mapping[str, Any]) -> Picture:
         ticks = sorted({size for name in ("partial", "frequency") for size, _ in curves.get(name, [])})
         axes.set_xticks(ticks, [f"{size:,.0f}" for size in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("Rows, or trained numbers over d (log scale)")
+        axes.set_xlabel("Rows, or trained numbers / d (log scale)")
     left.set_title("← NLL per token, lower is better", weight="normal")
     right.set_title("BLEU first line, higher is better →", weight="normal")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return Picture(
         f"sizes-{code}",
-        add_title(figure, f"Score against the number of rows, {language['name']}"),
+        add_title(figure, f"Score by number of rows{of}"),
         f"Two panels with a curve for each way to choose rows, {plural(len(arms), 'arm')} in all.",
-        "Score on held-out pairs against the number of rows that an arm trains or copies; LoRA and Prefix Tuning stand "
-        "where as many numbers would be rows. Bars: 95 % intervals over sentences and seeds, of each arm alone; "
-        "those of differences are narrower (see the table).",
+        "Score on held-out pairs by the number of rows that an arm trains or copies. LoRA and Prefix Tuning are placed "
+        "at the number of rows that have as many trained numbers. Bars: 95% intervals over sentences and seeds, for "
+        "each arm alone. Intervals of differences are narrower (see the table).",
         figure,
     )
 
 
 def _curves(language: Mapping[str, Any]) -> dict[str, list[tuple[float, str]]]:
-    """For each way to choose rows its arms at their own learning rate, each after its size, the smallest first.
+    """For each way to choose rows: size and spec of its arms at their own learning rate, the smallest first.
 
-    A size: rows, mean over seeds; for an adapter its trained numbers over d.
+    The size is the mean number of rows over the seeds; for an adapter, its trained numbers divided by d.
     """
     curves: dict[str, list[tuple[float, str]]] = {name: [] for name in SERIES}
     for spec, arm in language["arms"].items():
@@ -163,8 +180,8 @@ def _curves(language: Mapping[str, Any]) -> dict[str, list[tuple[float, str]]]:
     return {name: sorted(points, key=lambda point: point[0]) for name, points in curves.items() if points}
 
 
-def ticket_counts(code: str, language: Mapping[str, Any]) -> Picture:
-    """How many rows the test selects, against alpha and against steps."""
+def ticket_counts(code: str, language: Mapping[str, Any], of: str = "") -> Picture:
+    """Draw how many rows the test selects, by alpha and by steps."""
     tickets = language["tickets"]
     figure, (left, right) = panels(2.9, (1, 2))
     for axes, x, entries in ((left, "alpha", tickets["by_alpha"]), (right, "step", tickets["by_steps"])):
@@ -173,7 +190,7 @@ def ticket_counts(code: str, language: Mapping[str, Any]) -> Picture:
         axes.set_ylim(0, None)
         axes.yaxis.set_major_formatter("{x:,.0f}")
     left.set_xscale("log")
-    # Matplotlib's own labels of a log axis are formulas, which our texts are not read as (_STYLE in picture.py).
+    # Matplotlib labels a log axis with formulas, but _STYLE in picture.py turns formulas off.
     left.xaxis.set_major_formatter("{x:g}")
     left.xaxis.set_minor_formatter(NullFormatter())
     left.axvline(tickets["alpha"], color=MUTED, lw=0.9, ls=picture.DOTTED)
@@ -183,17 +200,17 @@ def ticket_counts(code: str, language: Mapping[str, Any]) -> Picture:
     last = tickets["by_steps"][-1]["counts"]
     return Picture(
         f"tickets-{code}",
-        add_title(figure, f"The number of tickets, {language['name']}"),
-        f"Tickets rise with alpha and with the number of updates; after the last update {min(last)} to {max(last)}.",
-        "How many rows the KS test selects: left against alpha after the last update, right on the way at the alpha of "
-        "this comparison. One line for each training seed. The number is a property of alpha, learning rate and steps "
-        "together.",
+        add_title(figure, f"Number of tickets{of}"),
+        f"Number of tickets by alpha and by update; after the last update {min(last)} to {max(last)}.",
+        "How many rows the KS test selects. Left: by alpha, after the last update. Right: during training, at the "
+        "alpha of this comparison. There is one line for each training seed. The number depends on alpha, learning "
+        "rate and steps together.",
         figure,
     )
 
 
 def heat_map(name: str, title: str, overlap: Mapping[str, Any], caption: str) -> Picture:
-    """A matrix of overlaps between 0 and 1, each with its number."""
+    """Draw a matrix of overlaps between 0 and 1, each with its number."""
     names, matrix = overlap["names"], np.array(overlap["matrix"])
     size = 1.6 + 0.55 * len(names)
     figure, axes = panels(size, width=min(WIDTH, 1.2 + size))
@@ -207,56 +224,3 @@ def heat_map(name: str, title: str, overlap: Mapping[str, Any], caption: str) ->
     pairs = itertools.combinations(range(len(names)), 2)
     listed = "; ".join(f"{names[i]} and {names[j]} {matrix[i, j]:.2f}" for i, j in pairs)
     return Picture(name, add_title(figure, title), f"Matrix of overlaps: {listed}.", caption, figure)
-
-
-def certificate(code: str, language: Mapping[str, Any], selection: str) -> Picture:
-    """Share of certified predictions, certified accuracy, and violations counted, over alpha; of the first seed."""
-    result, alpha = next(iter(language["certificates"].values())), language["selection"]["alpha"]
-    levels = sorted(result["levels"], key=lambda level: level["alpha"])
-    alphas, violations = ([level[key] for level in levels] for key in ("alpha", "violations"))
-    figure, (upper, lower) = panels(3.7, (2, 1), sharex=True, height_ratios=[2.2, 1])
-    upper.axhline(result["accuracy"], label="right, certified or not", color=MUTED, lw=0.9, ls=picture.DASHED)
-    for key, label, look in (
-        ("certified", "certified", {"color": INK, "marker": "o"}),
-        ("certified_accuracy", "certified and right", {"color": RIGHT, "marker": "s"}),
-    ):
-        upper.plot(alphas, [level[key] for level in levels], ms=3.5, lw=1.4, label=label, **look)
-    upper.set_xscale("log")
-    upper.set_xlim(alphas[0] / 1.7, alphas[-1] * 1.7)
-    upper.set_ylim(0, None)
-    upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-    upper.set_ylabel("Positions")
-    lower.vlines(alphas, 0, violations, color=VIOLATION, lw=2.5)
-    lower.plot(alphas, violations, "o", color=VIOLATION, ms=3.5)
-    for level, count in zip(alphas, violations, strict=True):
-        lower.annotate(f"{count:,}", (level, count), (0, 3), ha="center", va="bottom", **_NOTE)
-    lower.set_ylabel("Violations")
-    lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    lower.set_ylim(0, max(1, 1.3 * max(violations)))
-    upper.axvline(alpha, color=MUTED, lw=0.9, ls=picture.DOTTED, label=f"alpha = {alpha:g}")
-    lower.xaxis.set_major_locator(LogLocator(10))
-    lower.xaxis.set_major_formatter(_power)
-    lower.xaxis.set_minor_locator(NullLocator())
-    lower.set_xlabel("alpha (log scale)")
-    ends = "; ".join(
-        f"alpha {level['alpha']:g}: {percent(level['certified'], 1)} certified, "
-        f"{percent(level['certified_accuracy'], 1)} certified and right"
-        for level in (levels[0], levels[-1])
-    )
-    return Picture(
-        f"certificate-{code}",
-        picture.add_legend(figure, upper, f"Certification over alpha: {selection}", 4),
-        f"Two curves over alpha. {ends}. Up to {plural(max(violations), 'violation')}.",
-        f"Next-token predictions of the embed-tuned model at {result['positions']:,} positions of "
-        f"{plural(result['sentences'], 'held-out sentence')}. A position is certified at alpha when half the "
-        "margin between its two largest probabilities exceeds tau(alpha); dashed: the share of positions "
-        "that the model predicts right at all. Below: violations, certified positions at which a transfer model with "
-        "the rows that this alpha selects predicts another token.",
-        figure,
-    )
-
-
-def _power(value: float, _: int | None = None) -> str:
-    if value >= 0.001:
-        return f"{value:g}"
-    return "10⁻" + str(round(-math.log10(value))).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))

@@ -1,7 +1,7 @@
-"""How a figure of the report looks and is written: style, colours, text, PNG, and SVG for the page.
+"""How figures of the report look and how they are written: style, colours, text, PNG, and SVG for the page.
 
-Matplotlib without pyplot, the same bytes for the same data. Text is never mathematics (a token may be ``$``),
-glyphs that the font lacks become escapes, and one model has one colour everywhere.
+Figures use matplotlib without pyplot and are the same bytes for the same data. Text is never read as mathematics,
+because a token may be ``$``. Characters that the font lacks become escapes. A model has the same colour in all figures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .words import MODELS
 
 PAPER, INK, MUTED, GRID, DOTS = "#ffffff", "#1f2328", "#656d76", "#e3e6e8", "#a9b1b8"
 TICKET, VIOLATION, RIGHT = "#c8501e", "#b8860b", "#6a51a3"
-MODEL_COLOURS = {  # after Okabe and Ito (2008); labels and order also tell the models apart
+MODEL_COLOURS = {  # after Okabe and Ito (2008); labels and order distinguish the models as well
     "untuned": "#7d858c",
     "embed_tuning": "#0a66a8",
     "partial_transfer": "#5aa9dd",
@@ -48,6 +48,7 @@ _NAMES |= {colour: name.replace("_", "-") for name, colour in MODEL_COLOURS.item
 CSS_VARIABLES = {colour: f"--{name}" for colour, name in _NAMES.items()}
 WIDTH = 7.0  # inches: the text width of a paper with one column
 DASHED, DOTTED = (0, (4, 2)), (0, (1, 1.5))
+NOTE: dict[str, Any] = {"textcoords": "offset points", "size": 7}  # of a number beside what it is the value of
 _ANY_COLOUR = re.compile("|".join(CSS_VARIABLES))
 _TICKS = {"color": MUTED, "labelcolor": INK, "labelsize": 7.5, "major.width": 0.6}
 _STYLE_BY_GROUP: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -55,7 +56,7 @@ _STYLE_BY_GROUP: tuple[tuple[str, dict[str, Any]], ...] = (
     ("axes", {"grid": True, "grid.axis": "y", "spines.right": False, "spines.top": False}),
     ("axes", {"titlelocation": "left", "titlesize": 8, "titleweight": "bold"}),
     ("figure", {"dpi": 200}),
-    ("font", {"family": "DejaVu Sans", "size": 8}),  # the one that comes with matplotlib: the same on every machine
+    ("font", {"family": "DejaVu Sans", "size": 8}),  # comes with matplotlib, so it is the same on every machine
     ("grid", {"color": GRID, "linewidth": 0.6}),
     ("legend", {"fontsize": 7.5, "frameon": False}),
     ("savefig", {"dpi": 200}),
@@ -68,7 +69,7 @@ _STYLE = {f"{group}.{name}": value for group, values in _STYLE_BY_GROUP for name
 
 
 class Svg(NamedTuple):
-    """What stands in an ``<svg>`` element: its view box, its width on the page, and the drawing itself."""
+    """The content of an ``<svg>`` element: its view box, its width on the page, and the drawing itself."""
 
     box: str
     width: str
@@ -77,9 +78,18 @@ class Svg(NamedTuple):
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with what a page needs around it.
+    """A figure with the texts that a page needs. They are prose, not HTML.
 
-    ``title`` and ``alt`` say what it shows; ``caption`` also says how it was computed. Prose, not HTML.
+    Attributes
+    ----------
+    name : str
+        Of its file, without suffix, and of its element on the page.
+    title, alt : str
+        What it shows.
+    caption : str
+        How it was computed and how to read it.
+    figure : Figure
+        Matplotlib's figure.
     """
 
     name: str
@@ -89,11 +99,12 @@ class Picture:
     figure: Figure
 
     def write_png(self, path: Path) -> None:
+        """Write the figure as PNG."""
         with style():
             self.figure.savefig(path, format="png", metadata={"Software": None})
 
     def svg(self) -> Svg:
-        """The figure for a page: its ids start with the name, its colours are CSS variables."""
+        """Return the figure for a page: its ids start with its name, its colours are CSS variables."""
         buffer = io.StringIO()
         with style():
             undated = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -109,24 +120,24 @@ class Picture:
 
 
 def style() -> AbstractContextManager[None]:
-    """The style of every figure, over matplotlib's defaults and not over the user's matplotlibrc."""
+    """Return the style of all figures, based on matplotlib's defaults and not on the user's matplotlibrc."""
     return matplotlib.style.context(["default", _STYLE])
 
 
 def colour_of(arm: str) -> str:
-    """The colour of an arm, whatever its size; a muted one where it has none of its own."""
+    """Return the colour of an arm, which does not depend on its size; a muted one if it has no colour of its own."""
     name = re.split("[@:]", arm)[0]
     return MODEL_COLOURS[MODELS[name][0]] if name in MODELS else {"l2": RIGHT, "gradient": VIOLATION}.get(name, MUTED)
 
 
 def panels(height: float, shape: tuple[int, int] = (1, 1), width: float = WIDTH, **options: Any) -> tuple[Figure, Any]:
-    """A figure of a size in inches, and its axes: one, or an array of them."""
+    """Return a figure of a size in inches, and its axes: one, or an array of them."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(*shape, **options)
 
 
 def lie_bars_down(*panels: Axes) -> None:
-    """Axes of horizontal bars: the grid stands upright, and the names at the left need no line."""
+    """Set up axes for horizontal bars: vertical grid lines, and no line at the names on the left."""
     for axes in panels:
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
@@ -135,13 +146,13 @@ def lie_bars_down(*panels: Axes) -> None:
 
 
 def add_title(figure: Figure, title: str) -> str:
-    """Put a bold title at the upper left of the figure; return it."""
+    """Add a bold title at the upper left of the figure, and return it."""
     figure.suptitle(title, x=0.008, ha="left", size=8.5, weight="bold")
     return title
 
 
 def add_legend(figure: Figure, axes: Axes, title: str, columns: int) -> str:
-    """Put the legend of ``axes`` in one line above it all, under the bold title; return the title."""
+    """Add the legend of ``axes`` above the axes and below a bold title, and return the title."""
     place: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "columnspacing": 1.4, "borderaxespad": 0.2}
     legend = figure.legend(*axes.get_legend_handles_labels(), title=title, alignment="left", **place)
     legend.get_title().set(size=8.5, weight="bold")
@@ -149,11 +160,11 @@ def add_legend(figure: Figure, axes: Axes, title: str, columns: int) -> str:
 
 
 def token_label(token: str, limit: int = 18) -> str:
-    """A token as a figure can show it: at most ``limit`` signs, escapes for what the font lacks."""
+    """Return a token as a figure can show it: at most ``limit`` characters, with escapes for those the font lacks."""
     text = visible_token(token)
     shown = text if len(text) <= limit else text[: limit - 1] + "…"
     if not any(sign.isalnum() for sign in shown):
-        shown = f"“{shown}”"  # a full stop alone looks like dirt
+        shown = f"“{shown}”"  # a lone full stop is hardly visible
     return "".join(sign if ord(sign) in _glyphs() else escape_sign(sign) for sign in shown)
 
 

@@ -1,4 +1,4 @@
-"""From finished stages to what a person takes away: summary, environment, page, figures, tables, tickets, adapter."""
+"""From finished stages to products: summary, environment, page, figures, tables, tickets and adapter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kslottery_fast.base.files import (
 )
 from kslottery_fast.base.version import installed_version
 
-if TYPE_CHECKING:  # a finished experiment is shown without transformers and matplotlib
+if TYPE_CHECKING:  # a finished experiment can be shown without transformers and matplotlib
     from kslottery_fast.lab.experiment.cell import Cell
     from kslottery_fast.lab.experiment.plan import Experiment
     from kslottery_fast.lab.experiment.settings import ExperimentSettings
@@ -27,22 +27,42 @@ if TYPE_CHECKING:  # a finished experiment is shown without transformers and mat
     from .row_figures import MovedRows
 
 PRODUCTS = ("scores.csv", "scores.tex", "report.html", "environment.json", "summary.json")
-"""What every finished experiment shows beside figures and rows-*.csv; ``summary.json`` is written last."""
+"""The products of every finished experiment apart from figures and rows-*.csv. ``summary.json`` is written last."""
 
 TICKETS = ("tickets.json", "tickets.safetensors", "adapter")
-"""What stands beside them where Partial Tuning trained."""
+"""Further products, if Partial Tuning trained rows."""
 
-_FIGURES = ("scores", "sizes", "tickets", "histogram", "frequency", "ecdf", "selectors", "certificate")
+_FIGURES = [
+    *("scores", "sizes", "losses", "costs", "tickets"),
+    *("histogram", "frequency", "ecdf", "selectors", "certificate"),
+]
 _BY_GRID = ("rows-*.csv", *(f"{name}-*.png" for name in _FIGURES), "languages.png", *TICKETS)
-"""The products that depend on which arms and languages are shown."""
+"""The products that depend on which arms and languages there are."""
 
 
 def up_to_date(output: Path, settings: ExperimentSettings) -> bool:
-    """Whether the products in a folder are those of this grid and version."""
+    """Say whether the products in a folder belong to this grid and version.
+
+    Parameters
+    ----------
+    output : Path
+        The folder of an experiment.
+    settings : ExperimentSettings
+        What the experiment is about now.
+
+    Returns
+    -------
+    bool
+        False if a product is missing as well.
+    """
     if not all((output / name).exists() for name in PRODUCTS):
         return False
     summary = read_json(output / "summary.json")
-    if summary.get("grid") != settings.grid or summary.get("version") != installed_version():
+    if (
+        summary.get("grid") != settings.grid
+        or summary.get("version") != installed_version()
+        or "verdict" not in summary
+    ):
         return False
     spec, arms = _tuned_arm(settings), next(iter(summary["languages"].values()))["arms"]
     trained = spec is not None and arms[str(spec)]["rows"][0]
@@ -50,10 +70,22 @@ def up_to_date(output: Path, settings: ExperimentSettings) -> bool:
 
 
 def write_products(experiment: Experiment) -> dict[str, Any]:
-    """Write every product from finished stages, each whole or not at all; return the content of ``summary.json``.
+    """Write every product from finished stages, each whole or not at all.
 
-    The products of an earlier grid go first, ``summary.json`` before all others: killed half-way, this leaves no
-    summary that would pass files of two grids for one.
+    Parameters
+    ----------
+    experiment : Experiment
+        All of its stages must be finished.
+
+    Returns
+    -------
+    dict
+        The content of ``summary.json``.
+
+    Notes
+    -----
+    The products of an earlier grid are removed first, beginning with ``summary.json``. If the process is killed
+    half-way, no summary is left that would present files of two grids as those of one.
     """
     from .figures import pictures
     from .page import latex_text, render
@@ -63,7 +95,9 @@ def write_products(experiment: Experiment) -> dict[str, Any]:
     output, seed = experiment.folder.path, experiment.settings.seeds[0]
     summary, environment = summarize(experiment), _environment(experiment)
     cells = {code: experiment.cells[code, seed] for code in experiment.shops}
-    figures = pictures(summary, {code: _moved_rows(summary, code, cell) for code, cell in cells.items()})
+    moved = {code: _moved_rows(summary, code, cell) for code, cell in cells.items()}
+    curves = {code: _losses(cell, experiment.settings) for code, cell in cells.items()}
+    figures = pictures(summary, moved, curves)
     page, table = render(summary, environment, figures), latex_text(summary)
     stale = [output / "summary.json", *(path for pattern in _BY_GRID for path in output.glob(pattern))]
     for path in stale:
@@ -78,19 +112,19 @@ def write_products(experiment: Experiment) -> dict[str, Any]:
     _write_tickets(output, next(iter(cells.values())), experiment.settings)
     write_json(output / "environment.json", environment)
     write_text(output / "report.html", page)
-    # Last: who finds a summary finds everything else beside it.
+    # Last, so that everything else exists if there is a summary.
     write_json(output / "summary.json", summary)
     return summary
 
 
 def _tuned_arm(settings: ExperimentSettings) -> ArmSpec | None:
-    """The arm whose rows become an adapter: Partial Tuning of the tickets, else the first one."""
+    """The arm whose rows become an adapter: Partial Tuning of the tickets, otherwise the first Partial Tuning."""
     arms = [spec for spec in settings.specs if spec.name == "partial"]
     return next((spec for spec in arms if spec.size == "tickets" and not spec.learning_rate), next(iter(arms), None))
 
 
 def _write_tickets(output: Path, cell: Cell, settings: ExperimentSettings) -> None:
-    """The tickets, their rows after Embed Tuning and after Partial Tuning, and the latter as an adapter of PEFT."""
+    """Write the tickets, their rows after Embed Tuning and after Partial Tuning, and the latter as a PEFT adapter."""
     spec = _tuned_arm(settings)
     if spec is None or not cell.record(spec)["rows"]:
         return
@@ -110,7 +144,7 @@ def _write_tickets(output: Path, cell: Cell, settings: ExperimentSettings) -> No
     with atomic_directory(output / "adapter") as adapter:
         for file in (stage / "adapter").iterdir():
             shutil.copyfile(file, adapter / file.name)
-        tickets.save(adapter / "tickets.json")  # PEFT passes it over; a person sees how the rows were chosen
+        tickets.save(adapter / "tickets.json")  # ignored by PEFT; tells a person how the rows were chosen
 
 
 def _environment(experiment: Experiment) -> dict[str, Any]:
@@ -125,11 +159,19 @@ def _environment(experiment: Experiment) -> dict[str, Any]:
         **combined([record["environment"] for record in records.values()]),
         "commands": list(dict.fromkeys(record["environment"]["command"] for record in records.values())),
         "seed": settings.base.seed,
-        "model": {"name": first["model_name"], **first["model_provenance"]},
+        "model": _model(first["model_name"], first["model_provenance"]),
         "corpus": first["provenance"] if len(corpora) == 1 else {c: one["provenance"] for c, one in corpora.items()},
         "licences": list(dict.fromkeys(licence for one in corpora.values() for licence in one["licences"])),
         "seconds": {stage: record["seconds"] for stage, record in records.items()},
     }
+
+
+def _model(name: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the model comes from, with the id of its weights on the Hub if the package downloads it by name."""
+    from kslottery_fast.lab.models.names import MODELS
+
+    hub = {"hub_id": MODELS[name].hub_id} if provenance["kind"] == "wheel" and name in MODELS else {}
+    return {"name": name, **hub, **provenance}
 
 
 def _moved_rows(summary: Mapping[str, Any], code: str, cell: Cell) -> MovedRows:
@@ -153,6 +195,13 @@ def _moved_rows(summary: Mapping[str, Any], code: str, cell: Cell) -> MovedRows:
         selection=selection_of(summary, code),
         shifts=[Shift(ticket["token"], *pair) for ticket, pair in zip(first, rows, strict=True)],
     )
+
+
+def _losses(cell: Cell, settings: ExperimentSettings) -> dict[str, list[float]]:
+    """The training losses of the arms of a cell that have some."""
+    found = {str(spec): cell.stage(spec) / "losses.json" for spec in settings.specs}
+    losses = {spec: list(read_json(path)) for spec, path in found.items() if path.exists()}
+    return {spec: values for spec, values in losses.items() if values}
 
 
 def _rows_csv(cell: Cell) -> str:

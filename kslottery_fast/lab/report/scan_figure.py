@@ -1,4 +1,4 @@
-"""The picture of a scan: how far each kind of matrix moved, over the model and layer by layer."""
+"""The figure of a scan: how far each kind of matrix moved, over the whole model and by layer."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from kslottery_fast.tickets.scan import Scan, TensorShift, matrices, mean_d, sig
 from .picture import DOTS, INK, MODEL_COLOURS, MUTED, PAPER, TICKET, Picture, add_title, lie_bars_down, panels, style
 from .words import number, percent
 
-MAX_KINDS = 30  # more are no longer read on one page; those that moved furthest are kept
+MAX_KINDS = 30  # more would not be readable on one page; those that moved furthest are kept
 _BLUES = LinearSegmentedColormap.from_list("shift", ["#f1f3f5", MODEL_COLOURS["embed_tuning"]])
 
 Kinds = Mapping[str, Sequence[TensorShift]]
 
 
 def scan_figure(scan: Scan) -> Picture:
-    """Bars: mean D of each kind of matrix, the embedding in orange. Beside them, the same in every layer."""
+    """Draw the mean D of each kind of matrix as bars (the embedding in orange) and by layer as a map."""
     every = scan.by_kind()
     kept = sorted(every, key=lambda kind: (not _is_embedding(every[kind]), -(mean_d(every[kind]) or 0)))[:MAX_KINDS]
     kinds = {kind: shifts for kind, shifts in every.items() if kind in kept}
@@ -38,13 +38,17 @@ def scan_figure(scan: Scan) -> Picture:
             _layers(figure, grid[0, 1], kinds, layers)
         title = add_title(figure, f"Shift of the rows of {matrices(len(scan.tensors))}")
     values = "; ".join(f"{kind} {number(mean_d(shifts), 4)}" for kind, shifts in kinds.items())
-    few = f" The {MAX_KINDS} of {len(every)} kinds of matrices that moved furthest." if len(every) > MAX_KINDS else ""
+    few = (
+        f" The figure shows the {MAX_KINDS} of {len(every)} kinds of matrices that moved furthest."
+        if len(every) > MAX_KINDS
+        else ""
+    )
     return Picture(
         "scan",
         title,
         f"Bars of the mean D of each kind of matrix, and a map over layers. {values}.",
-        f"Mean KS statistic D over the rows of each kind of matrix, {scan.before} against {scan.after}; orange: the "
-        f"input embedding. Percentages: rows with p < {scan.alpha:g}. Right: the same in every layer.{few}",
+        f"Mean KS statistic D over the rows of each kind of matrix, {scan.before} compared with {scan.after}. Orange: "
+        f"the input embedding. Percentages: rows with p < {scan.alpha:g}. Right: mean D by layer.{few}",
         figure,
     )
 
@@ -67,7 +71,7 @@ def _bars(axes: Axes, kinds: Kinds) -> None:
     lie_bars_down(axes)
     axes.set_xlim(0, 1.3 * axes.get_xlim()[1] if any(values) else 1)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.set_xlabel("Mean D of the rows; %: significant ones")
+    axes.set_xlabel("Mean D of the rows; %: significant rows")
 
 
 def _layers(figure: Figure, axes: Axes, kinds: Kinds, layers: int) -> None:

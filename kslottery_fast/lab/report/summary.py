@@ -1,4 +1,4 @@
-"""From the finished stages of an experiment to ``summary.json``: every number of tables, figures, advice and page."""
+"""From finished stages to ``summary.json``, which has the numbers of all tables, figures and sentences."""
 
 from __future__ import annotations
 
@@ -13,24 +13,37 @@ from kslottery_fast.evaluation import comparison
 from kslottery_fast.evaluation.evaluate import SCORES, Evaluation
 from kslottery_fast.evaluation.intervals import Interval
 from kslottery_fast.evaluation.replicates import Replicates
-from kslottery_fast.lab.experiment.arms import ARMS, ChosenRows, Transfer
 from kslottery_fast.lab.experiment.cell import EMBED, UNTUNED, Cell
 from kslottery_fast.lab.experiment.plan import Experiment
 from kslottery_fast.lab.experiment.scoring import SCORE, load_nll, load_scores
 from kslottery_fast.lab.experiment.specs import ArmSpec
 
 from . import advice, ticket_facts
+from .costs import costs
+from .verdict import verdict, verdict_over
 from .words import is_plain_grid, model_key, plural
 
 FORMAT = "kslottery-summary/1"
 PARAPHRASE_METRICS = ("nll", "bleu_raw", "bleu_first_line", "ended")
 COMPARED = ("frequency", "random", "l2", "gradient")
-"""Controls that stand beside Partial Tuning of the same size."""
+"""Controls that are compared with Partial Tuning of the same size."""
 
 SAMPLES_SHOWN = 8
 
 
 def summarize(experiment: Experiment) -> dict[str, Any]:
+    """Compute the content of ``summary.json``.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        All of its stages must be finished.
+
+    Returns
+    -------
+    dict
+        As JSON takes it.
+    """
     settings = experiment.settings
     languages = {code: Language(experiment, code) for code in experiment.shops}
     found = {code: language.summary() for code, language in languages.items()}
@@ -40,6 +53,7 @@ def summarize(experiment: Experiment) -> dict[str, Any]:
         "format": FORMAT,
         "version": installed_version(),
         "title": _title(list(languages.values())),
+        "verdict": verdict_over(list(found.values())),
         "settings": asdict(settings.base),
         "grid": settings.grid,
         "signatures": first.signatures(),
@@ -62,7 +76,10 @@ def summarize(experiment: Experiment) -> dict[str, Any]:
 class Language:
     """One language of a finished experiment: its scores, aligned over arms, and what follows from them.
 
-    ``test``, ``paraphrased`` (empty where it was not asked for) and ``validation`` (NLL alone): replicates by arm.
+    Attributes
+    ----------
+    test, paraphrased, validation : dict
+        Replicates by arm. ``paraphrased`` is empty without the paraphrase check. ``validation`` has the NLL only.
     """
 
     def __init__(self, experiment: Experiment, code: str) -> None:
@@ -70,7 +87,7 @@ class Language:
         self.base, self.specs = self.settings.base, self.settings.specs
         self.cells = [experiment.cells[code, seed] for seed in self.settings.seeds]
         self.corpus: dict[str, Any] = dict(read_json(shop.folder.stage_path("corpus") / "corpus.json"))
-        # The draws of one seed are those of its evaluations; several have draws that no other language has.
+        # One seed has the draws of its evaluations. Several seeds have draws that no other language has.
         self.seed = self.base.seed if len(self.cells) == 1 else comparison.language_seed(self.base.seed, code)
         scored = {
             spec: [cell.home(spec).stage_path(str(spec) + SCORE) for cell in self.arm_cells(spec)]
@@ -94,11 +111,11 @@ class Language:
         }
 
     def arm_cells(self, spec: ArmSpec) -> list[Cell]:
-        """The cells of an arm: one of each seed, or one where the seed plays no part."""
+        """Return the cells of an arm: one for each seed, or a single one if the arm does not depend on the seed."""
         return self.cells if spec.facts.seeded else self.cells[:1]
 
     def apart(self) -> dict[ArmSpec, dict[str, Replicates]]:
-        """``test`` from draws that no other language has, which a mean over languages needs."""
+        """Return ``test`` computed with draws that no other language has, as a mean over languages needs."""
         seed = comparison.language_seed(self.base.seed, self.code)
         return self.test if seed == self.seed else self._replicates(self.evaluations, seed)
 
@@ -113,6 +130,7 @@ class Language:
         }
 
     def summary(self) -> dict[str, Any]:
+        """Return the entry of the language in ``summary.json``."""
         effects = self.settings.effects
         positions = {str(spec): self._first("positions", f".{spec}") for spec in self.settings.interpreted}
         certificates = {cell.seed: cell.folder.stage_path("certificate") / "certificate.json" for cell in self.cells}
@@ -131,10 +149,10 @@ class Language:
             "recommendation": self._recommendation(),
             "samples": self._samples(),
         }
-        return {**found, "advice": advice.sentences(found, self.base.correction)}
+        return {**found, "advice": advice.sentences(found, self.base.correction), "verdict": verdict(found)}
 
     def _first(self, kind: str, of: str) -> Any:
-        """What a stage of the first seed found."""
+        """The result of a stage of the first seed."""
         return read_json(self.cells[0].folder.stage_path(kind + of) / f"{kind}.json")
 
     def _arm(self, spec: ArmSpec) -> dict[str, Any]:
@@ -205,7 +223,7 @@ class Language:
         return comparison.recommend(sets, candidate(UNTUNED), candidate(EMBED), self.settings.margin)
 
     def _samples(self) -> list[dict[str, str]]:
-        """Test pairs with what each arm made of them, with the first seed."""
+        """Test pairs with the outputs of every arm, for the first seed."""
         outputs = {model_key(str(spec)): found[0].outputs for spec, found in self.evaluations.items()}
         return [
             {"source": pair["source"], "reference": pair["target"]}
@@ -214,7 +232,7 @@ class Language:
         ]
 
     def signatures(self) -> dict[str, str]:
-        """What to cite: sacrebleu's signatures, and how the intervals were made."""
+        """Return what to cite: the signatures of sacrebleu, and how the intervals were computed."""
         found, seeds = dict(self.evaluations[UNTUNED][0].signatures), len(self.cells)
         if seeds > 1:
             del found["bootstrap"]
@@ -226,7 +244,7 @@ class Language:
 
 
 def _title(languages: Sequence[Language]) -> str:
-    """The model, the languages, and the size of the grid where it is not that of a plain run."""
+    """The model and the languages; also the size of the grid, unless it is that of a plain run."""
     first, settings = languages[0].corpus, languages[0].settings
     targets = " and ".join(one.corpus["target_language"]["name"] for one in languages)
     title = f"{first['model_name']}, {first['source_language']['name']} to {targets}"
@@ -250,50 +268,14 @@ def _mean(languages: Sequence[Language]) -> dict[str, Any]:
     return result
 
 
-def costs(spec: ArmSpec, cells: Sequence[Cell]) -> dict[str, Any]:
-    """Seconds of every seed and peaks of memory of a scored arm; ``cells`` are its own.
-
-    ``making`` the arm, alone and ``from_scratch``: with the Embed Tuning that its rows come from or are chosen by (a
-    size given as alpha does not count: the same arm can be asked for by a number of rows); and ``scoring`` it. A peak
-    is None where the system could not tell that of a stage.
-    """
-    needs = needs_embed_tuning(spec)
-    made = [cell.home(spec).record(str(spec)) for cell in cells]
-    scored = [cell.home(spec).record(str(spec) + SCORE) for cell in cells]
-    before = [cell.folder.record(str(EMBED)) for cell in cells] if needs else []
-    seconds = {name: [stage["seconds"] for stage in stages] for name, stages in (("making", made), ("scoring", scored))}
-    with_embed = zip(seconds["making"], before or [{"seconds": 0}] * len(cells), strict=True)
-    seconds["from_scratch"] = [own + stage["seconds"] for own, stage in with_embed]
-    peaks = {"making": made, "from_scratch": [*made, *before], "scoring": scored}
-    return {
-        "needs_embed_tuning": needs,
-        "seconds": seconds,
-        "peak_memory_mb": {name: _peak(stages) for name, stages in peaks.items()},
-    }
-
-
-def needs_embed_tuning(spec: ArmSpec) -> bool:
-    """Whether an arm takes its rows from Embed Tuning, or chooses them by what Embed Tuning showed."""
-    arm = ARMS[spec.name]
-    # The other selectors go by counts or by chance.
-    return isinstance(arm, Transfer) or (isinstance(arm, ChosenRows) and arm.selector in ("ks", "l2", "gradient"))
-
-
-def _peak(stages: Sequence[Mapping[str, Any]]) -> int | None:
-    peaks = [stage["environment"] for stage in stages]
-    if any(peak["peak_memory_of"] != "stage" for peak in peaks):
-        return None
-    return max(int(peak["peak_memory_mb"]) for peak in peaks)
-
-
 def _plain(found: Mapping[str, Interval | Replicates]) -> dict[str, dict[str, float]]:
-    """Values and 95 % intervals as JSON takes them."""
+    """Values and 95% intervals as JSON takes them."""
     intervals = {name: one.interval() if isinstance(one, Replicates) else one for name, one in found.items()}
     return {name: one.to_dict() for name, one in intervals.items()}
 
 
 def _values(arm: Mapping[str, Any]) -> dict[str, float]:
-    """What an arm scores and how many numbers it trained, means over seeds."""
+    """The scores of an arm and how many numbers it trained, means over seeds."""
     trained = arm["trained_parameters"]
     scores = {metric: score["value"] for metric, score in arm["scores"].items()}
     return scores | {"trained_parameters": trained[0] if len(set(trained)) == 1 else fmean(trained)}

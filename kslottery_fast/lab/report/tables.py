@@ -1,4 +1,4 @@
-"""The tables of arms: their columns, which terminal, page, LaTeX and CSV share; and rows for a terminal at work."""
+"""Tables of arms: the columns that terminal, page and LaTeX share, the CSV file, and rows printed during a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -21,7 +21,7 @@ from kslottery_fast.lab.experiment.console import duration
 
 from .words import NOTHING, arm_label, compact, count_text, is_plain, number, percent, selection_of
 
-WIDE = 220  # signs that all columns side by side need
+WIDE = 220  # characters that all columns side by side need
 FILES = {
     "Report": "report.html",
     "Numbers": "summary.json",
@@ -38,24 +38,33 @@ Cell = tuple[str, str]  # a value, and under it an interval or nothing
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its ``heading``, and what it shows of an arm.
+    """One column of a table of arms.
 
-    ``better``: "higher", "lower", or "" where neither is. ``narrow``: the cell where there is little room.
+    Attributes
+    ----------
+    heading : str
+    cell : callable
+        Returns what the column shows of an arm.
+    better : {"higher", "lower", ""}
+        Which values are better; "" if neither.
+    narrow : callable, optional
+        Returns a shorter text for a narrow table.
     """
 
     heading: str
     cell: Callable[[Arm], Cell]
-    better: str = ""
+    better: Literal["higher", "lower", ""] = ""
     narrow: Callable[[Arm], Cell] | None = None
 
     def short(self, arm: Arm) -> Cell:
+        """Return the cell for a narrow table."""
         return (self.narrow or self.cell)(arm)
 
 
 def interval_cell(
     found: Mapping[str, float] | None, digits: int, ends: int | None = None, *, signed: bool = False
 ) -> Cell:
-    """A value and its interval, with a fixed number of digits; the ends of the interval may have fewer."""
+    """A value and its interval with a fixed number of digits; ``ends``: the digits of the interval, if other."""
     if found is None:
         return NOTHING, ""
     sign, to = ("+", "…") if signed else (",", "–")
@@ -77,7 +86,7 @@ def _ends(arm: Arm) -> Cell:
 
 
 def _over_seeds(name: str, show: Callable[[float], str], bound: Callable[[float], str]) -> Callable[[Arm], Cell]:
-    """The mean over seeds, and the range where they differ."""
+    """The mean over seeds, and the range if the seeds differ."""
 
     def cell(arm: Arm) -> Cell:
         found = [one for one in arm.get(name) or [] if one is not None]
@@ -117,8 +126,8 @@ EMBED = Column("NLL minus Embed T.", _part("against_embed", "nll", 3, 3))
 MODELS = (NLL, *BLEU, *CHRF, ENDS, CHARS, TRAINED)
 GAINS = (
     Column("Raw gain", _part("decomposition", "gain", 2, 1)),
-    Column("of it quality", _part("decomposition", "quality", 2, 1)),
-    Column("of it stopping", _part("decomposition", "stopping", 2, 1)),
+    Column("Quality part", _part("decomposition", "quality", 2, 1)),
+    Column("Stopping part", _part("decomposition", "stopping", 2, 1)),
     Column("Gain, paraphrased", _part("paraphrased_against_untuned", "bleu_first_line", 2, 1)),
 )
 COSTS = (
@@ -131,27 +140,27 @@ COSTS = (
 )
 
 GAINS_NOTE = (
-    "Values are means over training seeds; intervals: 95 %, bootstrap over sentences and Student's t over seeds, of "
-    "differences paired in both. Raw gain: raw BLEU minus that of the untuned model; quality: the part on first lines, "
-    "where running on is not counted; stopping: the rest. Gain, paraphrased: BLEU first line minus that of the untuned "
-    "model with a template that was not trained."
+    "Values are means over training seeds. Intervals: 95%, from a bootstrap over sentences and Student's t over seeds, "
+    "for differences paired in both. Raw gain: raw BLEU minus that of the untuned model. Quality part: the gain on "
+    "first lines, where text after the answer is not counted. Stopping part: the rest. Gain, paraphrased: BLEU on the "
+    "first line minus that of the untuned model, with a template that was not trained."
 )
 COSTS_NOTE = (
-    "Covers: share of the tokens of the training examples, prompts included, whose rows the arm changes. Rows that are "
-    "copied train 0 numbers of their own. Time: making the arm, mean over seeds, without scoring; incl. Embed T.: with "
-    "the Embed Tuning that its rows come from or are chosen by (a size given as alpha is not counted). Memory: peak "
-    "while making it, that Embed Tuning included."
+    "Covers: coverage, the share of the tokens of the training examples (prompts included) whose rows the arm changes. "
+    "Copied rows count as 0 trained numbers. Time: making the arm, mean over seeds, without scoring. Time incl. Embed "
+    "T.: with the Embed Tuning that its rows come from or are chosen by (a size given as alpha is not counted). "
+    "Memory: peak while making it, that Embed Tuning included. Times depend on the processor."
 )
 NOTE = f"{GAINS_NOTE} {COSTS_NOTE}"
 
 
 def shown(columns: Iterable[Column], arms: Sequence[Arm]) -> list[Column]:
-    """The columns that have something to show of some arm."""
+    """Return the columns that are not empty for all arms."""
     return [column for column in columns if any(column.cell(arm)[0] != NOTHING for arm in arms)]
 
 
 def parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Arm]]]:
-    """Code, name and arms of each language, and of their mean."""
+    """Yield code, name and arms of each language and of their mean."""
     for code, language in summary["languages"].items():
         yield code, language["name"], language["arms"]
     if "mean" in summary:
@@ -159,7 +168,7 @@ def parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, A
 
 
 def score_header() -> list[str]:
-    """The two lines above rows of :func:`score_row`."""
+    """Return the two heading lines above rows of :func:`score_row`."""
     heads = (
         ("", "NLL", "BLEU", "BLEU", "chrF++", "chrF++", "", ""),
         ("Model", "", "raw", "1st line", "raw", "1st line", "Ends", "Chars"),
@@ -168,7 +177,7 @@ def score_header() -> list[str]:
 
 
 def score_row(label: str, evaluation: Evaluation) -> str:
-    """One model on a line of 80 columns, for a terminal on which they appear one by one; a long label stands above."""
+    """Return the scores of one model on a line of 80 columns. A long label has a line of its own above."""
     found = {name: score["value"] for name, score in evaluation.scores().items()}
     scores = [number(found[name], 2) for name in ("bleu_raw", "bleu_first_line", "chrf_raw", "chrf_first_line")]
     above, label = (f"{label}\n", "") if len(label) > 21 else ("", label)
@@ -177,9 +186,16 @@ def score_row(label: str, evaluation: Evaluation) -> str:
 
 
 def print_summary(summary: Mapping[str, Any], console: Console, folder: Path) -> None:
-    """Print all arms side by side, each value over its 95 % interval, then the advice and where the files are.
+    """Print all arms with their 95% intervals, the findings, the list of files, and the verdict.
 
-    80 columns are enough, and nothing depends on colour. The page has what does not fit.
+    Parameters
+    ----------
+    summary : mapping
+        The content of ``summary.json``.
+    console : Console
+        Where to print. 80 columns are enough, and nothing depends on colour.
+    folder : Path
+        The folder of the experiment, whose files are listed.
     """
     plain = is_plain(summary)
     groups: tuple[tuple[Column, ...], ...] = (MODELS,) if plain else ((NLL, EMBED, *BLEU, ENDS), GAINS, COSTS)
@@ -194,11 +210,11 @@ def print_summary(summary: Mapping[str, Any], console: Console, folder: Path) ->
             if place:
                 console.print()
             if found := shown(columns, list(arms.values())):
-                # Columns that rich shrinks, of a table without edges, take a little more than they are given.
+                # In a table without edges, columns that rich shrinks take a little more room than they are given.
                 console.print(_table(arms, found, console.width, plain), width=None if plain else console.width - 2)
     if plain:
         selected = selection_of(summary, next(iter(summary["languages"])))
-        console.print(Text(f"Selected: {selected}. Second lines: 95 % intervals over sentences."))
+        console.print(Text(f"Selected: {selected}. Second lines: 95% intervals over sentences."))
     else:
         console.print(Text(NOTE))
     for language in summary["languages"].values():
@@ -210,6 +226,8 @@ def print_summary(summary: Mapping[str, Any], console: Console, folder: Path) ->
     for what, file in FILES.items():
         if (folder / file).exists():
             console.print(f"{what + ':':14}{folder / file}", markup=False, soft_wrap=True)
+    console.print()
+    console.print(f"Verdict: {summary['verdict']}", markup=False)
 
 
 def _table(arms: Mapping[str, Arm], columns: list[Column], width: int, plain: bool) -> Table:
@@ -228,7 +246,18 @@ def _table(arms: Mapping[str, Arm], columns: list[Column], width: int, plain: bo
 
 
 def csv_text(summary: Mapping[str, Any]) -> str:
-    """All arms in all languages, a line each: every score and difference with its bounds, and the costs."""
+    """Write every score and difference with its bounds, and the costs, as CSV.
+
+    Parameters
+    ----------
+    summary : mapping
+        The content of ``summary.json``.
+
+    Returns
+    -------
+    str
+        A line for every arm of every language. Shares are numbers between 0 and 1.
+    """
     lines = [
         {"language": code, "arm": spec, "label": arm["label"], **_flat(arm)}
         for code, _, arms in parts(summary)

@@ -1,4 +1,4 @@
-"""What is known of the tickets: how many, which, and how far sets of rows agree over seeds, selectors and languages."""
+"""Facts about the tickets: how many, which ones, and how far they agree over seeds, selectors and languages."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from .words import plural
 
 
 def saved_tickets(cell: Cell) -> Tickets:
-    """The tickets that the certificate of a cell speaks of."""
+    """Return the tickets that the certificate of a cell is about."""
     return Tickets.load(cell.folder.stage_path("certificate") / "tickets.json")
 
 
 def tickets_of(cell: Cell, spec: ArmSpec) -> Tickets:
-    """The rows of an arm that takes the largest D, as Tickets; with their texts where they are those of the cell."""
+    """Return the rows of an arm that takes the largest D, as Tickets; those of the cell have token texts."""
     own, ids, base = saved_tickets(cell), cell.choose("ks", spec).tolist(), cell.shop.settings
     if sorted(own.token_ids.tolist()) == sorted(ids):
         return own
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of rows that are not significant: their number was asked for
+        warnings.simplefilter("ignore", RuntimeWarning)  # rows that are not significant: their number was given
         if isinstance(spec.size, float):
             return select_tickets(cell.evidence.table(), spec.size, base.method, base.correction, None)
         return select_tickets(cell.evidence.table(), base.alpha, base.method, None, len(ids))
 
 
 def selection(cell: Cell) -> dict[str, Any]:
-    """The tickets of a cell in numbers."""
+    """Return the tickets of a cell in numbers."""
     saved, base = saved_tickets(cell), cell.shop.settings
     threshold = saved.threshold
-    if saved.selected_by != "alpha":  # the smallest significant D, also where top_k had to choose
+    if saved.selected_by != "alpha":  # the smallest significant D, even if top_k chose the rows
         alpha = base.alpha / saved.vocab_size if base.correction else base.alpha
         threshold = critical_count(saved.dimension, alpha, base.method) / saved.dimension
     return {
@@ -59,7 +59,7 @@ def selection(cell: Cell) -> dict[str, Any]:
 
 
 def of_language(cells: Sequence[Cell], effects: Mapping[str, Any]) -> dict[str, Any]:
-    """Counts over alpha and steps, overlap of seeds and selectors, and the list of the first seed's tickets."""
+    """Return counts by alpha and steps, overlaps of seeds and of selectors, and the tickets of the first seed."""
     base, evidence, saved = cells[0].shop.settings, [cell.evidence for cell in cells], saved_tickets(cells[0])
     alphas = sorted({*ALPHA_GRID, base.alpha, base.alpha / 2, min(2 * base.alpha, (1 + base.alpha) / 2)})
 
@@ -107,10 +107,23 @@ def _list(cell: Cell, tickets: Tickets, effects: Mapping[str, Any]) -> list[dict
 
 
 def common_tickets(cells: Mapping[str, Sequence[Cell]]) -> tuple[str, dict[str, list[set[int]]]]:
-    """Sets of tickets that can be compared, and how they were chosen: all by alpha, or all as top_k.
+    """Return sets of tickets that can be compared.
 
-    Where alpha selects nothing in one cell, that cell goes on with its top_k rows; those beside the few that alpha
-    selects in another would differ by their number alone. So would those of cells where fewer rows moved.
+    Parameters
+    ----------
+    cells : mapping
+        The cells of each language, seed by seed.
+
+    Returns
+    -------
+    tuple
+        How the sets were chosen, in words, and the sets by language, seed by seed.
+
+    Notes
+    -----
+    All sets are chosen by alpha, or all have the same number of rows. If alpha selects nothing in one cell, that cell
+    uses its top_k rows. Compared with the few rows that alpha selects in another cell, they would differ by their
+    number alone. The same is true if fewer rows moved in some cell.
     """
     every = list(itertools.chain(*cells.values()))
     alpha, top_k = every[0].shop.settings.alpha, every[0].shop.settings.top_k
@@ -122,7 +135,7 @@ def common_tickets(cells: Mapping[str, Sequence[Cell]]) -> tuple[str, dict[str, 
 
 
 def of_seeds(cells: Sequence[Cell]) -> dict[str, Any]:
-    """``overlap_of_seeds``, the mean Jaccard overlap of two seeds' tickets, and ``overlap_of``; None for one seed."""
+    """Return the mean Jaccard overlap of two seeds, and of which rows it is; None for one seed."""
     if len(cells) == 1:
         return {"overlap_of_seeds": None, "overlap_of": None}
     words, chosen = common_tickets({"": cells})
@@ -139,6 +152,6 @@ def _of_selectors(cells: Sequence[Cell], k: int) -> dict[str, Any]:
 
 
 def of_languages(cells: Mapping[str, Sequence[Cell]]) -> dict[str, Any]:
-    """Jaccard overlap of the tickets of two languages, mean over seeds; ``cells`` of each language, seed by seed."""
+    """Return the Jaccard overlap of the tickets of two languages, mean over seeds; ``cells`` by language and seed."""
     words, chosen = common_tickets(cells)
     return {"names": list(cells), "matrix": overlap_matrix(list(chosen.values())), "of": words}

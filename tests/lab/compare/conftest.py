@@ -19,7 +19,7 @@ ARMS = (
     "partial@0.3 partial@4 partial@0.000001 transfer@4 frequency@4 random@4 l2@4 gradient@4 frozen@4 noise@4 "
     "lora@8 prefix@8 full"
 )
-GRID = ("--seeds", "0,1", "--arms", ARMS.replace(" ", ","))
+GRID = ("--seed", "0,1", "--arms", ARMS.replace(" ", ","))
 
 
 @contextlib.contextmanager

@@ -71,7 +71,9 @@ def test_embed_tuning_says_why_alpha_selects_nothing_and_how_many_rows_moved(tmp
     if moved:
         assert len(cell.tickets) == 2
     else:
-        with pytest.raises(InputError, match="Embed Tuning moved no row at all; raise learning_rate or steps"):
+        with pytest.raises(
+            InputError, match="Embed Tuning moved no row; raise the learning rate or the number of steps"
+        ):
             cell.tickets  # noqa: B018
     assert capsys.readouterr().err == ""
 

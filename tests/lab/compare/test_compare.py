@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from kslottery_fast import __version__
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.cli import main as cli
+from kslottery_fast.lab.cli.explain import describe
 from kslottery_fast.lab.experiment import plan
 from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.plan import Experiment
@@ -167,9 +168,9 @@ def test_every_control_is_named_beside_partial_tuning_of_its_size_and_frequency_
         assert entry["difference"]["nll"]["value"] == pytest.approx(fmean(expected))
     for name in controls:
         (sentence,) = (one for one in language["advice"] if name in one)
-        assert f"test NLL of {name} minus partial@4" in sentence
+        assert f"The difference in test NLL ({name} minus partial@4) is" in sentence
         covered = [round(100 * fmean(arms(summary)[arm]["coverage"])) for arm in (name, "partial@4")]
-        assert f"its rows are {covered[0]}% of the training tokens, those of partial@4 {covered[1]}%" in sentence
+        assert f"training tokens is {covered[0]}% for {name} and {covered[1]}% for partial@4." in sentence
 
 
 def test_what_an_arm_covers_is_the_share_of_training_tokens_whose_rows_it_changes(finished, summary):
@@ -328,13 +329,13 @@ def test_help_says_what_the_validation_pairs_are_for(capsys):
     with pytest.raises(SystemExit):
         cli.main(["compare", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "pairs that advice and the effects of single tickets are measured on" in text
+    assert "number of validation pairs, on which advice and effects of tickets are based" in text
 
 
 def test_the_terminal_shows_scores_gains_costs_and_advice(finished_arguments, capsys):
     assert cli.main(finished_arguments) == 0
     printed = capsys.readouterr().out
-    for words in ("Norm-matched", "of it", "stopping", "Memory", "- Unstable tickets", "report.html"):
+    for words in ("Norm-matched", "Quality part", "Memory", "- The tickets are unstable", "report.html", "Verdict: "):
         assert words in printed
     assert cli.main([*finished_arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["format"] == "kslottery-summary/1"
@@ -343,12 +344,25 @@ def test_the_terminal_shows_scores_gains_costs_and_advice(finished_arguments, ca
 def test_arms_are_listed_and_a_dry_run_names_the_jobs_and_leaves_nothing(arguments, tmp_path, capsys):
     assert cli.main(["compare", "--list-arms"]) == 0
     assert "frozen@SIZE" in capsys.readouterr().out
-    assert cli.main(arguments(tmp_path / "dry", "--dry-run", "--arms", "partial@4", "--seeds", "3")) == 0
-    error = capsys.readouterr().err
-    assert "Partial Tuning (KS) @4" in error
-    assert "to do" in error
-    assert f"{tmp_path / 'dry'}: 14 jobs, 0 finished already" in error
+    words = arguments(tmp_path / "dry", "--dry-run", "--arms", "partial@4", "--seed", "3")
+    assert cli.main(words) == 0
+    printed = capsys.readouterr()
+    assert "Partial Tuning (KS) @4" in printed.out
+    assert "to do" in printed.out
+    assert f"{tmp_path / 'dry'}: 14 jobs, 0 finished already" in printed.out
+    assert printed.err == ""
     assert not (tmp_path / "dry").exists()
+    assert cli.main([*words, "--json"]) == 0
+    assert [job["seconds"] for job in json.loads(capsys.readouterr().out)["jobs"]] == [None] * 14
+
+
+def test_a_dry_run_in_a_folder_shows_what_is_done_and_refuses_other_settings(finished, finished_arguments, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    assert cli.main([*finished_arguments, "--dry-run"]) == 0
+    assert "to do" not in capsys.readouterr().out
+    assert cli.main([*finished_arguments, "--dry-run", "--steps", "5"]) == 2
+    assert "steps: 3 there, 5 here" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
 def test_more_rows_than_there_are_is_an_error_that_names_the_arm(arguments, tmp_path, capsys):
@@ -360,15 +374,18 @@ def test_more_rows_than_there_are_is_an_error_that_names_the_arm(arguments, tmp_
 def test_info_explains_folder_and_summary_of_a_comparison(finished, capsys):
     assert cli.main(["info", str(finished)]) == 0
     assert "an experiment" in capsys.readouterr().out
+    for path in finished.rglob("*"):
+        assert describe(path)["what"], path
     assert cli.main(["info", str(finished / "summary.json"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["grid"]["seeds"] == [0, 1]
-    assert "frozen@4" in found["NLL per token"]["Spanish"]
+    assert "frozen@4" in found["nll_per_token"]["Spanish"]
 
 
-def test_report_prints_the_tables_of_a_comparison_and_makes_its_products_anew(finished, capsys):
+def test_report_prints_the_tables_of_a_comparison_and_overwrites_nothing(finished, capsys):
     page, text = finished / "report.html", (finished / "report.html").read_text(encoding="utf-8")
     page.write_text("old", encoding="utf-8")
     assert cli.main(["report", str(finished)]) == 0
     assert "Norm-matched" in capsys.readouterr().out
-    assert page.read_text(encoding="utf-8") == text
+    assert page.read_text(encoding="utf-8") == "old"
+    page.write_text(text, encoding="utf-8")

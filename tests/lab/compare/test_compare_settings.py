@@ -43,7 +43,7 @@ def test_rates_that_differ_have_names_that_differ_and_round_ones_are_short():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("partail@18", "unknown arm 'partail@18'; expected NAME, .* one of untuned, embed, full, partial"),
+        ("partail@18", "unknown arm 'partail@18'; did you mean partial\\? Write NAME, .* one of untuned, embed, full"),
         ("partial@0", "size '0' is not a number of rows"),
         ("partial@1.5", "size '1.5' is not a number of rows"),
         ("partial@many", "size 'many' is not a number of rows"),
@@ -92,7 +92,7 @@ def test_the_settings_that_a_folder_records_read_as_themselves():
         header = json.loads(json.dumps({"settings": found.binding, "grid": found.grid}))
         again = ExperimentSettings.recorded(header, Path("runs/a"))
         assert (again.binding, again.grid, again.specs) == (found.binding, found.grid, found.specs)
-    with pytest.raises(InputError, match=r"runs/a/run\.json was not written by this version"):
+    with pytest.raises(InputError, match=r"runs/a/run\.json was written by another version"):
         ExperimentSettings.recorded({"settings": {"alhpa": 1}, "grid": header["grid"]}, Path("runs/a"))
 
 

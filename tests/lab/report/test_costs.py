@@ -1,9 +1,9 @@
-"""What a summary says of the cost of an arm."""
+"""What a summary says about the cost of an arm."""
 
 import pytest
 
 from kslottery_fast.lab.experiment.specs import ArmSpec
-from kslottery_fast.lab.report.summary import needs_embed_tuning
+from kslottery_fast.lab.report.costs import needs_embed_tuning
 
 
 @pytest.mark.parametrize(
