@@ -78,7 +78,7 @@ class AdapterKind:
         TypeError
             ``adapter`` is not a model, or ``folder`` is not a str or path.
         """
-        check_path(folder, "folder", "the folder of an adapter")
+        check_path(folder, "folder")
         if not hasattr(check_model(adapter, "adapter"), "peft_config"):
             raise InputError(f"adapter is {shown(adapter)}: expected the adapter that attached() gave")
         adapter.save_pretrained(folder, save_embedding_layers=False)
@@ -128,12 +128,6 @@ def check_pretrained(model: nn.Module) -> Any:
     if config is None:
         raise InputError(f"model is {shown(model)} without a config: expected a model of transformers")
     return config
-
-
-def check_budget(budget: Any) -> None:
-    """Refuse a number of parameters that is not a positive integer."""
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-        raise InputError(f"budget is {shown(budget)}: expected an integer of at least 1")
 
 
 def quietly(make: Callable[..., Any], *arguments: Any) -> Any:

@@ -9,12 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from kslottery_fast.base.arguments import check_path
+from kslottery_fast.base.arguments import check_count, check_path
 from kslottery_fast.base.errors import InputError
 
 from .adapter_kind import (
     AdapterKind,
-    check_budget,
     check_peft,
     check_pretrained,
     installed_peft,
@@ -51,7 +50,7 @@ class Lora(AdapterKind):
     @contextlib.contextmanager
     def loaded(self, model: Any, folder: str | os.PathLike[str]) -> Iterator[nn.Module]:
         """See :meth:`AdapterKind.loaded`."""
-        check_path(folder, "folder", "the folder of an adapter")
+        check_path(folder, "folder")
         with original_again(model, copy=False):
             adapter = quietly(installed_peft().PeftModel.from_pretrained, model, folder)
             try:
@@ -85,7 +84,7 @@ def plan_lora(model: nn.Module, budget: int) -> dict[str, Any]:
     TypeError
         ``model`` is not a model.
     """
-    check_budget(budget)
+    check_count(budget, "budget")
     targets = _lora_targets(model)
     cost: dict[int, int] = defaultdict(int)
     for name, module in model.named_modules():

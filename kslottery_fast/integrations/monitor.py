@@ -6,7 +6,7 @@ from typing import Any, Literal
 import transformers
 from typing_extensions import Self
 
-from kslottery_fast.base.arguments import check_choice, shown
+from kslottery_fast.base.arguments import check_choice, check_count, check_flag, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks.decision import check_options
 from kslottery_fast.ks.null import METHODS
@@ -49,6 +49,8 @@ class TicketMonitor(transformers.TrainerCallback):
     InputError
         An option is out of range. At the start of training: the model has no attached rows in use, or the Trainer is
         not a TicketTrainer and was not given to :meth:`bind`. During training: a row holds NaN.
+    TypeError
+        ``every``, ``patience`` or ``stop_when_stable`` is of another type.
 
     Notes
     -----
@@ -73,12 +75,11 @@ class TicketMonitor(transformers.TrainerCallback):
         overlap: float = 0.9,
         patience: int = 3,
     ) -> None:
-        for name, value in (("every", every), ("patience", patience)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}, expected an integer of at least 1")
+        check_count(every, "every")
+        check_count(patience, "patience")
         if isinstance(overlap, bool) or not isinstance(overlap, (int, float)) or not 0 < overlap <= 1:
-            raise InputError(f"overlap is {overlap!r}, expected a number in (0, 1]")
-        check_choice(stop_when_stable, (True, False), "stop_when_stable")
+            raise InputError(f"overlap is {shown(overlap)}: expected a number in (0, 1]")
+        check_flag(stop_when_stable, "stop_when_stable")
         check_choice(method, ("auto", *METHODS), "method")
         check_options(alpha, correction, None)
         self.every, self.stop_when_stable, self.overlap, self.patience = every, stop_when_stable, overlap, patience

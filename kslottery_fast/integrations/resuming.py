@@ -78,7 +78,7 @@ class Checkpoints(TrainerCallback):
         clock: Callable[[], float] = time.monotonic,
         say: Callable[[str], None] = warn_caller,
     ) -> None:
-        self.folder = check_path(folder, "folder", "the folder of a training")
+        self.folder = check_path(folder, "folder")
         self.witness, self.clock, self.say = witness, clock, say
         made_with = torch.__version__, transformers.__version__, torch.get_num_threads()
         self.key = hashlib.sha256(json.dumps([belongs_to, made_with], default=str).encode()).hexdigest()
