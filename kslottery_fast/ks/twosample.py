@@ -1,7 +1,6 @@
 """``ks_2samp``: scipy's two-sample Kolmogorov-Smirnov test for many rows at once."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -14,6 +13,7 @@ from typing_extensions import Self
 
 from kslottery_fast import ops
 from kslottery_fast.base.arguments import check_choice, shown
+from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops.schemas import HAS_NAN
 
@@ -170,7 +170,7 @@ def ks_2samp(
     elif rows:
         _fill(test, samples)
     for message, category in test.messages.items():
-        warnings.warn(message, category, stacklevel=3)  # the caller of the function that takes former names
+        warn_caller(message, category)
     return _result(test, samples, samples.kept_shape if keepdims else samples.lead)
 
 
