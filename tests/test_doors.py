@@ -136,8 +136,11 @@ DOORS = [
     Door("has_rows", lambda w: {"model": w.attached}, MODEL),
     Door("is_tied", lambda w: {"model": w.model}, MODEL),
     Door(
-        "ks_2samp", lambda w: {"x": [1.0, 2.0], "y": [2.0, 3.0]}, {"axis": {"None", "int"}, "alternative": {"str"}}
-    ),  # "gpt2" is "greater", as in scipy
+        "ks_2samp",
+        lambda w: {"data1": [1.0, 2.0], "data2": [2.0, 3.0]},
+        # "gpt2" is "greater", as in scipy. A number is a sample of one, and an empty sample gives NaN.
+        {name: NUMBERS | {"empty"} for name in ("data1", "data2")} | {"axis": {"None", "int"}, "alternative": {"str"}},
+    ),
     Door("ks_select", lambda w: {"emb_before": w.before, "emb_after": w.after}, SELECTION | TABLES),
     Door(
         "ks_select_checkpoints",

@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .corrections import CORRECTIONS, adjust, benjamini_hochberg
 from .significance import (
-    CORRECTIONS,
-    adjust,
     asymptotic_threshold,
-    benjamini_hochberg,
     check_alpha,
     critical_count,
     log_pvalues,

@@ -15,16 +15,10 @@ from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
+from .checks import option_shown
+from .corrections import adjust, check_correction
 from .options import Method
-from .significance import (
-    adjust,
-    check_alpha,
-    check_correction,
-    critical_count,
-    option_shown,
-    pvalues,
-    resolve_table_method,
-)
+from .significance import check_alpha, critical_count, pvalues, resolve_table_method
 from .tables import counts_and_largest, refuse_flagged, same_memory, table_pair
 
 

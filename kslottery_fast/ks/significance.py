@@ -1,4 +1,4 @@
-"""P-values and critical values of whole tables of KS counts, and corrections for many tests.
+"""P-values and critical values of whole tables of KS counts.
 
 The kernels return integers (``h = d * D`` for two rows of d numbers). Everything that is not an integer is made here,
 once for each distinct h. The distributions are in :mod:`kslottery_fast.ks.null`, the test for any two samples is in
@@ -19,13 +19,11 @@ from torch import Tensor
 from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
 
+from .checks import as_tensor, option_shown
 from .null import METHODS, null_pvalues, resolve_method
-from .options import Correction, Method, ResolvedMethod
-
-CORRECTIONS = (None, "bonferroni", "bh")
+from .options import Method, ResolvedMethod
 
 Counts: TypeAlias = Tensor | npt.NDArray[np.integer[Any]] | Sequence[Any] | int
-PValues: TypeAlias = Tensor | npt.NDArray[np.floating[Any]] | Sequence[float]
 
 
 def resolve_table_method(d: int, method: Method) -> ResolvedMethod:
@@ -124,7 +122,7 @@ def log_pvalues(h: Counts, d: int, method: Method = "auto") -> Tensor:
 
 def _table_values(h: Any, d: Any, method: Any, which: int) -> Tensor:
     method = resolve_table_method(d, method)
-    counts = _as_tensor(h, "h", "integer counts d * D")
+    counts = as_tensor(h, "h", "integer counts d * D")
     if counts.numel() == 0:
         return torch.zeros(counts.shape, dtype=torch.float64, device=counts.device)
     if counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool:
@@ -195,27 +193,6 @@ def check_alpha(alpha: float) -> float:
     if not 0 < alpha < 1:  # NaN too
         raise InputError(f"alpha is {alpha}: expected a significance level between 0 and 1, such as 0.05")
     return float(alpha)
-
-
-def check_correction(correction: Any) -> None:
-    """Refuse an unknown correction.
-
-    Raises
-    ------
-    InputError
-        Neither None nor one of the names.
-    """
-    if correction is not None and not (isinstance(correction, str) and correction in CORRECTIONS):
-        raise InputError(f"correction is {option_shown(correction)}: expected None, 'bonferroni' or 'bh'")
-
-
-def option_shown(value: object) -> str:
-    """A wrong option for an error message: texts and numbers as they are, anything else by its type.
-
-    >>> option_shown("fast"), option_shown(0.5), option_shown([1, 2])
-    ("'fast'", '0.5', 'the list [1, 2]')
-    """
-    return repr(value) if isinstance(value, (str, int, float, np.generic)) else shown(value)
 
 
 def critical_count(d: int, alpha: float, method: Method = "auto") -> int:
@@ -297,96 +274,6 @@ def asymptotic_threshold(alpha: float, n: int, m: int) -> float:
     _check_size(n, "n")
     _check_size(m, "m")
     return math.sqrt(-math.log(alpha / 2) / 2) * math.sqrt((n + m) / (n * m))
-
-
-def benjamini_hochberg(pvalue: PValues) -> Tensor:
-    """Adjust p-values for the false discovery rate, by Benjamini and Hochberg's step-up procedure (1995).
-
-    Parameters
-    ----------
-    pvalue : tensor, array or list [V]
-        The p-values of all V tests of the family.
-
-    Returns
-    -------
-    Tensor
-        float64 [V]. The smallest rate at which each test is rejected, as ``scipy.stats.false_discovery_control``
-        returns it.
-
-    Raises
-    ------
-    InputError
-        Not one dimension, or numbers outside [0, 1].
-    TypeError
-        Not numbers.
-
-    Examples
-    --------
-    >>> benjamini_hochberg([0.01, 0.04, 0.03, 0.2])
-    tensor([0.0400, 0.0533, 0.0533, 0.2000], dtype=torch.float64)
-    """
-    p = _check_pvalues(pvalue)
-    if len(p) == 0:
-        return p
-    order = torch.argsort(p, descending=True)
-    rank = torch.arange(len(p), 0, -1, dtype=torch.float64, device=p.device)
-    adjusted = torch.empty_like(p)
-    adjusted[order] = torch.cummin(p[order] * len(p) / rank, dim=0).values.clamp(max=1.0)
-    return adjusted
-
-
-def adjust(pvalue: PValues, correction: Correction | None) -> Tensor:
-    """Correct p-values for the number of tests. Compare the result with alpha.
-
-    Parameters
-    ----------
-    pvalue : tensor, array or list [V]
-        The p-values of all V tests of the family, including those that are not significant.
-    correction : {None, "bonferroni", "bh"}
-        None leaves them as they are. "bonferroni" gives ``min(1, V p)``, which limits the chance of a single false
-        ticket. "bh" is :func:`benjamini_hochberg`, which limits the expected share of false tickets among the tickets.
-
-    Returns
-    -------
-    Tensor
-        float64 [V].
-
-    Raises
-    ------
-    InputError
-        Not one dimension, numbers outside [0, 1], or an unknown correction.
-    TypeError
-        Not numbers.
-
-    Examples
-    --------
-    >>> adjust([0.01, 0.04, 0.03, 0.2], "bonferroni")
-    tensor([0.0400, 0.1600, 0.1200, 0.8000], dtype=torch.float64)
-    """
-    check_correction(correction)
-    p = _check_pvalues(pvalue)
-    if correction == "bonferroni":
-        return (p * len(p)).clamp(max=1.0)
-    return p if correction is None else benjamini_hochberg(p)
-
-
-def _check_pvalues(pvalue: Any) -> Tensor:
-    p = _as_tensor(pvalue, "pvalue", "p-values", torch.float64)
-    if p.ndim != 1:
-        raise InputError(f"pvalue has shape {list(p.shape)}: expected [V], one p-value per test")
-    if not bool(((p >= 0) & (p <= 1)).all()):  # NaN too
-        raise InputError("pvalue holds a number outside [0, 1]")
-    return p
-
-
-def _as_tensor(value: Any, name: str, expected: str, dtype: torch.dtype | None = None) -> Tensor:
-    """Read a tensor of numbers. Torch's own errors about None, texts and modules name no argument."""
-    if isinstance(value, torch.nn.Module) or (isinstance(value, np.ndarray) and value.dtype.kind not in "biuf"):
-        raise TypeError(f"{name} is {shown(value)}: expected {expected}")
-    try:
-        return torch.as_tensor(value, dtype=dtype)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} is {shown(value)}: expected {expected}") from None
 
 
 def _check_size(size: Any, name: str) -> None:

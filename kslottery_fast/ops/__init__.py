@@ -5,14 +5,20 @@ and on CUDA they run in native kernels, on other devices in plain torch. Inputs 
 which the native kernels do not copy.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from kslottery_fast.base.arguments import shown
 
 from . import kernels, native, reference, schemas
+from .arguments import (
+    NUMBERS,
+    require_integers,
+    require_lists,
+    require_numbers,
+    require_tensors,
+    require_tensors_or_none,
+)
 from .native import info
 
 __all__ = [
@@ -29,43 +35,6 @@ __all__ = [
     "row_embedding_backward",
     "schemas",
 ]
-
-# torch's dispatcher would raise RuntimeError for a wrong type, with the schema in place of the reason.
-_INTEGERS = (int, torch.SymInt)
-_NUMBERS = (*_INTEGERS, float, torch.SymFloat, Tensor)
-
-
-def _require_tensors(**arguments: object) -> None:
-    for name, value in arguments.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} is {shown(value)}: expected a torch.Tensor")
-
-
-def _require_tensors_or_none(**arguments: object) -> None:
-    for name, value in arguments.items():
-        if value is not None and not isinstance(value, Tensor):
-            raise TypeError(f"{name} is {shown(value)}: expected a torch.Tensor or None")
-
-
-def _require_integers(**arguments: object) -> None:
-    for name, value in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, _INTEGERS):
-            raise TypeError(f"{name} is {shown(value)}: expected an integer")
-
-
-def _require_numbers(**arguments: object) -> None:
-    for name, value in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, _NUMBERS):
-            raise TypeError(f"{name} is {shown(value)}: expected a number")
-
-
-def _require_lists(kinds: Any, expected: str, **arguments: object) -> None:
-    for name, values in arguments.items():
-        if not isinstance(values, (list, tuple)):
-            raise TypeError(f"{name} is {shown(values)}: expected a list of {expected}")
-        for value in values:
-            if not isinstance(value, kinds):
-                raise TypeError(f"{name} holds {shown(value)}: expected a list of {expected}")
 
 
 def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -108,7 +77,7 @@ def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     >>> plus.item() / 4, plus_at.item(), minus.item()
     (0.5, 2.0, 0)
     """
-    _require_tensors(x=x, y=y)
+    require_tensors(x=x, y=y)
     return torch.ops.kslottery.ks_rows(x, y)
 
 
@@ -143,8 +112,8 @@ def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Te
     >>> ks_statistics(before, after)[0].tolist()
     [0, 2]
     """
-    _require_tensors(before=before, after=after)
-    _require_integers(threshold=threshold)
+    require_tensors(before=before, after=after)
+    require_integers(threshold=threshold)
     return torch.ops.kslottery.ks_statistics(before, after, threshold)
 
 
@@ -181,8 +150,8 @@ def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Te
     >>> ks_decide(before, after, 2)[0].tolist()
     [False, True]
     """
-    _require_tensors(before=before, after=after)
-    _require_integers(threshold=threshold)
+    require_tensors(before=before, after=after)
+    require_integers(threshold=threshold)
     return torch.ops.kslottery.ks_decide(before, after, threshold)
 
 
@@ -243,10 +212,10 @@ def row_adamw_(
     >>> table[3]
     tensor([-0.1000,  0.1000])
     """
-    _require_tensors(table=table, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
-    _require_tensors_or_none(rows=rows, master=master)
-    _require_integers(step=step)
-    _require_numbers(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+    require_tensors(table=table, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
+    require_tensors_or_none(rows=rows, master=master)
+    require_integers(step=step)
+    require_numbers(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
     torch.ops.kslottery.row_adamw_(
         table, rows, grad, exp_avg, exp_avg_sq,
         step=step, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, master=master,
@@ -322,15 +291,15 @@ def row_adamw_step_(
     >>> table[3], step
     (tensor([-0.1000,  0.1000]), tensor(1.))
     """
-    _require_lists(
+    require_lists(
         Tensor, "tensors", tables=tables, grads=grads, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs,
         masters=masters, steps=steps, lrs=lrs,
     )  # fmt: skip
-    _require_lists((Tensor, type(None)), "tensors or None", rows=rows)
-    _require_lists(_NUMBERS, "numbers", beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
-    _require_lists(bool, "bools", whole_grads=whole_grads)
-    _require_tensors(control=control)
-    _require_tensors_or_none(grad_scale=grad_scale, found_inf=found_inf)
+    require_lists((Tensor, type(None)), "tensors or None", rows=rows)
+    require_lists(NUMBERS, "numbers", beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+    require_lists(bool, "bools", whole_grads=whole_grads)
+    require_tensors(control=control)
+    require_tensors_or_none(grad_scale=grad_scale, found_inf=found_inf)
     if not isinstance(skip_nonfinite, bool):
         raise TypeError(f"skip_nonfinite is {shown(skip_nonfinite)}: expected True or False")
     torch.ops.kslottery.row_adamw_step_(
@@ -377,7 +346,7 @@ def row_embedding(table: Tensor, rows: Tensor, slots: Tensor, ids: Tensor) -> Te
     >>> row_embedding(table, rows, slots, torch.tensor([1, 2])).tolist()
     [[0.0, 0.0], [1.0, 1.0]]
     """
-    _require_tensors(table=table, rows=rows, slots=slots, ids=ids)
+    require_tensors(table=table, rows=rows, slots=slots, ids=ids)
     return torch.ops.kslottery.row_embedding(table, rows, slots, ids)
 
 
@@ -415,6 +384,6 @@ def row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int)
     >>> row_embedding_backward(torch.ones(3, 2), slots, torch.tensor([2, 1, 2]), k=1)
     tensor([[2., 2.]])
     """
-    _require_tensors(grad_out=grad_out, slots=slots, ids=ids)
-    _require_integers(k=k)
+    require_tensors(grad_out=grad_out, slots=slots, ids=ids)
+    require_integers(k=k)
     return torch.ops.kslottery.row_embedding_backward(grad_out, slots, ids, k)

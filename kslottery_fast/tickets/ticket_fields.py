@@ -9,8 +9,9 @@ from torch import Tensor
 from kslottery_fast.base.arguments import check_choice, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.ticket_ids import is_int
+from kslottery_fast.ks.corrections import CORRECTIONS
 from kslottery_fast.ks.null import METHODS
-from kslottery_fast.ks.significance import CORRECTIONS, check_alpha
+from kslottery_fast.ks.significance import check_alpha
 
 SETTINGS = ("vocab_size", "dimension", "method", "correction", "selected_by", "alpha", "threshold_count")
 """The attributes that say how rows were selected."""

@@ -15,7 +15,7 @@ from scipy import stats
 from torch import nn
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ks.significance import adjust, benjamini_hochberg
+from kslottery_fast.ks.corrections import adjust, benjamini_hochberg
 from kslottery_fast.tickets.tables import ks_statistics
 
 
