@@ -63,7 +63,8 @@ class TicketTrainerMixin(_Trainer):
         given = by_name(super().__init__, args, kwargs)
         check_arguments(given, output, nonfinite, supervised_logits_only)
         self._supervised_logits_only, self._nonfinite, self._output = supervised_logits_only, nonfinite, output
-        self._train_dataset, self._tokenizer = given.get("train_dataset"), tokenizer_of(given.get("processing_class"))
+        self._train_dataset: Any = given.get("train_dataset")
+        self._tokenizer = tokenizer_of(given.get("processing_class"))
         self._tickets = read_tickets(tickets, self._tokenizer, self._train_dataset)
         self._check_active = isinstance(self._tickets, str) and self._tickets == "active"
         model = given.get("model")
@@ -186,11 +187,10 @@ class TicketTrainerMixin(_Trainer):
         else:
             ids = active_vocabulary(self._train_dataset, model) if self._check_active else ids
             check_attached(ids, get_rows(model).row_sets.current(), self._tokenizer)
-        if attached and self._output not in ("auto", output_role(model)):
-            raise InputError(
-                f"output is {self._output!r}, and the rows are attached with output={output_role(model)!r}; call "
-                "detach_rows first"
-            )
+        role = output_role(model) if attached else None
+        if self._output not in ("auto", role):
+            why = f"the rows are attached with output={role!r}; call detach_rows first" if attached else "no row trains"
+            raise InputError(f"output is {self._output!r}, and {why}")
         return False
 
     def _attach_new(self, model: nn.Module) -> None:

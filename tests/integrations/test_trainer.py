@@ -89,6 +89,8 @@ def test_without_tickets_and_without_rows_nothing_trains_unless_asked_for(tmp_pa
     assert not has_rows(model)
     trainer.train()
     assert all(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    with pytest.raises(InputError, match="output is 'tied', and no row trains"):
+        TicketTrainer(model=model, tickets="none", output="tied", **options)
     with pytest.raises(InputError, match="no trainable parameter; pass tickets="):
         TicketTrainer(model=model.requires_grad_(False), tickets="none", **options)
 
