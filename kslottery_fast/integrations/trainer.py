@@ -66,7 +66,8 @@ class TicketTrainerMixin(_Trainer):
         self._train_dataset: Any = given.get("train_dataset")
         self._tokenizer = tokenizer_of(given.get("processing_class"))
         self._tickets = read_tickets(tickets, self._tokenizer, self._train_dataset)
-        self._check_active = isinstance(self._tickets, str) and self._tickets == "active"
+        word = self._tickets if isinstance(self._tickets, str) else None
+        self._check_active, self._trains_all = word == "active", word == "none"
         model = given.get("model")
         attached_here = model is not None and self._attach(model)
         try:
@@ -89,7 +90,7 @@ class TicketTrainerMixin(_Trainer):
         check_optimizer(self, self._nonfinite)
         if self._supervised_logits_only:
             check_plain_loss(self)
-        if attached and self._tickets not in (None, "none"):
+        if attached and self._tickets is not None and not self._trains_all:
             # A Trainer with a peft_config, such as SFTTrainer, freezes all weights but its own.
             get_rows(model).rows.requires_grad_(True)
         self._bind_monitors()
@@ -178,7 +179,7 @@ class TicketTrainerMixin(_Trainer):
                 "tickets is None, and the model has no attached rows: pass tickets=, or call attach_rows first; "
                 "tickets='none' trains all that is trainable in the model"
             )
-        if ids is None or (isinstance(ids, str) and ids == "none"):
+        if ids is None or self._trains_all:
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 raise InputError("the model has no trainable parameter; pass tickets=, or call attach_rows first")
         elif not attached:

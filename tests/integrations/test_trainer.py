@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
+import numpy as np
 import peft
 import pytest
 import torch
@@ -102,7 +103,7 @@ def test_tickets_may_be_the_path_of_a_ticket_file_or_strings_of_tokens(tmp_path,
     data = [{"input_ids": ids, "labels": ids}]
     options = {"args": arguments(tmp_path), "train_dataset": data}
     Tickets.from_counts(ids, range(9, 9 - len(ids), -1), **settings).save(path, tiny_tokenizer)
-    for tickets in (path, str(path)):
+    for tickets in (path, str(path), np.array(ids), torch.tensor(ids), set(ids)):
         model = TicketTrainer(model=tiny_llama(), tickets=tickets, **options).model
         assert sorted(get_rows(model).token_ids.tolist()) == sorted(ids)
     texts = [tiny_tokenizer.decode([token]) for token in ids]
