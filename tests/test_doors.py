@@ -121,7 +121,7 @@ def row_update(_world: World) -> dict[str, Any]:
 RATES = {name: {"int", "float"} for name in ("lr", "beta1", "beta2", "eps", "weight_decay")}
 
 DOORS = [
-    Door("active_token_ids", lambda w: {"dataset": [{"input_ids": [1, 2]}]}),
+    Door("active_token_ids", lambda w: {"dataset": [{"input_ids": [1, 2]}]}, {"keys": {"strings"}}),
     Door("add_rows", lambda w: {"model": w.attached, "name": "new", "token_ids": [7]}, NAME | TOKENIZER),
     Door("attach_rows", lambda w: {"model": w.model, "token_ids": [3]}, ROWS | NAME | TOKENIZER),
     Door(
@@ -159,7 +159,7 @@ DOORS = [
     Door(
         "save_adapter",
         lambda w: {"model": w.attached, "path": w.folder / "adapter"},
-        {"base_model_name_or_path": {"None", "str"}},
+        PATH | {"base_model_name_or_path": {"None", "str"}},
     ),
     Door(
         "transfer_rows",
@@ -213,7 +213,8 @@ DOORS = [
         {
             "vocab_size": {"int"},
             "pinned": OPTIONAL,
-            "task_type": OPTIONAL,
+            **PATH,
+            "task_type": {"None", "str"},
             "base_model_name_or_path": {"None", "str"},
             "head_modules": {"strings", "empty"},
             "input_modules": {"strings"},
@@ -265,7 +266,8 @@ def complaint(call: Callable[[], Any], parameter: str) -> str | None:
 
 
 @pytest.mark.parametrize("door", DOORS, ids=str)
-def test_a_wrong_argument_is_refused_by_its_name_and_changes_nothing(world, door, capsys):
+def test_a_wrong_argument_is_refused_by_its_name_and_changes_nothing(world, door, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     function, arguments, before = function_of(door.name), door.arguments(world), state_of(world)
     found = []
     for parameter, spec in inspect.signature(function).parameters.items():

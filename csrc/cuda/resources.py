@@ -1,4 +1,4 @@
-"""What ptxas says about the kernels: registers, spills, shared memory. Kept beside each object file of the build.
+"""What ptxas reports about the kernels: registers, spills, shared memory. It is kept next to each object file.
 
 python resources.py nvcc ... -o kernels.o    run a compiler with -Xptxas=-v and keep what ptxas says (CMake does this)
 python resources.py build/cmake-*            the report of a build, one line for each kernel and architecture

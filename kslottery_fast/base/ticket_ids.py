@@ -97,7 +97,7 @@ def check_digest(data: Mapping[str, Any]) -> None:
 
 
 def is_int(value: Any) -> bool:
-    """Tell whether a value of a parsed file is an integer. JSON has booleans apart from numbers, Python has not."""
+    """Tell whether a value of a parsed file is an integer. In JSON a boolean is none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

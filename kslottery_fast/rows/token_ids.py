@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import torch
 
-from kslottery_fast.base.arguments import Tokenizer, check_tokenizer, shown
+from kslottery_fast.base.arguments import Tokenizer, check_count, check_tokenizer, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.ticket_ids import TicketIds, check_texts, read_ticket_ids, token_text
 
@@ -73,6 +73,9 @@ def check_token_ids(
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: token_ids has 30, outside 0..9 (1 such ids)
     """
+    check_count(vocab_size, "vocab_size", least=0)
+    if not isinstance(name, str):
+        raise TypeError(f"name is {shown(name)}: expected a str, the name of the argument for error messages")
     if tokenizer is not None:
         check_tokenizer(tokenizer)
     given: Any = token_ids
@@ -106,8 +109,9 @@ def _as_tensor(given: Any, name: str, tokenizer: Any) -> torch.Tensor:
         return given.detach().cpu()
     if isinstance(given, (bytes, Mapping)) or not isinstance(given, Iterable):
         raise TypeError(f"{name} is {shown(given)}: expected a list of token ids, Tickets or the path of a ticket file")
-    values: Any = given if hasattr(given, "dtype") else list(given)
-    if any(isinstance(value, str) for value in values):
+    numbers = getattr(getattr(given, "dtype", None), "kind", "O") in "biufc"  # an array of them
+    values: Any = given if numbers else list(given)
+    if not numbers and any(isinstance(value, str) for value in values):
         values = [_token_id(value, tokenizer, name) for value in values]
     try:
         return torch.as_tensor(values).cpu()
@@ -182,8 +186,10 @@ def active_token_ids(dataset: Iterable[Mapping[str, Any]], *, keys: Sequence[str
     >>> active_token_ids([{"input_ids": [5, 2, 5]}, {"input_ids": torch.tensor([9, 2])}])
     tensor([2, 5, 9])
     """
-    if isinstance(keys, str) or not isinstance(keys, Iterable) or not all(isinstance(key, str) for key in keys):
+    if isinstance(keys, str) or not isinstance(keys, Sequence) or not all(isinstance(key, str) for key in keys):
         raise TypeError(f"keys is {shown(keys)}: expected a list of strings such as ['input_ids', 'labels']")
+    if not keys:
+        raise InputError("keys is empty: expected what the embedding reads, such as 'input_ids'")
     active: set[int] = set()
     for index, example in enumerate(_examples(dataset)):
         if not isinstance(example, Mapping):
@@ -195,7 +201,7 @@ def active_token_ids(dataset: Iterable[Mapping[str, Any]], *, keys: Sequence[str
                 active.update(_integers(example[key], key, index))
     active.discard(-100)
     if not active:
-        raise InputError(f"the dataset has no token under {' or '.join(keys)}")
+        raise InputError(f"the dataset has no token under {' or '.join(keys)}; tokenise it first")
     if min(active) < 0:
         raise InputError(f"the dataset has the negative token id {min(active)}")
     return torch.tensor(sorted(active), dtype=torch.int64)

@@ -81,8 +81,11 @@ def test_rows_that_peft_froze_say_so_once_and_only_in_training():
         model(**inputs)
         with torch.no_grad():
             model.train()(**inputs)
-    with pytest.warns(RuntimeWarning, match=r"rows are read in training but do not train.*after it, or get_rows"):
+    with pytest.warns(
+        RuntimeWarning, match=r"rows are read in training but do not train.*after it, or get_rows"
+    ) as seen:
         model(**inputs)
+    assert [each.filename for each in seen if each.category is RuntimeWarning] == [__file__]  # the caller's line
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         model(**inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -31,6 +32,7 @@ from kslottery_fast.rows.tables import embedding_table, is_tied
         ([1.0, 2.0], "dtype torch.float32, expected integers"),
         (torch.ones(4, dtype=torch.bool), "mask.nonzero"),
         ([[1, 2]], r"shape \[1, 2\], expected one dimension"),
+        (np.array(5), r"shape \[\], expected one dimension"),
         ([[1], [2, 3]], "token_ids is not a sequence of integers: expected sequence of length 1"),
         (["house"], "token_ids has the string 'house': pass tokenizer="),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers
@@ -70,6 +71,7 @@ def test_tickets_with_texts_are_checked_against_the_tokenizer(saved, sentencepie
 
 
 def test_strings_that_are_one_token_are_looked_up(tiny_tokenizer):
+    assert check_token_ids(np.array([" Spanish"]), 320, tokenizer=tiny_tokenizer).shape == (1,)
     words = [" Spanish", "<|im_end|>", "\n", "Ġto"]  # the last in the spelling of the vocabulary
     ids = check_token_ids(words, 320, tokenizer=tiny_tokenizer).tolist()
     assert tiny_tokenizer.batch_decode([[token] for token in ids]) == [" Spanish", "<|im_end|>", "\n", " to"]

