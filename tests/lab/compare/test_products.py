@@ -107,7 +107,7 @@ def test_the_card_of_a_named_model_says_how_to_load_the_same_weights(tmp_path):
 
 @pytest.mark.parametrize(("arm", "count"), [("partial@4", 4), ("partial@0.000001", 0)])
 def test_rows_of_another_size_are_exported_as_what_they_are_and_none_not_at_all(arguments, grown, arm, count):
-    command = arguments(grown.output, "--arms", arm, "--seeds", "0", "--effects", "0")
+    command = arguments(grown.output, "--arms", arm, "--seed", "0", "--effects", "0")
     assert cli.main(command) == 0
     assert all((grown.output / name).exists() for name in PRODUCTS)
     assert [(grown.output / name).exists() for name in TICKETS] == [count > 0] * 3
