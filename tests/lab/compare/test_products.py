@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from kslottery_fast.base.files import write_json
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.experiment.base_model import name_base_model
-from kslottery_fast.lab.models.loading import LoadedModel
 from kslottery_fast.lab.experiment.run_folder import read_header
 from kslottery_fast.lab.experiment.settings import ExperimentSettings
+from kslottery_fast.lab.models.loading import LoadedModel
 from kslottery_fast.lab.report.products import PRODUCTS, TICKETS, up_to_date
 from kslottery_fast.tickets.tickets import Tickets
 
