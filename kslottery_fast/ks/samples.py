@@ -154,7 +154,7 @@ def _read(value: Any, name: str) -> tuple[Any, npt.NDArray[np.bool_] | None]:
     if isinstance(value, Tensor):
         check_dense(value, name)
         if value.is_complex():
-            raise TypeError(f"{name} is {value.dtype}: samples must be real numbers")
+            raise TypeError(f"{name} is {value.dtype}: expected real numbers")
         return torch.atleast_1d(value.detach()), None
     mask = np.atleast_1d(np.ma.getmaskarray(value)) if np.ma.is_masked(value) else None
     if value is None or isinstance(value, (str, torch.nn.Module)):
@@ -164,7 +164,7 @@ def _read(value: Any, name: str) -> tuple[Any, npt.NDArray[np.bool_] | None]:
     except ValueError as error:
         raise InputError(f"{name} is not a rectangular array: {error}") from None
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} has dtype {array.dtype}: samples must be real numbers")
+        raise TypeError(f"{name} has dtype {array.dtype}: expected real numbers")
     return array, mask
 
 

@@ -358,9 +358,9 @@ def quantized() -> torch.Tensor:
             r"incompatible for broadcasting: data1 \(2, 3\) and data2 \(4, 3\)",
         ),
         (([[1], [2, 3]], [1]), {}, InputError, "data1 is not a rectangular array"),
-        ((["a"], [1]), {}, TypeError, "data1 has dtype <U1: samples must be real numbers"),
-        (([1], [1j]), {}, TypeError, "data2 has dtype complex128: samples must be real numbers"),
-        (([1], torch.tensor([1j])), {}, TypeError, "data2 is torch.complex64: samples must be real numbers"),
+        ((["a"], [1]), {}, TypeError, "data1 has dtype <U1: expected real numbers"),
+        (([1], [1j]), {}, TypeError, "data2 has dtype complex128: expected real numbers"),
+        (([1], torch.tensor([1j])), {}, TypeError, "data2 is torch.complex64: expected real numbers"),
         (
             (torch.zeros(3, device="meta"), [1]),
             {},
