@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks.ecdf import largest_gap
 
 
@@ -21,3 +23,13 @@ def test_the_gap_is_the_statistic_of_scipy_and_lies_on_both_distribution_functio
 
 def test_of_several_such_places_the_leftmost_is_told():
     assert largest_gap([1, 4], [2, 3]) == (1.0, 0.5, 0.0)  # as far apart again at 3, the other way round
+
+
+def test_tensors_are_samples_too_and_what_is_none_is_named():
+    assert largest_gap(torch.tensor([1, 4]), torch.tensor([2.0, 3.0], requires_grad=True)) == (1.0, 0.5, 0.0)
+    for wrong in (None, "text", ["a"], torch.nn.Linear(2, 2)):
+        with pytest.raises(TypeError, match=r"second is .*: expected a list of numbers"):
+            largest_gap([1.0], wrong)
+    for wrong in ([], 3.0, [[1.0]]):
+        with pytest.raises(InputError, match=r"first has shape \[.*\]: expected one dimension"):
+            largest_gap(wrong, [1.0])

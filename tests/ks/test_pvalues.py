@@ -303,6 +303,14 @@ def test_pvalues_keep_shape_device_and_dtype() -> None:
         (lambda: critical_count(4, "0.05"), TypeError, "alpha is '0.05': expected a number between 0 and 1"),
         (lambda: critical_count(4, True), TypeError, "alpha is True"),
         (lambda: asymptotic_threshold(0.05, 4, 0), InputError, "m is 0"),
+        (
+            lambda: asymptotic_threshold(0.05, "4", 4),
+            TypeError,
+            "n is '4': expected a sample size",
+        ),
+        (lambda: pvalues("many", 4), TypeError, "h is the str 'many': expected integer counts"),
+        (lambda: log_pvalues([1], 4, None), InputError, "method is None: expected 'auto'"),
+        (lambda: pvalue_of_log("small"), TypeError, "log_p is the str 'small': expected the logarithm of a p-value"),
     ],
 )
 def test_bad_arguments_are_named(call: object, error: type[Exception], message: str) -> None:
