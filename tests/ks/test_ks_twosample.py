@@ -325,7 +325,7 @@ def test_the_result_unpacks_prints_copies_and_pickles_like_scipys() -> None:
 
 
 def quantized() -> torch.Tensor:
-    with warnings.catch_warnings():  # torch means to drop them
+    with warnings.catch_warnings():  # torch deprecates them
         warnings.simplefilter("ignore")
         return torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8)
 

@@ -72,7 +72,7 @@ def masked(hidden: int) -> Any:
 
 
 def quantized() -> torch.Tensor:
-    with warnings.catch_warnings():  # torch means to drop them
+    with warnings.catch_warnings():  # torch deprecates them
         warnings.simplefilter("ignore")
         return torch.quantize_per_tensor(table(), 0.1, 0, torch.qint8)
 

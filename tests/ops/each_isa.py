@@ -1,4 +1,4 @@
-"""All that is tested of each instruction set, in a process of its own. Prints a line of JSON for each.
+"""Everything that is tested for each instruction set, each in a process of its own. Prints a line of JSON for each.
 
 python tests/ops/each_isa.py
 """
@@ -21,7 +21,7 @@ from kslottery_fast.base.errors import InputError
 
 
 def row_adamw_digest() -> str:
-    """Of the bits of some updates."""
+    """A digest of the bits of some updates."""
     digest = hashlib.sha256()
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         for beta1 in (0.9, 0.3):
@@ -50,7 +50,7 @@ def check(isa: str) -> None:
 
 
 def main() -> int:
-    """Check all; 1 if a process ended badly."""
+    """Check all. Return 1 if a process ended badly."""
     failed = 0
     for isa in ISAS:
         process = multiprocessing.get_context("fork").Process(target=check, args=(isa,))  # all is imported already

@@ -1,4 +1,4 @@
-"""RowAdamW(capturable=True): all that changes from step to step stands in tensors, and nothing asks for their values.
+"""RowAdamW(capturable=True): all that changes from step to step is in tensors, and nothing asks for their values.
 
 A CPU has no CUDA graphs: what a replay reads and writes is tested here, the replay itself in tests/gpu.
 """
@@ -24,7 +24,7 @@ def table(dtype=torch.float32, seed=0):
 
 
 def groups(dtype=torch.float32):
-    """Rows of a table, a whole table beside it and a vector, in groups of different options."""
+    """Rows of one table, another table as a whole and a vector, in groups of different options."""
     return [
         {"params": [table(dtype)], "rows": ROWS, "weight_decay": 0.1},
         {"params": [table(seed=1), nn.Parameter(torch.ones(5))], "lr": 0.3, "betas": (0.5, 0.9)},
