@@ -1,7 +1,7 @@
 // The scalars of an AdamW step, the same for the CPU and for CUDA.
 //
-// The arithmetic of the elements stands beside each backend's loops (csrc/cpu/adamw_loop.h, csrc/cuda/row_adamw.cu):
-// the operations of torch.optim.AdamW's single-tensor implementation in its order, each correctly rounded by itself.
+// The arithmetic of the elements is next to each backend's loops (csrc/cpu/adamw_loop.h, csrc/cuda/row_adamw.cu). It
+// has the operations of torch.optim.AdamW's single-tensor implementation, in the same order, each correctly rounded.
 // Neither backend may fuse a multiplication and an addition (-ffp-contract=off, --fmad=false).
 #pragma once
 
@@ -12,8 +12,8 @@
 
 namespace ksl {
 
-// Computed in double and rounded once, as Python scalars are in torch. An aggregate, so that it can stand in shared
-// memory; each half is one CUDA thread's work, because a power takes long.
+// Computed in double and rounded once, as Python scalars are in torch. It is an aggregate, so that it can be in shared
+// memory. Each half is the work of one CUDA thread, because a power takes long.
 template <typename C>
 struct AdamWCoefficients {
     C decay, one_minus_beta1, minus_step_size, eps;

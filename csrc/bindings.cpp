@@ -1,7 +1,7 @@
 // kslottery_fast._C: the functions of ksl.h for Python, and nothing else.
 //
-// bindings.h says how pointers and matrices come. Whoever calls this keeps the memory alive and has checked the sizes:
-// kslottery_fast/ops does both. Every call releases the GIL; std::invalid_argument becomes ValueError.
+// bindings.h explains how pointers and matrices are passed. The caller keeps the memory alive and has checked the
+// sizes, as kslottery_fast/ops does. Every call releases the GIL. std::invalid_argument becomes ValueError.
 #include "bindings.h"
 
 namespace py = pybind11;

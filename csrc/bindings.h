@@ -1,4 +1,4 @@
-// What the bindings share: pointers come as integers, and a matrix as the tuple (pointer, rows, cols, row_stride,
+// What the bindings share. Pointers are passed as integers, and a matrix as the tuple (pointer, rows, cols, row_stride,
 // col_stride, dtype). Pointers may be 0 where ksl.h says "or null".
 #pragma once
 

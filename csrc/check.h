@@ -1,4 +1,5 @@
-// KSL_CHECK(condition, pieces...): throws std::invalid_argument with the pieces as its message.
+// KSL_CHECK(condition, pieces...) throws std::invalid_argument with the pieces as its message unless the condition
+// holds.
 #pragma once
 
 #include <sstream>

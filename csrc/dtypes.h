@@ -1,8 +1,8 @@
-// The four element types: how they are stored, what they are computed in, and how one becomes the other.
+// The four element types: how they are stored, what they are computed in, and how they are converted.
 //
-// float16 and bfloat16 are plain bit patterns here, converted by integer arithmetic, so that every compiler
-// and every CPU gives the same bits; to float is exact, from float rounds to nearest, ties to even (IEEE 754,
-// as torch does). The same functions serve the CPU code and the CUDA kernels.
+// float16 and bfloat16 are plain bit patterns here. Integer arithmetic converts them, so that every compiler and every
+// CPU gives the same bits. The conversion to float is exact. The one from float rounds to nearest, ties to even (IEEE
+// 754, as in torch). The same functions serve the CPU code and the CUDA kernels.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +38,7 @@ KSL_HOST_DEVICE inline float to_float(BFloat16 value) { return float_from_bits(u
 
 KSL_HOST_DEVICE inline BFloat16 to_bfloat16(float value) {
     const uint32_t bits = float_bits(value);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fc0};  // NaN: rounding its payload could give infinity
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fc0};  // NaN; rounding its payload could give infinity
     return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
@@ -84,8 +84,7 @@ KSL_HOST_DEVICE inline float load(const float *at) { return *at; }
 KSL_HOST_DEVICE inline float load(const Float16 *at) { return to_float(*at); }
 KSL_HOST_DEVICE inline float load(const BFloat16 *at) { return to_float(*at); }
 
-// A double stored as float16 or bfloat16 is rounded twice, by way of float, exactly as torch's conversion
-// does it.
+// A double stored as float16 or bfloat16 is rounded twice, by way of float, exactly as torch's conversion does.
 KSL_HOST_DEVICE inline void store(double *at, double value) { *at = value; }
 KSL_HOST_DEVICE inline void store(float *at, double value) { *at = static_cast<float>(value); }
 KSL_HOST_DEVICE inline void store(float *at, float value) { *at = value; }
@@ -94,8 +93,7 @@ KSL_HOST_DEVICE inline void store(BFloat16 *at, float value) { *at = to_bfloat16
 KSL_HOST_DEVICE inline void store(Float16 *at, double value) { *at = to_float16(static_cast<float>(value)); }
 KSL_HOST_DEVICE inline void store(BFloat16 *at, double value) { *at = to_bfloat16(static_cast<float>(value)); }
 
-// Calls f(T{}) with the type that the code names: dispatch(m.dtype, [&](auto tag) { using T = decltype(tag);
-// ... }).
+// Calls f(T{}) with the type that the code names: dispatch(m.dtype, [&](auto tag) { using T = decltype(tag); ... }).
 template <typename F>
 decltype(auto) dispatch(DType dtype, F &&f) {
     switch (dtype) {

@@ -1,13 +1,13 @@
-// What every backend shares about Kolmogorov-Smirnov statistics: host and device code, no state.
+// What all backends share about Kolmogorov-Smirnov statistics: host and device code, without state.
 //
-// Samples are compared by ordered keys: unsigned integers in the order of the values, equal exactly where the values
-// are equal. Unlike comparisons of floats they do not depend on the thread's flush-to-zero or denormals-are-zero
-// mode.
+// Samples are compared by ordered keys. These are unsigned integers in the order of the values, and equal exactly where
+// the values are equal. Unlike comparisons of floats, they do not depend on the thread's flush-to-zero or
+// denormals-are-zero mode.
 //
-// With a monotone map of values to buckets, #{x <= t} - #{y <= t} is known exactly at every bucket edge. Between the
-// edges of a bucket that holds cx values of x and cy of y, where it starts at p, it stays within [p - cy, p + cx]. So
-// the edges give a lower bound of h, the largest reach gives an upper bound, and only a bucket that reaches further
-// than the lower bound can hide the maximum.
+// With a monotone map of values to buckets, #{x <= t} - #{y <= t} is known exactly at every bucket edge. If a bucket
+// starts at p and holds cx values of x and cy of y, the difference stays within [p - cy, p + cx] inside it. So the
+// edges give a lower bound of h, and the largest reach gives an upper bound. Only a bucket that reaches further than
+// the lower bound can hide the maximum.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@
 
 namespace ksl {
 
-// The ordered key of an IEEE value from its bits: Key is uint16_t, uint32_t or uint64_t. -0 and +0 share a key; the
-// order holds for infinities too. NaN has no place in it.
+// The ordered key of an IEEE value from its bits. Key is uint16_t, uint32_t or uint64_t. -0 and +0 share a key. The
+// order includes infinities, but not NaN.
 template <typename Key>
 KSL_HOST_DEVICE inline Key ordered_key(Key bits) {
     constexpr Key kSign = static_cast<Key>(Key{1} << (8 * sizeof(Key) - 1));
@@ -25,7 +25,7 @@ KSL_HOST_DEVICE inline Key ordered_key(Key bits) {
     return static_cast<Key>(bits & kSign ? kSign - magnitude : kSign + magnitude);
 }
 
-// The bits back from the key; a zero comes back as +0.
+// The bits of a key. A zero becomes +0.
 template <typename Key>
 KSL_HOST_DEVICE inline Key bits_of_key(Key key) {
     constexpr Key kSign = static_cast<Key>(Key{1} << (8 * sizeof(Key) - 1));

@@ -1,4 +1,4 @@
-// What the KS functions of every backend ask of their arguments.
+// Checks of the arguments of the KS functions, for every backend.
 #pragma once
 
 #include <numeric>

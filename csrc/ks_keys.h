@@ -9,7 +9,7 @@
 
 namespace ksl {
 
-// The bits of a value, those of infinity, and the width of its mantissa; Key is what its ordered keys are kept in.
+// The bits of a value and of infinity, and the width of the mantissa. Key is the type of its ordered keys.
 template <typename T>
 struct BitsOf;
 template <>
@@ -66,7 +66,7 @@ KSL_HOST_DEVICE T value_of_key(key_t<T> key) {
     return value;
 }
 
-// Writes the ordered keys of n values and returns the flags of what they hold; with NaN the keys mean nothing.
+// Writes the ordered keys of n values and returns their flags. With NaN the keys mean nothing.
 template <typename T>
 uint8_t ordered_keys(const T *values, int64_t n, key_t<T> *keys) {
     bool infinite = false, nan = false;

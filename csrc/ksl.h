@@ -1,8 +1,8 @@
 // The native API of kslottery-fast: raw pointers, int64 sizes and strides, no torch.
 //
-// Every function is synchronous on the CPU, reads its inputs only, writes its outputs only, throws
-// std::invalid_argument for arguments that it cannot take, and gives the same bits for any thread count and
-// any ISA. Those of the namespace cuda are at the end.
+// Every function is synchronous on the CPU, reads only its inputs, writes only its outputs, throws
+// std::invalid_argument for arguments that it cannot take, and gives the same bits for any thread count and any ISA.
+// The functions of the namespace cuda are at the end.
 #pragma once
 
 #include <cstdint>
@@ -36,45 +36,44 @@ enum : uint8_t { kHasNaN = 1, kHasInf = 2 };
 // With F_x, F_y the right-continuous empirical CDFs, g = gcd(n, m) and t over all sample values:
 //   plus[r]  = max(0, max_t  (F_x(t) - F_y(t))) * n * m / g      (an exact integer)
 //   minus[r] = max(0, max_t -(F_x(t) - F_y(t))) * n * m / g
-// so for n = m = d both count in units of 1 / d, and D = max(plus, minus) / d.
-// plus_at[r] / minus_at[r] (optional, may be null) are the sample values where scipy.stats.ks_2samp finds
-// them. flags[r] says whether NaN or Inf stands in either row; the other outputs of a row with NaN are -1 and
-// NaN.
+// So for n = m = d both count in units of 1 / d, and D = max(plus, minus) / d. plus_at[r] and minus_at[r] (optional,
+// may be null) are the sample values where scipy.stats.ks_2samp finds them. flags[r] tells whether either row holds NaN
+// or Inf. The other outputs of a row with NaN are -1 and NaN.
 void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at, double *minus_at,
              uint8_t *flags, int threads);
 
-// h[r] = max(plus[r], minus[r]) for two tables of one shape where that reaches the threshold, else 0: the quick way
-// where sides and places are not wanted. Rows with NaN give -1. A threshold saves work: how far below it an h is need
-// not be known.
+// h[r] = max(plus[r], minus[r]) for two tables of one shape where that reaches the threshold, else 0. This is the quick
+// way if sides and places are not wanted. Rows with NaN give -1. A threshold saves work, because an h below it need not
+// be known exactly.
 void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t *h, uint8_t *flags, int threads);
 
-// decided[r] = (h[r] >= threshold) for two tables of one shape: cheaper than knowing h. Rows with NaN give 0.
+// decided[r] = (h[r] >= threshold) for two tables of one shape. This is cheaper than h itself. Rows with NaN give 0.
 void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags, int threads);
 
-// p[c] = probability that a random lattice path from (0, 0) to (n, m) meets a point (i, j) with
-// |i / n - j / m| * lcm(n, m) >= counts[c], or one-sided without the absolute value: the exact p-value of the count.
-// log_p[c] is its natural logarithm, also where p[c] underflows; NaN where p[c] is too small for a long double as well.
+// p[c] = probability that a random lattice path from (0, 0) to (n, m) meets a point (i, j) with |i / n - j / m| *
+// lcm(n, m) >= counts[c], or one-sided without the absolute value. This is the exact p-value of the count. log_p[c] is
+// its natural logarithm, also where p[c] underflows. It is NaN where p[c] underflows a long double too.
 void ks_outside_probability(const int64_t *counts, int64_t k, int64_t n, int64_t m, bool one_sided, double *p,
                             double *log_p, int threads);
 
-// The instruction set that the KS kernels use: "avx512", "avx2" or "baseline". KSL_ISA in the environment
-// overrides the choice at the first call; a name that is unknown or that this CPU lacks throws.
+// The instruction set that the KS kernels use: "avx512", "avx2" or "baseline". KSL_ISA in the environment overrides the
+// choice at the first call. A name that is unknown, or an instruction set that this CPU lacks, throws.
 const char *active_isa();
 
 struct AdamW {
     double lr, beta1, beta2, eps, weight_decay;
-    int64_t step;  // counts from 1: the number of the update that is being made
+    int64_t step;  // the number of this update, counted from 1
 };
 
-// One AdamW update of k rows of a table, in place: torch.optim.AdamW on the sub-table table[row_ids].
-// master [k, cols] float32 or null: the exact values of the rows where the table's dtype is narrower; it is
-// updated and the table gets its rounding. grad [k, cols]; exp_avg, exp_avg_sq [k, cols] float32 (float64 for
-// a float64 table), contiguous. row_ids [k] distinct, or null for the rows 0..k-1.
+// One AdamW update of k rows of a table, in place, as torch.optim.AdamW on the sub-table table[row_ids]. master [k,
+// cols] float32 or null: the exact values of the rows where the table's dtype is narrower. It is updated, and the table
+// gets its rounding. grad [k, cols]. exp_avg, exp_avg_sq [k, cols] float32 (float64 for a float64 table), contiguous.
+// row_ids [k] distinct, or null for the rows 0..k-1.
 void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master, const Matrix &grad,
                void *exp_avg, void *exp_avg_sq, const AdamW &hyper, int threads);
 
-// The same, but where grad holds NaN or infinity nothing is written. Returns whether the update was made. *step is the
-// number of updates made so far, and goes up by one if it was; hyper.step is not used.
+// The same, but if grad holds NaN or infinity nothing is written. Returns whether the update was made. *step is the
+// number of updates made so far. It goes up by one if the update was made. hyper.step is not used.
 bool row_adamw_if_finite(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master,
                          const Matrix &grad, void *exp_avg, void *exp_avg_sq, float *step, AdamW hyper, int threads);
 
@@ -86,13 +85,13 @@ bool all_finite(const Matrix &matrix, int threads);
 void row_embedding(const Matrix &table, const Matrix &rows, const int32_t *slots, const int64_t *ids, int64_t n,
                    void *out, int threads);
 
-// grad_rows[s] = sum of grad_out[i] over the i with slots[ids[i]] == s, added up in the order of i in float32
-// (float64 for float64): deterministic. slots [vocab]; grad_rows [k, cols] contiguous, overwritten.
+// grad_rows[s] = sum of grad_out[i] over the i with slots[ids[i]] == s, added in the order of i in float32 (float64 for
+// float64), so it is deterministic. slots [vocab]. grad_rows [k, cols] is contiguous and overwritten.
 void row_embedding_backward(const Matrix &grad_out, const int32_t *slots, int64_t vocab, const int64_t *ids, int64_t n,
                             int64_t k, void *grad_rows, DType grad_rows_dtype, int threads);
 
-// The same on a CUDA device, for rows of up to 2^30 values: all pointers are to its memory. A function puts its work on
-// the stream and returns; it does not wait, and may be captured into a CUDA graph. Failures of CUDA are
+// The same on a CUDA device, for rows of up to 2^30 values. All pointers are to its memory. A function puts its work on
+// the stream and returns without waiting, so it may be captured into a CUDA graph. Failures of CUDA are
 // std::runtime_error.
 namespace cuda {
 
@@ -102,22 +101,22 @@ struct Stream {
     void *handle;
 };
 
-// Why no kernel can run on this machine (no driver, no device), or on one of its devices (older than what the kernels
-// were compiled for); or an empty string.
+// Tells why no kernel can run on this machine (no driver, no device), or on one of its devices (older than what the
+// kernels were compiled for). An empty string if kernels can run.
 std::string unavailable();
 std::string unavailable(int device);
 
-// Bit for bit what the functions of these names above give.
+// Bit for bit the results of the functions of these names above.
 void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at, double *minus_at,
              uint8_t *flags, Stream stream);
 void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t *h, uint8_t *flags, Stream stream);
 void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags, Stream stream);
 
-// One table's part in an AdamW step; the fields are the arguments of row_adamw above, row_ids as there distinct and in
-// the table (an id outside ends the kernel as a failed assert does). Where step is not null it is a float32 in device
-// memory, the number of updates made so far, which goes up by one; then hyper.step is not used. Where lr is not null it
-// is a float32 or float64 in device memory and stands for hyper.lr. whole_grad: grad is that of the whole table, and
-// row_ids says which of its rows are meant too.
+// One table's part in an AdamW step. The fields are the arguments of row_adamw above. row_ids must be distinct and in
+// the table (an id outside ends the kernel as a failed assert does). If step is not null, it is a float32 in device
+// memory with the number of updates made so far. It goes up by one, and hyper.step is not used. If lr is not null, it
+// is a float32 or float64 in device memory and replaces hyper.lr. With whole_grad, grad is the gradient of the whole
+// table, and row_ids names its rows too.
 struct RowUpdate {
     MutableMatrix table;
     const int64_t *row_ids;
@@ -132,26 +131,28 @@ struct RowUpdate {
     bool whole_grad;
 };
 
-// What a step reads in device memory beside its tables; all may be null. state: three int32, zeros before the first
-// step; the first two are the kernel's own, the third counts the steps that skip_nonfinite left out. It is needed for
-// skip_nonfinite and for step numbers on the device. Gradients are divided by *grad_scale. The step is left out, and no
-// step number goes up, where *found_inf is not 0, or with skip_nonfinite where a gradient holds NaN or Inf.
+// What a step reads in device memory besides its tables. All pointers may be null. state is three int32, zeros before
+// the first step. The first two are the kernel's own, and the third counts the steps that skip_nonfinite left out. It
+// is needed for skip_nonfinite and for step numbers on the device. Gradients are divided by *grad_scale. The step is
+// left out, and no step number goes up, if *found_inf is not 0, or with skip_nonfinite if a gradient holds NaN or Inf.
 struct StepControl {
     int32_t *state;
     const float *grad_scale, *found_inf;
     bool skip_nonfinite;
 };
 
-// One AdamW update of each of `count` tables, one launch for every 16 of them (two with skip_nonfinite). The bits of
-// the CPU's row_adamw. Where step numbers stand on the device the powers of the betas are taken there, by a pow that
-// may be two units in the last place of a double beside the host's. The moments still have the CPU's bits. The change
-// of a parameter is relatively off by up to 4e-16 / (1 - beta^step), beta the larger of the two: 4e-13 in the first
-// step with 0.999. Float64 shows that. A float32 parameter, if it is no smaller than its change, is off by at most a
-// unit in its last place, and only where a coefficient happens to be rounded to the other side.
+// One AdamW update of each of `count` tables, with one launch for every 16 of them (two with skip_nonfinite). The bits
+// are those of the CPU's row_adamw, with one exception. If step numbers are on the device, the powers of the betas are
+// computed there, by a pow that may differ from the host's by two units in the last place of a double. The moments
+// still have the CPU's bits. The change of a parameter has a relative error of up to 4e-16 / (1 - beta^step), with the
+// larger beta. This is 4e-13 in the first step with 0.999, and visible in float64. A float32 parameter that is no
+// smaller than its change is off by at most one unit in its last place, and only where a coefficient is rounded to the
+// other side.
 void row_adamw(const RowUpdate *updates, int64_t count, const StepControl &control, Stream stream);
 
-// As above, bit for bit. Ids and slots out of range end the kernel as a failed assert does; nothing is read or written
-// out of bounds. The workspace of the backward is memory on the device of as many bytes as its first function says.
+// As above, bit for bit. Ids and slots out of range end the kernel as a failed assert does, and nothing is read or
+// written out of bounds. The workspace is device memory, of as many bytes as
+// row_embedding_backward_workspace returns.
 void row_embedding(const Matrix &table, const Matrix &rows, const int32_t *slots, const int64_t *ids, int64_t n,
                    void *out, Stream stream);
 int64_t row_embedding_backward_workspace(int64_t n, int64_t k, Stream stream);

@@ -1,25 +1,25 @@
-// parallel_for: a loop over chunks, handed out dynamically to the calling thread and to a few helpers.
+// parallel_for is a loop over chunks, which are handed out dynamically to the calling thread and to a few helpers.
 //
 // The helpers are the threads of the OpenMP runtime that torch has brought into the process. After a parallel region
-// they spin for a while, so they start on our loop at once; threads of our own would have to share the cores with them,
-// and a loop of a millisecond, between two operations of torch, would take half as long again. Where there is no such
-// runtime, or where it cannot be used (in a child after fork() it has lost its threads and does not know), a small pool
-// of our own takes its place.
+// they spin for a while, so they start on our loop at once. Threads of our own would have to share the cores with them.
+// A loop of a millisecond between two operations of torch would then take half as long again. If there is no such
+// runtime, or if it cannot be used (in a child after fork() it has lost its threads without noticing), a small pool of
+// our own takes its place.
 //
-// Every region asks OpenMP for the same number of threads, all that the caller may use, however little there is to do;
-// those that find nothing leave at once. For GCC's runtime ends the threads above a smaller team and starts them anew
-// for the next larger one, which is torch's next operator as often as ours: milliseconds, where the surplus costs
-// microseconds. (Torch does the same: https://github.com/pytorch/pytorch/issues/32008.)
+// Every region asks OpenMP for the same number of threads, which is all that the caller may use, however little there
+// is to do. Threads that find nothing leave at once. The reason is that GCC's runtime ends the threads beyond a smaller
+// team and starts them again for the next larger one, which may be torch's next operator. That costs milliseconds,
+// while surplus threads cost microseconds. (Torch does the same: https://github.com/pytorch/pytorch/issues/32008.)
 //
 // Our own pool:
-// - Its threads are started when first needed and then sleep between loops: starting a thread costs 20 to 50
-//   microseconds, waking one a few.
-// - Several threads may run loops at once, and a loop may run inside a loop: a caller always works on its own loop and
+// - Its threads are started when first needed and then sleep between loops. To start a thread costs 20 to 50
+//   microseconds, to wake one only a few.
+// - Several threads may run loops at once, and a loop may run inside a loop. A caller always works on its own loop and
 //   never waits for a helper that has not started on it, so nothing can deadlock.
-// - After fork() the child has no helpers and a mutex in an unknown state: it abandons that pool and makes its own.
+// - After fork() the child has no helpers, and a mutex in an unknown state. It abandons that pool and makes its own.
 //
-// The first exception that a chunk throws ends the loop and is thrown again in the caller. All this is said of
-// parallel_for; parallel_for_if, below, lets its threads wait for each other once, and its functions must not throw.
+// The first exception that a chunk throws ends the loop and is thrown again in the caller. All this is about
+// parallel_for. parallel_for_if, below, lets its threads wait for each other once, and its functions must not throw.
 #pragma once
 
 #include <dlfcn.h>
@@ -38,14 +38,14 @@
 namespace ksl {
 namespace detail {
 
-// A parallel region of GCC's OpenMP interface, which LLVM's and Intel's runtimes offer too: work(context) on this
-// thread and on up to threads - 1 others.
+// A parallel region of GCC's OpenMP interface, which LLVM's and Intel's runtimes also offer. It calls work(context) on
+// this thread and on up to threads - 1 others.
 using OpenMpRegion = void (*)(void (*work)(void *), void *context, unsigned threads, unsigned flags);
 
 inline std::atomic<bool> is_forked_child{false};
 inline const int notes_fork = pthread_atfork(nullptr, nullptr, [] { is_forked_child.store(true); });
 
-// That of the process, or null. We do not link to a runtime: it has to be the one that torch uses.
+// The parallel region of the process, or null. We do not link to a runtime, because it has to be the one of torch.
 inline OpenMpRegion openmp_region() {
     static const auto found = reinterpret_cast<OpenMpRegion>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
     return is_forked_child.load() ? nullptr : found;
@@ -60,7 +60,7 @@ struct Job {
 
 class ThreadPool {
   public:
-    // The pool of this process. It is never destroyed: its threads sleep in it until the process ends.
+    // The pool of this process. It is never destroyed, because its threads sleep in it until the process ends.
     static ThreadPool &instance() {
         ThreadPool *pool = current_.load();
         if (pool == nullptr) {
@@ -71,7 +71,7 @@ class ThreadPool {
         return *pool;
     }
 
-    // Calls work(context) here and on up to `helpers` pool threads; returns when every call has returned.
+    // Calls work(context) here and on up to `helpers` pool threads. Returns when every call has returned.
     void run(void (*work)(void *), void *context, int helpers) {
         Job job{work, context, 0, {}};
         {
@@ -94,8 +94,7 @@ class ThreadPool {
         try {
             for (; started_ < std::min(wanted, kMaxThreads); ++started_) std::thread([this] { serve(); }).detach();
         } catch (const std::system_error &) {
-            // The system gives no more threads: the loop runs on those there are, at worst on the caller
-            // alone.
+            // The system gives no more threads. The loop runs on those that exist, at worst on the caller alone.
         }
     }
 
@@ -124,9 +123,9 @@ class ThreadPool {
 
 }  // namespace detail
 
-// f(lo, hi) on disjoint ranges that together cover [begin, end), each of at most `grain` indices unless one
-// thread does it all, on up to `threads` threads: all that the caller may use, whatever the range. f must give the same
-// results however the range is cut.
+// Calls f(lo, hi) on disjoint ranges that together cover [begin, end), on up to `threads` threads. These are all
+// threads that the caller may use, whatever the range. A range has at most `grain` indices, unless one thread does all
+// the work. f must give the same results however the range is cut.
 template <typename F>
 void parallel_for(int64_t begin, int64_t end, int64_t grain, int threads, F &&f) {
     if (begin >= end) return;
@@ -154,16 +153,16 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, int threads, F &&f)
     };
     const auto run_work = [](void *context) { (*static_cast<decltype(work) *>(context))(); };
     if (const detail::OpenMpRegion region = detail::openmp_region()) {
-        region(run_work, &work, static_cast<unsigned>(threads), 0);  // not helpers + 1: see above
+        region(run_work, &work, static_cast<unsigned>(threads), 0);  // not helpers + 1, see above
     } else {
         detail::ThreadPool::instance().run(run_work, &work, static_cast<int>(helpers));
     }
     if (error) std::rethrow_exception(error);
 }
 
-// Two loops over [0, end) on the same threads: work(lo, hi) begins when every check(lo, hi) has returned true, and does
-// not begin where one has returned false. Returns whether it did. One parallel region, because to begin one costs as
-// much as a short loop. Neither function may throw.
+// Two loops over [0, end) on the same threads. work(lo, hi) begins when every check(lo, hi) has returned true, and does
+// not begin if one has returned false. Returns whether it began. Both loops are one parallel region, because to begin a
+// region costs as much as a short loop. Neither function may throw.
 template <typename Check, typename Work>
 bool parallel_for_if(int64_t end, int64_t grain, int threads, Check &&check, Work &&work) {
     grain = std::max<int64_t>(grain, 1);
@@ -183,7 +182,7 @@ bool parallel_for_if(int64_t end, int64_t grain, int threads, Check &&check, Wor
         for (int64_t chunk; (chunk = to_check.fetch_add(1)) < chunks; checked.fetch_add(1)) {
             if (good.load(std::memory_order_relaxed) && !range(chunk, check)) good.store(false);
         }
-        // What is missing is in the hands of threads that run; a thread that has not begun holds no chunk.
+        // The missing chunks are held by threads that run. A thread that has not begun holds no chunk.
         for (int spins = 0; checked.load() < chunks;) {
             if (++spins > 1000) std::this_thread::yield();
         }

@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 import kslottery_fast
 from kslottery_fast.base import extras
@@ -72,10 +73,10 @@ def test_without_the_extra_every_public_name_is_there():
     assert run_python(code) == "True"
 
 
-def test_scores_without_sacrebleu_say_what_to_install_before_the_model_runs(monkeypatch):
+def test_scores_without_sacrebleu_say_what_to_install_before_the_model_runs(monkeypatch, tiny_tokenizer):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     with pytest.raises(InputError, match=r"needs sacrebleu; pip install 'kslottery-fast\[lab\]'"):
-        evaluate.evaluate(None, None, [evaluate.Example("a", "b")])
+        evaluate.evaluate(torch.nn.Identity(), tiny_tokenizer, [evaluate.Example("a", "b")])
     with pytest.raises(InputError, match="needs sacrebleu"):
         scores.chrf_metric()
 

@@ -1,4 +1,4 @@
-// The arithmetic of AdamW on a span of a row: the same operations, each rounded by itself, on every instruction set.
+// The arithmetic of AdamW on a span of a row. The operations and their rounding are the same on every instruction set.
 //
 // Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its copy.
 #pragma once
@@ -9,7 +9,7 @@ namespace ksl {
 namespace KSL_ISA {
 namespace {
 
-// Built-ins, because std::sqrt would be shared with code for other instruction sets.
+// These are built-ins, because std::sqrt would be shared with code for other instruction sets.
 inline float root(float value) { return __builtin_sqrtf(value); }
 inline double root(double value) { return __builtin_sqrt(value); }
 

@@ -1,4 +1,4 @@
-// Whether rows of a matrix are free of NaN and infinity: the look at a gradient before an optimizer writes.
+// Whether rows of a matrix are free of NaN and infinity. An optimizer asks this of a gradient before it writes.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,7 @@ inline bool finite(const BFloat16 *values, int64_t n) {
     return active_kernels().finite_16_bits(&values->bits, n, 0x7f80u);
 }
 
-// Rows [lo, hi). Ends at the first span that holds one.
+// Looks at the rows [lo, hi). Ends at the first span that holds NaN or infinity.
 inline bool finite_rows(const Matrix &matrix, int64_t lo, int64_t hi) {
     return dispatch(matrix.dtype, [&](auto tag) {
         using T = decltype(tag);

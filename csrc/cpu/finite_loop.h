@@ -1,4 +1,4 @@
-// The look for NaN and infinity in a span of numbers, on every instruction set.
+// The search for NaN and infinity in a span of numbers, on every instruction set.
 //
 // Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its copy.
 #pragma once
@@ -9,7 +9,7 @@ namespace ksl {
 namespace KSL_ISA {
 namespace {
 
-// No early end: the compiler makes vector code of it.
+// There is no early end, so that the compiler can make vector code of it.
 template <typename Bits>
 bool finite_span(const Bits *values, int64_t n, Bits exponent) {
     Bits found = 0;

@@ -1,4 +1,4 @@
-// Which instruction set the kernels use: decided once, at the first call.
+// Which instruction set the kernels use. This is decided once, at the first call.
 #include <cstdlib>
 #include <string>
 
@@ -36,7 +36,7 @@ const Kernels &choose_kernels() {
 }  // namespace
 
 const Kernels &active_kernels() {
-    static const Kernels &chosen = choose_kernels();  // thread-safe; a throw is tried again at the next call
+    static const Kernels &chosen = choose_kernels();  // thread-safe; after a throw, the next call tries again
     return chosen;
 }
 

@@ -6,7 +6,7 @@
 #include "../ks_keys.h"
 #include "ks_kernels.h"
 
-// Only what comes after this line is compiled for AVX2: the functions of the headers above are shared with code that
+// Only what comes after this line is compiled for AVX2. The functions of the headers above are shared with code that
 // must run anywhere.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi,bmi2,popcnt"))), apply_to = function)

@@ -8,8 +8,8 @@
 #include "../ks_keys.h"
 #include "ks_kernels.h"
 
-// Only what comes after this line is compiled for AVX-512: the functions of the headers above are shared with code
-// that must run anywhere.
+// Only what comes after this line is compiled for AVX-512. The functions of the headers above are shared with code that
+// must run anywhere.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,bmi,bmi2,popcnt"))), \
                              apply_to = function)
@@ -45,7 +45,7 @@ struct Locations {
 struct Loops : GenericLoops {
     using GenericLoops::locate;
 
-    // As the generic one, 32 values at a time.
+    // Like the generic one, but with 32 values at a time.
     static bool locate(const LinearMap<float> &map, const float *values, int64_t n, uint16_t *locations) {
         const __m512 low = _mm512_set1_ps(map.low), scale = _mm512_set1_ps(map.scale), top = _mm512_set1_ps(map.top);
         const __m512 zero = _mm512_setzero_ps();
@@ -138,7 +138,7 @@ struct Loops : GenericLoops {
         }
     }
 
-    // The whole bit map of wanted buckets stands in registers, where a permutation looks up 32 of them at once.
+    // The whole bit map of wanted buckets is in registers, where a permutation looks up 32 of them at once.
     static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions) {
         static_assert(kMaxBucketBits == 11, "four registers hold 2^11 bits");
         const __m512i w0 = _mm512_load_si512(wanted), w1 = _mm512_load_si512(wanted + 32);

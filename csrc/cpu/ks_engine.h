@@ -1,17 +1,17 @@
-// The bucket engine: a first look at a row that decides most of them, and a closer one where that is not enough.
+// The bucket engine. A first look at a row decides most rows, and a closer look follows where that is not enough.
 //
-// Included, through ks_generic.h, by ks_baseline.cpp and ks_avx2.cpp, and by ks_avx512.cpp. Each of them sets the
-// instruction set, KSL_ISA, the namespace of its own copy, and in it Loops: the vector loops of ks_loops.h or better
-// ones.
+// Included by ks_avx512.cpp and, through ks_generic.h, by ks_baseline.cpp and ks_avx2.cpp. Each of them sets the
+// instruction set, and KSL_ISA, which is the namespace of its own copy. In this namespace it defines Loops, the vector
+// loops of ks_loops.h or better ones.
 //
 // A row goes through these steps:
 //   1. identical_rows: most rows of a fine-tuned table have not changed at all, and cost one read.
-//   2. locate: a map of values to buckets, fitted to a small sample. It must be monotone, and is, because each of its
-//      operations rounds monotonically; that makes the result right. Being well fitted only makes it fast.
-//   3. count_values: two tables of counts. One increment per value is what most of the time goes into.
+//   2. locate: a map of values to buckets, fitted to a small sample. It is monotone, because each of its operations
+//      rounds monotonically. That makes the result right. A good fit only makes it fast.
+//   3. count_values: two tables of counts. Most of the time goes into one increment per value.
 //   4. scan: the lower and the upper bound of h. ks_decide mostly ends here.
-//   5. list_wanted: the buckets that reach beyond the lower bound. If they hold a good part of the row the map may
-//      have been fitted to outliers; a map fitted without them goes back to step 2, once.
+//   5. list_wanted: the buckets that reach beyond the lower bound. If they hold a good part of the row, the map may
+//      have been fitted to outliers. Then step 2 is repeated once, with a map that is fitted without them.
 //   6. look_into: the values of the wanted buckets, bucket by bucket.
 #pragma once
 
@@ -42,9 +42,9 @@ inline void mark_wanted(const CoarseBuckets &coarse, Workspace &w, int rows, int
     }
 }
 
-// The buckets that reach beyond `best`, and what to do with them.
+// The buckets that reach beyond `best`.
 struct Wanted {
-    int64_t parts, values, farthest;  // how many; how many values they hold; how far the farthest reaches
+    int64_t parts, values, farthest;  // their number, the number of their values, and the farthest reach
 };
 
 template <typename T>
@@ -79,7 +79,7 @@ int64_t look_into(const Wanted &wanted, const T *x, const T *y, int64_t n, Goal 
     gather(x, w.x_location, w.position, found, w.x_begin, keys);
     found = Loops::find_wanted(w.y_location, n, w.wanted, w.position);
     gather(y, w.y_location, w.position, found, w.y_begin, keys);
-    // Those that reach farthest first: they are likely to raise `best` beyond the reach of most of the others.
+    // Buckets that reach farthest come first, as they are likely to raise `best` beyond the reach of most others.
     for (int64_t limit : {(best + wanted.farthest) / 2, int64_t{-1}}) {
         for (int64_t k = 0; k < wanted.parts && best < goal.stop; ++k) {
             Workspace::Part &part = w.parts[k];
@@ -87,7 +87,7 @@ int64_t look_into(const Wanted &wanted, const T *x, const T *y, int64_t n, Goal 
             if (far <= best || far <= limit) continue;
             best = zoom(keys + part.begin, part.nx, part.ny, scratch + part.begin, part.before, best, goal.stop, w,
                         w.zoom_memory);
-            part.nx = part.ny = 0;  // done: nothing inside it can be farther than `best` any more
+            part.nx = part.ny = 0;  // done, because nothing inside it can exceed `best` any more
         }
     }
     return best;
@@ -140,7 +140,7 @@ Outcome row_statistic(const T *x, const T *y, int64_t n, Goal goal, Workspace &w
     }
 }
 
-// All kernels of this instruction set. A constant: nothing is computed with its instructions when the module is loaded.
+// All kernels of this instruction set. This is a constant, so that its instructions are not used when the module loads.
 constexpr Kernels kernels(const char *isa) {
     return {isa,
             row_statistic<float>,

@@ -15,7 +15,7 @@
 
 namespace ksl {
 
-// IEEE arithmetic in this scope, whatever torch.set_flush_denormal(True) or other code has set in this thread: a
+// IEEE arithmetic in this scope, whatever torch.set_flush_denormal(True) or other code has set in this thread. A
 // subnormal that is widened must not become zero.
 class IeeeMode {
   public:
@@ -30,9 +30,9 @@ class IeeeMode {
 #endif
 };
 
-// row(r) is row r of the matrix as contiguous T, which holds every value of the matrix's dtype exactly: the matrix's
-// own memory where it is that already, else a copy, valid until the next call. Where the columns are strided a block
-// of rows is copied at a time, because in a transposed table one cache line holds a piece of several rows.
+// row(r) is row r of the matrix as contiguous T, which holds every value of the matrix's dtype exactly. It is the
+// matrix's own memory if possible, and otherwise a copy that is valid until the next call. If the columns are strided,
+// a block of rows is copied at a time, because in a transposed table one cache line holds pieces of several rows.
 template <typename T>
 class RowReader {
   public:

@@ -1,6 +1,6 @@
-// What stands between the loops over rows (ks_rows.cpp, row_adamw.cpp, finite.cpp: compiled once) and what is compiled
-// once for each instruction set: the bucket engine (ks_engine.h), the arithmetic of AdamW (adamw_loop.h), and the look
-// for NaN (finite_loop.h).
+// The interface between the loops over rows (ks_rows.cpp, row_adamw.cpp and finite.cpp, compiled once) and what is
+// compiled once for each instruction set: the bucket engine (ks_engine.h), the arithmetic of AdamW (adamw_loop.h), and
+// the search for NaN (finite_loop.h).
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@ namespace ksl {
 constexpr int kMaxBucketBits = 11;
 constexpr int kZoomBits = 10;  // see ks_zoom.h
 
-// Buffers for rows of n values, kept from row to row. Its members are plain arrays and pointers: the engine must not
-// instantiate the standard library's templates, because the linker keeps one copy of each, which might be AVX-512
+// Buffers for rows of n values, kept from row to row. Its members are plain arrays and pointers. The engine must not
+// instantiate templates of the standard library, because the linker keeps one copy of each, which might be AVX-512
 // code.
 struct Workspace {
     // Vector loops read and write whole blocks, up to kSlack elements beyond the n values.
@@ -35,7 +35,7 @@ struct Workspace {
     Workspace(const Workspace &) = delete;
     Workspace &operator=(const Workspace &) = delete;
 
-    // One of four buffers for n keys each; those that follow each other are adjacent.
+    // One of four buffers for n keys each. Successive ones are adjacent.
     template <typename Key>
     Key *key_buffer(int64_t which, int64_t n) {
         return reinterpret_cast<Key *>(keys_) + which * n;
@@ -48,16 +48,16 @@ struct Workspace {
 
     static constexpr int64_t kSlack = 64;
     static constexpr int kBuckets = 1 << kMaxBucketBits;
-    uint16_t *const x_location, *const y_location;  // where the bucket of each value stands in these tables:
+    uint16_t *const x_location, *const y_location;  // the place of each value's bucket in these tables:
     alignas(64) int32_t x_count[kBuckets], y_count[kBuckets];
     alignas(64) int32_t before[kBuckets];          // the difference where a bucket starts
-    alignas(64) uint16_t wanted[kBuckets / 16];    // one bit for each bucket: is it looked into?
+    alignas(64) uint16_t wanted[kBuckets / 16];    // one bit for each bucket: whether it is looked into
     int64_t x_begin[kBuckets], y_begin[kBuckets];  // if so, the places of its keys
     int32_t *const position;                       // of the values in these buckets
     Part parts[kBuckets];
 
-    // What one level of a zoom needs of each of its buckets. Not on the stack: a thread of another library may have
-    // little of it.
+    // What one level of a zoom needs of each of its buckets. It is not on the stack, because a thread of another
+    // library may have a small one.
     static constexpr int kZoomBuckets = 1 << kZoomBits;
     static constexpr int64_t kZoomLevel =
         kZoomBuckets * static_cast<int64_t>(2 * sizeof(int32_t) + sizeof(Part) + 2 * sizeof(int64_t));
@@ -70,8 +70,8 @@ struct Workspace {
     uint64_t *const keys_;  // or 32-bit keys
 };
 
-// What is asked about a row: its h if that is above `floor`, else just `floor`; and from `stop` on any value that h
-// reaches is as good as h. {0, INT64_MAX} asks for h itself, {t - 1, t} whether h >= t.
+// What is asked about a row: its h if that is above `floor`, else just `floor`. From `stop` on, any value that h
+// reaches is as good as h. {0, INT64_MAX} asks for h itself, and {t - 1, t} whether h >= t.
 struct Goal {
     int64_t floor, stop;
 };
@@ -88,7 +88,7 @@ template <typename C>
 using AdamWSpan = void (*)(const AdamWCoefficients<C> &c, int64_t n, const C *grad, C *param, C *exp_avg,
                            C *exp_avg_sq);
 
-// Whether n numbers, given by their bits, are finite: those that are not have all bits of `exponent`.
+// Whether n numbers, given by their bits, are finite. Numbers that are not have all bits of `exponent`.
 template <typename Bits>
 using FiniteSpan = bool (*)(const Bits *values, int64_t n, Bits exponent);
 
@@ -105,7 +105,7 @@ struct Kernels {
     FiniteSpan<uint64_t> finite_64_bits;
 };
 
-// Those for this CPU, or those that KSL_ISA in the environment names.
+// The kernels for this CPU, or those that KSL_ISA in the environment names.
 const Kernels &active_kernels();
 
 extern const Kernels kBaselineKernels;

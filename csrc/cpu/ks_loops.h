@@ -1,4 +1,4 @@
-// The passes over the values of a row and over its buckets: everything in the bucket engine that wants vectors.
+// The passes over the values of a row and over its buckets, which is everything in the bucket engine that uses vectors.
 //
 // Plain C++ over blocks of kLanes values, written for the compiler's vectoriser. ks_avx512.cpp replaces some of it.
 // Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its copy.
@@ -46,8 +46,8 @@ struct GenericLoops {
         return (bits_of(values[0]) & kMagnitude<T>) < BitsOf<T>::kInfinity;
     }
 
-    // Writes the location of each value's bucket; false if there is NaN or infinity among them: 0 * infinity is NaN,
-    // and so is 0 * NaN. The buffer of locations is written in whole blocks, beyond n.
+    // Writes the location of each value's bucket. Returns false if NaN or infinity is among the values (0 * infinity is
+    // NaN, and so is 0 * NaN). The buffer of locations is written in whole blocks, beyond n.
     template <typename T>
     static bool locate(const LinearMap<T> &map, const T *values, int64_t n, uint16_t *locations) {
         T nan[kLanes] = {};
@@ -90,8 +90,8 @@ struct GenericLoops {
         return largest < BitsOf<T>::kInfinity;
     }
 
-    // One increment per value: the loop is bound by its loads and stores. Meanwhile it fetches the rows that come
-    // next, kLine values for each line of the cache; the addresses need not exist.
+    // With one increment per value, the loop is bound by its loads and stores. Meanwhile it prefetches the rows that
+    // come next, with kLine values for each line of the cache. The addresses need not exist.
     template <int kLine>
     static void count_values(Workspace &w, int64_t n, const void *x_next, const void *y_next) {
         int64_t i = 0;
@@ -114,7 +114,7 @@ struct GenericLoops {
         }
     }
 
-    // From running down each lane: its sum, its highest and lowest edges, and the farthest that its buckets reach.
+    // What running down each lane gives: its sum, its highest and lowest edges, and the farthest reach of its buckets.
     static Bounds across_lanes(const int32_t *sum, const int32_t *high, const int32_t *low, const int32_t *up,
                                const int32_t *down) {
         Bounds bounds{0, 0, {}};
@@ -129,7 +129,7 @@ struct GenericLoops {
         return bounds;
     }
 
-    // The bounds; without kInside, of the differences at the edges of buckets alone.
+    // The bounds. Without kInside, they are those of the differences at the edges of buckets alone.
     template <bool kInside>
     static Bounds scan(const int32_t *x_count, const int32_t *y_count, int rows) {
         int32_t at[kLanes] = {}, high[kLanes] = {}, low[kLanes] = {}, up[kLanes] = {}, down[kLanes] = {};
@@ -165,7 +165,7 @@ struct GenericLoops {
         }
     }
 
-    // The positions of the values whose bucket is wanted; returns how many. May write a block beyond them.
+    // Writes the positions of the values whose bucket is wanted and returns how many. May write a block beyond them.
     static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions) {
         int64_t count = 0;
         for (int64_t i = 0; i < n; ++i) {
@@ -175,9 +175,9 @@ struct GenericLoops {
         return count;
     }
 
-    // The largest |difference| at the nx + ny sample values of one bucket, which starts at `before`: keys holds those
-    // of x, then those of y. Compares all with all, a block of kLanes at a time, which for few keys beats sorting, as
-    // nothing has to be predicted. May read a block beyond the keys.
+    // The largest |difference| at the nx + ny sample values of one bucket, which starts at `before`. keys holds those
+    // of x, then those of y. Compares all with all, a block of kLanes at a time. For few keys this beats sorting,
+    // because there are no branches to predict. May read a block beyond the keys.
     template <typename Key>
     static int32_t search(const Key *keys, int32_t nx, int32_t ny, int32_t before) {
         int32_t largest = 0;

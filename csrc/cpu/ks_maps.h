@@ -1,10 +1,10 @@
-// Monotone maps of the values of a row to buckets, and where a bucket stands in the tables of counts.
+// Monotone maps of the values of a row to buckets, and the place of a bucket in the tables of counts.
 //
 // Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its copy.
 //
-// The tables are stored by lanes: lane k holds the k-th sixteenth of the buckets, and bucket s of every lane stands
-// in row s. So a scan needs no prefix sums across a vector: it runs down all lanes at once, and adds up the lanes'
-// totals at the end. A value's `location` is the index s * kLanes + k in these tables.
+// The tables are stored by lanes. Lane k holds the k-th sixteenth of the buckets, and bucket s of every lane is in row
+// s. So a scan needs no prefix sums across a vector. It runs down all lanes at once and adds the totals of the lanes at
+// the end. A value's `location` is the index s * kLanes + k in these tables.
 #pragma once
 
 #include "../ks_keys.h"
@@ -47,7 +47,7 @@ struct CoarseBuckets {
     }
 };
 
-// The median of kHalf numbers, the upper one; sorts them.
+// The upper median of kHalf numbers. Sorts them.
 constexpr int kHalf = kLanes / 2;
 
 template <typename N>
@@ -68,7 +68,7 @@ struct LinearMap {
 
     static constexpr int kPieces = 8, kSample = kPieces * kLanes;
 
-    // A piece of x and a piece of y by turns, from all over the row: the first half of the lanes is x, the other y.
+    // Pieces of x and y by turns, from all over the row. The first half of the lanes is x, the other y.
     static void draw_sample(const T *x, const T *y, int64_t n, T *sample) {
         const int64_t step = n / kPieces;
         for (int piece = 0; piece < kPieces; ++piece) {
@@ -80,7 +80,7 @@ struct LinearMap {
         }
     }
 
-    // Over +-5 mean absolute deviations, which for normal data is +-4 standard deviations.
+    // Over +-5 mean absolute deviations, which are +-4 standard deviations for normal data.
     bool fit(const T *x, const T *y, int64_t n, int bucket_bits) {
         T sample[kSample];
         draw_sample(x, y, n, sample);
@@ -99,8 +99,9 @@ struct LinearMap {
         return set(mean, 5 * (total(deviations) / kSample), bucket_bits);
     }
 
-    // Without outliers, and false if that makes no great difference: by the medians of the lanes' largest and smallest
-    // values, which a few outliers leave alone. For 8 normal values these are at +-1.4 standard deviations.
+    // Fits without outliers. Returns false if that makes no great difference. It uses the medians of the lanes' largest
+    // and smallest values, which a few outliers do not change. For 8 normal values these are at +-1.4 standard
+    // deviations.
     bool refit(const T *x, const T *y, int64_t n, int bucket_bits) {
         T sample[kSample], least[kLanes], most[kLanes];
         draw_sample(x, y, n, sample);
@@ -127,15 +128,16 @@ struct LinearMap {
         scale = buckets / (2 * half_width);
         top = buckets - 1;
         lane_bits = bucket_bits - 4;
-        return half_width > 0 && scale - scale == 0 && low - low == 0;  // finite all: infinity - infinity is NaN
+        return half_width > 0 && scale - scale == 0 && low - low == 0;  // all finite, as infinity - infinity is NaN
     }
 
     bool single_valued() const { return false; }
     CoarseBuckets coarse_buckets(const int32_t *, const int32_t *, const Bounds &) const { return {}; }
 };
 
-// The same with integers for 16-bit floats: equal ranges of bit patterns, so buckets get narrower with the values,
-// over the kOctaves factors of two below `top`. Magnitudes beyond share an outermost bucket, smaller ones the middle.
+// The same with integers for 16-bit floats. Buckets are equal ranges of bit patterns, so they get narrower with the
+// values, over the kOctaves factors of two below `top`. Larger magnitudes share an outermost bucket, smaller ones the
+// middle one.
 template <typename T>
 struct BitMap {
     static constexpr int kOctaves = 8;
@@ -151,8 +153,8 @@ struct BitMap {
         return largest < BitsOf<T>::kInfinity;
     }
 
-    // Without outliers, and false if that makes no great difference: by the median of the lanes' largest values. For 8
-    // normal values that is at 1.7 standard deviations.
+    // Fits without outliers. Returns false if that makes no great difference. It uses the median of the lanes' largest
+    // values. For 8 normal values it is at 1.7 standard deviations.
     bool refit(const T *x, const T *y, int64_t n, int bucket_bits) {
         uint16_t most[kLanes];
         draw_largest(x, y, n, most);
@@ -187,7 +189,7 @@ struct BitMap {
         lane_bits = bucket_bits - 4;
     }
 
-    // Whether all buckets but the coarse ones hold one value each: nothing can hide in them.
+    // Whether all buckets but the coarse ones hold one value each, so that nothing can hide in them.
     bool single_valued() const { return shift == 0; }
 
     CoarseBuckets coarse_buckets(const int32_t *x_count, const int32_t *y_count, const Bounds &bounds) const {
@@ -195,7 +197,7 @@ struct BitMap {
         const int32_t numbers[3] = {0, limit, 2 * limit};
         for (int i = 0; i < 3; ++i) {
             const int32_t at = location_of(numbers[i], lane_bits), cx = x_count[at], cy = y_count[at];
-            // The middle bucket is the last of its lane, the outermost ones begin and end with a difference of 0.
+            // The middle bucket is the last of its lane. The outermost ones begin and end with a difference of 0.
             const int32_t before = i == 0 ? 0 : (i == 1 ? bounds.lane_start[kLanes / 2] : 0) - (cx - cy);
             coarse.buckets[i] = {at, before, reach(before, cx, cy)};
         }

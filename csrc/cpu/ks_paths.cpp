@@ -21,8 +21,9 @@ void step(int32_t s, int32_t low, int32_t high, const F *__restrict path, F *__r
 }
 
 // The last step of a random path to (i, j) comes from (i - 1, j) with probability i / (i + j). So the probability that
-// it has met the outside is P(i, j) = [i P(i - 1, j) + j P(i, j - 1)] / (i + j) inside the band and 1 outside: sums of
-// positive terms, no cancellation. One antidiagonal i + j = s after the other, and of each the band alone.
+// it has met the outside is P(i, j) = [i P(i - 1, j) + j P(i, j - 1)] / (i + j) inside the band, and 1 outside. These
+// are sums of positive terms, without cancellation. They are computed for one antidiagonal i + j = s after the other,
+// and only in the band.
 template <typename F>
 F outside_probability(int64_t h, int64_t n, int64_t m, bool one_sided) {
     if (h <= 0) return 1;
@@ -34,7 +35,7 @@ F outside_probability(int64_t h, int64_t n, int64_t m, bool one_sided) {
         const int64_t high = std::min({s, n, (s * ng + h - 1) / width}), lowest = s * ng - (h - 1);
         const int64_t inside = one_sided || lowest <= 0 ? 0 : (lowest + width - 1) / width;
         const int64_t low = std::max({int64_t{0}, s - m, inside});
-        if (low > high) return 1;  // a whole antidiagonal is outside: every path meets it
+        if (low > high) return 1;  // a whole antidiagonal is outside, and every path meets it
         step(static_cast<int32_t>(s), static_cast<int32_t>(low), static_cast<int32_t>(high), path.data(), next.data());
         next[low] = next[high + 2] = 1;  // the band moves by one column at most
         path.swap(next);
@@ -42,8 +43,8 @@ F outside_probability(int64_t h, int64_t n, int64_t m, bool one_sided) {
     return path[n + 1];
 }
 
-// Below this p a double is close to underflow. The exponents of long double, where it has more than double's, reach
-// 10^-4932; what underflows there too is the caller's to find.
+// Below this p a double is close to underflow. A long double that is wider than a double reaches 10^-4932. What
+// underflows there too is left to the caller.
 constexpr double kTiny = 1e-280;
 
 double log_outside_probability(double p, int64_t h, int64_t n, int64_t m, bool one_sided) {

@@ -14,7 +14,7 @@
 namespace ksl {
 namespace {
 
-// f(first, last) over chunks of about 2^17 values: long enough to pay for their buffers, short enough to balance.
+// f(first, last) over chunks of about 2^17 values, long enough to pay for their buffers and short enough to balance.
 template <typename F>
 void for_rows(const Matrix &x, const Matrix &y, int threads, F &&f) {
     const int64_t grain = (int64_t{1} << 17) / (x.cols + y.cols + 1);
@@ -34,7 +34,7 @@ void with_compute_type(const Matrix &x, const Matrix &y, F &&f) {
     }
 }
 
-// Calls f(row, flags, sides) for every row; sides is null for a row with NaN.
+// Calls f(row, flags, sides) for every row. sides is null for a row with NaN.
 template <typename T, typename F>
 void for_sorted_rows(const Matrix &x, const Matrix &y, int threads, F &&f) {
     using Key = key_t<T>;

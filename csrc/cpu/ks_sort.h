@@ -1,6 +1,6 @@
-// The plain exact way: sort the keys of both samples and walk through them side by side.
+// The plain exact way. It sorts the keys of both samples and walks through them side by side.
 //
-// It gives what the bucket engine does not: each side's maximum, its place, and samples of different sizes.
+// Unlike the bucket engine, it gives each side's maximum and its place, and it takes samples of different sizes.
 #pragma once
 
 #include <algorithm>
@@ -42,9 +42,9 @@ void sort_keys(Key *keys, int64_t n, Key *scratch) {
 
 // One side of the statistic: the exact maximum, and the place that scipy.stats.ks_2samp reports for it.
 //
-// scipy takes the first largest of i / n - j / m, computed in float64, over the sorted x followed by the sorted y. So
-// of places with the same exact difference the one with the largest float64 wins, which rounding decides; then a
-// value that stands in x wins over one that does not; then the smaller value.
+// scipy takes the first largest i / n - j / m, computed in float64, over the sorted x followed by the sorted y. Of
+// places with the same exact difference, the one with the largest float64 wins, which rounding decides. After that, a
+// value that is in x wins over one that is not, and then the smaller value wins.
 template <typename Key>
 struct Side {
     int64_t count = 0;
@@ -64,8 +64,8 @@ struct Sides {
     Side<Key> plus, minus;
 };
 
-// Walks through sorted keys x [n] and y [m]; counts are in units of gcd / (n * m). The caller has checked that n /
-// gcd * m fits int64.
+// Walks through sorted keys x [n] and y [m]. Counts are in units of gcd / (n * m). The caller has checked that n / gcd
+// * m fits int64.
 template <typename Key>
 Sides<Key> walk_sorted(const Key *x, int64_t n, const Key *y, int64_t m, int64_t gcd) {
     const int64_t x_unit = m / gcd, y_unit = n / gcd;
@@ -76,7 +76,7 @@ Sides<Key> walk_sorted(const Key *x, int64_t n, const Key *y, int64_t m, int64_t
         const int64_t before = i;
         while (i < n && x[i] == at) ++i;
         while (j < m && y[j] == at) ++j;
-        // Both sides are at least 0: the last value of all has difference 0.
+        // Both sides are at least 0, because the last value of all has difference 0.
         const int64_t count = i * x_unit - j * y_unit;
         if (count < sides.plus.count && -count < sides.minus.count) continue;
         const double difference =

@@ -1,9 +1,9 @@
 // The maximum of |#{x <= t} - #{y <= t}| over a range of keys, by zooming in on the buckets that can hide it.
 //
-// Buckets are equal ranges of keys, as many as a power of two near half the number of keys, up to 2^kZoomBits. So every
-// level takes 6 to 10 bits off the range: there are at most 6 levels for 32-bit keys and 11 for 64-bit keys, each
+// Buckets are equal ranges of keys. Their number is a power of two near half the number of keys, up to 2^kZoomBits. So
+// every level takes 6 to 10 bits off the range. There are at most 6 levels for 32-bit keys and 11 for 64-bit keys, each
 // linear in the keys that are still in question. This is the guarantee behind the fast first look: whatever the data, a
-// row costs about a radix sort of it at most.
+// row costs at most about as much as its radix sort.
 //
 // Included by one source file per instruction set; KSL_ISA is the namespace of its copy.
 #pragma once
@@ -16,7 +16,7 @@ namespace KSL_ISA {
 namespace {
 
 constexpr int64_t kZoomBuckets = int64_t{1} << kZoomBits;
-constexpr int64_t kZoomFrom = 96;  // keys in a range from which counting beats comparing all with all
+constexpr int64_t kZoomFrom = 96;  // from this number of keys on, counting beats comparing all with all
 
 // As in <algorithm>, which this may not use: see Workspace.
 template <typename N>
@@ -31,8 +31,8 @@ N smaller(N a, N b) {
 
 inline int64_t size_of(int64_t difference) { return difference < 0 ? -difference : difference; }
 
-// Counts in four tables by turns: what comes here often has many keys in one bucket, and increments of one counter
-// have to wait for each other.
+// Counts in four tables by turns. Ranges that get here often have many keys in one bucket, and increments of one
+// counter have to wait for each other.
 template <typename Key>
 void count_keys(const Key *keys, int64_t n, Key low, int shift, int64_t buckets, int32_t *count, Workspace &w) {
     constexpr int kTables = 4;
@@ -55,15 +55,14 @@ void gather_wanted(const Key *from, int64_t n, Key low, int shift, int64_t *begi
     }
 }
 
-// Looks at one range of keys: keys holds nx of x and then ny of y, in any order, and before the range the difference
-// is `before`. Returns the larger of `best` and the largest absolute difference inside the range; its end is the
-// caller's, who knows the difference there. From `stop` on it may return early. scratch has room for as many keys;
-// both are overwritten.
-// `memory` is what is left of the workspace's memory for this level and those below.
+// Looks at one range of keys. keys holds nx of x and then ny of y, each in any order. Before the range, the difference
+// is `before`. Returns the larger of `best` and the largest absolute difference inside the range. The caller knows the
+// difference at its end. From `stop` on it may return early. scratch has room for as many keys. Both are overwritten.
+// `memory` is the rest of the workspace's memory, for this level and those below.
 template <typename Key>
 int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, int64_t best, int64_t stop, Workspace &w,
              char *memory) {
-    // With one sample alone the difference moves one way, to the end of the range.
+    // With one sample alone, the difference moves in one direction, to the end of the range.
     if (nx == 0 || ny == 0 || best >= stop || reach(before, nx, ny) <= best) return best;
     if (nx + ny < kZoomFrom) {
         return larger<int64_t>(best, Loops::search(keys, static_cast<int32_t>(nx), static_cast<int32_t>(ny),
@@ -92,7 +91,7 @@ int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, in
     }
     if (shift == 0 || best >= stop) return best;  // with one key to a bucket there is nothing between the edges
 
-    // The buckets to look into. Their keys move to the scratch, each bucket together; -1 marks the other buckets.
+    // The buckets to look into. Their keys move to the scratch, bucket by bucket. -1 marks the other buckets.
     int64_t count = 0, end = 0;
     at = before;
     for (int64_t b = 0; b < buckets; ++b) {
@@ -116,7 +115,7 @@ int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, in
     return best;
 }
 
-// The whole row by its keys alone: for rows with NaN or infinities, short ones, and where no good map can be made.
+// The whole row by its keys alone, for short rows, rows with NaN or infinities, and rows without a good map.
 template <typename T>
 Outcome zoom_row(const T *x, const T *y, int64_t n, Goal goal, Workspace &w) {
     key_t<T> *keys = w.key_buffer<key_t<T>>(0, n), *scratch = w.key_buffer<key_t<T>>(2, n);

@@ -1,9 +1,8 @@
 // AdamW on some rows of a table (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization").
 //
-// The operations and their order are those of torch.optim.AdamW's single-tensor implementation, each
-// correctly rounded by itself. Torch's own vector code fuses some multiplications and additions into one
-// rounding, and its square root, from a math library, may be one unit off: the two agree to a unit or two in
-// the last place of each step.
+// The operations and their order are those of torch.optim.AdamW's single-tensor implementation, each correctly rounded.
+// Torch's own vector code fuses some multiplications and additions into one rounding, and its square root, from a math
+// library, may be one unit off. So the two agree to a unit or two in the last place of each step.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -34,7 +33,7 @@ AdamWSpan<double> adamw_span(double) { return active_kernels().adamw_float64; }
 DType dtype_of(float) { return DType::kFloat32; }
 DType dtype_of(double) { return DType::kFloat64; }
 
-// Whether the rows of a matrix can be used where they stand, as arrays of C.
+// Whether the rows of a matrix can be used in place, as arrays of C.
 template <typename C, typename M>
 bool in_place(const M &matrix) {
     return matrix.dtype == dtype_of(C{}) && matrix.col_stride == 1;
@@ -47,7 +46,7 @@ bool update_rows(const MutableMatrix &table, const int64_t *row_ids, int64_t k, 
     const AdamWSpan<C> update = adamw_span(C{});
     const int64_t cols = table.cols;
     const bool grad_in_place = in_place<C>(grad), table_in_place = !master && in_place<C>(table);
-    // About ten microseconds of work a chunk: an update of fewer rows must not wait for a second thread.
+    // About ten microseconds of work in a chunk, so that an update of fewer rows does not wait for a second thread.
     const int64_t grain = (int64_t{1} << 15) / std::max<int64_t>(cols, 1) + 1;
     const auto look = [&](int64_t lo, int64_t hi) { return !only_finite || finite_rows(grad, lo, hi); };
     return parallel_for_if(k, grain, threads, look, [&](int64_t lo, int64_t hi) {

@@ -62,7 +62,7 @@ Occurrences group_by_slot(const int32_t *slots, int64_t vocab, const int64_t *id
 template <typename C>
 void sum_rows(const Matrix &grad_out, const Occurrences &grouped, int64_t k, C *grad_rows, int threads) {
     const int64_t cols = grad_out.cols, spans = (cols + kSpan - 1) / kSpan;
-    // A piece of a row at a time: a token as frequent as the newline must not keep one thread busy alone.
+    // A piece of a row at a time, so that a token as frequent as the newline keeps several threads busy.
     parallel_for(0, k * spans, 1, threads, [&](int64_t lo, int64_t hi) {
         C buffer[kSpan];
         for (int64_t piece = lo; piece < hi; ++piece) {

@@ -1,4 +1,4 @@
-// Pieces of matrix rows, of any dtype and stride, to and from a contiguous buffer in the type of the
+// Copies pieces of matrix rows, of any dtype and stride, to and from a contiguous buffer in the type of the
 // computation.
 #pragma once
 
@@ -6,10 +6,10 @@
 
 namespace ksl {
 
-// Elements per piece: three float buffers of this size stay in the first-level cache.
+// Elements per piece. Three float buffers of this size stay in the first-level cache.
 constexpr int64_t kSpan = 1024;
 
-// Chunk size for parallel_for over rows: enough elements to outweigh the handing out.
+// Chunk size for parallel_for over rows, with enough elements to outweigh the cost of a chunk.
 inline int64_t rows_per_chunk(int64_t cols) { return 16384 / (cols > 0 ? cols : 1) + 1; }
 
 template <typename M>

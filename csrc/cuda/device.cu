@@ -1,4 +1,4 @@
-// What of CUDA this machine has.
+// What this machine has of CUDA.
 #include "device.cuh"
 
 namespace ksl {
@@ -27,7 +27,7 @@ std::string unavailable(int device) {
     if (std::string reason = unavailable(); !reason.empty()) return reason;
     DeviceGuard guard(device);
     cudaFuncAttributes attributes{};
-    // All files are compiled for the same architectures: what holds for one kernel holds for every one.
+    // All files are compiled for the same architectures, so what holds for one kernel holds for all.
     const cudaError_t status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(&any_kernel));
     if (status == cudaSuccess) return "";
     cudaGetLastError();

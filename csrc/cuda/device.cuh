@@ -1,9 +1,9 @@
-// All that stands between our kernels and CUDA: launches, errors, devices, shared memory, block-wide sums.
+// The interface between our kernels and CUDA: launches, errors, devices, shared memory, block-wide sums.
 //
 // It includes two libraries, the CUDA runtime and CUB, and uses few names of each (device_sort.cuh has the one that
-// takes long to compile). tests/cuda/shim has headers of the same names, so that g++ compiles the very same kernels for
-// the CPU, where the tests execute them. Two rules keep that possible: kernels are started by launch(), not by <<<>>>,
-// and shared memory is declared by the macros below.
+// takes long to compile). tests/cuda/shim has headers of the same names, so that g++ compiles the same kernels for the
+// CPU, where the tests execute them. Two rules keep that possible: kernels are started by launch(), not by <<<>>>, and
+// shared memory is declared by the macros below.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -32,14 +32,14 @@ namespace cuda {
 constexpr int kWarp = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
-// Throws std::runtime_error with what was being done and the name and text of the error.
+// Throws std::runtime_error that tells what was being done, and the name and text of the error.
 inline void check(cudaError_t status, const char *what) {
     if (status == cudaSuccess) return;
     throw std::runtime_error(std::string("CUDA failed in ") + what + ": " + cudaGetErrorName(status) + ", " +
                              cudaGetErrorString(status));
 }
 
-// Makes a device the current one in this scope. Nothing happens where it already is.
+// Makes a device the current one in this scope. Nothing happens if it already is.
 class DeviceGuard {
   public:
     explicit DeviceGuard(int device) {
@@ -71,8 +71,8 @@ struct Shape {
     size_t shared = 0;
 };
 
-// Without this a kernel gets at most 48 KB of shared memory. It holds for the current device, and for all threads of
-// the process: always the most that there is, so that none takes away what another is about to use.
+// Without this a kernel gets at most 48 KB of shared memory. The setting holds for the current device and for all
+// threads of the process. So it is always the maximum, and no thread takes away what another one is about to use.
 template <typename Kernel>
 void allow_shared(Kernel *kernel, size_t bytes, int device) {
     if (bytes <= 48 * 1024) return;
@@ -84,7 +84,7 @@ void allow_shared(Kernel *kernel, size_t bytes, int device) {
     check(cudaFuncSetAttribute(symbol, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "cudaFuncSetAttribute");
 }
 
-// How many blocks of this shape the device of the stream runs at the same time; for kernels whose blocks loop.
+// How many blocks of this shape the device of the stream runs at the same time. This is for kernels whose blocks loop.
 template <typename Kernel>
 int64_t resident_blocks(Kernel *kernel, int threads, size_t shared, Stream stream) {
     DeviceGuard guard(stream.device);
@@ -96,7 +96,7 @@ int64_t resident_blocks(Kernel *kernel, int threads, size_t shared, Stream strea
     return int64_t{per_multiprocessor} * device_attribute(cudaDevAttrMultiProcessorCount, stream.device);
 }
 
-// Puts a kernel on the stream and returns at once. No blocks, no launch. `what` names the op in errors.
+// Puts a kernel on the stream and returns at once. Without blocks there is no launch. `what` names the op in errors.
 template <typename... Parameters, typename... Arguments>
 void launch(const char *what, void (*kernel)(Parameters...), Shape shape, Stream stream, Arguments &&...arguments) {
     if (shape.blocks == 0) return;
@@ -112,8 +112,8 @@ void launch(const char *what, void (*kernel)(Parameters...), Shape shape, Stream
     check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), what);
 }
 
-// The same number, of which the compiler does not know that: it computes again what depends on it, and does not keep
-// what it computed before in registers until here.
+// Returns its argument without the compiler knowing it. So the compiler computes again what depends on the number, and
+// does not keep earlier results in registers until here.
 __device__ inline int64_t forget(int64_t number) {
 #ifdef __CUDA_ARCH__
     asm volatile("" : "+l"(number));
@@ -127,8 +127,9 @@ __device__ inline uint32_t forget(uint32_t number) {
     return number;
 }
 
-// Memory of the device for the kernels of one launcher, taken and given back in the order of the stream; null for no
-// bytes. As long as it lives the device of the stream is the current one: a default stream is the current device's.
+// Memory of the device for the kernels of one launcher, allocated and freed in the order of the stream. It is null for
+// no bytes. As long as it lives, the device of the stream is the current one, because a default stream is that of the
+// current device.
 class ScratchMemory {
   public:
     ScratchMemory(size_t bytes, Stream stream) : guard_(stream.device), stream_(stream) {
@@ -151,13 +152,13 @@ class ScratchMemory {
 };
 
 // Prefix sums over the threads of a block, in the order of their numbers. All threads call it. The storage is shared
-// memory; between two uses of it stands a __syncthreads().
+// memory. Between two uses of it there must be a __syncthreads().
 template <typename T, int kThreads>
 struct BlockScan {
     using Scan = cub::BlockScan<T, kThreads>;
     using Storage = typename Scan::TempStorage;
 
-    // The sum of the values of the threads before this one; `total`, for every thread, that of all.
+    // The sum of the values of the threads before this one. `total` gets the sum of all, in every thread.
     static __device__ T exclusive_sum(Storage &storage, T value, T &total) {
         T before;
         Scan(storage).ExclusiveSum(value, before, total);
@@ -165,7 +166,7 @@ struct BlockScan {
     }
 };
 
-// Sums and extremes over the threads of a block. Only thread 0 gets the result; otherwise as BlockScan.
+// Sums and extremes over the threads of a block. Only thread 0 gets the result. Otherwise it is like BlockScan.
 template <typename T, int kThreads>
 struct BlockReduce {
     using Reduce = cub::BlockReduce<T, kThreads>;
@@ -177,9 +178,9 @@ struct BlockReduce {
     }
 };
 
-// The largest of a few numbers each over the threads of a block, for all of them: one barrier and two instructions a
-// number, where CUB's reduction is for any type and any operation. The storage is shared memory; between two uses of it
-// stands a __syncthreads().
+// The maximum over the threads of a block of each of a few numbers, for all threads. It takes one barrier and two
+// instructions for each number, while CUB's reduction is for any type and any operation. The storage is shared memory.
+// Between two uses of it there must be a __syncthreads().
 template <int kThreads, int kNumbers>
 struct BlockMax {
     static constexpr int kWarps = kThreads / kWarp;

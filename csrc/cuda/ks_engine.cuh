@@ -1,13 +1,13 @@
-// The bucket engine on a GPU; csrc/cpu/ks_engine.h is its twin.
+// The bucket engine on a GPU. csrc/cpu/ks_engine.h is its counterpart.
 //
-// A row gets a block to itself: rows cost very different amounts, and nothing balances them better than the hardware,
-// which starts a block wherever one has ended. A block goes through these steps:
-//   1. Both rows are read, once, into registers. If they hold the same bits that is all.
+// Each row gets a block of its own. Rows cost very different amounts, and nothing balances them better than the
+// hardware, which starts a block wherever one has ended. A block goes through these steps:
+//   1. Both rows are read once, into registers. If they hold the same bits, that is all.
 //   2. The first warp fits a map of values to buckets to a sample of the row, while the others clear the counts.
-//   3. One shared atomic for each value that changed: most of the time goes into these.
-//   4. A scan over the buckets gives the lower and the upper bound of h, and ks_decide mostly ends here.
-//   5. The buckets that reach beyond the lower bound are looked into, from registers; large ones are zoomed into.
-// Rows with infinities, and those that no good map can be made for, are zoomed into from the start.
+//   3. Each value that changed is counted by a shared atomic. Most of the time goes into these.
+//   4. A scan over the buckets gives the lower and the upper bound of h. ks_decide mostly ends here.
+//   5. The buckets that reach beyond the lower bound are looked into, from registers. Large ones are zoomed into.
+// Rows with infinities, and rows without a good map, are zoomed into from the start.
 #pragma once
 
 #include "ks_kernels.cuh"
@@ -16,10 +16,10 @@
 namespace ksl {
 namespace cuda {
 
-// What the quick way found out about a row.
+// What the quick way has found out about a row.
 enum class Verdict { kDone, kLargeBuckets, kNoMap, kSpecial };
 
-// The steps 1 to 5 for row r; block.best is the answer if it is kDone.
+// Steps 1 to 5 for row r. With kDone, block.best is the answer.
 template <typename Pairs, typename Block>
 __device__ Verdict look_quickly(Block &block, const BucketProblem &problem, int64_t r) {
     using T = typename Block::Value;
@@ -69,9 +69,9 @@ __device__ void test_row(Block block, const BucketProblem &problem, int64_t r) {
     if (problem.decided) problem.decided[r] = !nan && block.best >= problem.stop;
 }
 
-// At most 64 registers a thread, 80 for doubles: they suffice for so many blocks on a multiprocessor that some wait for
-// memory while others count. Shared memory may hold fewer: of 16-bit rows of 64 threads 13 blocks in 228 KB, and
-// not 16.
+// At most 64 registers a thread, 80 for doubles. This allows so many blocks on a multiprocessor that some wait for
+// memory while others count. Shared memory may allow fewer: of 16-bit rows with 64 threads, 228 KB hold 13 blocks, not
+// 16.
 template <typename T, int kThreads>
 constexpr int kBlocksAtOnce = (sizeof(T) == 8 ? 768 : 1024) / kThreads;
 

@@ -1,4 +1,4 @@
-// Rows of a matrix as kernels read them: any dtype and strides, as the bits of T, which holds every value exactly.
+// Rows of a matrix of any dtype and strides as kernels read them: as the bits of T, which holds every value exactly.
 #pragma once
 
 #include "../ks_keys.h"
@@ -44,7 +44,7 @@ struct Row {
     }
 };
 
-// A matrix; row(r) is one of its rows.
+// A matrix. row(r) is one of its rows.
 struct Rows {
     const unsigned char *data;
     int64_t row_step, step;  // in bytes
@@ -76,8 +76,8 @@ __device__ inline uint8_t all_flags(int own) {
     return static_cast<uint8_t>((nan ? kHasNaN : 0) | (infinite ? kHasInf : 0));
 }
 
-// What tells infinity and NaN from finite values, for the one, two or half a value of a 32-bit word: added to the
-// magnitudes this carries into the sign bits exactly where all bits of the exponent are set.
+// A number that separates infinity and NaN from finite values, for the one, two or half a value of a 32-bit word. Added
+// to the magnitudes, it carries into the sign bits exactly where all bits of the exponent are set.
 template <typename T>
 struct WordOf {
     static constexpr uint32_t kSigns = sizeof(T) == 2 ? 0x80008000u : 0x80000000u;
@@ -85,14 +85,15 @@ struct WordOf {
                                        : sizeof(T) == 4
                                            ? 0x00800000u
                                            : 0x10001u * (0x8000u - static_cast<uint32_t>(BitsOf<T>::kInfinity));
-    // Which words of a vector hold exponents: of a double only the second.
+    // Which words of a vector hold exponents. Of a double it is only the second.
     static constexpr int kFirst = sizeof(T) == 8 ? 1 : 0, kStep = sizeof(T) == 8 ? 2 : 1;
 
     static __device__ uint32_t special(uint32_t word) { return ((word & ~kSigns) + kCarry) & kSigns; }
 };
 
-// The pairs x[i], y[i] of two rows of n values, kept in registers: read once, looked at as often as needed. Only for
-// rows of vectors. A thread holds kVectors vectors of 16 bytes of each row; beyond the end both rows read as zero.
+// The pairs x[i], y[i] of two rows of n values, kept in registers. They are read once and looked at as often as needed.
+// This is only for rows of vectors. A thread holds kVectors vectors of 16 bytes of each row. Beyond the end, both rows
+// read as zero.
 template <typename T, int kThreads>
 class ResidentPairs {
   public:
@@ -104,7 +105,7 @@ class ResidentPairs {
         read(y, n, y_);
     }
 
-    // Whether any pair of this thread differs in its bits; `special` whether any value is infinite or NaN.
+    // Whether any pair of this thread differs in its bits. `special` tells whether any value is infinite or NaN.
     __device__ bool differ(bool &special) const {
         uint32_t different = 0, found = 0;
 #pragma unroll
@@ -118,8 +119,8 @@ class ResidentPairs {
     }
 
     // f(x, y) for the pairs of this thread that differ. Pairs of equal values count the same on both sides of any
-    // place, so no statistic of the differences needs them. Every pass unpacks the words anew: what the compiler would
-    // keep from one to the next are two buckets a pair, more than there are registers.
+    // place, so no statistic of the differences needs them. Every pass unpacks the words again. Otherwise the compiler
+    // would keep two buckets for each pair from one pass to the next, which is more than there are registers.
     template <typename F>
     __device__ void each(F &&f) {
 #pragma unroll
@@ -137,7 +138,7 @@ class ResidentPairs {
         }
     }
 
-    // Pair k of the kSample pairs that this thread gives to a sample of the row; false if it has fewer.
+    // Pair k of the kSample pairs that this thread gives to a sample of the row. Returns false if it has fewer.
     static constexpr int kSample = kVectors;
     __device__ bool sample(int k, int n, bits_t<T> &x, bits_t<T> &y) const {
         x = bits(x_, k, 0);
@@ -151,7 +152,7 @@ class ResidentPairs {
     // Where vector v of this thread begins in the row.
     static __device__ int begin(int v) { return (v * kThreads + static_cast<int>(threadIdx.x)) * kPerVector; }
 
-    // No branch stands between the loads, so all are under way at once.
+    // There is no branch between the loads, so all are in flight at once.
     static __device__ void read(const Row<T> &row, int n, Words &words) {
         const auto *vectors = reinterpret_cast<const uint4 *>(row.data) + threadIdx.x;
 #pragma unroll
@@ -179,9 +180,9 @@ class ResidentPairs {
     Words x_, y_;
 };
 
-// The same, one by one, read again from memory each time: for rows that are too long for the registers or no vectors
-// (other strides, other dtypes, not aligned), and where it is rarely needed.
-// kAtOnce values are on their way at the same time.
+// The same, but one value after the other and read from memory each time. This is for rows that are too long for the
+// registers or that are no vectors (other strides, other dtypes, not aligned), and for rare cases. kAtOnce values are
+// in flight at the same time.
 template <typename T, int kThreads, int kAtOnce>
 class StreamedPairs {
   public:

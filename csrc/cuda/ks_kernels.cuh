@@ -1,5 +1,5 @@
-// What stands between the checks and the choice of a type (ks_rows.cu) and the bucket engine (ks_engine.cuh, compiled
-// once for each type, in files of their own so that they compile side by side).
+// The interface between the checks and the choice of a type (ks_rows.cu) and the bucket engine (ks_engine.cuh, which is
+// compiled once for each type, in separate files that compile in parallel).
 #pragma once
 
 #include "ks_input.cuh"
@@ -7,8 +7,8 @@
 namespace ksl {
 namespace cuda {
 
-// Rows of two tables of one shape, and what is asked of each: its h if that is above `floor`, else just `floor`; and
-// from `stop` on any value that h reaches is as good as h. Either h or decided is null.
+// Rows of two tables of one shape, and what is asked of each: its h if that is above `floor`, else just `floor`. From
+// `stop` on, any value that h reaches is as good as h. Either h or decided is null.
 struct BucketProblem {
     Rows x, y;
     int64_t rows, first_row;

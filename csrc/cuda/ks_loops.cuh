@@ -1,7 +1,7 @@
 // What a block does with the values of a row and with its buckets: count, scan, and look into small buckets.
 //
-// Thread t has the buckets [t * kOwn, (t + 1) * kOwn) to look after. Everything here is called by all threads of the
-// block, and returns the same to all of them unless it says otherwise.
+// Thread t is responsible for the buckets [t * kOwn, (t + 1) * kOwn). Everything here is called by all threads of the
+// block, and returns the same to all of them unless stated otherwise.
 #pragma once
 
 #include <algorithm>
@@ -12,12 +12,13 @@
 namespace ksl {
 namespace cuda {
 
-// How far the difference gets: at the edges of buckets, and at most inside of those that can hide more than that.
+// How far the difference gets at the edges of buckets, and at most inside those that can hide more than that.
 struct Bounds {
     int lower, upper;
 };
 
-// A small bucket whose keys have been gathered: nx of x and then ny of y, from `begin` on; the difference before it.
+// A small bucket whose keys have been gathered (nx of x and then ny of y, from `begin` on), and the difference before
+// it.
 struct Part {
     int before;
     uint16_t begin, nx, ny;
@@ -30,7 +31,7 @@ struct Frame {
     int before, next;
 };
 
-// kWide: counts of more than 65,535 values, each sample's in a table of its own.
+// kWide is for counts of more than 65,535 values. Each sample then has a table of its own.
 template <typename T, int kThreads_, bool kWide_>
 struct Block {
     using Value = T;
@@ -41,7 +42,7 @@ struct Block {
     static constexpr int kBuckets = std::min(2048, kThreads * (sizeof(T) == 2 ? 16 : 8));
     static constexpr int kOwn = kBuckets / kThreads;
     static constexpr int kKeys = sizeof(T) == 8 ? 512 : 1024;  // keys that are looked at together
-    static constexpr int kParts = kKeys / 4;                   // and of at most so many buckets
+    static constexpr int kParts = kKeys / 4;                   // in at most so many buckets
     static constexpr uint32_t kSmall = 128;                    // keys, at most, of a bucket that is looked into at once
     static constexpr int kFrames = 8;                          // levels of a zoom: 64-bit keys, 9 bits a level
     using Chosen = std::conditional_t<(kOwn > 8), uint16_t, uint8_t>;  // a bit for each of a thread's buckets
@@ -68,7 +69,7 @@ struct Block {
 
     Shared &shared;
     int best;       // the largest difference found so far, or the floor of the goal
-    int stop;       // from here on more does not matter
+    int stop;       // differences beyond this do not matter
     int start = 0;  // this thread's own: the difference where its buckets start, after scan()
 
     __device__ int me() const { return static_cast<int>(threadIdx.x); }
@@ -79,7 +80,7 @@ struct Block {
     }
 
     // f(i, bucket, at, count) for the buckets of this thread: the i-th of them, the difference where it starts, and its
-    // counts {of x, of y}. Reads 16 bytes at once: single words would stand in the same banks.
+    // counts {of x, of y}. Reads 16 bytes at once, because single words would be in the same banks.
     template <typename F>
     __device__ void each_bucket(int at, F &&f) const {
 #pragma unroll 1
@@ -105,7 +106,7 @@ struct Block {
         }
     }
 
-    // Adds the pairs that the map contains to cleared tables. Between clearing and this stands a barrier.
+    // Adds the pairs that the map contains to cleared tables. Between clearing and this there must be a barrier.
     template <typename Map_, typename Pairs>
     __device__ void count(const Map_ &map, Pairs &pairs) {
         pairs.each([&](bits_t<T> x, bits_t<T> y) {
@@ -125,8 +126,8 @@ struct Block {
         return {numbers[0], numbers[1]};
     }
 
-    // From `before` at the first bucket on. A bucket with values of one sample alone hides nothing: inside of it the
-    // difference goes one way, to the next edge.
+    // Starts with `before` at the first bucket. A bucket with values of one sample alone hides nothing, because inside
+    // it the difference moves in one direction, to the next edge.
     template <typename Map_>
     __device__ Bounds scan(const Map_ &map, int before) {
         int sum = 0, total = 0;
@@ -148,8 +149,8 @@ struct Block {
         return count.x > 0 && count.y > 0 && max(at + count.x, count.y - at) > best && !map.exact(bucket);
     }
 
-    // Looks into the wanted buckets of at most kSmall keys, as many at a time as `keys` holds. Until scan() is called
-    // again the counts and `start` must be those of this map.
+    // Looks into the wanted buckets of at most kSmall keys, as many at a time as `keys` holds. The counts and `start`
+    // must be those of this map until scan() is called again.
     template <typename Map_, typename Pairs>
     __device__ void look_into_small_buckets(const Map_ &map, Pairs &pairs) {
         uint32_t done = 0;  // one bit for each bucket of this thread
@@ -166,12 +167,12 @@ struct Block {
         }
     }
 
-    // The values in a bucket, of both samples together up to twice 2^30.
+    // The number of values in a bucket. Both samples together have up to twice 2^30.
     static __device__ uint32_t size(int2 count) {
         return static_cast<uint32_t>(count.x) + static_cast<uint32_t>(count.y);
     }
 
-    // Gives slots to the wanted small buckets of this thread; whether some were left for the next time.
+    // Gives slots to the wanted small buckets of this thread. Returns whether some were left for the next time.
     template <typename Map_>
     __device__ bool choose_small_buckets(const Map_ &map, uint32_t &done) {
         bool left = false;
@@ -195,10 +196,11 @@ struct Block {
         return left;
     }
 
-    // Read for every value, while slots are being counted up: from words of their own, that nobody writes meanwhile.
+    // This is read for every value while slots are counted up, so it has words of its own that nothing writes
+    // meanwhile.
     __device__ bool is_chosen(int bucket) const { return shared.chosen_buckets[bucket / kOwn] >> (bucket % kOwn) & 1; }
 
-    // Copies the keys of the chosen buckets to their places: in any order, which does not matter.
+    // Copies the keys of the chosen buckets to their places. Their order does not matter.
     template <typename Map_, typename Pairs>
     __device__ void gather(const Map_ &map, Pairs &pairs) {
         pairs.each([&](bits_t<T> x, bits_t<T> y) {
@@ -214,8 +216,8 @@ struct Block {
         __syncthreads();
     }
 
-    // The largest difference at the keys of this thread. A warp takes a bucket and compares all keys with all: for few
-    // keys that beats sorting them.
+    // The largest difference at the keys of this thread. A warp takes a bucket and compares all keys with all, which
+    // for few keys beats sorting.
     __device__ int search(int parts) const {
         int largest = 0;
         for (int p = me() / kWarp; p < parts; p += kThreads / kWarp) {
@@ -231,7 +233,7 @@ struct Block {
         return largest;
     }
 
-    // The first wanted bucket from `from` on that is too large to be looked into at once, and the difference before it;
+    // The first wanted bucket from `from` on that is too large to be looked into at once, and the difference before it.
     // kBuckets if there is none.
     template <typename Map_>
     __device__ int2 next_large_bucket(const Map_ &map, int from) {

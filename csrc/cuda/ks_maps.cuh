@@ -1,8 +1,8 @@
-// Monotone maps of the values of a row to kBuckets buckets; see csrc/cpu/ks_maps.h, whose maps these are.
+// Monotone maps of the values of a row to kBuckets buckets. These are the maps of csrc/cpu/ks_maps.h.
 //
-// A map has bucket(bits), for values that it contains(bits), and exact(bucket): whether that bucket can hold no two
-// different values, so that nothing hides between its edges. Being monotone makes the result right; being fitted well,
-// by the first warp to a sample of the row, only makes it fast.
+// A map has bucket(bits), for values that it contains(bits), and exact(bucket), which tells whether that bucket cannot
+// hold two different values, so that nothing hides between its edges. Monotony makes the result right. A good fit, by
+// the first warp to a sample of the row, only makes it fast.
 #pragma once
 
 #include "../ks_keys.h"
@@ -25,13 +25,14 @@ __device__ T value_of(bits_t<T> bits) {
     return value;
 }
 
-// Equal ranges of values, over 5 mean absolute deviations to both sides of the mean: for normal values 4 standard
-// deviations. What is farther out goes to the outermost buckets.
+// Equal ranges of values, over 5 mean absolute deviations to both sides of the mean, which are 4 standard deviations
+// for normal values. What is farther out goes to the outermost buckets.
 template <typename T, int kBuckets>
 struct LinearMap {
     T scale, offset;
 
-    // All lanes of one warp call it. False if no map can be made: the sample is constant, or its spread is no number.
+    // All lanes of one warp call it. Returns false if no map can be made, because the sample is constant or its spread
+    // is not finite.
     template <typename Pairs>
     __device__ bool fit(const Pairs &pairs, int n) {
         T sum = 0;
@@ -55,21 +56,22 @@ struct LinearMap {
         const T half_width = 5 * (warp_sum(deviation) / static_cast<T>(count));
         scale = static_cast<T>(kBuckets) / (2 * half_width);
         offset = (half_width - mean) * scale;
-        return half_width > 0 && scale > 0 && scale - scale == 0 && offset - offset == 0;  // finite: inf - inf is NaN
+        return half_width > 0 && scale > 0 && scale - scale == 0 && offset - offset == 0;  // inf - inf is NaN
     }
 
     __device__ bool contains(bits_t<T>) const { return true; }
     __device__ bool exact(int) const { return false; }
 
-    // Monotone: one fused operation rounds once, and so do the steps that follow.
+    // This is monotone, because one fused operation rounds once, and so do the steps that follow.
     __device__ int bucket(bits_t<T> bits) const {
         const T t = fma(value_of<T>(bits), scale, offset);
         return static_cast<int>(fmin(fmax(t, T{0}), static_cast<T>(kBuckets - 1)));
     }
 };
 
-// For 16-bit floats: equal ranges of bit patterns, so buckets get narrower with the values, over the factors of two
-// below 1.5 times the largest of the sample. Magnitudes beyond share an outermost bucket, smaller ones the middle.
+// For 16-bit floats: equal ranges of bit patterns, so that buckets get narrower with the values, over the factors of
+// two below 1.5 times the largest of the sample. Larger magnitudes share an outermost bucket, smaller ones the middle
+// one.
 template <typename T, int kBuckets>
 struct BitMap {
     static constexpr int kOctaves = 8, kLimit = kBuckets / 2 - 1;
@@ -103,7 +105,7 @@ struct BitMap {
     }
 };
 
-// Equal ranges of the ordered keys from low to high: for any values, and so for zooming.
+// Equal ranges of the ordered keys from low to high. This is for any values, and so for zooming.
 template <typename T, int kBuckets>
 struct KeyMap {
     key_t<T> low, high;

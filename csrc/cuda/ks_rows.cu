@@ -17,14 +17,15 @@ constexpr int64_t kScratch = int64_t{1} << 28;
 struct SortProblem {
     Rows x, y;
     int64_t rows, n, m, x_unit, y_unit;
-    int x_bits, y_bits;  // each sample is sorted in a buffer of so many keys, as a power of two
-    void *scratch;       // for the buffers of all blocks, or null: then they are in shared memory
+    int x_bits, y_bits;  // the size of each sample's sorting buffer, as a power of two of keys
+    void *scratch;       // for the buffers of all blocks; null if they are in shared memory
     int64_t *plus, *minus;
     double *plus_at, *minus_at;
     uint8_t *flags;
 };
 
-// Writes the keys of a row, filled up with keys that no value has and that come last; the flags of this thread's.
+// Writes the keys of a row, padded with keys that no value has and that come last. Returns the flags of this thread's
+// keys.
 template <typename T>
 __device__ uint8_t read_keys(const Row<T> &row, int64_t n, int bits, key_t<T> *keys) {
     bool infinite = false, nan = false;
@@ -39,7 +40,7 @@ __device__ uint8_t read_keys(const Row<T> &row, int64_t n, int bits, key_t<T> *k
     return static_cast<uint8_t>((nan ? kHasNaN : 0) | (infinite ? kHasInf : 0));
 }
 
-// Bytes of the storage, up to where 16 bytes are aligned again.
+// Bytes of the storage, rounded up to a multiple of 16.
 template <typename Key>
 constexpr size_t kSortStorage = (sizeof(typename BlockReduce<Side<Key>, kSortThreads>::Storage) + 15) / 16 * 16;
 
@@ -91,7 +92,7 @@ void launch_sorted_rows(SortProblem problem, Stream stream) {
     const bool fits = kStorage + bytes <= most;
     const size_t shared = fits ? kStorage + bytes : kStorage;
     int64_t blocks = std::min(problem.rows, resident_blocks(ks_sorted_rows<T>, kSortThreads, shared, stream));
-    // Rows too long for shared memory are sorted in memory of the device: as many at a time as kScratch holds.
+    // Rows that are too long for shared memory are sorted in device memory, as many at a time as kScratch holds.
     if (!fits) blocks = std::clamp<int64_t>(kScratch / static_cast<int64_t>(bytes), 1, blocks);
     const ScratchMemory scratch(fits ? 0 : static_cast<size_t>(blocks) * bytes, stream);
     problem.scratch = scratch.data();
@@ -131,7 +132,7 @@ void check_row_length_here(const Matrix &x, const Matrix &y) {
               " values; expected at most 2^30 on a GPU: compare them on the CPU");
 }
 
-// The same question about h, which lies in 0..cols, with a threshold of that range and one more.
+// The same question about h, which lies in 0..cols, with a threshold in 0..cols + 1.
 int clamped(int64_t threshold, int64_t cols) {
     return static_cast<int>(std::min(std::max<int64_t>(threshold, 0), cols + 1));
 }

@@ -1,6 +1,6 @@
-// The plain exact way, for ks_rows: a block sorts the keys of both samples and looks up each value in both. It gives
-// what the bucket engine does not: each side's maximum, its place, and samples of different sizes. csrc/cpu/ks_sort.h
-// is its twin and says which of several places with the same difference is taken.
+// The plain exact way, for ks_rows. A block sorts the keys of both samples and looks up each value in both. Unlike the
+// bucket engine, it gives each side's maximum and its place, and it takes samples of different sizes. Its counterpart,
+// csrc/cpu/ks_sort.h, tells which of several places with the same difference is taken.
 #pragma once
 
 #include "../ks_keys.h"
@@ -9,7 +9,7 @@
 namespace ksl {
 namespace cuda {
 
-// Sorts 2^bits keys in place, by Batcher's bitonic network: no memory but the keys, the same steps for any data.
+// Sorts 2^bits keys in place, by Batcher's bitonic network. It needs no other memory, and the same steps for any data.
 template <typename Key>
 __device__ void sort_keys(Key *keys, int bits) {
     const uint32_t half = (1u << bits) >> 1;
@@ -53,8 +53,8 @@ struct Side {
     bool in_x;
     Key at;
 
-    // Of places with the same exact difference the one with the largest float64 difference, then one whose value is
-    // in x, then the smallest value.
+    // Of places with the same exact difference, prefers the one with the largest float64 difference, then one whose
+    // value is in x, then the smallest value.
     __device__ bool better_than(const Side &other) const {
         if (count != other.count) return count > other.count;
         if (difference != other.difference) return difference > other.difference;

@@ -1,11 +1,11 @@
 // The maximum of |#{x <= t} - #{y <= t}| over any range of keys, by zooming in on the buckets that can hide it.
 //
-// Buckets are equal ranges of keys. Those with few keys are looked into at once; a bucket with many is a smaller range
-// of keys, and gets all the buckets for itself. Every level takes log2(kBuckets) bits off the range, so with 512
-// buckets 4 levels do for 32-bit keys and 8 for 64-bit keys, with 2,048 buckets 3 and 6. Nothing but the range is kept
-// of a level, and its counts are made again when it is returned to: this way no distribution needs more memory.
+// Buckets are equal ranges of keys. Those with few keys are looked into at once. A bucket with many keys is a smaller
+// range of keys, and gets all the buckets for itself. Every level takes log2(kBuckets) bits off the range. So with 512
+// buckets, 4 levels suffice for 32-bit keys and 8 for 64-bit keys, and with 2,048 buckets 3 and 6. Only the range of a
+// level is kept, and its counts are made again on return to it. So no distribution needs more memory.
 //
-// Values come from memory, not from registers: few rows get here, and their values are still in a cache.
+// Values come from memory, not from registers. Few rows get here, and their values are still in a cache.
 #pragma once
 
 #include "ks_loops.cuh"
@@ -22,7 +22,7 @@ __device__ inline void atomic_max(uint64_t *at, uint64_t value) {
     atomicMax(reinterpret_cast<unsigned long long *>(at), static_cast<unsigned long long>(value));
 }
 
-// Narrows a range of keys to those that are there; an empty one comes back with low > high.
+// Narrows a range of keys to those that occur. An empty range is returned with low > high.
 template <typename Block, typename Pairs>
 __device__ void narrow(Block &block, const Pairs &pairs, typename Block::Key &low, typename Block::Key &high) {
     using Key = typename Block::Key;
@@ -70,7 +70,7 @@ __device__ void zoom(Block &block, const Pairs &pairs) {
         const Bounds bounds = block.scan(map, frame.before);
         block.best = max(block.best, bounds.lower);
         if (frame.next == 0 && bounds.upper > block.best) block.look_into_small_buckets(map, pairs);
-        // Down into the next large bucket; ranges that turn out to hold one value only are passed over.
+        // Goes down into the next large bucket. Ranges that turn out to hold only one value are skipped.
         bool down = false;
         while (!down && block.best < block.stop) {
             const int2 large = block.next_large_bucket(map, frame.next);

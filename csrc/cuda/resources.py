@@ -1,4 +1,4 @@
-"""What ptxas says about the kernels: registers, spills, shared memory. Kept beside each object file of the build.
+"""What ptxas reports about the kernels: registers, spills, shared memory. It is kept next to each object file.
 
 python resources.py nvcc ... -o kernels.o    run a compiler with -Xptxas=-v and keep what ptxas says (CMake does this)
 python resources.py build/cmake-*            the report of a build, one line for each kernel and architecture
@@ -27,7 +27,7 @@ class Kernel(NamedTuple):
 
 
 def compile_and_keep(command: list[str]) -> int:
-    """Run the compiler; what ptxas says goes to a file beside the object, everything else to stderr."""
+    """Run the compiler. The report of ptxas goes to a file next to the object, everything else to stderr."""
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     lines = done.stderr.splitlines(keepends=True)
     by_ptxas = [line.startswith("ptxas info") or " bytes stack frame, " in line for line in lines]

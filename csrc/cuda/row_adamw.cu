@@ -1,13 +1,13 @@
-// AdamW on some rows of some tables, a launch for every 16 of them; the CPU's twin is csrc/cpu/row_adamw.cpp.
+// AdamW on some rows of some tables, with one launch for every 16 tables. Its counterpart is csrc/cpu/row_adamw.cpp.
 //
 // A step is a list of tables of any number, dtype and shape. The k x cols elements of each (the moments are contiguous)
-// are cut into packs of 16 bytes of state, 128 packs are a tile, the tiles of all tables are counted through, and block
-// b takes tile b, b + blocks, ... Gradient, both moments and the value are read once and all but the gradient written:
-// 28 bytes an element in float32.
+// are cut into packs of 16 bytes of state. 128 packs are a tile, the tiles of all tables are numbered through, and
+// block b takes tiles b, b + blocks, ... Gradient, both moments and the value are read once, and all but the gradient
+// are written. These are 28 bytes for each element in float32.
 //
-// A captured CUDA graph replays fixed arguments, so what changes from step to step stands in device memory: the number
-// of the step, the learning rate, GradScaler's scale and found_inf. Each block computes the step's scalars from them
-// while its first tile is on its way. The last block to finish (a counter tells which) moves the step numbers on.
+// A captured CUDA graph replays fixed arguments, so what changes from step to step is in device memory: the number of
+// the step, the learning rate, and GradScaler's scale and found_inf. Each block computes the step's scalars from them
+// while its first tile is being loaded. The last block to finish (a counter tells which) advances the step numbers.
 #include <algorithm>
 #include <cmath>
 
@@ -20,22 +20,22 @@ namespace {
 
 constexpr int kThreads = 128;
 template <typename C>
-constexpr int kPack = 16 / sizeof(C);  // elements that a thread has of a tile; one, where packs cannot be moved whole
-constexpr int kTables = 16;            // of one launch: its parameters must fit into 4 KB
+constexpr int kPack = 16 / sizeof(C);            // elements of a tile for each thread; 1 if packs cannot be moved whole
+constexpr int kTables = 16;                      // tables of one launch, whose parameters must fit into 4 KB
 enum : int { kFinished, kNonfinite, kLeftOut };  // the entries of StepControl::state
 
 struct Table {
     RowUpdate update;
-    double power1, power2;  // of the betas, where the step's number is the host's
+    double power1, power2;  // of the betas, if the step's number is on the host
     int64_t tiles;
-    bool packs;  // or single elements
+    bool packs;  // otherwise single elements
 };
 
 struct Step {
     Table tables[kTables];
     StepControl control;
     int count;
-    bool last;  // of the launches of this step
+    bool last;  // the last launch of this step
 };
 static_assert(sizeof(Step) <= 4096, "the parameters of a kernel must fit into 4 KB");
 
@@ -51,7 +51,7 @@ __device__ bool left_out(const StepControl &control) {
     return (control.found_inf && *control.found_inf != 0) || (control.skip_nonfinite && control.state[kNonfinite] != 0);
 }
 
-// By two threads, in two warps: each computes one power. The caller synchronizes.
+// Called by two threads, in two warps, each of which computes one power. The caller synchronizes.
 template <typename C>
 __device__ void compute_scalars(const Table &table, const StepControl &control, Scalars<C> &scalars) {
     const RowUpdate &u = table.update;
@@ -87,7 +87,7 @@ __device__ C next_param(const AdamWCoefficients<C> &c, C param, C exp_avg, C exp
     return param * c.decay + c.minus_step_size * exp_avg / denominator;
 }
 
-// Where a thread's pack of a tile stands: in the state, in the table and in the gradient.
+// The place of a thread's pack of a tile in the state, in the table and in the gradient.
 template <int kWidth>
 struct Place {
     int64_t element, row = 0, col = 0;  // row: of the table, by way of row_ids
@@ -162,7 +162,7 @@ __device__ void update_table(const Table &table, const StepControl &control, Sca
     const RowUpdate &u = table.update;
     Place<kWidth> place(u, tile);
     Operands<C, kWidth> operands;
-    operands.load(u, place);  // under way while two threads compute
+    operands.load(u, place);  // in flight while two threads compute
     compute_scalars(table, control, shared);
     __syncthreads();
     const Scalars<C> scalars = shared;
@@ -177,13 +177,13 @@ __device__ void update_table(const Table &table, const StepControl &control, Sca
     }
 }
 
-// The first tile of a table that is this block's, `before` tiles of other tables having been counted.
+// The first tile of a table that belongs to this block. `before` is the number of tiles of the tables before it.
 __device__ int64_t first_tile(int64_t before) {
     const int64_t blocks = gridDim.x, turn = before % blocks;
     return blockIdx.x >= turn ? blockIdx.x - turn : blockIdx.x + blocks - turn;
 }
 
-// By one thread of the block that finishes last, when no block will read the control any more.
+// Called by one thread of the block that finishes last, when no block will read the control any more.
 __device__ void move_on(const Step &step) {
     const StepControl &control = step.control;
     if (!left_out(control)) {
@@ -219,11 +219,11 @@ __global__ void __launch_bounds__(kThreads) update_kernel(const __grid_constant_
     if (threadIdx.x != 0) return;
     __threadfence();
     if (atomicAdd(&step.control.state[kFinished], 1) != static_cast<int>(gridDim.x) - 1) return;
-    __threadfence();  // what the others did before they counted themselves comes before what follows
+    __threadfence();  // what the others did before they counted themselves is visible from here on
     move_on(step);
 }
 
-// NaN or Inf in a thread's part of a gradient: times 0, nothing else is different from 0.
+// Whether a thread's part of a gradient holds NaN or Inf. Only these are different from 0 when multiplied by 0.
 template <typename C, int kWidth>
 __device__ bool has_nonfinite(const RowUpdate &u, int64_t tile) {
     const Place<kWidth> place(u, tile);
@@ -234,7 +234,7 @@ __device__ bool has_nonfinite(const RowUpdate &u, int64_t tile) {
     return sum != 0;
 }
 
-// In double, which holds every dtype's values; the packs are those of the update.
+// In double, which holds the values of every dtype. The packs are those of the update.
 __device__ bool has_nonfinite(const Table &table, int64_t tile) {
     const RowUpdate &u = table.update;
     if (!table.packs) return has_nonfinite<double, 1>(u, tile);
@@ -247,7 +247,7 @@ __global__ void __launch_bounds__(kThreads) nonfinite_kernel(const __grid_consta
     for (int i = 0; i < step.count; ++i) {
         const Table &table = step.tables[i];
         for (int64_t tile = first_tile(before); tile < table.tiles; tile += gridDim.x) {
-            if (has_nonfinite(table, tile)) step.control.state[kNonfinite] = 1;  // whoever writes, writes the same
+            if (has_nonfinite(table, tile)) step.control.state[kNonfinite] = 1;  // all who write, write the same
         }
         before += table.tiles;
     }
@@ -297,8 +297,8 @@ void row_adamw(const RowUpdate *updates, int64_t count, const StepControl &contr
                 tiles += step.tables[i].tiles;
             }
             const auto kernel = looking ? nonfinite_kernel : update_kernel;
-            // More blocks than the device holds at once take turns. One there is at least: step numbers move on even
-            // where no row is updated.
+            // Beyond the number of blocks that the device holds at once, blocks take turns. There is at least one,
+            // because step numbers advance even if no row is updated.
             const int64_t blocks = std::min(tiles, resident_blocks(kernel, kThreads, 0, stream));
             launch("row_adamw", kernel, {std::max<int64_t>(1, blocks), kThreads}, stream, step);
         }

@@ -1,14 +1,14 @@
-// The embedding look-up with some rows replaced, and the gradient of those rows; the CPU's twin is
+// The embedding look-up with some rows replaced, and the gradient of those rows. Its counterpart is
 // csrc/cpu/row_embedding.cpp.
 //
-// Forward: the output is cut into pieces of 16 bytes, of which a thread copies four: first four ids, then four slots,
-// then four pieces of rows are on their way at the same time. An id outside the table ends the kernel like a failed
+// Forward: the output is cut into pieces of 16 bytes, and a thread copies four of them. First four ids, then four
+// slots, then four pieces of rows are in flight at the same time. An id outside the table ends the kernel like a failed
 // assert, as in torch, and reads nothing.
 //
-// Backward: positions are sorted by slot, stably and by as many bits as slots have (for up to 254 rows one pass), so
-// the positions of a slot stand together in the order of the batch. A block then adds up 128 columns (256 of 16 bits)
-// of one row in that order: no atomics, the same bits as on the CPU. A thread owns few columns, so that one very
-// frequent token still keeps many threads busy, and loads eight positions ahead. All sizes are known to the host.
+// Backward: positions are sorted by slot, stably and by as many bits as slots have (one pass for up to 254 rows). So
+// the positions of a slot are adjacent, in the order of the batch. A block then adds 128 columns (256 of 16 bits) of
+// one row in that order, without atomics, and gets the same bits as the CPU. A thread owns few columns, so that one
+// very frequent token still keeps many threads busy, and it loads eight positions ahead. The host knows all sizes.
 #include "device_sort.cuh"
 #include "elements.cuh"
 
@@ -17,7 +17,7 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kPieces = 4;  // of a thread, forward
+constexpr int kPieces = 4;  // for each thread, forward
 constexpr int kAhead = 8;   // positions whose gradients are loaded at the same time, backward
 
 struct Lookup {
@@ -35,7 +35,7 @@ __device__ int32_t slot_of(const int32_t *slots, int64_t id, int64_t vocab, int6
     return slot;
 }
 
-// kWidth elements from `at` of a row that is not of the output's dtype, or has to be converted for another reason.
+// kWidth elements from `at` on, of a row that has another dtype than the output or needs conversion for another reason.
 template <typename T, int kWidth>
 __device__ Pack<T, kWidth> converted(const Matrix &rows, int64_t at) {
     Pack<T, kWidth> piece;
@@ -48,7 +48,7 @@ __device__ Pack<T, kWidth> converted(const Matrix &rows, int64_t at) {
     return piece;
 }
 
-// Pieces of one element go with any strides and alignment.
+// Pieces of one element work with any strides and alignment.
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads) lookup_kernel(const __grid_constant__ Lookup l) {
     const int64_t per_row = l.table.cols / kWidth, pieces = l.n * per_row;
@@ -91,7 +91,7 @@ void launch_lookup(const Lookup &l, Stream stream) {
     launch("row_embedding", lookup_kernel<T, kWidth>, {(pieces + per_block - 1) / per_block, kThreads}, stream, l);
 }
 
-// What the backward sorts: the slot of each position, k for those without a trained row.
+// What the backward sorts: the slot of each position, or k for a position without a trained row.
 __global__ void __launch_bounds__(kThreads) slot_kernel(const int32_t *slots, int64_t vocab, const int64_t *ids,
                                                         int64_t n, int64_t k, uint32_t *keys, uint32_t *positions) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -163,7 +163,7 @@ struct Workspace {
     }
     size_t bytes() const { return 4 * part + sort_bytes; }
 
-    // Sorts by slot and keeps the order of equal slots; with no workspace, only says how much it needs.
+    // Sorts by slot and keeps the order of equal slots. Without a workspace, it only tells how much it needs.
     cudaError_t sort(unsigned char *at, size_t &bytes, int64_t n, int64_t k, Stream stream) const {
         int bits = 1;
         while (k >> bits) ++bits;

@@ -1,4 +1,5 @@
 """What a model does on held-out pairs, with intervals, and the certification of a ticket model.
 
-Nothing is re-exported here: ``evaluate`` and ``certify`` are modules, and functions of ``kslottery_fast``.
+This package re-exports nothing. Its ``evaluate`` and ``certify`` are modules, and the functions of these names are
+in ``kslottery_fast``.
 """

@@ -138,9 +138,10 @@ class Certificate:
     >>> certificate
     Certificate(4 positions of 2 sentences; alpha 0.05: 75.0% of the positions certified, wrong at 1 of 3 (33.3%))
     >>> print(certificate.summary())
-    4 positions of 2 sentences, d = 576. The embed-tuned model predicts 100.0% correctly.
+    4 positions of 2 sentences, d = 576. The embed-tuned model predicts 100.0% of them correctly.
     alpha 0.05: 75.0% of the positions certified, wrong at 1 of 3 (33.3%)
-    The transfer model agrees at 75.0% (50.0% to 100.0%) of the positions.
+    The transfer model agrees at 75.0% (50.0% to 100.0%) of the positions. A certified position is wrong where it does
+    not.
     Guarantee (95% confidence): agreement at ...% or more of a sentence's positions on average.
     >>> Certificate.from_dict(certificate.to_dict()) == certificate
     True
@@ -171,12 +172,16 @@ class Certificate:
         ``str(certificate)`` says the same in full sentences, with the conditions of each bound.
         """
         lines = [
-            f"{self._size()}, d = {self.dimension}. The embed-tuned model predicts {self.accuracy:.1%} correctly.",
+            f"{self._size()}, d = {self.dimension}. "
+            f"The embed-tuned model predicts {self.accuracy:.1%} of them correctly.",
             *(level.summary() for level in self.levels),
         ]
         if self.agreement is None:
             return "\n".join([*lines, "Not checked: the transfer model was not run."])
-        lines.append(f"The transfer model agrees at {self.agreement.positions:.1%} of the positions.")
+        lines.append(
+            f"The transfer model agrees at {self.agreement.positions:.1%} of the positions. A certified position is "
+            "wrong where it does not."
+        )
         if self.agreement.share:
             lines.append(
                 f"Guarantee ({self.confidence:.0%} confidence): agreement at {self.agreement.share.low:.1%} or more of "

@@ -24,6 +24,8 @@ def check_integer(value: Any, name: str, least: int | None = None) -> int:
     InputError
         It is too small.
 
+    Examples
+    --------
     >>> check_integer(0, "batch_size", 1)
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: batch_size is 0: expected at least 1
@@ -45,6 +47,8 @@ def check_share(value: Any, name: str = "confidence") -> float:
     InputError
         It is out of range.
 
+    Examples
+    --------
     >>> check_share(95)
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: confidence is 95: expected a number strictly between 0 and 1, e.g. 0.95
@@ -66,6 +70,8 @@ def check_bootstrap(n_bootstrap: Any, seed: Any) -> None:
     InputError
         One of them is too small.
 
+    Examples
+    --------
     >>> check_bootstrap(1000, -1)
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: seed is -1: expected at least 0
@@ -82,6 +88,8 @@ def check_callable(value: Any, name: str, takes: str) -> None:
     TypeError
         The value is not callable.
 
+    Examples
+    --------
     >>> check_callable(5, "score", "the sums over sentences")
     Traceback (most recent call last):
     TypeError: score is the int 5: expected a function of the sums over sentences
@@ -98,6 +106,8 @@ def check_progress(progress: Any) -> None:
     TypeError
         The value is neither.
 
+    Examples
+    --------
     >>> check_progress(True)
     Traceback (most recent call last):
     TypeError: progress is the bool True: expected a function of (done, total), or None
@@ -114,6 +124,8 @@ def check_instance(value: Any, kind: type[T], name: str, remedy: str = "") -> T:
     TypeError
         The value has another type.
 
+    Examples
+    --------
     >>> check_instance(None, str, "prompt")
     Traceback (most recent call last):
     TypeError: prompt is None: expected a str
@@ -146,6 +158,8 @@ def check_list(value: Any, kind: type[T], name: str, remedy: str = "", *, empty:
     InputError
         It has no items.
 
+    Examples
+    --------
     >>> check_list("ab", str, "prompts", ", e.g. ['English: house']")
     Traceback (most recent call last):
     TypeError: prompts is the str 'ab': expected a list of str, e.g. ['English: house']
@@ -173,6 +187,8 @@ def check_alphas(alphas: Any) -> list[float]:
     InputError
         There is no level, or one out of range.
 
+    Examples
+    --------
     >>> check_alphas(0.05)
     Traceback (most recent call last):
     TypeError: alphas is the float 0.05: expected a list of numbers strictly between 0 and 1, e.g. [0.05]
@@ -196,6 +212,8 @@ def check_batches(batches: Any) -> list[Mapping[str, torch.Tensor]]:
     InputError
         There is no batch, or one without ``input_ids`` or ``labels``.
 
+    Examples
+    --------
     >>> check_batches({"input_ids": 0})
     Traceback (most recent call last):
     TypeError: batches is the dict {'input_ids': 0}: expected a list of batches, each a mapping
@@ -230,6 +248,8 @@ def check_table(value: ArrayLike, name: str, shape: str, dimensions: int) -> NDA
     InputError
         The values are not numbers, or the array has another shape. The message names ``shape``.
 
+    Examples
+    --------
     >>> check_table([1, 2], "statistics", "[sentences, statistics]", 2)
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: statistics has the shape (2,): expected numbers [sentences, statistics], one
@@ -254,6 +274,8 @@ def check_mapping(value: Any, kind: type[T], name: str) -> Mapping[str, T]:
     TypeError
         The value is not such a mapping.
 
+    Examples
+    --------
     >>> check_mapping([1], float, "scores")
     Traceback (most recent call last):
     TypeError: scores is the list [1]: expected a mapping of str to float
@@ -275,6 +297,8 @@ def check_same_length(first: Sequence[Any], second: Sequence[Any], names: tuple[
     InputError
         The lengths differ.
 
+    Examples
+    --------
     >>> check_same_length([1], [], ("hypotheses", "references"))
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: hypotheses has 1 items and references has 0: expected the same number of both

@@ -76,6 +76,8 @@ class Interval:
         InputError
             ``data`` does not hold three numbers under these names.
 
+        Examples
+        --------
         >>> Interval.from_dict({"value": 2.0, "low": 1.0, "high": 4.0})
         Interval(value=2.0, low=1.0, high=4.0)
         """

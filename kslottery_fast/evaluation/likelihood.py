@@ -59,6 +59,8 @@ class TargetNll(NamedTuple):
         InputError
             A field is missing.
 
+        Examples
+        --------
         >>> found = TargetNll(Interval(2.0, 2.0, 2.0), [6.0], [3])
         >>> TargetNll.from_dict(found.to_dict()) == found
         True

@@ -8,14 +8,11 @@ import random
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
-
-from .checks import check_instance, check_integer
 
 # A conversion such as %s, %d, %(name)s, %.2f, %%. The blank flag is left out, since "100 % of" is prose.
 _PLACEHOLDER = re.compile(r"%(?:\([^)]*\))?[#0+-]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa%]|\{[^{}]*\}")
@@ -76,8 +73,7 @@ def clean_pairs(
     >>> clean_pairs([Pair(" Save it", "Guardarlo"), Pair("%s files", "%s archivos")])
     ([Pair(source='Save it', target='Guardarlo', origin='')], Counter({'placeholders': 1}))
     """
-    check_integer(max_characters, "max_characters", 0)
-    check_integer(min_words, "min_words", 0)
+    _check_sizes(max_characters=max_characters, min_words=min_words)
     kept: dict[str, Pair] = {}
     dropped: Counter[str] = Counter()
     for pair in _checked(pairs):
@@ -96,7 +92,8 @@ def normalise(text: str) -> str:
     >>> normalise("  Save\u00a0 it\n")
     'Save it'
     """
-    check_instance(text, str, "text")
+    if not isinstance(text, str):
+        raise _wrong("text", text, "a str")
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
@@ -106,7 +103,8 @@ def comparison_key(text: str) -> str:
     >>> comparison_key("Save, and add another…") == comparison_key("save and add ANOTHER")
     True
     """
-    check_instance(text, str, "text")
+    if not isinstance(text, str):
+        raise _wrong("text", text, "a str")
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join("".join(c if unicodedata.category(c)[0] in "LNM" else " " for c in folded).split())
 
@@ -145,8 +143,7 @@ def split_pairs(pairs: Iterable[Pair], *, train: int, validation: int, test: int
     >>> [len(split) for split in split_pairs(pairs, train=5, validation=2, test=2, seed=0)]
     [5, 2, 2]
     """
-    for name, size in (("train", train), ("validation", validation), ("test", test), ("seed", seed)):
-        check_integer(size, name, 0)
+    _check_sizes(train=train, validation=validation, test=test, seed=seed)
     groups = _groups(sorted(set(_checked(pairs)), key=lambda pair: (pair.source, pair.target, pair.origin)))
     random.Random(seed).shuffle(groups)
     filled: dict[str, tuple[Pair, ...]] = {}
@@ -188,7 +185,7 @@ def check_no_leak(splits: Sequence[Sequence[Pair]]) -> None:
     RuntimeError: leak: the source 'save!' stands in two splits
     """
     if isinstance(splits, str) or not isinstance(splits, Sequence):
-        raise TypeError(f"splits is {shown(splits)}: expected a list of lists of Pair")
+        raise _wrong("splits", splits, "a list of lists of Pair")
     seen: dict[tuple[str, str], int] = {}
     for number, split in enumerate(splits):
         for pair in _checked(split, f"splits[{number}]"):
@@ -197,11 +194,28 @@ def check_no_leak(splits: Sequence[Sequence[Pair]]) -> None:
                     raise RuntimeError(f"leak: the {side} {getattr(pair, side)!r} stands in two splits")
 
 
-def _checked(pairs: Any, name: str = "pairs") -> Iterable[Pair]:
+def _checked(pairs: Any, name: str = "pairs") -> Iterator[Pair]:
     """Yield the pairs of any iterable, and refuse other items."""
     if isinstance(pairs, (str, bytes, Pair)) or not isinstance(pairs, Iterable):
-        raise TypeError(f"{name} is {shown(pairs)}: expected a list of Pair(source, target)")
-    return (check_instance(pair, Pair, f"{name}[{i}]", "(source, target)") for i, pair in enumerate(pairs))
+        raise _wrong(name, pairs, "a list of Pair(source, target)")
+    for i, pair in enumerate(pairs):
+        if not isinstance(pair, Pair):
+            raise _wrong(f"{name}[{i}]", pair, "a Pair(source, target)")
+        yield pair
+
+
+def _check_sizes(**sizes: Any) -> None:
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise _wrong(name, size, "an int")
+        if size < 0:
+            raise InputError(f"{name} is {size}: expected at least 0")
+
+
+def _wrong(name: str, value: Any, expected: str) -> TypeError:
+    from kslottery_fast.base.arguments import shown  # imports torch, which reading a corpus does not need
+
+    return TypeError(f"{name} is {shown(value)}: expected {expected}")
 
 
 def _keys(pair: Pair) -> tuple[tuple[str, str], tuple[str, str]]:

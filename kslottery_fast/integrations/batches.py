@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.arguments import check_count, shown
 from kslottery_fast.base.errors import InputError
 
 
@@ -30,6 +30,8 @@ class GroupedBatches(torch.utils.data.Sampler[int]):
     ------
     InputError
         ``lengths`` is not a sequence of integers, or ``batch_size`` or ``group`` is below 1.
+    TypeError
+        ``batch_size``, ``seed`` or ``group`` is not an integer.
 
     Examples
     --------
@@ -43,10 +45,10 @@ class GroupedBatches(torch.utils.data.Sampler[int]):
                 f"lengths is {shown(lengths)}: expected a list of integers, which every epoch reads again; "
                 "put what a generator gives into a list"
             )
-        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, None), ("group", group, 1)):
-            if not _is_int(value) or (least is not None and value < least):
-                bound = "" if least is None else f" of at least {least}"
-                raise InputError(f"{name} is {shown(value)}: expected an integer{bound}")
+        check_count(batch_size, "batch_size")
+        check_count(group, "group")
+        if not _is_int(seed):
+            raise TypeError(f"seed is {shown(seed)}: expected an integer")
         self.lengths, self.batch_size, self.seed, self.group = lengths, batch_size, seed, group
         self.epoch = 0
 

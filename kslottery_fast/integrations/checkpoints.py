@@ -1,4 +1,4 @@
-"""The name of :mod:`kslottery_fast.tickets.stored` in version 0.1, kept for programs that import it."""
+"""The import path of version 0.1, kept for compatibility. Import from :mod:`kslottery_fast` instead."""
 
 from kslottery_fast.tickets.stored import ks_select_checkpoints
 

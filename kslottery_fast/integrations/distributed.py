@@ -1,6 +1,6 @@
-"""The distributed names of version 0.1, kept for programs that import them.
+"""The import path of version 0.1, kept for compatibility.
 
-:mod:`kslottery_fast.rows` and :mod:`kslottery_fast.tickets` are their homes.
+Import from :mod:`kslottery_fast.rows` and :mod:`kslottery_fast.tickets` instead.
 """
 
 from kslottery_fast.rows.distributed import gather_rows, replicate_rows

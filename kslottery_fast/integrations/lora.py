@@ -9,12 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from kslottery_fast.base.arguments import check_path
+from kslottery_fast.base.arguments import check_count, check_path
 from kslottery_fast.base.errors import InputError
 
 from .adapter_kind import (
     AdapterKind,
-    check_budget,
     check_peft,
     check_pretrained,
     installed_peft,
@@ -29,7 +28,9 @@ class Lora(AdapterKind):
     default_rate = 1e-3
 
     @contextlib.contextmanager
-    def attached(self, model: Any, budget: int, prompt: Sequence[int]) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
+    def attached(
+        self, model: nn.Module, budget: int, prompt: Sequence[int]
+    ) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
         """See :meth:`AdapterKind.attached`."""
         peft = installed_peft()
         plan = plan_lora(model, budget)
@@ -49,9 +50,9 @@ class Lora(AdapterKind):
                 adapter.unload()
 
     @contextlib.contextmanager
-    def loaded(self, model: Any, folder: str | os.PathLike[str]) -> Iterator[nn.Module]:
+    def loaded(self, model: nn.Module, folder: str | os.PathLike[str]) -> Iterator[nn.Module]:
         """See :meth:`AdapterKind.loaded`."""
-        check_path(folder, "folder", "the folder of an adapter")
+        check_path(folder, "folder")
         with original_again(model, copy=False):
             adapter = quietly(installed_peft().PeftModel.from_pretrained, model, folder)
             try:
@@ -85,7 +86,7 @@ def plan_lora(model: nn.Module, budget: int) -> dict[str, Any]:
     TypeError
         ``model`` is not a model.
     """
-    check_budget(budget)
+    check_count(budget, "budget")
     targets = _lora_targets(model)
     cost: dict[int, int] = defaultdict(int)
     for name, module in model.named_modules():

@@ -4,9 +4,10 @@ import warnings
 from typing import Any, Literal
 
 import transformers
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import Self
 
-from kslottery_fast.base.arguments import check_choice, shown
+from kslottery_fast.base.arguments import check_choice, check_count, check_flag, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks.decision import check_options
 from kslottery_fast.ks.null import METHODS
@@ -49,6 +50,8 @@ class TicketMonitor(transformers.TrainerCallback):
     InputError
         An option is out of range. At the start of training: the model has no attached rows in use, or the Trainer is
         not a TicketTrainer and was not given to :meth:`bind`. During training: a row holds NaN.
+    TypeError
+        ``every``, ``patience`` or ``stop_when_stable`` is of another type.
 
     Notes
     -----
@@ -73,12 +76,11 @@ class TicketMonitor(transformers.TrainerCallback):
         overlap: float = 0.9,
         patience: int = 3,
     ) -> None:
-        for name, value in (("every", every), ("patience", patience)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}, expected an integer of at least 1")
+        check_count(every, "every")
+        check_count(patience, "patience")
         if isinstance(overlap, bool) or not isinstance(overlap, (int, float)) or not 0 < overlap <= 1:
-            raise InputError(f"overlap is {overlap!r}, expected a number in (0, 1]")
-        check_choice(stop_when_stable, (True, False), "stop_when_stable")
+            raise InputError(f"overlap is {shown(overlap)}: expected a number in (0, 1]")
+        check_flag(stop_when_stable, "stop_when_stable")
         check_choice(method, ("auto", *METHODS), "method")
         check_options(alpha, correction, None)
         self.every, self.stop_when_stable, self.overlap, self.patience = every, stop_when_stable, overlap, patience
@@ -110,7 +112,9 @@ class TicketMonitor(transformers.TrainerCallback):
         self._trainer = trainer
         return self
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Check that rows are attached and that a Trainer logs."""
         del args, state, control
         if self._trainer is None:
@@ -121,7 +125,7 @@ class TicketMonitor(transformers.TrainerCallback):
             raise InputError("TicketMonitor watches the set in use, and none is; call use_rows(model, name) first")
         self.tickets, self._stable = None, 0
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Run the test when it is due, log the result, and stop the training if tickets are stable."""
         del args
         if state.global_step % self.every:

@@ -1,4 +1,4 @@
-"""The adapter files of version 0.1, kept for programs that import them; :mod:`kslottery_fast.rows` is their home."""
+"""The import path of version 0.1, kept for compatibility. Import from :mod:`kslottery_fast.rows` instead."""
 
 from kslottery_fast.rows.adapter_file import load_adapter, save_adapter, save_rows_adapter
 

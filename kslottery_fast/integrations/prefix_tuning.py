@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import check_path, shown
+from kslottery_fast.base.arguments import check_count, check_path, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.evaluation.generation import device_of, inference
 
-from .adapter_kind import AdapterKind, check_budget, check_pretrained, installed_peft, original_again, quietly
+from .adapter_kind import AdapterKind, check_pretrained, installed_peft, original_again, quietly
 
 
 class Prefix(AdapterKind):
@@ -29,11 +29,13 @@ class Prefix(AdapterKind):
     noise = 0.1
 
     @contextlib.contextmanager
-    def attached(self, model: Any, budget: int, prompt: Sequence[int]) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
+    def attached(
+        self, model: nn.Module, budget: int, prompt: Sequence[int]
+    ) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
         """See :meth:`AdapterKind.attached`."""
         peft = installed_peft()
         config = check_pretrained(model)
-        check_budget(budget)
+        check_count(budget, "budget")
         prompt = _checked_ids(prompt, "prompt")
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -49,13 +51,13 @@ class Prefix(AdapterKind):
             yield PrefixedModel(adapter), {"virtual_tokens": tokens, "starts_from": "prompt"}
 
     @contextlib.contextmanager
-    def loaded(self, model: Any, folder: str | os.PathLike[str]) -> Iterator[nn.Module]:
+    def loaded(self, model: nn.Module, folder: str | os.PathLike[str]) -> Iterator[nn.Module]:
         """See :meth:`AdapterKind.loaded`."""
-        check_path(folder, "folder", "the folder of an adapter")
+        check_path(folder, "folder")
         with original_again(model, copy=False):
             yield PrefixedModel(quietly(installed_peft().PeftModel.from_pretrained, model, folder))
 
-    def save(self, adapter: Any, folder: str | os.PathLike[str]) -> None:
+    def save(self, adapter: nn.Module, folder: str | os.PathLike[str]) -> None:
         """See :meth:`AdapterKind.save`."""
         super().save(getattr(adapter, "adapter", adapter), folder)
 

@@ -75,7 +75,8 @@ def load_causal_lm(
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: cannot load model 'no/such/folder/': ...
     """
-    check_path(location, "location", "a Hugging Face id or a model folder")
+    if not isinstance(location, (str, os.PathLike)):
+        raise TypeError(f"location is {shown(location)}: expected a Hugging Face id or a model folder")
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype is {shown(dtype)}: expected a floating-point torch.dtype such as torch.bfloat16")
     try:
@@ -110,7 +111,7 @@ def convert_gguf(gguf: str | os.PathLike[str], folder: str | os.PathLike[str]) -
     OSError
         The folder cannot be written, for example on a full disk.
     """
-    gguf, folder = check_path(gguf, "gguf", "a .gguf file"), check_path(folder, "folder", "a folder to write")
+    gguf, folder = check_path(gguf, "gguf"), check_path(folder, "folder")
     model, tokenizer = load_causal_lm(gguf.parent, torch.float32, name=str(gguf), gguf_file=gguf.name)
     with quiet_transformers(), atomic_directory(folder) as temporary:
         try:

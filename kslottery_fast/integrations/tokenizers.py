@@ -35,7 +35,7 @@ def tokenizer_folder(*checkpoints: str | os.PathLike[str]) -> Path | None:
     >>> print(tokenizer_folder("no/such/model.safetensors"))
     None
     """
-    paths = [check_path(path, "checkpoints", "the path of a checkpoint") for path in checkpoints]
+    paths = [check_path(path, "checkpoints") for path in checkpoints]
     folders = (path if path.is_dir() else path.parent for path in paths)
     return next((folder for folder in folders if any(any(folder.glob(names)) for names in _FILES)), None)
 
@@ -65,7 +65,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> "PreTrainedTokenizerBase":
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: no/such/folder holds no tokenizer: expected a folder as save_pretrained ...
     """
-    folder = check_path(folder, "folder", "the folder of a tokenizer")
+    folder = check_path(folder, "folder")
     # transformers would look up the name of a folder without any of these files on the Hub.
     if not folder.is_dir() or tokenizer_folder(folder) is None:
         raise InputError(f"{folder} holds no tokenizer: expected a folder as save_pretrained writes it")

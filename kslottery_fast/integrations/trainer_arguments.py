@@ -1,4 +1,4 @@
-"""What a TicketTrainer is called with: the Trainer's own arguments by name, and the tickets that are to train."""
+"""The arguments of a TicketTrainer: those of the Trainer by name, and the tickets."""
 
 import inspect
 import os
@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import nn
 
-from kslottery_fast.base.arguments import check_choice, check_model, check_tokenizer, shown
+from kslottery_fast.base.arguments import check_choice, check_flag, check_model, check_tokenizer, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.ticket_ids import read_ticket_ids, token_text
 from kslottery_fast.rows.rowset import RowSet
@@ -19,14 +19,14 @@ from kslottery_fast.tickets.tickets import Tickets
 from .active_vocabulary import check_dataset
 
 WORDS = ("active", "none")
-"""What ``tickets=`` takes besides token ids. Any other str is the path of a ticket file."""
+"""The words that ``tickets=`` accepts. Any other str is the path of a ticket file."""
 
 
 def by_name(init: Callable[..., None], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call of ``init`` by name, as far as its signature names them."""
+    """Return the arguments of a call of ``init`` by name, where its signature has names for them."""
     parameters = inspect.signature(init).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    first = {"model": args[0]} if args else {}  # also where a class in between takes *args
+    first = {"model": args[0]} if args else {}  # an __init__ in between may take *args
     return {**first, **dict(zip(names, args, strict=False)), **kwargs}
 
 
@@ -42,7 +42,7 @@ def check_arguments(given: Mapping[str, Any], output: Any, nonfinite: Any, super
     """
     check_choice(output, ("auto", "frozen", "tied"), "output")
     check_choice(nonfinite, ("raise", "skip"), "nonfinite")
-    check_choice(supervised_logits_only, (True, False), "supervised_logits_only")
+    check_flag(supervised_logits_only, "supervised_logits_only")
     model = given.get("model")
     if isinstance(model, str):
         raise InputError(
@@ -73,11 +73,11 @@ def tokenizer_of(processing_class: Any) -> Any:
     tokenizer = getattr(processing_class, "tokenizer", processing_class)
     if hasattr(tokenizer, "convert_ids_to_tokens") or not callable(processing_class):
         return check_tokenizer(tokenizer, "processing_class")
-    return None  # of images or sound
+    return None  # for images or sound
 
 
 def read_tickets(tickets: Any, tokenizer: Any, dataset: Any) -> Any:
-    """Return the tickets of a Trainer: a word of ``WORDS``, None, or token ids. A ticket file is read.
+    """Return tickets as None, one of ``WORDS`` or token ids. The path of a ticket file is read.
 
     Raises
     ------
@@ -102,12 +102,12 @@ def read_tickets(tickets: Any, tokenizer: Any, dataset: Any) -> Any:
 
 
 def check_attached(tickets: TokenIds, row_set: RowSet, tokenizer: Any) -> None:
-    """Refuse tickets that are not those of the rows attached already, in whatever order.
+    """Refuse tickets that are not those of the attached rows. Their order does not matter.
 
     Raises
     ------
     InputError
-        They are others.
+        The tickets are of other tokens.
     """
     wanted = check_token_ids(tickets, row_set.vocab_size, "tickets", tokenizer=tokenizer)
     if not torch.equal(wanted.sort().values, row_set.token_ids.cpu().sort().values):
@@ -115,7 +115,7 @@ def check_attached(tickets: TokenIds, row_set: RowSet, tokenizer: Any) -> None:
 
 
 def texts_of(tickets: Any, tokenizer: Any) -> Callable[[int], str | None]:
-    """Return a function that gives the text of a token id, or None where neither tickets nor tokenizer know it."""
+    """Return a function that gives the text of a token id, or None if neither tickets nor tokenizer have it."""
     if tokenizer is not None:
         size = len(tokenizer)
         return lambda token: token_text(tokenizer, token) if token < size else None

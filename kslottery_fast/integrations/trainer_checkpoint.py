@@ -34,7 +34,7 @@ def save_checkpoint(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     TypeError
         ``model`` is not a model, or ``folder`` is not a str or path.
     """
-    folder = check_path(folder, "folder", "the folder of a checkpoint")
+    folder = check_path(folder, "folder")
     metadata = {"vocab_size": str(len(embedding_table(model))), "output": output_role(model)}
     write_safetensors(folder / ROWS_FILE, _trained_tensors(model), metadata)
 
@@ -67,7 +67,7 @@ def load_checkpoint(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     >>> load_checkpoint(model, folder)
     """
     check_model(model)
-    path = check_path(folder, "folder", "the folder of a checkpoint") / ROWS_FILE
+    path = check_path(folder, "folder") / ROWS_FILE
     if not path.is_file():
         raise InputError(f"{path.parent} has no {ROWS_FILE}: it is not a checkpoint of a TicketTrainer")
     saved = read_safetensors(path, remedy="resume from an earlier checkpoint")

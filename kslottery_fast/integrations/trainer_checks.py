@@ -1,4 +1,4 @@
-"""Settings of the Trainer that a TicketTrainer cannot serve, and refuses in place of ignoring them silently."""
+"""Settings of the Trainer that a TicketTrainer does not support. It refuses them, so that none is ignored."""
 
 from typing import Any
 

@@ -1,8 +1,7 @@
-"""Tickets whose tokens the training data never hold: their rows get no gradient, and a warning names them.
+"""A warning about tickets whose tokens never occur in the training data, so that their rows get no gradient.
 
-A look at the dataset before training tells this for data that can be read in a moment. Otherwise the moments of the
-optimizer tell it: a row that never had a gradient has moments of zero, whatever the data came from and whichever
-process read them.
+If the data can be read in a moment, they are read before training. Otherwise the moments of the optimizer show which
+rows never had a gradient: these moments are zero, whatever the source of the data and whichever process read them.
 """
 
 import contextlib
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.rows.attach import attached_model, get_rows, output_role
@@ -23,16 +23,16 @@ from kslottery_fast.rows.rowset import RowSet
 from .active_vocabulary import embedding_keys, examples_of, streams, tokens_of_decoder
 
 LOOK_EXAMPLES, LOOK_SECONDS = 10_000, 1.0
-"""The largest dataset that is looked at before training, and the longest look."""
+"""A dataset of up to this many examples is read before training, for up to this many seconds."""
 
 FIRST_STEPS = 100
-"""After so many steps a training that has read no ticket at all is warned about. The others are named at its end."""
+"""If no ticket has been read after this many steps, the warning comes then, otherwise at the end of training."""
 
 _SHOWN = 5
 
 
 def watch_unread(trainer: transformers.Trainer, text_of: Callable[[int], str | None]) -> None:
-    """Warn about rows that the data of a Trainer never read: now if a look at them tells, else during training.
+    """Warn about attached rows that never occur in the data of a Trainer, now if the data are quick to read, or later.
 
     Parameters
     ----------
@@ -44,27 +44,23 @@ def watch_unread(trainer: transformers.Trainer, text_of: Callable[[int], str | N
     Warns
     -----
     RuntimeWarning
-        Names the rows that are never read. Only the first process warns, and only once.
+        Names the tokens that never occur. Only the first process warns, and only once.
     """
     if not trainer.is_world_process_zero():
         return
     model: Any = trainer.model
-    # A Dataset of the caller's own may open files in the process that reads it first, which workers must not share.
+    # A Dataset may open files when it is first read, and its workers must not share these with this process.
     plain = isinstance(trainer.train_dataset, (list, tuple)) or hasattr(trainer.train_dataset, "column_names")
-    looks = plain or not trainer.args.dataloader_num_workers
-    unread = unread_rows(trainer.train_dataset, model) if looks else None
+    readable = plain or not trainer.args.dataloader_num_workers
+    unread = unread_rows(trainer.train_dataset, model) if readable else None
     if unread is None:
         trainer.add_callback(UnreadRows(text_of))
     elif unread:
-        warn_caller(
-            _message(unread, len(_trained_ids(model)), "in train_dataset", text_of)
-            + "; leave them out, or add examples that contain them",
-            RuntimeWarning,
-        )
+        warn_caller(_message(unread, len(_trained_ids(model)), "in train_dataset", text_of), RuntimeWarning)
 
 
 def unread_rows(dataset: Any, model: nn.Module) -> list[int] | None:
-    """Return the token ids of attached rows that a dataset never reads.
+    """Return the token ids of attached rows that never occur in a dataset.
 
     Parameters
     ----------
@@ -76,8 +72,8 @@ def unread_rows(dataset: Any, model: nn.Module) -> list[int] | None:
     Returns
     -------
     list of int, or None
-        Sorted. None where a short look does not tell: a dataset that streams, is large or slow, or has no token ids,
-        and a head that follows the rows, which gives a gradient to all of them.
+        Sorted. None if the dataset streams, is large or slow, or has no token ids, and if the head follows the rows,
+        which gives all of them a gradient.
     """
     if dataset is None or streams(dataset) or len(dataset) > LOOK_EXAMPLES or output_role(model) == "tied":
         return None
@@ -110,13 +106,15 @@ class UnreadRows(transformers.TrainerCallback):
     def __init__(self, text_of: Callable[[int], str | None]) -> None:
         self.text_of, self.warned = text_of, False
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look whether any row was read in the first steps."""
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Check whether any row had a gradient in the first steps."""
         if state.global_step == FIRST_STEPS:
             self._check(state.global_step, all_of_them=True, **kwargs)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look which rows were never read."""
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Check which rows never had a gradient."""
         self._check(state.global_step, all_of_them=False, **kwargs)
 
     def _check(self, steps: int, *, all_of_them: bool, model: nn.Module, optimizer: Any = None, **_: Any) -> None:
@@ -125,8 +123,7 @@ class UnreadRows(transformers.TrainerCallback):
         still, total = rows_without_gradient(model, optimizer)
         if still and (len(still) == total or not all_of_them):
             self.warned = True
-            message = _message(still, total, f"in the data of {steps} steps", self.text_of)
-            warn_caller(f"{message}; leave them out, or add examples that contain them", RuntimeWarning)
+            warn_caller(_message(still, total, f"in the data of {steps} steps", self.text_of), RuntimeWarning)
 
 
 def rows_without_gradient(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[list[int], int]:
@@ -170,16 +167,18 @@ def _message(unread: list[int], total: int, where: str, text_of: Callable[[int],
     shown = ", ".join(f"{token} {text!r}" if (text := text_of(token)) else f"{token}" for token in unread[:_SHOWN])
     shown += ", ..." if len(unread) > _SHOWN else ""
     if len(unread) == total:
-        tickets = "the ticket never occurs" if total == 1 else f"none of the {total} tickets occurs"
+        found = "the only ticket never occurs" if total == 1 else f"none of the {total} tickets occurs"
     else:
-        tickets = f"{len(unread)} of {total} tickets never occur{'s' if len(unread) == 1 else ''}"
-    return f"{tickets} {where}, and a row that is never read does not train: token ids {shown}"
+        found = f"{len(unread)} of {total} tickets never occur{'s' if len(unread) == 1 else ''}"
+    rows, them = ("its row does", "it") if len(unread) == 1 else ("their rows do", "them")
+    ids = "token id" if len(unread) == 1 else "token ids"
+    return f"{found} {where}, so {rows} not train: {ids} {shown}; leave {them} out, or add examples that contain {them}"
 
 
 @contextlib.contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    """Restore all generators after a block: a dataset that draws random numbers trains as without the look."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what a dataset may draw from
+    """Restore all random generators after a block, so that reading a dataset early does not change the training."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - a dataset may use it
     with torch.random.fork_rng(devices=[]):
         try:
             yield

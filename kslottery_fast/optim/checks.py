@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +18,7 @@ from .trained_rows import check_rows
 
 
 def check_hyperparameters(group: dict[str, Any]) -> None:
-    """Refuse a group whose numbers are out of range or are no numbers.
+    """Refuse a group whose numbers are out of range or of a wrong type.
 
     Raises
     ------
@@ -38,7 +39,7 @@ def check_hyperparameters(group: dict[str, Any]) -> None:
 
 
 def _number(value: Any, name: str) -> float:
-    number = isinstance(value, (int, float)) or (torch.is_tensor(value) and value.numel() == 1)
+    number = isinstance(value, numbers.Real) or (torch.is_tensor(value) and value.numel() == 1)
     if not number or isinstance(value, bool):
         raise TypeError(f"{name} is {shown(value)}: expected a number" + " or a scalar tensor" * (name == "lr"))
     return float(value)
@@ -55,6 +56,7 @@ def listed_params(params: Any) -> list[Any]:
 
 
 def checked_params(params: Any, *others: type) -> list[Any]:
+    """Return parameters, and entries of other types, as a list."""
     if isinstance(params, (str, Tensor, nn.Module, dict)) or not isinstance(params, Iterable):
         raise TypeError(f"params is {shown(params)}: expected a list of parameters, such as [model.rows]")
     listed = list(params)
@@ -66,7 +68,7 @@ def checked_params(params: Any, *others: type) -> list[Any]:
 
 
 def checked_group(group: dict[str, Any]) -> dict[str, Any]:
-    """A group with all its options, whose parameters are a list and whose rows are ids that fit them.
+    """Return a group whose parameters are a list and whose rows are ids that fit them.
 
     Raises
     ------

@@ -27,7 +27,8 @@ _Loss = TypeVar("_Loss")
 class RowAdamW(Optimizer):
     """AdamW for a few rows of a large table, or for a compact row parameter. By default ``lr=1e-2``, no weight decay.
 
-    These defaults are those of the paper's Partial Tuning. ``torch.optim.AdamW`` has ``lr=1e-3, weight_decay=1e-2``.
+    ``torch.optim.AdamW`` has ``lr=1e-3, weight_decay=1e-2``. The default here is the learning rate of the paper's
+    Partial Tuning, without decay, because decay moves rows that get no gradient.
 
     The update is that of ``torch.optim.AdamW`` on the sub-table ``weight[rows]``. No other row is read or written,
     neither by the update nor by momentum or weight decay. As in torch, a row whose gradient is zero keeps moving by its
@@ -69,15 +70,15 @@ class RowAdamW(Optimizer):
     Notes
     -----
     ``param_groups[i]["rows"]`` may be changed between two steps, and so may the list of groups. A row that goes on
-    training keeps its moments. A row that begins gets moments of zero, as in a dense AdamW whose gradient for this row
-    was zero until now. A CUDA graph has to be captured anew.
+    training keeps its moments. A new row begins with moments of zero, as in a dense AdamW whose gradient for this row
+    was zero until now. A CUDA graph has to be captured again.
 
     Gradient clipping by norm counts what is in ``grad``. With ``"rows"`` on a dense weight, call :meth:`mask_gradients`
     before ``clip_grad_norm_``. Compact parameters need nothing. ``GradScaler`` works as usual and leaves out steps with
     Inf. With ``capturable`` it does so on the device, as with torch's fused optimizers.
 
     ``state_dict`` loads with ``weights_only=True`` and resumes bit for bit. Without ``"rows"`` the state has the format
-    of ``torch.optim.AdamW``, which can continue from it, and the reverse.
+    of ``torch.optim.AdamW``, so that each of the two can continue from a state of the other.
 
     On CUDA a step is one launch for up to 16 parameters, whatever their groups. With ``nonfinite="skip"`` one more
     launch looks for NaN.
@@ -209,7 +210,7 @@ class RowAdamW(Optimizer):
                 loss = closure()
         updates = [Update(*trained, self._gradient(*trained[1:])) for trained in self._trained()]
         if len(updates) == 1 and not self.capturable and (param := updates[0].param).is_cpu and not is_dtensor(param):
-            # Most of the time: one compact parameter. It is looked at and updated in one call.
+            # In most cases there is one compact parameter. It is searched for NaN and updated in one call.
             if not self._update_if_finite(updates[0]):
                 self._refuse(updates[0])
         else:
@@ -218,19 +219,19 @@ class RowAdamW(Optimizer):
         return loss
 
     def _update_all(self, updates: list[Update]) -> None:
-        # The op takes the rows out of a dense gradient itself; what is looked at for NaN here has to be the rows alone.
+        # The op takes the rows out of a dense gradient itself, but the search for NaN must see the rows alone.
         looked_at = [(update.param, update.grad) for update in updates]
         if not self.capturable and (bad := first_nonfinite(looked_at)) is not None:
             self._refuse(updates[bad])
             return
-        if not self.capturable:  # there a look at a learning rate would wait for the device
-            for update in updates:  # all, before the first is written
+        if not self.capturable:  # with capturable, reading a learning rate would wait for the device
+            for update in updates:  # all are checked before the first is written
                 check_hyperparameters(update.group)
         by_device: dict[torch.device, list[Update]] = {}
         for update in updates:
             by_device.setdefault(update.param.device, []).append(update)
         if self.capturable and len(by_device) > 1:
-            raise InputError(f"capturable=True needs all parameters on one device, they are on {list(by_device)}")
+            raise InputError(f"capturable=True needs all parameters on one device, but they are on {list(by_device)}")
         if self.capturable and any(is_dtensor(update.param) for update in updates):
             raise InputError(
                 "capturable=True does not take DTensors: each process would decide alone which steps to leave out"

@@ -25,23 +25,23 @@ class _Placed(NamedTuple):
 
 
 class TrainedRows:
-    """The rows that the groups of an optimizer name, followed when they change.
+    """The rows that the groups of an optimizer name, also after they have changed.
 
-    ``group["rows"]`` alone says which rows train. It may be set anew or written into between two steps, and groups may
-    be removed and added. A row that goes on training keeps its moments. A row that begins gets moments of zero, as in a
+    Only ``group["rows"]`` tells which rows train. It may be replaced or written into between two steps, and groups may
+    be removed and added. A row that goes on training keeps its moments. A new row begins with moments of zero, as in a
     dense AdamW whose gradient for this row was zero until now.
     """
 
     def __init__(self) -> None:
         self._placed: dict[tuple[int, torch.device], _Placed] = {}  # by the index of the group
-        self._state_rows: dict[Tensor, Tensor | None] = {}  # of each parameter with state: the rows that the state has
+        self._state_rows: dict[Tensor, Tensor | None] = {}  # the rows that each parameter's state belongs to
 
     def forget_copies(self) -> None:
-        """Take the rows of all groups anew at the next step."""
+        """Read the rows of all groups again at the next step."""
         self._placed.clear()
 
     def of(self, index: int, group: dict[str, Any], param: Tensor) -> Tensor | None:
-        """The rows of a parameter, int64 [k] on its device, or None where it trains whole.
+        """Return the rows of a parameter, int64 [k] on its device, or None if it trains whole.
 
         Raises
         ------
@@ -54,7 +54,9 @@ class TrainedRows:
         placed = self._placed.get((index, param.device))
         if placed is None or placed.source is not source or placed.version != source._version:
             refuse_in_capture()
-            source = group["rows"] = check_rows(source, param)
+            for each in group["params"]:
+                checked = check_rows(source, each)
+            source = group["rows"] = checked
             placed = _Placed(source, source._version, source.to(param.device, copy=True))
             self._placed[index, param.device] = placed
         return placed.rows
@@ -73,7 +75,7 @@ class TrainedRows:
 
 
 def check_rows(rows: Any, param: Tensor) -> Tensor:
-    """Row ids of a table, int64 [k] on the CPU: a copy, so that the caller's tensor may change.
+    """Return row ids of a table, int64 [k] on the CPU. They are a copy, so that the caller's tensor may change.
 
     Raises
     ------
@@ -94,7 +96,7 @@ def _same(first: Tensor | None, second: Tensor | None) -> bool:
 
 
 def _move_state(param: Tensor, old: Tensor | None, new: Tensor | None, state: dict[str, Any]) -> None:
-    """Each row of the new state: that of the same row in the old one, or what a first step would begin with."""
+    """Make the state of new rows. A row of the old state is kept, and another begins as in a first step."""
     every = torch.arange(len(param), device=param.device)
     had, wanted = (every if rows is None else rows.to(param.device) for rows in (old, new))
     place = torch.full_like(every, -1).index_copy_(0, had, torch.arange(len(had), device=param.device))[wanted]

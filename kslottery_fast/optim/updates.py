@@ -37,8 +37,8 @@ def row_update(update: Update, state: dict[str, Any], step: int) -> RowUpdate:
         float(group["lr"]),
         float(beta1),
         float(beta2),
-        group["eps"],
-        group["weight_decay"],
+        float(group["eps"]),
+        float(group["weight_decay"]),
         None if master is None else as_matrix(master),
     )
 
@@ -59,8 +59,8 @@ def update_together(
         control,
         beta1=[float(update.group["betas"][0]) for update in updates],
         beta2=[float(update.group["betas"][1]) for update in updates],
-        eps=[update.group["eps"] for update in updates],
-        weight_decay=[update.group["weight_decay"] for update in updates],
+        eps=[float(update.group["eps"]) for update in updates],
+        weight_decay=[float(update.group["weight_decay"]) for update in updates],
         whole_grads=[update.grad is update.param.grad for update in updates],
         **options,
     )

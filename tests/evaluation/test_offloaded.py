@@ -17,7 +17,7 @@ OPTIONS = {"n_bootstrap": 5, "batch_size": 2}
 
 @pytest.fixture
 def pair(tiny_llama):
-    """The same weights twice: in memory, and offloaded. A head that is not tied, since attaching rows sees no tie."""
+    """The same weights twice: in memory, and offloaded."""
     offloaded = tiny_llama()
     accelerate.cpu_offload(offloaded, execution_device="cpu")
     assert next(offloaded.parameters()).is_meta

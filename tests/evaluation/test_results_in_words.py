@@ -57,7 +57,7 @@ def test_a_certificate_says_what_is_certified_and_how_often_that_was_wrong(predi
     level = "alpha 0.05: 50.0% of the positions certified, wrong at 1 of 2 (50.0%)"
     assert repr(certificate) == f"Certificate(4 positions of 2 sentences; {level}; 1 more alpha)"
     lines = certificate.summary().splitlines()
-    assert lines[0] == "4 positions of 2 sentences, d = 576. The embed-tuned model predicts 75.0% correctly."
+    assert lines[0] == "4 positions of 2 sentences, d = 576. The embed-tuned model predicts 75.0% of them correctly."
     assert lines[1:3] == [level, level.replace("0.05", "0.5")]
     assert lines[3].startswith("The transfer model agrees at 75.0% (")
     assert lines[4].startswith("Guarantee (95% confidence): agreement at ")

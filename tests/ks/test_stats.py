@@ -16,8 +16,6 @@ from torch import nn
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks.significance import adjust, benjamini_hochberg
-from kslottery_fast.rows.overlay import RowEmbedding, overlay
-from kslottery_fast.rows.rowset import RowSet, RowSets
 from kslottery_fast.tickets.tables import ks_statistics
 
 
@@ -83,13 +81,6 @@ def test_a_masked_array_that_hides_nothing_is_a_table() -> None:
     assert ks_statistics(masked(0), table()).tolist() == [0] * 40
 
 
-def attached() -> RowEmbedding:
-    embedding = nn.Embedding(40, 33).requires_grad_(False)
-    overlay(embedding, RowEmbedding, RowSets("default", RowSet(torch.zeros(1, 33), torch.tensor([3]), 40, None)))
-    assert isinstance(embedding, RowEmbedding)
-    return embedding
-
-
 @pytest.mark.parametrize(
     ("before", "error", "message"),
     [
@@ -112,8 +103,11 @@ def attached() -> RowEmbedding:
         (quantized(), TypeError, r"before has dtype torch.qint8: expected plain numbers, before.dequantize\(\)"),
         (masked(3), InputError, r"before is a masked array that hides 3 of its .* fill them \(before.filled\(number"),
         (table().tolist(), TypeError, r"before is a list: expected a \[V, d\] tensor, array or nn.Embedding"),
-        (nn.Linear(33, 40), TypeError, r"before is a Linear: expected .* pass model.get_input_embeddings\(\)"),
-        (attached(), InputError, r"before is an embedding with attached rows.*merge_rows\(model\) first"),
+        (
+            nn.Linear(33, 40),
+            TypeError,
+            "before is a Linear: expected a model, .* pass their weights, such as model.lm_head.weight",
+        ),
     ],
 )
 def test_what_is_no_table_is_named(before: Any, error: type[Exception], message: str) -> None:

@@ -141,3 +141,14 @@ def test_a_folder_of_catalogues_and_a_single_one_give_the_same_splits(tmp_path):
 def test_every_wheel_of_a_named_corpus_is_pinned():
     for wheels in corpora.CATALOGUES.values():
         assert set(wheels) <= set(fetch.WHEELS)
+
+
+@pytest.mark.parametrize("value", [None, 5, 2.5, ["a"], []])
+def test_arguments_of_a_wrong_type_are_refused_by_name(value):
+    for name in ("spec", "target", "source"):
+        with pytest.raises(TypeError, match=f"^{name} is "):
+            load_corpus(**{name: value})
+    for name in ("train", "seed", "max_characters"):
+        if value != 5:
+            with pytest.raises(InputError, match=f"^{name} is "):
+                load_corpus(**{name: value})

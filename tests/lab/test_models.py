@@ -54,6 +54,23 @@ def test_a_folder_loads_with_its_weights_and_in_evaluation_mode(folder, tiny_lla
     }  # fmt: skip
 
 
+def test_a_loaded_model_is_shown_on_a_line_and_names_what_another_machine_can_load(folder, wheel):
+    loaded = load_model(str(folder), dtype="float32", device="cpu")
+    line = "LoadedModel('tiny', LlamaForCausalLM, embedding [320, 32], tied, float32 on cpu)"
+    assert repr(loaded) == line
+    assert loaded.hub_id is None
+    assert load_model("tiny-model").hub_id == "org/tiny"
+    assert replace(loaded, provenance={"kind": "hub", "path": "org/name"}).hub_id == "org/name"
+
+
+@pytest.mark.parametrize("value", [None, 5, 2.5, ["a"], []])
+def test_arguments_of_a_wrong_type_are_refused_by_name(value):
+    for name in ("spec", "dtype", "device", "status", "progress"):
+        if (name, value) not in (("status", None), ("progress", None)):
+            with pytest.raises(TypeError, match=f"^{name} is "):
+                load_model(**{"spec": "smollm2-135m", name: value})
+
+
 def test_the_sha256_of_a_folder_changes_with_its_weights_and_with_nothing_else(folder, tiny_llama):
     first = load_model(str(folder)).sha256
     (folder / "README.md").write_text("not part of the model")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from optim_cases import ROWS, V, gradients, table
+from optim_cases import ROWS, D, V, gradients, table
 from torch import nn
 
 from kslottery_fast.base.errors import InputError
@@ -154,6 +155,12 @@ def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned():
 
     assert optimizer.step(closure).item() == 4.0
     assert optimizer.step(closure).item() < 4.0
+
+
+def test_numbers_of_numpy_are_numbers():
+    optimizer = RowAdamW([table()], lr=np.float32(0.5), eps=np.float64(1e-8), weight_decay=np.int64(0))
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(V, D)
+    optimizer.step()
 
 
 def test_the_learning_rate_is_read_at_every_step():

@@ -128,3 +128,7 @@ def test_rows_that_do_not_fit_are_refused_before_anything_is_written():
     assert torch.equal(param, before)
     optimizer.param_groups[0]["rows"] = [3]
     assert moved_by(optimizer, param) == [3]
+    optimizer.add_param_group({"params": [table(), nn.Parameter(torch.ones(6, D))], "rows": [1]})
+    optimizer.param_groups[1]["rows"] = [7]  # fits the first of the two
+    with pytest.raises(InputError, match=r"rows has 7, outside 0\.\.5"):
+        optimizer.state_dict()

@@ -125,7 +125,7 @@ def _select(options: argparse.Namespace) -> int:
         tickets = ks_select_checkpoints(options.before, options.after, progress=progress, **chosen)
     for note in notes:
         console.note(str(note.message))
-    if tokenizer is None:
+    if tokenizer is None and len(tickets):
         tokenizer = _own_tokenizer(options, tickets, console)
     if tokenizer is not None:
         tickets = tickets.with_texts(tokenizer)

@@ -65,7 +65,7 @@ def add_compare(commands: Any) -> None:
         ["compare --output runs/es --arms partial@18,frequency@18,lora@18 --seed 0,1,2", "compare --list-arms"],
     )
     grid = parser.add_argument_group("what is compared")
-    grid.add_argument("--arms", type=words, default=",".join(COMPARE_ARMS), metavar="ARM,...", help="the arms")
+    grid.add_argument("--arms", type=words, default=", ".join(COMPARE_ARMS), metavar="ARM,...", help="the arms")
     grid.add_argument(
         "--target", dest="targets", type=words, default="es", metavar="CODE,...", help="the target languages"
     )

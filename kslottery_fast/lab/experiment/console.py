@@ -1,7 +1,5 @@
 """What a person sees while a run works: one line per stage, a progress bar, and the time that is left."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import time
@@ -93,6 +91,8 @@ def _family(kind: str) -> str:
 def roughly(seconds: float) -> str:
     """A rounded time in words.
 
+    Examples
+    --------
     >>> roughly(0.3), roughly(200), roughly(4000), roughly(9000)
     ('less than a minute', 'about 4 min', 'about 1 h 10 min', 'about 2 h 30 min')
     """
@@ -193,6 +193,8 @@ def _joined(*parts: str) -> str:
 def duration(seconds: float) -> str:
     """A time in words.
 
+    Examples
+    --------
     >>> duration(3.21), duration(75), duration(3725)
     ('3.2 s', '1 min 15 s', '1 h 2 min')
     """

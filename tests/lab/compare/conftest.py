@@ -88,8 +88,8 @@ def grown(arguments, tmp_path_factory) -> SimpleNamespace:
     and ``stamps_before`` of the small one.
     """
     output = tmp_path_factory.mktemp("grown") / "comparison"
-    small = ["--arms", "partial@4", "--seeds", "0", "--effects", "0"]
-    large = ["--arms", "partial@4,transfer@4", "--seeds", "0", "--targets", "es,ca", "--effects", "0"]
+    small = ["--arms", "partial@4", "--seed", "0", "--effects", "0"]
+    large = ["--arms", "partial@4,transfer@4", "--seed", "0", "--target", "es,ca", "--effects", "0"]
     with one_thread():
         assert cli.main(arguments(output, *small)) == 0
         before = json.loads((output / "summary.json").read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ def test_weights_that_a_kill_after_scoring_left_are_removed_at_the_next_start(co
 
 
 def test_a_kill_before_any_product_is_shown_leaves_none_half_done(copy, arguments):
-    command = arguments(copy, "--arms", "partial@4", "--seeds", "0")  # all of its stages are finished
+    command = arguments(copy, "--arms", "partial@4", "--seed", "0")  # all of its stages are finished
     assert cli.main(command) == 0
     wanted = (copy / "summary.json").read_bytes()
     (copy / "summary.json").unlink()  # as where the last stage has just been finished
