@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.rows.attach import get_rows, has_rows
-from kslottery_fast.rows.rowset import RowSet
 
 _ADAPTED = "_hf_peft_config_loaded"
 """The attribute that transformers sets on a model with adapters. Its Trainer wants it on a quantized model."""
@@ -38,7 +37,7 @@ def as_adapted(model: nn.Module | None) -> Iterator[None]:
         return
     _check_trainable(model)
     before = {key: value for key, value in vars(model).items() if key == _ADAPTED}
-    parameters = [cast(RowSet, row_set).rows for row_set in embedding.row_sets.values()]
+    parameters = [row_set.rows for row_set in embedding.row_sets.values()]
     values = [rows.data for rows in parameters]
     vars(model)[_ADAPTED] = True
     try:

@@ -91,7 +91,7 @@ def _trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
         tensors = {"rows": in_use.rows, "token_ids": in_use.token_ids}
     for name, row_set in sets.items():
         if row_set is not in_use and row_set.rows.requires_grad:
-            tensors[f"ids.{name}"] = row_set.token_ids  # type: ignore[assignment]
+            tensors[f"ids.{name}"] = row_set.token_ids
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and (in_use is None or parameter is not in_use.rows):
             tensors[f"other.{name}"] = parameter

@@ -8,7 +8,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -160,7 +160,7 @@ def _trained_ids(model: nn.Module) -> list[int]:
 
 
 def _row_sets(model: nn.Module) -> list[RowSet]:
-    return [cast(RowSet, row_set) for row_set in get_rows(model).row_sets.values()]
+    return list(get_rows(model).row_sets.values())
 
 
 def _message(unread: list[int], total: int, where: str, text_of: Callable[[int], str | None]) -> str:

@@ -254,7 +254,7 @@ def load_adapter(model: M, path: str | os.PathLike[str], *, name: str = "default
     else:
         add_rows(model, name, ids)
     with torch.no_grad():
-        get_rows(model).row_sets[name].rows.copy_(stored.values)  # type: ignore[operator]
+        get_rows(model).row_sets[name].rows.copy_(stored.values)
     return model
 
 

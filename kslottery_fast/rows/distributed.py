@@ -5,7 +5,6 @@ requires a gradient. ``docs/training.md`` has a recipe for each way to shard a m
 """
 
 import weakref
-from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -63,7 +62,7 @@ def replicate_rows(model: nn.Module, group: dist.ProcessGroup | None = None) -> 
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: no rows are attached to this model; call attach_rows first...
     """
-    sets = cast("list[RowSet]", list(get_rows(attached_model(model)).row_sets.values()))
+    sets = list(get_rows(attached_model(model)).row_sets.values())
     if not dist.is_available() or not dist.is_initialized():
         raise InputError("replicate_rows needs a process group; call torch.distributed.init_process_group first")
     if group is not None and not isinstance(group, dist.ProcessGroup):

@@ -30,7 +30,7 @@ class Overlay(nn.Module):
     def __repr__(self) -> str:
         if not hasattr(self, "row_sets"):
             return super().__repr__()
-        sizes = {name: row_set.k for name, row_set in self.row_sets.named()}
+        sizes = {name: row_set.k for name, row_set in self.row_sets.items()}
         return f"{type(self).__name__}({self.extra_repr()}, rows={sizes}, in_use={self.row_sets.active!r})"
 
     def summary(self) -> str:
@@ -160,7 +160,7 @@ class _ReplaceColumns(torch.autograd.Function):
 
 
 def _named(sets: RowSets, name: str | None) -> RowSet | None:
-    return None if name is None else sets[name]  # type: ignore[return-value]
+    return None if name is None else sets[name]
 
 
 def _read(row_set: RowSet) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,8 +4,8 @@ All modules that read one table (input embedding, encoder, decoder, a tied head)
 Switching to another set is therefore one assignment and copies nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, ItemsView, Sequence, ValuesView
+from typing import Any
 
 import torch
 from torch import nn
@@ -240,23 +240,31 @@ class RowSets(nn.ModuleDict):
         self.active = name
 
     def __repr__(self) -> str:
-        sizes = {name: row_set.k for name, row_set in self.named()}
+        sizes = {name: row_set.k for name, row_set in self.items()}
         return f"RowSets({sizes}, in_use={self.active!r})"
 
-    def named(self) -> Iterator[tuple[str, RowSet]]:
+    # As nn.ModuleDict does it, with the type of its modules.
+    def __getitem__(self, key: str) -> RowSet:
+        return super().__getitem__(key)  # type: ignore[return-value]
+
+    def values(self) -> ValuesView[RowSet]:
+        """The sets, in the order in which they came."""
+        return super().values()  # type: ignore[return-value]
+
+    def items(self) -> ItemsView[str, RowSet]:
         """The sets with their names, in the order in which they came."""
-        return iter(cast("list[tuple[str, RowSet]]", list(self.items())))
+        return super().items()  # type: ignore[return-value]
 
     def summary(self) -> str:
         """Return one line for each set."""
         in_use = {self.active: " (in use)"}
-        return "\n".join(f"{name!r}{in_use.get(name, '')}: {row_set.summary()}" for name, row_set in self.named())
+        return "\n".join(f"{name!r}{in_use.get(name, '')}: {row_set.summary()}" for name, row_set in self.items())
 
     def current(self) -> RowSet:
         """The set in use. InputError if the base is in use."""
         if self.active is None:
             raise InputError("no rows are in use; call use_rows(model, name) first")
-        return self[self.active]  # type: ignore[return-value]
+        return self[self.active]
 
 
 def new_row_set(embedding: nn.Embedding, ids: torch.Tensor) -> RowSet:
