@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import shlex
 
 import documents
 import pytest
@@ -11,6 +12,7 @@ import torch
 from documents import PAGES, ROOT
 from transformers import AutoModelForCausalLM
 
+from kslottery_fast.lab.cli import main
 from kslottery_fast.lab.models import loading
 
 PYTHON_PAGES = [page for page in PAGES if documents.blocks(page, "python")]
@@ -71,3 +73,42 @@ def test_every_local_link_of_a_page_leads_somewhere(page):
             headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
             anchors = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
             assert anchor[1:] in anchors, f"{link}{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_exist_and_take_their_arguments(page):
+    for block in documents.blocks(page, "sh"):
+        for line in block.text.replace("\\\n", "").splitlines():
+            words = [word for word in shlex.split(line, comments=True) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+            check_command(words, line)
+
+
+def check_command(words: list[str], line: str) -> None:
+    """Fail where a shell line of a page is no command of this project."""
+    match words:
+        case []:
+            return
+        case ["kslottery", *arguments]:
+            main.parser().parse_args(arguments)  # ends the program where an argument is unknown
+        case ["make", target]:
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), line
+        case [".venv/bin/python", "-m", module, *_]:
+            assert (ROOT / f"{module.replace('.', '/')}.py").exists(), line
+        case [".venv/bin/python", script, *_]:
+            assert (ROOT / script).exists(), line
+        case ["pip", "install", target]:
+            extra = re.fullmatch(r"\.\[(\w+)\]", target)
+            assert extra, line
+            assert re.search(rf"^{extra[1]} = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+        case _:
+            pytest.fail(f"what is this? {line}")
+
+
+def test_the_map_names_every_file_of_the_package():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text[text.index("| floor |") : text.index("The modules `stats`")]
+    named = set(re.findall(r"`(\w+)`", table))
+    package = ROOT / "kslottery_fast"
+    described = [package / "lab" / "data", package / "lab" / "models", package]  # in words, or below the table
+    files = [file for file in package.rglob("*.py") if not file.stem.startswith("__") and file.parent not in described]
+    assert [str(file.relative_to(package)) for file in files if file.stem not in named | {"peft"}] == []

@@ -27,7 +27,7 @@ class Kernel(NamedTuple):
 
 
 def compile_and_keep(command: list[str]) -> int:
-    """Run the compiler; what ptxas says goes to a file beside the object, everything else to stderr."""
+    """Run the compiler. The report of ptxas goes to a file next to the object, everything else to stderr."""
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     lines = done.stderr.splitlines(keepends=True)
     by_ptxas = [line.startswith("ptxas info") or " bytes stack frame, " in line for line in lines]

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -11,25 +11,6 @@ from .errors import InputError
 
 M = TypeVar("M", bound=nn.Module)
 """The type of a model: functions that return their model return it typed as it came."""
-
-
-class Tokenizer(Protocol):
-    """What is used of a transformers tokenizer. A type of transformers would make every import load transformers."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Turn text into token ids."""
-
-    def __len__(self) -> int:
-        """The number of tokens, added ones included."""
-
-    def convert_ids_to_tokens(self, *args: Any, **kwargs: Any) -> Any:
-        """The pieces of the vocabulary for token ids."""
-
-    def convert_tokens_to_ids(self, *args: Any, **kwargs: Any) -> Any:
-        """The token ids of pieces of the vocabulary."""
-
-    def decode(self, *args: Any, **kwargs: Any) -> Any:
-        """The text of token ids."""
 
 
 def shown(value: object) -> str:

@@ -15,5 +15,8 @@ class Tokenizer(Protocol):
     def convert_ids_to_tokens(self, ids: Any, /) -> Any:
         """The tokenizer's own spelling of a token id, or of several."""
 
+    def convert_tokens_to_ids(self, tokens: Any, /) -> Any:
+        """The token id of a piece in the tokenizer's own spelling, or of several."""
+
     def decode(self, *args: Any, **kwargs: Any) -> Any:
         """The text of token ids."""

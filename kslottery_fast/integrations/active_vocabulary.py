@@ -1,12 +1,12 @@
 """The active vocabulary of a TicketTrainer: the rows that a dataset reads, and a check that batches read no others."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 from kslottery_fast.base.arguments import check_model, shown
 from kslottery_fast.base.errors import InputError
@@ -14,7 +14,7 @@ from kslottery_fast.rows.attach import attached_model, get_rows
 from kslottery_fast.rows.token_ids import active_token_ids
 
 
-def active_vocabulary(dataset: Any, model: nn.Module) -> torch.Tensor:
+def active_vocabulary(dataset: Dataset[Any] | Sequence[Mapping[str, Any]], model: nn.Module) -> torch.Tensor:
     """Return the token ids that the embeddings of a model read in one pass over a dataset.
 
     Parameters

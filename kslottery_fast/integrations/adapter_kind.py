@@ -20,7 +20,7 @@ class AdapterKind:
     default_rate: float
 
     def attached(
-        self, model: Any, budget: int, prompt: Sequence[int]
+        self, model: nn.Module, budget: int, prompt: Sequence[int]
     ) -> AbstractContextManager[tuple[nn.Module, dict[str, Any]]]:
         """Put a new, trainable adapter on a model for the length of a block.
 
@@ -44,7 +44,7 @@ class AdapterKind:
         """
         raise NotImplementedError
 
-    def loaded(self, model: Any, folder: str | os.PathLike[str]) -> AbstractContextManager[nn.Module]:
+    def loaded(self, model: nn.Module, folder: str | os.PathLike[str]) -> AbstractContextManager[nn.Module]:
         """Put a saved adapter on a model for the length of a block.
 
         Parameters
@@ -61,7 +61,7 @@ class AdapterKind:
         """
         raise NotImplementedError
 
-    def save(self, adapter: Any, folder: str | os.PathLike[str]) -> None:
+    def save(self, adapter: nn.Module, folder: str | os.PathLike[str]) -> None:
         """Write the adapter as PEFT does, without a request to the Hugging Face Hub.
 
         Parameters
@@ -79,9 +79,10 @@ class AdapterKind:
             ``adapter`` is not a model, or ``folder`` is not a str or path.
         """
         check_path(folder, "folder")
-        if not hasattr(check_model(adapter, "adapter"), "peft_config"):
+        checked: Any = check_model(adapter, "adapter")
+        if not hasattr(checked, "peft_config"):
             raise InputError(f"adapter is {shown(adapter)}: expected the adapter that attached() gave")
-        adapter.save_pretrained(folder, save_embedding_layers=False)
+        checked.save_pretrained(folder, save_embedding_layers=False)
 
 
 @contextlib.contextmanager

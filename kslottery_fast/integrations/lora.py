@@ -28,7 +28,9 @@ class Lora(AdapterKind):
     default_rate = 1e-3
 
     @contextlib.contextmanager
-    def attached(self, model: Any, budget: int, prompt: Sequence[int]) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
+    def attached(
+        self, model: nn.Module, budget: int, prompt: Sequence[int]
+    ) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
         """See :meth:`AdapterKind.attached`."""
         peft = installed_peft()
         plan = plan_lora(model, budget)
@@ -48,7 +50,7 @@ class Lora(AdapterKind):
                 adapter.unload()
 
     @contextlib.contextmanager
-    def loaded(self, model: Any, folder: str | os.PathLike[str]) -> Iterator[nn.Module]:
+    def loaded(self, model: nn.Module, folder: str | os.PathLike[str]) -> Iterator[nn.Module]:
         """See :meth:`AdapterKind.loaded`."""
         check_path(folder, "folder")
         with original_again(model, copy=False):

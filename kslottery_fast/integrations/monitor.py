@@ -4,6 +4,7 @@ import warnings
 from typing import Any, Literal
 
 import transformers
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import Self
 
 from kslottery_fast.base.arguments import check_choice, check_count, check_flag, shown
@@ -111,7 +112,9 @@ class TicketMonitor(transformers.TrainerCallback):
         self._trainer = trainer
         return self
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Check that rows are attached and that a Trainer logs."""
         del args, state, control
         if self._trainer is None:
@@ -122,7 +125,7 @@ class TicketMonitor(transformers.TrainerCallback):
             raise InputError("TicketMonitor watches the set in use, and none is; call use_rows(model, name) first")
         self.tickets, self._stable = None, 0
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Run the test when it is due, log the result, and stop the training if tickets are stable."""
         del args
         if state.global_step % self.every:

@@ -29,7 +29,9 @@ class Prefix(AdapterKind):
     noise = 0.1
 
     @contextlib.contextmanager
-    def attached(self, model: Any, budget: int, prompt: Sequence[int]) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
+    def attached(
+        self, model: nn.Module, budget: int, prompt: Sequence[int]
+    ) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
         """See :meth:`AdapterKind.attached`."""
         peft = installed_peft()
         config = check_pretrained(model)
@@ -49,13 +51,13 @@ class Prefix(AdapterKind):
             yield PrefixedModel(adapter), {"virtual_tokens": tokens, "starts_from": "prompt"}
 
     @contextlib.contextmanager
-    def loaded(self, model: Any, folder: str | os.PathLike[str]) -> Iterator[nn.Module]:
+    def loaded(self, model: nn.Module, folder: str | os.PathLike[str]) -> Iterator[nn.Module]:
         """See :meth:`AdapterKind.loaded`."""
         check_path(folder, "folder")
         with original_again(model, copy=False):
             yield PrefixedModel(quietly(installed_peft().PeftModel.from_pretrained, model, folder))
 
-    def save(self, adapter: Any, folder: str | os.PathLike[str]) -> None:
+    def save(self, adapter: nn.Module, folder: str | os.PathLike[str]) -> None:
         """See :meth:`AdapterKind.save`."""
         super().save(getattr(adapter, "adapter", adapter), folder)
 

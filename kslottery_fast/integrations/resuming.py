@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 import transformers
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from kslottery_fast.base.arguments import check_path
 from kslottery_fast.base.cache import file_sha256
@@ -100,13 +100,13 @@ class Checkpoints(TrainerCallback):
             self.witness.restore(read_safetensors(found / _WITNESS))
         return str(found)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask the Trainer for a checkpoint when one is due."""
         late = self.clock() - self.saved_at >= SECONDS and state.global_step - self.saved_step >= STEPS
         if late and state.global_step < state.max_steps:
             control.should_save = True
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Add the state of the witness and the record of completeness, then remove the older checkpoint."""
         folder = self.folder / f"checkpoint-{state.global_step}"
         if self.witness is not None:

@@ -63,9 +63,11 @@ class TicketTrainerMixin(_Trainer):
         given = by_name(super().__init__, args, kwargs)
         check_arguments(given, output, nonfinite, supervised_logits_only)
         self._supervised_logits_only, self._nonfinite, self._output = supervised_logits_only, nonfinite, output
-        self._train_dataset, self._tokenizer = given.get("train_dataset"), tokenizer_of(given.get("processing_class"))
+        self._train_dataset: Any = given.get("train_dataset")
+        self._tokenizer = tokenizer_of(given.get("processing_class"))
         self._tickets = read_tickets(tickets, self._tokenizer, self._train_dataset)
-        self._check_active = isinstance(self._tickets, str) and self._tickets == "active"
+        word = self._tickets if isinstance(self._tickets, str) else None
+        self._check_active, self._trains_all = word == "active", word == "none"
         model = given.get("model")
         attached_here = model is not None and self._attach(model)
         try:
@@ -88,7 +90,7 @@ class TicketTrainerMixin(_Trainer):
         check_optimizer(self, self._nonfinite)
         if self._supervised_logits_only:
             check_plain_loss(self)
-        if attached and self._tickets not in (None, "none"):
+        if attached and self._tickets is not None and not self._trains_all:
             # A Trainer with a peft_config, such as SFTTrainer, freezes all weights but its own.
             get_rows(model).rows.requires_grad_(True)
         self._bind_monitors()
@@ -177,7 +179,7 @@ class TicketTrainerMixin(_Trainer):
                 "tickets is None, and the model has no attached rows: pass tickets=, or call attach_rows first; "
                 "tickets='none' trains all that is trainable in the model"
             )
-        if ids is None or (isinstance(ids, str) and ids == "none"):
+        if ids is None or self._trains_all:
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 raise InputError("the model has no trainable parameter; pass tickets=, or call attach_rows first")
         elif not attached:
@@ -186,11 +188,10 @@ class TicketTrainerMixin(_Trainer):
         else:
             ids = active_vocabulary(self._train_dataset, model) if self._check_active else ids
             check_attached(ids, get_rows(model).row_sets.current(), self._tokenizer)
-        if attached and self._output not in ("auto", output_role(model)):
-            raise InputError(
-                f"output is {self._output!r}, and the rows are attached with output={output_role(model)!r}; call "
-                "detach_rows first"
-            )
+        role = output_role(model) if attached else None
+        if self._output not in ("auto", role):
+            why = f"the rows are attached with output={role!r}; call detach_rows first" if attached else "no row trains"
+            raise InputError(f"output is {self._output!r}, and {why}")
         return False
 
     def _attach_new(self, model: nn.Module) -> None:

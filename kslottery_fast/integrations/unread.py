@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.rows.attach import attached_model, get_rows, output_role
@@ -105,12 +106,14 @@ class UnreadRows(transformers.TrainerCallback):
     def __init__(self, text_of: Callable[[int], str | None]) -> None:
         self.text_of, self.warned = text_of, False
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Check whether any row had a gradient in the first steps."""
         if state.global_step == FIRST_STEPS:
             self._check(state.global_step, all_of_them=True, **kwargs)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Check which rows never had a gradient."""
         self._check(state.global_step, all_of_them=False, **kwargs)
 

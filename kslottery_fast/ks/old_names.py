@@ -1,9 +1,10 @@
 """Former names of arguments, which still work."""
 
 import functools
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import ParamSpec, TypeVar
+
+from kslottery_fast.base.caller import warn_caller
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -26,12 +27,13 @@ def renamed(
     >>> @renamed({"x": "data"})
     ... def first(data):
     ...     return data[0]
+    >>> import warnings
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
     ...     first(x=[3, 4])
     3
     >>> str(caught[0].message)
-    'first() takes data now, which was called x: the former name will go in a later version'
+    'first() takes data now, which was called x: the former name will be removed in a later version'
     """
 
     def decorate(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
@@ -42,11 +44,10 @@ def renamed(
                 if now in kwargs:
                     raise TypeError(f"{function.__name__}() got {former} and {now}, two names of one argument")
                 if former not in silently:
-                    warnings.warn(
-                        f"{function.__name__}() takes {now} now, which was called {former}: the former name will go in "
-                        "a later version",
+                    warn_caller(
+                        f"{function.__name__}() takes {now} now, which was called {former}: the former name will be "
+                        "removed in a later version",
                         DeprecationWarning,
-                        stacklevel=2,
                     )
                 kwargs[now] = kwargs.pop(former)
             return function(*args, **kwargs)

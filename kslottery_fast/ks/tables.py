@@ -92,7 +92,8 @@ def counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int
         sampled, _ = ops.ks_statistics(before[sample], after[sample], 1)
         known = max(0, int(sampled.max()))
     while start < V:
-        # V / 32 rows, then as many as before. All that remain once the threshold cannot rise any more.
+        # The first block has V / 32 rows, and each next one doubles what was read. Once the threshold cannot rise any
+        # more, one block takes the rest.
         stop = V if threshold <= known + 1 else min(V, max(2 * start, V // 32, _SPACING))
         block = slice(start, stop)
         h[block], flags[block] = ops.ks_statistics(before[block], after[block], min(threshold, known + 1))

@@ -1,7 +1,6 @@
 """``ks_2samp``: scipy's two-sample Kolmogorov-Smirnov test for many rows at once."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -14,6 +13,7 @@ from typing_extensions import Self
 
 from kslottery_fast import ops
 from kslottery_fast.base.arguments import check_choice, shown
+from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops.schemas import HAS_NAN
 
@@ -80,7 +80,7 @@ class KsResult(_Pair):
         return self
 
     def __getnewargs_ex__(self) -> tuple[tuple[Any, Any], dict[str, Any]]:
-        """Arguments with which copy and pickle make it anew."""
+        """The arguments with which copy and pickle make the result again."""
         return tuple(self), dict(vars(self))
 
     def __repr__(self) -> str:
@@ -117,7 +117,7 @@ def ks_2samp(
         D+ = sup(F - G), and "two-sided" uses D = max(D+, D-). As in scipy, the first letter decides.
     method : {"auto", "exact", "asymp"}
         "auto" is exact up to max(n, m) = 10,000. "exact" falls back to "asymp", with a RuntimeWarning, where scipy
-        does. It may also be called ``mode``, as in scipy.
+        does. As in scipy, this argument may also be called ``mode``.
     axis : int, sequence of int, or None
         Where the samples lie. ``axis=0`` gives what scipy gives by default. ``axis=-1`` tests row against row. None
         tests all values of ``data1`` against all values of ``data2``. Samples of one dimension need no axis. For others
@@ -170,7 +170,7 @@ def ks_2samp(
     elif rows:
         _fill(test, samples)
     for message, category in test.messages.items():
-        warnings.warn(message, category, stacklevel=3)  # the caller of the function that takes former names
+        warn_caller(message, category)
     return _result(test, samples, samples.kept_shape if keepdims else samples.lead)
 
 

@@ -97,7 +97,7 @@ def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     Raises
     ------
     InputError
-        Not two matrices of as many rows on one device, or a sample without values.
+        Not two matrices with the same number of rows on one device, or a sample without values.
     TypeError
         Not tensors.
 

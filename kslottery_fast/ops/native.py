@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-import warnings
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.version import installed_version
 
@@ -38,12 +38,10 @@ def module() -> ModuleType | None:
     global _warned
     if _module is None and not _warned:
         _warned = True
-        warnings.warn(
+        warn_caller(
             "the native library of kslottery-fast could not be loaded; pure-torch kernels are used, which "
             "are many times slower. Build it with `pip install .` or `python setup.py build_ext --inplace`. "
-            f"{_error}",
-            RuntimeWarning,
-            stacklevel=2,
+            f"{_error}"
         )
     return _module
 
@@ -91,12 +89,10 @@ def _unavailable(library: ModuleType, device: int) -> str:
 
 @functools.cache
 def _warn_of_missing_cuda(reason: str) -> None:
-    warnings.warn(
+    warn_caller(
         f"kslottery-fast has no CUDA kernels here ({reason}); pure-torch kernels are used for CUDA tensors, which are "
         "many times slower. Rebuild with KSL_CUDA=on and a CUDA toolkit that the driver supports. If the kernels were "
-        "not compiled for this GPU, also set KSL_CUDA_ARCHITECTURES to its architecture, such as 75-real",
-        RuntimeWarning,
-        stacklevel=4,
+        "not compiled for this GPU, also set KSL_CUDA_ARCHITECTURES to its architecture, such as 75-real"
     )
 
 

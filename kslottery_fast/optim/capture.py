@@ -1,4 +1,4 @@
-"""What a captured CUDA graph forbids: waiting for the device, and making state anew in every replay."""
+"""What a captured CUDA graph forbids: waiting for the device, and making state that every replay would make again."""
 
 import torch
 
@@ -11,7 +11,7 @@ def capturing() -> bool:
 
 
 def refuse_in_capture() -> None:
-    """Refuse to make state during a capture, because every replay would make it anew.
+    """Refuse to make state during a capture, because every replay would make it again.
 
     Raises
     ------

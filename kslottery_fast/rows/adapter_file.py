@@ -181,7 +181,7 @@ def save_rows_adapter(
         **about,
     }
     role = "tied" if head_modules and pinned is None else "frozen"
-    text = card(len(ids), role, base_model_name_or_path, names_head=bool(head_modules))
+    text = card(len(ids), role, base_model_name_or_path, task_type, names_head=bool(head_modules))
     with atomic_directory(folder) as temporary:
         write_json(temporary / CONFIG_FILE, config)
         write_safetensors(temporary / WEIGHTS_FILE, tensors, metadata_of(role, vocab_size))

@@ -150,6 +150,13 @@ def check_fits(folder: Path, stored: StoredRows, vocab_size: int, dimension: int
             "load the base model of the adapter, or, if it was trained on a resized copy of this model, call "
             f"model.resize_token_embeddings({stored.vocab_size}) first"
         )
+    largest = max((token for token in stored.ids if isinstance(token, int)), default=0)
+    if stored.vocab_size is None and largest >= vocab_size:
+        raise InputError(
+            f"{folder} has a row for token {largest}, and this model's table has {vocab_size} rows; load the base "
+            "model of the adapter, or, if it was trained on a resized copy of this model, call "
+            "model.resize_token_embeddings with the size of that copy first"
+        )
     ids = check_token_ids(stored.ids, vocab_size, f"{folder / CONFIG_FILE}: token indices")
     if stored.values.shape != (len(ids), dimension):
         raise InputError(f"{folder} has rows {list(stored.values.shape)}, the model needs {[len(ids), dimension]}")

@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import M, Tokenizer, check_choice, check_flag, check_model
+from kslottery_fast.base.arguments import M, check_choice, check_flag, check_model
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.tokenizer import Tokenizer
 
 from .attachment import (
     all_attachments,

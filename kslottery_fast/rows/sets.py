@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import M, Tokenizer, check_count, check_model, shown
+from kslottery_fast.base.arguments import M, check_count, check_model, shown
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.tokenizer import Tokenizer
 
 from .attachment import attached_model, get_rows, has_rows
 from .overlay import RowEmbedding

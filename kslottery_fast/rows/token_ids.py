@@ -8,9 +8,10 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import torch
 
-from kslottery_fast.base.arguments import Tokenizer, check_count, check_tokenizer, shown
+from kslottery_fast.base.arguments import check_count, check_tokenizer, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.ticket_ids import TicketIds, check_texts, read_ticket_ids, token_text
+from kslottery_fast.base.tokenizer import Tokenizer
 
 
 class HasTokenIds(Protocol):
@@ -166,7 +167,7 @@ def active_token_ids(dataset: Iterable[Mapping[str, Any]], *, keys: Sequence[str
     dataset : iterable of mappings, or map-style Dataset
         Examples or batches. Each of the ``keys`` that is there holds a list or tensor of ids.
     keys : sequence of str
-        What the embedding reads. An encoder-decoder model also reads ``labels``, shifted, and its
+        The columns that the embedding reads. An encoder-decoder model also reads ``labels``, shifted, and its
         ``decoder_start_token_id``. Ids of -100 are left out.
 
     Returns
@@ -189,7 +190,7 @@ def active_token_ids(dataset: Iterable[Mapping[str, Any]], *, keys: Sequence[str
     if isinstance(keys, str) or not isinstance(keys, Sequence) or not all(isinstance(key, str) for key in keys):
         raise TypeError(f"keys is {shown(keys)}: expected a list of strings such as ['input_ids', 'labels']")
     if not keys:
-        raise InputError("keys is empty: expected what the embedding reads, such as 'input_ids'")
+        raise InputError("keys is empty: expected the columns that the embedding reads, such as ['input_ids']")
     active: set[int] = set()
     for index, example in enumerate(_examples(dataset)):
         if not isinstance(example, Mapping):
@@ -201,7 +202,7 @@ def active_token_ids(dataset: Iterable[Mapping[str, Any]], *, keys: Sequence[str
                 active.update(_integers(example[key], key, index))
     active.discard(-100)
     if not active:
-        raise InputError(f"the dataset has no token under {' or '.join(keys)}; tokenise it first")
+        raise InputError(f"the dataset has no token under the keys {', '.join(map(repr, keys))}; tokenise it first")
     if min(active) < 0:
         raise InputError(f"the dataset has the negative token id {min(active)}")
     return torch.tensor(sorted(active), dtype=torch.int64)

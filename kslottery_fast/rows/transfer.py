@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kslottery_fast.base.arguments import M, Tokenizer, shown
+from kslottery_fast.base.arguments import M, shown
 from kslottery_fast.base.dtensors import is_partitioned
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.tokenizer import Tokenizer
 
 from .attach import Output, check_output
 from .attachment import get_rows, has_rows

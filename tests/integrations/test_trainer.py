@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
+import numpy as np
 import peft
 import pytest
 import torch
@@ -89,6 +90,8 @@ def test_without_tickets_and_without_rows_nothing_trains_unless_asked_for(tmp_pa
     assert not has_rows(model)
     trainer.train()
     assert all(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    with pytest.raises(InputError, match="output is 'tied', and no row trains"):
+        TicketTrainer(model=model, tickets="none", output="tied", **options)
     with pytest.raises(InputError, match="no trainable parameter; pass tickets="):
         TicketTrainer(model=model.requires_grad_(False), tickets="none", **options)
 
@@ -100,7 +103,7 @@ def test_tickets_may_be_the_path_of_a_ticket_file_or_strings_of_tokens(tmp_path,
     data = [{"input_ids": ids, "labels": ids}]
     options = {"args": arguments(tmp_path), "train_dataset": data}
     Tickets.from_counts(ids, range(9, 9 - len(ids), -1), **settings).save(path, tiny_tokenizer)
-    for tickets in (path, str(path)):
+    for tickets in (path, str(path), np.array(ids), torch.tensor(ids), set(ids)):
         model = TicketTrainer(model=tiny_llama(), tickets=tickets, **options).model
         assert sorted(get_rows(model).token_ids.tolist()) == sorted(ids)
     texts = [tiny_tokenizer.decode([token]) for token in ids]

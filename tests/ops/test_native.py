@@ -68,6 +68,7 @@ def test_a_device_that_cannot_run_the_kernels_is_asked_and_warned_of_once_and_ot
         assert [native.caller(torch.device("cuda", 0)) for _ in range(2)] == [None, None]
     (warning,) = caught
     assert re.search(r"compute capability 7\.5 .* pure-torch kernels are used", str(warning.message))
+    assert warning.filename == __file__
     for _ in range(2):
         assert native.caller(torch.device("cuda", 1))("ks_rows") == (1, 77)
     assert two_devices == [0, 1]

@@ -166,6 +166,10 @@ def test_an_adapter_of_a_resized_table_loads_where_its_message_says(tmp_path):
     save_adapter(wide, tmp_path / "a")
     with pytest.raises(InputError, match=f"table with {V + 4} rows, this model's table has {V}; load the base model"):
         load_adapter(model, tmp_path / "a")
+    tensors = load_file(tmp_path / "a" / WEIGHTS_FILE)
+    save_file(tensors, tmp_path / "a" / WEIGHTS_FILE)  # as PEFT does, which does not write the size
+    with pytest.raises(InputError, match=f"row for token {V + 1}, and this model's table has {V} rows; load the base"):
+        load_adapter(model, tmp_path / "a")
     model.resize_token_embeddings(V + 4, mean_resizing=False)
     assert torch.equal(get_rows(load_adapter(model, tmp_path / "a")).rows, get_rows(wide).rows)
 
@@ -190,6 +194,14 @@ def test_the_base_model_is_named_so_that_another_machine_finds_it(came_from, giv
     assert (f"AutoModelForCausalLM.from_pretrained({recorded!r})" in card) == (recorded is not None)
     assert ('save_adapter(..., base_model_name_or_path="its id on the Hub")' in card) == (recorded is None)
     assert came_from == recorded or not came_from or came_from == "." or came_from not in card
+
+
+def test_the_card_loads_the_class_of_the_model(tmp_path):
+    for name, auto in (("t5", "AutoModelForSeq2SeqLM"), ("llama", "AutoModelForCausalLM")):
+        save_adapter(tuned(make(name)), tmp_path / name)
+        card = (tmp_path / name / "README.md").read_text()
+        assert f"from transformers import {auto}\n" in card
+        assert f"base_model = {auto}.from_pretrained('BASE')" in card
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_active_token_ids_reads_lists_tensors_and_map_style_datasets():
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        ([{"input_ids": []}], "no token under input_ids"),
+        ([{"input_ids": []}], "no token under the keys .input_ids."),
         ([{"input_ids": [4, -3]}], "negative token id -3"),
         ([[1, 2]], r"dataset has the list \[1, 2\] as example 0: expected mappings"),
         ([{"input_ids": [4]}, "text"], "dataset has the str 'text' as example 1"),

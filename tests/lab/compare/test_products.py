@@ -9,8 +9,10 @@ from safetensors.torch import load_file
 from kslottery_fast.base.files import write_json
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.experiment.base_model import name_base_model
+from kslottery_fast.lab.experiment.run_folder import read_header
+from kslottery_fast.lab.experiment.settings import ExperimentSettings
 from kslottery_fast.lab.models.loading import LoadedModel
-from kslottery_fast.lab.report.products import PRODUCTS, TICKETS
+from kslottery_fast.lab.report.products import PRODUCTS, TICKETS, up_to_date
 from kslottery_fast.tickets.tickets import Tickets
 
 
@@ -27,6 +29,18 @@ def test_every_arm_stands_in_csv_latex_and_page(finished, summary):
     for arm in arms(summary).values():
         assert arm["label"] in page
         assert arm["label"] in tex
+
+
+def test_products_of_a_version_that_gave_no_verdict_are_made_again(finished, summary):
+    settings = ExperimentSettings.recorded(read_header(finished), finished)
+    assert up_to_date(finished, settings)
+    path = finished / "summary.json"
+    text = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(json.dumps({name: value for name, value in summary.items() if name != "verdict"}))
+        assert not up_to_date(finished, settings)
+    finally:
+        path.write_text(text, encoding="utf-8")
 
 
 def test_every_figure_of_the_page_is_a_png_and_there_is_no_other(finished):

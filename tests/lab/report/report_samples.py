@@ -28,7 +28,7 @@ TOKENS = [" Spanish", " list", " El", " de", " English", ".", " the", "\n", ":",
 
 @dataclass(frozen=True)
 class Sample:
-    """What a page is made of: ``summary.json``, ``environment.json``, and the rows of each language."""
+    """The data of a page: ``summary.json``, ``environment.json``, and the rows of each language."""
 
     summary: dict[str, Any]
     environment: dict[str, Any]
@@ -146,7 +146,7 @@ def finished(languages: dict[str, Any], rows: dict[str, MovedRows], title: str) 
 
 
 def comparison(*codes: str, seeds: int = 3, tickets: int = 55, rows: int = 300) -> Sample:
-    """Several seeds and sizes, the paraphrase check, effects and positions; ``codes``: further languages."""
+    """A comparison with several seeds and sizes, the paraphrase check, effects and positions. ``codes``: languages."""
     plain = realistic(tickets, rows)
     language = plain.spanish
     counts = [tickets, 90, 6][:seeds]
@@ -223,7 +223,7 @@ def control(name: str, size: str, seeds: int = 1, value: float = -0.065, width: 
 
 
 def recommendation(*arms: str) -> dict[str, Any]:
-    """The first of ``arms`` is recommended; all keep 95 % of the gain."""
+    """The first of ``arms`` is recommended; all keep 95% of the gain."""
     kept = [{"arm": one, "rows": 55, **interval(0.95, 0.02), "test": interval(0.94, 0.02)} for one in arms]
     return {"arm": arms[0], "rows": 55, "margin": 0.1, "kept": kept}
 
@@ -270,7 +270,7 @@ def certificate() -> dict[str, Any]:
 
 
 def samples() -> list[dict[str, str]]:
-    """Two held-out pairs with what the models made of them."""
+    """Two held-out pairs with the outputs of the models."""
     first = "Introduzca una dirección de correo electrónico válida."
     return [
         {
@@ -296,7 +296,7 @@ def with_selection(data: Sample, **changes: Any) -> Sample:
 
 
 def top_k(rows: int = 200, count: int = 18) -> Sample:
-    """A run where alpha selected nothing and the largest D were taken."""
+    """A run in which alpha selected nothing, so that the rows of largest D were taken."""
     data = realistic(tickets=count, rows=rows)
     smaller = np.rint(data.rows["es"].statistic * 576 / 4) / 576
     for ticket in data.spanish["tickets"]["list"]:

@@ -1,4 +1,4 @@
-"""The sentences on an experiment say what its numbers say, the unwelcome ones included."""
+"""The sentences follow from the numbers, including unwelcome results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kslottery_fast.lab.report.advice import recommendation_text, sentences
 
 
 def say(correction: str | None = None, **changes: Any) -> list[str]:
-    """The sentences on a plain run, some of whose parts are changed."""
+    """The sentences about a plain run with some parts changed."""
     language = realistic(rows=60).spanish
     return sentences({**language, "tickets": ticket_facts([], 55, 2200), **changes}, correction)
 

@@ -1,4 +1,4 @@
-"""The figures of the report: what they count, mark and write."""
+"""The figures of the report: what they count and mark, and the files they become."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def curves(arms: dict) -> dict:
 
 
 def test_arms_stand_by_size_whatever_their_order_and_two_of_the_same_size_are_both_drawn():
-    """partial@18 beside partial@0.05 that happens to select 18 rows: dicts have no order to break the tie by."""
+    """partial@0.05 may select 18 rows, as many as partial@18. The tie must not compare dicts, which have no order."""
     arms = {
         "partial@64": sized(64, 2.2),
         "partial@18": sized(18, 2.5),
@@ -262,7 +262,7 @@ def test_error_bars_reach_from_the_lower_to_the_upper_end():
 
 
 def shown_labels(each: Picture) -> set[str]:
-    """The labels of the ticks that stand within the axes, as they are drawn."""
+    """The labels of the ticks within the axes, as drawn."""
     each.figure.draw_without_rendering()
     return {
         label.get_text()

@@ -19,7 +19,7 @@ from kslottery_fast.lab.report.words import arm_label
 
 
 class Page(HTMLParser):
-    """Collects what the tests ask about, and fails on tags that do not nest."""
+    """Collects what the tests need, and fails on tags that are not nested."""
 
     VOID = frozenset({"meta", "br", "img", "link", "hr"})
 

@@ -1,4 +1,4 @@
-"""Overlaps are those of sets that were chosen in the same way."""
+"""Overlaps compare sets that were chosen in the same way."""
 
 from types import SimpleNamespace
 
@@ -36,7 +36,7 @@ def test_tickets_are_compared_by_alpha_where_every_cell_has_some():
 
 
 def test_a_seed_without_tickets_has_all_seeds_compared_by_number():
-    """One seed has a single ticket, the other none and the same order of rows: they agree."""
+    """One seed has a single ticket and the other has none, but their rows have the same order, so they agree."""
     words, sets = common_tickets({"es": [OneCell(0, 1), OneCell(0, 0)]})
     assert words == "4 rows of largest D"
     assert sets == {"es": [{0, 1, 2, 3}] * 2}
