@@ -22,7 +22,7 @@ from kslottery_fast.lab.cli import main as cli
         (["--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
         (["--batch-size", "12"], "batch_size is 12; expected a multiple of micro_batch_size, 8"),
         (["--model", "smollm2-135"], "unknown model 'smollm2-135'; did you mean smollm2-135m?"),
-        (["--target", "ex"], "unknown language 'ex'; did you mean el (Greek), en (English), "),
+        (["--target", "ex"], "unknown language 'ex'; did you mean eu (Basque), et (Estonian), "),
         (["--corpus", "missing.tsv"], "unknown corpus 'missing.tsv'"),
         (["--template", "{source} {oops}"], "{oops}"),
     ],

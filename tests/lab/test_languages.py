@@ -48,7 +48,8 @@ def test_half_a_code_and_name_is_refused(text):
         ("spansh", "es (Spanish)"),
         ("Catalonian", "ca (Catalan)"),
         ("pt_bz", "pt_br (Brazilian Portuguese)"),
-        ("ex", "el (Greek), en (English), eo (Esperanto), es (Spanish), et (Estonian) or eu (Basque)?"),
+        ("ex", "eu (Basque), et (Estonian), es (Spanish), eo (Esperanto), en (English) or el (Greek)?"),
+        ("xx", "vi (Vietnamese), zh_hans (Simplified Chinese), "),
     ],
 )
 def test_an_unknown_language_suggests_the_nearest_few(text, guess):

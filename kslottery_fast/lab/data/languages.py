@@ -99,8 +99,9 @@ def find_language(text: str) -> Language:
         return Language(found, LANGUAGES[found])
     near = [codes[name] for name in difflib.get_close_matches(wanted, codes, n=3)]
     near += difflib.get_close_matches(code, LANGUAGES, n=3)
-    if len(code) == 2:  # the letters of a short code say little; many near ones share the first
-        near += [known for known in LANGUAGES if len(known) == 2 and known[0] == code[0]]
+    if len(code) == 2:  # too short for the matching above: the nearest codes in the alphabet
+        plain = [known for known in LANGUAGES if known.partition("_")[0] not in LANGUAGES or "_" not in known]
+        near += sorted(plain, key=lambda known: [abs(ord(a) - ord(b)) for a, b in zip(known, code, strict=False)])
     *guesses, last = [f"{guess} ({LANGUAGES[guess]})" for guess in list(dict.fromkeys(near))[:6]] or [""]
     hint = (
         f"did you mean {' or '.join([', '.join(guesses), last] if guesses else [last])}? "

