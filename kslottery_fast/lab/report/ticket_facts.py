@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,15 +28,22 @@ def saved_tickets(cell: Cell) -> Tickets:
 
 
 def tickets_of(cell: Cell, spec: ArmSpec) -> Tickets:
-    """Return the rows of an arm that takes the largest D, as Tickets; those of the cell have token texts."""
+    """Return the rows of an arm that takes the largest D, as Tickets.
+
+    Token texts come from the tickets of the cell. If other rows are among them, no texts are kept.
+    """
     own, ids, base = saved_tickets(cell), cell.choose("ks", spec).tolist(), cell.shop.settings
     if sorted(own.token_ids.tolist()) == sorted(ids):
         return own
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # rows that are not significant: their number was given
         if isinstance(spec.size, float):
-            return select_tickets(cell.evidence.table(), spec.size, base.method, base.correction, None)
-        return select_tickets(cell.evidence.table(), base.alpha, base.method, None, len(ids))
+            found = select_tickets(cell.evidence.table(), spec.size, base.method, base.correction, None)
+        else:
+            found = select_tickets(cell.evidence.table(), base.alpha, base.method, None, len(ids))
+    texts = dict(zip(own, own.token_texts or (), strict=False))
+    known = all(token in texts for token in found)
+    return replace(found, token_texts=tuple(texts[token] for token in found)) if known else found
 
 
 def selection(cell: Cell) -> dict[str, Any]:
