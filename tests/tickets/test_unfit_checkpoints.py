@@ -130,7 +130,7 @@ def test_nan_and_inf_are_named_with_the_token_ids_of_the_whole_table(pair, table
     refused(pair[0], path, where + ": training diverged", block_bytes=block_bytes, **options)
     first = write(tmp_path / "damaged.safetensors", damaged)
     both = f"{first}, tensor {NAME} has NaN or Inf in 1 row (token ids 201) and {where}"
-    refused(first, path, both, "no healthy checkpoint", block_bytes=block_bytes, **options)
+    refused(first, path, both, "this checkpoint is damaged", block_bytes=block_bytes, **options)
 
 
 @pytest.mark.parametrize(
