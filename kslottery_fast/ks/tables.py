@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kslottery_fast import ops
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.dtensors import is_dtensor
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops.schemas import HAS_NAN
@@ -143,7 +144,7 @@ def _as_tensor(value: Any, name: str) -> Tensor:
             raise TypeError(f"{name} has dtype {value.dtype}: expected float64, float32 or float16")
         value = tensor_view(value)
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}: expected a [V, d] tensor, array or nn.Embedding")
+        raise TypeError(f"{name} is {shown(value)}: expected a [V, d] tensor or array, an nn.Embedding or a model")
     if is_dtensor(value):
         raise InputError(
             f"{name} is a DTensor, of which this process holds a part: use kslottery_fast.tickets.ks_select_sharded"

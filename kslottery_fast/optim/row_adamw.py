@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from kslottery_fast.base.arguments import check_choice, shown
+from kslottery_fast.base.arguments import check_choice, check_flag, shown
 from kslottery_fast.base.dtensors import is_dtensor
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops import kernels, row_adamw_
@@ -112,8 +112,7 @@ class RowAdamW(Optimizer):
         capturable: bool = False,
     ) -> None:
         check_choice(nonfinite, ("raise", "skip"), "nonfinite")
-        if not isinstance(capturable, bool):
-            raise TypeError(f"capturable is {shown(capturable)}: expected True or False")
+        check_flag(capturable, "capturable")
         if capturable and nonfinite == "raise":
             raise InputError(
                 "capturable=True never waits for the device, so it cannot raise at a NaN gradient; pass "

@@ -140,7 +140,9 @@ class Tickets(TicketViews, TicketFiles):
             if texts is not None and len(texts) == len(ids):
                 texts = tuple(texts[place] for place in order.tolist())
         settings = (vocab_size, dimension, threshold_count, alpha, method, correction, selected_by)
-        return cls(ids, h, *settings, token_texts=texts)
+        # A file holds numbers of Python, and shapes or counts may come from numpy.
+        plain: list[Any] = [value.item() if isinstance(value, np.generic) else value for value in settings]
+        return cls(ids, h, *plain, token_texts=texts)
 
     @classmethod
     def _of_selection(cls, **fields: Any) -> Self:
