@@ -140,9 +140,9 @@ def eos_id(tokenizer: Tokenizer) -> int:
     27
     """
     check_tokenizer(tokenizer)
-    if tokenizer.eos_token_id is None:
-        raise InputError("the tokenizer has no end-of-text token: set tokenizer.eos_token to the one the model knows")
-    return int(tokenizer.eos_token_id)
+    if (token := getattr(tokenizer, "eos_token_id", None)) is None:
+        raise InputError("tokenizer has no end-of-text token: set tokenizer.eos_token to the one that the model knows")
+    return int(token)
 
 
 def collate(features: Sequence[Mapping[str, Sequence[int]]], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -236,7 +236,8 @@ def pad_id(tokenizer: Tokenizer) -> int:
     27
     """
     check_tokenizer(tokenizer)
-    return eos_id(tokenizer) if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+    token = getattr(tokenizer, "pad_token_id", None)
+    return eos_id(tokenizer) if token is None else int(token)
 
 
 def check_fits(model: nn.Module, ids: Sequence[Sequence[int]], new_tokens: int = 0) -> None:

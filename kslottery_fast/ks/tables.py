@@ -19,6 +19,7 @@ from .samples import KERNEL_DTYPES, check_dense, tensor_view
 _DIVERGED = "training diverged; lower the learning rate, warm up longer or clip gradients"
 _DAMAGED = "this checkpoint is damaged; load it again or take an earlier one"
 _SHOWN = 5
+_SMALL = 512  # rows of a table whose blocks would take longer than to count all rows
 _SAMPLED, _SPACING = 256, 64  # at most 256 rows, and at most every 64th: the sample costs a few percent of the pass
 
 
@@ -86,9 +87,11 @@ def counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int
         uint8 [V], as from :func:`kslottery_fast.ops.ks_statistics`.
     """
     V = len(before)
+    if V <= _SMALL:
+        return ops.ks_statistics(before, after, min(threshold, known + 1))
     h, flags = before.new_empty(V, dtype=torch.int64), before.new_empty(V, dtype=torch.uint8)
     sample, sampled, start = slice(0), h[:0], 0
-    if threshold > known + 1 and known == 0 and V:
+    if threshold > known + 1 and known == 0:
         sample = slice(None, None, max(_SPACING, V // _SAMPLED))
         sampled, _ = ops.ks_statistics(before[sample], after[sample], 1)
         known = max(0, int(sampled.max()))

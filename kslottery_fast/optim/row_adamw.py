@@ -224,8 +224,8 @@ class RowAdamW(Optimizer):
             self._refuse(updates[bad])
             return
         if not self.capturable:  # with capturable, reading a learning rate would wait for the device
-            for update in updates:  # all are checked before the first is written
-                check_hyperparameters(update.group)
+            for group in {id(update.group): update.group for update in updates}.values():
+                check_hyperparameters(group)  # of all groups, before the first parameter is written
         by_device: dict[torch.device, list[Update]] = {}
         for update in updates:
             by_device.setdefault(update.param.device, []).append(update)

@@ -239,7 +239,7 @@ def test_a_batch_of_another_size_is_refused_and_the_next_one_works():
         mixed_rows(model, ["fr", "de", None]),
     ):
         model(**inputs)
-    with pytest.raises(InputError, match=r"are for 2 or 6 \(copies=3\); give"), mixed_rows(model, ["fr", "de"], copies=3):
+    with pytest.raises(InputError, match=r"for 2 or 6 \(copies=3\); give"), mixed_rows(model, ["fr", "de"], copies=3):
         model(input_ids=inputs["input_ids"][:1])
     assert torch.equal(logits(model, inputs), want)
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ks import decision
+from kslottery_fast.ks import decision, tables
 from kslottery_fast.ks.significance import critical_count, pvalues
 from kslottery_fast.tickets import ticket_fields
 from kslottery_fast.tickets.select import ks_select
@@ -81,10 +81,12 @@ def test_the_threshold_is_the_smallest_significant_statistic(
     assert tickets.method == ("exact" if method == "auto" else method)
 
 
+@pytest.mark.parametrize("small", [0, V])  # tables of so many rows are not read in blocks
 @pytest.mark.parametrize("shift", [0.0, 0.05, 0.5, 3.0])
 def test_one_pass_finds_the_tickets_and_where_there_are_none_the_largest_d(
-    before: torch.Tensor, shift: float, monkeypatch: pytest.MonkeyPatch
+    before: torch.Tensor, shift: float, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tables, "_SMALL", small)
     read: list[int] = []
     original = ops.ks_statistics
 
