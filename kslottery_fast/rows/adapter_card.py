@@ -53,7 +53,7 @@ model = PeftModel.from_pretrained(base_model, "PATH OF THIS FOLDER")
 Or without PEFT, which copies the table in every forward:
 
 ```python
-from kslottery_fast.rows import load_adapter
+from kslottery_fast import load_adapter
 
 model = load_adapter(base_model, "PATH OF THIS FOLDER")
 ```

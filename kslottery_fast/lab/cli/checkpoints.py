@@ -16,6 +16,7 @@ from .options import (
     add_force,
     add_results,
     at_least,
+    place,
     print_json,
     probability,
     refuse_existing,
@@ -44,7 +45,9 @@ def add_select(commands: Any) -> None:
     )
     choice = parser.add_argument_group("selection of tickets")
     _add_test(choice)
-    choice.add_argument("--correction", choices=get_args(Correction), help="correction for testing many rows")
+    choice.add_argument(
+        "--correction", choices=get_args(Correction), help="correction for testing many rows (default: none)"
+    )
     choice.add_argument("--top-k", type=at_least(1), metavar="N", help="take the N rows of largest D instead")
     choice.add_argument(
         "--tensor",
@@ -54,11 +57,11 @@ def add_select(commands: Any) -> None:
         help="name of the table; two names if BEFORE and AFTER call it differently",
     )
     choice.add_argument(
-        "--tokenizer", type=Path, metavar="DIR", help="folder of the tokenizer, by default that of AFTER or BEFORE"
+        "--tokenizer", type=place, metavar="DIR", help="folder of the tokenizer, by default that of AFTER or BEFORE"
     )
     group = parser.add_argument_group("output")
     group.add_argument("--limit", type=at_least(0), default=20, metavar="N", help="rows in the table")
-    group.add_argument("--output", type=Path, metavar="FILE", help="file for the tickets (default: tickets.json)")
+    group.add_argument("--output", type=place, metavar="FILE", help="file for the tickets (default: tickets.json)")
     add_force(group, "overwrite the file if it exists")
     add_results(parser, group, as_json=f"{AS_JSON}, and write no file")
 
@@ -76,7 +79,7 @@ def add_scan(commands: Any) -> None:
     )
     _add_test(parser.add_argument_group("test"))
     group = parser.add_argument_group("output")
-    group.add_argument("--output", type=Path, metavar="DIR", help="folder for the files (default: scan)")
+    group.add_argument("--output", type=place, metavar="DIR", help="folder for the files (default: scan)")
     add_force(group, "overwrite the files if they exist")
     add_results(parser, group, as_json=f"{AS_JSON}, and write no file")
 
@@ -85,8 +88,8 @@ def _parser(
     commands: Any, name: str, run: Callable[..., int], purpose: str, text: str, examples: Sequence[str]
 ) -> Parser:
     parser = add_command(commands, name, run, purpose, text, examples, "BEFORE", "AFTER")
-    parser.add_argument("before", type=Path, metavar="BEFORE", help=f"the original model: {_CHECKPOINT}")
-    parser.add_argument("after", type=Path, metavar="AFTER", help="the fine-tuned model, likewise")
+    parser.add_argument("before", type=place, metavar="BEFORE", help=f"the original model: {_CHECKPOINT}")
+    parser.add_argument("after", type=place, metavar="AFTER", help="the fine-tuned model, likewise")
     return parser
 
 
@@ -113,6 +116,7 @@ def _select(options: argparse.Namespace) -> int:
     output = _output(options, "tickets.json")
     if output is not None:
         _check_file(output, force=options.force)
+    _check_inputs(options)
     from kslottery_fast.integrations.tokenizers import load_tokenizer
     from kslottery_fast.lab.experiment.console import RunConsole
     from kslottery_fast.tickets.stored import ks_select_checkpoints
@@ -137,6 +141,16 @@ def _select(options: argparse.Namespace) -> int:
     _show_tickets(tickets, options.limit)
     print(f"Written to {output}")
     return 0
+
+
+def _check_inputs(options: argparse.Namespace) -> None:
+    """Refuse paths that do not exist, before any work."""
+    for path in (options.before, options.after, getattr(options, "tokenizer", None)):
+        if path is not None and not path.exists():
+            raise InputError(
+                f"{path}: no such file or folder; download a model of the Hugging Face Hub first "
+                "(hf download NAME --local-dir FOLDER)"
+            )
 
 
 def _check_file(path: Path, *, force: bool) -> None:
@@ -193,6 +207,7 @@ def _scan(options: argparse.Namespace) -> int:
     folder = _output(options, "scan")
     if folder is not None:
         _check_folder(folder, force=options.force)
+    _check_inputs(options)
     from kslottery_fast.base.files import atomic_path, write_json, write_text
     from kslottery_fast.lab.experiment.console import RunConsole
     from kslottery_fast.lab.report.scan_figure import scan_figure
