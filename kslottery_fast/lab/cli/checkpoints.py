@@ -73,8 +73,8 @@ def add_scan(commands: Any) -> None:
         "scan",
         _scan,
         "measure how far every matrix of two checkpoints shifted",
-        "Every row of every matrix is tested. The result is printed as a table and written\n"
-        f"to a folder as {', '.join(_SCAN_FILES)}.",
+        "Every row of every matrix is tested. The matrices that changed are printed as a\n"
+        f"table. All matrices are written to a folder as {', '.join(_SCAN_FILES)}.",
         ["scan base-model tuned-model"],
     )
     _add_test(parser.add_argument_group("test"))
@@ -241,13 +241,14 @@ def _check_folder(folder: Path, *, force: bool) -> None:
 
 
 def _show_scan(scan: "Scan") -> None:
-    """Print one line for each matrix, grouped by layer, and what was not compared. Nothing depends on colour."""
+    """Print a line for each matrix that changed, by layer, and what was not compared. Nothing depends on colour."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from kslottery_fast.lab.report.words import compact, number, percent
+    from kslottery_fast.tickets.scan_result import matrices
 
     console = Console(highlight=False)
     padding = (0, 1 + (console.width >= 100), 0, 0)
@@ -258,6 +259,8 @@ def _show_scan(scan: "Scan") -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     previous = None
     for shift in scan.tensors:
+        if not (shift.changed_rows or shift.nan_rows):
+            continue
         place = shift.stack, shift.layer
         if previous not in (None, place):
             table.add_section()
@@ -271,6 +274,9 @@ def _show_scan(scan: "Scan") -> None:
             *(number(value, 4) for value in (shift.mean_d, shift.max_d, shift.mean_d_changed)),
         )
         previous = place
-    console.print(table)
+    changed = sum(shift.changed_rows > 0 for shift in scan.tensors)
+    console.print(f"{changed:,} of {matrices(len(scan.tensors))} changed", markup=False)
+    if table.rows:
+        console.print(table)
     for line in scan.legend():
         console.print(line, markup=False, soft_wrap=True)
