@@ -58,7 +58,7 @@ def verdict(language: Mapping[str, Any]) -> str:
             rows = f"the {_counts(language, best.spec)} {rows_noun(selection)}"
     text = f"{start}{best.verb} {rows} recovers {share_text(best.share)} of Embed Tuning's gain"
     controls = _controls(language, best.spec)
-    return f"{text[0].upper()}{text[1:]}{'; ' * bool(controls)}{', '.join(controls)}."
+    return f"{text[0].upper()}{text[1:]}{f'; {listed(controls)}' if controls else ''}."
 
 
 def verdict_over(languages: Sequence[Mapping[str, Any]]) -> str:

@@ -35,15 +35,15 @@ def test_a_plain_run_is_told_by_share_interval_and_controls(plain):
     controls = [control("frequency", "tickets"), control("random", "tickets", value=1.2)]
     assert verdict(changed(plain, controls=controls)) == (
         "Training 55 of 49,152 rows recovers 95% (92% to 98%) of Embed Tuning's gain; the 55 most frequent tokens do "
-        "better, 55 random rows do worse."
+        "better and 55 random rows do worse."
     )
 
 
 def test_a_tie_is_no_difference(plain):
     controls = [control("frequency", "tickets", value=0.01), control("l2", "tickets", value=0.01)]
     assert verdict(changed(plain, controls=controls)).endswith(
-        "; the 55 most frequent tokens cannot be told apart from them, the 55 rows of largest L2 shift cannot be told "
-        "apart from them."
+        "; the 55 most frequent tokens cannot be told apart from them and the 55 rows of largest L2 shift cannot be "
+        "told apart from them."
     )
 
 
