@@ -146,7 +146,9 @@ def main() -> int:
     """Run the command line; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kinds", nargs="+", choices=RUNTIMES)
-    parser.add_argument("--root", type=Path, default=ROOT, help="another checkout, say with a planted defect")
+    parser.add_argument(
+        "--root", type=Path, default=ROOT, help="another checkout, for example one with a planted defect"
+    )
     parser.add_argument("--tests", nargs="*", default=[], help="instead of all the tests that reach the core")
     arguments = parser.parse_args()
     results = [check(kind, arguments.root.resolve(), arguments.tests) for kind in arguments.kinds]

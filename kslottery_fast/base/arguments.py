@@ -1,4 +1,4 @@
-"""Checks at the public doors: a wrong argument is refused there, by its name, before anything is changed."""
+"""Checks for public functions: a wrong argument is refused by its name, before anything is changed."""
 
 import os
 from collections.abc import Collection
@@ -14,7 +14,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def shown(value: object) -> str:
-    """Describe a value for an error message: its type, and its text where that is short.
+    """Describe a value for an error message by its type, and by its text if that is short.
 
     Examples
     --------
@@ -95,7 +95,7 @@ def check_flag(value: Any, name: str) -> None:
     Raises
     ------
     TypeError
-        The value is no bool. Numbers and strings are not taken for one.
+        The value is not a bool. Numbers and strings do not count as bools.
 
     Examples
     --------
@@ -115,7 +115,7 @@ def check_count(value: Any, name: str, least: int = 1) -> None:
     InputError
         The integer is too small.
     TypeError
-        The value is no integer. A bool is none.
+        The value is not an integer. A bool does not count as an integer.
 
     Examples
     --------
@@ -137,7 +137,7 @@ def check_path(value: Any, name: str = "path", what: str = "a path, as a str or 
     InputError
         The string is empty.
     TypeError
-        The value is no path.
+        The value is not a path.
 
     Examples
     --------

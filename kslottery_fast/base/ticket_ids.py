@@ -1,4 +1,4 @@
-"""What a ticket file says of token ids alone, and the text of a token. Reading it needs no statistics.
+"""Reading the token ids of a ticket file without its statistics, and the text of a token.
 
 :meth:`kslottery_fast.Tickets.load` reads and checks the rest of the file.
 """
@@ -93,16 +93,16 @@ def digest_of(content: Mapping[str, Any]) -> str:
 def check_digest(data: Mapping[str, Any]) -> None:
     """Refuse the content of a file that was changed after it was written."""
     if data["digest"] != digest_of({key: value for key, value in data.items() if key != "digest"}):
-        raise InputError("digest does not match: the file was changed after it was written; select anew")
+        raise InputError("digest does not match: the file was changed after it was written; select the tickets again")
 
 
 def is_int(value: Any) -> bool:
-    """Tell whether a value of a parsed file is an integer. In JSON a boolean is none."""
+    """Tell whether a value of a parsed file is an integer. A JSON boolean does not count."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """The text of one token, a leading space kept.
+    """The text of one token, with a leading space kept.
 
     A piece that is not text by itself, such as a part of a UTF-8 character, keeps the tokenizer's own spelling.
     """

@@ -134,7 +134,7 @@ def certify(
     model : torch.nn.Module
         The embed-tuned model. The dimension is that of its input embedding.
     batches : sequence of mapping
-        Held-out sentences as :func:`~kslottery_fast.evaluation.encoding.collate` makes them.
+        Held-out sentences, for example from :func:`~kslottery_fast.evaluation.encoding.collate`.
     alphas : sequence of float
         Levels, each strictly between 0 and 1.
     transfer_model : torch.nn.Module, optional

@@ -199,7 +199,8 @@ def evaluate(
     Parameters
     ----------
     model : torch.nn.Module
-        A decoder-only transformers model, also offloaded by accelerate. It is left in the modes it came in.
+        A decoder-only transformers model, also offloaded by accelerate. Its modules return to the
+        modes that they came in.
     tokenizer : transformers tokenizer
         The model's own.
     examples : sequence of Example

@@ -182,7 +182,7 @@ def check_no_leak(splits: Sequence[Sequence[Pair]]) -> None:
     --------
     >>> check_no_leak([[Pair("Save", "Guardar")], [Pair("save!", "Salvar")]])
     Traceback (most recent call last):
-    RuntimeError: leak: the source 'save!' stands in two splits
+    RuntimeError: leak: the source 'save!' occurs in two splits
     """
     if isinstance(splits, str) or not isinstance(splits, Sequence):
         raise _wrong("splits", splits, "a list of lists of Pair")
@@ -191,7 +191,7 @@ def check_no_leak(splits: Sequence[Sequence[Pair]]) -> None:
         for pair in _checked(split, f"splits[{number}]"):
             for side, key in _keys(pair):
                 if seen.setdefault((side, key), number) != number:
-                    raise RuntimeError(f"leak: the {side} {getattr(pair, side)!r} stands in two splits")
+                    raise RuntimeError(f"leak: the {side} {getattr(pair, side)!r} occurs in two splits")
 
 
 def _checked(pairs: Any, name: str = "pairs") -> Iterator[Pair]:

@@ -249,8 +249,8 @@ class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
         trains stays as PEFT set it, so that adapters and rows train together.
 
         ``"active"`` trains the active vocabulary of ``train_dataset`` (Embed Tuning). Every batch is then checked for
-        other tokens. None needs a model with attached rows. ``"none"`` attaches nothing and trains all that is
-        trainable in the model, as a plain Trainer does.
+        other tokens. With None, the model must have attached rows already. ``"none"`` attaches nothing and trains all
+        that is trainable in the model, as a plain Trainer does.
     output : {"auto", "frozen", "tied"}
         What the head of a tied model does, as for :func:`kslottery_fast.attach_rows`.
     supervised_logits_only : bool

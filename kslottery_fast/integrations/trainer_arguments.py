@@ -46,7 +46,7 @@ def check_arguments(given: Mapping[str, Any], output: Any, nonfinite: Any, super
     model = given.get("model")
     if isinstance(model, str):
         raise InputError(
-            f"model is the model id {model!r}, and rows are attached to a loaded model; load it first, as "
+            f"model is the model id {model!r}, and rows are attached to a loaded model; load it first, with "
             f"AutoModelForCausalLM.from_pretrained({model!r})"
         )
     if model is not None:

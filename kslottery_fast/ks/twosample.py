@@ -189,7 +189,7 @@ def _check_options(alternative: Any, method: Any, nan_policy: Any, keepdims: Any
 class _Test:
     """One call: its options, what it found in each row, and its warnings.
 
-    Each result is float64 [R]. It stays NaN where there is none.
+    Each result is float64 [R]. It stays NaN for rows without a result.
     """
 
     alternative: str

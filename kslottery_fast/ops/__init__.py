@@ -129,7 +129,7 @@ def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Te
     before, after : Tensor
         As for ks_statistics.
     threshold : int
-        The smallest h that counts, such as ``kslottery_fast.ks.critical_count`` returns it.
+        The smallest h that counts, for example the result of ``kslottery_fast.ks.critical_count``.
 
     Returns
     -------
@@ -254,7 +254,7 @@ def row_adamw_step_(
     tables, rows, grads, exp_avgs, exp_avg_sqs : list of Tensor
         For each table as for row_adamw_, all on one device.
     masters : list of Tensor
-        Likewise, with an empty tensor where there is none.
+        Likewise. An empty tensor stands for None.
     steps : list of Tensor
         float32 scalars: how many updates each table has had. They go up by one.
     lrs : list of Tensor

@@ -25,7 +25,7 @@ _Loss = TypeVar("_Loss")
 
 
 class RowAdamW(Optimizer):
-    """AdamW for a few rows of a large table, or for a compact row parameter. By default ``lr=1e-2``, no weight decay.
+    """AdamW for a few rows of a large table or for a compact row parameter, with ``lr=1e-2`` and no decay by default.
 
     ``torch.optim.AdamW`` has ``lr=1e-3, weight_decay=1e-2``. The default here is the learning rate of the paper's
     Partial Tuning, without decay, because decay moves rows that get no gradient.
@@ -62,7 +62,7 @@ class RowAdamW(Optimizer):
     Raises
     ------
     InputError
-        A hyperparameter out of range, row ids that do not fit, ``"rows"`` for a parameter that is no table, or no
+        A hyperparameter out of range, row ids that do not fit, ``"rows"`` for a parameter that is not a table, or no
         parameters.
     TypeError
         An argument of a wrong type.
@@ -133,7 +133,7 @@ class RowAdamW(Optimizer):
         return {**super().__getstate__(), **{name: getattr(self, name) for name in ours}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Torch calls this with a loaded state too, which holds nothing of ours."""
+        """Torch also calls this with a loaded state, which holds no attribute of this class."""
         super().__setstate__(state)
         self.__dict__.setdefault("_rows", TrainedRows())  # pickles of version 0.1 have none
 
@@ -144,7 +144,7 @@ class RowAdamW(Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        # GradScaler then hands its scale and its found_inf to us, as attributes, and does not wait for the device.
+        # GradScaler then hands over its scale and its found_inf as attributes, and does not wait for the device.
         return self.capturable
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -285,7 +285,7 @@ class RowAdamW(Optimizer):
         Parameters
         ----------
         state_dict : dict
-            What :meth:`state_dict` returned, or that of a ``torch.optim.AdamW`` whose parameters train whole here.
+            What :meth:`state_dict` returned, or the state of a ``torch.optim.AdamW`` with the same parameters, without rows.
 
         Raises
         ------

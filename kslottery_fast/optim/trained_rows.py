@@ -80,7 +80,7 @@ def check_rows(rows: Any, param: Tensor) -> Tensor:
     Raises
     ------
     InputError
-        Row ids that do not fit the table, or a parameter that is no table.
+        Row ids that do not fit the table, or a parameter that is not a table.
     """
     if is_dtensor(param):
         raise InputError("'rows' needs a whole table, not a DTensor; attach the rows before fully_shard")

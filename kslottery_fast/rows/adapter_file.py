@@ -172,7 +172,7 @@ def save_rows_adapter(
         if text is not None and not isinstance(text, str):
             raise TypeError(f"{name} is {shown(text)}: expected a str or None")
     if folder.exists() and not (folder / CONFIG_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"path {folder} exists and is no adapter directory; choose another path")
+        raise InputError(f"path {folder} exists and is not an adapter directory; choose another path")
     about, tensors = adapter_content(ids.tolist(), rows.detach().float(), input_modules, head_modules, pinned)
     config = {
         "base_model_name_or_path": base_model_name_or_path,
@@ -236,7 +236,7 @@ def load_adapter(model: M, path: str | os.PathLike[str], *, name: str = "default
     check_flag(freeze, "freeze")
     folder = check_path(path)
     if not folder.is_dir():
-        raise InputError(f"path {folder} is no directory; expected one that save_adapter or PEFT wrote")
+        raise InputError(f"path {folder} is not a directory; expected one that save_adapter or PEFT wrote")
     head = cast(Any, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     head_name = next((name for name, module in base_modules(model) if head is not None and module is head), None)
     stored = read_rows(folder, head_name)

@@ -102,7 +102,7 @@ def read_rows(folder: Path, head_name: str | None) -> StoredRows:
         embeddings.
     """
     config = read_json(folder / CONFIG_FILE)
-    tensors = read_safetensors(folder / WEIGHTS_FILE, remedy="save the adapter anew")
+    tensors = read_safetensors(folder / WEIGHTS_FILE, remedy="save the adapter again")
     if not isinstance(config, dict):
         raise InputError(f"{folder / CONFIG_FILE} is not the configuration of an adapter")
     kind = config.get("peft_type")

@@ -86,7 +86,7 @@ def attach_rows(
         may be quantized, or offloaded by accelerate, since it is only read.
     token_ids : TokenIds
         k distinct token ids, Tickets, or the path of a ticket file. With a ``tokenizer`` also strings, each of which is
-        one token. k may be in the thousands, such as the active vocabulary of a corpus.
+        one token. k may be in the thousands, for example for the active vocabulary of a corpus.
     output : {"auto", "frozen", "tied"}
         What the output head of a tied model does. With "frozen" it keeps the original rows, and only the input role
         trains. With "tied" its k logit columns follow the rows. "auto" is "frozen": through a tied head every row gets
@@ -185,7 +185,7 @@ def detach_rows(model: M) -> M:
     """
     owners = all_attachments(check_model(model))
     for owner, _ in owners:
-        # What wraps several models is no wrapper that an adapter library put around one of them.
+        # A module that holds several models is not a wrapper that an adapter library put around one of them.
         detach(model if len(owners) == 1 else owner)
     return model
 

@@ -48,7 +48,7 @@ def get_rows(model: nn.Module) -> RowEmbedding:
     Raises
     ------
     InputError
-        No rows are attached, which :func:`has_rows` tells. Or the module holds several models with rows.
+        No rows are attached (:func:`has_rows` tells), or the module holds several models with rows.
     TypeError
         ``model`` is not a model.
 
@@ -70,7 +70,7 @@ def get_rows(model: nn.Module) -> RowEmbedding:
 
 
 def attached_model(model: nn.Module) -> nn.Module:
-    """Return the very model that was given to :func:`kslottery_fast.rows.attach_rows`, without its wrappers.
+    """Return the model itself that was given to :func:`kslottery_fast.rows.attach_rows`, without its wrappers.
 
     Raises
     ------
@@ -108,7 +108,7 @@ _MARK = "_kslottery_attachment"
 
 
 def attachment(model: nn.Module) -> tuple[nn.Module, Attachment]:
-    """The very model that was given to attach_rows, without wrappers, and what it keeps.
+    """Return the model itself that was given to attach_rows, without wrappers, and what it keeps.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def attachment(model: nn.Module) -> tuple[nn.Module, Attachment]:
 
 
 def all_attachments(model: nn.Module) -> list[tuple[nn.Module, Attachment]]:
-    """As :func:`attachment`, of every model with rows that the module holds."""
+    """Return what :func:`attachment` returns, for every model with rows that the module holds."""
     found = [(module, vars(module)[_MARK]) for module in model.modules() if _MARK in vars(module)]
     if not found:
         raise InputError("no rows are attached to this model; call attach_rows first")

@@ -23,7 +23,7 @@ from .token_ids import TokenIds, check_token_ids
 
 
 def row_sets(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the attached sets, in the order in which they came. A model without rows has none.
+    """Return the names of the attached sets, in the order in which they came. Without rows it is empty.
 
     Raises
     ------
@@ -194,8 +194,8 @@ def mixed_rows(model: M, names: Sequence[str | None], *, copies: int = 1) -> Abs
     Raises
     ------
     InputError
-        A name is that of no set, there are no names, or ``copies`` is below 1. A batch of another size raises it when
-        it reaches the model.
+        A name does not belong to an attached set, ``names`` is empty, or ``copies`` is below 1. A batch of another size
+        raises it when it reaches the model.
     TypeError
         An argument is of another type.
 

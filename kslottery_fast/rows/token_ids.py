@@ -64,7 +64,7 @@ def check_token_ids(
         table with another number of rows, or of another tokenizer. A string is not one token, or comes without a
         tokenizer.
     TypeError
-        ``token_ids`` is none of what :data:`TokenIds` names, or ``tokenizer`` is no tokenizer.
+        ``token_ids`` has none of the types of :data:`TokenIds`, or ``tokenizer`` is not a tokenizer.
 
     Examples
     --------

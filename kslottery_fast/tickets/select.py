@@ -1,4 +1,4 @@
-"""Which rows of a table did fine-tuning shift? Two tables in, tickets out."""
+"""Selecting tickets: the rows of a table that fine-tuning shifted significantly."""
 
 import warnings
 
@@ -46,7 +46,7 @@ def ks_select(
         taken. Rows with D = 0 are never tickets. The number of tickets at a fixed alpha depends on the learning rate
         and the number of steps; this one does not.
     tokenizer : transformers tokenizer, optional
-        The tickets keep the text of each token, as :meth:`Tickets.with_texts` does it.
+        The tickets then keep the text of each token, see :meth:`Tickets.with_texts`.
 
     Returns
     -------

@@ -18,7 +18,7 @@ T = TypeVar("T", bound="Tickets")
 
 
 def place_of(index: Any, k: int) -> int | None:
-    """The place in 0..k-1 that an index means. None for a slice, a mask, or what is no index.
+    """The place in 0..k-1 that an index means. None for a slice, a mask, or a value that is not an index.
 
     Raises
     ------

@@ -33,7 +33,7 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
 
 
 def token_texts(tokenizer: Tokenizer, token_ids: Tensor, vocab_size: int) -> list[str]:
-    """The text of each token of a table with ``vocab_size`` rows, a leading space kept.
+    """The text of each token of a table with ``vocab_size`` rows, with a leading space kept.
 
     Raises
     ------
@@ -57,14 +57,15 @@ class TicketTexts(TicketData):
     """The texts of the tokens of tickets."""
 
     def tokens(self, tokenizer: Tokenizer) -> list[str]:
-        """Return the text of each ticket, in their order, a leading space kept.
+        """Return the text of each ticket, in their order, with a leading space kept.
 
         A token that is not text by itself, such as a part of a UTF-8 character, has the tokenizer's own spelling.
 
         Parameters
         ----------
         tokenizer : transformers tokenizer
-            The one of the model. Its table may have more rows (padding) than the tokenizer has tokens, never fewer.
+            The tokenizer of the model. The table may have more rows (padding) than the tokenizer has tokens, but not
+            fewer.
 
         Returns
         -------
@@ -97,7 +98,7 @@ class TicketTexts(TicketData):
         Parameters
         ----------
         tokenizer : transformers tokenizer
-            The one of the model, as for :meth:`tokens`.
+            The tokenizer of the model, as for :meth:`tokens`.
 
         Returns
         -------

@@ -122,7 +122,7 @@ class TicketFiles(TicketTexts):
         True
         """
         if not isinstance(data, Mapping):
-            raise TypeError(f"data is {shown(data)}: expected a dict, as to_dict returns it")
+            raise TypeError(f"data is {shown(data)}: expected a dict that to_dict returned")
         try:
             return cls._of_content(dict(data))
         except InputError as error:

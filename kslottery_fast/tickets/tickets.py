@@ -70,7 +70,7 @@ class Tickets(TicketViews, TicketFiles):
     ``a``. Each row of the union passed one and the same test in at least one of the two selections, so both must have
     been selected with the same settings; otherwise it is an InputError.
 
-    A ticket file is a JSON object, as :meth:`to_dict` returns it.
+    A ticket file is a JSON object. :meth:`to_dict` returns its content.
 
     Examples
     --------

@@ -239,7 +239,7 @@ def test_remote_code_is_not_run_unless_asked_for(folder):
 
 
 def test_a_folder_without_config_is_refused_and_a_gguf_in_it_is_suggested(tmp_path):
-    with pytest.raises(InputError, match=r"has no config.json; expected a folder as save_pretrained writes it"):
+    with pytest.raises(InputError, match=r"has no config.json; expected a folder that save_pretrained wrote"):
         load_model(str(tmp_path))
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     with pytest.raises(InputError, match=r"has no config.json; did you mean .*a\.gguf\?"):

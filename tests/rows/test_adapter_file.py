@@ -42,7 +42,7 @@ def test_saving_again_replaces_an_adapter_but_nothing_else(tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     (tmp_path / "file").write_text("x")
     for path in ("mine", "file"):
-        with pytest.raises(InputError, match="exists and is no adapter directory"):
+        with pytest.raises(InputError, match="exists and is not an adapter directory"):
             save_adapter(model, tmp_path / path)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
 
@@ -109,7 +109,7 @@ def test_adapters_that_do_not_fit_are_refused_and_the_model_stays_as_it_was(tmp_
     (path / CONFIG_FILE).write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"adapter_model.safetensors: no such file"):
         load_adapter(make("llama"), path)
-    with pytest.raises(InputError, match=r"path .*nowhere is no directory"):
+    with pytest.raises(InputError, match=r"path .*nowhere is not a directory"):
         load_adapter(make("llama"), tmp_path / "nowhere")
 
 

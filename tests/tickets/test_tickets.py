@@ -263,7 +263,7 @@ def test_a_dict_is_the_content_of_the_file_and_gives_the_tickets_back(tmp_path: 
     assert (again, again.token_texts) == (tickets, tickets.token_texts)
     with pytest.raises(InputError, match="data: digest does not match"):
         Tickets.from_dict({**tickets.to_dict(), "vocab_size": 11})
-    with pytest.raises(TypeError, match=r"data is the str 't\.json': expected a dict, as to_dict returns it"):
+    with pytest.raises(TypeError, match=r"data is the str 't\.json': expected a dict that to_dict returned"):
         Tickets.from_dict("t.json")  # type: ignore[arg-type]
 
 

@@ -54,7 +54,7 @@ def add_select(commands: Any) -> None:
         help="name of the table; two names if BEFORE and AFTER call it differently",
     )
     choice.add_argument(
-        "--tokenizer", type=Path, metavar="DIR", help="folder of the tokenizer, by default that of AFTER or BEFORE"
+        "--tokenizer", type=Path, metavar="DIR", help="folder of the tokenizer (default: that of AFTER or BEFORE)"
     )
     group = parser.add_argument_group("output")
     group.add_argument("--limit", type=at_least(0), default=20, metavar="N", help="rows in the table")

@@ -80,7 +80,7 @@ def add_compare(commands: Any) -> None:
         type=probability,
         default=0.1,
         metavar="SHARE",
-        help="gain that the recommended rows may lose",
+        help="share of Embed Tuning's gain that the recommended rows may lose",
     )
     _add_settings(parser, "runs/compare", leave_out=("target",))
     listing = parser.add_argument_group("instead of the experiment")
@@ -112,7 +112,7 @@ def add_certify(commands: Any) -> None:
         "certify",
         _certify,
         "recompute and check the certificates of an experiment",
-        "Prints what the certificates guarantee. A certificate follows from the rows and\n"
+        "The command prints what the certificates guarantee. A certificate follows from the rows and\n"
         "predictions in the folder, and a file that does not follow from the others is\n"
         "refused. No model is run, and no file is written.",
         ["certify runs/es"],
@@ -135,7 +135,7 @@ def _add_settings(parser: argparse.ArgumentParser, output: str, *, leave_out: tu
     group.add_argument(
         "--output", dest="folder", type=Path, default=Path(output), metavar="DIR", help="folder of the experiment"
     )
-    add_results(parser, group, as_json=f"{_SUMMARY}; the folder is written all the same")
+    add_results(parser, group, as_json=f"{_SUMMARY}; the folder is written in either case")
     parser.set_defaults(after_interrupt="; the same command resumes the experiment")
     return groups
 

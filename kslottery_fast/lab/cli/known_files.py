@@ -1,4 +1,4 @@
-"""What each file and folder is that the commands write, by its name. :mod:`.explain` adds what is in it."""
+"""The files and folders that the commands write, by name, with what each is. :mod:`.explain` adds what is in it."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -96,7 +96,7 @@ STAGES = {
 
 
 def described(path: Path) -> str | None:
-    """What a file is, by its name and by the files beside it. None if no command writes it."""
+    """What a file is, by its name and by the other files in its folder. None if no command writes it."""
     for marker, names in FILES.items():
         if (path.parent / marker).is_file():
             found = next((what for pattern, what in names.items() if fnmatch(path.name, pattern)), None)

@@ -135,7 +135,7 @@ def load_corpus(
 
 
 def check_corpus(spec: str, *, source: str = "en") -> None:
-    """Refuse what can be no corpus, before anything is downloaded or read.
+    """Refuse a name that cannot be a corpus, before anything is downloaded or read.
 
     Parameters
     ----------

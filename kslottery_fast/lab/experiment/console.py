@@ -1,4 +1,4 @@
-"""What a person sees while a run works: one line per stage, a progress bar, and the time that is left."""
+"""The progress of a run: one line per stage, a progress bar, and the time that is left."""
 
 import contextlib
 import math

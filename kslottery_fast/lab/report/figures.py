@@ -115,8 +115,8 @@ def scores(code: str, language: Mapping[str, Any], of: str = "") -> Picture:
         f"scores-{code}",
         add_title(figure, f"NLL and BLEU on held-out pairs{of}"),
         f"Bars with intervals. {'; '.join(values)}.",
-        "All models on the same held-out pairs. Left: negative log-likelihood of a target token. Right: BLEU on the "
-        "first line of each output (filled) and on the whole output (outlined). The whole output scores low if a model "
+        "All models are scored on the same held-out pairs. Left: negative log-likelihood of a target token. Right: "
+        "BLEU on the first line of each output (filled) and on the whole output (outlined). The whole output scores low if a model "
         f"does not know where to stop. The lines across the ends are 95% bootstrap intervals over {over}.",
         figure,
     )
