@@ -285,7 +285,7 @@ class RowAdamW(Optimizer):
         Parameters
         ----------
         state_dict : dict
-            What :meth:`state_dict` returned, or the state of a ``torch.optim.AdamW`` with the same parameters, without rows.
+            What :meth:`state_dict` returned, or the state of ``torch.optim.AdamW`` if all parameters train whole here.
 
         Raises
         ------

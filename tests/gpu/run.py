@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "gpu"
 PACKAGE, SITE = WORK / "package", WORK / "site"
-# Modules that the build and the tests import, beside torch. What this Python lacks, or has in a version older than
+# Modules that the build and the tests import, besides torch. What this Python lacks, or has in a version older than
 # pyproject.toml asks for, is taken from the wheels.
 NEEDED = (
     *("setuptools", "pybind11", "numpy", "scipy", "safetensors"),
@@ -61,7 +61,7 @@ class Phase:
 
 
 class PhaseError(Exception):
-    """What stands in the summary beside a phase."""
+    """What the summary says about a phase."""
 
 
 def seconds_until(deadline: float) -> float:
@@ -112,7 +112,7 @@ def call_python(arguments: list[str | Path], deadline: float, *wrapper: str, **e
     if wrapper:
         found = shutil.which(wrapper[0], path=paths["PATH"])
         if found is None:
-            raise PhaseError(f"{wrapper[0]} was not found, neither on PATH nor beside nvcc")
+            raise PhaseError(f"{wrapper[0]} was not found, neither on PATH nor next to nvcc")
         wrapper = (found, *wrapper[1:])
     call([*wrapper, sys.executable, *arguments], deadline, **paths, **environment)
 

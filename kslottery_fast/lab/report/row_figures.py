@@ -153,8 +153,8 @@ def frequency(code: str, data: MovedRows, of: str = "") -> Picture:
         title,
         f"Scatter plot of D by corpus count for {plural(len(count), 'token')}, {data.noun} in orange. {overlap}",
         "The figure compares selection by the KS test with selection by frequency. Each point is a token of the "
-        f"active vocabulary; orange: the {data.noun}. {data.line_text} {overlap} The points of largest D have labels, as far as they fit. "
-        "In labels, ␣ is a space and ↵ a line break.",
+        f"active vocabulary; orange: the {data.noun}. {data.line_text} {overlap} The points of largest D "
+        "have labels, as far as they fit. In labels, ␣ is a space and ↵ a line break.",
         figure,
     )
 
