@@ -54,7 +54,7 @@ class Gpu:
         self._sink = torch.zeros(1, dtype=torch.int64, device=self.torch_device)
 
     def take_turns(self, contenders: Mapping[str, Contender], turns: int) -> dict[str, Timing]:
-        """Time by events, from before the first launch to after the last. Runs that wait are timed by the host's clock."""
+        """Time by events, from before the first launch to after the last. What waits is timed by the host's clock."""
         elapsed: dict[str, list[Callable[[], float]]] = {name: [] for name in contenders}
         gc.collect()
         gc.disable()
@@ -100,7 +100,7 @@ class Gpu:
         }
 
     def read(self, x: Tensor, y: Tensor, blocks: int) -> Tensor:
-        """Read two contiguous tensors of one size. The XOR of their 64-bit words is added to the result so far by XOR."""
+        """Read two contiguous tensors of one size. The XOR of their 64-bit words goes on top of what is there."""
         if not (x.is_contiguous() and y.is_contiguous() and x.nbytes == y.nbytes and x.nbytes % 16 == 0):
             raise ValueError("expected two contiguous tensors of one size, a multiple of 16 bytes")
         stream = torch.cuda.current_stream(self.torch_device).cuda_stream

@@ -1,9 +1,10 @@
 """Small native calls between operators of torch on 8 and 16 threads: `python -m benchmarks.threads`.
 
 GCC's OpenMP runtime, which torch brings, ends the threads above a smaller team and starts them again for the next
-larger one. A kernel that asked for as many threads as its work is worth would make every operator of torch after it pay for
-that: a pair of both would take a hundred times as long as the two alone, and "threads ended" would not be 0. On a
-machine with fewer cores than threads the times are large (all wait for each other), and say the same.
+larger one. If a kernel asked for as many threads as its work is worth, every operator of torch after it would pay for
+that. A pair of both would take a hundred times as long as the two alone, and "threads ended" would not be 0. On a
+machine with fewer cores than threads the times are large, because all threads wait for each other, but they show the
+same.
 """
 
 from __future__ import annotations

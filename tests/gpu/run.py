@@ -65,7 +65,7 @@ class PhaseError(Exception):
 
 
 def seconds_until(deadline: float) -> float:
-    """How long there is; PhaseError if that is over."""
+    """The seconds that are left. PhaseError if there are none."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise PhaseError("no time was left for it")
@@ -139,7 +139,7 @@ def pytest(*arguments: str | Path, confcutdir: Path = GPU_TESTS) -> list[str | P
 
 
 def architecture(deadline: float) -> str:
-    """The GPU's, as CMake takes it; asked in another process, so that this one needs no torch."""
+    """The architecture of the GPU as CMake takes it. Another process asks for it, so that this one needs no torch."""
     code = "import torch; print('{}{}-real'.format(*torch.cuda.get_device_capability()))"
     command, seconds = [sys.executable, "-c", code], seconds_until(deadline)
     try:
@@ -258,7 +258,7 @@ def measure(output: Path | None) -> Callable[[float], None]:
 
 
 def phases(wheels: Path, output: Path | None) -> list[Phase]:
-    """All of them; the budgets of those that run on a device make eight minutes."""
+    """All phases. The budgets of those that run on a device add up to eight minutes."""
     cuda_tests = ROOT / "tests" / "cuda"
     dry_bench = ["-m", "benchmarks.gpu_table", "--dry", "--output", WORK / "dry.json"]
     return [
@@ -280,7 +280,7 @@ def phases(wheels: Path, output: Path | None) -> list[Phase]:
 
 
 def main() -> int:
-    """Run the command line; the exit code."""
+    """Run the command line. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dry", action="store_true", help="what needs no device")
     parser.add_argument("--wheels", type=Path, default=ROOT / "wheels", help="what `make gpu-wheels` fetched")
