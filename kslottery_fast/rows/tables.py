@@ -56,10 +56,10 @@ def input_embedding(model: nn.Module, name: str = "model") -> nn.Embedding:
         embedding = None
     if not isinstance(embedding, nn.Embedding):
         # PEFT keeps a module that LoRA wraps as base_layer. Where it trains a copy, the module is original_module.
-        if any(isinstance(getattr(embedding, name, None), nn.Embedding) for name in ("base_layer", "original_module")):
+        if any(isinstance(getattr(embedding, part, None), nn.Embedding) for part in ("base_layer", "original_module")):
             raise InputError(
-                f"the input embedding is wrapped by PEFT ({type(embedding).__name__}), which trains its rows itself; "
-                "take its name (embed_tokens, wte, ...) out of target_modules, modules_to_save and "
+                f"the input embedding of {name} is wrapped by PEFT ({type(embedding).__name__}), which trains its rows "
+                "itself; take its name (embed_tokens, wte, ...) out of target_modules, modules_to_save and "
                 "trainable_token_indices, or merge_and_unload first"
             )
         found = "none" if embedding is None else f"a {type(embedding).__name__}"

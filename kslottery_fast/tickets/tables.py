@@ -93,10 +93,7 @@ def _numbers_of(value: Any, name: str) -> Any:
             f"{name} is {shown(value)}: expected a model, an nn.Embedding or a [V, d] table; to compare output heads "
             "or other matrices row by row, pass their weights, such as model.lm_head.weight"
         )
-    try:
-        return _table_of(input_embedding(value))
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
+    return _table_of(input_embedding(value, name))
 
 
 def _table_of(embedding: nn.Embedding) -> Tensor:

@@ -84,7 +84,7 @@ def test_what_is_no_table_says_what_fits(models, tiny_llama, tiny_tokenizer) -> 
     for path in ("gpt2", Path("model.safetensors")):
         with pytest.raises(TypeError, match=r"^emb_before is .*: expected a table or .*; ks_select_checkpoints takes"):
             ks_select(path, after)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"^emb_before: Sequential has no input embedding"):
+    with pytest.raises(InputError, match=r"^emb_before, a Sequential, has no input embedding"):
         ks_select(nn.Sequential(nn.Linear(2, 2)), after)
     for value in (None, 3, 0.5, [[1.0]], tiny_tokenizer, []):
         with pytest.raises(TypeError, match=r"^emb_before is "):
