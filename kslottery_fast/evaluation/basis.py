@@ -1,4 +1,4 @@
-"""What a certificate follows from, kept in files. From them the certificate can be computed again without any model.
+"""The files that a certificate follows from. The certificate can be computed again from them without any model.
 
 ==========================  ==========================================================================
 file                        content

@@ -1,4 +1,4 @@
-"""Translation pairs: which of them are usable, what each rule dropped, and splits that share no text.
+"""Translation pairs: cleaning them, counting what each rule drops, and splitting them without shared texts.
 
 Placeholders and tags are dropped because a model copies them. They earn BLEU, whose tokenizer cuts ``%(name)s`` into
 five tokens, although nothing is translated.

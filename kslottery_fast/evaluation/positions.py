@@ -1,4 +1,4 @@
-"""Through which positions of a text rows act: the instruction, the source, or the target read so far."""
+"""The positions of a text through which rows act: the instruction, the source, or the target read so far."""
 
 import itertools
 import math

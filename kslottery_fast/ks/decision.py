@@ -1,4 +1,4 @@
-"""Which rows of two tables pass the test. This is the decision behind :func:`kslottery_fast.ks_select`."""
+"""Deciding which rows of two tables pass the test, for :func:`kslottery_fast.ks_select`."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def _why_so_few(
     largest: int, d: int, threshold: int, found: int, alpha: float, correction: str | None, top_k: int | None
 ) -> str:
     if top_k is not None:
-        return f"only {found} row{'' if found == 1 else 's'} moved (D > 0), top_k asked for {top_k}"
+        return f"only {found} row{'' if found == 1 else 's'} moved (D > 0), but top_k is {top_k}"
     after_correction = "" if correction is None else " after the correction for many tests"
     if threshold > d:
         return (

@@ -1,4 +1,4 @@
-"""Which code runs an operator: native kernels on the CPU and on CUDA, pure torch everywhere else.
+"""The code that runs each operator: native kernels on the CPU and on CUDA, pure torch everywhere else.
 
 ``CPU`` and ``CUDA`` get the native library, or the reference where the library has no kernels for the device.
 ``CompositeExplicitAutograd`` gets the reference, for every other device. Gradients are registered here too.

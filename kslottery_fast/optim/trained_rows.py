@@ -1,4 +1,4 @@
-"""Which rows of a parameter train, and the state that belongs to them."""
+"""The rows of a parameter that train, and the state that belongs to them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Asking a model about its attached rows, and what it keeps of how it was before.
+"""Finding the attached rows of a model, and the record that restores the model when they are taken off.
 
-It also keeps guards against wrong use.
+This file also has the guards against wrong use of a model with rows.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Which tensor of a checkpoint is the input embedding, by its name and by what config.json says."""
+"""Finding the input embedding of a checkpoint by the names of its tensors and by config.json."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""The texts of tokens, and whether a tokenizer is that of a table."""
+"""The texts of tokens, and a check that a tokenizer fits a table."""
 
 from dataclasses import replace
 

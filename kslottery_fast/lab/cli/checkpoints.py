@@ -98,7 +98,9 @@ def _add_test(group: Any) -> None:
 def _tensor(text: str) -> str | tuple[str, str]:
     names = text.split(",")
     if len(names) > 2 or not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} is not one name, or two with a comma and no space between them")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither one name nor two names with a comma and no space between them"
+        )
     return names[0] if len(names) == 1 else (names[0], names[1])
 
 

@@ -56,10 +56,10 @@ def add_compare(commands: Any) -> None:
         "compare",
         _compare,
         "compare many ways to tune a model",
-        "Every way is tried with several training seeds and on several languages.\n"
-        "Each is called an arm and written NAME[@SIZE][:lr=RATE]. SIZE is a number\n"
-        "of rows (18), an alpha (0.05: as many rows as the KS test selects), `tickets`\n"
-        "or `active` (the whole active vocabulary). --list-arms explains the names.\n\n"
+        "Each way is called an arm and is written NAME[@SIZE][:lr=RATE]. Every arm is\n"
+        "tried with several training seeds and languages. SIZE is a number of rows\n"
+        "(18), an alpha (0.05: as many rows as the KS test selects), `tickets`, or\n"
+        "`active` (the whole active vocabulary). --list-arms explains the names.\n\n"
         "The same command resumes an experiment that was interrupted. Arms, seeds and\n"
         "languages may be added later. The folder of `kslottery run` may be extended.",
         ["compare --output runs/es --arms partial@18,frequency@18,lora@18 --seed 0,1,2", "compare --list-arms"],

@@ -1,4 +1,4 @@
-"""What is rendered from templates: the page of an experiment, and its tables in LaTeX.
+"""Rendering from templates: the page of an experiment, and its tables in LaTeX.
 
 The page is one HTML file. It loads nothing, follows the reader's colour scheme and can be printed. It runs one script,
 which sorts tables; its Content-Security-Policy allows this script (by its hash) and nothing else. The page is complete
