@@ -426,5 +426,7 @@ class RowAdamW(Optimizer):
             capture.refuse_in_capture()
             group["lr"] = lr = torch.full((), lr, dtype=torch.float64, device=device)
         if lr.device != device:  # it would be read once, and a captured graph would repeat it
-            raise InputError(f"lr is a tensor on {lr.device}, the parameters are on {device}: use lr.to('{device}')")
+            raise InputError(
+                f"lr is a tensor on {lr.device}, but the parameters are on {device}: use lr.to('{device}')"
+            )
         return lr

@@ -248,8 +248,8 @@ def load_adapter(model: M, path: str | os.PathLike[str], *, name: str = "default
         attach_rows(model, ids, output=output, name=name, freeze=freeze)
     elif output_role(model) != output:
         raise InputError(
-            f"{folder} has rows with output={output!r}, the attached rows have output={output_role(model)!r}: the head "
-            "cannot play both roles; detach_rows first"
+            f"{folder} has rows with output={output!r}, but the attached rows have output={output_role(model)!r}: the "
+            "head cannot play both roles; detach_rows first"
         )
     else:
         add_rows(model, name, ids)

@@ -146,8 +146,8 @@ def check_fits(folder: Path, stored: StoredRows, vocab_size: int, dimension: int
     """
     if stored.vocab_size not in (None, vocab_size):
         raise InputError(
-            f"{folder} is an adapter of a table with {stored.vocab_size} rows, this model's table has {vocab_size}; "
-            "load the base model of the adapter, or, if it was trained on a resized copy of this model, call "
+            f"{folder} is an adapter of a table with {stored.vocab_size} rows, but this model's table has "
+            f"{vocab_size}; load the base model of the adapter, or, if it was trained on a resized copy of this model, call "
             f"model.resize_token_embeddings({stored.vocab_size}) first"
         )
     largest = max((token for token in stored.ids if isinstance(token, int)), default=0)
@@ -159,5 +159,5 @@ def check_fits(folder: Path, stored: StoredRows, vocab_size: int, dimension: int
         )
     ids = check_token_ids(stored.ids, vocab_size, f"{folder / CONFIG_FILE}: token indices")
     if stored.values.shape != (len(ids), dimension):
-        raise InputError(f"{folder} has rows {list(stored.values.shape)}, the model needs {[len(ids), dimension]}")
+        raise InputError(f"{folder} has rows {list(stored.values.shape)}, but the model needs {[len(ids), dimension]}")
     return ids

@@ -182,7 +182,7 @@ class RowSet(nn.Module):
                 errors.append(str(error))  # load_state_dict raises them all at the end
                 return
             if len(ids) != len(self.token_ids):
-                errors.append(f"{key} has {len(ids)} token ids, the attached rows are {len(self.token_ids)}")
+                errors.append(f"{key} has {len(ids)} token ids, but the attached rows are {len(self.token_ids)}")
                 return
         rows = state_dict.get(f"{prefix}rows")
         if local_metadata.get("assign_to_params_buffers") and torch.is_tensor(rows):

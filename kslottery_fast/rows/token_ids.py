@@ -100,7 +100,7 @@ def _read(path: str | os.PathLike[str], name: str) -> TicketIds:
 def _check_table(tickets: HasTokenIds, vocab_size: int, name: str) -> None:
     if tickets.vocab_size != vocab_size:
         raise InputError(
-            f"{name}: these tickets are of a table with {tickets.vocab_size} rows, this one has "
+            f"{name}: these tickets are of a table with {tickets.vocab_size} rows, but this one has "
             f"{vocab_size}; select the tickets of this model, or load the model of these tickets"
         )
 

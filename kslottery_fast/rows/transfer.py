@@ -106,7 +106,9 @@ def transfer_rows(
     if output == "tied" and not (isinstance(target, nn.Module) and is_tied(target)):
         raise InputError("output='tied' needs a target whose head shares the input table; this target is not tied")
     if origin.shape[1] != table.shape[1]:
-        raise InputError(f"source has rows of dimension {origin.shape[1]}, target of {table.shape[1]}")
+        raise InputError(
+            f"source has rows of dimension {origin.shape[1]}, but target has rows of dimension {table.shape[1]}"
+        )
     ids = check_token_ids(token_ids, table.shape[0], tokenizer=tokenizer)
     check_token_ids(ids, origin.shape[0], "token_ids (in the source)")
     if isinstance(target, nn.Module):

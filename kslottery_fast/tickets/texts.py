@@ -27,8 +27,8 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
     # Tokens that were added without resizing the table lie beyond it, but the tokenizer is still that of the model.
     if getattr(tokenizer, "vocab_size", size) > vocab_size:
         raise InputError(
-            f"the tokenizer has {size} tokens, the table {vocab_size} rows: they are of different models; load the "
-            "tokenizer of this model"
+            f"the tokenizer has {size} tokens, but the table has {vocab_size} rows: they are of different models; load "
+            "the tokenizer of this model"
         )
 
 
@@ -47,8 +47,8 @@ def token_texts(tokenizer: Tokenizer, token_ids: Tensor, vocab_size: int) -> lis
     outside = [token for token in ids if token >= size]
     if outside:
         raise InputError(
-            f"token id {outside[0]} is a ticket, the tokenizer ends at {size - 1}: they are of different models; load "
-            "the tokenizer of this model"
+            f"token id {outside[0]} is a ticket, but the tokenizer ends at {size - 1}: they are of different models; "
+            "load the tokenizer of this model"
         )
     return [token_text(tokenizer, token) for token in ids]
 

@@ -45,7 +45,7 @@ def test_a_path_of_a_ticket_file_is_taken_where_tickets_are(saved, tiny_tokenize
 
 
 def test_a_ticket_file_that_does_not_fit_is_refused_by_name(saved, tmp_path, tiny_tokenizer):
-    with pytest.raises(InputError, match="tickets: these tickets are of a table with 320 rows, this one has 60"):
+    with pytest.raises(InputError, match="tickets: these tickets are of a table with 320 rows, but this one has 60"):
         check_token_ids(saved, 60, "tickets")
     with pytest.raises(InputError, match=r"token_ids as the path of a ticket file: Spanish: no such file; token str"):
         check_token_ids("Spanish", 320, tokenizer=tiny_tokenizer)
