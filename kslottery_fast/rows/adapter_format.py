@@ -147,8 +147,8 @@ def check_fits(folder: Path, stored: StoredRows, vocab_size: int, dimension: int
     if stored.vocab_size not in (None, vocab_size):
         raise InputError(
             f"{folder} is an adapter of a table with {stored.vocab_size} rows, but this model's table has "
-            f"{vocab_size}; load the base model of the adapter, or, if it was trained on a resized copy of this model, call "
-            f"model.resize_token_embeddings({stored.vocab_size}) first"
+            f"{vocab_size}; load the base model of the adapter, or, if it was trained on a resized copy of this model, "
+            f"call model.resize_token_embeddings({stored.vocab_size}) first"
         )
     largest = max((token for token in stored.ids if isinstance(token, int)), default=0)
     if stored.vocab_size is None and largest >= vocab_size:
