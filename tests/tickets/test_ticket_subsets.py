@@ -133,10 +133,10 @@ def test_union_of_top_k_has_its_smallest_count_as_threshold_and_an_alpha_only_if
     ("changes", "message"),
     [
         ({"alpha": 0.01}, "other has alpha 0.01, but these tickets have 0.05, so no single test"),
-        ({"method": "asymp"}, "other has method 'asymp', these tickets 'exact'"),
-        ({"correction": "bh"}, "other has correction 'bh', these tickets None"),
-        ({"selected_by": "top_k"}, "other has selected_by 'top_k', these tickets 'alpha'"),
-        ({"dimension": 9}, r"other has dimension 9, these tickets 8, .* take the token ids alone: sorted\(\{\*tickets"),
+        ({"method": "asymp"}, "other has method 'asymp', but these tickets have 'exact'"),
+        ({"correction": "bh"}, "other has correction 'bh', but these tickets have None"),
+        ({"selected_by": "top_k"}, "other has selected_by 'top_k', but these tickets have 'alpha'"),
+        ({"dimension": 9}, r"other has dimension 9, but these tickets have 8, .* take the token ids alone: sorted\(\{\*tickets"),
     ],
 )
 def test_a_union_that_no_single_test_selects_is_refused(changes: dict[str, Any], message: str) -> None:
