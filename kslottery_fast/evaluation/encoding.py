@@ -140,7 +140,9 @@ def eos_id(tokenizer: Any) -> int:
     """
     check_tokenizer(tokenizer)
     if tokenizer.eos_token_id is None:
-        raise InputError("the tokenizer has no end-of-text token: set tokenizer.eos_token to the one the model knows")
+        raise InputError(
+            "the tokenizer has no end-of-text token: set tokenizer.eos_token to the one that the model was trained with"
+        )
     return int(tokenizer.eos_token_id)
 
 

@@ -67,7 +67,7 @@ def supervised_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch
         raise InputError(f"{type(whole).__name__} has no output head; load it as a causal or seq2seq language model")
     if isinstance(head, RowHead) and head.row_sets.mixture is not None:
         raise InputError(
-            "supervised_logits joins the positions of all examples, and a head that follows mixed_rows has to know "
+            "supervised_logits joins the positions of all examples, and a head that follows mixed_rows needs to know "
             "which example each belongs to; call model(**batch) for a mixed batch, or attach with output='frozen'"
         )
     inputs = {name: value for name, value in batch.items() if name != "labels"}

@@ -1,4 +1,4 @@
-"""The operators as torch sees them: ``torch.ops.kslottery.*``, and one Python function for each.
+"""The operators that are registered with torch, ``torch.ops.kslottery.*``, and one Python function for each.
 
 Importing this module registers them. They work in eager mode and under ``torch.compile(fullgraph=True)``. On the CPU
 and on CUDA they run in native kernels, on other devices in plain torch. Inputs may be strided or transposed views,
@@ -120,7 +120,7 @@ def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Te
 def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
     """``ks_statistics(before, after)[0] >= threshold``, for less work than h itself.
 
-    This is for those who want the decision alone, such as a count of significant rows during training.
+    Use this if only the decision is needed, for example to count the significant rows during training.
     :func:`kslottery_fast.ks_select` also needs h of the rows that it selects, so it calls ``ks_statistics`` with its
     threshold.
 

@@ -63,7 +63,7 @@ def get_rows(model: nn.Module) -> RowEmbedding:
     """
     found = [module for module in check_model(model).modules() if isinstance(module, RowEmbedding)]
     if not found:
-        raise InputError("no rows are attached to this model; call attach_rows first, or ask has_rows(model)")
+        raise InputError("no rows are attached to this model; call attach_rows first, or check has_rows(model)")
     if any(each.row_sets is not found[0].row_sets for each in found):
         raise InputError("model holds several models with attached rows; pass one of them")
     return found[0]

@@ -22,7 +22,7 @@ def ks_select(
     top_k: int | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> Tickets:
-    """Select the winning tickets: the rows whose numbers were significantly redistributed by fine-tuning.
+    """Select the tickets: the rows whose values fine-tuning shifted significantly.
 
     Row by row, the d numbers before and the d numbers after are compared as two samples by a two-sided KS test. One
     pass over the tables gives the exact statistics. Without ``top_k`` and "bh" only those that reach the threshold are

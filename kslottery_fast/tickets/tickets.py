@@ -1,4 +1,4 @@
-"""Winning tickets: the rows of an embedding table that a KS test selects, and how they are selected."""
+"""Tickets: the rows of an embedding table that a KS test selects, and how they are selected."""
 
 import operator
 import os

@@ -318,7 +318,7 @@ def test_dtype_auto_is_bfloat16_exactly_where_the_cpu_multiplies_it(folder, monk
     [
         ({"dtype": "int8"}, "unknown dtype 'int8'; expected auto, float32, bfloat16, float16"),
         ({"device": "tpu9"}, "unknown device 'tpu9'; expected auto, cpu, cuda or cuda:N"),
-        ({"device": "cuda:99"}, r"device 'cuda:99': torch sees \d+ CUDA devices; use auto or cpu"),
+        ({"device": "cuda:99"}, r"device 'cuda:99': torch finds \d+ CUDA devices; use auto or cpu"),
     ],
 )
 def test_unknown_dtype_and_device_are_refused_before_anything_is_loaded(arguments, message):

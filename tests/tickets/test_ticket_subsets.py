@@ -136,7 +136,10 @@ def test_union_of_top_k_has_its_smallest_count_as_threshold_and_an_alpha_only_if
         ({"method": "asymp"}, "other has method 'asymp', but these tickets have 'exact'"),
         ({"correction": "bh"}, "other has correction 'bh', but these tickets have None"),
         ({"selected_by": "top_k"}, "other has selected_by 'top_k', but these tickets have 'alpha'"),
-        ({"dimension": 9}, r"other has dimension 9, but these tickets have 8, .* take the token ids alone: sorted\(\{\*tickets"),
+        (
+            {"dimension": 9},
+            r"other has dimension 9, but these tickets have 8, .* take the token ids alone: sorted\(\{\*tickets",
+        ),
     ],
 )
 def test_a_union_that_no_single_test_selects_is_refused(changes: dict[str, Any], message: str) -> None:

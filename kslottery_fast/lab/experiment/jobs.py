@@ -21,7 +21,7 @@ class Job:
     stage : str
         The name of the stage.
     title : str
-        What a person reads.
+        The name of the job in the progress.
     work : callable(folder, progress)
         Writes the files of the stage into a temporary folder.
     afterwards : callable

@@ -117,7 +117,7 @@ def scores(code: str, language: Mapping[str, Any], of: str = "") -> Picture:
         f"Bars with intervals. {'; '.join(values)}.",
         "All models are scored on the same held-out pairs. Left: negative log-likelihood of a target token. Right: "
         "BLEU on the first line of each output (filled) and on the whole output (outlined). The whole output scores "
-        f"low if a model does not know where to stop. Lines across the ends are 95% bootstrap intervals over {over}.",
+        f"low if a model goes on after the answer. Lines across the ends are 95% bootstrap intervals over {over}.",
         figure,
     )
 
