@@ -38,7 +38,7 @@ def check_arguments(given: Mapping[str, Any], output: Any, nonfinite: Any, super
     InputError
         A model id in place of a model, no model at all, or an unknown option.
     TypeError
-        An argument of another kind.
+        An argument has the wrong type.
     """
     check_choice(output, ("auto", "frozen", "tied"), "output")
     check_choice(nonfinite, ("raise", "skip"), "nonfinite")

@@ -103,7 +103,7 @@ def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Te
     InputError
         Not two matrices of one shape [V, d], d > 0, on one device.
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -201,7 +201,7 @@ def row_adamw_(
         Shapes, dtypes or devices that do not fit, a row twice or outside the table, or a hyperparameter out of its
         range. Nothing is written then. On CUDA nothing waits for the values of rows (see row_adamw_step_).
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -280,7 +280,7 @@ def row_adamw_step_(
         As for row_adamw_, except for the values of rows on CUDA. Also lists of different lengths, and scalars of a
         wrong dtype or device.
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -376,7 +376,7 @@ def row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int)
         Shapes, dtypes or devices that do not fit, an id outside 0..V-1, or a slot of k or more (on CUDA as for
         row_embedding).
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Examples
     --------

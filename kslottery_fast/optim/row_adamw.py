@@ -65,7 +65,7 @@ class RowAdamW(Optimizer):
         A hyperparameter out of range, row ids that do not fit, ``"rows"`` for a parameter that is not a table, or no
         parameters.
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Notes
     -----

@@ -57,7 +57,7 @@ def save_adapter(
         No rows are attached; a row holds NaN; a tied head has a bias (PEFT drops it); ``base="untied"`` for rows that
         the head follows; the directory holds something else.
     TypeError
-        An argument is of another type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -143,7 +143,7 @@ def save_rows_adapter(
     InputError
         The ids are bad; the rows have another shape, NaN or no values; the directory holds something else.
     TypeError
-        An argument is of another type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -220,7 +220,7 @@ def load_adapter(model: M, path: str | os.PathLike[str], *, name: str = "default
         another number of rows; it changes a head that the model has untied; the name is taken. The model is then as it
         was.
     TypeError
-        An argument is of another type.
+        An argument has the wrong type.
 
     Examples
     --------

@@ -112,7 +112,7 @@ def attach_rows(
         no values; a row holds NaN; ``output`` is unknown. ``output="tied"`` is refused for a model that is not tied,
         and for a head that does more than multiply by the table. The model is then as it was.
     TypeError
-        An argument is of another type. The model is then as it was.
+        An argument has the wrong type. The model is then as it was.
 
     Warns
     -----

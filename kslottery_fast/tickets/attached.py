@@ -72,7 +72,7 @@ def ks_select_rows(
     InputError
         No rows are attached or in use, a row has NaN or Inf in the dtype of the table, or an option is unknown.
     TypeError
-        An argument has a wrong type.
+        An argument has the wrong type.
 
     Warns
     -----

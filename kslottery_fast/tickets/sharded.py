@@ -51,7 +51,7 @@ def ks_select_sharded(
         The tables are not DTensors that are sharded by rows over one mesh, or their shapes differ. A table has NaN or
         Inf; all processes raise the same error, which gives token ids. An option is unknown.
     TypeError
-        An argument has a wrong type.
+        An argument has the wrong type.
 
     Warns
     -----

@@ -70,7 +70,7 @@ def ks_select_checkpoints(
         tensor, or not exactly one that may be the input embedding. The shapes differ, or the dtype is quantized. A
         table has NaN or Inf; the message gives the first token ids. An option is unknown. The message names the file.
     TypeError
-        An argument has a wrong type.
+        An argument has the wrong type.
 
     Warns
     -----

@@ -149,7 +149,7 @@ class TicketFiles(TicketTexts):
         InputError
             The folder does not exist, ``path`` is a folder, or the tokenizer belongs to another model.
         TypeError
-            An argument has a wrong type.
+            An argument has the wrong type.
 
         Examples
         --------

@@ -94,7 +94,7 @@ def load_corpus(
     InputError
         No such corpus, an unknown language, a file that cannot be read, or too few pairs.
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Examples
     --------

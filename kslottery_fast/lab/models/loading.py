@@ -148,7 +148,7 @@ def load_model(
         No such model, files that are damaged, no output head, NaN or Inf in the embedding table, or a tokenizer that
         does not fit the model. The message is one line.
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Examples
     --------
