@@ -30,7 +30,7 @@ class TicketIds:
     vocab_size : int
         The number of rows of the table that they were selected from.
     token_texts : tuple of str, or None
-        The text of each token, where the tickets were saved with a tokenizer.
+        The text of each token, if the tickets were saved with a tokenizer.
     """
 
     token_ids: torch.Tensor
@@ -77,7 +77,7 @@ def integers_of(data: Mapping[str, Any], key: str) -> torch.Tensor:
 
 
 def texts_of(data: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The texts of the tokens, where the file has them."""
+    """The texts of the tokens, if the file has them."""
     texts = data.get("tokens")
     if texts is not None and not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
         raise InputError("tokens must be a list of strings")

@@ -206,7 +206,7 @@ def native_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     Returns
     -------
     bool
-        False also where the file cannot be read.
+        Also False if the file cannot be read.
     """
     try:
         return bool(re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", cpuinfo.read_text("utf-8", "replace")))

@@ -154,7 +154,7 @@ def seconds_spent(folder: Path) -> float:
     Returns
     -------
     float
-        Seconds. 0 where the last attempt started from the beginning.
+        Seconds. 0 if the last attempt started from the beginning.
     """
     return float(read_json(folder / _EARLIER)) if (folder / _EARLIER).exists() else 0.0
 

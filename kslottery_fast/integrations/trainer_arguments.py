@@ -23,7 +23,7 @@ WORDS = ("active", "none")
 
 
 def by_name(init: Callable[..., None], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call of ``init`` by name, where its signature has names for them."""
+    """Return the arguments of a call of ``init`` by name, as far as its signature has names for them."""
     parameters = inspect.signature(init).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
     first = {"model": args[0]} if args else {}  # an __init__ in between may take *args

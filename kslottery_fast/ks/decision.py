@@ -160,7 +160,7 @@ def select_rows(
     if top_k is None and V == 0:
         threshold = d + 1  # nothing is compared with it, and a file may state any d for a table without rows
     elif top_k is None:
-        # For "bh" this is what a single row would need. It is reported as the threshold where no row is selected.
+        # For "bh" this is what a single row would need. It is reported as the threshold if no row is selected.
         # alpha / V may underflow. Then V p < alpha means that p has underflowed too, and so does p < ulp(0).
         single = level if correction is None else max(level / V, math.ulp(0.0))
         threshold = critical_count(d, single, resolved)

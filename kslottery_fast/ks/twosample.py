@@ -102,9 +102,9 @@ def ks_2samp(
     """Two-sample Kolmogorov-Smirnov test along an axis: ``scipy.stats.ks_2samp`` for all rows at once.
 
     The arguments, numbers, warnings and rules are those of scipy 1.17, with these differences. Samples of two or more
-    dimensions need an ``axis``. Tensors are taken as well. Where scipy warns once per row, there is one warning. Where
-    n = m and p is 1, rounding may take scipy's sum above 1. Then scipy warns and returns the asymptotic value. This
-    function returns 1.
+    dimensions need an ``axis``. Tensors are taken as well. If scipy warns once per row, there is one warning. If n = m
+    and p is 1, rounding may take scipy's sum above 1. Then scipy warns and returns the asymptotic value. This function
+    returns 1.
 
     Parameters
     ----------

@@ -86,7 +86,7 @@ def save_adapter(
         # Tied or not by now: accelerate gives the modules that it offloads weights of their own.
         pinned_to = embedding if heads[0].weight is embedding.weight else heads[0]
         pin = token, base_rows(pinned_to, torch.tensor([token]))[0]
-    # Where the model is sharded these two gather, on every process. Then the first process writes.
+    # If the model is sharded, these two gather on every process. Then the first process writes.
     rows, modules = whole(embedding.rows), input_modules(owner, embedding.token_ids)
     if (is_sharded(embedding.rows) or is_sharded(embedding.weight)) and dist.get_rank() != 0:
         return

@@ -77,11 +77,11 @@ class StoredRows:
     values : torch.Tensor
         [k, d], the rows themselves.
     head_ids, head_values : list of int and torch.Tensor, or None
-        Those of the output head, where the adapter names it.
+        Those of the output head, if the adapter names it.
     role : str or None
-        "frozen" or "tied", where the adapter was saved by this package.
+        "frozen" or "tied", if the adapter was saved by this package.
     vocab_size : int or None
-        The number of rows of the table, where the adapter was saved by this package.
+        The number of rows of the table, if the adapter was saved by this package.
     """
 
     ids: list[int]

@@ -151,9 +151,9 @@ def guard(model: nn.Module) -> None:
 def detach(model: nn.Module) -> None:
     """Take off overlay, guards and mark, and switch on what :func:`attach` switched off.
 
-    The flags stay as they are where the model has parameters that were not there then: an adapter library wants the
-    rest of the model frozen. It may have put its parameters around the model that has the rows, so ``model`` is what
-    the user works with.
+    The flags stay as they are if the model has parameters that were not there then, because an adapter library wants
+    the rest of the model frozen. It may have put its parameters around the model that has the rows, so ``model`` is
+    what the user works with.
     """
     owner, kept = attachment(model)
     for module in owner.modules():

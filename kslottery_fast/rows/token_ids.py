@@ -31,8 +31,8 @@ TokenIds: TypeAlias = (
 )
 """What is taken where token ids are expected.
 
-A sequence, set, array or tensor of integers; :class:`kslottery_fast.Tickets`; a str or path, which is that of a ticket
-file; a list of strings, each of which is exactly one token, where a tokenizer is given.
+A sequence, set, array or tensor of integers, :class:`kslottery_fast.Tickets`, or the path of a ticket file. If a
+tokenizer is given, also a list of strings, each of which is exactly one token.
 """
 
 

@@ -97,7 +97,7 @@ def check_same_vocabulary(tickets: "Tickets", other: "Tickets") -> None:
 
 
 def union(tickets: T, other: "Tickets") -> T:
-    """Tickets of both, with the evidence of the first where a row is in both.
+    """Tickets of both, with the evidence of the first if a row is in both.
 
     Raises
     ------

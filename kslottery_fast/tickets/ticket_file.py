@@ -207,7 +207,7 @@ class TicketFiles(TicketTexts):
 
 
 def _check_target(path: Any) -> Path:
-    """Refuse a path where no file can be written, before anything is computed."""
+    """Refuse a path to which no file can be written, before anything is computed."""
     target = check_path(path, "path")
     if exists(target) and target.is_dir():
         raise InputError(f"path {target} is a folder: name a file, such as {target / 'tickets.json'}")

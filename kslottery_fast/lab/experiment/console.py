@@ -113,7 +113,7 @@ class RunConsole:
     console : rich.console.Console, optional
         Where to write. By default stderr.
     heartbeat : float, optional
-        Seconds between two lines of progress where there is no terminal to draw a bar on.
+        Seconds between two lines of progress if there is no terminal to draw a bar on.
     quiet : bool, optional
         Whether to leave out progress. Notes are shown in any case.
     """
