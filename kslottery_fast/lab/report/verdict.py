@@ -121,15 +121,16 @@ def _counts(language: Mapping[str, Any], spec: str) -> str:
 
 
 def _controls(language: Mapping[str, Any], own: str) -> list[str]:
+    """What the controls did, those with the same outcome together."""
     counts = set(language["arms"][own]["rows"])
-    texts = []
+    names: dict[Outcome, list[str]] = {}
     for entry in language["controls"]:
         name, _, options = entry["control"].partition("@")
         if entry["own"] == own and ":" not in options:
             one, several = _CONTROLS[name]
             words = one.format(f"{next(iter(counts)):,}") if len(counts) == 1 else several
-            texts.append(f"{words} {_DO[outcome(entry)]}")
-    return texts
+            names.setdefault(outcome(entry), []).append(words)
+    return [f"{listed(words)} {_DO[one]}" for one, words in names.items()]
 
 
 def _outcomes(languages: Sequence[Mapping[str, Any]], told: Mapping[str, Best]) -> Iterator[str]:

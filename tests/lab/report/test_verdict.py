@@ -42,8 +42,7 @@ def test_a_plain_run_is_told_by_share_interval_and_controls(plain):
 def test_a_tie_is_no_difference(plain):
     controls = [control("frequency", "tickets", value=0.01), control("l2", "tickets", value=0.01)]
     assert verdict(changed(plain, controls=controls)).endswith(
-        ". The 55 most frequent tokens show no clear difference and the 55 rows of largest L2 shift show no clear "
-        "difference."
+        ". The 55 most frequent tokens and the 55 rows of largest L2 shift show no clear difference."
     )
 
 
