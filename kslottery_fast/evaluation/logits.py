@@ -40,8 +40,8 @@ def supervised_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch
     Raises
     ------
     InputError
-        The batch has no labels; the model has no output head; an encoder-decoder model needs ``decoder_input_ids`` and
-        cannot derive them; the batch is mixed and the head follows the rows; the model was compiled and has run before.
+        The batch has no labels. The model has no output head. An encoder-decoder model needs ``decoder_input_ids`` and
+        cannot derive them. The batch is mixed and the head follows the rows. The model was compiled and has run before.
     TypeError
         ``model`` is not a model, or ``batch`` is not a mapping.
 

@@ -54,8 +54,8 @@ def save_adapter(
     Raises
     ------
     InputError
-        No rows are attached; a row holds NaN; a tied head has a bias (PEFT drops it); ``base="untied"`` for rows that
-        the head follows; the directory holds something else.
+        No rows are attached. A row holds NaN. A tied head has a bias (PEFT drops it). ``base="untied"`` was given for
+        rows that the head follows. The directory holds something else.
     TypeError
         An argument has the wrong type.
 
@@ -141,7 +141,7 @@ def save_rows_adapter(
     Raises
     ------
     InputError
-        The ids are bad; the rows have another shape, NaN or no values; the directory holds something else.
+        The ids are bad. The rows have another shape, NaN or no values. The directory holds something else.
     TypeError
         An argument has the wrong type.
 
@@ -216,8 +216,8 @@ def load_adapter(model: M, path: str | os.PathLike[str], *, name: str = "default
     Raises
     ------
     InputError
-        A file is missing or damaged; the adapter is of another kind; its rows do not fit the model, or its table had
-        another number of rows; it changes a head that the model has untied; the name is taken. The model is then as it
+        A file is missing or damaged. The adapter is of another kind. Its rows do not fit the model, or its table had
+        another number of rows. It changes a head that the model has untied. The name is taken. The model is then as it
         was.
     TypeError
         An argument has the wrong type.

@@ -108,8 +108,8 @@ def attach_rows(
     Raises
     ------
     InputError
-        The token ids are bad; rows are attached already; the model has no input embedding; the table is sharded or has
-        no values; a row holds NaN; ``output`` is unknown. ``output="tied"`` is refused for a model that is not tied,
+        The token ids are bad. Rows are attached already. The model has no input embedding. The table is sharded or has
+        no values. A row holds NaN. ``output`` is unknown. ``output="tied"`` is refused for a model that is not tied,
         and for a head that does more than multiply by the table. The model is then as it was.
     TypeError
         An argument has the wrong type. The model is then as it was.

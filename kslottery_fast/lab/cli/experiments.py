@@ -178,7 +178,7 @@ def _list_arms(options: argparse.Namespace) -> int:
 
     arms = {name: f"{arm.label}. {' '.join((type(arm).__doc__ or '').split())}" for name, arm in ARMS.items()}
     arms |= {
-        name: f"{text} Chosen: {CHOSEN[arm.selector]}."
+        name: f"{text} It chooses {CHOSEN[arm.selector]}."
         for name, text in arms.items()
         if isinstance(arm := ARMS[name], ChosenRows)
     }
