@@ -7,11 +7,13 @@ CMake works in build/, which is kept: a rebuild compiles only what changed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -27,6 +29,18 @@ def need(what: str, remedy: str, *candidates: str | None) -> str:
         if candidate and (path := shutil.which(candidate)):
             return path
     raise SystemExit(f"error: building kslottery-fast needs {what}; {remedy}")
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let builds in one folder wait for each other: pip may build while `make` does, and two would spoil the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        with contextlib.suppress(ImportError):  # Windows has no fcntl
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class CMakeBuild(build_ext):
@@ -57,9 +71,10 @@ class CMakeBuild(build_ext):
         }
         arguments = [f"-D{name}={value}" for name, value in definitions.items()]
         arguments += shlex.split(os.environ.get("CMAKE_ARGS", ""))
-        self._call([cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *arguments])
         jobs = str(self.parallel or os.cpu_count())
-        self._call([cmake, "--build", str(folder), "--target", "_C", "--parallel", jobs])
+        with alone(folder):
+            self._call([cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *arguments])
+            self._call([cmake, "--build", str(folder), "--target", "_C", "--parallel", jobs])
         (built,) = folder.glob("_C*" + Path(self.get_ext_filename("_C")).suffix)
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
