@@ -85,8 +85,8 @@ def transfer_rows(
     ------
     InputError
         The tables are of different dimension, or have no values (device meta). The ids are bad. A row holds NaN or Inf.
-        The target has attached rows or cannot be written. ``output="tied"`` was given for a target that is not tied. The
-        target is then as it was.
+        The target has attached rows or cannot be written. ``output="tied"`` was given for a target that is not tied.
+        The target is then as it was.
     TypeError
         Source or target is neither a model nor a table of floats.
 
