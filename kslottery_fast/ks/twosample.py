@@ -119,7 +119,7 @@ def ks_2samp(
         "auto" is exact up to max(n, m) = 10,000. "exact" falls back to "asymp", with a RuntimeWarning, where scipy
         does. As in scipy, this argument may also be called ``mode``.
     axis : int, sequence of int, or None
-        Where the samples lie. ``axis=0`` gives what scipy gives by default. ``axis=-1`` tests row against row. None
+        The axis of the samples. ``axis=0`` gives what scipy gives by default. ``axis=-1`` tests row against row. None
         tests all values of ``data1`` against all values of ``data2``. Samples of one dimension need no axis. For others
         there is no default, because version 0.1 and scipy have different ones.
     nan_policy : {"propagate", "omit", "raise"}

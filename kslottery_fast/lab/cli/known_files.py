@@ -81,7 +81,7 @@ FILES: dict[str, dict[str, str]] = {
         "chat_template.jinja": "how a chat becomes a prompt",
     },
 }
-"""What a file is, by a pattern of its name, if the marker (the key) lies in the same folder. The first match counts."""
+"""What a file is, by a pattern of its name, if the marker (the key) is in the same folder. The first match counts."""
 
 STAGES = {
     "*.corpus": "the corpus and the model of one language",
@@ -111,6 +111,6 @@ def stage_kind(name: str) -> str:
 
 
 def in_checkpoints(path: Path) -> Path | None:
-    """The folder ``checkpoints`` of an experiment that a path is or lies in. None if it lies elsewhere."""
+    """The folder ``checkpoints`` of an experiment that a path is or is in. None if it is elsewhere."""
     places = (path, *path.absolute().parents)
     return next((place for place in places if place.name == "checkpoints" and (place.parent / RUN).is_file()), None)

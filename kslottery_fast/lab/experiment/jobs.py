@@ -55,7 +55,7 @@ def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, co
     jobs : sequence of Job
         All jobs, finished or not.
     folder : RunFolder
-        Where the stages lie.
+        Where the stages are.
     console : RunConsole
         Where progress is written.
     command : str

@@ -42,7 +42,7 @@ class Experiment:
     settings : ExperimentSettings
         What to do.
     folder : RunFolder
-        Where the stages lie.
+        Where the stages are.
     console : RunConsole
         Where progress is written.
     show_scores : callable(label, evaluation), optional
