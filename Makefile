@@ -18,7 +18,7 @@ NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt setup.py
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /make \1\t/' | expand -t 16
 
-demo: .venv/native ## KS-Lottery end to end on SmolLM2-135M and real translations; the report lands in runs/demo
+demo: .venv/native ## KS-Lottery end to end on SmolLM2-135M and real translations; the report goes to runs/demo
 	@$(BIN)/kslottery run --output runs/demo $(ARGS)
 
 test: lint unit ## everything that CI runs: linters, types, formats, tests, doctests
@@ -43,7 +43,7 @@ format: .venv/native ## let the formatters rewrite the files
 fuzz: .venv/native ## KS kernels against scipy on random and adversarial rows; FUZZ_SECONDS=600 for longer
 	@$(BIN)/python tests/ops/fuzz_ks.py --seconds $(or $(FUZZ_SECONDS),60)
 
-bench: .venv/native ## what the ops cost, beside the memory floor and peers; ARGS=--quick, ARGS=--output for a JSON file
+bench: .venv/native ## what the ops cost, compared with the memory floor and peers; ARGS=--quick, ARGS=--output for a JSON file
 	@$(BIN)/python -m benchmarks.table $(ARGS)
 
 # On a machine with a GPU and no network: its own Python, which has torch, and its cmake, ninja and nvcc. DRY=1 needs no

@@ -1,4 +1,4 @@
-"""Builds kslottery_fast._C with CMake and ninja; everything else about the package stands in pyproject.toml.
+"""Builds kslottery_fast._C with CMake and ninja; everything else about the package is in pyproject.toml.
 
 Environment: KSL_CUDA=on|off|auto, KSL_CUDA_ARCHITECTURES=90-real (and the like; empty: all of a release),
 KSL_SANITIZE=address|undefined, KSL_WERROR=ON, CXX and CMAKE_ARGS as usual.
@@ -24,7 +24,7 @@ OPTIONS = {"KSL_CUDA": "auto", "KSL_CUDA_ARCHITECTURES": "", "KSL_SANITIZE": "",
 
 
 def need(what: str, remedy: str, *candidates: str | None) -> str:
-    """The path of the first program that exists, or one clear line."""
+    """Return the path of the first program that exists, or exit with one clear line."""
     for candidate in candidates:
         if candidate and (path := shutil.which(candidate)):
             return path
@@ -44,7 +44,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 class CMakeBuild(build_ext):
-    """build_ext that lets CMake make the module and only puts it in its place."""
+    """The command build_ext, in which CMake makes the module."""
 
     def build_extension(self, ext: Extension) -> None:
         """Configure, build and copy kslottery_fast._C."""
@@ -81,7 +81,7 @@ class CMakeBuild(build_ext):
         self.copy_file(str(built), str(target))
 
     def copy_file(self, infile: str, outfile: str, *_args: object, **_kwargs: object) -> tuple[str, bool]:  # type: ignore[override]
-        """Write beside the target and rename: a process that imports the old module keeps it whole."""
+        """Write next to the target and rename, so that a process that imports the old module keeps it whole."""
         temporary = f"{outfile}.{os.getpid()}.tmp"
         shutil.copy2(infile, temporary)
         Path(temporary).replace(outfile)
