@@ -304,8 +304,10 @@ class RowAdamW(Optimizer):
         """
         if not isinstance(state_dict, dict):
             raise TypeError(f"state_dict is {shown(state_dict)}: expected what an optimizer's state_dict() returned")
-        if not {"state", "param_groups"} <= state_dict.keys():
-            raise InputError("state_dict has no 'state' and 'param_groups': expected what state_dict() returned")
+        if not (isinstance(state_dict.get("state"), dict) and isinstance(state_dict.get("param_groups"), list)):
+            raise InputError(
+                "state_dict has no dict 'state' and no list 'param_groups': expected what state_dict() returned"
+            )
         self._follow_rows()
         pairs = matched_state(self.param_groups, state_dict)
         learning_rates = [group["lr"] for group in self.param_groups]

@@ -72,6 +72,13 @@ class RowEmbedding(Overlay, nn.Embedding):
     :func:`kslottery_fast.rows.attach_rows` makes it, and :func:`kslottery_fast.rows.get_rows` finds it. ``weight``
     [V, d] is the model's own Parameter, not a copy. The output has the dtype of ``weight``. As in ``nn.Embedding``, the
     row of ``padding_idx`` is read but gets no gradient from here.
+
+    Examples
+    --------
+    >>> from kslottery_fast import attach_rows
+    >>> embedding = attach_rows(nn.Embedding(10, 4), [7, 3])
+    >>> embedding.token_ids, embedding.rows.shape, embedding(torch.tensor([[7, 1]])).shape
+    (tensor([7, 3]), torch.Size([2, 4]), torch.Size([1, 2, 4]))
     """
 
     overlaid = nn.Embedding

@@ -209,6 +209,7 @@ class Mixture:
 
     def __init__(self, names: Sequence[str | None], copies: int) -> None:
         self.names, self.copies = tuple(names), copies
+        self.outer: Mixture | None = None  # that of the block around this one
         self._groups: dict[tuple[int, torch.device], list[tuple[str | None, torch.Tensor]]] = {}
 
     def groups(self, batch_size: int, device: torch.device) -> list[tuple[str | None, torch.Tensor]]:

@@ -167,8 +167,11 @@ def remove_rows(model: M, name: str) -> M:
         raise InputError(f"{name!r} is the only set; call detach_rows to take it off")
     if sets.active == name:
         raise InputError(f"{name!r} is in use; switch to another set with use_rows first")
-    if sets.mixture is not None and name in sets.mixture.names:
-        raise InputError(f"{name!r} is read by the mixed_rows block that is running; remove it after the block")
+    mixture = sets.mixture
+    while mixture is not None:  # also in the blocks around the innermost one
+        if name in mixture.names:
+            raise InputError(f"{name!r} is read by the mixed_rows block that is running; remove it after the block")
+        mixture = mixture.outer
     del sets[name]
     return model
 
@@ -219,12 +222,14 @@ def mixed_rows(model: M, names: Sequence[str | None], *, copies: int = 1) -> Abs
 
 @contextmanager
 def _mixing(model: M, sets: RowSets, mixture: Mixture) -> Iterator[M]:
-    before = sets.mixture
+    for name in mixture.names:  # a set may have been removed since mixed_rows was called
+        _check_known(sets, name, "names", base=True)
+    mixture.outer = sets.mixture
     sets.mixture = mixture
     try:
         yield model
     finally:
-        sets.mixture = before
+        sets.mixture = mixture.outer
 
 
 def _embeddings(model: nn.Module) -> tuple[list[RowEmbedding], RowSets]:

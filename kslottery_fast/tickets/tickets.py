@@ -176,15 +176,21 @@ class Tickets(TicketViews, TicketFiles):
             return int(self.token_ids[place])
         return subsets.subset(self, subsets.places_of(index, len(self)))
 
-    def __and__(self, other: "Tickets | str | os.PathLike[str]") -> Self:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The token ids for numpy, int64 also if there are none. A copy, because tickets never change."""
+        if copy is False:
+            raise ValueError("copy is False, but an array of tickets is always a copy of their token ids")
+        return np.array(self.token_ids.numpy(), dtype=dtype)
+
+    def __and__(self, other: Self | str | os.PathLike[str]) -> Self:
         """The tickets that are also in ``other``, with the evidence of ``self``."""
         return self._part(torch.isin(self.token_ids, self._comparable(other).token_ids))
 
-    def __sub__(self, other: "Tickets | str | os.PathLike[str]") -> Self:
+    def __sub__(self, other: Self | str | os.PathLike[str]) -> Self:
         """The tickets that are not in ``other``, with the evidence of ``self``."""
         return self._part(~torch.isin(self.token_ids, self._comparable(other).token_ids))
 
-    def __or__(self, other: "Tickets | str | os.PathLike[str]") -> Self:
+    def __or__(self, other: Self | str | os.PathLike[str]) -> Self:
         """The tickets in either, with the evidence of ``self`` if a row is in both."""
         return subsets.union(self, self._comparable(other))
 
@@ -221,7 +227,7 @@ class Tickets(TicketViews, TicketFiles):
         mask[self.token_ids] = True
         return mask
 
-    def jaccard(self, other: "Tickets | str | os.PathLike[str]") -> float:
+    def jaccard(self, other: Self | str | os.PathLike[str]) -> float:
         """Return the overlap with other tickets of the same vocabulary, ``|A and B| / |A or B|``.
 
         Parameters

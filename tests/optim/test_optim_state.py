@@ -189,5 +189,6 @@ def test_a_state_of_other_rows_or_shapes_is_refused():
 def test_what_is_no_state_dict_is_named(wrong):
     with pytest.raises(TypeError, match=r"state_dict is .*expected what an optimizer's state_dict"):
         RowAdamW([table()]).load_state_dict(wrong)
-    with pytest.raises(InputError, match="state_dict has no 'state' and 'param_groups'"):
-        RowAdamW([table()]).load_state_dict({})
+    for content in ({}, {"state": None, "param_groups": []}, {"state": {}, "param_groups": 3}):
+        with pytest.raises(InputError, match="state_dict has no dict 'state' and no list 'param_groups'"):
+            RowAdamW([table()]).load_state_dict(content)

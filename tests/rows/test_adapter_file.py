@@ -213,7 +213,7 @@ def test_the_card_loads_the_class_of_the_model(tmp_path):
         ({"path": None}, "path is None: expected a path"),
         ({"path": ""}, "path is empty"),
         ({"vocab_size": "60"}, "vocab_size is '60': expected an integer of at least 1"),
-        ({"input_modules": "model.embed_tokens"}, "input_modules is the str"),
+        ({"input_modules": "model.embed_tokens"}, "input_modules is 'model.embed_tokens'"),
         ({"input_modules": []}, "input_modules is empty"),
         ({"head_modules": 3}, "head_modules is 3: expected a list of module names"),
         ({"pinned": (3, torch.ones(2))}, "pinned is the tuple .*: expected None, or a token id and its row"),

@@ -133,7 +133,17 @@ def test_a_set_that_the_running_batch_reads_is_not_removed():
             remove_rows(model, "fr")
         remove_rows(model, "de")
         assert model(torch.tensor([[1], [2]])).shape == (2, 1, 4)
+    with mixed_rows(model, ["fr"]):
+        with (
+            mixed_rows(model, ["default"]),
+            pytest.raises(InputError, match="'fr' is read by the mixed_rows block that is running"),
+        ):
+            remove_rows(model, "fr")
+        assert model(torch.tensor([[2]])).shape == (1, 1, 4)
+    late = mixed_rows(model, ["fr"])
     assert rows.row_sets(remove_rows(model, "fr")) == ("default",)
+    with pytest.raises(InputError, match="names: no set is named 'fr'"), late:
+        pass
 
 
 def test_a_container_of_two_models_is_detached_whole_and_otherwise_ambiguous():

@@ -34,6 +34,16 @@ def test_tickets_are_a_sequence_of_ints() -> None:
     assert [token_id in tickets for token_id in (7, np.int64(4), torch.tensor(1), 0, -1, 10, 10**30)] == [True] * 3 + [
         False
     ] * 4
+    for found in (tickets, tickets[:0]):
+        array = np.array(found)
+        assert (array.dtype, array.tolist()) == (np.int64, list(found))
+        assert np.zeros(10)[array].shape == torch.zeros(10)[found].shape == (len(found),)
+        assert torch.tensor(found).tolist() == torch.as_tensor(found).tolist() == list(found)
+    array = np.asarray(tickets, dtype=np.int32)
+    array[0] = 0
+    assert tickets[0] == 9
+    with pytest.raises(ValueError, match="copy is False, but an array of tickets is always a copy"):
+        np.array(tickets, copy=False)
     for outside in (4, -5):
         with pytest.raises(IndexError, match=f"index is {outside}, but there are 4 tickets"):
             tickets[outside]
