@@ -1,4 +1,4 @@
-r"""What a model does on held-out pairs: NLL, BLEU, chrF++, whether it stops, and how much it writes.
+r"""Scores of a model on held-out pairs: NLL, BLEU, chrF++, how often it stops by itself, and how much it writes.
 
 BLEU and chrF++ are computed twice, on the raw text and on its first line. Much of a raw gain can come from a model that
 learned to stop: in a replication of the KS-Lottery paper that was 94% of the published gain.
@@ -14,10 +14,11 @@ from typing import Any
 from torch import nn
 from typing_extensions import Self
 
-from kslottery_fast.base.arguments import check_model, check_tokenizer
+from kslottery_fast.base.arguments import check_integer, check_model, check_tokenizer
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.tokenizer import Tokenizer
 
-from .checks import check_bootstrap, check_instance, check_integer, check_list, check_progress
+from .checks import check_bootstrap, check_instance, check_list, check_progress
 from .encoding import Example, collate, encode
 from .generation import GeneratedText, generate
 from .intervals import Interval, bootstrap_interval, clopper_pearson
@@ -184,7 +185,7 @@ def first_line(text: str) -> str:
 
 def evaluate(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     examples: Sequence[Example],
     *,
     max_new_tokens: int = 64,
@@ -199,7 +200,8 @@ def evaluate(
     Parameters
     ----------
     model : torch.nn.Module
-        A decoder-only transformers model, also offloaded by accelerate. It is left in the modes it came in.
+        A decoder-only transformers model, also offloaded by accelerate. Its modules return to the
+        modes that they came in.
     tokenizer : transformers tokenizer
         The model's own.
     examples : sequence of Example

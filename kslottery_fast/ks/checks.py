@@ -1,4 +1,4 @@
-"""Checks of arguments that several files of this room share."""
+"""Checks of arguments that several files of this package share."""
 
 from typing import Any
 
@@ -7,15 +7,6 @@ import torch
 from torch import Tensor
 
 from kslottery_fast.base.arguments import shown
-
-
-def option_shown(value: object) -> str:
-    """A wrong option for an error message: texts and numbers as they are, anything else by its type.
-
-    >>> option_shown("fast"), option_shown(0.5), option_shown([1, 2])
-    ("'fast'", '0.5', 'the list [1, 2]')
-    """
-    return repr(value) if isinstance(value, (str, int, float, np.generic)) else shown(value)
 
 
 def as_tensor(value: Any, name: str, expected: str, dtype: torch.dtype | None = None) -> Tensor:

@@ -1,9 +1,8 @@
-"""Which rows of two tables pass the test. This is the decision behind :func:`kslottery_fast.ks_select`."""
+"""Deciding which rows of two tables pass the test, for :func:`kslottery_fast.ks_select`."""
 
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -12,10 +11,10 @@ import torch
 from torch import Tensor
 
 from kslottery_fast import ops
+from kslottery_fast.base.arguments import check_integer
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
-from .checks import option_shown
 from .corrections import adjust, check_correction
 from .options import Method
 from .significance import check_alpha, critical_count, pvalues, resolve_table_method
@@ -110,25 +109,13 @@ def check_options(alpha: Any, correction: Any, top_k: Any) -> float | None:
     """
     check_correction(correction)
     if top_k is not None:
-        if not _is_integer(top_k):
-            raise TypeError(f"top_k is {option_shown(top_k)}: expected a number of rows, or None")
-        if top_k < 1:
-            raise InputError(f"top_k is {top_k}: expected at least 1 row")
+        check_integer(top_k, "top_k", 1)
         if correction is not None:
             raise InputError(
                 f"correction is {correction!r} and top_k is {top_k}: the rows with the largest D are the same with any "
                 "correction; leave correction out, or top_k to select by corrected p-values"
             )
     return None if alpha is None and top_k is not None else check_alpha(alpha)
-
-
-def _is_integer(value: Any) -> bool:
-    """Tell whether a value can count something. An int and an integer of numpy can, a bool and a float cannot."""
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return not isinstance(value, bool)
 
 
 def select_in_memory(
@@ -160,7 +147,7 @@ def select_rows(
     if top_k is None and V == 0:
         threshold = d + 1  # nothing is compared with it, and a file may state any d for a table without rows
     elif top_k is None:
-        # For "bh" this is what a single row would need. It is reported as the threshold where no row is selected.
+        # For "bh" this is what a single row would need. It is reported as the threshold if no row is selected.
         # alpha / V may underflow. Then V p < alpha means that p has underflowed too, and so does p < ulp(0).
         single = level if correction is None else max(level / V, math.ulp(0.0))
         threshold = critical_count(d, single, resolved)
@@ -229,7 +216,7 @@ def _why_so_few(
     largest: int, d: int, threshold: int, found: int, alpha: float, correction: str | None, top_k: int | None
 ) -> str:
     if top_k is not None:
-        return f"only {found} row{'' if found == 1 else 's'} moved (D > 0), top_k asked for {top_k}"
+        return f"only {found} row{'' if found == 1 else 's'} moved (D > 0), but top_k is {top_k}"
     after_correction = "" if correction is None else " after the correction for many tests"
     if threshold > d:
         return (

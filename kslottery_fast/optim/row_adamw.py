@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from kslottery_fast.base.arguments import check_choice, shown
+from kslottery_fast.base.arguments import check_choice, check_flag, shown
 from kslottery_fast.base.dtensors import is_dtensor
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops import kernels, row_adamw_
@@ -25,7 +25,7 @@ _Loss = TypeVar("_Loss")
 
 
 class RowAdamW(Optimizer):
-    """AdamW for a few rows of a large table, or for a compact row parameter. By default ``lr=1e-2``, no weight decay.
+    """AdamW for a few rows of a large table or for a compact row parameter, with ``lr=1e-2`` and no decay by default.
 
     ``torch.optim.AdamW`` has ``lr=1e-3, weight_decay=1e-2``. The default here is the learning rate of the paper's
     Partial Tuning, without decay, because decay moves rows that get no gradient.
@@ -62,10 +62,10 @@ class RowAdamW(Optimizer):
     Raises
     ------
     InputError
-        A hyperparameter out of range, row ids that do not fit, ``"rows"`` for a parameter that is no table, or no
+        A hyperparameter out of range, row ids that do not fit, ``"rows"`` for a parameter that is not a table, or no
         parameters.
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Notes
     -----
@@ -112,8 +112,7 @@ class RowAdamW(Optimizer):
         capturable: bool = False,
     ) -> None:
         check_choice(nonfinite, ("raise", "skip"), "nonfinite")
-        if not isinstance(capturable, bool):
-            raise TypeError(f"capturable is {shown(capturable)}: expected True or False")
+        check_flag(capturable, "capturable")
         if capturable and nonfinite == "raise":
             raise InputError(
                 "capturable=True never waits for the device, so it cannot raise at a NaN gradient; pass "
@@ -133,7 +132,7 @@ class RowAdamW(Optimizer):
         return {**super().__getstate__(), **{name: getattr(self, name) for name in ours}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Torch calls this with a loaded state too, which holds nothing of ours."""
+        """Torch also calls this with a loaded state, which holds no attribute of this class."""
         super().__setstate__(state)
         self.__dict__.setdefault("_rows", TrainedRows())  # pickles of version 0.1 have none
 
@@ -144,7 +143,7 @@ class RowAdamW(Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        # GradScaler then hands its scale and its found_inf to us, as attributes, and does not wait for the device.
+        # GradScaler then hands over its scale and its found_inf as attributes, and does not wait for the device.
         return self.capturable
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -225,8 +224,8 @@ class RowAdamW(Optimizer):
             self._refuse(updates[bad])
             return
         if not self.capturable:  # with capturable, reading a learning rate would wait for the device
-            for update in updates:  # all are checked before the first is written
-                check_hyperparameters(update.group)
+            for group in {id(update.group): update.group for update in updates}.values():
+                check_hyperparameters(group)  # of all groups, before the first parameter is written
         by_device: dict[torch.device, list[Update]] = {}
         for update in updates:
             by_device.setdefault(update.param.device, []).append(update)
@@ -285,7 +284,7 @@ class RowAdamW(Optimizer):
         Parameters
         ----------
         state_dict : dict
-            What :meth:`state_dict` returned, or that of a ``torch.optim.AdamW`` whose parameters train whole here.
+            What :meth:`state_dict` returned, or the state of ``torch.optim.AdamW`` if all parameters train whole here.
 
         Raises
         ------
@@ -426,5 +425,7 @@ class RowAdamW(Optimizer):
             capture.refuse_in_capture()
             group["lr"] = lr = torch.full((), lr, dtype=torch.float64, device=device)
         if lr.device != device:  # it would be read once, and a captured graph would repeat it
-            raise InputError(f"lr is a tensor on {lr.device}, the parameters are on {device}: use lr.to('{device}')")
+            raise InputError(
+                f"lr is a tensor on {lr.device}, but the parameters are on {device}: use lr.to('{device}')"
+            )
         return lr

@@ -1,4 +1,4 @@
-"""Which rows of a parameter train, and the state that belongs to them."""
+"""The rows of a parameter that train, and the state that belongs to them."""
 
 from __future__ import annotations
 
@@ -67,8 +67,10 @@ class TrainedRows:
 
     def follow(self, param: Tensor, rows: Tensor | None, state: dict[str, Any]) -> None:
         """Bring the state of a parameter to the rows that train now."""
-        known = self._state_rows.get(param, rows)
-        if known is not rows and not _same(known, rows):
+        known = self._state_rows.setdefault(param, rows)
+        if known is rows:  # as in nearly every step
+            return
+        if not _same(known, rows):
             refuse_in_capture()
             _move_state(param, known, rows, state)
         self._state_rows[param] = rows
@@ -80,7 +82,7 @@ def check_rows(rows: Any, param: Tensor) -> Tensor:
     Raises
     ------
     InputError
-        Row ids that do not fit the table, or a parameter that is no table.
+        Row ids that do not fit the table, or a parameter that is not a table.
     """
     if is_dtensor(param):
         raise InputError("'rows' needs a whole table, not a DTensor; attach the rows before fully_shard")

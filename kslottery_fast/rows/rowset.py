@@ -182,7 +182,7 @@ class RowSet(nn.Module):
                 errors.append(str(error))  # load_state_dict raises them all at the end
                 return
             if len(ids) != len(self.token_ids):
-                errors.append(f"{key} has {len(ids)} token ids, the attached rows are {len(self.token_ids)}")
+                errors.append(f"{key} has {len(ids)} token ids, but the attached rows are {len(self.token_ids)}")
                 return
         rows = state_dict.get(f"{prefix}rows")
         if local_metadata.get("assign_to_params_buffers") and torch.is_tensor(rows):
@@ -216,10 +216,10 @@ class Mixture:
         key = batch_size, device
         if key not in self._groups:
             if batch_size not in (len(self.names), len(self.names) * self.copies):
-                several = f", or {len(self.names) * self.copies} with copies={self.copies}" if self.copies > 1 else ""
+                many = f" or {len(self.names) * self.copies} (copies={self.copies})" if self.copies > 1 else ""
                 raise InputError(
-                    f"the batch has {batch_size} examples, mixed_rows got {len(self.names)} names: give one name an "
-                    f"example{several}; with beams or several returned sequences pass copies="
+                    f"the batch has {batch_size} examples, but the names given to mixed_rows are for {len(self.names)}"
+                    f"{many}; give one name for each example, and with beams or several returned sequences pass copies="
                 )
             names = [name for name in self.names for _ in range(batch_size // len(self.names))]
             self._groups[key] = [
@@ -282,9 +282,9 @@ def new_row_set(embedding: nn.Embedding, ids: torch.Tensor) -> RowSet:
 
 def check_name(name: Any) -> None:
     """Refuse a name that cannot be part of a parameter's name."""
-    # A ModuleDict keeps its modules beside its own attributes, of which "training" is one.
+    # A ModuleDict keeps its modules next to its own attributes, of which "training" is one.
     if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name) or hasattr(RowSets, name):
         raise InputError(
-            f"name is {shown(name)}: expected a string without dots that is no attribute of a torch module, such as "
-            "'en-de'"
+            f"name is {shown(name)}: expected a string without dots that is not an attribute of a torch module, "
+            "such as 'en-de'"
         )

@@ -55,7 +55,7 @@ def input_embedding(model: nn.Module, name: str = "model") -> nn.Embedding:
     except NotImplementedError:
         embedding = None
     if not isinstance(embedding, nn.Embedding):
-        # PEFT keeps a module that LoRA wraps as base_layer. Where it trains a copy, the module is original_module.
+        # PEFT keeps a module that LoRA wraps as base_layer. If it trains a copy, the module is original_module.
         if any(isinstance(getattr(embedding, part, None), nn.Embedding) for part in ("base_layer", "original_module")):
             raise InputError(
                 f"the input embedding of {name} is wrapped by PEFT ({type(embedding).__name__}), which trains its rows "
@@ -230,7 +230,7 @@ def check_writable(embedding: nn.Embedding, what: str) -> None:
         if found:
             raise InputError(
                 f"cannot {what} a table that is {kind}; save the rows with "
-                "kslottery_fast.rows.save_adapter, and load them onto a model in memory"
+                "kslottery_fast.save_adapter, and load them onto a model in memory"
             )
 
 

@@ -95,7 +95,7 @@ def test_two_names_for_the_tensor(models, tmp_path, capsys):
     assert "x.safetensors has no tensor y" in error(capsys, "before", "x.safetensors", *tensors, "--json")
     for names in ("a,b,c", "a,", ",", ""):
         message = error(capsys, "before", "x.safetensors", "--tensor", names)
-        assert f"argument --tensor: {names!r} is not one name, or two with a comma" in message
+        assert f"argument --tensor: {names!r} is neither one name nor two names with a comma" in message
 
 
 def test_nothing_selected_says_why(models, capsys):

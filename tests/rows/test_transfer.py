@@ -40,7 +40,7 @@ def test_a_tied_transfer_changes_the_head_too():
 def test_transfer_refuses_what_does_not_fit_and_writes_nothing():
     table = torch.zeros(V, 16)
     for source, target, ids, message in [
-        (torch.zeros(V, 8), table, [1], "source has rows of dimension 8, target of 16"),
+        (torch.zeros(V, 8), table, [1], "source has rows of dimension 8, but target has rows of dimension 16"),
         (torch.zeros(5, 16), table, [7], r"token_ids \(in the source\) has 7"),
         (torch.zeros(V), table, [1], "source must be a floating-point table"),
         (torch.full((V, 16), float("nan")), table, [1], "cannot transfer: 1 of 1 rows"),
@@ -86,7 +86,7 @@ def test_arrays_are_sources_and_targets_in_place(dtype):
         (np.zeros((V, 4), dtype=int), InputError, "target must be a floating-point table .V, d., not int64"),
         (np.zeros(V), InputError, "target must be a floating-point table .V, d., not float64 .60."),
         (np.ma.zeros((V, 4)), TypeError, "target is a masked array"),
-        ("gpt2", TypeError, "target is the str 'gpt2': expected a model, or a table"),
+        ("gpt2", TypeError, "target is 'gpt2': expected a model, or a table"),
     ],
 )
 def test_targets_that_cannot_be_written_are_refused(target, error, message):

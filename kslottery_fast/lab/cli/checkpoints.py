@@ -57,7 +57,7 @@ def add_select(commands: Any) -> None:
         help="name of the table; two names if BEFORE and AFTER call it differently",
     )
     choice.add_argument(
-        "--tokenizer", type=place, metavar="DIR", help="folder of the tokenizer, by default that of AFTER or BEFORE"
+        "--tokenizer", type=place, metavar="DIR", help="folder of the tokenizer (default: that of AFTER or BEFORE)"
     )
     group = parser.add_argument_group("output")
     group.add_argument("--limit", type=at_least(0), default=20, metavar="N", help="rows in the table")
@@ -101,7 +101,9 @@ def _add_test(group: Any) -> None:
 def _tensor(text: str) -> str | tuple[str, str]:
     names = text.split(",")
     if len(names) > 2 or not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} is not one name, or two with a comma and no space between them")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither one name nor two names with a comma and no space between them"
+        )
     return names[0] if len(names) == 1 else (names[0], names[1])
 
 

@@ -67,10 +67,10 @@ def add_compare(commands: Any) -> None:
         "compare",
         _compare,
         "compare many ways to tune a model",
-        "Every way is tried with several training seeds and on several languages.\n"
-        "Each is called an arm and written NAME[@SIZE][:lr=RATE]. SIZE is a number\n"
-        "of rows (18), an alpha (0.05: as many rows as the KS test selects), `tickets`\n"
-        "or `active` (the whole active vocabulary). --list-arms explains the names.\n\n"
+        "Each way is called an arm and is written NAME[@SIZE][:lr=RATE]. Every arm is\n"
+        "tried with several training seeds and languages. SIZE is a number of rows\n"
+        "(18), an alpha (0.05: as many rows as the KS test selects), `tickets`, or\n"
+        "`active` (the whole active vocabulary). --list-arms explains the names.\n\n"
         "The same command resumes an experiment that was interrupted. Arms, seeds and\n"
         "languages may be added later. The folder of `kslottery run` may be extended.",
         ["compare --output runs/es --arms partial@18,frequency@18,lora@18 --seed 0,1,2", "compare --list-arms"],
@@ -91,7 +91,7 @@ def add_compare(commands: Any) -> None:
         type=probability,
         default=0.1,
         metavar="SHARE",
-        help="gain that the recommended rows may lose",
+        help="share of Embed Tuning's gain that the recommended rows may lose",
     )
     _add_settings(parser, "runs/compare", leave_out=("target",))
     listing = parser.add_argument_group("instead of the experiment")
@@ -123,7 +123,7 @@ def add_certify(commands: Any) -> None:
         "certify",
         _certify,
         "recompute and check the certificates of an experiment",
-        "Prints what the certificates guarantee. A certificate follows from the rows and\n"
+        "The command prints what the certificates guarantee. A certificate follows from the rows and\n"
         "predictions in the folder, and a file that does not follow from the others is\n"
         "refused. No model is run, and no file is written.",
         ["certify runs/es"],
@@ -146,7 +146,7 @@ def _add_settings(parser: argparse.ArgumentParser, output: str, *, leave_out: tu
     group.add_argument(
         "--output", dest="folder", type=place, default=Path(output), metavar="DIR", help="folder of the experiment"
     )
-    add_results(parser, group, as_json=f"{_SUMMARY}; the folder is written all the same")
+    add_results(parser, group, as_json=f"{_SUMMARY}; the folder is written in either case")
     parser.set_defaults(after_interrupt="; the same command resumes the experiment")
     return groups
 
@@ -189,7 +189,7 @@ def _list_arms(options: argparse.Namespace) -> int:
 
     arms = {name: f"{arm.label}. {' '.join((type(arm).__doc__ or '').split())}" for name, arm in ARMS.items()}
     arms |= {
-        name: f"{text} Chosen: {CHOSEN[arm.selector]}."
+        name: f"{text} It chooses {CHOSEN[arm.selector]}."
         for name, text in arms.items()
         if isinstance(arm := ARMS[name], ChosenRows)
     }

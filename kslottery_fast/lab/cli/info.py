@@ -17,7 +17,7 @@ def add_info(commands: Any) -> None:
         "info",
         _info,
         "explain a file or folder, or this installation",
-        "Explains every file and folder that a command writes, and a model folder. Without\n"
+        "The command explains every file and folder that a command writes, and a model folder. Without\n"
         "PATH, prints the versions of this installation and which kernels it uses.",
         ["info runs/es", "info tickets.json", "info"],
         "[PATH]",
@@ -69,7 +69,7 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _lines(facts: dict[str, Any], indent: str = "", *, named: bool = True) -> list[str]:
-    """One line for each fact. ``named``: the keys are names of ours, in which an underscore stands for a space."""
+    """One line for each fact. ``named``: an underscore in a key stands for a space."""
     keys = {key: str(key).replace("_", " ") if named else str(key) for key in facts}
     width = max(map(len, keys.values()), default=0)
     lines = []

@@ -1,4 +1,4 @@
-"""What each file and folder is that the commands write, by its name. :mod:`.explain` adds what is in it."""
+"""The files and folders that the commands write, by name, with what each is. :mod:`.explain` adds what is in it."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -81,7 +81,7 @@ FILES: dict[str, dict[str, str]] = {
         "chat_template.jinja": "how a chat becomes a prompt",
     },
 }
-"""What a file is, by a pattern of its name, if the marker (the key) lies in the same folder. The first match counts."""
+"""What a file is, by a pattern of its name, if the marker (the key) is in the same folder. The first match counts."""
 
 STAGES = {
     "*.corpus": "the corpus and the model of one language",
@@ -96,7 +96,7 @@ STAGES = {
 
 
 def described(path: Path) -> str | None:
-    """What a file is, by its name and by the files beside it. None if no command writes it."""
+    """What a file is, by its name and by the other files in its folder. None if no command writes it."""
     for marker, names in FILES.items():
         if (path.parent / marker).is_file():
             found = next((what for pattern, what in names.items() if fnmatch(path.name, pattern)), None)
@@ -111,6 +111,6 @@ def stage_kind(name: str) -> str:
 
 
 def in_checkpoints(path: Path) -> Path | None:
-    """The folder ``checkpoints`` of an experiment that a path is or lies in. None if it lies elsewhere."""
+    """The folder ``checkpoints`` of an experiment that a path is or is in. None if it is elsewhere."""
     places = (path, *path.absolute().parents)
     return next((place for place in places if place.name == "checkpoints" and (place.parent / RUN).is_file()), None)

@@ -94,7 +94,7 @@ def load_corpus(
     InputError
         No such corpus, an unknown language, a file that cannot be read, or too few pairs.
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -135,7 +135,7 @@ def load_corpus(
 
 
 def check_corpus(spec: str, *, source: str = "en") -> None:
-    """Refuse what can be no corpus, before anything is downloaded or read.
+    """Refuse a name that cannot be a corpus, before anything is downloaded or read.
 
     Parameters
     ----------

@@ -110,7 +110,7 @@ def recomputed(folder: Path) -> dict[str, Certificate]:
     stages = sorted((folder / "stages").glob("*.certificate"))
     settings = ExperimentSettings.recorded(read_header(folder), folder).base
     if not stages:
-        raise InputError(f"{folder} holds no certificate yet; give the command that made the folder again to finish it")
+        raise InputError(f"{folder} holds no certificate yet; run the command that made the folder again to finish it")
     return {stage.name: _recomputed(stage, settings) for stage in stages}
 
 

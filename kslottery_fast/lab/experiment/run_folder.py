@@ -1,6 +1,6 @@
 """The folder of one experiment and its finished stages, which make it resumable after Ctrl-C or kill -9.
 
-The results of a stage lie in ``stages/<name>/``. This folder appears by one rename when the stage is complete, so a
+The results of a stage are in ``stages/<name>/``. This folder appears by one rename when the stage is complete, so a
 stage is finished if and only if its folder exists. A process that was killed leaves a hidden temporary folder, which
 the next run removes. ``run.json`` holds the format, the settings that bind the folder, and the grid of the latest call.
 

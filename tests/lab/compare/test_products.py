@@ -95,7 +95,7 @@ def test_models_are_means_over_seeds_under_the_names_of_their_arms(summary):
 
 
 def test_the_first_partial_arm_leaves_tickets_rows_and_adapter(finished):
-    """It is partial@0.3, whose rows are the tickets; those of partial@4 beside it are another choice."""
+    """The arm is partial@0.3, whose rows are the tickets. Those of partial@4, which also exists, are another choice."""
     tickets, rows = Tickets.load(finished / "tickets.json"), load_file(finished / "tickets.safetensors")
     stage = load_file(finished / "stages" / "es.0.partial@0.3" / "rows.safetensors")
     assert tickets.alpha == 0.3
