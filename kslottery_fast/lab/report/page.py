@@ -1,8 +1,8 @@
 """Rendering from templates: the page of an experiment, and its tables in LaTeX.
 
 The page is one HTML file. It loads nothing, follows the reader's colour scheme and can be printed. It runs one script,
-which sorts tables and says which boxes scroll; its Content-Security-Policy allows this script (by its hash) and nothing else. The page is complete
-without the script. Everything in ``{{ }}`` or ``<< >>`` is data and is escaped.
+which sorts tables and says which boxes scroll. Its Content-Security-Policy allows this script (by its hash) and nothing
+else. The page is complete without the script. Everything in ``{{ }}`` or ``<< >>`` is data and is escaped.
 """
 
 from __future__ import annotations
