@@ -1,8 +1,8 @@
 """Rendering from templates: the page of an experiment, and its tables in LaTeX.
 
 The page is one HTML file. It loads nothing, follows the reader's colour scheme and can be printed. It runs one script,
-which sorts tables; its Content-Security-Policy allows this script (by its hash) and nothing else. The page is complete
-without the script. Everything in ``{{ }}`` or ``<< >>`` is data and is escaped.
+which sorts tables and says which boxes scroll. Its Content-Security-Policy allows this script (by its hash) and nothing
+else. The page is complete without the script. Everything in ``{{ }}`` or ``<< >>`` is data and is escaped.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures:
     content = _content(summary, environment, {picture.name: picture for picture in pictures})
     linked = link_first_uses(templates.get_template("body.html.j2").render(shared | content))
     header, end, body = linked.partition("</header>")
-    script = templates.get_template("sort.js.j2").render()
+    script = templates.get_template("page.js.j2").render()
     return templates.get_template("page.html.j2").render(
         **shared,
         header=Markup(header + end),

@@ -284,6 +284,9 @@ def test_figures_and_wide_tables_have_a_visible_hint_that_they_scroll(compared):
     cues = compared.count('<p class="cue" aria-hidden="true">The figure')
     assert cues == parsed.tags["figure"]
     assert compared.count('<p class="cue" aria-hidden="true">The table') >= 6
+    assert len(re.findall('<p class="cue(?: rare)?" aria-hidden="true">', compared)) == len(boxes)
+    assert '<p class="cue rare" aria-hidden="true">The table' in compared, "shown by the script where it is needed"
+    assert "box.scrollWidth > box.clientWidth" in compared
     css = compared[compared.index("<style>") : compared.index("</style>")]
     assert "--shade), transparent) right top / 1rem calc(100% - 2px) scroll" in css
 
