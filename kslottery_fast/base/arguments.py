@@ -1,33 +1,49 @@
 """Checks for public functions: a wrong argument is refused by its name, before anything is changed."""
 
+import numbers
+import operator
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, TypeVar
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import InputError
 
-M = TypeVar("M", bound=nn.Module)
+if TYPE_CHECKING:
+    from torch import nn  # at run time not: reading a corpus checks its arguments without torch
+
+M = TypeVar("M", bound="nn.Module")
 """The type of a model: functions that return their model return it typed as it came."""
+
+_LONGEST = 60  # characters of a value in a message
 
 
 def shown(value: object) -> str:
-    """Describe a value for an error message by its type, and by its text if that is short.
+    """Describe a value for an error message: text and numbers as they are, anything else by its type.
 
     Examples
     --------
-    >>> shown("gpt2"), shown(None), shown([1, 2]), shown(list(range(1000)))
-    ("the str 'gpt2'", 'None', 'the list [1, 2]', 'a list')
+    >>> shown("gpt2"), shown(0.5), shown(None), shown([1, 2]), shown(list(range(1000)))
+    ("'gpt2'", '0.5', 'None', 'the list [1, 2]', 'a list')
     """
     if value is None:
         return "None"
-    kind = type(value).__name__
-    text = repr(value) if isinstance(value, (str, bytes, int, float, list, tuple, dict, set)) else ""
-    if text and len(text) <= 60:
-        return f"the {kind} {text}"
-    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+    plain = isinstance(value, (str, numbers.Number))
+    text = repr(value) if plain or isinstance(value, (bytes, list, tuple, dict, set)) else ""
+    if text and len(text) <= _LONGEST:
+        return text if plain else f"the {type(value).__name__} {text}"
+    return with_article(type(value).__name__)
+
+
+def with_article(noun: str) -> str:
+    """Return a noun with its indefinite article.
+
+    Examples
+    --------
+    >>> with_article("str"), with_article("Evaluation")
+    ('a str', 'an Evaluation')
+    """
+    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"
 
 
 def check_model(value: M, name: str = "model") -> M:
@@ -42,8 +58,10 @@ def check_model(value: M, name: str = "model") -> M:
     --------
     >>> check_model("gpt2")
     Traceback (most recent call last):
-    TypeError: model is the str 'gpt2': expected a model; load it first, with AutoModelForCausalLM.from_pretrained
+    TypeError: model is 'gpt2': expected a model; load it first, with AutoModelForCausalLM.from_pretrained
     """
+    from torch import nn
+
     if not isinstance(value, nn.Module):
         load = "; load it first, with AutoModelForCausalLM.from_pretrained" if isinstance(value, str) else ""
         raise TypeError(f"{name} is {shown(value)}: expected a model{load}")
@@ -62,7 +80,7 @@ def check_tokenizer(value: Any, name: str = "tokenizer") -> Any:
     --------
     >>> check_tokenizer("gpt2")
     Traceback (most recent call last):
-    TypeError: tokenizer is the str 'gpt2': expected a tokenizer; load it first, with AutoTokenizer.from_pretrained
+    TypeError: tokenizer is 'gpt2': expected a tokenizer; load it first, with AutoTokenizer.from_pretrained
     """
     if isinstance(value, type) or not (callable(value) and hasattr(value, "convert_ids_to_tokens")):
         load = "; load it first, with AutoTokenizer.from_pretrained" if isinstance(value, str) else ""
@@ -82,7 +100,7 @@ def check_choice(value: Any, choices: Collection[Any], name: str) -> None:
     --------
     >>> check_choice("tide", ("auto", "frozen", "tied"), "output")
     Traceback (most recent call last):
-    kslottery_fast.base.errors.InputError: output is the str 'tide': expected 'auto', 'frozen' or 'tied'
+    kslottery_fast.base.errors.InputError: output is 'tide': expected 'auto', 'frozen' or 'tied'
     """
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         *first, last = map(repr, choices)
@@ -101,32 +119,38 @@ def check_flag(value: Any, name: str) -> None:
     --------
     >>> check_flag("no", "freeze")
     Traceback (most recent call last):
-    TypeError: freeze is the str 'no': expected True or False
+    TypeError: freeze is 'no': expected True or False
     """
     if not isinstance(value, bool):
         raise TypeError(f"{name} is {shown(value)}: expected True or False")
 
 
-def check_count(value: Any, name: str, least: int = 1) -> None:
-    """Refuse what is not an integer of at least ``least``.
+def check_integer(value: Any, name: str, least: int | None = None) -> int:
+    """Return an integer that is at least ``least``.
 
     Raises
     ------
     InputError
         The integer is too small.
     TypeError
-        The value is not an integer. A bool does not count as an integer.
+        The value is not an integer. Neither a bool nor 3.0 counts as one. An integer of numpy does.
 
     Examples
     --------
-    >>> check_count(0, "copies")
+    >>> check_integer(0, "copies", 1)
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: copies is 0: expected at least 1
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} is {shown(value)}: expected an integer of at least {least}")
-    if value < least:
-        raise InputError(f"{name} is {value}: expected at least {least}")
+    bound = "" if least is None else f" of at least {least}"
+    try:
+        integer = operator.index(value)
+    except TypeError:
+        integer = None
+    if integer is None or isinstance(value, bool):
+        raise TypeError(f"{name} is {shown(value)}: expected an integer{bound}")
+    if least is not None and integer < least:
+        raise InputError(f"{name} is {integer}: expected at least {least}")
+    return integer
 
 
 def check_path(value: Any, name: str = "path", what: str = "a path, as a str or pathlib.Path") -> Path:
@@ -143,7 +167,7 @@ def check_path(value: Any, name: str = "path", what: str = "a path, as a str or 
     --------
     >>> check_path(3, "output")
     Traceback (most recent call last):
-    TypeError: output is the int 3: expected a path, as a str or pathlib.Path
+    TypeError: output is 3: expected a path, as a str or pathlib.Path
     """
     if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
         raise TypeError(f"{name} is {shown(value)}: expected {what}")

@@ -16,14 +16,13 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from typing_extensions import Self
 
-from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.arguments import check_integer, check_path, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
-from kslottery_fast.tickets.file_errors import check_path
 
 from .certificate import Certificate
 from .certify import Predictions, certificate_from
-from .checks import check_integer, check_share
+from .checks import check_share
 from .words import counted
 
 _BEFORE, _TUNED = "before.safetensors", "predictions.safetensors"

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import check_model
+from kslottery_fast.base.arguments import check_integer, check_model
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks.significance import asymptotic_threshold
 
 from .certificate import Agreement, Certificate, CertificateLevel
-from .checks import check_alphas, check_batches, check_bootstrap, check_instance, check_integer, check_share
+from .checks import check_alphas, check_batches, check_bootstrap, check_instance, check_share
 from .intervals import bootstrap_interval, clopper_pearson, mean_lower_bound
 from .predictions import Predictions, next_token_predictions
 

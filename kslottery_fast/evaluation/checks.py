@@ -1,40 +1,17 @@
 """Checks of arguments that the files of this package share. Each message begins with the name of the argument."""
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.arguments import check_integer, shown, with_article
 from kslottery_fast.base.errors import InputError
 
 T = TypeVar("T")
-
-
-def check_integer(value: Any, name: str, least: int | None = None) -> int:
-    """Return an integer that is at least ``least``.
-
-    Raises
-    ------
-    TypeError
-        The value is not an integer. A bool is not accepted.
-    InputError
-        It is too small.
-
-    Examples
-    --------
-    >>> check_integer(0, "batch_size", 1)
-    Traceback (most recent call last):
-    kslottery_fast.base.errors.InputError: batch_size is 0: expected at least 1
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} is {shown(value)}: expected an int")
-    if least is not None and value < least:
-        raise InputError(f"{name} is {value}: expected at least {least}")
-    return int(value)
 
 
 def check_share(value: Any, name: str = "confidence") -> float:
@@ -92,7 +69,7 @@ def check_callable(value: Any, name: str, takes: str) -> None:
     --------
     >>> check_callable(5, "score", "the sums over sentences")
     Traceback (most recent call last):
-    TypeError: score is the int 5: expected a function of the sums over sentences
+    TypeError: score is 5: expected a function of the sums over sentences
     """
     if not callable(value) or isinstance(value, torch.nn.Module) or hasattr(value, "convert_ids_to_tokens"):
         raise TypeError(f"{name} is {shown(value)}: expected a function of {takes}")
@@ -110,7 +87,7 @@ def check_progress(progress: Any) -> None:
     --------
     >>> check_progress(True)
     Traceback (most recent call last):
-    TypeError: progress is the bool True: expected a function of (done, total), or None
+    TypeError: progress is True: expected a function of (done, total), or None
     """
     if progress is not None:
         check_callable(progress, "progress", "(done, total), or None")
@@ -131,7 +108,7 @@ def check_instance(value: Any, kind: type[T], name: str, remedy: str = "") -> T:
     TypeError: prompt is None: expected a str
     """
     if not isinstance(value, kind):
-        raise TypeError(f"{name} is {shown(value)}: expected {_a(kind)}{remedy}")
+        raise TypeError(f"{name} is {shown(value)}: expected {with_article(kind.__name__)}{remedy}")
     return value
 
 
@@ -162,7 +139,7 @@ def check_list(value: Any, kind: type[T], name: str, remedy: str = "", *, empty:
     --------
     >>> check_list("ab", str, "prompts", ", e.g. ['English: house']")
     Traceback (most recent call last):
-    TypeError: prompts is the str 'ab': expected a list of str, e.g. ['English: house']
+    TypeError: prompts is 'ab': expected a list of str, e.g. ['English: house']
     >>> check_list([], str, "prompts")
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: prompts is empty: give at least one str
@@ -191,7 +168,7 @@ def check_alphas(alphas: Any) -> list[float]:
     --------
     >>> check_alphas(0.05)
     Traceback (most recent call last):
-    TypeError: alphas is the float 0.05: expected a list of numbers strictly between 0 and 1, e.g. [0.05]
+    TypeError: alphas is 0.05: expected a list of numbers strictly between 0 and 1, e.g. [0.05]
     """
     expected = "numbers strictly between 0 and 1, e.g. [0.05]"
     levels = list(alphas) if _is_collection(alphas) else None
@@ -313,8 +290,3 @@ def _is_collection(value: Any) -> bool:
     if isinstance(value, (str, bytes, Mapping)) or (torch.is_tensor(value) and value.ndim == 0):
         return False
     return isinstance(value, Sized) and isinstance(value, Iterable)
-
-
-def _a(kind: type) -> str:
-    name = kind.__name__
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

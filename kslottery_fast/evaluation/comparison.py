@@ -10,10 +10,10 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from kslottery_fast.base.arguments import check_choice
+from kslottery_fast.base.arguments import check_choice, check_integer
 from kslottery_fast.base.errors import InputError
 
-from .checks import check_instance, check_integer, check_list, check_mapping
+from .checks import check_instance, check_list, check_mapping
 from .evaluate import SCORES
 from .intervals import Interval, clopper_pearson
 from .model_scores import nll_replicates, score_replicates

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import check_model, check_tokenizer
+from kslottery_fast.base.arguments import check_integer, check_model, check_tokenizer
+from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.rows.token_ids import TokenIds
 
-from .checks import check_integer, check_list
+from .checks import check_list
 from .encoding import Example
 from .intervals import bootstrap_interval
 from .likelihood import TargetNll, nll
@@ -22,7 +23,7 @@ __all__ = ["PARTS", "position_effects", "prompt_parts", "switched", "template_to
 
 def ticket_effects(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     examples: Sequence[Example],
     token_ids: TokenIds,
     rows: torch.Tensor,

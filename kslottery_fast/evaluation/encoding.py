@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import check_choice, check_model, check_tokenizer, shown
+from kslottery_fast.base.arguments import check_choice, check_integer, check_model, check_tokenizer, shown
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.tokenizer import Tokenizer
 
-from .checks import check_instance, check_integer, check_list
+from .checks import check_instance, check_list
 from .logits import IGNORE_INDEX
 
 
@@ -41,7 +42,7 @@ class Example:
         check_instance(self.target, str, "target")
 
 
-def encode(tokenizer: Any, example: Example) -> dict[str, list[int]]:
+def encode(tokenizer: Tokenizer, example: Example) -> dict[str, list[int]]:
     """Return the token ids and labels of one example for a decoder-only model.
 
     Prompt and target are tokenized separately and joined, and the end-of-text token follows. So the prompt has the same
@@ -87,7 +88,7 @@ def encode(tokenizer: Any, example: Example) -> dict[str, list[int]]:
     return {"input_ids": prompt + answer, "labels": [IGNORE_INDEX] * len(prompt) + answer}
 
 
-def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Return the token ids of a prompt, with the tokenizer's default special tokens.
 
     Parameters
@@ -124,7 +125,7 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     return ids
 
 
-def eos_id(tokenizer: Any) -> int:
+def eos_id(tokenizer: Tokenizer) -> int:
     """Return the id of the end-of-text token.
 
     Raises
@@ -139,11 +140,11 @@ def eos_id(tokenizer: Any) -> int:
     27
     """
     check_tokenizer(tokenizer)
-    if tokenizer.eos_token_id is None:
+    if (token := getattr(tokenizer, "eos_token_id", None)) is None:
         raise InputError(
-            "the tokenizer has no end-of-text token: set tokenizer.eos_token to the one that the model was trained with"
+            "tokenizer has no end-of-text token: set tokenizer.eos_token to the one that the model was trained with"
         )
-    return int(tokenizer.eos_token_id)
+    return int(token)
 
 
 def collate(features: Sequence[Mapping[str, Sequence[int]]], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -222,7 +223,7 @@ def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> tor
         raise TypeError(f"rows is {shown(rows)}: expected one or more lists of integers") from None
 
 
-def pad_id(tokenizer: Any) -> int:
+def pad_id(tokenizer: Tokenizer) -> int:
     """Return the id to pad with: the tokenizer's own, or else that of the end-of-text token. Padding is masked.
 
     Raises
@@ -237,7 +238,8 @@ def pad_id(tokenizer: Any) -> int:
     27
     """
     check_tokenizer(tokenizer)
-    return eos_id(tokenizer) if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+    token = getattr(tokenizer, "pad_token_id", None)
+    return eos_id(tokenizer) if token is None else int(token)
 
 
 def check_fits(model: nn.Module, ids: Sequence[Sequence[int]], new_tokens: int = 0) -> None:

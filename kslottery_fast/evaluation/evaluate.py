@@ -14,10 +14,11 @@ from typing import Any
 from torch import nn
 from typing_extensions import Self
 
-from kslottery_fast.base.arguments import check_model, check_tokenizer
+from kslottery_fast.base.arguments import check_integer, check_model, check_tokenizer
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.tokenizer import Tokenizer
 
-from .checks import check_bootstrap, check_instance, check_integer, check_list, check_progress
+from .checks import check_bootstrap, check_instance, check_list, check_progress
 from .encoding import Example, collate, encode
 from .generation import GeneratedText, generate
 from .intervals import Interval, bootstrap_interval, clopper_pearson
@@ -184,7 +185,7 @@ def first_line(text: str) -> str:
 
 def evaluate(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     examples: Sequence[Example],
     *,
     max_new_tokens: int = 64,

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import check_model, check_tokenizer
+from kslottery_fast.base.arguments import check_integer, check_model, check_tokenizer
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.tokenizer import Tokenizer
 
-from .checks import check_integer, check_list, check_progress
+from .checks import check_list, check_progress
 from .encoding import check_fits, encode_prompt, eos_id, pad, pad_id
 
 SHRINK = 0.75
@@ -40,7 +41,7 @@ class GeneratedText:
 
 def generate(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
     max_new_tokens: int = 64,
@@ -113,7 +114,7 @@ def generate(
     return [result for result in results if result is not None]
 
 
-def end_ids(model: nn.Module, tokenizer: Any) -> set[int]:
+def end_ids(model: nn.Module, tokenizer: Tokenizer) -> set[int]:
     """Return the token ids that end a text: the tokenizer's end of text and those of the model's generation config.
 
     Examples

@@ -17,10 +17,10 @@ import scipy  # scipy.special is slow to import: scipy does that when it is firs
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Self
 
-from kslottery_fast.base.arguments import check_choice
+from kslottery_fast.base.arguments import check_choice, check_integer
 from kslottery_fast.base.errors import InputError
 
-from .checks import check_bootstrap, check_callable, check_integer, check_share, check_table
+from .checks import check_bootstrap, check_callable, check_share, check_table
 
 _STAKES = 512  # gamblers of mean_lower_bound
 _HALVINGS = 60  # more than the 53 binary digits of a float64

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
-from kslottery_fast.base.arguments import check_model, check_tokenizer, shown
+from kslottery_fast.base.arguments import check_integer, check_model, check_tokenizer, shown
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.tokenizer import Tokenizer
 
-from .checks import check_bootstrap, check_integer, check_list, check_progress
+from .checks import check_bootstrap, check_list, check_progress
 from .encoding import Example, check_fits, collate, encode, pad_id
 from .generation import device_of, inference, length_batches
 from .intervals import Interval, bootstrap_interval
@@ -72,7 +73,7 @@ class TargetNll(NamedTuple):
 
 def nll(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     examples: Sequence[Example],
     *,
     batch_size: int = 32,

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from kslottery_fast.base.arguments import check_integer, shown
 from kslottery_fast.base.errors import InputError
 
 # A conversion such as %s, %d, %(name)s, %.2f, %%. The blank flag is left out, since "100 % of" is prose.
@@ -93,7 +94,7 @@ def normalise(text: str) -> str:
     'Save it'
     """
     if not isinstance(text, str):
-        raise _wrong("text", text, "a str")
+        raise TypeError(f"text is {shown(text)}: expected a str")
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
@@ -104,7 +105,7 @@ def comparison_key(text: str) -> str:
     True
     """
     if not isinstance(text, str):
-        raise _wrong("text", text, "a str")
+        raise TypeError(f"text is {shown(text)}: expected a str")
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join("".join(c if unicodedata.category(c)[0] in "LNM" else " " for c in folded).split())
 
@@ -185,7 +186,7 @@ def check_no_leak(splits: Sequence[Sequence[Pair]]) -> None:
     RuntimeError: leak: the source 'save!' occurs in two splits
     """
     if isinstance(splits, str) or not isinstance(splits, Sequence):
-        raise _wrong("splits", splits, "a list of lists of Pair")
+        raise TypeError(f"splits is {shown(splits)}: expected a list of lists of Pair")
     seen: dict[tuple[str, str], int] = {}
     for number, split in enumerate(splits):
         for pair in _checked(split, f"splits[{number}]"):
@@ -197,25 +198,16 @@ def check_no_leak(splits: Sequence[Sequence[Pair]]) -> None:
 def _checked(pairs: Any, name: str = "pairs") -> Iterator[Pair]:
     """Yield the pairs of any iterable, and refuse other items."""
     if isinstance(pairs, (str, bytes, Pair)) or not isinstance(pairs, Iterable):
-        raise _wrong(name, pairs, "a list of Pair(source, target)")
+        raise TypeError(f"{name} is {shown(pairs)}: expected a list of Pair(source, target)")
     for i, pair in enumerate(pairs):
         if not isinstance(pair, Pair):
-            raise _wrong(f"{name}[{i}]", pair, "a Pair(source, target)")
+            raise TypeError(f"{name}[{i}] is {shown(pair)}: expected a Pair(source, target)")
         yield pair
 
 
 def _check_sizes(**sizes: Any) -> None:
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise _wrong(name, size, "an int")
-        if size < 0:
-            raise InputError(f"{name} is {size}: expected at least 0")
-
-
-def _wrong(name: str, value: Any, expected: str) -> TypeError:
-    from kslottery_fast.base.arguments import shown  # imports torch, which reading a corpus does not need
-
-    return TypeError(f"{name} is {shown(value)}: expected {expected}")
+        check_integer(size, name, 0)
 
 
 def _keys(pair: Pair) -> tuple[tuple[str, str], tuple[str, str]]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from kslottery_fast.base.arguments import check_model, check_tokenizer
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.rows.token_ids import TokenIds
 
 from .checks import check_instance, check_list, check_same_length
@@ -25,7 +26,7 @@ PARTS = ("instruction", "source", "history")
 
 def position_effects(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     examples: Sequence[Example],
     sources: Sequence[str],
     token_ids: TokenIds,
@@ -139,7 +140,7 @@ def position_effects(
     return result
 
 
-def template_tokens(tokenizer: Any, prompts: Sequence[str], sources: Sequence[str]) -> set[int]:
+def template_tokens(tokenizer: Tokenizer, prompts: Sequence[str], sources: Sequence[str]) -> set[int]:
     """Return the token ids that the template itself puts into prompts.
 
     These are the ids at instruction positions of any prompt.
@@ -175,7 +176,7 @@ def template_tokens(tokenizer: Any, prompts: Sequence[str], sources: Sequence[st
     return found
 
 
-def prompt_parts(tokenizer: Any, prompt: str, source: str) -> list[int]:
+def prompt_parts(tokenizer: Tokenizer, prompt: str, source: str) -> list[int]:
     """Tell for every token of a prompt whether it belongs to the source (1) or to the instruction (0).
 
     A token belongs to the source if it covers a character of it. The source is searched for from the end. That is where

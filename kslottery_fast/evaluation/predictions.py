@@ -8,10 +8,9 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
-from kslottery_fast.base.arguments import check_model
+from kslottery_fast.base.arguments import check_model, check_path
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
-from kslottery_fast.tickets.file_errors import check_path
 
 from .checks import check_batches, check_progress
 from .generation import device_of, inference

@@ -7,13 +7,14 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import check_choice, check_model, shown
+from kslottery_fast.base.arguments import check_choice, check_integer, check_model, shown
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows
 from kslottery_fast.rows.tables import input_embedding, table_shape
 from kslottery_fast.rows.token_ids import TokenIds, check_token_ids
 
-from .checks import check_bootstrap, check_integer, check_progress
+from .checks import check_bootstrap, check_progress
 
 M = TypeVar("M", bound=nn.Module)
 OutputRole = Literal["auto", "frozen", "tied"]
@@ -117,7 +118,9 @@ def switched(model: nn.Module, on: torch.Tensor) -> Iterator[None]:
         hook.remove()
 
 
-def check_rows(model: nn.Module, token_ids: TokenIds, rows: Any, tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def check_rows(
+    model: nn.Module, token_ids: TokenIds, rows: Any, tokenizer: Tokenizer
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return token ids [k] and rows [k, d] that fit each other and the model. k may be 0."""
     vocab_size, dimension = table_shape(input_embedding(check_model(model)))
     nothing = torch.is_tensor(token_ids) and token_ids.numel() == 0

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from kslottery_fast.base.arguments import check_count, shown
+from kslottery_fast.base.arguments import check_integer, shown
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.ticket_ids import is_int
 
 
 class GroupedBatches(torch.utils.data.Sampler[int]):
@@ -40,15 +41,14 @@ class GroupedBatches(torch.utils.data.Sampler[int]):
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, group: int = 16) -> None:
-        if not isinstance(lengths, Sequence) or not all(map(_is_int, lengths)):
+        if not isinstance(lengths, Sequence) or not all(map(is_int, lengths)):
             raise InputError(
                 f"lengths is {shown(lengths)}: expected a list of integers, which every epoch reads again; "
                 "put what a generator gives into a list"
             )
-        check_count(batch_size, "batch_size")
-        check_count(group, "group")
-        if not _is_int(seed):
-            raise TypeError(f"seed is {shown(seed)}: expected an integer")
+        check_integer(batch_size, "batch_size", 1)
+        check_integer(group, "group", 1)
+        check_integer(seed, "seed")
         self.lengths, self.batch_size, self.seed, self.group = lengths, batch_size, seed, group
         self.epoch = 0
 
@@ -83,7 +83,3 @@ class GroupedBatches(torch.utils.data.Sampler[int]):
         numbers.shuffle(batches)
         # A short batch anywhere but at the end would shift the borders of all batches after it.
         return sorted(batches, key=lambda batch: len(batch) < self.batch_size)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from kslottery_fast.base.arguments import check_count, check_path
+from kslottery_fast.base.arguments import check_integer, check_path
 from kslottery_fast.base.errors import InputError
 
 from .adapter_kind import (
@@ -86,7 +86,7 @@ def plan_lora(model: nn.Module, budget: int) -> dict[str, Any]:
     TypeError
         ``model`` is not a model.
     """
-    check_count(budget, "budget")
+    check_integer(budget, "budget", 1)
     targets = _lora_targets(model)
     cost: dict[int, int] = defaultdict(int)
     for name, module in model.named_modules():

@@ -7,7 +7,7 @@ import transformers
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import Self
 
-from kslottery_fast.base.arguments import check_choice, check_count, check_flag, shown
+from kslottery_fast.base.arguments import check_choice, check_flag, check_integer, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks.decision import check_options
 from kslottery_fast.ks.null import METHODS
@@ -76,8 +76,8 @@ class TicketMonitor(transformers.TrainerCallback):
         overlap: float = 0.9,
         patience: int = 3,
     ) -> None:
-        check_count(every, "every")
-        check_count(patience, "patience")
+        check_integer(every, "every", 1)
+        check_integer(patience, "patience", 1)
         if isinstance(overlap, bool) or not isinstance(overlap, (int, float)) or not 0 < overlap <= 1:
             raise InputError(f"overlap is {shown(overlap)}: expected a number in (0, 1]")
         check_flag(stop_when_stable, "stop_when_stable")

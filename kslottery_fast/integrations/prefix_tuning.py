@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import check_count, check_path, shown
+from kslottery_fast.base.arguments import check_integer, check_path, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.evaluation.generation import device_of, inference
 
@@ -35,7 +35,7 @@ class Prefix(AdapterKind):
         """See :meth:`AdapterKind.attached`."""
         peft = installed_peft()
         config = check_pretrained(model)
-        check_count(budget, "budget")
+        check_integer(budget, "budget", 1)
         prompt = _checked_ids(prompt, "prompt")
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

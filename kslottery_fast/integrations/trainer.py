@@ -272,8 +272,8 @@ class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
     -----
     RuntimeWarning
         Tickets never occur in the training data, so that their rows do not train. For a dataset that can be read in a
-        moment the warning comes at once, otherwise at the end of the training, or after 100 steps if no ticket at all
-        was read.
+        moment the warning comes at once. Otherwise it names the rows without a gradient at the end of the training, or
+        after 100 steps if no row had one.
 
     Notes
     -----

@@ -56,7 +56,7 @@ def watch_unread(trainer: transformers.Trainer, text_of: Callable[[int], str | N
     if unread is None:
         trainer.add_callback(UnreadRows(text_of))
     elif unread:
-        warn_caller(_message(unread, len(_trained_ids(model)), "in train_dataset", text_of), RuntimeWarning)
+        warn_caller(_lacking_message(unread, len(_trained_ids(model)), text_of), RuntimeWarning)
 
 
 def unread_rows(dataset: Any, model: nn.Module) -> list[int] | None:
@@ -86,7 +86,7 @@ def unread_rows(dataset: Any, model: nn.Module) -> list[int] | None:
                 return None
             for key in keys:
                 if example.get(key) is not None:
-                    wanted.difference_update(torch.as_tensor(example[key]).reshape(-1).tolist())
+                    wanted.difference_update(np.ravel(example[key]).tolist())
             if not wanted:
                 break
     return sorted(wanted)
@@ -123,7 +123,7 @@ class UnreadRows(transformers.TrainerCallback):
         still, total = rows_without_gradient(model, optimizer)
         if still and (len(still) == total or not all_of_them):
             self.warned = True
-            warn_caller(_message(still, total, f"in the data of {steps} steps", self.text_of), RuntimeWarning)
+            warn_caller(_still_message(still, total, steps, self.text_of), RuntimeWarning)
 
 
 def rows_without_gradient(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[list[int], int]:
@@ -163,16 +163,36 @@ def _row_sets(model: nn.Module) -> list[RowSet]:
     return list(get_rows(model).row_sets.values())
 
 
-def _message(unread: list[int], total: int, where: str, text_of: Callable[[int], str | None]) -> str:
-    shown = ", ".join(f"{token} {text!r}" if (text := text_of(token)) else f"{token}" for token in unread[:_SHOWN])
-    shown += ", ..." if len(unread) > _SHOWN else ""
+def _lacking_message(unread: list[int], total: int, text_of: Callable[[int], str | None]) -> str:
+    """What is said of tickets that a whole dataset does not hold."""
     if len(unread) == total:
         found = "the only ticket never occurs" if total == 1 else f"none of the {total} tickets occurs"
     else:
         found = f"{len(unread)} of {total} tickets never occur{'s' if len(unread) == 1 else ''}"
     rows, them = ("its row does", "it") if len(unread) == 1 else ("their rows do", "them")
-    ids = "token id" if len(unread) == 1 else "token ids"
-    return f"{found} {where}, so {rows} not train: {ids} {shown}; leave {them} out, or add examples that contain {them}"
+    return (
+        f"{found} in train_dataset, so {rows} not train: {_named(unread, text_of)}; leave {them} out, or add examples "
+        f"that contain {them}"
+    )
+
+
+def _still_message(still: list[int], total: int, steps: int, text_of: Callable[[int], str | None]) -> str:
+    """What is said of tickets whose rows had no gradient, which has two causes."""
+    if len(still) == total:
+        found = "the only ticket had no gradient" if total == 1 else f"none of the {total} tickets had a gradient"
+    else:
+        found = f"{len(still)} of {total} tickets had no gradient"
+    rows, them = ("its row", "it") if len(still) == 1 else ("their rows", "them")
+    return (
+        f"{found} in {steps} steps, so {rows} did not train: {_named(still, text_of)}; no example contains {them}, or "
+        f"only at its end, where nothing is predicted from {them}; leave {them} out, or add examples that contain "
+        f"{them} elsewhere"
+    )
+
+
+def _named(tokens: list[int], text_of: Callable[[int], str | None]) -> str:
+    shown = ", ".join(f"{token} {text!r}" if (text := text_of(token)) else f"{token}" for token in tokens[:_SHOWN])
+    return f"token id{'' if len(tokens) == 1 else 's'} {shown}{', ...' if len(tokens) > _SHOWN else ''}"
 
 
 @contextlib.contextmanager

@@ -9,15 +9,6 @@ from torch import Tensor
 from kslottery_fast.base.arguments import shown
 
 
-def option_shown(value: object) -> str:
-    """A wrong option for an error message: texts and numbers as they are, anything else by its type.
-
-    >>> option_shown("fast"), option_shown(0.5), option_shown([1, 2])
-    ("'fast'", '0.5', 'the list [1, 2]')
-    """
-    return repr(value) if isinstance(value, (str, int, float, np.generic)) else shown(value)
-
-
 def as_tensor(value: Any, name: str, expected: str, dtype: torch.dtype | None = None) -> Tensor:
     """Read a tensor of numbers. Torch's own errors about None, texts and modules name no argument."""
     if isinstance(value, torch.nn.Module) or (isinstance(value, np.ndarray) and value.dtype.kind not in "biuf"):

@@ -8,9 +8,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.errors import InputError
 
-from .checks import as_tensor, option_shown
+from .checks import as_tensor
 from .options import Correction
 
 CORRECTIONS = (None, "bonferroni", "bh")
@@ -26,8 +27,7 @@ def check_correction(correction: Any) -> None:
     InputError
         Neither None nor one of the names.
     """
-    if correction is not None and not (isinstance(correction, str) and correction in CORRECTIONS):
-        raise InputError(f"correction is {option_shown(correction)}: expected None, 'bonferroni' or 'bh'")
+    check_choice(correction, CORRECTIONS, "correction")
 
 
 def benjamini_hochberg(pvalue: PValues) -> Tensor:

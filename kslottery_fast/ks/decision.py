@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -12,10 +11,10 @@ import torch
 from torch import Tensor
 
 from kslottery_fast import ops
+from kslottery_fast.base.arguments import check_integer
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
-from .checks import option_shown
 from .corrections import adjust, check_correction
 from .options import Method
 from .significance import check_alpha, critical_count, pvalues, resolve_table_method
@@ -110,25 +109,13 @@ def check_options(alpha: Any, correction: Any, top_k: Any) -> float | None:
     """
     check_correction(correction)
     if top_k is not None:
-        if not _is_integer(top_k):
-            raise TypeError(f"top_k is {option_shown(top_k)}: expected a number of rows, or None")
-        if top_k < 1:
-            raise InputError(f"top_k is {top_k}: expected at least 1 row")
+        check_integer(top_k, "top_k", 1)
         if correction is not None:
             raise InputError(
                 f"correction is {correction!r} and top_k is {top_k}: the rows with the largest D are the same with any "
                 "correction; leave correction out, or top_k to select by corrected p-values"
             )
     return None if alpha is None and top_k is not None else check_alpha(alpha)
-
-
-def _is_integer(value: Any) -> bool:
-    """Tell whether a value can count something. An int and an integer of numpy can, a bool and a float cannot."""
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return not isinstance(value, bool)
 
 
 def select_in_memory(

@@ -39,8 +39,9 @@ def renamed(
     def decorate(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
         @functools.wraps(function)
         def wrapper(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-            for former in names.keys() & kwargs.keys():
-                now = names[former]
+            for former, now in names.items():
+                if former not in kwargs:
+                    continue
                 if now in kwargs:
                     raise TypeError(f"{function.__name__}() got {former} and {now}, two names of one argument")
                 if former not in silently:

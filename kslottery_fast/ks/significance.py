@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.arguments import check_choice, check_integer, shown
 from kslottery_fast.base.errors import InputError
 
-from .checks import as_tensor, option_shown
+from .checks import as_tensor
 from .null import METHODS, null_pvalues, resolve_method
 from .options import Method, ResolvedMethod
 
@@ -53,9 +53,8 @@ def resolve_table_method(d: int, method: Method) -> ResolvedMethod:
     >>> resolve_table_method(4096, "auto"), resolve_table_method(20_000, "auto")
     ('exact', 'asymp')
     """
-    if not isinstance(method, str) or method not in ("auto", *METHODS):
-        raise InputError(f"method is {option_shown(method)}: expected 'auto', 'exact', 'asymp' or 'paper'")
-    _check_size(d, "d")
+    check_choice(method, ("auto", *METHODS), "method")
+    check_integer(d, "d", 1)
     if method == "asymp" and d == 1:
         raise InputError("method is 'asymp': rows of 1 number have no asymptotic distribution, use 'exact'")
     return cast(ResolvedMethod, resolve_method(d, d, "two-sided", method)[0])
@@ -189,7 +188,7 @@ def check_alpha(alpha: float) -> float:
     0.05
     """
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float, np.floating)):
-        raise TypeError(f"alpha is {option_shown(alpha)}: expected a number between 0 and 1")
+        raise TypeError(f"alpha is {shown(alpha)}: expected a number between 0 and 1")
     if not 0 < alpha < 1:  # NaN too
         raise InputError(f"alpha is {alpha}: expected a significance level between 0 and 1, such as 0.05")
     return float(alpha)
@@ -271,13 +270,6 @@ def asymptotic_threshold(alpha: float, n: int, m: int) -> float:
     (0.03, 0.08)
     """
     alpha = check_alpha(alpha)
-    _check_size(n, "n")
-    _check_size(m, "m")
+    check_integer(n, "n", 1)
+    check_integer(m, "m", 1)
     return math.sqrt(-math.log(alpha / 2) / 2) * math.sqrt((n + m) / (n * m))
-
-
-def _check_size(size: Any, name: str) -> None:
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
-        raise TypeError(f"{name} is {option_shown(size)}: expected a sample size, which is an integer")
-    if size < 1:
-        raise InputError(f"{name} is {size}: expected a sample size of at least 1")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kslottery_fast import ops
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.dtensors import is_dtensor
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops.schemas import HAS_NAN
@@ -18,6 +19,7 @@ from .samples import KERNEL_DTYPES, check_dense, tensor_view
 _DIVERGED = "training diverged; lower the learning rate, warm up longer or clip gradients"
 _DAMAGED = "this checkpoint is damaged; load it again or take an earlier one"
 _SHOWN = 5
+_SMALL = 512  # rows of a table whose blocks would take longer than to count all rows
 _SAMPLED, _SPACING = 256, 64  # at most 256 rows, and at most every 64th: the sample costs a few percent of the pass
 
 
@@ -85,9 +87,11 @@ def counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int
         uint8 [V], as from :func:`kslottery_fast.ops.ks_statistics`.
     """
     V = len(before)
+    if V <= _SMALL:
+        return ops.ks_statistics(before, after, min(threshold, known + 1))
     h, flags = before.new_empty(V, dtype=torch.int64), before.new_empty(V, dtype=torch.uint8)
     sample, sampled, start = slice(0), h[:0], 0
-    if threshold > known + 1 and known == 0 and V:
+    if threshold > known + 1 and known == 0:
         sample = slice(None, None, max(_SPACING, V // _SAMPLED))
         sampled, _ = ops.ks_statistics(before[sample], after[sample], 1)
         known = max(0, int(sampled.max()))
@@ -143,7 +147,7 @@ def _as_tensor(value: Any, name: str) -> Tensor:
             raise TypeError(f"{name} has dtype {value.dtype}: expected float64, float32 or float16")
         value = tensor_view(value)
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}: expected a [V, d] tensor, array or nn.Embedding")
+        raise TypeError(f"{name} is {shown(value)}: expected a [V, d] tensor or array, an nn.Embedding or a model")
     if is_dtensor(value):
         raise InputError(
             f"{name} is a DTensor, of which this process holds a part: use kslottery_fast.tickets.ks_select_sharded"

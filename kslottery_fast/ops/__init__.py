@@ -8,7 +8,7 @@ which the native kernels do not copy.
 import torch
 from torch import Tensor
 
-from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.arguments import check_flag
 
 from . import kernels, native, reference, schemas
 from .arguments import (
@@ -300,8 +300,7 @@ def row_adamw_step_(
     require_lists(bool, "bools", whole_grads=whole_grads)
     require_tensors(control=control)
     require_tensors_or_none(grad_scale=grad_scale, found_inf=found_inf)
-    if not isinstance(skip_nonfinite, bool):
-        raise TypeError(f"skip_nonfinite is {shown(skip_nonfinite)}: expected True or False")
+    check_flag(skip_nonfinite, "skip_nonfinite")
     torch.ops.kslottery.row_adamw_step_(
         tables, rows, grads, exp_avgs, exp_avg_sqs, masters, steps, lrs, control,
         beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, whole_grads=whole_grads,

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from kslottery_fast.base.arguments import check_choice, shown
+from kslottery_fast.base.arguments import check_choice, check_flag, shown
 from kslottery_fast.base.dtensors import is_dtensor
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops import kernels, row_adamw_
@@ -112,8 +112,7 @@ class RowAdamW(Optimizer):
         capturable: bool = False,
     ) -> None:
         check_choice(nonfinite, ("raise", "skip"), "nonfinite")
-        if not isinstance(capturable, bool):
-            raise TypeError(f"capturable is {shown(capturable)}: expected True or False")
+        check_flag(capturable, "capturable")
         if capturable and nonfinite == "raise":
             raise InputError(
                 "capturable=True never waits for the device, so it cannot raise at a NaN gradient; pass "
@@ -225,8 +224,8 @@ class RowAdamW(Optimizer):
             self._refuse(updates[bad])
             return
         if not self.capturable:  # with capturable, reading a learning rate would wait for the device
-            for update in updates:  # all are checked before the first is written
-                check_hyperparameters(update.group)
+            for group in {id(update.group): update.group for update in updates}.values():
+                check_hyperparameters(group)  # of all groups, before the first parameter is written
         by_device: dict[torch.device, list[Update]] = {}
         for update in updates:
             by_device.setdefault(update.param.device, []).append(update)

@@ -67,8 +67,10 @@ class TrainedRows:
 
     def follow(self, param: Tensor, rows: Tensor | None, state: dict[str, Any]) -> None:
         """Bring the state of a parameter to the rows that train now."""
-        known = self._state_rows.get(param, rows)
-        if known is not rows and not _same(known, rows):
+        known = self._state_rows.setdefault(param, rows)
+        if known is rows:  # as in nearly every step
+            return
+        if not _same(known, rows):
             refuse_in_capture()
             _move_state(param, known, rows, state)
         self._state_rows[param] = rows

@@ -53,7 +53,7 @@ model = PeftModel.from_pretrained(base_model, "PATH OF THIS FOLDER")
 PEFT copies the table in every forward. The following code needs no PEFT and makes no copy:
 
 ```python
-from kslottery_fast.rows import load_adapter
+from kslottery_fast import load_adapter
 
 model = load_adapter(base_model, "PATH OF THIS FOLDER")
 ```

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from kslottery_fast.base.arguments import M, check_choice, check_count, check_flag, check_model, check_path, shown
+from kslottery_fast.base.arguments import M, check_choice, check_flag, check_integer, check_model, check_path, shown
 from kslottery_fast.base.dtensors import is_sharded, whole
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import atomic_directory, write_json, write_safetensors, write_text
@@ -153,7 +153,7 @@ def save_rows_adapter(
     ...     load_adapter(torch.nn.Embedding(10, 4), f"{folder}/adapter").rows.sum()
     tensor(8., grad_fn=<SumBackward0>)
     """
-    check_count(vocab_size, "vocab_size")
+    check_integer(vocab_size, "vocab_size", 1)
     ids = check_token_ids(token_ids, vocab_size)
     if not torch.is_tensor(rows):
         raise TypeError(f"rows is {shown(rows)}: expected a tensor [k, d]")

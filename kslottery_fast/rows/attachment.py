@@ -174,7 +174,7 @@ def detach(model: nn.Module) -> None:
 def _refuse_save(*_args: Any, **_kwargs: Any) -> None:
     raise InputError(
         "with rows attached, save_pretrained would write a checkpoint that from_pretrained cannot read; call "
-        "merge_rows(model) first, or save the rows alone with kslottery_fast.rows.save_adapter"
+        "merge_rows(model) first, or save the rows alone with kslottery_fast.save_adapter"
     )
 
 

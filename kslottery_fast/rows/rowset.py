@@ -216,10 +216,10 @@ class Mixture:
         key = batch_size, device
         if key not in self._groups:
             if batch_size not in (len(self.names), len(self.names) * self.copies):
-                several = f", or {len(self.names) * self.copies} with copies={self.copies}" if self.copies > 1 else ""
+                many = f" or {len(self.names) * self.copies} (copies={self.copies})" if self.copies > 1 else ""
                 raise InputError(
-                    f"the batch has {batch_size} examples, mixed_rows got {len(self.names)} names: give one name an "
-                    f"example{several}; with beams or several returned sequences pass copies="
+                    f"the batch has {batch_size} examples, but the names given to mixed_rows are for {len(self.names)}"
+                    f"{many}; give one name for each example, and with beams or several returned sequences pass copies="
                 )
             names = [name for name in self.names for _ in range(batch_size // len(self.names))]
             self._groups[key] = [

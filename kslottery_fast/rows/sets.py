@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import M, check_count, check_model, shown
+from kslottery_fast.base.arguments import M, check_integer, check_model, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.tokenizer import Tokenizer
 
@@ -211,7 +211,7 @@ def mixed_rows(model: M, names: Sequence[str | None], *, copies: int = 1) -> Abs
     _, sets = _embeddings(model)
     if isinstance(names, str) or not isinstance(names, Sequence) or not names:
         raise InputError(f"names is {shown(names)}: expected one name (or None) for each example of the batch")
-    check_count(copies, "copies")
+    check_integer(copies, "copies", 1)
     for name in names:
         _check_known(sets, name, "names", base=True)
     return _mixing(model, sets, Mixture(names, copies))
@@ -237,6 +237,7 @@ def _check_known(sets: RowSets, name: Any, argument: str, *, base: bool = False)
         return
     attached = ", ".join(map(repr, sets))
     if not isinstance(name, str):
-        raise TypeError(f"{argument} has {shown(name)}: expected the name of an attached set, {attached}")
+        verb = "has" if argument == "names" else "is"
+        raise TypeError(f"{argument} {verb} {shown(name)}: expected the name of an attached set, {attached}")
     if name not in sets:
         raise InputError(f"{argument}: no set is named {name!r}; attached are {attached}")

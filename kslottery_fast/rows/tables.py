@@ -230,7 +230,7 @@ def check_writable(embedding: nn.Embedding, what: str) -> None:
         if found:
             raise InputError(
                 f"cannot {what} a table that is {kind}; save the rows with "
-                "kslottery_fast.rows.save_adapter, and load them onto a model in memory"
+                "kslottery_fast.save_adapter, and load them onto a model in memory"
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import torch
 
-from kslottery_fast.base.arguments import check_count, check_tokenizer, shown
+from kslottery_fast.base.arguments import check_integer, check_tokenizer, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.ticket_ids import TicketIds, check_texts, read_ticket_ids, token_text
 from kslottery_fast.base.tokenizer import Tokenizer
@@ -72,9 +72,9 @@ def check_token_ids(
     tensor([7, 3])
     >>> check_token_ids([7, 30], vocab_size=10)
     Traceback (most recent call last):
-    kslottery_fast.base.errors.InputError: token_ids has 30, outside 0..9 (1 such ids)
+    kslottery_fast.base.errors.InputError: token_ids has 30, outside 0..9
     """
-    check_count(vocab_size, "vocab_size", least=0)
+    check_integer(vocab_size, "vocab_size", 0)
     if not isinstance(name, str):
         raise TypeError(f"name is {shown(name)}: expected a str, the name of the argument for error messages")
     if tokenizer is not None:
@@ -110,8 +110,8 @@ def _as_tensor(given: Any, name: str, tokenizer: Any) -> torch.Tensor:
         return given.detach().cpu()
     if isinstance(given, (bytes, Mapping)) or not isinstance(given, Iterable):
         raise TypeError(f"{name} is {shown(given)}: expected a list of token ids, Tickets or the path of a ticket file")
-    numbers = getattr(getattr(given, "dtype", None), "kind", "O") in "biufc"  # an array of them
-    values: Any = given if numbers else list(given)
+    numbers = getattr(getattr(given, "dtype", None), "kind", "O") in "biufc"  # an array of them, or a pandas Series
+    values: Any = np.array(given) if numbers else list(given)
     if not numbers and any(isinstance(value, str) for value in values):
         values = [_token_id(value, tokenizer, name) for value in values]
     try:
@@ -131,7 +131,8 @@ def _distinct(ids: torch.Tensor, vocab_size: int, name: str) -> torch.Tensor:
     ids = ids.to(torch.int64)
     outside = ids[(ids < 0) | (ids >= vocab_size)]
     if len(outside):
-        raise InputError(f"{name} has {outside[0].item()}, outside 0..{vocab_size - 1} ({len(outside)} such ids)")
+        others = f" (and {len(outside) - 1} more)" if len(outside) > 1 else ""
+        raise InputError(f"{name} has {outside[0].item()}, outside 0..{vocab_size - 1}{others}")
     distinct, counts = ids.unique(return_counts=True)
     if len(distinct) != len(ids):
         raise InputError(f"{name} has {distinct[counts > 1][0].item()} more than once; remove the duplicates")
@@ -221,7 +222,8 @@ def _examples(dataset: Any) -> Iterator[Any]:
 
 def _integers(values: Any, key: str, index: int) -> list[int]:
     try:
-        ids = torch.as_tensor(values)
+        # A copy of an array: torch warns of one that is read-only, as a dataset in Arrow gives them.
+        ids = torch.as_tensor(np.array(values) if isinstance(values, np.ndarray) else values)
     except (TypeError, ValueError, RuntimeError):
         ids = None
     if ids is None or (ids.numel() and (ids.dtype == torch.bool or ids.dtype.is_floating_point)):

@@ -137,7 +137,7 @@ def _table(owner: Any, name: str) -> Tensor:
     if is_partitioned(table):
         raise InputError(
             f"{name} is partitioned by DeepSpeed ZeRO-3; save its rows by save_adapter on all processes "
-            "(kslottery_fast.rows.save_adapter), and load them onto a model in memory"
+            "(kslottery_fast.save_adapter), and load them onto a model in memory"
         )
     if table.dim() != 2 or not table.dtype.is_floating_point:
         raise InputError(f"{name} must be a floating-point table [V, d], not {table.dtype} {list(table.shape)}")

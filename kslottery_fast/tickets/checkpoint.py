@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from kslottery_fast.base.arguments import check_path
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
 
@@ -75,7 +76,7 @@ def open_checkpoint(path: str | os.PathLike[str], name: str = "path") -> Checkpo
     TypeError
         ``path`` is not a path.
     """
-    path = file_errors.check_path(path, name, "; ks_select compares models and tables in memory")
+    path = check_path(path, name, "a path; ks_select compares models and tables in memory")
     if not file_errors.exists(path):
         raise InputError(
             f"{name} is {path}: no such file or folder; download a model of the Hugging Face Hub first "

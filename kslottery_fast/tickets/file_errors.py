@@ -1,36 +1,14 @@
 """Errors about files that cannot be read: which file it is, what is wrong with it, and what to do."""
 
-import os
 from pathlib import Path
-from typing import Any
 
 import safetensors
 
-from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 AGAIN = "copy or download it again"
 _SHOWN = 300  # characters of a path that the system refuses
-
-
-def check_path(value: Any, name: str, hint: str = "") -> Path:
-    """Return a path given as a string or a path object.
-
-    Raises
-    ------
-    TypeError
-        It is something else. The message ends with the hint.
-
-    Examples
-    --------
-    >>> check_path(None, "before")
-    Traceback (most recent call last):
-    TypeError: before is None: expected a path
-    """
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} is {shown(value)}: expected a path{hint}")
-    return Path(value)
 
 
 def exists(path: Path) -> bool:

@@ -1,8 +1,7 @@
 """Selecting tickets: the rows of a table that fine-tuning shifted significantly."""
 
-import warnings
-
 from kslottery_fast.base.arguments import check_tokenizer
+from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.ks.decision import Selection, Tables, select_in_memory, select_rows
 
@@ -81,7 +80,7 @@ def ks_select(
     names = ("emb_before", "emb_after")
     before, after = numbers_of_both(emb_before, emb_after, names)
     found = select_in_memory(before, after, names, alpha, method, correction, top_k)
-    return _tickets(found, correction, top_k, tokenizer, stacklevel=3)
+    return _tickets(found, correction, top_k, tokenizer)
 
 
 def select_tickets(
@@ -92,18 +91,16 @@ def select_tickets(
     top_k: int | None,
     tokenizer: Tokenizer | None = None,
 ) -> Tickets:
-    """:func:`ks_select` for a pair of tables that are not in memory. A warning points at the caller of the caller."""
+    """:func:`ks_select` for a pair of tables that are not in memory."""
     if tokenizer is not None:
         check_vocabulary(tokenizer, tables.shape[0])
     found = select_rows(tables, alpha, method, correction, top_k)
-    return _tickets(found, correction, top_k, tokenizer, stacklevel=4)
+    return _tickets(found, correction, top_k, tokenizer)
 
 
-def _tickets(
-    found: Selection, correction: str | None, top_k: int | None, tokenizer: Tokenizer | None, *, stacklevel: int
-) -> Tickets:
+def _tickets(found: Selection, correction: str | None, top_k: int | None, tokenizer: Tokenizer | None) -> Tickets:
     if found.note:
-        warnings.warn(found.note, RuntimeWarning, stacklevel=stacklevel)
+        warn_caller(found.note)
     tickets = Tickets._of_selection(
         token_ids=found.token_ids,
         counts=found.counts,

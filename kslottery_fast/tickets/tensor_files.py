@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.arguments import check_integer, shown
 from kslottery_fast.base.errors import InputError
 
 from . import file_errors
@@ -112,12 +112,11 @@ def check_reading(block_bytes: Any, progress: Any) -> None:
     Raises
     ------
     InputError
-        ``block_bytes`` is not an int of at least 1.
+        ``block_bytes`` is below 1.
     TypeError
-        ``progress`` is neither a function nor None.
+        ``block_bytes`` is no integer, or ``progress`` is neither a function nor None.
     """
-    if isinstance(block_bytes, bool) or not isinstance(block_bytes, int) or block_bytes < 1:
-        raise InputError(f"block_bytes is {shown(block_bytes)}: expected a number of bytes of at least 1")
+    check_integer(block_bytes, "block_bytes", 1)
     # Models and tokenizers can be called too, but not with two numbers. Tokenizers have a length, functions have none.
     if progress is not None and (not callable(progress) or isinstance(progress, (torch.nn.Module, Sized))):
         raise TypeError(f"progress is {shown(progress)}: expected a function progress(done, total), or None")

@@ -7,7 +7,7 @@ from typing_extensions import Self
 
 from kslottery_fast.base.arguments import check_tokenizer
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.ticket_ids import token_text
+from kslottery_fast.base.ticket_ids import check_texts, token_text
 from kslottery_fast.base.tokenizer import Tokenizer
 
 from .ticket_data import TicketData
@@ -155,10 +155,8 @@ class TicketTexts(TicketData):
         kslottery_fast.base.errors.InputError: the tickets are of another tokenizer: token 1 is 'the' in the tickets and
         'cat' in the tokenizer; select tickets for this model
         """
-        theirs = self.tokens(tokenizer)
-        for token, ours, their in zip(self, self.token_texts or (), theirs, strict=False):
-            if ours != their:
-                raise InputError(
-                    f"the tickets are of another tokenizer: token {token} is {ours!r} in the tickets and {their!r} in "
-                    "the tokenizer; select tickets for this model"
-                )
+        if self.token_texts is None:
+            self.tokens(tokenizer)
+        else:
+            check_vocabulary(tokenizer, self.vocab_size)
+            check_texts(self.token_ids.tolist(), self.token_texts, tokenizer)

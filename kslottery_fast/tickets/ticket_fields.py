@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,8 @@ SETTINGS = ("vocab_size", "dimension", "method", "correction", "selected_by", "a
 def integers(values: Any, name: str) -> Tensor:
     """Return integers of a sequence, array or tensor as int64 on the CPU. Nothing is rounded."""
     try:
-        tensor = torch.as_tensor(values).detach().cpu()
+        # A copy of an array: torch warns of one that is read-only, as pandas gives them.
+        tensor = torch.as_tensor(np.array(values) if isinstance(values, np.ndarray) else values).detach().cpu()
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"{name} is {shown(values)}: expected integers in a list, array or tensor") from None
     if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):

@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import Self
 
-from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.arguments import check_path, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, write_json
 from kslottery_fast.base.ticket_ids import FORMAT, check_digest, check_format, digest_of, integers_of, texts_of
 from kslottery_fast.base.tokenizer import Tokenizer
 
-from .file_errors import check_path, exists
+from .file_errors import exists
 from .texts import TicketTexts
 from .ticket_fields import SETTINGS
 
@@ -199,7 +199,9 @@ class TicketFiles(TicketTexts):
         ...     Tickets.load(f"{folder}/tickets.json") == tickets
         True
         """
-        data = read_json(check_path(path, "path"))
+        if exists(source := check_path(path)) and source.is_dir():
+            raise InputError(f"path {source} is a folder: name a ticket file, such as {source / 'tickets.json'}")
+        data = read_json(source)
         try:
             return cls._of_content(data)
         except InputError as error:
@@ -208,7 +210,7 @@ class TicketFiles(TicketTexts):
 
 def _check_target(path: Any) -> Path:
     """Refuse a path to which no file can be written, before anything is computed."""
-    target = check_path(path, "path")
+    target = check_path(path)
     if exists(target) and target.is_dir():
         raise InputError(f"path {target} is a folder: name a file, such as {target / 'tickets.json'}")
     if not target.parent.is_dir():

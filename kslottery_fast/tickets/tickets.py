@@ -139,8 +139,15 @@ class Tickets(TicketViews, TicketFiles):
             ids, h = ids[order], h[order]
             if texts is not None and len(texts) == len(ids):
                 texts = tuple(texts[place] for place in order.tolist())
-        settings = (vocab_size, dimension, threshold_count, alpha, method, correction, selected_by)
-        return cls(ids, h, *settings, token_texts=texts)
+        numbers = {
+            "vocab_size": vocab_size,
+            "dimension": dimension,
+            "threshold_count": threshold_count,
+            "alpha": alpha,
+        }
+        # A file holds numbers of Python, and these may come from numpy.
+        plain: dict[str, Any] = {k: v.item() if isinstance(v, np.generic) else v for k, v in numbers.items()}
+        return cls(ids, h, method=method, correction=correction, selected_by=selected_by, token_texts=texts, **plain)
 
     @classmethod
     def _of_selection(cls, **fields: Any) -> Self:

@@ -78,7 +78,7 @@ def test_a_prompt_without_tokens_is_refused_unless_the_tokenizer_adds_one(tiny_t
 def test_a_tokenizer_without_an_end_token_is_refused(tiny_tokenizer):
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.eos_token = None
-    with pytest.raises(InputError, match=r"the tokenizer has no end-of-text token: set tokenizer\.eos_token"):
+    with pytest.raises(InputError, match=r"tokenizer has no end-of-text token: set tokenizer\.eos_token"):
         encode(tokenizer, Example("a:", " b"))
 
 

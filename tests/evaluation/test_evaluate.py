@@ -192,7 +192,7 @@ def test_examples_must_be_there_and_be_examples(tiny_llama, tiny_tokenizer):
         ({"batch_size": 0}, "batch_size is 0: expected at least 1"),
         ({"n_bootstrap": 0}, "n_bootstrap is 0: expected at least 1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0: expected at least 1"),
-        ({"bleu_tokenizer": "13b"}, "bleu_tokenizer is the str '13b': expected '13a', 'intl'"),
+        ({"bleu_tokenizer": "13b"}, "bleu_tokenizer is '13b': expected '13a', 'intl'"),
     ],
 )
 def test_bad_settings_are_refused_before_any_work(tiny_tokenizer, setting, message):

@@ -239,7 +239,7 @@ def test_no_prompts_are_refused(tiny_llama, tiny_tokenizer):
 def test_sizes_are_checked_by_name(name, tiny_llama, tiny_tokenizer):
     with pytest.raises(InputError, match=f"{name} is 0: expected at least 1"):
         generate(tiny_llama(), tiny_tokenizer, ["a"], **{name: 0})
-    with pytest.raises(TypeError, match=f"{name} is the float 1.0: expected an int"):
+    with pytest.raises(TypeError, match=f"{name} is 1.0: expected an integer"):
         generate(tiny_llama(), tiny_tokenizer, ["a"], **{name: 1.0})
 
 

@@ -32,7 +32,7 @@ def test_clopper_pearson_refuses_impossible_counts(k, n):
 
 
 def test_clopper_pearson_refuses_an_unknown_side():
-    with pytest.raises(InputError, match="side is the str 'left': expected 'two-sided', 'lower' or 'upper'"):
+    with pytest.raises(InputError, match="side is 'left': expected 'two-sided', 'lower' or 'upper'"):
         clopper_pearson(1, 2, side="left")  # type: ignore[arg-type]
 
 
@@ -106,7 +106,7 @@ def test_bootstrap_refuses_anything_but_a_matrix_with_rows(statistics):
 def test_bootstrap_refuses_a_bad_number_of_resamples():
     with pytest.raises(InputError, match="n_bootstrap is 0: expected at least 1"):
         bootstrap_interval([[1, 1]], mean, n_bootstrap=0)
-    with pytest.raises(TypeError, match=r"n_bootstrap is the float 1000\.0: expected an int"):
+    with pytest.raises(TypeError, match=r"n_bootstrap is 1000\.0: expected an integer"):
         bootstrap_interval([[1, 1]], mean, n_bootstrap=1e3)  # type: ignore[arg-type]
 
 

@@ -84,7 +84,7 @@ def test_counts_that_contradict_the_public_score_stop_the_run(monkeypatch):
 
 
 def test_an_unknown_tokenizer_is_refused():
-    with pytest.raises(InputError, match="bleu_tokenizer is the str 'ja-mecab': expected '13a', 'intl'"):
+    with pytest.raises(InputError, match="bleu_tokenizer is 'ja-mecab': expected '13a', 'intl'"):
         bleu_metric("ja-mecab")
 
 

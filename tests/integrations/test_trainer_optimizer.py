@@ -102,7 +102,7 @@ def test_float16_with_a_grad_scaler_trains_as_float32_and_leaves_out_steps_that_
 
 
 def test_another_nonfinite_is_refused(tmp_path):
-    with pytest.raises(InputError, match="nonfinite is the str 'ignore': expected 'raise' or 'skip'"):
+    with pytest.raises(InputError, match="nonfinite is 'ignore': expected 'raise' or 'skip'"):
         nan_run(tmp_path, nonfinite="ignore")
 
 

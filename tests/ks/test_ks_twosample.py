@@ -333,22 +333,22 @@ def quantized() -> torch.Tensor:
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        (([1], [2]), {"alternative": "other"}, InputError, "alternative is the str 'other': expected 'two-sided'"),
-        (([1], [2]), {"alternative": ""}, InputError, "alternative is the str ''"),
-        (([1], [2]), {"alternative": 3}, InputError, "alternative is the int 3"),
-        (([1], [2]), {"method": "paper"}, InputError, "method is the str 'paper': expected 'auto', 'exact' or"),
+        (([1], [2]), {"alternative": "other"}, InputError, "alternative is 'other': expected 'two-sided'"),
+        (([1], [2]), {"alternative": ""}, InputError, "alternative is ''"),
+        (([1], [2]), {"alternative": 3}, InputError, "alternative is 3"),
+        (([1], [2]), {"method": "paper"}, InputError, "method is 'paper': expected 'auto', 'exact' or"),
         (
             ([1], [2]),
             {"nan_policy": "drop"},
             InputError,
-            "nan_policy is the str 'drop': expected 'propagate', 'omit'",
+            "nan_policy is 'drop': expected 'propagate', 'omit'",
         ),
         (([1], [2]), {"axis": 1}, InputError, "axis is 1, out of bounds for samples of 1 dimension$"),
         (
             ([1], [2]),
             {"axis": 0.5},
             InputError,
-            "axis is the float 0.5: expected an integer, a sequence",
+            "axis is 0.5: expected an integer, a sequence",
         ),
         (([[1]], [[2]]), {"axis": (0, -2)}, InputError, r"axis is \(0, -2\): expected distinct axes"),
         (

@@ -289,8 +289,8 @@ def test_pvalues_keep_shape_device_and_dtype() -> None:
         (lambda: pvalues([5], 4), InputError, r"h holds 5: a KS count of rows of 4 numbers lies in 0\.\.4"),
         (lambda: pvalues([-1], 4), InputError, "h holds -1"),
         (lambda: pvalues([0.5], 4), TypeError, "h has dtype torch.float32: expected integer counts"),
-        (lambda: pvalues([1], 0), InputError, "d is 0: expected a sample size of at least 1"),
-        (lambda: pvalues([1], 2.0), TypeError, "d is 2.0: expected a sample size, which is an integer"),
+        (lambda: pvalues([1], 0), InputError, "d is 0: expected at least 1"),
+        (lambda: pvalues([1], 2.0), TypeError, "d is 2.0: expected an integer of at least 1"),
         (
             lambda: pvalues([1], 4, "exakt"),
             InputError,
@@ -306,11 +306,11 @@ def test_pvalues_keep_shape_device_and_dtype() -> None:
         (
             lambda: asymptotic_threshold(0.05, "4", 4),
             TypeError,
-            "n is '4': expected a sample size",
+            "n is '4': expected an integer of at least 1",
         ),
-        (lambda: pvalues("many", 4), TypeError, "h is the str 'many': expected integer counts"),
+        (lambda: pvalues("many", 4), TypeError, "h is 'many': expected integer counts"),
         (lambda: log_pvalues([1], 4, None), InputError, "method is None: expected 'auto'"),
-        (lambda: pvalue_of_log("small"), TypeError, "log_p is the str 'small': expected the logarithm of a p-value"),
+        (lambda: pvalue_of_log("small"), TypeError, "log_p is 'small': expected the logarithm of a p-value"),
     ],
 )
 def test_bad_arguments_are_named(call: object, error: type[Exception], message: str) -> None:

@@ -102,7 +102,11 @@ def test_a_masked_array_that_hides_nothing_is_a_table() -> None:
         ),
         (quantized(), TypeError, r"before has dtype torch.qint8: expected plain numbers, before.dequantize\(\)"),
         (masked(3), InputError, r"before is a masked array that hides 3 of its .* fill them \(before.filled\(number"),
-        (table().tolist(), TypeError, r"before is a list: expected a \[V, d\] tensor, array or nn.Embedding"),
+        (
+            table().tolist(),
+            TypeError,
+            r"before is a list: expected a \[V, d\] tensor or array, an nn.Embedding or a model",
+        ),
         (
             nn.Linear(33, 40),
             TypeError,

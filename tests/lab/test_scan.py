@@ -167,6 +167,11 @@ def test_json_csv_picture_and_terminal_agree(models, tmp_path, capsys):
     assert "embed_tokens *" in out
     assert max(map(len, out.splitlines()[:-1])) <= 100
     assert out.count("mlp.up_proj") == 2
+    assert out.startswith(f"3 of {len(content['tensors'])} matrices changed\n")
+    assert "self_attn" not in out, "what did not change is not in the table"
+    assert cli.main(["scan", str(before), str(before), "--output", str(tmp_path / "none")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"0 of {len(content['tensors'])} matrices changed\nsignificant: share of rows")
 
 
 def test_files_that_exist_are_not_overwritten(models, tmp_path, capsys):
@@ -206,7 +211,7 @@ def test_bad_input_is_named(models, tmp_path):
     with pytest.raises(InputError, match="method is 'fast'"):
         scan_checkpoints(before, after, method="fast")
     for block_bytes in (0, "x", None, True, 2.0):
-        with pytest.raises(InputError, match=r"block_bytes is .*: expected a number of bytes of at least 1"):
+        with pytest.raises((InputError, TypeError), match=r"block_bytes is .*: expected .*at least 1"):
             scan_checkpoints(before, after, block_bytes=block_bytes)
     with pytest.raises(InputError, match="no such file or folder"):
         scan_checkpoints(before, tmp_path / "none")

@@ -220,17 +220,17 @@ def test_something_other_than_a_tensor_is_a_type_error_that_names_it(name, posit
 @pytest.mark.parametrize(
     ("name", "argument", "wrong", "message"),
     [
-        ("ks_statistics", "threshold", 0.5, "threshold is the float 0.5: expected an integer"),
+        ("ks_statistics", "threshold", 0.5, "threshold is 0.5: expected an integer"),
         ("ks_decide", "threshold", None, "threshold is None: expected an integer"),
         ("row_adamw_", "rows", [3], r"rows is the list \[3\]: expected a torch.Tensor or None"),
-        ("row_adamw_", "step", 1.5, "step is the float 1.5: expected an integer"),
-        ("row_adamw_", "lr", "fast", "lr is the str 'fast': expected a number"),
+        ("row_adamw_", "step", 1.5, "step is 1.5: expected an integer"),
+        ("row_adamw_", "lr", "fast", "lr is 'fast': expected a number"),
         ("row_adamw_step_", "tables", None, "tables is None: expected a list of tensors"),
-        ("row_adamw_step_", "rows", [3], "rows holds the int 3: expected a list of tensors or None"),
-        ("row_adamw_step_", "beta1", 0.9, "beta1 is the float 0.9: expected a list of numbers"),
-        ("row_adamw_step_", "whole_grads", [1], "whole_grads holds the int 1: expected a list of bools"),
-        ("row_adamw_step_", "skip_nonfinite", "no", "skip_nonfinite is the str 'no': expected True or False"),
-        ("row_embedding_backward", "k", "2", "k is the str '2': expected an integer"),
+        ("row_adamw_step_", "rows", [3], "rows holds 3: expected a list of tensors or None"),
+        ("row_adamw_step_", "beta1", 0.9, "beta1 is 0.9: expected a list of numbers"),
+        ("row_adamw_step_", "whole_grads", [1], "whole_grads holds 1: expected a list of bools"),
+        ("row_adamw_step_", "skip_nonfinite", "no", "skip_nonfinite is 'no': expected True or False"),
+        ("row_embedding_backward", "k", "2", "k is '2': expected an integer"),
     ],
 )
 def test_an_argument_of_a_wrong_type_is_named(name, argument, wrong, message):

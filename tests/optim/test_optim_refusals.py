@@ -184,13 +184,13 @@ def test_the_learning_rate_is_read_at_every_step():
         ({"weight_decay": float("inf")}, "weight_decay is inf, expected"),
         ({"betas": (0.9, 1.0)}, r"betas is \(0.9, 1.0\), expected two numbers"),
         ({"betas": (0.9,)}, "expected two numbers"),
-        ({"lr": "fast"}, "lr is the str 'fast': expected a number or a scalar tensor"),
+        ({"lr": "fast"}, "lr is 'fast': expected a number or a scalar tensor"),
         ({"eps": None}, "eps is None: expected a number$"),
         ({"weight_decay": [0.1]}, r"weight_decay is the list \[0.1\]: expected a number"),
-        ({"betas": 0.9}, "betas is the float 0.9: expected two numbers"),
-        ({"betas": ("a", "b")}, "betas is the str 'a': expected a number"),
-        ({"capturable": "yes"}, "capturable is the str 'yes': expected True or False"),
-        ({"nonfinite": "ignore"}, "nonfinite is the str 'ignore': expected 'raise' or 'skip'"),
+        ({"betas": 0.9}, "betas is 0.9: expected two numbers"),
+        ({"betas": ("a", "b")}, "betas is 'a': expected a number"),
+        ({"capturable": "yes"}, "capturable is 'yes': expected True or False"),
+        ({"nonfinite": "ignore"}, "nonfinite is 'ignore': expected 'raise' or 'skip'"),
     ],
 )
 def test_bad_options_are_refused(options, message):
@@ -203,12 +203,12 @@ def test_bad_options_are_refused(options, message):
     [
         (nn.Linear(2, 2), r"params is a Linear: expected parameters or groups; pass its .parameters\(\)"),
         (table(), r"params is a Parameter: expected a list of parameters, such as \[model.rows\]"),
-        ("weight", "params is the str 'weight': expected a list"),
+        ("weight", "params is 'weight': expected a list"),
         (None, "params is None: expected"),
         ([], "params is empty: expected at least one"),
-        ([3, 5], "params holds the int 3: expected parameters"),
+        ([3, 5], "params holds 3: expected parameters"),
         ([{"rows": [1]}], "param_group has no 'params'"),
-        ([{"params": "weight"}], "params is the str 'weight'"),
+        ([{"params": "weight"}], "params is 'weight'"),
     ],
 )
 def test_what_are_no_parameters_is_named(params, message):
@@ -216,7 +216,7 @@ def test_what_are_no_parameters_is_named(params, message):
         RowAdamW(params)
     with pytest.raises(TypeError, match="param_group is None: expected a dict"):
         RowAdamW([table()]).add_param_group(None)
-    with pytest.raises(TypeError, match="closure is the int 3: expected a function"):
+    with pytest.raises(TypeError, match="closure is 3: expected a function"):
         RowAdamW([table()]).step(3)
 
 

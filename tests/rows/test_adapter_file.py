@@ -54,7 +54,7 @@ def test_bad_rows_are_not_saved(tmp_path):
     tuned(model, output="tied")
     with pytest.raises(InputError, match="base='untied' does not fit rows that the head follows"):
         save_adapter(model, tmp_path / "a", base="untied")
-    with pytest.raises(InputError, match="base is the str 'x': expected 'auto' or 'untied'"):
+    with pytest.raises(InputError, match="base is 'x': expected 'auto' or 'untied'"):
         save_adapter(model, tmp_path / "a", base="x")
     get_rows(model).rows.data[2, 0] = float("nan")
     with pytest.raises(InputError, match=r"cannot save the adapter: 1 of 3 rows hold NaN or Inf \(token ids 40\)"):
@@ -212,13 +212,13 @@ def test_the_card_loads_the_class_of_the_model(tmp_path):
         ({"rows": [[1.0]]}, "rows is the list"),
         ({"path": None}, "path is None: expected a path"),
         ({"path": ""}, "path is empty"),
-        ({"vocab_size": "60"}, "vocab_size is the str '60': expected an integer of at least 1"),
+        ({"vocab_size": "60"}, "vocab_size is '60': expected an integer of at least 1"),
         ({"input_modules": "model.embed_tokens"}, "input_modules is the str"),
         ({"input_modules": []}, "input_modules is empty"),
-        ({"head_modules": 3}, "head_modules is the int 3: expected a list of module names"),
+        ({"head_modules": 3}, "head_modules is 3: expected a list of module names"),
         ({"pinned": (3, torch.ones(2))}, "pinned is the tuple .*: expected None, or a token id and its row"),
-        ({"task_type": 3}, "task_type is the int 3: expected a str or None"),
-        ({"base_model_name_or_path": 3}, "base_model_name_or_path is the int 3"),
+        ({"task_type": 3}, "task_type is 3: expected a str or None"),
+        ({"base_model_name_or_path": 3}, "base_model_name_or_path is 3"),
     ],
 )
 def test_arguments_of_another_type_are_refused_by_name_and_nothing_is_written(wrong, message, tmp_path):

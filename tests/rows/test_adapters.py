@@ -176,16 +176,16 @@ def test_a_padding_row_gets_no_gradient_in_any_set():
     ("change", "message"),
     [
         (lambda m: add_rows(m, "fr", [1]), "a set named 'fr' is attached already"),
-        (lambda m: add_rows(m, "e.n", [1]), "name is the str 'e.n': expected a string without dots"),
-        (lambda m: add_rows(m, "", [1]), "name is the str ''"),
-        (lambda m: add_rows(m, "train", [1]), "name is the str 'train'"),
+        (lambda m: add_rows(m, "e.n", [1]), "name is 'e.n': expected a string without dots"),
+        (lambda m: add_rows(m, "", [1]), "name is ''"),
+        (lambda m: add_rows(m, "train", [1]), "name is 'train'"),
         (lambda m: add_rows(m, "en", [1, 1]), "token_ids has 1 more than once"),
         (lambda m: add_rows(m, "en", [V]), f"token_ids has {V}, outside"),
         (lambda m: use_rows(m, "en"), "no set is named 'en'; attached are 'default', 'fr', 'de'"),
         (lambda m: remove_rows(m, "en"), "no set is named 'en'"),
         (lambda m: remove_rows(m, "default"), "'default' is in use; switch to another set"),
         (lambda m: mixed_rows(m, ["en"]).__enter__(), "no set is named 'en'"),
-        (lambda m: mixed_rows(m, "fr").__enter__(), "names is the str 'fr': expected one name"),
+        (lambda m: mixed_rows(m, "fr").__enter__(), "names is 'fr': expected one name"),
         (lambda m: mixed_rows(m, []).__enter__(), r"names is the list \[\]"),
         (lambda m: mixed_rows(m, ["fr"], copies=0).__enter__(), "copies is 0: expected at least 1"),
         (lambda m: attach_rows(m, [1], name="en"), "attached to this model already"),
@@ -232,11 +232,14 @@ def test_a_batch_of_another_size_is_refused_and_the_next_one_works():
     inputs = batch(model)
     want = logits(model, inputs)
     with (
-        pytest.raises(InputError, match="the batch has 2 examples, mixed_rows got 3 names: give one name an example;"),
+        pytest.raises(
+            InputError,
+            match="the batch has 2 examples, but the names given to mixed_rows are for 3; give one name for each",
+        ),
         mixed_rows(model, ["fr", "de", None]),
     ):
         model(**inputs)
-    with pytest.raises(InputError, match="or 6 with copies=3"), mixed_rows(model, ["fr", "de"], copies=3):
+    with pytest.raises(InputError, match=r"for 2 or 6 \(copies=3\); give"), mixed_rows(model, ["fr", "de"], copies=3):
         model(input_ids=inputs["input_ids"][:1])
     assert torch.equal(logits(model, inputs), want)
 

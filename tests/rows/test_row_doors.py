@@ -45,20 +45,17 @@ def test_what_is_no_model_is_refused(function, wrong):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: attach_rows(m, [1], freeze="no"), "freeze is the str 'no': expected True or False"),
+        (lambda m: attach_rows(m, [1], freeze="no"), "freeze is 'no': expected True or False"),
         (lambda m: attach_rows(m, [1], name=None), "name is None: expected a string without dots"),
-        (
-            lambda m: attach_rows(m, [1], name="training"),
-            "name is the str 'training': expected .* not an attribute of a",
-        ),
-        (lambda m: attach_rows(m, [1], name="_modules"), "name is the str '_modules'"),
+        (lambda m: attach_rows(m, [1], name="training"), "name is 'training': expected .* not an attribute of a"),
+        (lambda m: attach_rows(m, [1], name="_modules"), "name is '_modules'"),
         (lambda m: attach_rows(m, [1], output=None), "output is None: expected 'auto', 'frozen' or 'tied'"),
         (lambda m: attach_rows(m, [1], tokenizer=m), "tokenizer is an? .*: expected a tokenizer"),
         (lambda m: attach_rows(m, m), "token_ids is an? .*: expected a list of token ids"),
-        (lambda m: use_rows(attach_rows(m, [1]), 3), "name has the int 3: expected the name of an attached set, 'def"),
-        (lambda m: mixed_rows(attach_rows(m, [1]), [3]), "names has the int 3: expected the name of an attached set"),
+        (lambda m: use_rows(attach_rows(m, [1]), 3), "name is 3: expected the name of an attached set, 'def"),
+        (lambda m: mixed_rows(attach_rows(m, [1]), [3]), "names has 3: expected the name of an attached set"),
         (lambda m: mixed_rows(attach_rows(m, [1]), None), "names is None: expected one name"),
-        (lambda m: mixed_rows(attach_rows(m, [1]), [None], copies="2"), "copies is the str '2': expected an integer"),
+        (lambda m: mixed_rows(attach_rows(m, [1]), [None], copies="2"), "copies is '2': expected an integer"),
     ],
 )
 def test_other_arguments_are_refused_by_name_and_the_model_stays_as_it_was(change, message):

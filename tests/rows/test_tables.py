@@ -28,7 +28,7 @@ from kslottery_fast.rows.tables import embedding_table, is_tied
         (torch.empty(0, dtype=torch.int64), "is empty"),
         ([3, 4, 3], "has 3 more than once"),
         ([3, -1], "has -1, outside 0..59"),
-        ([3, 60, 61], r"has 60, outside 0..59 \(2 such ids\)"),
+        ([3, 60, 61], r"has 60, outside 0..59 \(and 1 more\)"),
         ([1.0, 2.0], "dtype torch.float32, expected integers"),
         (torch.ones(4, dtype=torch.bool), "mask.nonzero"),
         ([[1, 2]], r"shape \[1, 2\], expected one dimension"),

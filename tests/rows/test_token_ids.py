@@ -44,6 +44,17 @@ def test_a_path_of_a_ticket_file_is_taken_where_tickets_are(saved, tiny_tokenize
     assert table.sum(dim=1).nonzero().flatten().tolist() == sorted(want.tolist())
 
 
+def test_arrays_and_pandas_columns_are_taken_without_a_warning(recwarn):
+    pandas = pytest.importorskip("pandas")
+    frozen = np.array([7, 3], dtype=np.uint16)
+    frozen.flags.writeable = False
+    column = pandas.DataFrame({"token_id": [7, 3]}, index=pandas.RangeIndex(1, 3, name="rank"))["token_id"]
+    for ids in (frozen, column, pandas.Index([7, 3]), column.astype("Int64"), range(7, 2, -4)):
+        assert check_token_ids(ids, 10).tolist() == [7, 3]
+    assert active_token_ids([{"input_ids": frozen}]).tolist() == [3, 7]
+    assert not recwarn.list
+
+
 def test_a_ticket_file_that_does_not_fit_is_refused_by_name(saved, tmp_path, tiny_tokenizer):
     with pytest.raises(InputError, match="tickets: these tickets are of a table with 320 rows, but this one has 60"):
         check_token_ids(saved, 60, "tickets")
@@ -97,11 +108,11 @@ def test_strings_that_are_not_one_token_are_refused_with_their_pieces(tiny_token
         (["El"], sentencepiece, "'El', which is not one token of this tokenizer: it reads 'el'"),
         (["zzz"], sentencepiece, "it reads '<unk>'"),
         ([" Spanish"], None, "token_ids has the string ' Spanish': pass tokenizer= to look up token strings"),
-        ([3, " Spanish"], tiny_tokenizer, "token_ids has strings and the int 3; give token ids or token strings"),
+        ([3, " Spanish"], tiny_tokenizer, "token_ids has strings and 3; give token ids or token strings"),
     ]:
         with pytest.raises(InputError, match=message):
             attach_rows(model, strings, tokenizer=tokenizer)
-    with pytest.raises(TypeError, match="tokenizer is the str 'gpt2': expected a tokenizer; load it first"):
+    with pytest.raises(TypeError, match="tokenizer is 'gpt2': expected a tokenizer; load it first"):
         attach_rows(model, [" Spanish"], tokenizer="gpt2")
     assert not has_rows(model)
 
@@ -130,11 +141,11 @@ def test_active_token_ids_reads_lists_tensors_and_map_style_datasets():
         ([{"input_ids": []}], "no token under the keys .input_ids."),
         ([{"input_ids": [4, -3]}], "negative token id -3"),
         ([[1, 2]], r"dataset has the list \[1, 2\] as example 0: expected mappings"),
-        ([{"input_ids": [4]}, "text"], "dataset has the str 'text' as example 1"),
-        ([{"input_ids": "text"}], "dataset has the str 'text' under 'input_ids' of example 0: expected token ids; tok"),
+        ([{"input_ids": [4]}, "text"], "dataset has 'text' as example 1"),
+        ([{"input_ids": "text"}], "dataset has 'text' under 'input_ids' of example 0: expected token ids; tok"),
         ([{"input_ids": [1.5]}], r"dataset has the list \[1.5\] under 'input_ids'"),
         ({"input_ids": [[4]]}, "dataset is the dict .*: expected examples; put a single one into a list"),
-        ("text", "dataset is the str 'text'"),
+        ("text", "dataset is 'text'"),
         (None, "dataset is None: expected examples, each a mapping"),
     ],
 )
@@ -144,5 +155,5 @@ def test_datasets_without_token_ids_are_refused(dataset, message):
 
 
 def test_keys_are_a_list_of_strings():
-    with pytest.raises(TypeError, match="keys is the str 'labels': expected a list of strings"):
+    with pytest.raises(TypeError, match="keys is 'labels': expected a list of strings"):
         active_token_ids([{"labels": [1]}], keys="labels")

@@ -86,7 +86,7 @@ def test_arrays_are_sources_and_targets_in_place(dtype):
         (np.zeros((V, 4), dtype=int), InputError, "target must be a floating-point table .V, d., not int64"),
         (np.zeros(V), InputError, "target must be a floating-point table .V, d., not float64 .60."),
         (np.ma.zeros((V, 4)), TypeError, "target is a masked array"),
-        ("gpt2", TypeError, "target is the str 'gpt2': expected a model, or a table"),
+        ("gpt2", TypeError, "target is 'gpt2': expected a model, or a table"),
     ],
 )
 def test_targets_that_cannot_be_written_are_refused(target, error, message):

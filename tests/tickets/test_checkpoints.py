@@ -143,7 +143,7 @@ def test_auto_takes_the_head_of_a_tied_model_that_was_saved_without_its_embeddin
 def test_before_and_after_may_call_the_tensor_differently(tables, tmp_path):
     paths = write(tmp_path / "a.safetensors", tables[0], "x"), write(tmp_path / "b.safetensors", tables[1], "y")
     assert ks_select_checkpoints(*paths, tensor=("x", "y")) == ks_select(*tables)
-    with pytest.raises(TypeError, match="tensor is the int 3: expected 'auto', a name, or the two names"):
+    with pytest.raises(TypeError, match="tensor is 3: expected 'auto', a name, or the two names"):
         ks_select_checkpoints(*paths, tensor=3)
 
 

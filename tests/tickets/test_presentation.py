@@ -81,7 +81,7 @@ def test_the_figure_shows_d_by_rank_and_the_threshold() -> None:
     ax = some(selected_by="top_k", alpha=None).plot(Figure().add_subplot())
     assert ax.get_legend().get_texts()[1].get_text() == "smallest D selected: 0.6250"
     some()[:0].plot(Figure().add_subplot())
-    with pytest.raises(TypeError, match="ax is the str 'left': expected matplotlib Axes, or None for a new figure"):
+    with pytest.raises(TypeError, match="ax is 'left': expected matplotlib Axes, or None for a new figure"):
         some().plot("left")  # type: ignore[arg-type]
 
 

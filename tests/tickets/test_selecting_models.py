@@ -120,7 +120,7 @@ def test_a_tokenizer_gives_tickets_the_texts_of_their_tokens(models, tiny_tokeni
         lambda tokenizer: ks_select_checkpoints(*paths, tokenizer=tokenizer),
         lambda tokenizer: ks_select_rows(attached, tokenizer=tokenizer),
     ):
-        with pytest.raises(TypeError, match=r"tokenizer is the str 'gpt2': expected a tokenizer; load it first"):
+        with pytest.raises(TypeError, match=r"tokenizer is 'gpt2': expected a tokenizer; load it first"):
             select("gpt2")
     with pytest.raises(
         InputError, match=r"tokenizer has .* tokens, but the table has 200 rows: they are of different models"

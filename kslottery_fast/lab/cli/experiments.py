@@ -18,7 +18,18 @@ from kslottery_fast.lab.experiment.settings import (
     RunSettings,
 )
 
-from .options import Renamed, add_command, add_force, add_results, at_least, positive, print_json, probability, words
+from .options import (
+    Renamed,
+    add_command,
+    add_force,
+    add_results,
+    at_least,
+    place,
+    positive,
+    print_json,
+    probability,
+    words,
+)
 from .options import seed as one_seed
 from .options import seeds as some_seeds
 
@@ -100,7 +111,7 @@ def add_report(commands: Any) -> None:
         ["report runs/es"],
         "DIR",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help=_FOLDER)
+    parser.add_argument("folder", type=place, metavar="DIR", help=_FOLDER)
     group = add_results(parser, as_json=f"{_SUMMARY}, and write no file")
     add_force(group, "write report, figures and tables again even if they are up to date")
 
@@ -118,7 +129,7 @@ def add_certify(commands: Any) -> None:
         ["certify runs/es"],
         "DIR",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help=_FOLDER)
+    parser.add_argument("folder", type=place, metavar="DIR", help=_FOLDER)
     add_results(parser)
 
 
@@ -133,7 +144,7 @@ def _add_settings(parser: argparse.ArgumentParser, output: str, *, leave_out: tu
     groups[SELECTION].add_argument("--top-k", dest="top_k", type=at_least(1), action=Renamed, now="--fallback-top-k")
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--output", dest="folder", type=Path, default=Path(output), metavar="DIR", help="folder of the experiment"
+        "--output", dest="folder", type=place, default=Path(output), metavar="DIR", help="folder of the experiment"
     )
     add_results(parser, group, as_json=f"{_SUMMARY}; the folder is written in either case")
     parser.set_defaults(after_interrupt="; the same command resumes the experiment")

@@ -5,10 +5,9 @@ import importlib.util
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from .options import add_command, add_results, print_json
+from .options import add_command, add_results, place, print_json
 
 
 def add_info(commands: Any) -> None:
@@ -24,7 +23,7 @@ def add_info(commands: Any) -> None:
         ["info runs/es", "info tickets.json", "info"],
         "[PATH]",
     )
-    parser.add_argument("path", nargs="?", type=Path, metavar="PATH", help="file or folder")
+    parser.add_argument("path", nargs="?", type=place, metavar="PATH", help="file or folder")
     add_results(parser)
 
 

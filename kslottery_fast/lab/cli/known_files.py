@@ -11,7 +11,7 @@ MODEL = "config.json"
 
 FILES: dict[str, dict[str, str]] = {
     RUN: {
-        "run.json": "the settings of an experiment: `settings` bind the folder, and `grid` may change",
+        "run.json": "the settings of an experiment; a later call there needs the same `settings` and may change `grid`",
         "summary.json": "the results of an experiment: scores of every arm and language, tickets, certificate, advice",
         "environment.json": "the environment of an experiment: versions, system, commands, licences, seconds by stage",
         "report.html": "the report of an experiment; open it in a browser",
@@ -90,7 +90,7 @@ STAGES = {
     "*.positions.*": "how much of an arm's gain comes through which tokens",
     "*.score": "the scores of an arm on the test and validation splits",
     "*.paraphrase": "the scores of an arm with a template that was not trained",
-    "*": "an arm: what it trained, and what its model is made of",
+    "*": "an arm, with what it trained and what its model is made of",
 }
 """What a stage of an experiment is, by its name. The first match counts."""
 

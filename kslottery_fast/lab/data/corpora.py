@@ -163,9 +163,9 @@ def check_corpus(spec: str, *, source: str = "en") -> None:
             raise InputError(f"the catalogues translate from English, not from {language.name}; give a corpus file")
     elif not spec or not Path(spec).expanduser().exists():
         near = difflib.get_close_matches(spec, CATALOGUES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = f"did you mean {near[0]}? Give" if near else "give"
         raise InputError(
-            f"unknown corpus {spec!r}; {hint}Give a named corpus ({', '.join(CATALOGUES)}), a file or a folder"
+            f"unknown corpus {spec!r}; {hint} a named corpus ({', '.join(CATALOGUES)}), a file or a folder"
         )
 
 

@@ -177,6 +177,9 @@ def read_header(path: Path) -> dict[str, Any]:
     InputError
         The file is missing or broken, or is not of this version.
     """
+    if not (path / "run.json").exists():
+        what = "holds no experiment" if path.is_dir() else "is a file" if path.exists() else "does not exist"
+        raise InputError(f"{path} {what}; give the folder of `kslottery run` or `kslottery compare`")
     header = read_json(path / "run.json")
     kind = header.get("format") if isinstance(header, dict) else None
     if kind in _OLDER:

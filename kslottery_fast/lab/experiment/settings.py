@@ -83,7 +83,7 @@ class RunSettings:
     alpha: float = option(0.05, SELECTION, "significance level of the KS test, between 0 and 1")
     method: Method = option("auto", SELECTION, "how p-values are computed", choices=Method)  # noqa: RUF009
     correction: Correction | None = option(  # noqa: RUF009
-        None, SELECTION, "correction for testing many rows", choices=Correction
+        None, SELECTION, "correction for testing many rows (default: none)", choices=Correction
     )
     top_k: int = option(
         18, SELECTION, "number of rows of largest D to take if alpha selects none", flag="fallback-top-k"

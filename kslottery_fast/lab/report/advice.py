@@ -189,8 +189,8 @@ def _selection(tickets: Mapping[str, Any], correction: str | None, seed: str) ->
         )
     return (
         f"{test} selects {tickets['count']:,} of {tickets['vocab_size']:,} rows{seed} (D of at least "
-        f"{threshold:.4f}). {tickets['active_rows']:,} rows were trained. The number of tickets depends on learning "
-        "rate and steps as well as on alpha."
+        f"{threshold:.4f}). Embed Tuning trained {tickets['active_rows']:,} rows. The number of tickets depends on "
+        "learning rate and steps as well as on alpha."
     )
 
 

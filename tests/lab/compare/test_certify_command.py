@@ -189,4 +189,4 @@ def test_a_certificate_of_an_older_version_says_how_to_make_it_anew(copy, finish
 
 
 def test_a_folder_without_certificates_is_refused(tmp_path, capsys):
-    assert "holds no certificate" in refused(tmp_path, capsys)
+    assert "holds no experiment" in refused(tmp_path, capsys)
