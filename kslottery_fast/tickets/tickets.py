@@ -177,15 +177,15 @@ class Tickets(TicketViews, TicketFiles):
         return subsets.subset(self, subsets.places_of(index, len(self)))
 
     def __and__(self, other: "Tickets | str | os.PathLike[str]") -> Self:
-        """The tickets that are also in ``other``, with the evidence of ``self``."""
+        """The tickets that are also in other tickets, with the evidence of these."""
         return self._part(torch.isin(self.token_ids, self._comparable(other).token_ids))
 
     def __sub__(self, other: "Tickets | str | os.PathLike[str]") -> Self:
-        """The tickets that are not in ``other``, with the evidence of ``self``."""
+        """The tickets that are not in other tickets, with the evidence of these."""
         return self._part(~torch.isin(self.token_ids, self._comparable(other).token_ids))
 
     def __or__(self, other: "Tickets | str | os.PathLike[str]") -> Self:
-        """The tickets in either, with the evidence of ``self`` if a row is in both."""
+        """The tickets in either, with the evidence of these where a row is in both."""
         return subsets.union(self, self._comparable(other))
 
     def _part(self, mask: Tensor) -> Self:
