@@ -35,7 +35,7 @@ def scipy_rows(before: Tensor, after: Tensor) -> Contender:
 
 
 def numpy_sort(before: Tensor, after: Tensor) -> Contender:
-    """numpy.sort of both rows, one thread per half. At this size it is vectorised and the fastest sort in Python."""
+    """numpy.sort of both rows, one thread per half. At this size it is vectorized and the fastest sort in Python."""
     x, y, scale = sample(before, after, NUMPY_ROWS)
     threads = torch.get_num_threads()
     blocks = [block for table in (x, y) for block in np.array_split(table.numpy(), threads)]

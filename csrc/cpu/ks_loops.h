@@ -1,6 +1,6 @@
 // The passes over the values of a row and over its buckets, which is everything in the bucket engine that uses vectors.
 //
-// Plain C++ over blocks of kLanes values, written for the compiler's vectoriser. ks_avx512.cpp replaces some of it.
+// Plain C++ over blocks of kLanes values, written for the compiler's vectorizer. ks_avx512.cpp replaces some of it.
 // Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its copy.
 #pragma once
 

@@ -44,7 +44,7 @@ Splits: TypeAlias = tuple[tuple[Pair, ...], tuple[Pair, ...], tuple[Pair, ...]]
 def clean_pairs(
     pairs: Iterable[Pair], *, max_characters: int = 200, min_words: int = 1
 ) -> tuple[list[Pair], Counter[str]]:
-    """Normalise pairs, and drop those that would distort a measurement of translation.
+    """Normalize pairs, and drop those that would distort a measurement of translation.
 
     Parameters
     ----------

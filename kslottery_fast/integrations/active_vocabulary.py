@@ -54,7 +54,7 @@ def active_vocabulary(dataset: Dataset[Any] | Sequence[Mapping[str, Any]], model
         found = (", ".join(map(str, first)) or "no example") if isinstance(first, Mapping) else shown(first)
         raise InputError(
             f"tickets='active' reads {' or '.join(keys)}, and train_dataset has {found}: "
-            "tokenise it before the Trainer is built, or pass the token ids in place of 'active'"
+            "tokenize it before the Trainer is built, or pass the token ids in place of 'active'"
         )
     ids = active_token_ids(examples_of(dataset), keys=keys)
     return torch.cat([ids, torch.tensor(tokens_of_decoder(model), dtype=torch.int64)]).unique()

@@ -203,7 +203,7 @@ def active_token_ids(dataset: Iterable[Mapping[str, Any]], *, keys: Sequence[str
                 active.update(_integers(example[key], key, index))
     active.discard(-100)
     if not active:
-        raise InputError(f"the dataset has no token under the keys {', '.join(map(repr, keys))}; tokenise it first")
+        raise InputError(f"the dataset has no token under the keys {', '.join(map(repr, keys))}; tokenize it first")
     if min(active) < 0:
         raise InputError(f"the dataset has the negative token id {min(active)}")
     return torch.tensor(sorted(active), dtype=torch.int64)
@@ -228,7 +228,7 @@ def _integers(values: Any, key: str, index: int) -> list[int]:
         ids = None
     if ids is None or (ids.numel() and (ids.dtype == torch.bool or ids.dtype.is_floating_point)):
         raise InputError(
-            f"dataset has {shown(values)} under {key!r} of example {index}: expected token ids; tokenise it first"
+            f"dataset has {shown(values)} under {key!r} of example {index}: expected token ids; tokenize it first"
         )
     integers: list[int] = ids.reshape(-1).tolist()
     return integers

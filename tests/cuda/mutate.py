@@ -1,4 +1,4 @@
-"""Plant faults in the CUDA kernels, one token each, and see that the tests of this folder catch every one.
+"""Plant faults of one token each in the CUDA kernels, and check that the tests of this folder catch every one.
 
     python tests/cuda/mutate.py            all of them, ten minutes or so
     python tests/cuda/mutate.py 3 7        some, by their numbers
@@ -30,7 +30,7 @@ KS_TESTS = ["test_ks_cuda.py"]  # of all other files
 
 
 class Fault(NamedTuple):
-    """In a file of csrc/cuda: the only place that reads `line`, where `old` becomes `new`."""
+    """A fault in a file of csrc/cuda: in the only place that reads `line`, `old` becomes `new`."""
 
     file: str
     line: str
@@ -74,7 +74,7 @@ FAULTS = (
 
 
 def copy_sources() -> None:
-    """What the shim is built from; files that did not change keep their times, so that little is built again."""
+    """Copy the sources of the shim. Unchanged files keep their times, so that little is built again."""
     for folder in ("csrc", "tests/cuda"):
         for source in (ROOT / folder).rglob("*"):
             target = COPY / source.relative_to(ROOT)
@@ -84,7 +84,7 @@ def copy_sources() -> None:
 
 
 def failing_test(file: str) -> str | None:
-    """Build the copy and run the tests of a file on it: the first test that fails, or None."""
+    """Build the copy and run the tests of a file on it. Return the first test that fails, or None."""
     environment = {**os.environ, "KSL_SHIM": str(shim_module.build(COPY))}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     command += [f"tests/cuda/{name}" for name in TESTS.get(file, KS_TESTS)]

@@ -1,4 +1,4 @@
-"""What nvcc made of the kernels, on any machine that has nvcc; and that the module needs no driver."""
+"""The machine code that nvcc made of the kernels, on any machine with nvcc. The module needs no driver."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def block_of(kernel):
 
 
 def resident_threads(kernel, threads, shared_memory):
-    """How many threads a multiprocessor runs at the same time: of the limits the narrowest.
+    """How many threads a multiprocessor runs at the same time, which is the narrowest of its limits.
 
     Registers are given out by 256 a warp, 65,536 in all; shared memory by 128 bytes, and 1 KB a block is CUDA's own.
     """

@@ -1,4 +1,4 @@
-"""What only a real GPU can show; `make gpu` runs it, a plain `pytest` does not collect it."""
+"""Tests of what only a real GPU can show. `make gpu` runs them, and a plain `pytest` does not collect them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ sys.path.append(str(HERE.parent / "ops"))  # ks_cases
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
-    """Collected where this folder or a file of it is asked for by name."""
+    """Collect the tests only if this folder or one of its files is named."""
     asked = (Path(argument.split("::")[0]).resolve() for argument in config.args)
     return None if any(HERE in (path, *path.parents) for path in asked) else True
 
 
 @pytest.fixture(scope="session")
 def gpu() -> torch.device:
-    """The first device, with our kernels and not the reference in their place."""
+    """The first device, with the native kernels and not with the reference."""
     if not torch.cuda.is_available():
         pytest.fail("tests/gpu needs a CUDA device, and torch finds none")
     info = ops.info()

@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, in one go: what `make gpu` does. Nothing is downloaded and nothing installed.
+"""Run everything that needs a GPU, as `make gpu` does. Nothing is downloaded or installed.
 
     python tests/gpu/run.py [--dry] [--wheels FOLDER] [--only PHASE ...]
 
@@ -49,7 +49,7 @@ SANITIZER = (
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the run, and within how many seconds; what it does with a device and in a dry run, None for nothing.
+    """A part of the run, its time limit in seconds, and what it does with a device and in a dry run (None for nothing).
 
     Both get the time by which they must have ended, on time.monotonic()'s clock.
     """
@@ -73,7 +73,7 @@ def seconds_until(deadline: float) -> float:
 
 
 def call(command: list[str | Path], deadline: float, cwd: Path | None = None, **environment: str) -> None:
-    """Run a program, in WORK if nothing else is said; PhaseError if it fails or takes too long."""
+    """Run a program, by default in WORK. PhaseError if it fails or takes too long."""
     seconds = seconds_until(deadline)
     try:
         process = subprocess.Popen(command, cwd=cwd or WORK, env={**os.environ, **environment}, start_new_session=True)
@@ -92,7 +92,7 @@ def call(command: list[str | Path], deadline: float, cwd: Path | None = None, **
 
 
 def search_path(*before: str | Path) -> str:
-    """A value for PATH: these folders, those of PATH, and where the CUDA toolkit is where PATH does not name it."""
+    """A value for PATH: these folders, those of PATH, and the CUDA toolkit's folder if PATH lacks it."""
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     toolkits = [str(Path(home) / "bin") for home in (*homes, "/usr/local/cuda")]
     return os.pathsep.join([*map(str, before), *filter(None, [os.environ.get("PATH")]), *toolkits])
@@ -104,7 +104,7 @@ def python_path(*before: str | Path) -> str:
 
 
 def call_python(arguments: list[str | Path], deadline: float, *wrapper: str, **environment: str) -> None:
-    """Run this Python on the package that was built; in WORK, so that nothing comes before it.
+    """Run this Python on the package that was built. It runs in WORK, so that nothing comes before the package.
 
     It comes before the checkout, whose package has no kernels.
     """
@@ -153,7 +153,7 @@ def architecture(deadline: float) -> str:
 
 
 def describe(deadline: float) -> None:
-    """What this machine has."""
+    """Describe this machine."""
     path = search_path()
     for command in (
         ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
@@ -177,12 +177,12 @@ def version_of(text: str) -> tuple[int, ...]:
 
 
 def least_versions() -> dict[str, str]:
-    """What pyproject.toml asks for with ">=", by name; read as text, since tomllib is not in Python 3.10."""
+    """The least versions in pyproject.toml, by name. It is read as text, since tomllib is not in Python 3.10."""
     return dict(re.findall(r'"([\w-]+)>=([\d.]+)"', (ROOT / "pyproject.toml").read_text()))
 
 
 def lacking() -> dict[str, str]:
-    """The modules of NEEDED that this Python does not have, or has in too old a version; and which of the two it is."""
+    """The modules of NEEDED that this Python lacks or has in too old a version, and which of the two it is."""
     found, least = {}, least_versions()
     for name in NEEDED:
         if importlib.util.find_spec(name) is None:
@@ -214,7 +214,7 @@ def unpack(wheels: Path) -> None:
 
 
 def build(deadline: float, architectures: str, *, strict: bool) -> None:
-    """The package with its kernels, for these architectures alone.
+    """Build the package with its kernels, for these architectures alone.
 
     ``strict``: warnings are errors. Not on somebody's machine: its compiler may warn of what no other does.
     """
@@ -247,7 +247,7 @@ def sanitize(tool: str) -> Callable[[float], None]:
 
 
 def measure(output: Path | None) -> Callable[[float], None]:
-    """A phase: the benchmark, told to start no further row shortly before its time is over."""
+    """A phase: the benchmark, which starts no further row shortly before its time is over."""
 
     def run(deadline: float) -> None:
         written = ["--output", output] if output else []

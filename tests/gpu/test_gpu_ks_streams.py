@@ -9,7 +9,7 @@ from kslottery_fast import ops
 
 
 def shifted(rows, d, dtype, device="cpu", seed=0):
-    """Two tables; of the second every third row is the first's, the others differ by noise and by a shift."""
+    """Two tables. Every third row is equal in both, and the others differ by noise and by a shift."""
     generator = torch.Generator(device).manual_seed(seed)
     before = torch.randn(rows, d, generator=generator, device=device)
     after = before + 0.3 * torch.randn(rows, d, generator=generator, device=device) + 0.02

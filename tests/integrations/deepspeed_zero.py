@@ -35,7 +35,7 @@ def loss_of(model: nn.Module, step: int, rank: int) -> torch.Tensor:
 
 
 def alone(output: str) -> nn.Module:
-    """What one process makes of the batches of both."""
+    """The result of one process with the batches of both."""
     model = attach_rows(make("llama"), TOKENS, output=output)
     optimizer = RowAdamW([get_rows(model).rows], lr=0.05)
     for step in range(STEPS):
@@ -66,7 +66,7 @@ def together(stage: int, output: str, whole_up_to: int) -> nn.Module:
 
 
 def check(model: nn.Module, expected: nn.Module, stage: int) -> float:
-    """Compare rows, tickets and what is saved; return the largest difference of a row."""
+    """Compare rows, tickets and the saved adapter. Return the largest difference of a row."""
     rows, want = gather_rows(model), get_rows(expected).rows.detach()
     difference = (rows - want).abs().max().item()
     assert difference < 1e-6, difference

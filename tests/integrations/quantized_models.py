@@ -40,7 +40,7 @@ def bits_and_bytes(folder: str, **options: bool) -> LlamaForCausalLM:
 
 
 def bits_and_bytes_embedding(folder: str, kind: type[nn.Embedding]) -> LlamaForCausalLM:
-    """The table itself quantized, by the move to its device as bitsandbytes does it."""
+    """The table itself quantized, by the move to its device, as in bitsandbytes."""
     model = LlamaForCausalLM.from_pretrained(folder)
     table = model.get_input_embeddings().weight.data
     quantized = kind(*table.shape)
@@ -88,7 +88,7 @@ def train(model: nn.Module) -> list[float]:
 
 
 def check(make: Callable[[], LlamaForCausalLM]) -> str:
-    """What happened, in words; an AssertionError where something is wrong."""
+    """Say what happened. AssertionError if something is wrong."""
     model = make()
     before = model(IDS).logits.detach()
     attach_rows(model, TOKENS)
@@ -107,7 +107,7 @@ def check(make: Callable[[], LlamaForCausalLM]) -> str:
 
 
 def check_trainer(model: LlamaForCausalLM) -> str:
-    """What TicketTrainer makes of a model that transformers quantized."""
+    """Train a model that transformers quantized with TicketTrainer."""
     examples = [{"input_ids": IDS[0], "labels": IDS[0]}] * 4
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(

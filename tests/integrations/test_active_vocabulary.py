@@ -114,18 +114,18 @@ def test_active_without_a_dataset_is_refused(tmp_path):
         TicketTrainer(model=make("llama"), args=arguments(tmp_path), tickets="active")
 
 
-def test_raw_text_is_refused_before_the_trainer_tokenises_it(tmp_path, tiny_llama, tiny_tokenizer):
+def test_raw_text_is_refused_before_the_trainer_tokenizes_it(tmp_path, tiny_llama, tiny_tokenizer):
     class TicketSFTTrainer(TicketTrainerMixin, trl.SFTTrainer):
         pass
 
     model, data = tiny_llama(), datasets.Dataset.from_dict({"text": ["Save the file"], "id": [1]})
     args = trl.SFTConfig(str(tmp_path), report_to=[], use_cpu=True, bf16=False)
     options = {"model": model, "args": args, "processing_class": tiny_tokenizer, "tickets": "active"}
-    with pytest.raises(InputError, match="reads input_ids, and train_dataset has text, id: tokenise it before"):
+    with pytest.raises(InputError, match="reads input_ids, and train_dataset has text, id: tokenize it before"):
         TicketSFTTrainer(train_dataset=data, **options)
     assert not has_rows(model)
-    tokenised = data.map(lambda row: tiny_tokenizer(row["text"]))
-    trainer = TicketSFTTrainer(train_dataset=tokenised, **options)
+    tokenized = data.map(lambda row: tiny_tokenizer(row["text"]))
+    trainer = TicketSFTTrainer(train_dataset=tokenized, **options)
     assert get_rows(trainer.model).token_ids.tolist() == sorted(set(tiny_tokenizer("Save the file")["input_ids"]))
     with pytest.raises(InputError, match="train_dataset has no example"):
         TicketTrainer(model=make("llama"), args=arguments(tmp_path), train_dataset=[], tickets="active")

@@ -91,8 +91,8 @@ def test_info_names_what_it_does_not_know(tmp_path, capsys):
     for name, message in {
         "missing": "no such file or folder",
         "a.txt": "is a file that no command writes",
-        "b.json": "is JSON, but no file that a command writes",
-        "c.json": "is JSON, but no file that a command writes",
+        "b.json": "is JSON, but not a file that a command writes",
+        "c.json": "is JSON, but not a file that a command writes",
         "d.safetensors": "is not a safetensors file",
         "e.json": "is not valid JSON",
         ".": "is a folder that no command writes; expected an experiment, a stage, an adapter",

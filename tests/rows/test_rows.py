@@ -270,7 +270,7 @@ def test_save_pretrained_and_resize_are_refused_while_attached(tmp_path):
 
 
 def test_memory_and_time_of_an_attachment_do_not_grow_with_the_table():
-    # Nothing of size [V, d] beside the table: the largest new tensor is the slot map, int32 [V].
+    # Nothing of size [V, d] besides the table: the largest new tensor is the slot map, int32 [V].
     embedding = attach_rows(nn.Embedding(5000, 64), [1, 2])
     row_set = embedding.row_sets["default"]
     assert not list(embedding.buffers())  # which DistributedDataParallel would send around in every forward

@@ -123,9 +123,9 @@ def add_certify(commands: Any) -> None:
         "certify",
         _certify,
         "recompute and check the certificates of an experiment",
-        "The command prints what the certificates guarantee. A certificate follows from the rows and\n"
-        "predictions in the folder, and a file that does not follow from the others is\n"
-        "refused. No model is run, and no file is written.",
+        "The command prints what the certificates guarantee. A certificate follows from\n"
+        "the rows and predictions in the folder, and a file that does not follow from\n"
+        "the others is refused. No model is run, and no file is written.",
         ["certify runs/es"],
         "DIR",
     )

@@ -17,8 +17,9 @@ def add_info(commands: Any) -> None:
         "info",
         _info,
         "explain a file or folder, or this installation",
-        "The command explains every file and folder that a command writes, and a model folder. Without\n"
-        "PATH, prints the versions of this installation and which kernels it uses.",
+        "The command explains every file and folder that a command writes, and a model\n"
+        "folder. Without PATH it prints the versions of this installation and which\n"
+        "kernels it uses.",
         ["info runs/es", "info tickets.json", "info"],
         "[PATH]",
     )
