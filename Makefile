@@ -18,7 +18,7 @@ NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt setup.py
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /make \1\t/' | expand -t 16
 
-demo: .venv/native ## KS-Lottery end to end on SmolLM2-135M and real translations; the report lands in runs/demo
+demo: .venv/native ## KS-Lottery end to end on SmolLM2-135M and real translations; the report goes to runs/demo
 	@$(BIN)/kslottery run --output runs/demo $(ARGS)
 
 test: lint unit ## everything that CI runs: linters, types, formats, tests, doctests
@@ -43,7 +43,7 @@ format: .venv/native ## let the formatters rewrite the files
 fuzz: .venv/native ## KS kernels against scipy on random and adversarial rows; FUZZ_SECONDS=600 for longer
 	@$(BIN)/python tests/ops/fuzz_ks.py --seconds $(or $(FUZZ_SECONDS),60)
 
-bench: .venv/native ## what the ops cost, beside the memory floor and peers; ARGS=--quick, ARGS=--output for a JSON file
+bench: .venv/native ## what the ops cost, compared with the memory floor and peers; ARGS=--quick, ARGS=--output for a JSON file
 	@$(BIN)/python -m benchmarks.table $(ARGS)
 
 # On a machine with a GPU and no network: its own Python, which has torch, and its cmake, ninja and nvcc. DRY=1 needs no
@@ -76,15 +76,20 @@ clean: ## remove what was built; .venv and runs/ stay
 	@test -x $(BIN)/python || { echo "Making the virtual environment .venv"; $(PYTHON) -m venv .venv; }
 	@touch $@
 
-# -qq keeps pip to its errors; the long part is the download of torch.
+# The PATH finds the CMake of .venv first: another one would write other command lines, and all would be compiled twice.
+BUILD = KSL_CUDA=$(KSL_CUDA) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
+PIP = -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+# -qq keeps pip to its errors. The native core is built while pip downloads and unpacks; then pip finds it built.
 .venv/installed: .venv/python constraints.txt pyproject.toml
-	@echo "Installing the pinned dependencies into .venv (a few minutes the first time)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt setuptools pybind11 cmake ninja
-	@# The PATH of .venv/native below: another CMake would write other command lines, and all would be compiled twice.
-	@KSL_CUDA=$(KSL_CUDA) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@echo "Installing the pinned dependencies into .venv and building the native core (a few minutes the first time)"
+	@$(BIN)/python $(PIP) setuptools pybind11 cmake ninja
+	@mkdir -p build; $(BUILD) setup.py -q build_ext --inplace > build/build.log 2>&1 & build=$$!; \
+	  $(BUILD) $(PIP) --no-build-isolation -e '.[dev]' || { kill $$build; exit 1; }; \
+	  wait $$build || { cat build/build.log >&2; exit 1; }
 	@touch $@
 
 .venv/native: .venv/installed $(NATIVE)
-	@echo "Building the native core (KSL_CUDA=$(KSL_CUDA))"
-	@mkdir -p build && KSL_CUDA=$(KSL_CUDA) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python setup.py -q build_ext --inplace > build/build.log 2>&1 || { cat build/build.log >&2; exit 1; }
+	@echo "Checking that the native core is built (KSL_CUDA=$(KSL_CUDA))"
+	@mkdir -p build && $(BUILD) setup.py -q build_ext --inplace > build/build.log 2>&1 || { cat build/build.log >&2; exit 1; }
 	@touch $@

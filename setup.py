@@ -1,4 +1,4 @@
-"""Builds kslottery_fast._C with CMake and ninja; everything else about the package stands in pyproject.toml.
+"""Builds kslottery_fast._C with CMake and ninja; everything else about the package is in pyproject.toml.
 
 Environment: KSL_CUDA=on|off|auto, KSL_CUDA_ARCHITECTURES=90-real (and the like; empty: all of a release),
 KSL_SANITIZE=address|undefined, KSL_WERROR=ON, CXX and CMAKE_ARGS as usual.
@@ -7,11 +7,13 @@ CMake works in build/, which is kept: a rebuild compiles only what changed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -22,15 +24,27 @@ OPTIONS = {"KSL_CUDA": "auto", "KSL_CUDA_ARCHITECTURES": "", "KSL_SANITIZE": "",
 
 
 def need(what: str, remedy: str, *candidates: str | None) -> str:
-    """The path of the first program that exists, or one clear line."""
+    """Return the path of the first program that exists, or exit with one clear line."""
     for candidate in candidates:
         if candidate and (path := shutil.which(candidate)):
             return path
     raise SystemExit(f"error: building kslottery-fast needs {what}; {remedy}")
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let builds in one folder wait for each other: pip may build while `make` does, and two would spoil the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        with contextlib.suppress(ImportError):  # Windows has no fcntl
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class CMakeBuild(build_ext):
-    """build_ext that lets CMake make the module and only puts it in its place."""
+    """The command build_ext, in which CMake makes the module."""
 
     def build_extension(self, ext: Extension) -> None:
         """Configure, build and copy kslottery_fast._C."""
@@ -57,16 +71,17 @@ class CMakeBuild(build_ext):
         }
         arguments = [f"-D{name}={value}" for name, value in definitions.items()]
         arguments += shlex.split(os.environ.get("CMAKE_ARGS", ""))
-        self._call([cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *arguments])
         jobs = str(self.parallel or os.cpu_count())
-        self._call([cmake, "--build", str(folder), "--target", "_C", "--parallel", jobs])
+        with alone(folder):
+            self._call([cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *arguments])
+            self._call([cmake, "--build", str(folder), "--target", "_C", "--parallel", jobs])
         (built,) = folder.glob("_C*" + Path(self.get_ext_filename("_C")).suffix)
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         self.copy_file(str(built), str(target))
 
     def copy_file(self, infile: str, outfile: str, *_args: object, **_kwargs: object) -> tuple[str, bool]:  # type: ignore[override]
-        """Write beside the target and rename: a process that imports the old module keeps it whole."""
+        """Write next to the target and rename, so that a process that imports the old module keeps it whole."""
         temporary = f"{outfile}.{os.getpid()}.tmp"
         shutil.copy2(infile, temporary)
         Path(temporary).replace(outfile)

@@ -1,5 +1,5 @@
-"""What the ops cost, beside the memory floor and other people's ways to the same numbers. See table.py."""
+"""What the ops cost, compared with the memory floor and with other libraries. See table.py."""
 
 import time
 
-STARTED = time.monotonic()  # of the process, or nearly: this comes before torch, which may take long to load
+STARTED = time.monotonic()  # nearly that of the process: this runs before torch is imported, which may take long

@@ -7,6 +7,6 @@ from . import ks_workloads
 SUITE = ks_workloads.suite
 
 
-@pytest.mark.filterwarnings("ignore:no row:RuntimeWarning")  # the case where nothing is selected is one of those timed
+@pytest.mark.filterwarnings("ignore:no row:RuntimeWarning")  # one of the timed cases selects nothing
 def test_ks(time_ours, spec):
     time_ours(spec, ks_workloads.prepare(spec))

@@ -1,6 +1,6 @@
-"""`pytest benchmarks/ --benchmark-json=FILE`: our side of every row of the table; --quick for less.
+"""`pytest benchmarks/ --benchmark-json=FILE` times this package's part of every row of the table. --quick times less.
 
-Ratios to peers and to the memory floor need turns taken in one run: that is table.py.
+Ratios to peers and to the memory floor need contenders that take turns in one run, which table.py does.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from .measure import pin
 
 
 def pytest_addoption(parser):
-    """Add --quick, as `python -m benchmarks.table` has it."""
+    """Add --quick, which `python -m benchmarks.table` has too."""
     parser.addoption("--quick", action="store_true", help="smaller tables and fewer rounds")
 
 
 def pytest_generate_tests(metafunc):
-    """Give a benchmark the specs of its module's suite, in their order: neighbours share their data."""
+    """Give a benchmark the specs of its module's suite in their order, in which neighbours share their data."""
     specs = metafunc.module.SUITE(quick=metafunc.config.getoption("--quick")).specs
     metafunc.parametrize("spec", specs, ids=str)
 
 
 @pytest.fixture
 def time_ours(benchmark, request):
-    """Measure one workload; what it is goes into the JSON."""
+    """Measure one workload. The JSON says which one it is."""
     pin(2)
 
     def run(spec, workload):

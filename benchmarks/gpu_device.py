@@ -1,4 +1,4 @@
-"""What the GPU benchmark runs on: a GPU, or for a dry run the CPU in its place, which has no figures to reach."""
+"""The device of the GPU benchmark: a GPU, or the CPU in a dry run, which has no targets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .measure import Contender, Timing, machine, output_of, take_turns
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "gpu_read.cu"
-BLOCKS_PER_MULTIPROCESSOR = (4, 8, 16)  # of the reading loop: the fastest in each case is the floor
+BLOCKS_PER_MULTIPROCESSOR = (4, 8, 16)  # of the reading loop; the fastest in each case is the floor
 
 
 class Device(Protocol):
-    """What workloads and the table need of either."""
+    """What workloads and the table need of a device."""
 
     torch_device: torch.device
 
@@ -36,14 +36,14 @@ class Device(Protocol):
         """Ways to read both tables once."""
 
     def captured(self, step: Callable[[], object]) -> Callable[[], object]:
-        """The step as a CUDA graph that is replayed; it has run a few times before."""
+        """The step as a CUDA graph that is replayed. It has run a few times before."""
 
     def about(self) -> dict[str, Any]:
         """What a reader needs to know to compare numbers."""
 
 
 class Gpu:
-    """A CUDA device, timed by events, with what the last run left in the L2 cache written over before each run."""
+    """A CUDA device, timed by events. What the last run left in the L2 cache is written over before each run."""
 
     def __init__(self, index: int = 0) -> None:
         self.torch_device = torch.device("cuda", index)
@@ -54,13 +54,13 @@ class Gpu:
         self._sink = torch.zeros(1, dtype=torch.int64, device=self.torch_device)
 
     def take_turns(self, contenders: Mapping[str, Contender], turns: int) -> dict[str, Timing]:
-        """By events: from before the first launch of a run to after its last; what waits, by the host's clock."""
+        """Time by events, from before the first launch to after the last. What waits is timed by the host's clock."""
         elapsed: dict[str, list[Callable[[], float]]] = {name: [] for name in contenders}
         gc.collect()
         gc.disable()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # "no row is selected": that is the case being timed
+                warnings.simplefilter("ignore", RuntimeWarning)  # "no row is selected" is one of the timed cases
                 for turn in range(-2, turns):
                     for name, contender in contenders.items():
                         seconds = (self._by_clock if contender.waits else self._by_events)(contender, turn + 2)
@@ -74,7 +74,7 @@ class Gpu:
         }
 
     def _by_events(self, contender: Contender, turn: int) -> Callable[[], float]:
-        """Run it; what gives the device's seconds once the device is idle again."""
+        """Run it. Return a function that gives the device's seconds once the device is idle again."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self._flush.zero_()  # also keeps the GPU busy while the run is being launched
         start.record()
@@ -83,7 +83,7 @@ class Gpu:
         return lambda: start.elapsed_time(end) * 1e-3
 
     def _by_clock(self, contender: Contender, turn: int) -> Callable[[], float]:
-        """Run it from an idle device to an idle device; what gives the host's seconds."""
+        """Run it from an idle device to an idle device. Return a function that gives the host's seconds."""
         self._flush.zero_()
         torch.cuda.synchronize()
         start = time.perf_counter()
@@ -100,7 +100,7 @@ class Gpu:
         }
 
     def read(self, x: Tensor, y: Tensor, blocks: int) -> Tensor:
-        """Read two contiguous tensors of one size; the XOR of their 64-bit words comes on top of what is there."""
+        """Read two contiguous tensors of one size. The XOR of their 64-bit words goes on top of what is there."""
         if not (x.is_contiguous() and y.is_contiguous() and x.nbytes == y.nbytes and x.nbytes % 16 == 0):
             raise ValueError("expected two contiguous tensors of one size, a multiple of 16 bytes")
         stream = torch.cuda.current_stream(self.torch_device).cuda_stream
@@ -110,7 +110,7 @@ class Gpu:
         return self._sink
 
     def captured(self, step: Callable[[], object]) -> Callable[[], object]:
-        """As torch's documentation does it: a few steps on a side stream, then the capture."""
+        """Run a few steps on a side stream, then capture, as torch's documentation recommends."""
         stream = torch.cuda.Stream(self.torch_device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -123,7 +123,7 @@ class Gpu:
         return graph.replay
 
     def bandwidths(self, size: int = 2 << 30, turns: int = 11) -> dict[str, float]:
-        """Bytes a second of reading, and of copying (bytes read and written), on tables of this size."""
+        """Bytes per second of reading and of copying (bytes read and written), on tables of this size."""
         x, y = (torch.randint(256, (size,), dtype=torch.uint8, device=self.torch_device) for _ in range(2))
         found = self.take_turns({**self.floors(x, y), "copy": Contender(lambda turn: x.copy_(y))}, turns)
         reading = min(timing.median for name, timing in found.items() if name.startswith("floor"))
@@ -151,7 +151,7 @@ class Gpu:
 
 
 class StandIn:
-    """The CPU under the same methods: the dry run tests the benchmark with it."""
+    """The CPU with the same methods, with which the dry run tests the benchmark."""
 
     torch_device = torch.device("cpu")
 
@@ -160,30 +160,30 @@ class StandIn:
         return take_turns(contenders, turns)
 
     def floors(self, x: Tensor, y: Tensor) -> dict[str, Contender]:
-        """The CPU's."""
+        """The floors of the CPU."""
         return {
             f"floor: {pattern}": Contender(lambda turn, pattern=pattern: memory.read(x, y, pattern))
             for pattern in memory.PATTERNS
         }
 
     def captured(self, step: Callable[[], object]) -> Callable[[], object]:
-        """The step itself, which has run as often as before a capture."""
+        """The step itself, after as many runs as before a capture."""
         for _ in range(3):
             step()
         return step
 
     def about(self) -> dict[str, Any]:
-        """The machine, and that this was no GPU."""
+        """The machine, and that it was not a GPU."""
         return {"gpu": None, "dry_run": True, **machine()}
 
 
 def target_of_library() -> Path:
-    """Where gpu_read.cu is built to."""
+    """The path of the library built from gpu_read.cu."""
     return HERE.parent / "build" / "benchmarks" / "gpu_read.so"
 
 
 def compile_library(target: Path, arch: str = "native", *, strict: bool = False) -> None:
-    """Build gpu_read.cu with nvcc; ``strict``: warnings are errors."""
+    """Build gpu_read.cu with nvcc. With ``strict``, warnings are errors."""
     nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
     target.parent.mkdir(parents=True, exist_ok=True)
     flags = [
@@ -200,7 +200,7 @@ def compile_library(target: Path, arch: str = "native", *, strict: bool = False)
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """gpu_read.cu, built when it is missing or older than its source."""
+    """The library of gpu_read.cu, built if it is missing or older than its source."""
     target = target_of_library()
     if not target.exists() or target.stat().st_mtime < SOURCE.stat().st_mtime:
         compile_library(target)

@@ -1,9 +1,9 @@
-"""The benchmark on a GPU: every op beside the memory floor and its peers. `make gpu` runs it last.
+"""The benchmark on a GPU: every op compared with the memory floor and its peers. `make gpu` runs it last.
 
     python -m benchmarks.gpu_table [--dry] [--only TEXT] [--turns N] [--seconds N] [--output FILE] [--commit NAME]
 
 Each run is timed by events, or by the host's clock where its result comes back to the host, after the L2 cache has been
-written over; inputs are rotated where they are small. The file is written anew after each row: what was measured stays,
+written over. Small inputs are rotated. The file is written again after each row, so what was measured is kept,
 whatever happens later. --dry runs all of it on the CPU, on small tables and without a verdict.
 """
 
@@ -58,7 +58,7 @@ x PEFT     times as fast as copying the table with the rows written in, as PEFT'
 
 
 def record_of(spec: Spec, workload: Workload, timings: Mapping[str, Timing]) -> dict[str, Any]:
-    """A row of the table as JSON: everything measured, in seconds, and what follows from it."""
+    """A row of the table as JSON: all measured times in seconds, and what follows from them."""
     found = ratios({name: timing.median for name, timing in timings.items()})
     return {
         "op": spec.op,
@@ -94,7 +94,7 @@ def text_of(record: Mapping[str, Any]) -> str:
 
 
 def measured(device: Device, sizes: gpu_workloads.Sizes, turns: int, spec: Spec) -> dict[str, Any]:
-    """One row, with a result that was compared with a peer's where the workload can do that."""
+    """Measure one row. Compare its result with a peer's if the workload can do that."""
     workload = gpu_workloads.prepare(spec, sizes, device)
     record = record_of(spec, workload, device.take_turns(workload.contenders, turns))
     if workload.agrees is not None:
@@ -114,9 +114,9 @@ def run(
     seconds: float = math.inf,
     keep: Callable[[list[dict[str, Any]]], object] = lambda records: None,
 ) -> list[dict[str, Any]]:
-    """Print the table while it is measured; its records, which ``keep`` gets after each row.
+    """Print the table while it is measured. Return its records, which ``keep`` also gets after each row.
 
-    A row that fails, and one that no time is left for since the process started, is named and falls short.
+    A row that fails, or for which no time is left, is named and falls short.
     """
     print(line([heading for heading, _ in COLUMNS], COLUMNS), flush=True)
     records: list[dict[str, Any]] = []
@@ -139,14 +139,18 @@ def run(
 
 
 def main() -> int:
-    """Run the command line; the exit code is 1 where something was left unmeasured or came out wrong."""
+    """Run the command line. The exit code is 1 if something was not measured or gave a wrong result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dry", action="store_true", help="on the CPU and small tables, to test the benchmark itself")
+    parser.add_argument(
+        "--dry", action="store_true", help="run on the CPU with small tables, to test the benchmark itself"
+    )
     parser.add_argument("--turns", type=int, default=21, help="how often each contender is timed")
     parser.add_argument("--only", default="", metavar="TEXT", help="only rows whose name has this in it")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="start no further row after so many")
-    parser.add_argument("--commit", help="of these sources, where git cannot tell; also KSL_COMMIT in the environment")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the JSON; default results/<gpu>-<date>.json")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="start no further row after this many seconds")
+    parser.add_argument(
+        "--commit", help="commit of these sources if git cannot tell (or KSL_COMMIT in the environment)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON file (default: results/<gpu>-<date>.json)")
     arguments = parser.parse_args()
     if not arguments.dry and not torch.cuda.is_available():
         print("error: torch finds no CUDA device; --dry runs the benchmark on the CPU", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The figures to reach on a GPU of the H200's class, and whether a measured row reaches them."""
+"""The targets on a GPU of the H200's class, and whether a measured row meets them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TARGETS = {
 
 
 def targets_of(spec: Spec) -> tuple[Target, ...]:
-    """What a row has to reach; nothing, for most rows and for those of a dry run."""
+    """The targets of a row. Most rows, and all rows of a dry run, have none."""
     return TARGETS.get(spec, ())
 
 

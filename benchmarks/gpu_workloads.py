@@ -1,4 +1,4 @@
-"""The GPU's rows: KS on whole tables, one step of AdamW on 18 rows, and the look-up with its gradient."""
+"""The rows of the GPU's table: KS on whole tables, one step of AdamW on 18 rows, and the look-up with its gradient."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .ks_workloads import ALPHA, CHANGES, DEVIATION, SEED
 from .measure import Contender
 from .workloads import Spec, Workload
 
-CASES = ("every row shifted", "5 % of rows changed", "identical")
+CASES = ("every row shifted", "5% of rows changed", "identical")
 DTYPES = (torch.float32, torch.bfloat16)
 KERNEL = "ks_select kernel"  # what of ks_select runs on the device
 KS_OPS = ("ks_select", KERNEL, "ks_decide", "ks_statistics")
@@ -28,7 +28,7 @@ KS_OPS = ("ks_select", KERNEL, "ks_decide", "ks_statistics")
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured; small in a dry run."""
+    """The sizes of what is measured. They are small in a dry run."""
 
     tables: tuple[tuple[int, int], ...] = ((32_000, 4_096), (128_256, 8_192))
     rows: tuple[int, int] = (18, 4_096)  # that train
@@ -42,7 +42,7 @@ SMALL = Sizes(tables=((96, 64),), rows=(3, 16), vocab=96, tokens=(2, 8), sample=
 
 
 def specs(sizes: Sizes) -> list[Spec]:
-    """All rows, those that share their data next to each other."""
+    """All rows. Those that share their data are next to each other."""
     tables = [
         Spec(op, shape, dtype, case) for shape in sizes.tables for dtype in DTYPES for case in CASES for op in KS_OPS
     ]
@@ -62,7 +62,7 @@ def prepare(spec: Spec, sizes: Sizes, device: Device) -> Workload:
 
 @functools.lru_cache(maxsize=1)
 def tables_of(shape: tuple[int, int], dtype: torch.dtype, case: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Both tables, the same numbers every time. One pair is kept, for the ops that share it."""
+    """Both tables, with the same numbers every time. One pair is kept for the ops that share it."""
     share, noise, shift = CHANGES[case]
     generator = torch.Generator(device).manual_seed(SEED)
 
@@ -72,7 +72,7 @@ def tables_of(shape: tuple[int, int], dtype: torch.dtype, case: str, device: tor
     before = normal(shape[0])
     after = before.clone()
     changed = torch.randperm(shape[0], generator=generator, device=device)[: round(share * shape[0])]
-    for block in changed.split(4096):  # no third table beside the two
+    for block in changed.split(4096):  # no third table besides the two
         after[block] += normal(len(block)) * noise + shift * DEVIATION
     return before.to(dtype), after.to(dtype)
 
@@ -115,9 +115,9 @@ ADAMW_CASES = (REPLAY, MANY, EAGER, IN_TABLE)
 
 
 def _adamw(spec: Spec, sizes: Sizes, device: Device) -> Workload:
-    """One step on k rows, a parameter of their own or a part of a table; torch on a dense table, or on the rows alone.
+    """One step on k rows, as a parameter of their own or in a table. Torch updates a dense table, or the rows alone.
 
-    RowAdamW looks for NaN in every step, torch does not.
+    RowAdamW looks for NaN in every step, but torch does not.
     """
     (k, d), where = spec.shape, device.torch_device
     generator = torch.Generator(where).manual_seed(SEED)

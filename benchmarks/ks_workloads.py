@@ -25,14 +25,14 @@ from ks_cases import make_pair
 SHAPES = ((32_000, 4_096), (49_152, 576), (128_256, 2_048))  # LLaMA, SmolLM2, Llama 3.2 1B
 DTYPES = (torch.float32, torch.bfloat16)
 DEVIATION = 0.02  # of an embedding's numbers
-# What fine-tuning did, in standard deviations: to how many rows, noise added to each number, a shift of them all.
+# What fine-tuning did: the share of changed rows, the noise of each number and the shift, in standard deviations.
 CHANGES = {
     "every row shifted": (1.0, 0.3, 0.05),
     "every row selected": (1.0, 0.3, 0.5),
-    "5 % of rows changed": (0.05, 0.3, 0.5),
+    "5% of rows changed": (0.05, 0.3, 0.5),
     "identical": (0.0, 0.0, 0.0),
 }
-QUICK_CASES = ("every row shifted", "5 % of rows changed")
+QUICK_CASES = ("every row shifted", "5% of rows changed")
 ADVERSARIAL = (
     "heavy tails",
     "huge range",
@@ -60,7 +60,7 @@ SEED = 20_240_202
 
 
 def suite(*, quick: bool = False) -> Suite:
-    """All KS rows; quick: a sixteenth of two of the tables, two of the four cases, fewer adversarial ones."""
+    """All KS rows. Quick: a sixteenth of two tables, two of the four cases, and fewer adversarial rows."""
     share = 16 if quick else 1
     tables = [
         Spec(op, (V // share, d), dtype, case)
@@ -98,7 +98,7 @@ def _before(shape: tuple[int, int]) -> Tensor:
 
 @functools.lru_cache(maxsize=1)
 def float32_tables(shape: tuple[int, int], case: str) -> tuple[Tensor, Tensor]:
-    """Both tables, the same numbers every time. One pair is kept, for the rows of the table that share it."""
+    """Both tables, with the same numbers every time. One pair is kept for the rows of the table that share it."""
     share, noise, shift = CHANGES[case]
     before = _before(shape)
     generator = torch.Generator().manual_seed(SEED + 1)
@@ -119,7 +119,7 @@ def _bfloat16_tables(shape: tuple[int, int], case: str) -> tuple[Tensor, Tensor]
 
 
 def forget_tables() -> None:
-    """Free what is kept."""
+    """Free the pair that is kept."""
     for cached in (_before, float32_tables, _bfloat16_tables):
         cached.cache_clear()
 
@@ -146,7 +146,7 @@ def _tables(spec: Spec) -> Workload:
         wide = float32_tables(spec.shape, spec.case)
         contenders["float32"] = Contender(lambda turn: run(*wide))
     tickets = ops.ks_decide(before, after, critical_count(spec.shape[1], ALPHA))[0].double().mean().item()
-    return Workload(contenders, before.nbytes + after.nbytes, note=f"{100 * tickets:.2g} % tickets")
+    return Workload(contenders, before.nbytes + after.nbytes, note=f"{100 * tickets:.2g}% tickets")
 
 
 def _adversarial(spec: Spec) -> Workload:
@@ -181,7 +181,7 @@ def _batch(spec: Spec) -> Workload:
 
 
 def _unequal(spec: Spec) -> Workload:
-    """One exact p-value; what is remembered of the last one is forgotten first."""
+    """One exact p-value. The remembered one is forgotten first."""
     rng = np.random.default_rng(SEED)
     x, y = rng.normal(size=UNEQUAL[0]), rng.normal(SHIFTS[spec.case], size=UNEQUAL[1])
 

@@ -1,4 +1,4 @@
-"""Timing: contenders take turns in one run, A B A B; of each the median and the 20 % and 80 % points are reported."""
+"""Timing: contenders take turns in one run (A B A B). The median and the 20% and 80% points of each are reported."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ class Contender:
     """One way to do the work.
 
     ``run`` gets the number of the turn, so that it can pick another set of inputs each time. It does 1 / ``scale`` of
-    the work of the others: scipy gets 50 rows of 32,000. ``waits``: on a GPU it ends with its result on the host and
-    is timed by the host's clock, from an idle device on and with its Python; else the device's part alone is timed.
+    the work of the others, for example scipy 50 rows of 32,000. With ``waits``, the work on a GPU ends with its result
+    on the host. It is then timed by the host's clock from an idle device on, its Python included. Otherwise only the
+    device's part is timed.
     """
 
     run: Callable[[int], object]
@@ -35,7 +36,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds for the whole work: median, 20 % and 80 % points over the turns."""
+    """Seconds for the whole work: median, 20% and 80% points over the turns."""
 
     median: float
     low: float
@@ -44,7 +45,7 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: list[float]) -> Timing:
-        """From one number of seconds a turn.
+        """Make a timing from the seconds of each turn.
 
         >>> Timing.of([5.0, 1.0, 2.0, 4.0, 3.0, 6.0])
         Timing(median=3.5, low=2.0, high=5.0, turns=6)
@@ -61,7 +62,7 @@ def take_turns(contenders: Mapping[str, Contender], turns: int, calls: int = 1) 
     gc.disable()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # "no row is selected": that is the case being timed
+            warnings.simplefilter("ignore", RuntimeWarning)  # "no row is selected" is one of the timed cases
             for turn in range(-1, turns):
                 for name, contender in contenders.items():
                     start = time.perf_counter()
@@ -76,7 +77,7 @@ def take_turns(contenders: Mapping[str, Contender], turns: int, calls: int = 1) 
 
 
 def pin(threads: int) -> int:
-    """Keep this process on that many CPUs (or all there are), one torch thread for each; the number of threads."""
+    """Keep this process on that many CPUs (at most all), one torch thread for each. Return the number of threads."""
     if hasattr(os, "sched_setaffinity"):
         cpus = sorted(os.sched_getaffinity(0))[:threads]
         os.sched_setaffinity(0, cpus)
@@ -86,7 +87,7 @@ def pin(threads: int) -> int:
 
 
 def cpu_name() -> str:
-    """As /proc/cpuinfo has it, else what Python knows."""
+    """The name of the CPU from /proc/cpuinfo, or else what Python knows."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -94,7 +95,7 @@ def cpu_name() -> str:
 
 
 def output_of(*command: str) -> str:
-    """What a program prints; "" where it is missing or fails."""
+    """What a program prints. Empty if it is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except FileNotFoundError:
@@ -102,7 +103,7 @@ def output_of(*command: str) -> str:
 
 
 def commit() -> str:
-    """Of these sources: KSL_COMMIT in the environment, for a copy of the tree without its .git, or what git says."""
+    """The commit of these sources, from KSL_COMMIT in the environment (for a copy without .git) or from git."""
     if named := os.environ.get("KSL_COMMIT"):
         return named
     git = ["git", "-C", str(Path(__file__).resolve().parent)]

@@ -1,7 +1,7 @@
 """The memory floor: how long the machine takes to read the same bytes on as many threads.
 
-A native loop (memory_read.cpp), because torch's sums and torch.equal reach only 40 to 75 % of its bandwidth (16 to 19
-and 11 of 27 GB/s on two cores of a Zen 4). Two patterns are timed in every case, the faster one is the floor.
+A native loop (memory_read.cpp) reads them, because torch's sums and torch.equal reach only 40 to 75% of its bandwidth
+(16 to 19 and 11 of 27 GB/s on two cores of a Zen 4). Two patterns are timed in every case. The faster one is the floor.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _library() -> ctypes.CDLL:
 
 
 def read(x: Tensor, y: Tensor, pattern: str) -> int:
-    """Read two contiguous tensors of one size on torch's number of threads; the XOR of their 64-bit words.
+    """Read two contiguous tensors of one size on torch's number of threads. Return the XOR of their 64-bit words.
 
     What is left over after the last whole block (at most 1 MiB of each) is read as one block of its own.
     """
@@ -57,7 +57,7 @@ def read(x: Tensor, y: Tensor, pattern: str) -> int:
 
 @functools.cache
 def last_level_cache() -> int:
-    """Bytes of the largest cache of CPU 0; 32 MiB where Linux does not say."""
+    """Bytes of the largest cache of CPU 0, or 32 MiB if Linux does not say."""
     sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
     units = {"K": 1 << 10, "M": 1 << 20}
     return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=32 << 20)

@@ -1,4 +1,4 @@
-"""What the tables of the CPU and of a GPU have in common; it imports nothing that only one of them needs."""
+"""What the tables of the CPU and of a GPU have in common. It imports nothing that only one of them needs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Target:
 
 
 def duration(seconds: float) -> str:
-    """Three digits and a unit.
+    """A time with three digits and a unit.
 
     >>> duration(0.0123456), duration(1.5), duration(2.5e-5)
     ('12.3 ms', '1.50 s', '25.0 us')
@@ -39,7 +39,7 @@ def duration(seconds: float) -> str:
 
 
 def line(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
-    """Cells under the headings of their columns, whose width is below 0 where they stand on the left.
+    """Cells under the headings of their columns, whose width is below 0 if they are aligned to the left.
 
     >>> line(["ks_select", "1.5"], [("op", -12), ("x", 5)])
     'ks_select       1.5'
@@ -51,7 +51,7 @@ def line(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
 
 
 def ratio_text(ratios: Mapping[str, float], name: str) -> str:
-    """A ratio with two decimals, or without any from 100 on; empty where it was not measured.
+    """A ratio with two decimals, or with none from 100 on. Empty if it was not measured.
 
     >>> ratio_text({"x scipy": 1234.5}, "x scipy"), ratio_text({"/ floor": 1.256}, "/ floor"), ratio_text({}, "x scipy")
     ('1,234', '1.26', '')

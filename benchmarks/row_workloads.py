@@ -22,7 +22,7 @@ CALLS = 20
 
 
 def suite(*, quick: bool = False) -> Suite:
-    """All rows of the table about trained rows; they are short in any case."""
+    """All rows of the table about trained rows. They are short in any case."""
     del quick
     specs = [
         Spec(op, shape, torch.float32, case)
@@ -51,7 +51,7 @@ def _parameter(values: Tensor, grad: Tensor) -> torch.nn.Parameter:
 
 
 def _adamw(spec: Spec) -> Workload:
-    """One step. Values, gradients and both moments are read and all but the gradients written: seven times k * d."""
+    """One step. It reads values, gradients and both moments and writes all but the gradients: seven times k * d."""
     k, d = spec.shape
     generator = torch.Generator().manual_seed(SEED)
     values, grad = torch.randn(k, d, generator=generator), torch.randn(k, d, generator=generator)
@@ -82,7 +82,7 @@ def _adamw(spec: Spec) -> Workload:
 
 
 def _embedding(spec: Spec) -> Workload:
-    """A batch of tokens, half of which have trained rows. Backward, torch makes a gradient for the whole table."""
+    """A batch of tokens, half of which have trained rows. In backward, torch makes a gradient for the whole table."""
     k, d = spec.shape
     V = SHAPES[spec.shape]
     generator = torch.Generator().manual_seed(SEED)

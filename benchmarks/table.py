@@ -1,4 +1,4 @@
-"""The benchmark table: what every op costs, beside the memory floor and its peers. `make bench` prints it.
+"""The benchmark table: what every op costs, compared with the memory floor and its peers. `make bench` prints it.
 
     python -m benchmarks.table [--quick] [--output [FILE]] [--only TEXT] [--threads 2]
 
@@ -59,7 +59,7 @@ adversarial: the worst of each shape and dtype, and all that fall short; --outpu
 
 
 def record_of(spec: Spec, workload: Workload, timings: dict[str, Timing]) -> dict[str, Any]:
-    """A row of the table as JSON: everything measured, in seconds, and what follows from it."""
+    """A row of the table as JSON: all measured times in seconds, and what follows from them."""
     found = ratios({name: timing.median for name, timing in timings.items()})
     return {
         "op": spec.op,
@@ -110,7 +110,7 @@ def measured(turns: int, quick: bool, only: str) -> Iterator[tuple[Spec, dict[st
 
 
 def run(turns: int, quick: bool, only: str) -> list[dict[str, Any]]:
-    """Print the table while it is measured; its records."""
+    """Print the table while it is measured. Return its records."""
     print(line([heading for heading, _ in COLUMNS], COLUMNS), flush=True)
     records: list[dict[str, Any]] = []
     group: list[dict[str, Any]] = []  # adversarial rows of one shape and dtype, of which the worst is shown
@@ -144,13 +144,15 @@ def show_worst(group: list[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    """Run the command line; the exit code."""
+    """Run the command line. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller tables and fewer turns, under 30 seconds")
     parser.add_argument("--turns", type=int, help="how often each contender is timed (7; with --quick 3)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only rows whose name has this in it")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", nargs="?", const="", metavar="FILE", help="also write JSON; without FILE: results/")
+    parser.add_argument(
+        "--output", nargs="?", const="", metavar="FILE", help="also write JSON (without FILE: into results/)"
+    )
     arguments = parser.parse_args()
     threads = pin(arguments.threads)
     about = machine()

@@ -1,4 +1,4 @@
-"""The figures to reach, and whether a measured row reaches them."""
+"""The targets, and whether a measured row meets them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LLAMA = (32_000, 4_096)
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 TARGETS = {
     Spec("ks_select", LLAMA, FLOAT32, "every row shifted"): (Target("x scipy", 350), Target("/ floor", 7, False)),
-    Spec("ks_select", LLAMA, FLOAT32, "5 % of rows changed"): (Target("x scipy", 1_200), Target("/ floor", 1.8, False)),
+    Spec("ks_select", LLAMA, FLOAT32, "5% of rows changed"): (Target("x scipy", 1_200), Target("/ floor", 1.8, False)),
     Spec("ks_statistics", LLAMA, FLOAT32, "every row shifted"): (Target("x scipy", 220),),
     Spec("ks_select", LLAMA, BFLOAT16, "every row shifted"): (Target("x float32", 1.1),),
     Spec("RowAdamW", (18, 4_096), FLOAT32, "compact parameter"): (Target("x torch", 1), Target("x dense", 200)),
@@ -36,7 +36,7 @@ NEVER_SLOWER = (Target("x sort", 1 / 2.5),)  # than 2.5 times the best sort of b
 
 
 def targets_of(spec: Spec) -> tuple[Target, ...]:
-    """What a row has to reach; nothing, for most rows."""
+    """The targets of a row. Most rows have none."""
     if spec.op == "ks_statistics" and spec.case.startswith(PREFIX):
         return NEVER_SLOWER
     return TARGETS.get(spec, ())

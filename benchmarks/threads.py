@@ -1,9 +1,10 @@
 """Small native calls between operators of torch on 8 and 16 threads: `python -m benchmarks.threads`.
 
-GCC's OpenMP runtime, which torch brings, ends the threads above a smaller team and starts them anew for the next larger
-one. A kernel that asked for as many threads as its work is worth would make every operator of torch after it pay for
-that: a pair of both would take a hundred times as long as the two alone, and "threads ended" would not be 0. On a
-machine with fewer cores than threads the times are large (all wait for each other), and say the same.
+GCC's OpenMP runtime, which torch brings, ends the threads above a smaller team and starts them again for the next
+larger one. If a kernel asked for as many threads as its work is worth, every operator of torch after it would pay for
+that. A pair of both would take a hundred times as long as the two alone, and "threads ended" would not be 0. On a
+machine with fewer cores than threads the times are large, because all threads wait for each other, but they show the
+same.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def task_ids() -> set[str]:
 
 
 def measure(threads: int, turns: int) -> list[str]:
-    """A row of the table: medians of a call, of an operator, of both in turns; threads that the last ended."""
+    """A row of the table: medians of a call, an operator and both in turns, and the threads that the last ended."""
     torch.set_num_threads(threads)
     table, rows, slots = torch.zeros(VOCAB, D), torch.zeros(0, D), torch.full((VOCAB,), -1, dtype=torch.int32)
     ids, values = torch.zeros(IDS, dtype=torch.int64), torch.ones(threads << 16)
@@ -54,7 +55,7 @@ def measure(threads: int, turns: int) -> list[str]:
 
 
 def main() -> int:
-    """Run the command line; the exit code."""
+    """Run the command line. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--turns", type=int, default=15, help="how often each is timed, 20 calls each time")

@@ -2,8 +2,8 @@
 
     python -m benchmarks.training_checks [--quick]
 
-Each memory figure is the peak of a process of its own, from the loaded model to the end of the third step: Linux can
-reset VmHWM, the highest resident size.
+Each memory figure is the peak of a process of its own, from the loaded model to the end of the third step. Linux can
+reset VmHWM, the highest resident size, for that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOSS_STEPS, LOSS_BOUND = 50, 1e-5
 
 
 def peak(name: str, V: int, case: str) -> int:
-    """Bytes by which the process grew at most over three steps; to be called in a fresh process."""
+    """Bytes by which the process grew at most over three steps. Call it in a fresh process."""
     ids = tokens(V)
     model = llama(V, tied=case.startswith("tied"))
     before = _status("VmRSS")
@@ -95,7 +95,7 @@ def text_of(record: dict[str, Any]) -> str:
 
 
 def run(*, quick: bool) -> list[dict[str, Any]]:
-    """Print all checks while they run; their records."""
+    """Print all checks while they run. Return their records."""
     records = []
     for V in TABLES[:1] if quick else TABLES:
         for case in CASES:
@@ -108,7 +108,7 @@ def run(*, quick: bool) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Run the command line; the exit code."""
+    """Run the command line. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the smaller table, and five steps of losses")
     parser.add_argument("--peak", nargs=3, metavar=("NAME", "V", "CASE"), help="print the bytes of one peak")

@@ -1,7 +1,7 @@
-"""A training step and the forward of one token with rows attached, beside the frozen model, PEFT, dense AdamW, a mask.
+"""A training step and the forward of one token with attached rows, compared with the frozen model, PEFT, dense AdamW.
 
-The model is an 8-layer LLaMA of SmolLM2's width with random weights; of the floor nothing trains but one scalar, which
-is added to the embeddings: the same forward and backward, and no optimizer to speak of.
+The model is an 8-layer LLaMA of SmolLM2's width with random weights. In the floor nothing trains but one scalar, which
+is added to the embeddings. It has the same forward and backward, and almost no optimizer.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ def llama(V: int, *, tied: bool) -> LlamaForCausalLM:
 
 
 def tokens(V: int, k: int = K) -> list[int]:
-    """The rows that train; token 0 pads nowhere, so any will do."""
+    """The rows that train. Token 0 is not used for padding, so any token will do."""
     return torch.randperm(V, generator=torch.Generator().manual_seed(SEED))[:k].tolist()
 
 
 def batch(V: int, ids: list[int], seed: int) -> Tensor:
-    """Token ids [8, 32]; about half of them train."""
+    """Token ids [8, 32]. About half of them train."""
     generator = torch.Generator().manual_seed(seed)
     trained = torch.tensor(ids)[torch.randint(len(ids), BATCH, generator=generator)]
     half = torch.rand(BATCH, generator=generator) < 0.5
@@ -128,7 +128,7 @@ MAKE = {"ours": _ours, "floor": _floor, "peft": _peft, "dense": _dense, "mask": 
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Tensor]) -> Callable[[int], float]:
-    """One step on the next batch; its loss."""
+    """One step on the next batch. Return its loss."""
     model.train()
 
     def run(turn: int) -> float:

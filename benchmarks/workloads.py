@@ -1,4 +1,4 @@
-"""What is measured: a Spec names a row of the table, a Workload is the row with its data and its contenders."""
+"""What is measured: a Spec names a row of the table, and a Workload holds its data and its contenders."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Spec:
 
 @dataclass(frozen=True)
 class Workload:
-    """Contenders for one Spec: "ours" is ours, "floor: ..." are memory reads, the others are peers.
+    """Contenders for one Spec: "ours" is this package, "floor: ..." are memory reads, and the others are peers.
 
-    ``bytes`` are those that have to be moved, each once; None where that says nothing. ``note`` is shown with the case.
+    ``bytes`` are those that have to be moved, each once. None if that says nothing. ``note`` is shown with the case.
     ``agrees`` says whether our result is that of a peer, where that is not what other tests are for.
     """
 

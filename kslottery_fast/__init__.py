@@ -1,4 +1,4 @@
-"""KS-Lottery: find the few token embeddings that fine-tuning really needs, and train only those.
+"""KS-Lottery: train, swap or compare a few token-embedding rows of a language model.
 
 >>> import torch
 >>> from kslottery_fast import ks_select
@@ -120,7 +120,7 @@ _OLD_NAMES = ("attachment", "errors", "files", "overlay", "rowset", "stats")
 if not TYPE_CHECKING:  # else every name would exist for type checkers
 
     def __getattr__(name: str) -> Any:
-        """Import what a name stands for when it is first asked for: importing the package costs no import of torch."""
+        """Import what a name stands for when it is first used, so that importing the package does not import torch."""
         if name in _HOMES:
             value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
         elif name in (*_ROOMS, *_OLD_NAMES):

@@ -90,7 +90,7 @@ def runtime(kind: str) -> str:
 
 
 def run_tests(kind: str, library: Path, root: Path, arguments: list[str]) -> tuple[bool, str]:
-    """Whether the tests passed on the sanitized package without a report, and all that was said."""
+    """Return whether the tests passed on the sanitized package without a report, and their output."""
     log = library.with_name(f"{kind}-report")
     for old in log.parent.glob(f"{log.name}.*"):
         old.unlink()
@@ -126,7 +126,7 @@ def run_tests(kind: str, library: Path, root: Path, arguments: list[str]) -> tup
 
 
 def check(kind: str, root: Path, arguments: list[str]) -> bool:
-    """Build, test and say what came out; whether it is clean."""
+    """Build, test and print the result. Return whether it is clean."""
     start = time.monotonic()
     print(f"{kind}: building", end="", flush=True)
     library = build(kind, root)
@@ -143,10 +143,12 @@ def check(kind: str, root: Path, arguments: list[str]) -> bool:
 
 
 def main() -> int:
-    """Run the command line; the exit code."""
+    """Run the command line. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kinds", nargs="+", choices=RUNTIMES)
-    parser.add_argument("--root", type=Path, default=ROOT, help="another checkout, say with a planted defect")
+    parser.add_argument(
+        "--root", type=Path, default=ROOT, help="another checkout, for example one with a planted defect"
+    )
     parser.add_argument("--tests", nargs="*", default=[], help="instead of all the tests that reach the core")
     arguments = parser.parse_args()
     results = [check(kind, arguments.root.resolve(), arguments.tests) for kind in arguments.kinds]

@@ -1,4 +1,4 @@
-"""The cache: where it lies, and room in it that is gone afterwards."""
+"""The cache: where it is, and temporary folders in it that are removed afterwards."""
 
 from __future__ import annotations
 

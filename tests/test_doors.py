@@ -1,4 +1,4 @@
-"""Every public function refuses a wrong argument at its door, by name, with InputError or TypeError."""
+"""Every public function refuses a wrong argument by name, with InputError or TypeError."""
 
 from __future__ import annotations
 

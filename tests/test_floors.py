@@ -1,4 +1,4 @@
-"""The contracts in pyproject.toml that hold the floors: what breaks them is named in plain words."""
+"""The contracts in pyproject.toml about imports: the report names in plain words what breaks them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lint_imports(folder):
 
 @pytest.fixture
 def copy(tmp_path):
-    """The package and its contracts, to be spoilt."""
+    """A copy of the package and its contracts, which a test may break."""
     ignored = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(ROOT / "kslottery_fast", tmp_path / "kslottery_fast", ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -43,12 +43,12 @@ def test_imports_that_go_up_or_round_are_named_with_the_contract_that_they_break
     code, report = lint_imports(copy)
     assert code == 1
     for words in (
-        "Imports run down the floors: a room knows those below it, and none on its own floor or above BROKEN",
+        "A package imports only from the layers below it, not from its own layer or those above BROKEN",
         "kslottery_fast.base.errors -> kslottery_fast.rows.overlay",
-        "The experiment as a program: commands, reports, the experiment, models, data BROKEN",
+        "Inside lab: commands, reports, the experiment, models, data BROKEN",
         "kslottery_fast.lab.data.readers -> kslottery_fast.lab.models",
-        "No circle: nowhere do two rooms, or two files of a room, need each other BROKEN",
+        "No import cycles between packages, or between files of one package BROKEN",
         "No cycles are allowed in kslottery_fast.rows.",
-        "from the file that defines it, not through the front door BROKEN",
+        "from the file that defines it, not from kslottery_fast BROKEN",
     ):
         assert words in report

@@ -14,7 +14,7 @@ from kslottery_fast.rows.tables import embedding_table, is_tied
 V = 60
 """Rows of every table."""
 TOKENS = [7, 5, 40]
-"""The rows that tests train; 5 and 7 stand in every batch."""
+"""The rows that tests train; 5 and 7 occur in every batch."""
 
 _SHAPE = {
     "hidden_size": 16,
@@ -92,7 +92,7 @@ def make(name: str, *, tied: bool = True) -> T.PreTrainedModel:
 
 
 def batch(model: T.PreTrainedModel, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Two sequences without special tokens; tokens 5 and 7 stand in both, in decoder inputs too."""
+    """Two sequences without special tokens; tokens 5 and 7 occur in both, also as decoder inputs."""
     generator = torch.Generator().manual_seed(seed)
     inputs = {"input_ids": torch.randint(8, V, (2, 9), generator=generator)}
     inputs["input_ids"][:, 1], inputs["input_ids"][:, 4] = 5, 7

@@ -1,4 +1,4 @@
-// Whether a matrix holds NaN or infinity.
+// Tells whether a matrix holds NaN or infinity.
 #include "cpu/finite.h"
 
 #include <algorithm>

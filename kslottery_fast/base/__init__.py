@@ -1,1 +1,1 @@
-"""What every room may use: errors, checks of arguments, files that are written whole, sharded tensors."""
+"""Helpers that every package may use: errors, argument checks, atomic files, sharded tensors."""

@@ -1,4 +1,4 @@
-"""Checks at the public doors: a wrong argument is refused there, by its name, before anything is changed."""
+"""Checks for public functions: a wrong argument is refused by its name, before anything is changed."""
 
 import numbers
 import operator
@@ -113,7 +113,7 @@ def check_flag(value: Any, name: str) -> None:
     Raises
     ------
     TypeError
-        The value is no bool. Numbers and strings are not taken for one.
+        The value is not a bool. Numbers and strings do not count as bools.
 
     Examples
     --------
@@ -133,7 +133,7 @@ def check_integer(value: Any, name: str, least: int | None = None) -> int:
     InputError
         The integer is too small.
     TypeError
-        The value is no integer. A bool is none, nor is 3.0. An integer of numpy is one.
+        The value is not an integer. Neither a bool nor 3.0 counts as one. An integer of numpy does.
 
     Examples
     --------
@@ -161,7 +161,7 @@ def check_path(value: Any, name: str = "path", what: str = "a path, as a str or 
     InputError
         The string is empty.
     TypeError
-        The value is no path.
+        The value is not a path.
 
     Examples
     --------

@@ -19,7 +19,7 @@ _MARGIN = 16 << 20  # bytes of disk left free beyond what a step writes
 
 
 def cache_directory() -> Path:
-    """Return the cache folder: ``$KSLOTTERY_CACHE``, or the user's cache folder where that is not set.
+    """Return the cache folder: ``$KSLOTTERY_CACHE``, or the user's cache folder if that is not set.
 
     Examples
     --------

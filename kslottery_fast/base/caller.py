@@ -1,4 +1,4 @@
-"""Warnings that point at the user's line, however many calls of ours, torch's and transformers' lie between."""
+"""Warnings that point at the user's line, however many calls of this package, torch and transformers lie in between."""
 
 import sys
 import warnings
@@ -21,7 +21,7 @@ def warn_caller(message: str, category: type[Warning] = RuntimeWarning) -> None:
 
 
 def _outside() -> int:
-    """The ``stacklevel`` of the first frame that is the user's; without one, that of the caller of ours."""
+    """The ``stacklevel`` of the user's innermost frame. Without such a frame, that of the caller of this module."""
     frame, level = sys._getframe(2), 2
     while frame is not None:
         if frame.f_globals.get("__name__", "").partition(".")[0] not in _LIBRARIES:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 def is_dtensor(tensor: Tensor) -> bool:
     """Tell whether a tensor is a DTensor, of which this process holds a part (FSDP2)."""
-    # The import takes a second, and whoever holds a DTensor has done it.
+    # The import takes a second. A process that holds a DTensor has already done it.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, getattr(module, "DTensor", ()))
 
@@ -42,7 +42,7 @@ def whole_shape(tensor: Tensor) -> torch.Size:
 def whole(tensor: Tensor) -> Tensor:
     """Return the whole tensor, detached. If it is sharded, all processes have to call this, and all get it."""
     if is_partitioned(tensor):
-        import deepspeed  # whoever partitioned the parameter has imported it
+        import deepspeed  # partitioning the parameter has already imported it
 
         with deepspeed.zero.GatheredParameters([tensor]):
             return tensor.detach().clone()

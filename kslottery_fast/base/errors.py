@@ -1,4 +1,4 @@
-"""Errors that a person can act on. Every room may import this file, and it imports nothing."""
+"""Errors that a person can act on. Every module may import this file, and it imports nothing."""
 
 
 class InputError(ValueError):

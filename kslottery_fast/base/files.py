@@ -1,4 +1,4 @@
-"""Artifacts that are written whole or not at all: first into a temporary file, which then replaces the target."""
+"""Artifacts that are written completely or not at all: a temporary file is written and then replaces the target."""
 
 import contextlib
 import errno
@@ -188,7 +188,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, an absurd number, or nested too deep
-        raise InputError(f"{path} is not valid JSON ({error}); restore it or make it anew") from None
+        raise InputError(f"{path} is not valid JSON ({error}); restore it or create it again") from None
 
 
 class Tensors(dict[str, "torch.Tensor"]):
@@ -197,7 +197,7 @@ class Tensors(dict[str, "torch.Tensor"]):
     metadata: dict[str, str]
 
 
-def read_safetensors(path: str | os.PathLike[str], *, remedy: str = "restore it or make it anew") -> Tensors:
+def read_safetensors(path: str | os.PathLike[str], *, remedy: str = "restore it or create it again") -> Tensors:
     """Read a safetensors file.
 
     Raises

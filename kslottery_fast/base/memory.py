@@ -44,7 +44,7 @@ def release_memory() -> None:
 
 
 def reset_peak_memory() -> bool:
-    """Reset the peak memory of this process. Return False where the system cannot do it: only Linux can."""
+    """Reset the peak memory of this process. Return False if the system cannot do it. Only Linux can."""
     release_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): "reset the peak resident set size"

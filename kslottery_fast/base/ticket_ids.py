@@ -1,4 +1,4 @@
-"""What a ticket file says of token ids alone, and the text of a token. Reading it needs no statistics.
+"""Reading the token ids of a ticket file without its statistics, and the text of a token.
 
 :meth:`kslottery_fast.Tickets.load` reads and checks the rest of the file.
 """
@@ -30,7 +30,7 @@ class TicketIds:
     vocab_size : int
         The number of rows of the table that they were selected from.
     token_texts : tuple of str, or None
-        The text of each token, where the tickets were saved with a tokenizer.
+        The text of each token, if the tickets were saved with a tokenizer.
     """
 
     token_ids: torch.Tensor
@@ -77,7 +77,7 @@ def integers_of(data: Mapping[str, Any], key: str) -> torch.Tensor:
 
 
 def texts_of(data: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The texts of the tokens, where the file has them."""
+    """The texts of the tokens, if the file has them."""
     texts = data.get("tokens")
     if texts is not None and not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
         raise InputError("tokens must be a list of strings")
@@ -93,16 +93,16 @@ def digest_of(content: Mapping[str, Any]) -> str:
 def check_digest(data: Mapping[str, Any]) -> None:
     """Refuse the content of a file that was changed after it was written."""
     if data["digest"] != digest_of({key: value for key, value in data.items() if key != "digest"}):
-        raise InputError("digest does not match: the file was changed after it was written; select anew")
+        raise InputError("digest does not match: the file was changed after it was written; select the tickets again")
 
 
 def is_int(value: Any) -> bool:
-    """Tell whether a value of a parsed file is an integer. In JSON a boolean is none."""
+    """Tell whether a value of a parsed file is an integer. A JSON boolean does not count."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """The text of one token, a leading space kept.
+    """The text of one token, with a leading space kept.
 
     A piece that is not text by itself, such as a part of a UTF-8 character, keeps the tokenizer's own spelling.
     """

@@ -1,4 +1,4 @@
-"""What the package needs of a tokenizer, as a type."""
+"""The type of tokenizers, with the methods that the package needs."""
 
 from typing import Any, Protocol
 

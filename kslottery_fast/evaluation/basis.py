@@ -1,4 +1,4 @@
-"""What a certificate follows from, kept in files. From them the certificate can be computed again without any model.
+"""The files that a certificate follows from. The certificate can be computed again from them without any model.
 
 ==========================  ==========================================================================
 file                        content
@@ -138,7 +138,7 @@ class Basis:
         if not (folder / _TUNED).exists():
             raise InputError(
                 f"{folder} holds a certificate without the predictions from which it follows: remove that folder and "
-                "give the command that made it again, which makes only this stage anew"
+                "run the command that made it again; only this stage is made again"
             )
         before = read_safetensors(folder / _BEFORE)
         kept = {path.stem.partition("-")[2]: path for path in folder.glob("predictions-*.safetensors")}

@@ -1,10 +1,10 @@
 """The paper's certification criterion, and a check of what it promises.
 
-Two models read the same prefix: the embed-tuned model, and the transfer model, which has only the winning tickets' rows
-of it. Let p_A and p_B be the two largest next-token probabilities of the embed-tuned model. This is the criterion as we
-read the paper (arXiv 2402.02801), which uses randomized smoothing and treats an embedding row as a distribution: a
-prediction is certified at level alpha when ``(p_A - p_B) / 2 > tau(alpha)``. Here tau(alpha) bounds the KS distance by
-which a row that was not selected at alpha can have moved.
+Two models read the same prefix: the embed-tuned model, and the transfer model, which takes only the rows of the
+tickets from it. Let p_A and p_B be the two largest next-token probabilities of the embed-tuned model. This is the
+criterion as this package reads the paper (arXiv 2402.02801), which uses randomized smoothing and treats an embedding
+row as a distribution: a prediction is certified at level alpha when ``(p_A - p_B) / 2 > tau(alpha)``. Here tau(alpha)
+bounds the KS distance by which a row that was not selected at alpha can have moved.
 
 The criterion is not a proof that the two models agree. The KS distance of a row says nothing about the order of its
 coordinates, and the argument assumes the step from rows to probabilities. So a certificate here always says whether the
@@ -134,11 +134,11 @@ def certify(
     model : torch.nn.Module
         The embed-tuned model. The dimension is that of its input embedding.
     batches : sequence of mapping
-        Held-out sentences as :func:`~kslottery_fast.evaluation.encoding.collate` makes them.
+        Held-out sentences, for example from :func:`~kslottery_fast.evaluation.encoding.collate`.
     alphas : sequence of float
         Levels, each strictly between 0 and 1.
     transfer_model : torch.nn.Module, optional
-        The original model with the winning tickets' rows. Without it nothing is checked, and the certificate says so.
+        The original model with the rows of the tickets. Without it nothing is checked, and the certificate says so.
     confidence : float
         Confidence of each bound.
     n_bootstrap, seed : int

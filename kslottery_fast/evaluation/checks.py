@@ -1,4 +1,4 @@
-"""Checks of arguments that the files of this folder share. Each message begins with the name of the argument."""
+"""Checks of arguments that the files of this package share. Each message begins with the name of the argument."""
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from numbers import Real
@@ -218,7 +218,7 @@ def check_batches(batches: Any) -> list[Mapping[str, torch.Tensor]]:
 
 
 def check_table(value: ArrayLike, name: str, shape: str, dimensions: int) -> NDArray[Any]:
-    """Return numbers as an array with so many dimensions, none of them empty.
+    """Return numbers as an array with a given number of dimensions, none of which is empty.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from .logits import IGNORE_INDEX
 
 @dataclass(frozen=True)
 class Example:
-    r"""A prompt and its target, the text that shall follow.
+    r"""A prompt and its target, the text that should follow.
 
     Nothing is put between the two. After a prompt that ends in ":" the target should begin with a space.
 
@@ -141,7 +141,9 @@ def eos_id(tokenizer: Tokenizer) -> int:
     """
     check_tokenizer(tokenizer)
     if (token := getattr(tokenizer, "eos_token_id", None)) is None:
-        raise InputError("tokenizer has no end-of-text token: set tokenizer.eos_token to the one that the model knows")
+        raise InputError(
+            "tokenizer has no end-of-text token: set tokenizer.eos_token to the one that the model was trained with"
+        )
     return int(token)
 
 
@@ -175,7 +177,7 @@ def collate(features: Sequence[Mapping[str, Sequence[int]]], pad_token_id: int) 
     """
     kind: Any = Mapping
     given: list[Mapping[str, Sequence[int]]] = check_list(
-        features, kind, "features", " with input_ids and labels, as encode returns it"
+        features, kind, "features", " with input_ids and labels, such as encode returns"
     )
     check_integer(pad_token_id, "pad_token_id", 0)
     for i, feature in enumerate(given):
@@ -248,7 +250,7 @@ def check_fits(model: nn.Module, ids: Sequence[Sequence[int]], new_tokens: int =
     model : torch.nn.Module
         A transformers model.
     ids : sequence of sequence of int
-        Token ids, none of the sequences empty.
+        Token ids. No sequence may be empty.
     new_tokens : int
         How many tokens will be generated after each sequence.
 

@@ -1,4 +1,4 @@
-r"""What a model does on held-out pairs: NLL, BLEU, chrF++, whether it stops, and how much it writes.
+r"""Scores of a model on held-out pairs: NLL, BLEU, chrF++, how often it stops by itself, and how much it writes.
 
 BLEU and chrF++ are computed twice, on the raw text and on its first line. Much of a raw gain can come from a model that
 learned to stop: in a replication of the KS-Lottery paper that was 94% of the published gain.
@@ -200,7 +200,8 @@ def evaluate(
     Parameters
     ----------
     model : torch.nn.Module
-        A decoder-only transformers model, also offloaded by accelerate. It is left in the modes it came in.
+        A decoder-only transformers model, also offloaded by accelerate. Its modules return to the
+        modes that they came in.
     tokenizer : transformers tokenizer
         The model's own.
     examples : sequence of Example

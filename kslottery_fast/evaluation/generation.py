@@ -57,12 +57,12 @@ def generate(
     Parameters
     ----------
     model : torch.nn.Module
-        A decoder-only transformers model of any floating dtype, on any device, also offloaded by accelerate. It is left
-        in the modes it came in.
+        A decoder-only transformers model of any floating dtype, on any device, also offloaded by accelerate. Its
+        modules return to the modes that they came in.
     tokenizer : transformers tokenizer
         The model's own. It is not changed; in particular, its padding side is not.
     prompts : sequence of str
-        Texts, none of them empty.
+        Texts, which must not be empty.
     max_new_tokens, batch_size : int
         At least 1.
     progress : callable, optional

@@ -88,8 +88,8 @@ def nll(
     Parameters
     ----------
     model : torch.nn.Module
-        A decoder-only transformers model, also offloaded by accelerate. It is left in the modes it came in. Its logits
-        become log-probabilities in float32.
+        A decoder-only transformers model, also offloaded by accelerate. Its modules return to the
+        modes that they came in. Its logits become log-probabilities in float32.
     tokenizer : transformers tokenizer
         The model's own.
     examples : sequence of Example

@@ -40,8 +40,8 @@ def supervised_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch
     Raises
     ------
     InputError
-        The batch has no labels; the model has no output head; an encoder-decoder model needs ``decoder_input_ids`` and
-        cannot derive them; the batch is mixed and the head follows the rows; the model was compiled and has run before.
+        The batch has no labels. The model has no output head. An encoder-decoder model needs ``decoder_input_ids`` and
+        cannot derive them. The batch is mixed and the head follows the rows. The model was compiled and has run before.
     TypeError
         ``model`` is not a model, or ``batch`` is not a mapping.
 
@@ -67,7 +67,7 @@ def supervised_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch
         raise InputError(f"{type(whole).__name__} has no output head; load it as a causal or seq2seq language model")
     if isinstance(head, RowHead) and head.row_sets.mixture is not None:
         raise InputError(
-            "supervised_logits joins the positions of all examples, and a head that follows mixed_rows has to know "
+            "supervised_logits joins the positions of all examples, and a head that follows mixed_rows needs to know "
             "which example each belongs to; call model(**batch) for a mixed batch, or attach with output='frozen'"
         )
     inputs = {name: value for name, value in batch.items() if name != "labels"}

@@ -1,4 +1,4 @@
-"""Translation pairs: which of them are usable, what each rule dropped, and splits that share no text.
+"""Translation pairs: cleaning them, counting what each rule drops, and splitting them without shared texts.
 
 Placeholders and tags are dropped because a model copies them. They earn BLEU, whose tokenizer cuts ``%(name)s`` into
 five tokens, although nothing is translated.
@@ -183,7 +183,7 @@ def check_no_leak(splits: Sequence[Sequence[Pair]]) -> None:
     --------
     >>> check_no_leak([[Pair("Save", "Guardar")], [Pair("save!", "Salvar")]])
     Traceback (most recent call last):
-    RuntimeError: leak: the source 'save!' stands in two splits
+    RuntimeError: leak: the source 'save!' occurs in two splits
     """
     if isinstance(splits, str) or not isinstance(splits, Sequence):
         raise TypeError(f"splits is {shown(splits)}: expected a list of lists of Pair")
@@ -192,7 +192,7 @@ def check_no_leak(splits: Sequence[Sequence[Pair]]) -> None:
         for pair in _checked(split, f"splits[{number}]"):
             for side, key in _keys(pair):
                 if seen.setdefault((side, key), number) != number:
-                    raise RuntimeError(f"leak: the {side} {getattr(pair, side)!r} stands in two splits")
+                    raise RuntimeError(f"leak: the {side} {getattr(pair, side)!r} occurs in two splits")
 
 
 def _checked(pairs: Any, name: str = "pairs") -> Iterator[Pair]:

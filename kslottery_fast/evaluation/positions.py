@@ -1,4 +1,4 @@
-"""Through which positions of a text rows act: the instruction, the source, or the target read so far."""
+"""The positions of a text through which rows act: the instruction, the source, or the target read so far."""
 
 import itertools
 import math
@@ -87,7 +87,7 @@ def position_effects(
     >>> model, tokenizer = alphabet_model()
     >>> row_of_a = model.get_input_embeddings().weight[[1]]
     >>> found = position_effects(model, tokenizer, [Example("to x", "bc")], ["x"], [24], row_of_a)
-    >>> [round(found[part]["shapley"]["value"], 2) for part in PARTS]  # "x" stands in the source alone
+    >>> [round(found[part]["shapley"]["value"], 2) for part in PARTS]  # "x" occurs in the source alone
     [0.0, 1.76, 0.0]
     """
     check_model(model)

@@ -101,8 +101,8 @@ def next_token_predictions(
     Parameters
     ----------
     model : torch.nn.Module
-        A transformers model with an output head, also offloaded by accelerate. It is left in the modes it came in. The
-        softmax is computed in float64.
+        A transformers model with an output head, also offloaded by accelerate. Its modules return to
+        the modes that they came in. The softmax is computed in float64.
     batches : sequence of mapping
         What :func:`~kslottery_fast.evaluation.logits.supervised_logits` takes, for example from
         :func:`~kslottery_fast.evaluation.encoding.collate`. Give both models the same batches.

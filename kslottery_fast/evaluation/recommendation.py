@@ -1,4 +1,4 @@
-"""How few rows are enough: the smallest set that keeps nearly all of Embed Tuning's gain."""
+"""The recommended number of rows: the smallest set that keeps nearly all of Embed Tuning's gain."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -86,7 +86,7 @@ class Replicates:
         Parameters
         ----------
         whole : Replicates
-            Of the same sentences and seeds.
+            It must be of the same sentences and seeds.
         confidence : float
             Coverage of the interval.
 

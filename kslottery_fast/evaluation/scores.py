@@ -174,7 +174,7 @@ def sentence_statistics(
     if value != public:
         raise RuntimeError(
             f"{inner.get_signature()}: sacrebleu's counts give {value}, but its score is {public}: "
-            "this sacrebleu is newer than kslottery-fast knows, install the version in the constraints file"
+            "this version of sacrebleu is not supported; install the version in the constraints file"
         )
     return statistics, score
 

@@ -11,7 +11,7 @@ END = "."
 
 
 def alphabet_model() -> tuple[nn.Module, Any]:
-    """Make a LLaMA that knows the alphabet, and its tokenizer.
+    """Make a LLaMA that predicts the alphabet, and its tokenizer.
 
     Every letter is a token. After each letter the model expects the next one with a probability of 88%, and after "z"
     the end of the text. It is an ordinary ``LlamaForCausalLM`` with 28 embedding rows, in evaluation mode.

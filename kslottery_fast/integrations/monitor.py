@@ -120,9 +120,11 @@ class TicketMonitor(transformers.TrainerCallback):
         if self._trainer is None:
             raise InputError("TicketMonitor logs through its Trainer: use TicketTrainer, or call monitor.bind(trainer)")
         if not has_rows(kwargs["model"]):
-            raise InputError("TicketMonitor watches attached rows, this model has none; call attach_rows first")
+            raise InputError("TicketMonitor watches attached rows, but this model has none; call attach_rows first")
         if get_rows(kwargs["model"]).row_sets.active is None:
-            raise InputError("TicketMonitor watches the set in use, and none is; call use_rows(model, name) first")
+            raise InputError(
+                "TicketMonitor watches the set in use, but no set is in use; call use_rows(model, name) first"
+            )
         self.tickets, self._stable = None, 0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

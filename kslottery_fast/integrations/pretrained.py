@@ -129,7 +129,7 @@ def choose_device(device: str | torch.device) -> torch.device:
     Parameters
     ----------
     device : str or torch.device
-        ``"auto"`` is the GPU if torch sees one, else the CPU. Otherwise a name that torch knows.
+        ``"auto"`` is the GPU if torch finds one, else the CPU. Otherwise a name that torch accepts.
 
     Returns
     -------
@@ -155,7 +155,7 @@ def choose_device(device: str | torch.device) -> torch.device:
         raise InputError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N") from error
     count = torch.cuda.device_count()
     if chosen.type == "cuda" and (chosen.index or 0) >= count:
-        raise InputError(f"device {str(device)!r}: torch sees {count} CUDA devices; use auto or cpu")
+        raise InputError(f"device {str(device)!r}: torch finds {count} CUDA devices; use auto or cpu")
     return chosen
 
 
@@ -206,7 +206,7 @@ def native_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     Returns
     -------
     bool
-        False also where the file cannot be read.
+        Also False if the file cannot be read.
     """
     try:
         return bool(re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", cpuinfo.read_text("utf-8", "replace")))

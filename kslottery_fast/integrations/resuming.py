@@ -49,8 +49,8 @@ class Checkpoints(TrainerCallback):
     folder : str or path
         A folder for this training alone, which is also the ``output_dir`` of the Trainer.
     belongs_to : object
-        Everything that the numbers of the training depend on, as JSON takes it. Versions and the number of threads
-        are added.
+        Everything that the numbers of the training depend on, as values that JSON can hold. Versions and the number of
+        threads are added.
     witness : Kept, optional
         An observer whose state is kept with the checkpoints.
     clock : callable
@@ -154,7 +154,7 @@ def seconds_spent(folder: Path) -> float:
     Returns
     -------
     float
-        Seconds. 0 where the last attempt started from the beginning.
+        Seconds. 0 if the last attempt started from the beginning.
     """
     return float(read_json(folder / _EARLIER)) if (folder / _EARLIER).exists() else 0.0
 

@@ -1,4 +1,4 @@
-"""Tokenizers beside checkpoints: finding the folder of one, and loading it from its own files."""
+"""Tokenizers of checkpoints: finding the folder of one, and loading it from its own files."""
 
 import os
 from pathlib import Path
@@ -46,7 +46,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> "PreTrainedTokenizerBase":
     Parameters
     ----------
     folder : str or path
-        A folder as ``save_pretrained`` writes it.
+        A folder that ``save_pretrained`` wrote.
 
     Returns
     -------
@@ -63,12 +63,12 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> "PreTrainedTokenizerBase":
     --------
     >>> load_tokenizer("no/such/folder")
     Traceback (most recent call last):
-    kslottery_fast.base.errors.InputError: no/such/folder holds no tokenizer: expected a folder as save_pretrained ...
+    kslottery_fast.base.errors.InputError: no/such/folder holds no tokenizer: expected a folder that save_pretrained ...
     """
     folder = check_path(folder, "folder")
     # transformers would look up the name of a folder without any of these files on the Hub.
     if not folder.is_dir() or tokenizer_folder(folder) is None:
-        raise InputError(f"{folder} holds no tokenizer: expected a folder as save_pretrained writes it")
+        raise InputError(f"{folder} holds no tokenizer: expected a folder that save_pretrained wrote")
     import transformers  # takes seconds, which finding the folder of a tokenizer does not need
 
     from .pretrained import quiet_transformers

@@ -245,12 +245,12 @@ class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
     tickets : TokenIds, "active", "none" or None
         The tokens whose rows train: Tickets, the path of a ticket file, or token ids. Strings of tokens are taken where
         ``processing_class`` is a tokenizer, and Tickets that keep the texts of their tokens must fit it. The rows are
-        attached if they are not yet, which freezes the rest of the model. Where PEFT put adapters into the model, what
+        attached if they are not yet, which freezes the rest of the model. If PEFT put adapters into the model, what
         trains stays as PEFT set it, so that adapters and rows train together.
 
         ``"active"`` trains the active vocabulary of ``train_dataset`` (Embed Tuning). Every batch is then checked for
-        other tokens. None needs a model with attached rows. ``"none"`` attaches nothing and trains all that is
-        trainable in the model, as a plain Trainer does.
+        other tokens. With None, the model must have attached rows already. ``"none"`` attaches nothing and trains all
+        that is trainable in the model, as a plain Trainer does.
     output : {"auto", "frozen", "tied"}
         What the head of a tied model does, as for :func:`kslottery_fast.attach_rows`.
     supervised_logits_only : bool
@@ -266,7 +266,7 @@ class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
         ``supervised_logits_only`` cannot compute the loss. One process has several GPUs. A checkpoint holds other
         rows. The model is then as it was.
     TypeError
-        An argument is of a wrong kind.
+        An argument has the wrong type.
 
     Warns
     -----

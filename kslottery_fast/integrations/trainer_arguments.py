@@ -23,7 +23,7 @@ WORDS = ("active", "none")
 
 
 def by_name(init: Callable[..., None], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call of ``init`` by name, where its signature has names for them."""
+    """Return the arguments of a call of ``init`` by name, as far as its signature has names for them."""
     parameters = inspect.signature(init).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
     first = {"model": args[0]} if args else {}  # an __init__ in between may take *args
@@ -38,7 +38,7 @@ def check_arguments(given: Mapping[str, Any], output: Any, nonfinite: Any, super
     InputError
         A model id in place of a model, no model at all, or an unknown option.
     TypeError
-        An argument of another kind.
+        An argument has the wrong type.
     """
     check_choice(output, ("auto", "frozen", "tied"), "output")
     check_choice(nonfinite, ("raise", "skip"), "nonfinite")
@@ -46,7 +46,7 @@ def check_arguments(given: Mapping[str, Any], output: Any, nonfinite: Any, super
     model = given.get("model")
     if isinstance(model, str):
         raise InputError(
-            f"model is the model id {model!r}, and rows are attached to a loaded model; load it first, as "
+            f"model is the model id {model!r}, and rows are attached to a loaded model; load it first, with "
             f"AutoModelForCausalLM.from_pretrained({model!r})"
         )
     if model is not None:

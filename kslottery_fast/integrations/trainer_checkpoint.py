@@ -74,7 +74,7 @@ def load_checkpoint(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     trained = _trained_tensors(model)
     for name, ours in (("vocab_size", str(len(embedding_table(model)))), ("output", output_role(model))):
         if saved.metadata.get(name) != ours:
-            raise InputError(f"{path} was saved with {name} {saved.metadata.get(name)}, the model has {ours}")
+            raise InputError(f"{path} was saved with {name} {saved.metadata.get(name)}, but the model has {ours}")
     _check_tokens(path, saved, trained)
     _check_names(path, saved, trained)
     _check_values(path, saved)

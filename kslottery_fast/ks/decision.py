@@ -1,4 +1,4 @@
-"""Which rows of two tables pass the test. This is the decision behind :func:`kslottery_fast.ks_select`."""
+"""Deciding which rows of two tables pass the test, for :func:`kslottery_fast.ks_select`."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def select_rows(
     if top_k is None and V == 0:
         threshold = d + 1  # nothing is compared with it, and a file may state any d for a table without rows
     elif top_k is None:
-        # For "bh" this is what a single row would need. It is reported as the threshold where no row is selected.
+        # For "bh" this is what a single row would need. It is reported as the threshold if no row is selected.
         # alpha / V may underflow. Then V p < alpha means that p has underflowed too, and so does p < ulp(0).
         single = level if correction is None else max(level / V, math.ulp(0.0))
         threshold = critical_count(d, single, resolved)
@@ -216,7 +216,7 @@ def _why_so_few(
     largest: int, d: int, threshold: int, found: int, alpha: float, correction: str | None, top_k: int | None
 ) -> str:
     if top_k is not None:
-        return f"only {found} row{'' if found == 1 else 's'} moved (D > 0), top_k asked for {top_k}"
+        return f"only {found} row{'' if found == 1 else 's'} moved (D > 0), but top_k is {top_k}"
     after_correction = "" if correction is None else " after the correction for many tests"
     if threshold > d:
         return (

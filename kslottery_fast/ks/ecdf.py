@@ -21,7 +21,7 @@ class Gap(NamedTuple):
 
 
 def largest_gap(first: Sample, second: Sample) -> Gap:
-    """Find where D is attained, and both distribution functions there. Of several places the leftmost is returned.
+    """Find where D is attained, and both distribution functions there. The leftmost of several places is returned.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ _CHUNK = 64  # counts per pass over the lattice; so many keep the working set in
 
 
 def resolve_method(n: int, m: int, alternative: str, method: str, *, certain: bool = False) -> tuple[str, str | None]:
-    """Tell what a method computes for these sizes, with "auto" resolved, and scipy's warning where it falls back.
+    """Tell what a method computes for these sizes, with "auto" resolved, and scipy's warning if it falls back.
 
     scipy also falls back for one-sided tests with n != m whose number of lattice paths overflows float64. That is a
     limit of its arithmetic, which this package does not have. It is kept so that the numbers are those of scipy.
@@ -174,7 +174,7 @@ def _lattice_pvalues(counts: Integers, n: int, m: int, one_sided: bool) -> tuple
 def _path_pvalues(counts: Integers, n: int, m: int, one_sided: bool) -> tuple[Floats, Floats]:
     """P-values and their logarithms, by the native library or, without it, by numpy.
 
-    The logarithm is NaN where the p-value underflows even in the native library's widest type.
+    The logarithm is NaN if the p-value underflows even in the native library's widest type.
     """
     p, log_p, counts = np.empty(counts.size), np.empty(counts.size), np.ascontiguousarray(counts)
     if (call := native.caller()) is None:

@@ -18,7 +18,7 @@ def renamed(
     Parameters
     ----------
     names : mapping of str to str
-        For each former name the name of today.
+        The current name for each former name.
     silently : collection of str
         Former names that give no warning.
 

@@ -1,4 +1,4 @@
-"""Types of options that the functions of several rooms share."""
+"""Types of options that the functions of several packages share."""
 
 from typing import Literal, TypeAlias
 

@@ -61,7 +61,7 @@ class Samples:
 
 
 def gather_samples(x: Any, y: Any, axis: Any) -> Samples:
-    """Bring two array-likes into the form of matrices, without a copy where a view is enough.
+    """Bring two array-likes into the form of matrices, without a copy if a view is enough.
 
     Raises
     ------

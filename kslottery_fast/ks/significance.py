@@ -46,7 +46,7 @@ def resolve_table_method(d: int, method: Method) -> ResolvedMethod:
     InputError
         d < 1, an unknown method, or "asymp" for rows of one number.
     TypeError
-        A sample size that is no integer.
+        A sample size that is not an integer.
 
     Examples
     --------
@@ -216,7 +216,7 @@ def critical_count(d: int, alpha: float, method: Method = "auto") -> int:
     InputError
         d < 1, an alpha outside (0, 1), or an unknown method.
     TypeError
-        Arguments that are no numbers.
+        An argument that is not a number.
 
     Examples
     --------
@@ -262,7 +262,7 @@ def asymptotic_threshold(alpha: float, n: int, m: int) -> float:
     InputError
         A number out of range.
     TypeError
-        Arguments that are no numbers.
+        An argument that is not a number.
 
     Examples
     --------

@@ -72,7 +72,7 @@ def counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int
     Parameters
     ----------
     before, after : Tensor
-        Two [V, d] tables, as :func:`kslottery_fast.ops.ks_statistics` takes them.
+        Two [V, d] tables that :func:`kslottery_fast.ops.ks_statistics` accepts.
     threshold : int
         The smallest h that is significant.
     known : int

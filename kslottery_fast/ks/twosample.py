@@ -102,9 +102,9 @@ def ks_2samp(
     """Two-sample Kolmogorov-Smirnov test along an axis: ``scipy.stats.ks_2samp`` for all rows at once.
 
     The arguments, numbers, warnings and rules are those of scipy 1.17, with these differences. Samples of two or more
-    dimensions need an ``axis``. Tensors are taken as well. Where scipy warns once per row, there is one warning. Where
-    n = m and p is 1, rounding may take scipy's sum above 1. Then scipy warns and returns the asymptotic value. This
-    function returns 1.
+    dimensions need an ``axis``. Tensors are taken as well. If scipy warns once per row, there is one warning. If n = m
+    and p is 1, rounding may take scipy's sum above 1. Then scipy warns and returns the asymptotic value. This function
+    returns 1.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def ks_2samp(
         "auto" is exact up to max(n, m) = 10,000. "exact" falls back to "asymp", with a RuntimeWarning, where scipy
         does. As in scipy, this argument may also be called ``mode``.
     axis : int, sequence of int, or None
-        Where the samples lie. ``axis=0`` gives what scipy gives by default. ``axis=-1`` tests row against row. None
+        The axis of the samples. ``axis=0`` gives what scipy gives by default. ``axis=-1`` tests row against row. None
         tests all values of ``data1`` against all values of ``data2``. Samples of one dimension need no axis. For others
         there is no default, because version 0.1 and scipy have different ones.
     nan_policy : {"propagate", "omit", "raise"}
@@ -189,7 +189,7 @@ def _check_options(alternative: Any, method: Any, nan_policy: Any, keepdims: Any
 class _Test:
     """One call: its options, what it found in each row, and its warnings.
 
-    Each result is float64 [R]. It stays NaN where there is none.
+    Each result is float64 [R]. It stays NaN for rows without a result.
     """
 
     alternative: str

@@ -1,4 +1,4 @@
-"""The operators as torch sees them: ``torch.ops.kslottery.*``, and one Python function for each.
+"""The operators that are registered with torch, ``torch.ops.kslottery.*``, and one Python function for each.
 
 Importing this module registers them. They work in eager mode and under ``torch.compile(fullgraph=True)``. On the CPU
 and on CUDA they run in native kernels, on other devices in plain torch. Inputs may be strided or transposed views,
@@ -103,7 +103,7 @@ def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Te
     InputError
         Not two matrices of one shape [V, d], d > 0, on one device.
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -120,7 +120,7 @@ def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Te
 def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
     """``ks_statistics(before, after)[0] >= threshold``, for less work than h itself.
 
-    This is for those who want the decision alone, such as a count of significant rows during training.
+    Use this if only the decision is needed, for example to count the significant rows during training.
     :func:`kslottery_fast.ks_select` also needs h of the rows that it selects, so it calls ``ks_statistics`` with its
     threshold.
 
@@ -129,7 +129,7 @@ def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Te
     before, after : Tensor
         As for ks_statistics.
     threshold : int
-        The smallest h that counts, such as ``kslottery_fast.ks.critical_count`` returns it.
+        The smallest h that counts, for example the result of ``kslottery_fast.ks.critical_count``.
 
     Returns
     -------
@@ -201,7 +201,7 @@ def row_adamw_(
         Shapes, dtypes or devices that do not fit, a row twice or outside the table, or a hyperparameter out of its
         range. Nothing is written then. On CUDA nothing waits for the values of rows (see row_adamw_step_).
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -254,7 +254,7 @@ def row_adamw_step_(
     tables, rows, grads, exp_avgs, exp_avg_sqs : list of Tensor
         For each table as for row_adamw_, all on one device.
     masters : list of Tensor
-        Likewise, with an empty tensor where there is none.
+        Likewise. An empty tensor stands for None.
     steps : list of Tensor
         float32 scalars: how many updates each table has had. They go up by one.
     lrs : list of Tensor
@@ -280,7 +280,7 @@ def row_adamw_step_(
         As for row_adamw_, except for the values of rows on CUDA. Also lists of different lengths, and scalars of a
         wrong dtype or device.
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -375,7 +375,7 @@ def row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k: int)
         Shapes, dtypes or devices that do not fit, an id outside 0..V-1, or a slot of k or more (on CUDA as for
         row_embedding).
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Examples
     --------

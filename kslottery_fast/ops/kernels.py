@@ -1,6 +1,6 @@
-"""Which code runs an operator: native kernels on the CPU and on CUDA, pure torch everywhere else.
+"""The code that runs each operator: native kernels on the CPU and on CUDA, pure torch everywhere else.
 
-``CPU`` and ``CUDA`` get the native library, or the reference where the library has no kernels for the device.
+``CPU`` and ``CUDA`` get the native library, or the reference if the library has no kernels for the device.
 ``CompositeExplicitAutograd`` gets the reference, for every other device. Gradients are registered here too.
 """
 
@@ -211,7 +211,7 @@ def _pointer(tensor: Tensor | None) -> int:
 
 
 def _no_gradient(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
-    # The outputs jump where the order of values changes. Nobody wants that derivative, and torch would warn of a
+    # The outputs jump where the order of values changes. That derivative is of no use, and torch would warn of a
     # missing one.
     ctx.mark_non_differentiable(*output)
 

@@ -1,6 +1,6 @@
 """Load the native library, kslottery_fast._C, and report what it is.
 
-Where it cannot be loaded, the pure-torch kernels of ``reference.py`` take over. They are slow, so one warning shows the
+If it cannot be loaded, the pure-torch kernels of ``reference.py`` take over. They are slow, so one warning shows the
 whole load error. ``info()`` shows the error too.
 """
 
@@ -50,7 +50,7 @@ def caller(device: torch.device = _CPU) -> Caller | None:
     """Return what calls native functions for tensors on this device: ``caller(device)("ks_decide", *arguments)``.
 
     On the CPU they run on torch's number of threads. On CUDA they are put on the current stream of the device, and
-    nothing waits for them. Their ValueError becomes InputError. Where there are no native kernels for the device, the
+    nothing waits for them. Their ValueError becomes InputError. If there are no native kernels for the device, the
     result is None, after one RuntimeWarning per process and reason.
     """
     if device.type != "cuda":

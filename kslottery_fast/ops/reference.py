@@ -1,6 +1,6 @@
 """The operators in plain torch. They are readable, and run on any device.
 
-They are used where there are no native kernels for a device, and the tests compare the native kernels with them.
+They are used if there are no native kernels for a device, and the tests compare the native kernels with them.
 """
 
 from __future__ import annotations

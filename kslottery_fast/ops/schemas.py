@@ -189,7 +189,7 @@ def check_step_update(update: StepUpdate) -> None:
             _check_scalar(name, flag)
             check_same_device(control=control, **{name: flag})
             if flag.dtype != torch.float32:
-                raise InputError(f"{name} is {flag.dtype}; expected a float32 scalar, as GradScaler has it")
+                raise InputError(f"{name} is {flag.dtype}; expected a float32 scalar, such as GradScaler's")
 
 
 def _check_scalar(name: str, scalar: Tensor) -> None:

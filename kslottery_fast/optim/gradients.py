@@ -13,7 +13,7 @@ from kslottery_fast.ops.kernels import all_finite
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
-    """Return a view with two dimensions. Anything but a matrix is one row. Of a DTensor it is this process's part."""
+    """Return a view with two dimensions. Anything but a matrix is one row. For a DTensor it is this process's part."""
     part = local(tensor)
     return part if part.dim() == 2 else part.view(1, -1)
 

@@ -25,7 +25,7 @@ _Loss = TypeVar("_Loss")
 
 
 class RowAdamW(Optimizer):
-    """AdamW for a few rows of a large table, or for a compact row parameter. By default ``lr=1e-2``, no weight decay.
+    """AdamW for a few rows of a large table or for a compact row parameter, with ``lr=1e-2`` and no decay by default.
 
     ``torch.optim.AdamW`` has ``lr=1e-3, weight_decay=1e-2``. The default here is the learning rate of the paper's
     Partial Tuning, without decay, because decay moves rows that get no gradient.
@@ -62,10 +62,10 @@ class RowAdamW(Optimizer):
     Raises
     ------
     InputError
-        A hyperparameter out of range, row ids that do not fit, ``"rows"`` for a parameter that is no table, or no
+        A hyperparameter out of range, row ids that do not fit, ``"rows"`` for a parameter that is not a table, or no
         parameters.
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Notes
     -----
@@ -132,7 +132,7 @@ class RowAdamW(Optimizer):
         return {**super().__getstate__(), **{name: getattr(self, name) for name in ours}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Torch calls this with a loaded state too, which holds nothing of ours."""
+        """Torch also calls this with a loaded state, which holds no attribute of this class."""
         super().__setstate__(state)
         self.__dict__.setdefault("_rows", TrainedRows())  # pickles of version 0.1 have none
 
@@ -143,7 +143,7 @@ class RowAdamW(Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        # GradScaler then hands its scale and its found_inf to us, as attributes, and does not wait for the device.
+        # GradScaler then hands over its scale and its found_inf as attributes, and does not wait for the device.
         return self.capturable
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -284,7 +284,7 @@ class RowAdamW(Optimizer):
         Parameters
         ----------
         state_dict : dict
-            What :meth:`state_dict` returned, or that of a ``torch.optim.AdamW`` whose parameters train whole here.
+            What :meth:`state_dict` returned, or the state of ``torch.optim.AdamW`` if all parameters train whole here.
 
         Raises
         ------
@@ -427,5 +427,7 @@ class RowAdamW(Optimizer):
             capture.refuse_in_capture()
             group["lr"] = lr = torch.full((), lr, dtype=torch.float64, device=device)
         if lr.device != device:  # it would be read once, and a captured graph would repeat it
-            raise InputError(f"lr is a tensor on {lr.device}, the parameters are on {device}: use lr.to('{device}')")
+            raise InputError(
+                f"lr is a tensor on {lr.device}, but the parameters are on {device}: use lr.to('{device}')"
+            )
         return lr

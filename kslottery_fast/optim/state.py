@@ -24,7 +24,7 @@ def new_state(param: Tensor, rows: Tensor | None, *, capturable: bool) -> dict[s
     shape, dtype = state_shape(param, rows), torch.promote_types(param.dtype, torch.float32)
     state: dict[str, Any] = {"step": torch.zeros((), device=param.device if capturable else "cpu")}
     for name in ("exp_avg", "exp_avg_sq"):
-        # Moments of a DTensor are DTensors, as torch.distributed.checkpoint expects it.
+        # Moments of a DTensor are DTensors, which torch.distributed.checkpoint expects.
         moments: dict[str, Any] = {"dtype": dtype, "device": param.device}
         state[name] = torch.zeros_like(param, **moments) if is_dtensor(param) else torch.zeros(shape, **moments)
     if (master := master_rows(param, rows)) is not None:
@@ -48,7 +48,7 @@ def matched_state(groups: list[dict[str, Any]], state_dict: dict[str, Any]) -> l
             raise InputError("state_dict is of other rows than this optimizer trains")
         for param, key in zip(group["params"], saved["params"], strict=False):
             state, shape = state_dict["state"].get(key, {}), state_shape(param, ours)
-            # Version 0.1 saved the state of a parameter that is no matrix as one row.
+            # Version 0.1 saved the state of a parameter that is not a matrix as one row.
             accepted = (shape,) if param.dim() == 2 else (shape, torch.Size((1, param.numel())))
             for name in ROW_STATE:
                 if state.get(name) is not None and state[name].shape not in accepted:

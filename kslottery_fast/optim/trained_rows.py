@@ -1,4 +1,4 @@
-"""Which rows of a parameter train, and the state that belongs to them."""
+"""The rows of a parameter that train, and the state that belongs to them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def check_rows(rows: Any, param: Tensor) -> Tensor:
     Raises
     ------
     InputError
-        Row ids that do not fit the table, or a parameter that is no table.
+        Row ids that do not fit the table, or a parameter that is not a table.
     """
     if is_dtensor(param):
         raise InputError("'rows' needs a whole table, not a DTensor; attach the rows before fully_shard")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def portable_name(name: str | None) -> str | None:
-    """The name of a base model if another machine can load it: a Hub id, but no path of this machine.
+    """The name of a base model if another machine can load it, that is, a Hub id and not a local path.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def card(k: int, role: str, base: str | None, task_type: str | None, *, names_he
     unnamed, auto = "" if base else _UNNAMED, _AUTO_CLASSES.get(task_type or "", "AutoModel")
     return f"""# {k} token rows
 
-An adapter that replaces {k} rows of the token embedding and nothing else.
+This adapter replaces {k} rows of the token embedding and nothing else.
 
 {use}
 {unnamed}
@@ -50,7 +50,7 @@ base_model = {auto}.from_pretrained({base or "BASE"!r})
 model = PeftModel.from_pretrained(base_model, "PATH OF THIS FOLDER")
 ```
 
-Or without PEFT, which copies the table in every forward:
+PEFT copies the table in every forward. The following code needs no PEFT and makes no copy:
 
 ```python
 from kslottery_fast import load_adapter

@@ -54,10 +54,10 @@ def save_adapter(
     Raises
     ------
     InputError
-        No rows are attached; a row holds NaN; a tied head has a bias (PEFT drops it); ``base="untied"`` for rows that
-        the head follows; the directory holds something else.
+        No rows are attached. A row holds NaN. A tied head has a bias (PEFT drops it). ``base="untied"`` was given for
+        rows that the head follows. The directory holds something else.
     TypeError
-        An argument is of another type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def save_adapter(
         # Tied or not by now: accelerate gives the modules that it offloads weights of their own.
         pinned_to = embedding if heads[0].weight is embedding.weight else heads[0]
         pin = token, base_rows(pinned_to, torch.tensor([token]))[0]
-    # Where the model is sharded these two gather, on every process. Then the first process writes.
+    # If the model is sharded, these two gather on every process. Then the first process writes.
     rows, modules = whole(embedding.rows), input_modules(owner, embedding.token_ids)
     if (is_sharded(embedding.rows) or is_sharded(embedding.weight)) and dist.get_rank() != 0:
         return
@@ -141,9 +141,9 @@ def save_rows_adapter(
     Raises
     ------
     InputError
-        The ids are bad; the rows have another shape, NaN or no values; the directory holds something else.
+        The ids are bad. The rows have another shape, NaN or no values. The directory holds something else.
     TypeError
-        An argument is of another type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -172,7 +172,7 @@ def save_rows_adapter(
         if text is not None and not isinstance(text, str):
             raise TypeError(f"{name} is {shown(text)}: expected a str or None")
     if folder.exists() and not (folder / CONFIG_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"path {folder} exists and is no adapter directory; choose another path")
+        raise InputError(f"path {folder} exists and is not an adapter directory; choose another path")
     about, tensors = adapter_content(ids.tolist(), rows.detach().float(), input_modules, head_modules, pinned)
     config = {
         "base_model_name_or_path": base_model_name_or_path,
@@ -216,11 +216,11 @@ def load_adapter(model: M, path: str | os.PathLike[str], *, name: str = "default
     Raises
     ------
     InputError
-        A file is missing or damaged; the adapter is of another kind; its rows do not fit the model, or its table had
-        another number of rows; it changes a head that the model has untied; the name is taken. The model is then as it
+        A file is missing or damaged. The adapter is of another kind. Its rows do not fit the model, or its table had
+        another number of rows. It changes a head that the model has untied. The name is taken. The model is then as it
         was.
     TypeError
-        An argument is of another type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -236,7 +236,7 @@ def load_adapter(model: M, path: str | os.PathLike[str], *, name: str = "default
     check_flag(freeze, "freeze")
     folder = check_path(path)
     if not folder.is_dir():
-        raise InputError(f"path {folder} is no directory; expected one that save_adapter or PEFT wrote")
+        raise InputError(f"path {folder} is not a directory; expected one that save_adapter or PEFT wrote")
     head = cast(Any, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     head_name = next((name for name, module in base_modules(model) if head is not None and module is head), None)
     stored = read_rows(folder, head_name)
@@ -248,8 +248,8 @@ def load_adapter(model: M, path: str | os.PathLike[str], *, name: str = "default
         attach_rows(model, ids, output=output, name=name, freeze=freeze)
     elif output_role(model) != output:
         raise InputError(
-            f"{folder} has rows with output={output!r}, the attached rows have output={output_role(model)!r}: the head "
-            "cannot play both roles; detach_rows first"
+            f"{folder} has rows with output={output!r}, but the attached rows have output={output_role(model)!r}: the "
+            "head cannot play both roles; detach_rows first"
         )
     else:
         add_rows(model, name, ids)

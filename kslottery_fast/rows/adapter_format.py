@@ -77,11 +77,11 @@ class StoredRows:
     values : torch.Tensor
         [k, d], the rows themselves.
     head_ids, head_values : list of int and torch.Tensor, or None
-        Those of the output head, where the adapter names it.
+        Those of the output head, if the adapter names it.
     role : str or None
-        "frozen" or "tied", where the adapter was saved by this package.
+        "frozen" or "tied", if the adapter was saved by this package.
     vocab_size : int or None
-        The number of rows of the table, where the adapter was saved by this package.
+        The number of rows of the table, if the adapter was saved by this package.
     """
 
     ids: list[int]
@@ -102,7 +102,7 @@ def read_rows(folder: Path, head_name: str | None) -> StoredRows:
         embeddings.
     """
     config = read_json(folder / CONFIG_FILE)
-    tensors = read_safetensors(folder / WEIGHTS_FILE, remedy="save the adapter anew")
+    tensors = read_safetensors(folder / WEIGHTS_FILE, remedy="save the adapter again")
     if not isinstance(config, dict):
         raise InputError(f"{folder / CONFIG_FILE} is not the configuration of an adapter")
     kind = config.get("peft_type")
@@ -146,9 +146,9 @@ def check_fits(folder: Path, stored: StoredRows, vocab_size: int, dimension: int
     """
     if stored.vocab_size not in (None, vocab_size):
         raise InputError(
-            f"{folder} is an adapter of a table with {stored.vocab_size} rows, this model's table has {vocab_size}; "
-            "load the base model of the adapter, or, if it was trained on a resized copy of this model, call "
-            f"model.resize_token_embeddings({stored.vocab_size}) first"
+            f"{folder} is an adapter of a table with {stored.vocab_size} rows, but this model's table has "
+            f"{vocab_size}; load the base model of the adapter, or, if it was trained on a resized copy of this model, "
+            f"call model.resize_token_embeddings({stored.vocab_size}) first"
         )
     largest = max((token for token in stored.ids if isinstance(token, int)), default=0)
     if stored.vocab_size is None and largest >= vocab_size:
@@ -159,5 +159,5 @@ def check_fits(folder: Path, stored: StoredRows, vocab_size: int, dimension: int
         )
     ids = check_token_ids(stored.ids, vocab_size, f"{folder / CONFIG_FILE}: token indices")
     if stored.values.shape != (len(ids), dimension):
-        raise InputError(f"{folder} has rows {list(stored.values.shape)}, the model needs {[len(ids), dimension]}")
+        raise InputError(f"{folder} has rows {list(stored.values.shape)}, but the model needs {[len(ids), dimension]}")
     return ids

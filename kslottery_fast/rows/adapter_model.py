@@ -1,4 +1,4 @@
-"""What an adapter of rows has to know of a model: names of modules, tied heads, and the role of the head."""
+"""What an adapter of rows needs to know about its model: names of modules, tied heads, and the role of the head."""
 
 from __future__ import annotations
 

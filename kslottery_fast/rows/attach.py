@@ -86,7 +86,7 @@ def attach_rows(
         may be quantized, or offloaded by accelerate, since it is only read.
     token_ids : TokenIds
         k distinct token ids, Tickets, or the path of a ticket file. With a ``tokenizer`` also strings, each of which is
-        one token. k may be in the thousands, such as the active vocabulary of a corpus.
+        one token. k may be in the thousands, for example for the active vocabulary of a corpus.
     output : {"auto", "frozen", "tied"}
         What the output head of a tied model does. With "frozen" it keeps the original rows, and only the input role
         trains. With "tied" its k logit columns follow the rows. "auto" is "frozen": through a tied head every row gets
@@ -108,11 +108,11 @@ def attach_rows(
     Raises
     ------
     InputError
-        The token ids are bad; rows are attached already; the model has no input embedding; the table is sharded or has
-        no values; a row holds NaN; ``output`` is unknown. ``output="tied"`` is refused for a model that is not tied,
+        The token ids are bad. Rows are attached already. The model has no input embedding. The table is sharded or has
+        no values. A row holds NaN. ``output`` is unknown. ``output="tied"`` is refused for a model that is not tied,
         and for a head that does more than multiply by the table. The model is then as it was.
     TypeError
-        An argument is of another type. The model is then as it was.
+        An argument has the wrong type. The model is then as it was.
 
     Warns
     -----
@@ -185,7 +185,7 @@ def detach_rows(model: M) -> M:
     """
     owners = all_attachments(check_model(model))
     for owner, _ in owners:
-        # What wraps several models is no wrapper that an adapter library put around one of them.
+        # A module that holds several models is not a wrapper that an adapter library put around one of them.
         detach(model if len(owners) == 1 else owner)
     return model
 

@@ -1,6 +1,6 @@
-"""Asking a model about its attached rows, and what it keeps of how it was before.
+"""Finding the attached rows of a model, and the record that restores the model when they are taken off.
 
-It also keeps guards against wrong use.
+This file also has the guards against wrong use of a model with rows.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def get_rows(model: nn.Module) -> RowEmbedding:
     Raises
     ------
     InputError
-        No rows are attached, which :func:`has_rows` tells. Or the module holds several models with rows.
+        No rows are attached (:func:`has_rows` tells), or the module holds several models with rows.
     TypeError
         ``model`` is not a model.
 
@@ -63,14 +63,14 @@ def get_rows(model: nn.Module) -> RowEmbedding:
     """
     found = [module for module in check_model(model).modules() if isinstance(module, RowEmbedding)]
     if not found:
-        raise InputError("no rows are attached to this model; call attach_rows first, or ask has_rows(model)")
+        raise InputError("no rows are attached to this model; call attach_rows first, or check has_rows(model)")
     if any(each.row_sets is not found[0].row_sets for each in found):
         raise InputError("model holds several models with attached rows; pass one of them")
     return found[0]
 
 
 def attached_model(model: nn.Module) -> nn.Module:
-    """Return the very model that was given to :func:`kslottery_fast.rows.attach_rows`, without its wrappers.
+    """Return the model itself that was given to :func:`kslottery_fast.rows.attach_rows`, without its wrappers.
 
     Raises
     ------
@@ -108,7 +108,7 @@ _MARK = "_kslottery_attachment"
 
 
 def attachment(model: nn.Module) -> tuple[nn.Module, Attachment]:
-    """The very model that was given to attach_rows, without wrappers, and what it keeps.
+    """Return the model itself that was given to attach_rows, without wrappers, and what it keeps.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def attachment(model: nn.Module) -> tuple[nn.Module, Attachment]:
 
 
 def all_attachments(model: nn.Module) -> list[tuple[nn.Module, Attachment]]:
-    """As :func:`attachment`, of every model with rows that the module holds."""
+    """Return what :func:`attachment` returns, for every model with rows that the module holds."""
     found = [(module, vars(module)[_MARK]) for module in model.modules() if _MARK in vars(module)]
     if not found:
         raise InputError("no rows are attached to this model; call attach_rows first")
@@ -151,9 +151,9 @@ def guard(model: nn.Module) -> None:
 def detach(model: nn.Module) -> None:
     """Take off overlay, guards and mark, and switch on what :func:`attach` switched off.
 
-    The flags stay as they are where the model has parameters that were not there then: an adapter library wants the
-    rest of the model frozen. It may have put its parameters around the model that has the rows, so ``model`` is what
-    the user works with.
+    The flags stay as they are if the model has parameters that were not there then, because an adapter library wants
+    the rest of the model frozen. It may have put its parameters around the model that has the rows, so ``model`` is
+    what the user works with.
     """
     owner, kept = attachment(model)
     for module in owner.modules():

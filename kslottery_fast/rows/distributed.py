@@ -47,7 +47,7 @@ def replicate_rows(model: nn.Module, group: dist.ProcessGroup | None = None) -> 
     InputError
         No rows are attached, the rows are sharded, or there is no process group.
     TypeError
-        An argument is of another type.
+        An argument has the wrong type.
 
     Notes
     -----

@@ -182,7 +182,7 @@ class RowSet(nn.Module):
                 errors.append(str(error))  # load_state_dict raises them all at the end
                 return
             if len(ids) != len(self.token_ids):
-                errors.append(f"{key} has {len(ids)} token ids, the attached rows are {len(self.token_ids)}")
+                errors.append(f"{key} has {len(ids)} token ids, but the attached rows are {len(self.token_ids)}")
                 return
         rows = state_dict.get(f"{prefix}rows")
         if local_metadata.get("assign_to_params_buffers") and torch.is_tensor(rows):
@@ -283,9 +283,9 @@ def new_row_set(embedding: nn.Embedding, ids: torch.Tensor) -> RowSet:
 
 def check_name(name: Any) -> None:
     """Refuse a name that cannot be part of a parameter's name."""
-    # A ModuleDict keeps its modules beside its own attributes, of which "training" is one.
+    # A ModuleDict keeps its modules next to its own attributes, of which "training" is one.
     if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name) or hasattr(RowSets, name):
         raise InputError(
-            f"name is {shown(name)}: expected a string without dots that is no attribute of a torch module, such as "
-            "'en-de'"
+            f"name is {shown(name)}: expected a string without dots that is not an attribute of a torch module, "
+            "such as 'en-de'"
         )

@@ -23,7 +23,7 @@ from .token_ids import TokenIds, check_token_ids
 
 
 def row_sets(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the attached sets, in the order in which they came. A model without rows has none.
+    """Return the names of the attached sets, in the order in which they came. Without rows it is empty.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def add_rows(model: M, name: str, token_ids: TokenIds, *, tokenizer: Tokenizer |
         No rows are attached, the name is taken or is not a legal name, or the token ids are bad. The model is then as
         it was.
     TypeError
-        An argument is of another type. The model is then as it was.
+        An argument has the wrong type. The model is then as it was.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def use_rows(model: M, name: str | None) -> M:
     InputError
         No set has this name. The set in use is then as before.
     TypeError
-        An argument is of another type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -152,7 +152,7 @@ def remove_rows(model: M, name: str) -> M:
         No set has this name, it is in use, it is the only one, or the running :func:`mixed_rows` block reads it. The
         model is then as it was.
     TypeError
-        An argument is of another type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -197,10 +197,10 @@ def mixed_rows(model: M, names: Sequence[str | None], *, copies: int = 1) -> Abs
     Raises
     ------
     InputError
-        A name is that of no set, there are no names, or ``copies`` is below 1. A batch of another size raises it when
-        it reaches the model.
+        A name does not belong to an attached set, ``names`` is empty, or ``copies`` is below 1. A batch of another size
+        raises it when it reaches the model.
     TypeError
-        An argument is of another type.
+        An argument has the wrong type.
 
     Examples
     --------

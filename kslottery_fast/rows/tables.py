@@ -55,7 +55,7 @@ def input_embedding(model: nn.Module, name: str = "model") -> nn.Embedding:
     except NotImplementedError:
         embedding = None
     if not isinstance(embedding, nn.Embedding):
-        # PEFT keeps a module that LoRA wraps as base_layer. Where it trains a copy, the module is original_module.
+        # PEFT keeps a module that LoRA wraps as base_layer. If it trains a copy, the module is original_module.
         if any(isinstance(getattr(embedding, part, None), nn.Embedding) for part in ("base_layer", "original_module")):
             raise InputError(
                 f"the input embedding of {name} is wrapped by PEFT ({type(embedding).__name__}), which trains its rows "

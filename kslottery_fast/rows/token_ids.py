@@ -31,8 +31,8 @@ TokenIds: TypeAlias = (
 )
 """What is taken where token ids are expected.
 
-A sequence, set, array or tensor of integers; :class:`kslottery_fast.Tickets`; a str or path, which is that of a ticket
-file; a list of strings, each of which is exactly one token, where a tokenizer is given.
+A sequence, set, array or tensor of integers, :class:`kslottery_fast.Tickets`, or the path of a ticket file. If a
+tokenizer is given, also a list of strings, each of which is exactly one token.
 """
 
 
@@ -64,7 +64,7 @@ def check_token_ids(
         table with another number of rows, or of another tokenizer. A string is not one token, or comes without a
         tokenizer.
     TypeError
-        ``token_ids`` is none of what :data:`TokenIds` names, or ``tokenizer`` is no tokenizer.
+        ``token_ids`` has none of the types of :data:`TokenIds`, or ``tokenizer`` is not a tokenizer.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def _read(path: str | os.PathLike[str], name: str) -> TicketIds:
 def _check_table(tickets: HasTokenIds, vocab_size: int, name: str) -> None:
     if tickets.vocab_size != vocab_size:
         raise InputError(
-            f"{name}: these tickets are of a table with {tickets.vocab_size} rows, this one has "
+            f"{name}: these tickets are of a table with {tickets.vocab_size} rows, but this one has "
             f"{vocab_size}; select the tickets of this model, or load the model of these tickets"
         )
 

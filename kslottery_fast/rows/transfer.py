@@ -84,9 +84,9 @@ def transfer_rows(
     Raises
     ------
     InputError
-        The tables are of different dimension, or have no values (device meta); the ids are bad; a row holds NaN or Inf;
-        the target has attached rows or cannot be written; ``output="tied"`` for a target that is not tied. The target
-        is then as it was.
+        The tables are of different dimension, or have no values (device meta). The ids are bad. A row holds NaN or Inf.
+        The target has attached rows or cannot be written. ``output="tied"`` was given for a target that is not tied.
+        The target is then as it was.
     TypeError
         Source or target is neither a model nor a table of floats.
 
@@ -106,7 +106,9 @@ def transfer_rows(
     if output == "tied" and not (isinstance(target, nn.Module) and is_tied(target)):
         raise InputError("output='tied' needs a target whose head shares the input table; this target is not tied")
     if origin.shape[1] != table.shape[1]:
-        raise InputError(f"source has rows of dimension {origin.shape[1]}, target of {table.shape[1]}")
+        raise InputError(
+            f"source has rows of dimension {origin.shape[1]}, but target has rows of dimension {table.shape[1]}"
+        )
     ids = check_token_ids(token_ids, table.shape[0], tokenizer=tokenizer)
     check_token_ids(ids, origin.shape[0], "token_ids (in the source)")
     if isinstance(target, nn.Module):

@@ -1,4 +1,4 @@
-"""Which rows fine-tuning moved: in tables in memory, attached rows, checkpoints on disk and sharded tables."""
+"""Selecting the rows that fine-tuning moved, in tables in memory, attached rows, checkpoints and sharded tables."""
 
 from .attached import ks_select_rows
 from .select import ks_select, select_tickets

@@ -26,7 +26,7 @@ class _AttachedTables:
         rows = whole(rows_in_memory(embedding))  # where rows are sharded, every process gathers k rows
         self.ids = embedding.token_ids
         self.before = base_rows(embedding, self.ids).to(rows.device)
-        # As the model reads them and a merge writes them: what a 16-bit table rounds away is no change.
+        # As the model reads them and a merge writes them: what a 16-bit table rounds away is not a change.
         self.after = rows.to(self.before.dtype)
         self.shape = (len(embedding.slots), self.after.shape[1])
 
@@ -53,8 +53,8 @@ def ks_select_rows(
     """Select tickets among the attached rows of a model.
 
     The tickets are those of ``ks_select(original table, table with the rows merged)``. But only k rows are tested,
-    since all others are equal in both tables. Rows are rounded to the dtype of the table, as a merge does it. The model
-    is not changed, so this may run in the middle of training.
+    since all others are equal in both tables. Rows are rounded to the dtype of the table, as a merge rounds them. The
+    model is not changed, so this may run in the middle of training.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def ks_select_rows(
     InputError
         No rows are attached or in use, a row has NaN or Inf in the dtype of the table, or an option is unknown.
     TypeError
-        An argument has a wrong type.
+        An argument has the wrong type.
 
     Warns
     -----

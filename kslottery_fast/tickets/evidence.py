@@ -223,7 +223,7 @@ class Witness:
 
 
 def _largest(values: Tensor) -> Tensor:
-    """Indices by falling value. Of equal values the lower token id comes first, as in ``ks_select(top_k=...)``."""
+    """Indices by falling value. Among equal values the lower token id comes first, as in ``ks_select(top_k=...)``."""
     return torch.sort(values, descending=True, stable=True).indices
 
 
@@ -283,7 +283,7 @@ def token_counts(features: Iterable[Mapping[str, Sequence[int]]], vocab_size: in
 
 
 def frequency_ranks(counts: Tensor) -> Tensor:
-    """Rank tokens by frequency: 1 is the most frequent one. Of equally frequent tokens the lower id comes first.
+    """Rank tokens by frequency: 1 is the most frequent one. Among equally frequent tokens the lower id comes first.
 
     Parameters
     ----------

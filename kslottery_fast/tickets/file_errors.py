@@ -1,4 +1,4 @@
-"""What a person is told about a file that cannot be read: which file it is, what is wrong with it, what to do."""
+"""Errors about files that cannot be read: which file it is, what is wrong with it, and what to do."""
 
 from pathlib import Path
 

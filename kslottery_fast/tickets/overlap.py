@@ -1,4 +1,4 @@
-"""How far sets of rows agree."""
+"""The overlap of sets of rows."""
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet

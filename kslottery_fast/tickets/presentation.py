@@ -1,4 +1,4 @@
-"""Tickets as a person sees them: a line, a table in a notebook, a pandas frame, a figure."""
+"""The forms in which tickets are shown: a line, a table in a notebook, a pandas frame, a figure."""
 
 from html import escape
 from importlib.util import find_spec

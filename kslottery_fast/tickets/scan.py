@@ -65,7 +65,7 @@ def scan_checkpoints(
     InputError
         A path is not a checkpoint, the checkpoints share no matrix, or an option is out of range.
     TypeError
-        An argument has a wrong type.
+        An argument has the wrong type.
 
     Examples
     --------

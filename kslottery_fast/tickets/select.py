@@ -1,4 +1,4 @@
-"""Which rows of a table did fine-tuning shift? Two tables in, tickets out."""
+"""Selecting tickets: the rows of a table that fine-tuning shifted significantly."""
 
 from kslottery_fast.base.arguments import check_tokenizer
 from kslottery_fast.base.caller import warn_caller
@@ -21,7 +21,7 @@ def ks_select(
     top_k: int | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> Tickets:
-    """Select the winning tickets: the rows whose numbers were significantly redistributed by fine-tuning.
+    """Select the tickets: the rows whose values fine-tuning shifted significantly.
 
     Row by row, the d numbers before and the d numbers after are compared as two samples by a two-sided KS test. One
     pass over the tables gives the exact statistics. Without ``top_k`` and "bh" only those that reach the threshold are
@@ -45,7 +45,7 @@ def ks_select(
         taken. Rows with D = 0 are never tickets. The number of tickets at a fixed alpha depends on the learning rate
         and the number of steps; this one does not.
     tokenizer : transformers tokenizer, optional
-        The tickets keep the text of each token, as :meth:`Tickets.with_texts` does it.
+        The tickets then keep the text of each token, see :meth:`Tickets.with_texts`.
 
     Returns
     -------

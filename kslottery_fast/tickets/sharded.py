@@ -1,4 +1,4 @@
-"""Winning tickets of tables that are sharded over processes: ``ks_select`` on DTensors."""
+"""Tickets of tables that are sharded over processes: ``ks_select`` on DTensors."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def ks_select_sharded(
     top_k: int | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> Tickets:
-    """Select the winning tickets of sharded tables: :func:`kslottery_fast.ks_select` on DTensors.
+    """Select the tickets of sharded tables: :func:`kslottery_fast.ks_select` on DTensors.
 
     No process ever holds a whole table. Each tests the rows of its own shard. Then 16 bytes are gathered for each row
     that reaches the threshold, or, with "bh" or ``top_k``, for each row that moved. All processes get equal tickets.
@@ -51,7 +51,7 @@ def ks_select_sharded(
         The tables are not DTensors that are sharded by rows over one mesh, or their shapes differ. A table has NaN or
         Inf; all processes raise the same error, which gives token ids. An option is unknown.
     TypeError
-        An argument has a wrong type.
+        An argument has the wrong type.
 
     Warns
     -----

@@ -1,4 +1,4 @@
-"""Winning tickets of two checkpoints on disk, of any size: ``ks_select`` over blocks of rows."""
+"""Tickets of two checkpoints on disk, of any size: ``ks_select`` over blocks of rows."""
 
 import os
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def ks_select_checkpoints(
     block_bytes: int = BLOCK_BYTES,
     progress: Progress | None = None,
 ) -> Tickets:
-    """Select the winning tickets of two checkpoints: :func:`kslottery_fast.ks_select` on tables of any size.
+    """Select the tickets of two checkpoints: :func:`kslottery_fast.ks_select` on tables of any size.
 
     The tables are read in blocks of rows, straight from the page cache and each byte once. Apart from a few bytes for
     every row (V, not V * d), no private memory is needed.
@@ -70,7 +70,7 @@ def ks_select_checkpoints(
         tensor, or not exactly one that may be the input embedding. The shapes differ, or the dtype is quantized. A
         table has NaN or Inf; the message gives the first token ids. An option is unknown. The message names the file.
     TypeError
-        An argument has a wrong type.
+        An argument has the wrong type.
 
     Warns
     -----

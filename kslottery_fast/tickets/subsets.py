@@ -18,7 +18,7 @@ T = TypeVar("T", bound="Tickets")
 
 
 def place_of(index: Any, k: int) -> int | None:
-    """The place in 0..k-1 that an index means. None for a slice, a mask, or what is no index.
+    """The place in 0..k-1 that an index means. None for a slice, a mask, or a value that is not an index.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def check_same_vocabulary(tickets: "Tickets", other: "Tickets") -> None:
     """
     if tickets.vocab_size != other.vocab_size:
         raise InputError(
-            f"other is of a table of {other.vocab_size} rows, these tickets of one of {tickets.vocab_size}: "
+            f"other is of a table of {other.vocab_size} rows, but these tickets are of one of {tickets.vocab_size}: "
             "their token ids do not mean the same tokens"
         )
     theirs = dict(zip(other.token_ids.tolist(), other.token_texts or (), strict=False))
@@ -97,7 +97,7 @@ def check_same_vocabulary(tickets: "Tickets", other: "Tickets") -> None:
 
 
 def union(tickets: T, other: "Tickets") -> T:
-    """Tickets of both, with the evidence of the first where a row is in both.
+    """Tickets of both, with the evidence of the first if a row is in both.
 
     Raises
     ------
@@ -110,8 +110,8 @@ def union(tickets: T, other: "Tickets") -> T:
         ours, theirs = getattr(tickets, name), getattr(other, name)
         if ours != theirs:
             raise InputError(
-                f"other has {name} {theirs!r}, these tickets {ours!r}, so no single test would select both; select "
-                "them with the same settings, or take the token ids alone: sorted({*tickets, *other})"
+                f"other has {name} {theirs!r}, but these tickets have {ours!r}, so no single test would select both; "
+                "select them with the same settings, or take the token ids alone: sorted({*tickets, *other})"
             )
     new = torch.nonzero(~torch.isin(other.token_ids, tickets.token_ids))[:, 0]
     ids = torch.cat([tickets.token_ids, other.token_ids[new]])

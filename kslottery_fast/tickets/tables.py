@@ -1,4 +1,4 @@
-"""Tables of tokens: what counts as one, and the KS counts of two."""
+"""Tables of tokens: recognizing one, and the KS counts of two."""
 
 import os
 from typing import Any, TypeAlias

@@ -1,4 +1,4 @@
-"""Which tensor of a checkpoint is the input embedding, by its name and by what config.json says."""
+"""Finding the input embedding of a checkpoint by the names of its tensors and by config.json."""
 
 import re
 from typing import Any
@@ -53,7 +53,7 @@ def find_tensor(checkpoint: Checkpoint, name: str) -> StoredTensor:
 def find_embedding(checkpoint: Checkpoint) -> str:
     """Find the name of the input embedding.
 
-    It ends like one of :data:`INPUT_NAMES`, and has as many rows as ``vocab_size`` in config.json, where there is one.
+    It ends like one of :data:`INPUT_NAMES`, and has as many rows as ``vocab_size`` in config.json, if there is one.
     A tied model may have been saved with its output head alone. The head is taken if config.json says
     ``tie_word_embeddings``.
 
@@ -69,7 +69,7 @@ def find_embedding(checkpoint: Checkpoint) -> str:
 
 
 def locate_embedding(checkpoint: Checkpoint) -> tuple[str | None, str]:
-    """As :func:`find_embedding`, but where no single tensor is found, return None and the reason."""
+    """Return the name that :func:`find_embedding` returns and "", or None and the reason if it would raise."""
     config = _config(checkpoint)
     sizes = {part["vocab_size"] for part in config if isinstance(part.get("vocab_size"), int)}
     named = [name for name in checkpoint.files if _is_end_of(name, INPUT_NAMES)]

@@ -1,4 +1,4 @@
-"""The texts of tokens, and whether a tokenizer is that of a table."""
+"""The texts of tokens, and a check that a tokenizer fits a table."""
 
 from dataclasses import replace
 
@@ -27,13 +27,13 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
     # Tokens that were added without resizing the table lie beyond it, but the tokenizer is still that of the model.
     if getattr(tokenizer, "vocab_size", size) > vocab_size:
         raise InputError(
-            f"the tokenizer has {size} tokens, the table {vocab_size} rows: they are of different models; load the "
-            "tokenizer of this model"
+            f"the tokenizer has {size} tokens, but the table has {vocab_size} rows: they are of different models; load "
+            "the tokenizer of this model"
         )
 
 
 def token_texts(tokenizer: Tokenizer, token_ids: Tensor, vocab_size: int) -> list[str]:
-    """The text of each token of a table with ``vocab_size`` rows, a leading space kept.
+    """The text of each token of a table with ``vocab_size`` rows, with a leading space kept.
 
     Raises
     ------
@@ -47,8 +47,8 @@ def token_texts(tokenizer: Tokenizer, token_ids: Tensor, vocab_size: int) -> lis
     outside = [token for token in ids if token >= size]
     if outside:
         raise InputError(
-            f"token id {outside[0]} is a ticket, the tokenizer ends at {size - 1}: they are of different models; load "
-            "the tokenizer of this model"
+            f"token id {outside[0]} is a ticket, but the tokenizer ends at {size - 1}: they are of different models; "
+            "load the tokenizer of this model"
         )
     return [token_text(tokenizer, token) for token in ids]
 
@@ -57,14 +57,15 @@ class TicketTexts(TicketData):
     """The texts of the tokens of tickets."""
 
     def tokens(self, tokenizer: Tokenizer) -> list[str]:
-        """Return the text of each ticket, in their order, a leading space kept.
+        """Return the text of each ticket, in their order, with a leading space kept.
 
         A token that is not text by itself, such as a part of a UTF-8 character, has the tokenizer's own spelling.
 
         Parameters
         ----------
         tokenizer : transformers tokenizer
-            The one of the model. Its table may have more rows (padding) than the tokenizer has tokens, never fewer.
+            The tokenizer of the model. The table may have more rows (padding) than the tokenizer has tokens, but not
+            fewer.
 
         Returns
         -------
@@ -97,7 +98,7 @@ class TicketTexts(TicketData):
         Parameters
         ----------
         tokenizer : transformers tokenizer
-            The one of the model, as for :meth:`tokens`.
+            The tokenizer of the model, as for :meth:`tokens`.
 
         Returns
         -------

@@ -44,7 +44,7 @@ class TicketData:
 
     @cached_property
     def log_pvalue(self) -> Tensor:
-        """Natural logarithm of :attr:`pvalue`, exact also where that underflows to 0."""
+        """Natural logarithm of :attr:`pvalue`, exact even if that underflows to 0."""
         return log_pvalues(self.counts, self.dimension, self.method)
 
     @property

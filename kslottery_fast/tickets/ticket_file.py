@@ -122,7 +122,7 @@ class TicketFiles(TicketTexts):
         True
         """
         if not isinstance(data, Mapping):
-            raise TypeError(f"data is {shown(data)}: expected a dict, as to_dict returns it")
+            raise TypeError(f"data is {shown(data)}: expected a dict that to_dict returned")
         try:
             return cls._of_content(dict(data))
         except InputError as error:
@@ -149,7 +149,7 @@ class TicketFiles(TicketTexts):
         InputError
             The folder does not exist, ``path`` is a folder, or the tokenizer belongs to another model.
         TypeError
-            An argument has a wrong type.
+            An argument has the wrong type.
 
         Examples
         --------
@@ -209,7 +209,7 @@ class TicketFiles(TicketTexts):
 
 
 def _check_target(path: Any) -> Path:
-    """Refuse a path where no file can be written, before anything is computed."""
+    """Refuse a path to which no file can be written, before anything is computed."""
     target = check_path(path)
     if exists(target) and target.is_dir():
         raise InputError(f"path {target} is a folder: name a file, such as {target / 'tickets.json'}")

@@ -1,4 +1,4 @@
-"""Winning tickets: the rows of an embedding table that a KS test selects, and how they are selected."""
+"""Tickets: the rows of an embedding table that a KS test selects, and how they are selected."""
 
 import operator
 import os
@@ -70,7 +70,7 @@ class Tickets(TicketViews, TicketFiles):
     ``a``. Each row of the union passed one and the same test in at least one of the two selections, so both must have
     been selected with the same settings; otherwise it is an InputError.
 
-    A ticket file is a JSON object, as :meth:`to_dict` returns it.
+    A ticket file is a JSON object. :meth:`to_dict` returns its content.
 
     Examples
     --------
@@ -183,15 +183,15 @@ class Tickets(TicketViews, TicketFiles):
         return np.array(self.token_ids.numpy(), dtype=dtype)
 
     def __and__(self, other: Self | str | os.PathLike[str]) -> Self:
-        """The tickets that are also in other tickets, with the evidence of these."""
+        """The tickets that are also in ``other``, with the evidence of ``self``."""
         return self._part(torch.isin(self.token_ids, self._comparable(other).token_ids))
 
     def __sub__(self, other: Self | str | os.PathLike[str]) -> Self:
-        """The tickets that are not in other tickets, with the evidence of these."""
+        """The tickets that are not in ``other``, with the evidence of ``self``."""
         return self._part(~torch.isin(self.token_ids, self._comparable(other).token_ids))
 
     def __or__(self, other: Self | str | os.PathLike[str]) -> Self:
-        """The tickets in either, with the evidence of these where a row is in both."""
+        """The tickets in either, with the evidence of ``self`` if a row is in both."""
         return subsets.union(self, self._comparable(other))
 
     def _part(self, mask: Tensor) -> Self:

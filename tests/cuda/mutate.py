@@ -96,7 +96,7 @@ def failing_test(file: str) -> str | None:
 
 
 def main(numbers: list[int]) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line. Return the exit code."""
     copy_sources()
     for file in [*TESTS, "ks_rows.cu"] if not numbers else []:
         if broken := failing_test(file):

@@ -141,7 +141,7 @@ def test_splits_differ_between_seeds_and_every_pair_can_come_into_the_test():
 @pytest.mark.parametrize("leak", [Pair("Source, 1", "new"), Pair("new", "TARGET 1!")])
 def test_a_leak_is_found_on_either_side(leak):
     check_no_leak(([Pair("source 1", "target 1")], [Pair("new", "fresh")]))
-    with pytest.raises(RuntimeError, match="stands in two splits"):
+    with pytest.raises(RuntimeError, match="occurs in two splits"):
         check_no_leak(([Pair("source 1", "target 1")], [leak]))
 
 

@@ -138,7 +138,7 @@ def test_a_share_of_a_gain_that_may_be_nothing_is_refused():
 
 
 def test_a_replicate_without_a_gain_counts_at_both_ends_of_a_share():
-    """One of 100 replicates has no gain: at 95% the ends move out by one replicate, at 99% there is none."""
+    """One of 100 replicates has no gain: at 95% the ends move out by one replicate, and at 99% there is no share."""
     shares = np.arange(1.0, 101)[:, None]
     whole = Replicates(1.0, np.where(shares == 50, -1.0, 1.0))
     found = Replicates(50.0, shares * whole.draws).share_of(whole)

@@ -43,7 +43,7 @@ def test_an_nll_shows_sentences_and_tokens_by_their_number():
 
 @pytest.fixture
 def predictions():
-    """Of the tuned model and of one that differs at the first of two certified positions."""
+    """Predictions of the tuned model, and of one that differs at the first of two certified positions."""
     margin, sentence = torch.tensor([0.9, 0.8, 0.0, 0.0], dtype=torch.float64), torch.tensor([0, 0, 1, 1])
     tuned, transfer = (
         Predictions(torch.tensor(predicted), margin, torch.tensor([5, 6, 7, 9]), sentence)

@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "gpu"
 PACKAGE, SITE = WORK / "package", WORK / "site"
-# Modules that the build and the tests import, beside torch. What this Python lacks, or has in a version older than
+# Modules that the build and the tests import, besides torch. What this Python lacks, or has in a version older than
 # pyproject.toml asks for, is taken from the wheels.
 NEEDED = (
     *("setuptools", "pybind11", "numpy", "scipy", "safetensors"),
@@ -61,11 +61,11 @@ class Phase:
 
 
 class PhaseError(Exception):
-    """What stands in the summary beside a phase."""
+    """What the summary says about a phase."""
 
 
 def seconds_until(deadline: float) -> float:
-    """How long there is; PhaseError if that is over."""
+    """The seconds that are left. PhaseError if there are none."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise PhaseError("no time was left for it")
@@ -112,7 +112,7 @@ def call_python(arguments: list[str | Path], deadline: float, *wrapper: str, **e
     if wrapper:
         found = shutil.which(wrapper[0], path=paths["PATH"])
         if found is None:
-            raise PhaseError(f"{wrapper[0]} was not found, neither on PATH nor beside nvcc")
+            raise PhaseError(f"{wrapper[0]} was not found, neither on PATH nor next to nvcc")
         wrapper = (found, *wrapper[1:])
     call([*wrapper, sys.executable, *arguments], deadline, **paths, **environment)
 
@@ -139,7 +139,7 @@ def pytest(*arguments: str | Path, confcutdir: Path = GPU_TESTS) -> list[str | P
 
 
 def architecture(deadline: float) -> str:
-    """The GPU's, as CMake takes it; asked in another process, so that this one needs no torch."""
+    """The architecture of the GPU as CMake takes it. Another process asks for it, so that this one needs no torch."""
     code = "import torch; print('{}{}-real'.format(*torch.cuda.get_device_capability()))"
     command, seconds = [sys.executable, "-c", code], seconds_until(deadline)
     try:
@@ -258,7 +258,7 @@ def measure(output: Path | None) -> Callable[[float], None]:
 
 
 def phases(wheels: Path, output: Path | None) -> list[Phase]:
-    """All of them; the budgets of those that run on a device make eight minutes."""
+    """All phases. The budgets of those that run on a device add up to eight minutes."""
     cuda_tests = ROOT / "tests" / "cuda"
     dry_bench = ["-m", "benchmarks.gpu_table", "--dry", "--output", WORK / "dry.json"]
     return [
@@ -280,7 +280,7 @@ def phases(wheels: Path, output: Path | None) -> list[Phase]:
 
 
 def main() -> int:
-    """Run the command line; the exit code."""
+    """Run the command line. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dry", action="store_true", help="what needs no device")
     parser.add_argument("--wheels", type=Path, default=ROOT / "wheels", help="what `make gpu-wheels` fetched")

@@ -239,7 +239,7 @@ def test_the_optimizer_equals_the_one_on_the_cpu_bit_for_bit(gpu):
 
 
 def test_a_captured_training_step_with_attached_rows(gpu):
-    """Forward, backward and update in one graph: no op of ours waits for the device."""
+    """Forward, backward and update in one graph: none of the package's ops waits for the device."""
     torch.manual_seed(0)
     model = attach_rows(nn.Embedding(VOCAB, 64).to(gpu), some_rows())
     optimizer = RowAdamW([model.rows], lr=0.1, capturable=True, nonfinite="skip")

@@ -125,10 +125,10 @@ def test_it_can_be_added_later_and_wants_attached_rows(tmp_path):
     model = make("llama")
     trainer = TicketTrainer(model=model, args=args, train_dataset=dataset(), tickets="none")
     trainer.add_callback(TicketMonitor(every=1))
-    with pytest.raises(InputError, match="watches attached rows, this model has none"):
+    with pytest.raises(InputError, match="watches attached rows, but this model has none"):
         trainer.train()
     use_rows(attach_rows(model, TOKENS), None)
-    with pytest.raises(InputError, match="watches the set in use, and none is; call use_rows"):
+    with pytest.raises(InputError, match="watches the set in use, but no set is in use; call use_rows"):
         trainer.train()
     use_rows(model, "default")
     trainer.train()

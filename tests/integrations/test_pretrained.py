@@ -1,4 +1,4 @@
-"""Models and tokenizers by transformers: errors of one line, and what a checkpoint has beside it.
+"""Models and tokenizers by transformers: errors of one line, and what else a checkpoint folder has.
 
 What a model is after loading is tested with the experiments, in ``tests/lab/test_models.py``.
 """
@@ -42,7 +42,7 @@ def test_a_tokenizer_is_found_beside_the_first_checkpoint_that_has_one(tmp_path,
     assert tokenizer_folder(before, after / "model.safetensors") == after
     assert load_tokenizer(after).get_vocab() == tiny_tokenizer.get_vocab()
     for nothing in (before, after / "tokenizer.json", tmp_path / "nowhere"):
-        with pytest.raises(InputError, match=r"holds no tokenizer: expected a folder as save_pretrained writes it"):
+        with pytest.raises(InputError, match=r"holds no tokenizer: expected a folder that save_pretrained wrote"):
             load_tokenizer(nothing)
 
 

@@ -243,7 +243,7 @@ def test_a_peft_model_with_rows_still_saves_its_own_adapter(tmp_path):
 
 
 def test_a_model_id_is_refused_with_what_to_do(tmp_path):
-    with pytest.raises(InputError, match=r"load it first, as AutoModelForCausalLM\.from_pretrained\('org/name'\)"):
+    with pytest.raises(InputError, match=r"load it first, with AutoModelForCausalLM\.from_pretrained\('org/name'\)"):
         TicketTrainer(model="org/name", args=arguments(tmp_path), train_dataset=dataset(), tickets=TOKENS)
 
 

@@ -170,7 +170,7 @@ def test_a_model_without_safetensors_is_described_by_its_configuration(tmp_path)
     assert (facts["vocab_size"], facts["dimension"]) == (320, 32)
     assert "safetensors" in facts["weights"]
     write_json(tmp_path / "config.json", {"x": 1})
-    with pytest.raises(InputError, match="but no model as save_pretrained writes it"):
+    with pytest.raises(InputError, match="but no model that save_pretrained wrote"):
         describe(tmp_path)
 
 

@@ -239,7 +239,7 @@ def test_remote_code_is_not_run_unless_asked_for(folder):
 
 
 def test_a_folder_without_config_is_refused_and_a_gguf_in_it_is_suggested(tmp_path):
-    with pytest.raises(InputError, match=r"has no config.json; expected a folder as save_pretrained writes it"):
+    with pytest.raises(InputError, match=r"has no config.json; expected a folder that save_pretrained wrote"):
         load_model(str(tmp_path))
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     with pytest.raises(InputError, match=r"has no config.json; did you mean .*a\.gguf\?"):
@@ -318,7 +318,7 @@ def test_dtype_auto_is_bfloat16_exactly_where_the_cpu_multiplies_it(folder, monk
     [
         ({"dtype": "int8"}, "unknown dtype 'int8'; expected auto, float32, bfloat16, float16"),
         ({"device": "tpu9"}, "unknown device 'tpu9'; expected auto, cpu, cuda or cuda:N"),
-        ({"device": "cuda:99"}, r"device 'cuda:99': torch sees \d+ CUDA devices; use auto or cpu"),
+        ({"device": "cuda:99"}, r"device 'cuda:99': torch finds \d+ CUDA devices; use auto or cpu"),
     ],
 )
 def test_unknown_dtype_and_device_are_refused_before_anything_is_loaded(arguments, message):

@@ -167,6 +167,11 @@ def test_json_csv_picture_and_terminal_agree(models, tmp_path, capsys):
     assert "embed_tokens *" in out
     assert max(map(len, out.splitlines()[:-1])) <= 100
     assert out.count("mlp.up_proj") == 2
+    assert out.startswith(f"3 of {len(content['tensors'])} matrices changed\n")
+    assert "self_attn" not in out, "what did not change is not in the table"
+    assert cli.main(["scan", str(before), str(before), "--output", str(tmp_path / "none")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"0 of {len(content['tensors'])} matrices changed\nsignificant: share of rows")
 
 
 def test_files_that_exist_are_not_overwritten(models, tmp_path, capsys):

@@ -25,15 +25,16 @@ def models(tiny_llama, tiny_tokenizer, tmp_path, monkeypatch):
     return ks_select(before.model.embed_tokens, after.model.embed_tokens)
 
 
-def error(capsys, *arguments: str) -> str:
+def error(capsys, *arguments: str, progress: bool = True) -> str:
     try:
         code = cli.main(["select", *arguments])
     except SystemExit as stop:  # argparse ends by itself
         code = stop.code
     assert code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("kslottery: error: ")
-    return last
+    lines = capsys.readouterr().err.splitlines()
+    assert progress or len(lines) == 1
+    assert lines[-1].startswith("kslottery: error: ")
+    return lines[-1]
 
 
 def test_it_writes_the_tickets_with_texts_and_shows_the_first_ones(models, tiny_tokenizer, tmp_path, capsys):
@@ -94,7 +95,7 @@ def test_two_names_for_the_tensor(models, tmp_path, capsys):
     assert "x.safetensors has no tensor y" in error(capsys, "before", "x.safetensors", *tensors, "--json")
     for names in ("a,b,c", "a,", ",", ""):
         message = error(capsys, "before", "x.safetensors", "--tensor", names)
-        assert f"argument --tensor: {names!r} is not one name, or two with a comma" in message
+        assert f"argument --tensor: {names!r} is neither one name nor two names with a comma" in message
 
 
 def test_nothing_selected_says_why(models, capsys):
@@ -133,7 +134,10 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_selection(models
 
 
 def test_bad_input_is_one_line_and_writes_nothing(models, tmp_path, capsys):
-    assert "nowhere: no such file or folder" in error(capsys, "before", "nowhere")
+    for words in (("before", "nowhere"), ("nowhere", "after"), ("before", "after", "--tokenizer", "nowhere")):
+        assert error(capsys, *words, progress=False).startswith(
+            "kslottery: error: nowhere: no such file or folder; download"
+        )
     assert "argument --alpha: 2 is not between 0 and 1" in error(capsys, "before", "after", "--alpha", "2")
     assert "argument --top-k: 0 is not an integer of at least 1" in error(capsys, "before", "after", "--top-k", "0")
     both = error(capsys, "before", "after", "--top-k", "3", "--correction", "bh")

@@ -56,6 +56,10 @@ def test_help_and_version_come_before_anything_slow(arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["-q", "info"], "option -q comes after the command: kslottery info -q; see kslottery info --help"),
+        (["selct", "a", "b"], "unknown command 'selct' (did you mean select?); see kslottery --help"),
+        (["help"], "unknown command 'help' (the commands are select, scan, run, compare, report, certify, info)"),
+        (["info", ""], "argument PATH: the path is empty; see kslottery info --help"),
         (["--loud"], "unknown option --loud; see kslottery --help"),
         (["run", "--alpha", "two"], "argument --alpha: 'two' is not a number; see kslottery run --help"),
         (["compare", "--taget", "es"], "unknown option --taget (did you mean --target?); see kslottery compare --help"),
@@ -64,6 +68,10 @@ def test_help_and_version_come_before_anything_slow(arguments, words):
         (["select", "a", "b", "--json", "--output", "c"], "--json writes no file; leave out --output"),
         (["run", "--target", "klingon"], "klingon"),
         (["compare", "--arms", "nothing"], "nothing"),
+        (
+            ["select", "--metod", "exact"],
+            "unknown option --metod (did you mean --method?); see kslottery select --help",
+        ),
         (["select"], "the following arguments are required"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

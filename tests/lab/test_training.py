@@ -1,4 +1,4 @@
-"""Training rows in the lab: which batches it sees, what it leaves of the model, and how divergence is told."""
+"""Training rows in the lab: its batches, the model afterwards, and the error if it diverges."""
 
 import random
 

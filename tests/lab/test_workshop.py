@@ -1,4 +1,4 @@
-"""Which rows are active: those that training can move, and no others."""
+"""The active rows are those that training can move, and no others."""
 
 import pytest
 import torch

@@ -100,7 +100,7 @@ CASES: dict[str, Callable[[Generator, int, int, int], tuple[np.ndarray, np.ndarr
     "shifted": _paired(lambda rng, x: x + 0.1 * rng.normal(size=x.shape) * np.abs(x).mean()),
     "moved far": _paired(lambda rng, x: 3 * x + 5 * rng.normal()),
     "nearly equal": _paired(lambda rng, x: x * (1 + 1e-4 * rng.normal(size=x.shape))),
-    "5 % of the values changed": _paired(_change_some),
+    "5% of the values changed": _paired(_change_some),
     "identical": _paired(lambda rng, x: x.copy()),
     "shuffled": _paired(lambda rng, x: rng.permuted(x, axis=1)),
     "heavy tails": _separate(lambda rng, shape: np.clip(rng.standard_cauchy(shape), -3e4, 3e4)),

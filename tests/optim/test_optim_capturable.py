@@ -224,7 +224,7 @@ def test_options_that_cannot_be_together_are_refused():
     with pytest.raises(InputError, match="cannot raise at a NaN gradient; pass nonfinite='skip'"):
         RowAdamW([table()], capturable=True)
     optimizer = capturable([table()], lr=torch.tensor(0.1))
-    with pytest.raises(InputError, match=r"lr is a tensor on cpu, the parameters are on meta: use lr.to\('meta'\)"):
+    with pytest.raises(InputError, match=r"lr is a tensor on cpu, but the parameters are on meta: use lr.to\('meta'\)"):
         optimizer._lr(optimizer.param_groups[0], torch.device("meta"))
     here, there = table(), nn.Parameter(torch.empty(2, 2, device="meta"))
     here.grad, there.grad = torch.ones_like(here), torch.ones_like(there)

@@ -42,7 +42,7 @@ def test_saving_again_replaces_an_adapter_but_nothing_else(tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     (tmp_path / "file").write_text("x")
     for path in ("mine", "file"):
-        with pytest.raises(InputError, match="exists and is no adapter directory"):
+        with pytest.raises(InputError, match="exists and is not an adapter directory"):
             save_adapter(model, tmp_path / path)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
 
@@ -84,7 +84,7 @@ def test_adapters_that_do_not_fit_are_refused_and_the_model_stays_as_it_was(tmp_
         assert not has_rows(target)
 
     names = config["trainable_token_indices"]
-    refused(r"rows \[3, 16\], the model needs \[3, 8\]", make("opt"))
+    refused(r"rows \[3, 16\], but the model needs \[3, 8\]", make("opt"))
     refused("is a PREFIX_TUNING adapter with more than rows", config={"peft_type": "PREFIX_TUNING"})
     refused("more than rows in it", tensors={"base_model.model.x.lora_A.weight": torch.ones(1)})
     refused("outside 0..59", config={"trainable_token_indices": names | {"model.embed_tokens": [1, 2, 60]}})
@@ -93,7 +93,7 @@ def test_adapters_that_do_not_fit_are_refused_and_the_model_stays_as_it_was(tmp_
     refused("NaN or Inf", tensors={rows: tensors[rows] * float("nan")})
     refused("different rows for different embeddings", tensors={rows.replace("embed", "other"): tensors[rows] + 1})
 
-    refused("adapter of a table with 60 rows, this model's table has 64; .* call model.resize_token_emb", wide)
+    refused("adapter of a table with 60 rows, but this model's table has 64; .* call model.resize_token_emb", wide)
     refused("holds no rows of an input embedding", config={"trainable_token_indices": {"lm_head": [0]}})
     refused("must be lists of integers", config={"trainable_token_indices": {"model.embed_tokens": "x"}})
     refused("different tokens for different embed", config={"trainable_token_indices": names | {"other": [1, 2, 3]}})
@@ -109,7 +109,7 @@ def test_adapters_that_do_not_fit_are_refused_and_the_model_stays_as_it_was(tmp_
     (path / CONFIG_FILE).write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"adapter_model.safetensors: no such file"):
         load_adapter(make("llama"), path)
-    with pytest.raises(InputError, match=r"path .*nowhere is no directory"):
+    with pytest.raises(InputError, match=r"path .*nowhere is not a directory"):
         load_adapter(make("llama"), tmp_path / "nowhere")
 
 
@@ -143,7 +143,7 @@ def test_loading_beside_attached_rows_wants_a_new_name_and_the_same_head(tmp_pat
     with pytest.raises(InputError, match="a set named 'default' is attached already; choose another name"):
         load_adapter(model, tmp_path / "a")
     save_adapter(tuned(make("llama"), output="tied"), tmp_path / "tied")
-    with pytest.raises(InputError, match="output='tied', the attached rows have output='frozen'"):
+    with pytest.raises(InputError, match="output='tied', but the attached rows have output='frozen'"):
         load_adapter(model, tmp_path / "tied", name="tied")
     assert row_sets(model) == ("default",)
     assert is_tied(load_adapter(detach_rows(model), tmp_path / "a"))
@@ -164,7 +164,9 @@ def test_an_adapter_of_a_resized_table_loads_where_its_message_says(tmp_path):
     wide.resize_token_embeddings(V + 4, mean_resizing=False)
     attach_rows(wide, [V + 1])
     save_adapter(wide, tmp_path / "a")
-    with pytest.raises(InputError, match=f"table with {V + 4} rows, this model's table has {V}; load the base model"):
+    with pytest.raises(
+        InputError, match=f"table with {V + 4} rows, but this model's table has {V}; load the base model"
+    ):
         load_adapter(model, tmp_path / "a")
     tensors = load_file(tmp_path / "a" / WEIGHTS_FILE)
     save_file(tensors, tmp_path / "a" / WEIGHTS_FILE)  # as PEFT does, which does not write the size

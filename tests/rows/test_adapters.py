@@ -32,13 +32,13 @@ def several(model: nn.Module, **options: str) -> nn.Module:
 
 
 def wide_batch(model: nn.Module) -> dict[str, torch.Tensor]:
-    """One example for each of NAMES; tokens 5 and 7 stand in all, so that every set but the base shows."""
+    """One example for each of NAMES; tokens 5 and 7 occur in all, so that every set but the base makes a difference."""
     parts = [batch(model, seed) for seed in range(3)]
     return {key: torch.cat([part[key] for part in parts])[: len(NAMES)] for key in parts[0]}
 
 
 def alone(model: nn.Module, name: str | None, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """What a model with this one set gives; of the base, what it gave before anything was attached."""
+    """The logits of a model with this set alone. For the base, the logits before anything was attached."""
     other = copy.deepcopy(model)
     values = None if name is None else get_rows(model).row_sets[name].rows.detach()
     role = vars(other)["_kslottery_attachment"].output

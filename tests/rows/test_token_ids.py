@@ -56,7 +56,7 @@ def test_arrays_and_pandas_columns_are_taken_without_a_warning(recwarn):
 
 
 def test_a_ticket_file_that_does_not_fit_is_refused_by_name(saved, tmp_path, tiny_tokenizer):
-    with pytest.raises(InputError, match="tickets: these tickets are of a table with 320 rows, this one has 60"):
+    with pytest.raises(InputError, match="tickets: these tickets are of a table with 320 rows, but this one has 60"):
         check_token_ids(saved, 60, "tickets")
     with pytest.raises(InputError, match=r"token_ids as the path of a ticket file: Spanish: no such file; token str"):
         check_token_ids("Spanish", 320, tokenizer=tiny_tokenizer)

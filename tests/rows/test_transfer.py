@@ -40,7 +40,7 @@ def test_a_tied_transfer_changes_the_head_too():
 def test_transfer_refuses_what_does_not_fit_and_writes_nothing():
     table = torch.zeros(V, 16)
     for source, target, ids, message in [
-        (torch.zeros(V, 8), table, [1], "source has rows of dimension 8, target of 16"),
+        (torch.zeros(V, 8), table, [1], "source has rows of dimension 8, but target has rows of dimension 16"),
         (torch.zeros(5, 16), table, [7], r"token_ids \(in the source\) has 7"),
         (torch.zeros(V), table, [1], "source must be a floating-point table"),
         (torch.full((V, 16), float("nan")), table, [1], "cannot transfer: 1 of 1 rows"),

@@ -59,7 +59,7 @@ def test_who_asks_for_tickets_is_told_what_ks_select_warns_of_and_nobody_else(ev
         assert ask(notes.append) == ask()
     assert [note.partition(":")[0] for note in notes] == [
         "no row is significant at alpha 1e-15 after the correction for many tests",
-        "only 99 rows moved (D > 0), top_k asked for 1000",
+        "only 99 rows moved (D > 0), but top_k is 1000",
     ]
 
 

@@ -122,7 +122,9 @@ def test_a_tokenizer_gives_tickets_the_texts_of_their_tokens(models, tiny_tokeni
     ):
         with pytest.raises(TypeError, match=r"tokenizer is 'gpt2': expected a tokenizer; load it first"):
             select("gpt2")
-    with pytest.raises(InputError, match=r"tokenizer has .* tokens, the table 200 rows: they are of different models"):
+    with pytest.raises(
+        InputError, match=r"tokenizer has .* tokens, but the table has 200 rows: they are of different models"
+    ):
         ks_select(embedding_table(before)[:200], embedding_table(after)[:200], tokenizer=tiny_tokenizer)
 
 

@@ -142,11 +142,14 @@ def test_union_of_top_k_has_its_smallest_count_as_threshold_and_an_alpha_only_if
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"alpha": 0.01}, "other has alpha 0.01, these tickets 0.05, so no single test"),
-        ({"method": "asymp"}, "other has method 'asymp', these tickets 'exact'"),
-        ({"correction": "bh"}, "other has correction 'bh', these tickets None"),
-        ({"selected_by": "top_k"}, "other has selected_by 'top_k', these tickets 'alpha'"),
-        ({"dimension": 9}, r"other has dimension 9, these tickets 8, .* take the token ids alone: sorted\(\{\*tickets"),
+        ({"alpha": 0.01}, "other has alpha 0.01, but these tickets have 0.05, so no single test"),
+        ({"method": "asymp"}, "other has method 'asymp', but these tickets have 'exact'"),
+        ({"correction": "bh"}, "other has correction 'bh', but these tickets have None"),
+        ({"selected_by": "top_k"}, "other has selected_by 'top_k', but these tickets have 'alpha'"),
+        (
+            {"dimension": 9},
+            r"other has dimension 9, but these tickets have 8, .* take the token ids alone: sorted\(\{\*tickets",
+        ),
     ],
 )
 def test_a_union_that_no_single_test_selects_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -156,7 +159,7 @@ def test_a_union_that_no_single_test_selects_is_refused(changes: dict[str, Any],
 
 @pytest.mark.parametrize("operation", [Tickets.__and__, Tickets.__or__, Tickets.__sub__, Tickets.jaccard])
 def test_other_vocabularies_and_what_is_no_tickets_are_refused(operation: Any) -> None:
-    with pytest.raises(InputError, match="other is of a table of 11 rows, these tickets of one of 10"):
+    with pytest.raises(InputError, match="other is of a table of 11 rows, but these tickets are of one of 10"):
         operation(some(), some(vocab_size=11))
     texts = some(token_texts=["a", "b", "c", "d"]), some(token_texts=["a", "b", "x", "d"])
     with pytest.raises(InputError, match="other is of another tokenizer: token 1 is 'x' there and 'c' here"):

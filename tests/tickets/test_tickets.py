@@ -81,7 +81,7 @@ def test_jaccard_is_the_overlap_of_two_sets_of_rows() -> None:
     assert some().jaccard(other) == other.jaccard(some()) == 1 / 4
     assert some().jaccard(empty) == 0
     assert empty.jaccard(empty) == 1
-    with pytest.raises(InputError, match="other is of a table of 11 rows, these tickets of one of 10"):
+    with pytest.raises(InputError, match="other is of a table of 11 rows, but these tickets are of one of 10"):
         some().jaccard(some(vocab_size=11))
 
 
@@ -116,9 +116,9 @@ def test_tokens_are_texts_with_their_leading_space(tiny_tokenizer: Any, tmp_path
     assert again == tickets
     again.save(tmp_path / "u.json")
     assert (tmp_path / "u.json").read_bytes() == (tmp_path / "t.json").read_bytes()
-    with pytest.raises(InputError, match=f"token id {size} is a ticket, the tokenizer ends at {size - 1}"):
+    with pytest.raises(InputError, match=f"token id {size} is a ticket, but the tokenizer ends at {size - 1}"):
         Tickets.from_counts([size], [8], **fields).tokens(tiny_tokenizer)
-    with pytest.raises(InputError, match=f"the tokenizer has {size} tokens, the table {size - 1} rows"):
+    with pytest.raises(InputError, match=f"the tokenizer has {size} tokens, but the table has {size - 1} rows"):
         Tickets.from_counts([0], [8], **{**fields, "vocab_size": size - 1}).tokens(tiny_tokenizer)
 
 
@@ -264,7 +264,7 @@ def test_a_dict_is_the_content_of_the_file_and_gives_the_tickets_back(tmp_path: 
     assert (again, again.token_texts) == (tickets, tickets.token_texts)
     with pytest.raises(InputError, match="data: digest does not match"):
         Tickets.from_dict({**tickets.to_dict(), "vocab_size": 11})
-    with pytest.raises(TypeError, match=r"data is 't\.json': expected a dict, as to_dict returns it"):
+    with pytest.raises(TypeError, match=r"data is 't\.json': expected a dict that to_dict returned"):
         Tickets.from_dict("t.json")  # type: ignore[arg-type]
 
 

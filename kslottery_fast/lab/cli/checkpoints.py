@@ -16,6 +16,7 @@ from .options import (
     add_force,
     add_results,
     at_least,
+    place,
     print_json,
     probability,
     refuse_existing,
@@ -44,7 +45,9 @@ def add_select(commands: Any) -> None:
     )
     choice = parser.add_argument_group("selection of tickets")
     _add_test(choice)
-    choice.add_argument("--correction", choices=get_args(Correction), help="correction for testing many rows")
+    choice.add_argument(
+        "--correction", choices=get_args(Correction), help="correction for testing many rows (default: none)"
+    )
     choice.add_argument("--top-k", type=at_least(1), metavar="N", help="take the N rows of largest D instead")
     choice.add_argument(
         "--tensor",
@@ -54,11 +57,11 @@ def add_select(commands: Any) -> None:
         help="name of the table; two names if BEFORE and AFTER call it differently",
     )
     choice.add_argument(
-        "--tokenizer", type=Path, metavar="DIR", help="folder of the tokenizer, by default that of AFTER or BEFORE"
+        "--tokenizer", type=place, metavar="DIR", help="folder of the tokenizer (default: that of AFTER or BEFORE)"
     )
     group = parser.add_argument_group("output")
     group.add_argument("--limit", type=at_least(0), default=20, metavar="N", help="rows in the table")
-    group.add_argument("--output", type=Path, metavar="FILE", help="file for the tickets (default: tickets.json)")
+    group.add_argument("--output", type=place, metavar="FILE", help="file for the tickets (default: tickets.json)")
     add_force(group, "overwrite the file if it exists")
     add_results(parser, group, as_json=f"{AS_JSON}, and write no file")
 
@@ -70,13 +73,13 @@ def add_scan(commands: Any) -> None:
         "scan",
         _scan,
         "measure how far every matrix of two checkpoints shifted",
-        "Every row of every matrix is tested. The result is printed as a table and written\n"
-        f"to a folder as {', '.join(_SCAN_FILES)}.",
+        "Every row of every matrix is tested. The matrices that changed are printed as a\n"
+        f"table. All matrices are written to a folder as {', '.join(_SCAN_FILES)}.",
         ["scan base-model tuned-model"],
     )
     _add_test(parser.add_argument_group("test"))
     group = parser.add_argument_group("output")
-    group.add_argument("--output", type=Path, metavar="DIR", help="folder for the files (default: scan)")
+    group.add_argument("--output", type=place, metavar="DIR", help="folder for the files (default: scan)")
     add_force(group, "overwrite the files if they exist")
     add_results(parser, group, as_json=f"{AS_JSON}, and write no file")
 
@@ -85,8 +88,8 @@ def _parser(
     commands: Any, name: str, run: Callable[..., int], purpose: str, text: str, examples: Sequence[str]
 ) -> Parser:
     parser = add_command(commands, name, run, purpose, text, examples, "BEFORE", "AFTER")
-    parser.add_argument("before", type=Path, metavar="BEFORE", help=f"the original model: {_CHECKPOINT}")
-    parser.add_argument("after", type=Path, metavar="AFTER", help="the fine-tuned model, likewise")
+    parser.add_argument("before", type=place, metavar="BEFORE", help=f"the original model: {_CHECKPOINT}")
+    parser.add_argument("after", type=place, metavar="AFTER", help="the fine-tuned model, likewise")
     return parser
 
 
@@ -98,7 +101,9 @@ def _add_test(group: Any) -> None:
 def _tensor(text: str) -> str | tuple[str, str]:
     names = text.split(",")
     if len(names) > 2 or not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} is not one name, or two with a comma and no space between them")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither one name nor two names with a comma and no space between them"
+        )
     return names[0] if len(names) == 1 else (names[0], names[1])
 
 
@@ -113,6 +118,7 @@ def _select(options: argparse.Namespace) -> int:
     output = _output(options, "tickets.json")
     if output is not None:
         _check_file(output, force=options.force)
+    _check_inputs(options)
     from kslottery_fast.integrations.tokenizers import load_tokenizer
     from kslottery_fast.lab.experiment.console import RunConsole
     from kslottery_fast.tickets.stored import ks_select_checkpoints
@@ -137,6 +143,16 @@ def _select(options: argparse.Namespace) -> int:
     _show_tickets(tickets, options.limit)
     print(f"Written to {output}")
     return 0
+
+
+def _check_inputs(options: argparse.Namespace) -> None:
+    """Refuse paths that do not exist, before any work."""
+    for path in (options.before, options.after, getattr(options, "tokenizer", None)):
+        if path is not None and not path.exists():
+            raise InputError(
+                f"{path}: no such file or folder; download a model of the Hugging Face Hub first "
+                "(hf download NAME --local-dir FOLDER)"
+            )
 
 
 def _check_file(path: Path, *, force: bool) -> None:
@@ -193,6 +209,7 @@ def _scan(options: argparse.Namespace) -> int:
     folder = _output(options, "scan")
     if folder is not None:
         _check_folder(folder, force=options.force)
+    _check_inputs(options)
     from kslottery_fast.base.files import atomic_path, write_json, write_text
     from kslottery_fast.lab.experiment.console import RunConsole
     from kslottery_fast.lab.report.scan_figure import scan_figure
@@ -226,13 +243,14 @@ def _check_folder(folder: Path, *, force: bool) -> None:
 
 
 def _show_scan(scan: "Scan") -> None:
-    """Print one line for each matrix, grouped by layer, and what was not compared. Nothing depends on colour."""
+    """Print a line for each matrix that changed, by layer, and what was not compared. Nothing depends on colour."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from kslottery_fast.lab.report.words import compact, number, percent
+    from kslottery_fast.tickets.scan_result import matrices
 
     console = Console(highlight=False)
     padding = (0, 1 + (console.width >= 100), 0, 0)
@@ -243,6 +261,8 @@ def _show_scan(scan: "Scan") -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     previous = None
     for shift in scan.tensors:
+        if not (shift.changed_rows or shift.nan_rows):
+            continue
         place = shift.stack, shift.layer
         if previous not in (None, place):
             table.add_section()
@@ -256,6 +276,9 @@ def _show_scan(scan: "Scan") -> None:
             *(number(value, 4) for value in (shift.mean_d, shift.max_d, shift.mean_d_changed)),
         )
         previous = place
-    console.print(table)
+    changed = sum(shift.changed_rows > 0 for shift in scan.tensors)
+    console.print(f"{changed:,} of {matrices(len(scan.tensors))} changed", markup=False)
+    if table.rows:
+        console.print(table)
     for line in scan.legend():
         console.print(line, markup=False, soft_wrap=True)

@@ -18,7 +18,18 @@ from kslottery_fast.lab.experiment.settings import (
     RunSettings,
 )
 
-from .options import Renamed, add_command, add_force, add_results, at_least, positive, print_json, probability, words
+from .options import (
+    Renamed,
+    add_command,
+    add_force,
+    add_results,
+    at_least,
+    place,
+    positive,
+    print_json,
+    probability,
+    words,
+)
 from .options import seed as one_seed
 from .options import seeds as some_seeds
 
@@ -56,10 +67,10 @@ def add_compare(commands: Any) -> None:
         "compare",
         _compare,
         "compare many ways to tune a model",
-        "Every way is tried with several training seeds and on several languages.\n"
-        "Each is called an arm and written NAME[@SIZE][:lr=RATE]. SIZE is a number\n"
-        "of rows (18), an alpha (0.05: as many rows as the KS test selects), `tickets`\n"
-        "or `active` (the whole active vocabulary). --list-arms explains the names.\n\n"
+        "Each way is called an arm and is written NAME[@SIZE][:lr=RATE]. Every arm is\n"
+        "tried with several training seeds and languages. SIZE is a number of rows\n"
+        "(18), an alpha (0.05: as many rows as the KS test selects), `tickets`, or\n"
+        "`active` (the whole active vocabulary). --list-arms explains the names.\n\n"
         "The same command resumes an experiment that was interrupted. Arms, seeds and\n"
         "languages may be added later. The folder of `kslottery run` may be extended.",
         ["compare --output runs/es --arms partial@18,frequency@18,lora@18 --seed 0,1,2", "compare --list-arms"],
@@ -80,7 +91,7 @@ def add_compare(commands: Any) -> None:
         type=probability,
         default=0.1,
         metavar="SHARE",
-        help="gain that the recommended rows may lose",
+        help="share of Embed Tuning's gain that the recommended rows may lose",
     )
     _add_settings(parser, "runs/compare", leave_out=("target",))
     listing = parser.add_argument_group("instead of the experiment")
@@ -100,7 +111,7 @@ def add_report(commands: Any) -> None:
         ["report runs/es"],
         "DIR",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help=_FOLDER)
+    parser.add_argument("folder", type=place, metavar="DIR", help=_FOLDER)
     group = add_results(parser, as_json=f"{_SUMMARY}, and write no file")
     add_force(group, "write report, figures and tables again even if they are up to date")
 
@@ -112,13 +123,13 @@ def add_certify(commands: Any) -> None:
         "certify",
         _certify,
         "recompute and check the certificates of an experiment",
-        "Prints what the certificates guarantee. A certificate follows from the rows and\n"
+        "The command prints what the certificates guarantee. A certificate follows from the rows and\n"
         "predictions in the folder, and a file that does not follow from the others is\n"
         "refused. No model is run, and no file is written.",
         ["certify runs/es"],
         "DIR",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help=_FOLDER)
+    parser.add_argument("folder", type=place, metavar="DIR", help=_FOLDER)
     add_results(parser)
 
 
@@ -133,9 +144,9 @@ def _add_settings(parser: argparse.ArgumentParser, output: str, *, leave_out: tu
     groups[SELECTION].add_argument("--top-k", dest="top_k", type=at_least(1), action=Renamed, now="--fallback-top-k")
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--output", dest="folder", type=Path, default=Path(output), metavar="DIR", help="folder of the experiment"
+        "--output", dest="folder", type=place, default=Path(output), metavar="DIR", help="folder of the experiment"
     )
-    add_results(parser, group, as_json=f"{_SUMMARY}; the folder is written all the same")
+    add_results(parser, group, as_json=f"{_SUMMARY}; the folder is written in either case")
     parser.set_defaults(after_interrupt="; the same command resumes the experiment")
     return groups
 
@@ -178,7 +189,7 @@ def _list_arms(options: argparse.Namespace) -> int:
 
     arms = {name: f"{arm.label}. {' '.join((type(arm).__doc__ or '').split())}" for name, arm in ARMS.items()}
     arms |= {
-        name: f"{text} Chosen: {CHOSEN[arm.selector]}."
+        name: f"{text} It chooses {CHOSEN[arm.selector]}."
         for name, text in arms.items()
         if isinstance(arm := ARMS[name], ChosenRows)
     }

@@ -130,7 +130,7 @@ def _scan_folder(path: Path) -> Facts:
 def _model(path: Path) -> Facts:
     config = read_json(path / MODEL)
     if not isinstance(config, dict) or not ("model_type" in config or "architectures" in config):
-        raise InputError(f"{path} holds a config.json, but no model as save_pretrained writes it")
+        raise InputError(f"{path} holds a config.json, but no model that save_pretrained wrote")
     facts: Facts = {"what": "a model; --model, `kslottery select` and from_pretrained take this folder"}
     facts |= {"model_type": config.get("model_type"), "architectures": config.get("architectures")}
     return facts | _weights(path, config)
@@ -169,7 +169,7 @@ def _json(path: Path, what: str | None) -> Facts:
     value = read_json(path)
     if not isinstance(value, dict):
         if what is None:
-            raise InputError(f"{path} is JSON, but no file that a command writes")
+            raise InputError(f"{path} is JSON, but not a file that a command writes")
         return {"what": what, "entries": len(value) if isinstance(value, list) else None}
     kind = str(value.get("format", "")).split("/")[0]
     if kind == "kslottery-tickets":
@@ -193,7 +193,7 @@ def _json(path: Path, what: str | None) -> Facts:
         shown = {name: value[name] for name in names if name in value}
         return {"what": known_files.FILES[RUN]["environment.json"], **shown}
     if what is None:
-        raise InputError(f"{path} is JSON, but no file that a command writes")
+        raise InputError(f"{path} is JSON, but not a file that a command writes")
     return {"what": what, **{name: item for name, item in value.items() if _is_short(item)}}
 
 

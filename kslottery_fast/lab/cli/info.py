@@ -5,10 +5,9 @@ import importlib.util
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from .options import add_command, add_results, print_json
+from .options import add_command, add_results, place, print_json
 
 
 def add_info(commands: Any) -> None:
@@ -18,12 +17,12 @@ def add_info(commands: Any) -> None:
         "info",
         _info,
         "explain a file or folder, or this installation",
-        "Explains every file and folder that a command writes, and a model folder. Without\n"
+        "The command explains every file and folder that a command writes, and a model folder. Without\n"
         "PATH, prints the versions of this installation and which kernels it uses.",
         ["info runs/es", "info tickets.json", "info"],
         "[PATH]",
     )
-    parser.add_argument("path", nargs="?", type=Path, metavar="PATH", help="file or folder")
+    parser.add_argument("path", nargs="?", type=place, metavar="PATH", help="file or folder")
     add_results(parser)
 
 
@@ -70,7 +69,7 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _lines(facts: dict[str, Any], indent: str = "", *, named: bool = True) -> list[str]:
-    """One line for each fact. ``named``: the keys are names of ours, in which an underscore stands for a space."""
+    """One line for each fact. ``named``: an underscore in a key stands for a space."""
     keys = {key: str(key).replace("_", " ") if named else str(key) for key in facts}
     width = max(map(len, keys.values()), default=0)
     lines = []

@@ -1,4 +1,4 @@
-"""What each file and folder is that the commands write, by its name. :mod:`.explain` adds what is in it."""
+"""The files and folders that the commands write, by name, with what each is. :mod:`.explain` adds what is in it."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,7 +11,7 @@ MODEL = "config.json"
 
 FILES: dict[str, dict[str, str]] = {
     RUN: {
-        "run.json": "the settings of an experiment: `settings` bind the folder, and `grid` may change",
+        "run.json": "the settings of an experiment; a later call there needs the same `settings` and may change `grid`",
         "summary.json": "the results of an experiment: scores of every arm and language, tickets, certificate, advice",
         "environment.json": "the environment of an experiment: versions, system, commands, licences, seconds by stage",
         "report.html": "the report of an experiment; open it in a browser",
@@ -81,7 +81,7 @@ FILES: dict[str, dict[str, str]] = {
         "chat_template.jinja": "how a chat becomes a prompt",
     },
 }
-"""What a file is, by a pattern of its name, if the marker (the key) lies in the same folder. The first match counts."""
+"""What a file is, by a pattern of its name, if the marker (the key) is in the same folder. The first match counts."""
 
 STAGES = {
     "*.corpus": "the corpus and the model of one language",
@@ -90,13 +90,13 @@ STAGES = {
     "*.positions.*": "how much of an arm's gain comes through which tokens",
     "*.score": "the scores of an arm on the test and validation splits",
     "*.paraphrase": "the scores of an arm with a template that was not trained",
-    "*": "an arm: what it trained, and what its model is made of",
+    "*": "an arm, with what it trained and what its model is made of",
 }
 """What a stage of an experiment is, by its name. The first match counts."""
 
 
 def described(path: Path) -> str | None:
-    """What a file is, by its name and by the files beside it. None if no command writes it."""
+    """What a file is, by its name and by the other files in its folder. None if no command writes it."""
     for marker, names in FILES.items():
         if (path.parent / marker).is_file():
             found = next((what for pattern, what in names.items() if fnmatch(path.name, pattern)), None)
@@ -111,6 +111,6 @@ def stage_kind(name: str) -> str:
 
 
 def in_checkpoints(path: Path) -> Path | None:
-    """The folder ``checkpoints`` of an experiment that a path is or lies in. None if it lies elsewhere."""
+    """The folder ``checkpoints`` of an experiment that a path is or is in. None if it is elsewhere."""
     places = (path, *path.absolute().parents)
     return next((place for place in places if place.name == "checkpoints" and (place.parent / RUN).is_file()), None)

@@ -16,7 +16,7 @@ from kslottery_fast.base.version import installed_version
 from .checkpoints import add_scan, add_select
 from .experiments import add_certify, add_compare, add_report, add_run
 from .info import add_info
-from .options import Parser
+from .options import COMMAND, Parser
 
 _DESCRIPTION = """\
 Train, swap or compare a few token-embedding rows of a language model.
@@ -102,7 +102,7 @@ def parser() -> Parser:
     version = f"%(prog)s-fast {installed_version()}"
     made.add_argument("--version", action="version", version=version, help="print the version and exit")
     made.set_defaults(run=None, parser=made)
-    commands = made.add_subparsers(title="commands", metavar="COMMAND")
+    commands = made.add_subparsers(title="commands", metavar=COMMAND)
     for add in (add_select, add_scan, add_run, add_compare, add_report, add_certify, add_info):
         add(commands)
     return made

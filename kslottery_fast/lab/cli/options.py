@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import json_text
 
+COMMAND = "COMMAND"  # what the help calls the name of a subcommand
 AS_JSON = "print one JSON object to stdout instead of text"
 
 
@@ -33,19 +34,43 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **{"allow_abbrev": False, "formatter_class": Help, **options})
+        self._given: tuple[str, ...] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Keep the arguments, so that an error can say which of them is unknown."""
+        self._given = tuple(args or ())
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print one line that points to the help of this command, and exit."""
+        unknown = [word for word in self._given if word.startswith("--") and not self._known(word)]
+        if unknown and "are required" in message:  # a misspelt option also takes the place of an argument
+            self._given = ()
+            self.refuse(unknown)
         self.exit(2, f"kslottery: error: {message}; see {self.prog} --help\n")
+
+    def _known(self, word: str) -> bool:
+        return word == "--" or word.partition("=")[0] in self._option_string_actions
+
+    def _check_value(self, action: Any, value: Any) -> None:
+        """Name the nearest command for an unknown one."""
+        if action.metavar == COMMAND and value not in action.choices:
+            near = difflib.get_close_matches(value, action.choices, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(action.choices)}"
+            self.error(f"unknown command {value!r} ({hint})")
+        super()._check_value(action, value)
 
     def refuse(self, words: Sequence[str]) -> NoReturn:
         """Say which arguments this command does not know, and suggest the nearest option."""
         unknown = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
         if unknown is None:
             self.error(f"unexpected argument {words[0]!r}")
-        known = [option for option, action in self._option_string_actions.items() if action.help != argparse.SUPPRESS]
-        near = difflib.get_close_matches(unknown, known, n=1)
-        self.error(f"unknown option {unknown}" + (f" (did you mean {near[0]}?)" if near else ""))
+        actions = self._option_string_actions.items()
+        known = {option.lstrip("-"): option for option, action in actions if action.help != argparse.SUPPRESS}
+        if unknown in known.values():  # it stood before the command
+            self.error(f"option {unknown} comes after the command: {self.prog} {unknown}")
+        near = difflib.get_close_matches(unknown.lstrip("-"), known, n=1)
+        self.error(f"unknown option {unknown}" + (f" (did you mean {known[near[0]]}?)" if near else ""))
 
 
 class Renamed(argparse.Action):
@@ -137,6 +162,13 @@ def positive(text: str) -> float:
     if not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number such as 1e-2")
     return value
+
+
+def place(text: str) -> Path:
+    """Read a path. An empty text, such as a shell variable that is not set, is not the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 def at_least(least: int, most: int | None = None) -> Callable[[str], int]:

@@ -94,7 +94,7 @@ def load_corpus(
     InputError
         No such corpus, an unknown language, a file that cannot be read, or too few pairs.
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Examples
     --------
@@ -135,7 +135,7 @@ def load_corpus(
 
 
 def check_corpus(spec: str, *, source: str = "en") -> None:
-    """Refuse what can be no corpus, before anything is downloaded or read.
+    """Refuse a name that cannot be a corpus, before anything is downloaded or read.
 
     Parameters
     ----------
@@ -163,9 +163,9 @@ def check_corpus(spec: str, *, source: str = "en") -> None:
             raise InputError(f"the catalogues translate from English, not from {language.name}; give a corpus file")
     elif not spec or not Path(spec).expanduser().exists():
         near = difflib.get_close_matches(spec, CATALOGUES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = f"did you mean {near[0]}? Give" if near else "give"
         raise InputError(
-            f"unknown corpus {spec!r}; {hint}Give a named corpus ({', '.join(CATALOGUES)}), a file or a folder"
+            f"unknown corpus {spec!r}; {hint} a named corpus ({', '.join(CATALOGUES)}), a file or a folder"
         )
 
 

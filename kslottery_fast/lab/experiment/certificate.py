@@ -108,13 +108,9 @@ def recomputed(folder: Path) -> dict[str, Certificate]:
         one of them was changed.
     """
     stages = sorted((folder / "stages").glob("*.certificate"))
-    if not stages and not (folder / "run.json").exists():
-        raise InputError(
-            f"{folder} holds no certificate; give the folder of a finished `kslottery run` or `kslottery compare`"
-        )
     settings = ExperimentSettings.recorded(read_header(folder), folder).base
     if not stages:
-        raise InputError(f"{folder} holds no certificate yet; give the command that made the folder again to finish it")
+        raise InputError(f"{folder} holds no certificate yet; run the command that made the folder again to finish it")
     return {stage.name: _recomputed(stage, settings) for stage in stages}
 
 

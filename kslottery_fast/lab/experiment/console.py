@@ -1,4 +1,4 @@
-"""What a person sees while a run works: one line per stage, a progress bar, and the time that is left."""
+"""The progress of a run: one line per stage, a progress bar, and the time that is left."""
 
 import contextlib
 import math
@@ -113,7 +113,7 @@ class RunConsole:
     console : rich.console.Console, optional
         Where to write. By default stderr.
     heartbeat : float, optional
-        Seconds between two lines of progress where there is no terminal to draw a bar on.
+        Seconds between two lines of progress if there is no terminal to draw a bar on.
     quiet : bool, optional
         Whether to leave out progress. Notes are shown in any case.
     """

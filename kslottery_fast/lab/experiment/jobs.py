@@ -21,7 +21,7 @@ class Job:
     stage : str
         The name of the stage.
     title : str
-        What a person reads.
+        The name of the job in the progress.
     work : callable(folder, progress)
         Writes the files of the stage into a temporary folder.
     afterwards : callable
@@ -55,7 +55,7 @@ def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, co
     jobs : sequence of Job
         All jobs, finished or not.
     folder : RunFolder
-        Where the stages lie.
+        Where the stages are.
     console : RunConsole
         Where progress is written.
     command : str

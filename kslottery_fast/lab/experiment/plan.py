@@ -42,7 +42,7 @@ class Experiment:
     settings : ExperimentSettings
         What to do.
     folder : RunFolder
-        Where the stages lie.
+        Where the stages are.
     console : RunConsole
         Where progress is written.
     show_scores : callable(label, evaluation), optional
@@ -107,7 +107,7 @@ class Experiment:
         if finished < len(jobs):
             raise InputError(
                 f"{self.folder.path}: only {finished} of {len(jobs)} stages are finished; "
-                "give the command that made the folder again to finish it"
+                "run the command that made the folder again to finish it"
             )
 
     def _check_needs(self) -> None:

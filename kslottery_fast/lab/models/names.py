@@ -37,7 +37,7 @@ MODELS: dict[str, NamedModel] = {
 
 
 def check_model_name(name: str) -> None:
-    """Refuse what can be no model, before anything is downloaded or loaded.
+    """Refuse a name that cannot be a model, before anything is downloaded or loaded.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def check_model_name(name: str) -> None:
     elif path.is_dir():
         if not (path / "config.json").is_file():
             files = sorted(path.glob("*.gguf"))
-            hint = f"did you mean {files[0]}?" if files else "expected a folder as save_pretrained writes it"
+            hint = f"did you mean {files[0]}?" if files else "expected a folder that save_pretrained wrote"
             raise InputError(f"model folder {name} has no config.json; {hint}")
     elif not name or name.endswith(".gguf") or name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise InputError(f"model {name!r}: no such file or folder")

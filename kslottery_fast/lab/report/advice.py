@@ -18,7 +18,7 @@ this factor when alpha is doubled or halved. UNSTABLE: a mean Jaccard overlap be
 
 Outcome = Literal["better", "worse", "tie"]
 
-_CONTROLS = {"frequency": "as many of the most frequent tokens", "random": "as many random corpus rows"}
+_CONTROLS = {"frequency": "equally many of the most frequent tokens", "random": "equally many random corpus rows"}
 _ONE = "There is one training seed, so it is unknown how much these differences vary between seeds."
 _CORRECTIONS = {None: "", "bonferroni": " (Bonferroni)", "bh": " (Benjamini-Hochberg)"}
 
@@ -43,11 +43,13 @@ def recommendation_text(found: Mapping[str, Any] | None) -> str:
     """
     if found is None:
         return (
-            "No recommendation: Embed Tuning did not clearly lower the validation NLL, so there is no gain to keep a "
-            "share of. Train longer or try another learning rate."
+            "No recommendation: Embed Tuning did not clearly lower the validation NLL, so no set can keep a "
+            "share of its gain. Train longer or try another learning rate."
         )
     if not found["kept"]:
-        return "No recommendation: the comparison has no arm `partial`. Add some, such as partial@18 and partial@64."
+        return (
+            "No recommendation: the comparison has no arm `partial`. Add some, for example partial@18 and partial@64."
+        )
     rule = (
         f"at least {1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL (lower end of the 95% interval)"
     )
@@ -176,19 +178,19 @@ def _selection(tickets: Mapping[str, Any], correction: str | None, seed: str) ->
     threshold = tickets["threshold"]
     if tickets["selected_by"] == "top_k":
         required = (
-            f"the smallest significant D is {threshold:.4f}."
+            f"The smallest significant D is {threshold:.4f}."
             if threshold <= 1
-            else "no D can be significant at this dimension."
+            else "No D can be significant at this dimension."
         )
         return (
-            f"{test} selects no row{seed}. The largest D is {tickets['largest']:.4f}; {required} Higher learning "
+            f"{test} selects no row{seed}. The largest D is {tickets['largest']:.4f}. {required} Higher learning "
             f"rates and more steps give more tickets. The run used the {tickets['count']} rows of largest D instead, "
             "which are not significant."
         )
     return (
         f"{test} selects {tickets['count']:,} of {tickets['vocab_size']:,} rows{seed} (D of at least "
-        f"{threshold:.4f}). {tickets['active_rows']:,} rows were trained. The number of tickets depends on learning "
-        "rate and steps as well as on alpha."
+        f"{threshold:.4f}). Embed Tuning trained {tickets['active_rows']:,} rows. The number of tickets depends on "
+        "learning rate and steps as well as on alpha."
     )
 
 
@@ -241,8 +243,10 @@ def _stopping(arms: Mapping[str, Any], tuned: str) -> str:
         for metric in ("ended", "bleu_raw", "bleu_first_line")
     )
     learned = ended[1] > ended[0]
+    part = "Part of the change in raw scores comes from learning to stop"
+    stopping = part if learned else "The models did not learn to stop"
     return (
-        f"{'Part of the change in raw scores is learning to stop' if learned else 'The models did not learn to stop'}: "
+        f"{stopping}: "
         f"{ended[0]:.0%} of the untuned outputs end by themselves, compared with {ended[1]:.0%} after "
         f"{arm_label(tuned, arms[tuned])}. Raw BLEU goes from {raw[0]:.2f} to {raw[1]:.2f}. On the first line alone, "
         f"where text after the answer is not counted, BLEU goes from {first[0]:.2f} to {first[1]:.2f}."

@@ -115,9 +115,9 @@ def scores(code: str, language: Mapping[str, Any], of: str = "") -> Picture:
         f"scores-{code}",
         add_title(figure, f"NLL and BLEU on held-out pairs{of}"),
         f"Bars with intervals. {'; '.join(values)}.",
-        "All models on the same held-out pairs. Left: negative log-likelihood of a target token. Right: BLEU on the "
-        "first line of each output (filled) and on the whole output (outlined). The whole output scores low if a model "
-        f"does not know where to stop. The lines across the ends are 95% bootstrap intervals over {over}.",
+        "All models are scored on the same held-out pairs. Left: negative log-likelihood of a target token. Right: "
+        "BLEU on the first line of each output (filled) and on the whole output (outlined). The whole output scores "
+        f"low if a model goes on after the answer. Lines across the ends are 95% bootstrap intervals over {over}.",
         figure,
     )
 

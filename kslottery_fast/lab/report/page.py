@@ -1,4 +1,4 @@
-"""What is rendered from templates: the page of an experiment, and its tables in LaTeX.
+"""Rendering from templates: the page of an experiment, and its tables in LaTeX.
 
 The page is one HTML file. It loads nothing, follows the reader's colour scheme and can be printed. It runs one script,
 which sorts tables; its Content-Security-Policy allows this script (by its hash) and nothing else. The page is complete
@@ -128,7 +128,7 @@ def _content(
 
 
 def _without_paths(environment: dict[str, Any]) -> dict[str, Any]:
-    """Leave out where the model lies on the machine of the run, which tells nothing to the reader of another."""
+    """Leave out the path of the model, which says nothing on another machine."""
     model = environment.get("model")
     if isinstance(model, Mapping) and model.get("kind") != "hub":
         environment["model"] = {name: value for name, value in model.items() if name != "path"}

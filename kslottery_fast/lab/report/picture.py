@@ -48,7 +48,7 @@ _NAMES |= {colour: name.replace("_", "-") for name, colour in MODEL_COLOURS.item
 CSS_VARIABLES = {colour: f"--{name}" for colour, name in _NAMES.items()}
 WIDTH = 7.0  # inches: the text width of a paper with one column
 DASHED, DOTTED = (0, (4, 2)), (0, (1, 1.5))
-NOTE: dict[str, Any] = {"textcoords": "offset points", "size": 7}  # of a number beside what it is the value of
+NOTE: dict[str, Any] = {"textcoords": "offset points", "size": 7}  # of a number next to the mark whose value it is
 _ANY_COLOUR = re.compile("|".join(CSS_VARIABLES))
 _TICKS = {"color": MUTED, "labelcolor": INK, "labelsize": 7.5, "major.width": 0.6}
 _STYLE_BY_GROUP: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -83,7 +83,7 @@ class Picture:
     Attributes
     ----------
     name : str
-        Of its file, without suffix, and of its element on the page.
+        The name of its file, without suffix, and of its element on the page.
     title, alt : str
         What it shows.
     caption : str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ _FIGURES = [
     *("histogram", "frequency", "ecdf", "selectors", "certificate"),
 ]
 _BY_GRID = ("rows-*.csv", *(f"{name}-*.png" for name in _FIGURES), "languages.png", *TICKETS)
+_LINKED_FILE = re.compile(r'href="([^"#:]+)"')
 """The products that depend on which arms and languages there are."""
 
 
@@ -53,7 +55,7 @@ def up_to_date(output: Path, settings: ExperimentSettings) -> bool:
     Returns
     -------
     bool
-        False if a product is missing as well.
+        False if a product is missing as well, or a file that the page links to.
     """
     if not all((output / name).exists() for name in PRODUCTS):
         return False
@@ -63,6 +65,9 @@ def up_to_date(output: Path, settings: ExperimentSettings) -> bool:
         or summary.get("version") != installed_version()
         or "verdict" not in summary
     ):
+        return False
+    page = (output / "report.html").read_text(encoding="utf-8")
+    if not all((output / name).exists() for name in _LINKED_FILE.findall(page)):
         return False
     spec, arms = _tuned_arm(settings), next(iter(summary["languages"].values()))["arms"]
     trained = spec is not None and arms[str(spec)]["rows"][0]

@@ -53,7 +53,7 @@ class MovedRows:
     selection : str
         How the tickets were chosen, in words.
     shifts : sequence of Shift
-        Of the first tickets. At most six are drawn.
+        The shifts of the first tickets. At most six are drawn.
     """
 
     token_ids: np.ndarray
@@ -152,9 +152,9 @@ def frequency(code: str, data: MovedRows, of: str = "") -> Picture:
         f"frequency-{code}",
         title,
         f"Scatter plot of D by corpus count for {plural(len(count), 'token')}, {data.noun} in orange. {overlap}",
-        "Does the KS test select other tokens than frequency does? Each point is a token of the active vocabulary; "
-        f"orange: the {data.noun}. {data.line_text} {overlap} The points of largest D have labels, as far as they fit. "
-        "In labels, ␣ is a space and ↵ a line break.",
+        "The figure compares selection by the KS test with selection by frequency. Each point is a token of the "
+        f"active vocabulary; orange: the {data.noun}. {data.line_text} {overlap} The points of largest D "
+        "have labels, as far as they fit. In labels, ␣ is a space and ↵ a line break.",
         figure,
     )
 

@@ -269,7 +269,7 @@ def _mean(languages: Sequence[Language]) -> dict[str, Any]:
 
 
 def _plain(found: Mapping[str, Interval | Replicates]) -> dict[str, dict[str, float]]:
-    """Values and 95% intervals as JSON takes them."""
+    """Values and 95% intervals in a form that JSON can hold."""
     intervals = {name: one.interval() if isinstance(one, Replicates) else one for name, one in found.items()}
     return {name: one.to_dict() for name, one in intervals.items()}
 

@@ -140,16 +140,18 @@ COSTS = (
 )
 
 GAINS_NOTE = (
-    "Values are means over training seeds. Intervals: 95%, from a bootstrap over sentences and Student's t over seeds, "
-    "for differences paired in both. Raw gain: raw BLEU minus that of the untuned model. Quality part: the gain on "
-    "first lines, where text after the answer is not counted. Stopping part: the rest. Gain, paraphrased: BLEU on the "
-    "first line minus that of the untuned model, with a template that was not trained."
+    "Values are means over training seeds. The 95% intervals combine a bootstrap over sentences with Student's t over "
+    "seeds, and those of differences are paired in both. Raw gain is raw BLEU minus that of the untuned model. The "
+    "quality part is the gain on first lines, where text after the answer is not counted. The stopping part is the "
+    "rest. The paraphrased gain is BLEU on the first line minus that of the untuned model, with a template that was "
+    "not trained."
 )
 COSTS_NOTE = (
-    "Covers: coverage, the share of the tokens of the training examples (prompts included) whose rows the arm changes. "
-    "Copied rows count as 0 trained numbers. Time: making the arm, mean over seeds, without scoring. Time incl. Embed "
-    "T.: with the Embed Tuning that its rows come from or are chosen by (a size given as alpha is not counted). "
-    "Memory: peak while making it, that Embed Tuning included. Times depend on the processor."
+    "Covers is the coverage: the share of the tokens of the training examples (prompts included) whose rows the arm "
+    "changes. Copied rows count as 0 trained numbers. Time is the time to make the arm, mean over seeds, without "
+    'scoring. "Incl. Embed T." adds the Embed Tuning that its rows come from or are chosen by (a size given as alpha '
+    "is not counted). Memory is the peak while the arm is made, that Embed Tuning included. Times depend on the "
+    "processor."
 )
 NOTE = f"{GAINS_NOTE} {COSTS_NOTE}"
 

@@ -10,12 +10,12 @@ from .words import is_model, listed, rows_noun, share_text
 
 MAX_LISTED = 4  # with more languages than this, only the extremes are named
 
-_DO: dict[Outcome, str] = {"better": "do better", "worse": "do worse", "tie": "cannot be told apart from them"}
+_DO: dict[Outcome, str] = {"better": "do better", "worse": "do worse", "tie": "show no clear difference"}
 _CONTROLS = {
-    "frequency": ("the {} most frequent tokens", "as many of the most frequent tokens"),
-    "random": ("{} random rows", "as many random rows"),
-    "l2": ("the {} rows of largest L2 shift", "as many rows of largest L2 shift"),
-    "gradient": ("the {} rows of largest gradient", "as many rows of largest gradient"),
+    "frequency": ("the {} most frequent tokens", "equally many of the most frequent tokens"),
+    "random": ("{} random rows", "equally many random rows"),
+    "l2": ("the {} rows of largest L2 shift", "equally many rows of largest L2 shift"),
+    "gradient": ("the {} rows of largest gradient", "equally many rows of largest gradient"),
 }
 
 
@@ -50,15 +50,15 @@ def verdict(language: Mapping[str, Any]) -> str:
         return f"Embed Tuning did not clearly lower the test NLL (gain {amount}), so no share of its gain can be given."
     best = best_arm(language)
     if best is None:
-        return f"Embed Tuning lowers the test NLL by {amount}; no arm here trains or copies tickets."
+        return f"Embed Tuning lowers the test NLL by {amount}. No arm here trains or copies tickets."
     start, rows = "", f"{_counts(language, best.spec)} of {selection['vocab_size']:,} rows"
     if selection["selected_by"] == "top_k":
-        start = f"No row is significant at alpha = {selection['alpha']:g}; "
+        start = f"No row is significant at alpha = {selection['alpha']:g}. "
         if best.spec.endswith("@tickets"):
             rows = f"the {_counts(language, best.spec)} {rows_noun(selection)}"
-    text = f"{start}{best.verb} {rows} recovers {share_text(best.share)} of Embed Tuning's gain"
+    text = f"{start}{best.verb.capitalize()} {rows} recovers {share_text(best.share)} of Embed Tuning's gain"
     controls = _controls(language, best.spec)
-    return f"{text[0].upper()}{text[1:]}{'; ' * bool(controls)}{', '.join(controls)}."
+    return _joined([text, listed(controls)] if controls else [text])
 
 
 def verdict_over(languages: Sequence[Mapping[str, Any]]) -> str:
@@ -87,7 +87,7 @@ def verdict_over(languages: Sequence[Mapping[str, Any]]) -> str:
         parts.append(
             f"Embed Tuning did not clearly lower the test NLL in {_of(failed, [o['name'] for o in languages])}"
         )
-    return "; ".join(parts) + "."
+    return _joined(parts)
 
 
 def best_arm(language: Mapping[str, Any]) -> Best | None:
@@ -121,15 +121,16 @@ def _counts(language: Mapping[str, Any], spec: str) -> str:
 
 
 def _controls(language: Mapping[str, Any], own: str) -> list[str]:
+    """What the controls did, those with the same outcome together."""
     counts = set(language["arms"][own]["rows"])
-    texts = []
+    names: dict[Outcome, list[str]] = {}
     for entry in language["controls"]:
         name, _, options = entry["control"].partition("@")
         if entry["own"] == own and ":" not in options:
             one, several = _CONTROLS[name]
             words = one.format(f"{next(iter(counts)):,}") if len(counts) == 1 else several
-            texts.append(f"{words} {_DO[outcome(entry)]}")
-    return texts
+            names.setdefault(outcome(entry), []).append(words)
+    return [f"{listed(words)} {_DO[one]}" for one, words in names.items()]
 
 
 def _outcomes(languages: Sequence[Mapping[str, Any]], told: Mapping[str, Best]) -> Iterator[str]:
@@ -158,6 +159,10 @@ def _shares(languages: Sequence[Mapping[str, Any]], told: Mapping[str, Best]) ->
     ranked = sorted(told, key=lambda name: told[name].share["value"])
     low, high = (f"{share_text(told[name].share)} in {name}" for name in (ranked[0], ranked[-1]))
     return f"{start} between {low} and {high} ({len(told)} languages)"
+
+
+def _joined(sentences: Sequence[str]) -> str:
+    return " ".join(f"{text[0].upper()}{text[1:]}." for text in sentences)
 
 
 def _of(names: Sequence[str], among: Sequence[str] | Mapping[str, Best]) -> str:

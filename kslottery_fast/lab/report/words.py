@@ -82,7 +82,7 @@ def share_text(share: Mapping[str, float]) -> str:
 
 
 def rows_noun(selection: Mapping[str, Any]) -> str:
-    """Return what the selected rows are called: rows that are not significant are no tickets.
+    """Return what the selected rows are called: rows that are not significant are not tickets.
 
     Parameters
     ----------

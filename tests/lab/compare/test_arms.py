@@ -44,7 +44,7 @@ def test_frozen_rows_that_alpha_does_not_select_leave_embed_tuning_as_it_is_unle
     [
         (
             3.0,
-            ["no row of 48 numbers can be significant at alpha 1e-40", "only 2 rows moved (D > 0), top_k asked for 18"],
+            ["no row of 48 numbers can be significant at alpha 1e-40", "only 2 rows moved (D > 0), but top_k is 18"],
         ),
         (0.0, ["no row differs between the original table and the tuned table"]),
     ],

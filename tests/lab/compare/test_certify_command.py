@@ -172,10 +172,10 @@ def test_settings_that_were_changed_are_refused(copy, capsys):
 
 
 def test_a_certificate_of_an_older_version_says_how_to_make_it_anew(copy, finished, finished_arguments, capsys):
-    """Removing its folder and giving the same command makes the same certificate, and nothing else anew."""
+    """After its folder was removed, the same command makes the same certificate again, and nothing else."""
     stage = copy / "stages" / "es.0.certificate"
     (stage / "predictions.safetensors").unlink()
-    assert "remove that folder and give the command that made it again" in refused(copy, capsys)
+    assert "remove that folder and run the command that made it again" in refused(copy, capsys)
     before = {path.parent.name: path.stat().st_mtime_ns for path in copy.glob("stages/*/stage.json")}
     shutil.rmtree(stage)
     command = [str(copy) if word == str(finished) else word for word in finished_arguments]
@@ -189,4 +189,4 @@ def test_a_certificate_of_an_older_version_says_how_to_make_it_anew(copy, finish
 
 
 def test_a_folder_without_certificates_is_refused(tmp_path, capsys):
-    assert "holds no certificate" in refused(tmp_path, capsys)
+    assert "holds no experiment" in refused(tmp_path, capsys)

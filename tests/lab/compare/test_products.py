@@ -43,6 +43,17 @@ def test_products_of_a_version_that_gave_no_verdict_are_made_again(finished, sum
         path.write_text(text, encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", ["scores-es.png", "rows-es.csv", "scores.tex"])
+def test_products_are_made_again_if_a_file_that_the_page_links_to_is_missing(name, finished, tmp_path):
+    settings = ExperimentSettings.recorded(read_header(finished), finished)
+    hidden = (finished / name).rename(tmp_path / name)
+    try:
+        assert not up_to_date(finished, settings)
+    finally:
+        hidden.rename(finished / name)
+    assert up_to_date(finished, settings)
+
+
 def test_every_figure_of_the_page_is_a_png_and_there_is_no_other(finished):
     page = (finished / "report.html").read_text(encoding="utf-8")
     names = {path.stem for path in finished.glob("*.png")}
@@ -84,7 +95,7 @@ def test_models_are_means_over_seeds_under_the_names_of_their_arms(summary):
 
 
 def test_the_first_partial_arm_leaves_tickets_rows_and_adapter(finished):
-    """It is partial@0.3, whose rows are the tickets; those of partial@4 beside it are another choice."""
+    """The arm is partial@0.3, whose rows are the tickets. Those of partial@4, which also exists, are another choice."""
     tickets, rows = Tickets.load(finished / "tickets.json"), load_file(finished / "tickets.safetensors")
     stage = load_file(finished / "stages" / "es.0.partial@0.3" / "rows.safetensors")
     assert tickets.alpha == 0.3

@@ -34,16 +34,15 @@ def without(language: dict[str, Any], *names: str) -> dict[str, Any]:
 def test_a_plain_run_is_told_by_share_interval_and_controls(plain):
     controls = [control("frequency", "tickets"), control("random", "tickets", value=1.2)]
     assert verdict(changed(plain, controls=controls)) == (
-        "Training 55 of 49,152 rows recovers 95% (92% to 98%) of Embed Tuning's gain; the 55 most frequent tokens do "
-        "better, 55 random rows do worse."
+        "Training 55 of 49,152 rows recovers 95% (92% to 98%) of Embed Tuning's gain. The 55 most frequent tokens do "
+        "better and 55 random rows do worse."
     )
 
 
 def test_a_tie_is_no_difference(plain):
     controls = [control("frequency", "tickets", value=0.01), control("l2", "tickets", value=0.01)]
     assert verdict(changed(plain, controls=controls)).endswith(
-        "; the 55 most frequent tokens cannot be told apart from them, the 55 rows of largest L2 shift cannot be told "
-        "apart from them."
+        ". The 55 most frequent tokens and the 55 rows of largest L2 shift show no clear difference."
     )
 
 
@@ -62,7 +61,7 @@ def test_no_clear_gain_gives_no_share(plain):
 def test_without_significant_rows_the_first_words_say_so(plain):
     selection = {**plain["selection"], "selected_by": "top_k", "count": 55}
     text = verdict(changed(plain, selection=selection, controls=[]))
-    assert text.startswith("No row is significant at alpha = 0.05; training the 55 rows of largest D recovers 95%")
+    assert text.startswith("No row is significant at alpha = 0.05. Training the 55 rows of largest D recovers 95%")
     assert "ticket" not in text
 
 
@@ -72,7 +71,7 @@ def test_a_run_that_copied_only_is_told_by_what_copying_recovers(plain):
 
 def test_embed_tuning_alone_is_told_by_its_gain(plain):
     assert verdict(without(plain, "partial", "transfer")) == (
-        "Embed Tuning lowers the test NLL by 1.777 nats per token, 95% interval 1.727 to 1.827; no arm here trains or "
+        "Embed Tuning lowers the test NLL by 1.777 nats per token, 95% interval 1.727 to 1.827. No arm here trains or "
         "copies tickets."
     )
 
@@ -87,7 +86,7 @@ def test_a_comparison_is_told_by_the_recommended_set_on_the_test_pairs():
     language = comparison(rows=60).spanish
     language["controls"] = [control("frequency", "64", 3, value=0.5)]
     assert verdict(language) == (
-        "Training 64 of 49,152 rows recovers 94% (92% to 96%) of Embed Tuning's gain; the 64 most frequent tokens do "
+        "Training 64 of 49,152 rows recovers 94% (92% to 96%) of Embed Tuning's gain. The 64 most frequent tokens do "
         "worse."
     )
 
@@ -97,7 +96,7 @@ def test_seeds_with_different_numbers_of_tickets_are_told_by_their_range():
     language["recommendation"] = None
     language["controls"] = [control("frequency", "tickets", 3)]
     assert verdict(language) == (
-        "Training 6 to 90 of 49,152 rows recovers 95% (92% to 98%) of Embed Tuning's gain; as many of the most "
+        "Training 6 to 90 of 49,152 rows recovers 95% (92% to 98%) of Embed Tuning's gain. Equally many of the most "
         "frequent tokens do better."
     )
 
@@ -122,8 +121,8 @@ def test_several_languages_are_listed_and_their_controls_counted(plain):
     ]
     assert verdict_over(languages) == (
         "Of Embed Tuning's gain, training the tickets recovers 86% (81% to 91%) in Spanish and 80% (75% to 85%) in "
-        "Catalan; as many of the most frequent tokens do better in Spanish and do worse in Catalan; Embed Tuning did "
-        "not clearly lower the test NLL in German."
+        "Catalan. Equally many of the most frequent tokens do better in Spanish and do worse in Catalan. Embed Tuning "
+        "did not clearly lower the test NLL in German."
     )
     assert "do better in all languages." in verdict_over([named(plain, name, controls=better) for name in "ab"])
 
