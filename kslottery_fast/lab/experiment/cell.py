@@ -1,5 +1,6 @@
 """One language and one training seed of an experiment, and what its arms share."""
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,8 +119,8 @@ class Cell:
 
         settings = self.shop.settings
         sizes = {name: getattr(settings, name) for name in ("steps", "batch_size", "micro_batch_size")}
-        adam = {"beta2": settings.stage1_beta2, "eps": settings.stage1_eps} if spec.facts.stage1 else {}
-        return Recipe(pad_token_id=self.shop.pad_token_id, **sizes, learning_rate=learning_rate, seed=self.seed, **adam)
+        recipe = Recipe(pad_token_id=self.shop.pad_token_id, **sizes, learning_rate=learning_rate, seed=self.seed)
+        return replace(recipe, beta2=settings.stage1_beta2, eps=settings.stage1_eps) if spec.facts.stage1 else recipe
 
     def train(
         self,

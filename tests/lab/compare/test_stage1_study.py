@@ -1,6 +1,5 @@
 """The study of stage 1's optimizer: it measures what the experiment does, goes on where it stopped, and chooses."""
 
-
 import pytest
 
 from benchmarks.stage1_study import Setting, Study, chosen, main, means
