@@ -114,7 +114,7 @@ class Cell:
         return ArmSpec("transfer", self.shop.settings.alpha if by_alpha else len(self.tickets))
 
     def recipe(self, spec: ArmSpec, learning_rate: float) -> "Recipe":
-        """How an arm of this cell is trained. Arms of stage 1 have beta2 and eps from the settings."""
+        """How an arm of this cell is trained. Embed Tuning and the frozen arms have their own beta2 and eps."""
         from .training import Recipe  # slow: imports transformers
 
         settings = self.shop.settings

@@ -23,7 +23,7 @@ class ArmFacts:
     seeded : bool
         Whether it differs between training seeds.
     stage1 : bool
-        Whether it trains the whole embedding, with the optimizer of Embed Tuning.
+        Whether it trains with ``stage1_beta2`` and ``stage1_eps``, as Embed Tuning does.
     """
 
     label: str

@@ -25,6 +25,7 @@ def test_a_setting_is_trained_scored_and_recorded_once_and_eps_decides(study, mo
     assert (moved[1].rows - before).norm() < 0.1 * (moved[0].rows - before).norm()
     assert found[0]["tickets"] > 0
     assert found[1]["tickets"] == 0
+    assert 0 < found[1]["rare"] < 0.1 * found[0]["rare"] < 1
     assert found[0]["untuned"] == found[1]["untuned"]
     assert len({result["embed"] for result in found}) == 2
     assert list(found[0]["transfer"]) == ["ks@18", "ks@64", "l2@18", "l2@64", "frequency@18", "frequency@64"]
@@ -44,6 +45,7 @@ def result(eps: float, target: str, embed: float, ks: float) -> dict:
     transfers = {f"{name}@{size}": {"nll": ks} for name in ("ks", "l2", "frequency") for size in (18, 64)}
     return {
         "eps": eps, "beta2": 0.999, "target": target, "seed": 0, "embed": embed, "tickets": 3, "cover": 0.1,
+        "rare": 3.0, "often": 4.0,
         "transfer": transfers,
     }  # fmt: skip
 
