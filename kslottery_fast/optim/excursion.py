@@ -70,6 +70,10 @@ def adam_excursion(
     :math:`|g| \ll \epsilon` the distance is :math:`\eta |g| (1-\beta_1^n) / \epsilon`. It is then proportional to the
     gradient, as in gradient descent.
 
+    Earlier in a training the corrected second moment is the mean of the squared gradients so far, here :math:`g^2/t`.
+    The distance is then close to :math:`\eta |g| \sqrt{t} / (|g| + \epsilon \sqrt{t})`. This holds for
+    :math:`1/(1-\beta_1) \ll t \ll 1/(1-\beta_2)`.
+
     References
     ----------
     Kingma and Ba, Adam: A Method for Stochastic Optimization, ICLR 2015.

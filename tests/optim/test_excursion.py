@@ -69,6 +69,14 @@ def test_a_small_gradient_against_eps_moves_in_proportion_to_its_size():
     assert found == pytest.approx([1e-7 * (1 - 0.9**50), 2e-7 * (1 - 0.9**50)], rel=1e-6)
 
 
+@pytest.mark.parametrize("eps", [1e-8, 1e-4, 1e-3])
+@pytest.mark.parametrize("step", [75, 150])
+def test_between_the_two_memories_the_distance_grows_with_the_root_of_the_step(step, eps):
+    grad = np.array([1e-4, 5e-4, 1e-2])
+    wanted = grad * step**0.5 / (grad + eps * step**0.5)
+    assert adam_excursion(grad, 150, eps=eps, start_step=step) == pytest.approx(wanted, rel=0.05)
+
+
 def test_no_gradient_is_no_path_and_the_shape_is_kept():
     assert adam_excursion(np.zeros((2, 3)), 5, eps=0.0).tolist() == [[0.0] * 3] * 2
     assert adam_excursion(torch.ones(2), 1).shape == (2,)
