@@ -223,6 +223,12 @@ DOORS = [
             "input_modules": {"strings"},
         },
     ),
+    Door(
+        "optim.excursion.adam_excursion",
+        lambda w: {"grad": [1e-3], "steps": 5},
+        {"grad": NUMBERS | {"empty"}, "steps": {"int"}, "lr": NUMBERS, "eps": NUMBERS, "start_step": {"None", "int"}},
+    ),
+    Door("optim.excursion.adam_excursion_limit", lambda w: {}, {"steps": {"None", "int"}}),
     Door("rows.gather_rows", lambda w: {"model": w.attached}),
     Door("rows.output_role", lambda w: {"model": w.attached}),
     Door(

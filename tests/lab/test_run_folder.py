@@ -221,6 +221,11 @@ def test_a_full_disk_is_named_and_what_is_finished_stays(tmp_path):
         ({"alpha": float("nan")}, "alpha is nan"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; expected a positive number"),
         ({"tuning_learning_rate": float("inf")}, "tuning_learning_rate is inf"),
+        ({"stage1_beta2": 1.0}, "stage1_beta2 is 1.0; expected a number of at least 0 and below 1"),
+        ({"stage1_beta2": True}, "stage1_beta2 is True"),
+        ({"stage1_eps": 0.0}, "stage1_eps is 0.0; expected a positive number in the range of float32"),
+        ({"stage1_eps": 1e-46}, "stage1_eps is 1e-46"),
+        ({"stage1_eps": "1e-8"}, "stage1_eps is 1e-8"),
         ({"steps": 0}, "steps is 0; expected an integer of at least 1"),
         ({"seed": -1}, "seed is -1; expected an integer of at least 0"),
         ({"method": "guess"}, "method is 'guess'; expected one of auto, exact"),
@@ -242,6 +247,20 @@ def test_bad_settings_are_refused_by_name(changed, message):
 
 def test_the_tokenizers_of_bleu_are_those_of_the_evaluation():
     assert get_args(BleuTokenizer) == BLEU_TOKENIZERS
+
+
+def test_a_folder_from_before_a_setting_existed_resumes_with_the_value_that_made_it_and_refuses_others(tmp_path):
+    now = RunSettings().to_dict()
+    older = {name: value for name, value in now.items() if not name.startswith("stage1_")}
+    with open_run_folder(tmp_path, older, GRID) as folder, folder.write_stage("corpus"):
+        pass
+    with open_run_folder(tmp_path, {**now, "stage1_beta2": 0.999, "stage1_eps": 1e-8}, GRID) as folder:
+        assert folder.finished("corpus")
+    with (
+        pytest.raises(InputError, match=r"other settings \(stage1_eps: 1e-08 there, 0.0001 here\)"),
+        open_run_folder(tmp_path, {**now, "stage1_eps": 1e-4}, GRID),
+    ):
+        pass
 
 
 def test_differences_name_settings_that_only_one_side_has():

@@ -1,14 +1,17 @@
 """Training rows in the lab: its batches, the model afterwards, and the error if it diverges."""
 
 import random
+from dataclasses import fields, replace
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.evaluation.encoding import Example, encode
 from kslottery_fast.lab.experiment.trained import TrainedRows
 from kslottery_fast.lab.experiment.training import GroupedBatches, Recipe, train_rows
+from kslottery_fast.optim.row_adamw import RowAdamW
 from kslottery_fast.rows.attach import has_rows
 
 RECIPE = Recipe(pad_token_id=2, steps=3, batch_size=4, micro_batch_size=2, learning_rate=1e-2, seed=0)
@@ -68,6 +71,23 @@ def test_the_same_seed_trains_the_same_bits(tiny_llama, features):
     first, second = (train_rows(tiny_llama(), ids, features, RECIPE) for _ in range(2))
     assert torch.equal(first.rows, second.rows)
     assert first.losses == second.losses
+
+
+def test_beta2_and_eps_reach_the_optimizer_and_are_by_default_those_of_the_trainer(tiny_llama, features, monkeypatch):
+    seen = []
+
+    class Recording(RowAdamW):
+        def __init__(self, *arguments, **options):
+            seen.append((options["betas"], options["eps"]))
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr("kslottery_fast.integrations.trainer.RowAdamW", Recording)
+    ids = torch.tensor([features[0]["input_ids"][0]])
+    for recipe in (RECIPE, replace(RECIPE, beta2=0.95, eps=1e-3)):
+        train_rows(tiny_llama(), ids, features, recipe)
+    defaults = {field.name: field.default for field in fields(TrainingArguments)}
+    usual = (defaults["adam_beta1"], defaults["adam_beta2"]), defaults["adam_epsilon"]
+    assert seen == [usual, ((0.9, 0.95), 1e-3)]
 
 
 def test_a_loss_that_is_no_number_stops_training_by_name_and_takes_the_rows_off(tiny_llama, features):

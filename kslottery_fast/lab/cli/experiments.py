@@ -24,6 +24,7 @@ from .options import (
     add_force,
     add_results,
     at_least,
+    below_one,
     place,
     positive,
     print_json,
@@ -160,7 +161,8 @@ def _add_setting(group: Any, field: Any) -> None:
     elif isinstance(field.default, int):
         options |= {"type": at_least(1), "metavar": "N"}
     elif isinstance(field.default, float):
-        options |= {"type": probability if field.name == "alpha" else positive, "metavar": "NUMBER"}
+        read = {"alpha": probability, "stage1_beta2": below_one}.get(field.name, positive)
+        options |= {"type": read, "metavar": "NUMBER"}
     flag = metadata["flag"] or field.name.replace("_", "-")
     group.add_argument(f"--{flag}", dest=field.name, default=field.default, help=metadata["help"], **options)
 

@@ -156,6 +156,14 @@ def probability(text: str) -> float:
     return value
 
 
+def below_one(text: str) -> float:
+    """Read a number of at least 0 and below 1."""
+    value = _number(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0 and below 1, such as 0.999")
+    return value
+
+
 def positive(text: str) -> float:
     """Read a positive number."""
     value = _number(text)

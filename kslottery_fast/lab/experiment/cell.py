@@ -1,5 +1,6 @@
 """One language and one training seed of an experiment, and what its arms share."""
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,12 +113,14 @@ class Cell:
         by_alpha = self.tickets.selected_by == "alpha"
         return ArmSpec("transfer", self.shop.settings.alpha if by_alpha else len(self.tickets))
 
-    def recipe(self, learning_rate: float) -> "Recipe":
-        """How every arm of this cell is trained."""
+    def recipe(self, spec: ArmSpec, learning_rate: float) -> "Recipe":
+        """How an arm of this cell is trained. Embed Tuning and the frozen arms have their own beta2 and eps."""
         from .training import Recipe  # slow: imports transformers
 
-        sizes = {name: getattr(self.shop.settings, name) for name in ("steps", "batch_size", "micro_batch_size")}
-        return Recipe(pad_token_id=self.shop.pad_token_id, **sizes, learning_rate=learning_rate, seed=self.seed)
+        settings = self.shop.settings
+        sizes = {name: getattr(settings, name) for name in ("steps", "batch_size", "micro_batch_size")}
+        recipe = Recipe(pad_token_id=self.shop.pad_token_id, **sizes, learning_rate=learning_rate, seed=self.seed)
+        return replace(recipe, beta2=settings.stage1_beta2, eps=settings.stage1_eps) if spec.facts.stage1 else recipe
 
     def train(
         self,
@@ -134,7 +137,7 @@ class Cell:
             self.shop.model,
             token_ids,
             self.shop.train_features,
-            self.recipe(learning_rate),
+            self.recipe(spec, learning_rate),
             output=self.shop.settings.output_role,
             checkpoints=self.home(spec).checkpoints(str(spec)),
             progress=progress,
@@ -151,7 +154,7 @@ class Cell:
         """
         from .training import Checkpoints, train_parameters
 
-        features, recipe, saver = self.shop.train_features, self.recipe(learning_rate), None
+        features, recipe, saver = self.shop.train_features, self.recipe(spec, learning_rate), None
         if belongs_to is not None:
             folder = self.home(spec).checkpoints(str(spec))
             saver = Checkpoints(folder, (str(spec), recipe, belongs_to, features), say=self.shop.console.note)

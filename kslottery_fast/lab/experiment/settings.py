@@ -33,6 +33,9 @@ OutputRole = Literal["auto", "frozen", "tied"]
 Dtype = Literal["auto", "bfloat16", "float32"]
 BleuTokenizer = Literal["13a", "intl", "char", "zh", "none", "flores101", "flores200"]  # as evaluation.scores has it
 
+BEFORE_THEY_EXISTED = {"stage1_beta2": 0.999, "stage1_eps": 1e-8}
+"""Settings that older folders do not record, and the values with which those folders were made."""
+
 TASK, SELECTION, TRAINING, EVALUATION = "model and data", "selection of tickets", "training", "evaluation"
 """The groups of settings in the help of the command line."""
 
@@ -90,6 +93,12 @@ class RunSettings:
     )
     learning_rate: float = option(1e-2, TRAINING, "learning rate of Embed Tuning, which decides how far rows move")
     tuning_learning_rate: float = option(1e-2, TRAINING, "learning rate of Partial Tuning and of its controls")
+    stage1_beta2: float = option(
+        0.999, TRAINING, "decay rate of Adam's second moment in Embed Tuning, from 0 to below 1"
+    )
+    stage1_eps: float = option(
+        1e-8, TRAINING, "number that Adam adds to the denominator in Embed Tuning; a larger one holds rare rows back"
+    )
     steps: int = option(150, TRAINING, "updates of each training")
     batch_size: int = option(16, TRAINING, "examples per update")
     micro_batch_size: int = option(8, TRAINING, "examples of similar length that go through the model together")
@@ -123,6 +132,15 @@ class RunSettings:
             value = getattr(self, name)
             if not (_is_number(value) and math.isfinite(value) and value > 0):
                 raise InputError(f"{name} is {value}; expected a positive number such as 1e-2")
+        if not (_is_number(self.stage1_beta2) and 0 <= self.stage1_beta2 < 1):
+            raise InputError(
+                f"stage1_beta2 is {self.stage1_beta2}; expected a number of at least 0 and below 1, such as 0.999"
+            )
+        # The optimizer computes in float32. An eps that is 0 there would turn a gradient of 0 into 0 / 0.
+        if not (_is_number(self.stage1_eps) and 2.0**-126 <= self.stage1_eps < 2.0**127):
+            raise InputError(
+                f"stage1_eps is {self.stage1_eps}; expected a positive number in the range of float32, such as 1e-8"
+            )
         counts = ("train", "validation", "test", "top_k", "steps", "batch_size", "micro_batch_size")
         for name in (*counts, "max_new_tokens", "eval_batch_size", "n_bootstrap", "seed"):
             value, bound = getattr(self, name), int(name != "seed")
@@ -261,7 +279,8 @@ class ExperimentSettings:
         try:
             grid: dict[str, Any] = dict(header["grid"])
             grid |= {name: tuple(grid[name]) for name in ("arms", "seeds", "targets")}
-            return cls(RunSettings(**{"target": grid["targets"][0], **header["settings"]}), **grid)
+            settings = {"target": grid["targets"][0], **BEFORE_THEY_EXISTED, **header["settings"]}
+            return cls(RunSettings(**settings), **grid)
         except (LookupError, TypeError):
             raise InputError(
                 f"{folder}/run.json was written by another version; run the experiment again in a new folder"
@@ -294,11 +313,14 @@ class ExperimentSettings:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One line for every setting that differs.
 
+    A setting of ``new`` that ``old`` lacks because it did not exist yet has its value in ``BEFORE_THEY_EXISTED``.
+
     Examples
     --------
     >>> differences({"alpha": 0.05, "seed": 0}, {"alpha": 0.01, "seed": 0})
     ['alpha: 0.05 there, 0.01 here']
     """
+    old = {**{name: value for name, value in BEFORE_THEY_EXISTED.items() if name in new}, **old}
     sides = [{name: repr(value) for name, value in side.items()} for side in (old, new)]
     pairs = {name: [side.get(name, "not set") for side in sides] for name in {**old, **new}}
     return [f"{name}: {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]

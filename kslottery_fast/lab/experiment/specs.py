@@ -22,17 +22,20 @@ class ArmFacts:
         Whether it trains anything, and so may have a learning rate.
     seeded : bool
         Whether it differs between training seeds.
+    stage1 : bool
+        Whether it trains with ``stage1_beta2`` and ``stage1_eps``, as Embed Tuning does.
     """
 
     label: str
     sized: bool = True
     trains: bool = True
     seeded: bool = True
+    stage1: bool = False
 
 
 FACTS = {
     "untuned": ArmFacts("Untuned", sized=False, trains=False, seeded=False),
-    "embed": ArmFacts("Embed Tuning", sized=False),
+    "embed": ArmFacts("Embed Tuning", sized=False, stage1=True),
     "full": ArmFacts("Full Tuning", sized=False),
     "partial": ArmFacts("Partial Tuning (KS)"),
     "transfer": ArmFacts("Partial Transfer (KS)", trains=False),
@@ -42,8 +45,8 @@ FACTS = {
     "transfer-random": ArmFacts("Random Transfer", trains=False),
     "l2": ArmFacts("Rows by L2 shift"),
     "gradient": ArmFacts("Rows by gradient"),
-    "frozen": ArmFacts("Tickets frozen"),
-    "frozen-frequency": ArmFacts("Frequent rows frozen"),
+    "frozen": ArmFacts("Tickets frozen", stage1=True),
+    "frozen-frequency": ArmFacts("Frequent rows frozen", stage1=True),
     "noise": ArmFacts("Norm-matched noise", trains=False),
     "lora": ArmFacts("LoRA"),
     "prefix": ArmFacts("Prefix Tuning"),

@@ -34,7 +34,7 @@ Features = Sequence[Mapping[str, Sequence[int]]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every arm of an experiment is trained: with AdamW, without weight decay.
+    """How an arm of an experiment is trained: with AdamW, without weight decay.
 
     Parameters
     ----------
@@ -51,6 +51,10 @@ class Recipe:
         The first learning rate, which falls linearly to zero. Gradients are clipped to norm 1, the default of Trainer.
     seed : int
         The same seed gives the same batches, whatever is trained.
+    beta2 : float
+        Decay rate of the second moment.
+    eps : float
+        Number added to the denominator.
     """
 
     pad_token_id: int
@@ -59,6 +63,8 @@ class Recipe:
     micro_batch_size: int
     learning_rate: float
     seed: int
+    beta2: float = 0.999
+    eps: float = 1e-8
 
 
 class _LabTrainer(TicketTrainer):
@@ -227,6 +233,8 @@ def train_parameters(
             learning_rate=recipe.learning_rate,
             lr_scheduler_type="linear",
             weight_decay=0.0,
+            adam_beta2=recipe.beta2,
+            adam_epsilon=recipe.eps,
             seed=recipe.seed,
             logging_steps=1,
             logging_nan_inf_filter=False,

@@ -9,10 +9,12 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.experiment.arms import ARMS, ChosenRows, norm_matched_noise
 from kslottery_fast.lab.experiment.cell import Cell
 from kslottery_fast.lab.experiment.console import RunConsole
-from kslottery_fast.lab.experiment.run_folder import RunFolder
-from kslottery_fast.lab.experiment.settings import RunSettings
+from kslottery_fast.lab.experiment.plan import Experiment
+from kslottery_fast.lab.experiment.run_folder import RunFolder, open_run_folder
+from kslottery_fast.lab.experiment.settings import ExperimentSettings, RunSettings
 from kslottery_fast.lab.experiment.specs import FACTS, ArmSpec
 from kslottery_fast.lab.experiment.trained import TrainedRows
+from kslottery_fast.optim.row_adamw import RowAdamW
 from kslottery_fast.tickets.evidence import SELECTORS
 
 D, ACTIVE = 48, torch.arange(0, 400, 4)
@@ -76,6 +78,29 @@ def test_embed_tuning_says_why_alpha_selects_nothing_and_how_many_rows_moved(tmp
         ):
             cell.tickets  # noqa: B018
     assert capsys.readouterr().err == ""
+
+
+def test_the_optimizer_of_stage_1_is_that_of_embed_tuning_and_frozen_arms_alone(compare_world, tmp_path, monkeypatch):
+    seen = []
+
+    class Recording(RowAdamW):
+        def __init__(self, *arguments, **options):
+            seen.append((options["betas"], options["eps"]))
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr("kslottery_fast.integrations.trainer.RowAdamW", Recording)
+    sizes = {"train": 8, "validation": 2, "test": 2, "steps": 1, "batch_size": 4, "micro_batch_size": 4}
+    paths = {"model": str(compare_world / "model"), "corpus": str(compare_world / "pairs.tsv"), "dtype": "float32"}
+    base = RunSettings(**paths, **sizes, stage1_beta2=0.95, stage1_eps=1e-3)
+    settings = ExperimentSettings(base, ("frozen@4", "partial@4", "lora@8"), seeds=(0,))
+    with open_run_folder(tmp_path / "run", settings.binding, settings.grid) as folder:
+        cell = Experiment(settings, folder, RunConsole(quiet=True)).cells["es", 0]
+        for spec in settings.specs:
+            with cell.home(spec).write_stage(str(spec)) as stage:
+                ARMS[spec.name].make(cell, spec, stage, lambda *_: None)
+    stage1, others = ((0.9, 0.95), 1e-3), ((0.9, 0.999), 1e-8)
+    assert seen == [stage1] * 2 + [others] * 2
+    assert {name for name, facts in FACTS.items() if facts.stage1} == {"embed", "frozen", "frozen-frequency"}
 
 
 def test_noise_has_the_norms_of_the_change_and_other_directions():

@@ -96,6 +96,13 @@ def test_the_settings_that_a_folder_records_read_as_themselves():
         ExperimentSettings.recorded({"settings": {"alhpa": 1}, "grid": header["grid"]}, Path("runs/a"))
 
 
+def test_a_folder_from_before_the_settings_of_stage_1_reads_as_it_was_made():
+    found = settings()
+    older = {name: value for name, value in found.binding.items() if not name.startswith("stage1_")}
+    read = ExperimentSettings.recorded({"settings": older, "grid": found.grid}, Path("runs/a")).base
+    assert (read.stage1_beta2, read.stage1_eps) == (0.999, 1e-8)
+
+
 def test_a_run_is_the_default_arms_with_one_seed_and_one_language():
     found = ExperimentSettings.of_run(RunSettings(target="ca", seed=7))
     assert [str(spec) for spec in found.specs] == [

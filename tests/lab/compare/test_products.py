@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 from safetensors.torch import load_file
@@ -29,6 +30,14 @@ def test_every_arm_stands_in_csv_latex_and_page(finished, summary):
     for arm in arms(summary).values():
         assert arm["label"] in page
         assert arm["label"] in tex
+
+
+def test_the_optimizer_of_stage_1_is_recorded_and_stands_in_the_table_of_settings(finished, summary):
+    recorded = read_header(finished)["settings"]
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    for name, shown in (("stage1_beta2", "0.999"), ("stage1_eps", "1e-08")):
+        assert recorded[name] == summary["settings"][name] == float(shown)
+        assert re.search(rf">{name}</t[dh]>\s*<td[^>]*>(<[^>]*>)*{shown}<", page), name
 
 
 def test_products_of_a_version_that_gave_no_verdict_are_made_again(finished, summary):
