@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kslottery_fast.base.arguments import check_count, shown
+from kslottery_fast.base.arguments import check_integer, shown
 from kslottery_fast.base.errors import InputError
 
 from .checks import check_hyperparameters
@@ -111,10 +111,10 @@ def adam_excursion(
     0.001: 0.21
     """
     size = np.abs(_numbers(grad, "grad"))
-    check_count(steps, "steps")
+    check_integer(steps, "steps", 1)
     check_hyperparameters({"lr": 0.0, "betas": betas, "eps": eps, "weight_decay": 0.0})
     if start_step is not None:
-        check_count(start_step, "start_step")
+        check_integer(start_step, "start_step", 1)
     rates = _rates(lr, steps)
     moment, root = _moments(betas, steps, start_step)
     size = size[..., None]
@@ -162,7 +162,7 @@ def adam_excursion_limit(betas: tuple[float, float] = (0.9, 0.999), steps: int |
     """
     check_hyperparameters({"lr": 0.0, "betas": betas, "eps": 0.0, "weight_decay": 0.0})
     if steps is not None:
-        check_count(steps, "steps")
+        check_integer(steps, "steps", 1)
     beta1, beta2 = map(float, betas)
     first = (1 - beta1) / math.sqrt(1 - beta2)
     if beta1 == 0 or steps == 1:
