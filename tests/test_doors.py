@@ -158,6 +158,12 @@ DOORS = [
     Door("mixed_rows", lambda w: {"model": w.attached, "names": ["default"]}, {"copies": {"int"}}),
     Door("remove_rows", lambda w: {"model": w.attached, "name": "default"}),
     Door("row_adamw_", row_update, RATES | {"rows": OPTIONAL, "step": {"int"}, "master": OPTIONAL}),
+    Door(
+        "row_contributions",
+        lambda w: {"model": w.model, "before": w.before, "after": w.after, "batches": w.batches, "points": 1},
+        # Its own table is right as before, and equals it as after, where no row has moved.
+        TABLES | MODEL | BOOTSTRAP | {"token_ids": OPTIONAL, "points": {"int"}},
+    ),
     Door("row_sets", lambda w: {"model": w.attached}, MODEL),
     Door(
         "save_adapter",
