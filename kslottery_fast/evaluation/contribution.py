@@ -67,7 +67,7 @@ def row_contributions(
         The only rows that move. By default all rows that differ between the two tables move.
     points : int
         The number of points n at which the path is sampled.
-    rule : {"gauss", "midpoint"}
+    rule : {"gauss", "gauss-squared", "midpoint"}
         The quadrature rule, see :func:`~kslottery_fast.evaluation.quadrature.quadrature`.
     examples : {"dealt", "all"}
         With "dealt" every example is used at one point: they are dealt out at random, and each point gets about as many
@@ -121,9 +121,9 @@ def row_contributions(
     >>> after[24] = after[1]  # "x" is to be read as "a", so that "b" follows
     >>> after[25] += 0.1
     >>> batch = collate([encode(tokenizer, Example(prompt, "b")) for prompt in ("x", "xx", "ax", "zx")], 0)
-    >>> found = row_contributions(model, model, after, [batch], points=4, rule="midpoint")
+    >>> found = row_contributions(model, model, after, [batch], points=4)
     >>> found
-    RowContributions(2 rows account for 2.666 of a fall of 2.646 nats per token)
+    RowContributions(2 rows account for 2.637 of a fall of 2.646 nats per token)
     >>> found.token_ids.tolist(), found.enough(0.95).tolist()
     ([24, 25], [24])
     """
@@ -293,7 +293,7 @@ class _Walk:
 def _on_the_path(model: nn.Module, moved: _Moved, output: OutputRole) -> Iterator[_Walk]:
     """Put a model on the path inside the block."""
     embedding = input_embedding(model)
-    padding, embedding.padding_idx = embedding.padding_idx, None  # type: ignore[assignment]
+    padding, embedding.padding_idx = embedding.padding_idx, None
     try:
         # Attached without a padding row: nn.Embedding gives that row no gradient, but it may have moved all the same.
         with wearing(model, moved.token_ids, moved.before, output=output), inference(model):

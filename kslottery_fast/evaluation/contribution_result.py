@@ -31,7 +31,7 @@ class RowContributions:
         the path had a single batch.
     vocab_size : int
         V, the number of rows of the table.
-    rule : {"gauss", "midpoint"}
+    rule : {"gauss", "gauss-squared", "midpoint"}
         The quadrature rule.
     points : torch.Tensor
         float64 [n]. Where the path was sampled: 0 is the table before, 1 the table after.
@@ -149,8 +149,9 @@ class RowContributions:
         tensor([4, 6])
         """
         wanted = check_share(share, "share")
-        first = int((self.cumulative < wanted).cummin(0).values.sum())
-        return self.ranked[: first + 1]
+        reached = (self.cumulative >= wanted).nonzero()
+        # The last sum is 1 but for rounding.
+        return self.ranked[: int(reached[0]) + 1 if len(reached) else len(self)]
 
     def share(self, token_ids: TokenIds) -> float:
         """Return the share of the sum of all contributions that some rows account for.

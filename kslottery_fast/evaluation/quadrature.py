@@ -9,8 +9,10 @@ from kslottery_fast.base.arguments import check_choice
 
 from .checks import check_integer
 
-Rule: TypeAlias = Literal["gauss", "midpoint"]
+Rule: TypeAlias = Literal["gauss", "gauss-squared", "midpoint"]
 """The names of the quadrature rules."""
+
+RULES: tuple[Rule, ...] = ("gauss", "gauss-squared", "midpoint")
 
 
 def quadrature(points: int, rule: Rule = "gauss") -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,9 +22,10 @@ def quadrature(points: int, rule: Rule = "gauss") -> tuple[torch.Tensor, torch.T
     ----------
     points : int
         The number of points n, at least 1.
-    rule : {"gauss", "midpoint"}
-        "midpoint" takes the middles of n equal intervals. "gauss" is the Gauss-Legendre rule in s, where the point is
-        ``t = s ** 2``. Its points lie closer together near 0, where the loss falls most steeply.
+    rule : {"gauss", "gauss-squared", "midpoint"}
+        "gauss" is the Gauss-Legendre rule. "gauss-squared" is that rule in s, where the point is ``t = s ** 2``, so
+        that more points lie near 0, where the loss falls most steeply. "midpoint" takes the middles of n equal
+        intervals.
 
     Returns
     -------
@@ -40,8 +43,11 @@ def quadrature(points: int, rule: Rule = "gauss") -> tuple[torch.Tensor, torch.T
 
     Notes
     -----
-    With the substitution, the integral of f(t) dt becomes that of 2 s f(s ** 2) ds. The Gauss-Legendre rule with n
-    points is exact for polynomials of degree 2 n - 1 in s, so "gauss" is exact for polynomials of degree n - 1 in t.
+    With n points, "gauss" is exact for polynomials of degree 2 n - 1, "gauss-squared" for polynomials of degree n - 1,
+    and "midpoint" for straight lines.
+
+    Along the path of a training, the loss first falls steeply and then levels off. "midpoint" underestimates such a
+    fall, and needs more points than the Gauss-Legendre rules for the same error.
 
     Examples
     --------
@@ -50,14 +56,17 @@ def quadrature(points: int, rule: Rule = "gauss") -> tuple[torch.Tensor, torch.T
     ([0.25, 0.75], [0.5, 0.5])
     >>> at, weights = quadrature(3)
     >>> at.round(decimals=3).tolist()
+    [0.113, 0.5, 0.887]
+    >>> round(float((weights * at**5).sum()), 12) == round(1 / 6, 12)
+    True
+    >>> quadrature(3, "gauss-squared")[0].round(decimals=3).tolist()
     [0.013, 0.25, 0.787]
-    >>> round(float((weights * at**2).sum()), 12)
-    0.333333333333
     """
     n = check_integer(points, "points", 1)
-    check_choice(rule, ("gauss", "midpoint"), "rule")
+    check_choice(rule, RULES, "rule")
     if rule == "midpoint":
         return (torch.arange(n, dtype=torch.float64) + 0.5) / n, torch.full((n,), 1 / n, dtype=torch.float64)
     nodes, weights = (torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(n))
     s = (1 + nodes) / 2
-    return s**2, weights * s
+    # The integral of f(t) dt is that of 2 s f(s ** 2) ds, and the weights of the interval from -1 to 1 sum to 2.
+    return (s, weights / 2) if rule == "gauss" else (s**2, weights * s)

@@ -85,7 +85,9 @@ def same(first: tuple, second: tuple) -> bool:
     return all(a == b and torch.equal(x, y) for (a, x), (b, y) in states) and first[1:] == second[1:]
 
 
-@pytest.mark.parametrize(("rule", "points"), [("midpoint", 1), ("midpoint", 3), ("gauss", 2), ("gauss", 5)])
+@pytest.mark.parametrize(
+    ("rule", "points"), [("midpoint", 1), ("midpoint", 3), ("gauss", 1), ("gauss", 4), ("gauss-squared", 2)]
+)
 def test_a_quadratic_loss_is_shared_out_as_computed_by_hand(moved_squares, rule, points):
     model, after = moved_squares
     before = embedding_table(model).detach()
@@ -247,7 +249,7 @@ def test_what_cannot_be_shared_out_is_refused_by_name(moved):
     for i, batch in enumerate(deep):
         batch["bias"] = torch.zeros(len(batch["labels"]), 1, i + 1)
     refused(r"batches\[1\]\['bias'\] has the shape \[4, 1, 2\] and that of batches\[0\]", given=deep)
-    refused("rule is the str 'simpson': expected 'gauss' or 'midpoint'", rule="simpson")
+    refused("rule is the str 'simpson': expected 'gauss', 'gauss-squared' or 'midpoint'", rule="simpson")
     refused("examples is None: expected 'dealt' or 'all'", examples=None)
     with torch.inference_mode():
         refused("inference_mode", points=2)
@@ -282,11 +284,11 @@ def test_the_fewest_rows_are_counted_from_the_largest_contribution_on():
             ask()
 
 
-@pytest.mark.parametrize("rule", ["gauss", "midpoint"])
 @pytest.mark.parametrize("points", [1, 2, 5])
+@pytest.mark.parametrize("rule", ["gauss", "gauss-squared", "midpoint"])
 def test_quadrature_is_exact_for_the_polynomials_of_its_rule(rule, points):
     at, weights = quadrature(points, rule)
-    for degree in range(2 if rule == "midpoint" else points):
+    for degree in range({"gauss": 2 * points, "gauss-squared": points, "midpoint": 2}[rule]):
         assert float((weights * at**degree).sum()) == pytest.approx(1 / (degree + 1), rel=1e-12)
     assert (weights > 0).all()
     assert ((at > 0) & (at < 1)).all()
