@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 import kslottery_fast
 from kslottery_fast import InputError, Tickets, attach_rows
 from kslottery_fast.evaluation.encoding import Example, collate, encode
+from kslottery_fast.tickets.evidence import Evidence
 
 KINDS = ("None", "str", "int", "float", "strings", "model", "tokenizer", "empty")
 WORDS = {"None", "str"}
@@ -116,6 +117,11 @@ def row_update(_world: World) -> dict[str, Any]:
     numbers = {name: torch.zeros(2, 4) for name in ("grad", "exp_avg", "exp_avg_sq")}
     settings = {"step": 1, "lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
     return {"table": torch.zeros(5, 4), "rows": torch.tensor([1, 2]), **numbers, **settings}
+
+
+def some_evidence() -> Evidence:
+    numbers = torch.ones(2, dtype=torch.float64)
+    return Evidence(torch.tensor([3, 5]), torch.tensor([1, 2]), numbers, numbers, torch.tensor([4, 4]), 10, 4)
 
 
 RATES = {name: {"int", "float"} for name in ("lr", "beta1", "beta2", "eps", "weight_decay")}
@@ -235,6 +241,11 @@ DOORS = [
         "tickets.scan.scan_checkpoints",
         lambda w: {"before": w.checkpoints[0], "after": w.checkpoints[1]},
         {"alpha": {"float"}, "block_bytes": {"int"}, "progress": OPTIONAL},
+    ),
+    Door(
+        "tickets.selectors.select_rows",
+        lambda w: {"evidence": some_evidence(), "by": "l2", "k": 1},
+        {"k": {"int"}, "contributions": OPTIONAL, "share": {"float"}},
     ),
     Door("integrations.pretrained.choose_device", lambda w: {"device": "cpu"}),
     Door(
