@@ -1,35 +1,26 @@
 """How much of the loss's fall each row of an embedding table accounts for."""
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-import numpy as np
 import torch
 from torch import nn
 
 from kslottery_fast.base.arguments import check_choice, check_flag, check_model
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ks.tables import table_pair
-from kslottery_fast.rows.attachment import get_rows, has_rows
-from kslottery_fast.rows.tables import check_finite, input_embedding, table_shape
-from kslottery_fast.rows.token_ids import TokenIds, check_token_ids
-from kslottery_fast.tickets.tables import Table, numbers_of_both
+from kslottery_fast.rows.token_ids import TokenIds
+from kslottery_fast.tickets.tables import Table
 
 from .checks import check_batches, check_integer, check_progress
 from .contribution_result import RowContributions
-from .generation import device_of, inference
-from .logits import IGNORE_INDEX, supervised_logits
+from .logits import IGNORE_INDEX
+from .path import moved_rows, on_the_path
 from .quadrature import Rule, quadrature
 from .regrouping import Batch, deal, put_together, take_apart
-from .worn_rows import OutputRole, wearing
+from .worn_rows import OutputRole
 
 Examples: TypeAlias = Literal["dealt", "all"]
 """Which examples a point of the path sees: its own part of them, or all of them."""
-
-_NAMES = ("before", "after")
-_COMPARED = 4096  # rows that are compared at once
 
 
 def row_contributions(
@@ -104,8 +95,8 @@ def row_contributions(
     Aumann-Shapley value of the row. The integral is computed as a weighted sum over the points. The loss at a point is
     the mean over the target tokens of the examples of that point.
 
-    The standard error is that of a stratified sample: at every point it is computed from the differences between
-    neighbouring batches, whose examples have similar lengths.
+    The standard error is computed from the differences between batches of similar lengths at the same point. It tells
+    how far contributions scatter with the examples, and does not contain the error of the quadrature.
 
     References
     ----------
@@ -130,7 +121,7 @@ def row_contributions(
     check_model(model)
     if torch.is_inference_mode_enabled():
         raise InputError("row_contributions takes gradients, which torch.inference_mode switches off: call it outside")
-    moved = _moved(model, before, after, token_ids)
+    moved = moved_rows(model, before, after, token_ids)
     at, weights = quadrature(points, rule)
     check_choice(examples, ("dealt", "all"), "examples")
     check_choice(output, ("auto", "frozen", "tied"), "output")
@@ -138,16 +129,16 @@ def row_contributions(
     check_integer(seed, "seed", 0)
     check_progress(progress)
     given = check_batches(batches)
-    singles, size = _supervised(model, given), max(len(batch["input_ids"]) for batch in given)
+    singles = _supervised(model, given, moved.vocab_size)
     if examples == "dealt" and len(singles) < points:
         raise InputError(
             f"batches hold {len(singles)} examples with target tokens and points is {points}: give at least one "
             "example for each point, or examples='all'"
         )
     lengths = [example["input_ids"].shape[1] for example in singles]
-    hands = deal(lengths, points if examples == "dealt" else 1, seed)
-    everything = deal(lengths, 1, seed)[0]
-    hands *= points // len(hands)
+    everything = deal(lengths, 1, seed)
+    hands = deal(lengths, points, seed) if examples == "dealt" else everything * points
+    size = max(len(batch["input_ids"]) for batch in given)
     done = _counter(progress, sum(map(len, hands)) + 2 * len(singles) * measure_fall)
 
     def batches_of(hand: Sequence[int]) -> Iterator[dict[str, torch.Tensor]]:
@@ -157,16 +148,15 @@ def row_contributions(
             done(len(part))
 
     loss_before = loss_after = None
-    with _on_the_path(model, moved, output) as walk:
+    with on_the_path(model, moved, output) as walk:
         found = [walk.slope(float(t), batches_of(hand)) for t, hand in zip(at, hands, strict=True)]
         if measure_fall:
-            loss_before, loss_after = (walk.loss(t, batches_of(everything)) for t in (0.0, 1.0))
+            loss_before, loss_after = (walk.loss(t, batches_of(everything[0])) for t in (0.0, 1.0))
     slopes = torch.stack([slope for slope, _ in found])
-    errors = torch.stack([error for _, error in found])
     return RowContributions(
         token_ids=moved.token_ids,
         contribution=weights @ slopes,
-        standard_error=(weights**2 @ errors**2).sqrt(),
+        standard_error=_standard_error(weights, [deviations for _, deviations in found], apart=examples == "dealt"),
         vocab_size=moved.vocab_size,
         rule=rule,
         points=at,
@@ -177,53 +167,43 @@ def row_contributions(
     )
 
 
-@dataclass(frozen=True)
-class _Moved:
-    """The k rows that differ: token ids ascending, and the rows before and after, float64 [k, d] on the CPU."""
+def _standard_error(weights: torch.Tensor, deviations: Sequence[torch.Tensor], *, apart: bool) -> torch.Tensor:
+    """The standard error of the weighted sum over points, float64 [k].
 
-    token_ids: torch.Tensor
-    before: torch.Tensor
-    after: torch.Tensor
-    vocab_size: int
-
-
-def _moved(model: nn.Module, before: Any, after: Any, token_ids: Any) -> _Moved:
-    shape = table_shape(input_embedding(model))
-    if has_rows(model):
-        raise InputError("model has attached rows: call detach_rows or merge_rows first, and give the rows as after")
-    tables = numbers_of_both(before, after, _NAMES)
-    ids = torch.arange(shape[0])
-    if token_ids is not None:
-        ids = check_token_ids(token_ids, shape[0])
-        tables = _rows_of(tables[0], ids, shape), _rows_of(tables[1], ids, shape)
-    first, second = table_pair(*tables, _NAMES)
-    if first.shape != (len(ids), shape[1]):
-        rows = "" if token_ids is None else f", or {[len(ids), shape[1]]}, the rows of token_ids"
-        raise InputError(f"before and after have the shape {list(first.shape)}: expected {list(shape)}, as model{rows}")
-    pairs = zip(first.split(_COMPARED), second.split(_COMPARED), strict=True)
-    places = torch.cat([(a != b).any(dim=1) for a, b in pairs]).nonzero()[:, 0]
-    ids = ids[places.cpu()]
-    if len(ids) == 0:
-        raise InputError("before and after hold the same rows: no row moved, so there is nothing to account for")
-    places, ids = places[ids.argsort().to(places.device)], ids.sort().values
-    check_finite(first[places], ids, "before cannot be used: the checkpoint is damaged, load it again")
-    check_finite(second[places], ids, "after cannot be used: training diverged, lower the learning rate")
-    return _Moved(ids, first[places].double().cpu(), second[places].double().cpu(), shape[0])
+    ``deviations`` holds for each point by how much each of its m batches pulls the slopes away, [m, k]. The points are
+    ``apart`` if each has examples of its own. If not, their errors do not average out.
+    """
+    weighted = [weight * each for weight, each in zip(weights, deviations, strict=True)]
+    if not apart:
+        weighted = [torch.stack(weighted).sum(dim=0)]
+    return sum((_variance(each) for each in weighted), torch.zeros(())).sqrt()
 
 
-def _rows_of(table: Any, ids: torch.Tensor, shape: tuple[int, int]) -> Any:
-    """The rows [k, d] of these ids, taken from a whole table. Anything else is returned as it is."""
-    whole = isinstance(table, (torch.Tensor, np.ndarray)) and tuple(table.shape) == shape and len(ids) != shape[0]
-    return table[ids.numpy() if isinstance(table, np.ndarray) else ids] if whole else table
+def _variance(deviations: torch.Tensor) -> torch.Tensor:
+    """The variance of the sum of m deviations from their mean, [m, k] to [k]. NaN if m is 1.
+
+    It comes from the differences between neighbours, which are batches of similar lengths: the spread of lengths is no
+    error, since every point has about as many examples of each length.
+    """
+    m = len(deviations)
+    if m == 1:
+        return torch.full_like(deviations[0], torch.nan)
+    return m * (deviations.diff(dim=0) ** 2).sum(dim=0) / (2 * (m - 1))
 
 
-def _supervised(model: nn.Module, batches: Sequence[Batch]) -> list[dict[str, torch.Tensor]]:
+def _supervised(model: nn.Module, batches: Sequence[Batch], vocab_size: int) -> list[dict[str, torch.Tensor]]:
     """The examples in which the model has at least one token to predict."""
     # A decoder-only model predicts no first token.
     first = 0 if getattr(getattr(model, "config", None), "is_encoder_decoder", False) else 1
     singles = [each for each in take_apart(batches) if (each["labels"][:, first:] != IGNORE_INDEX).any()]
     if not singles:
         raise InputError("batches hold no target token: every label is -100")
+    highest = max(int(example["input_ids"].max()) for example in singles)
+    if highest >= vocab_size:
+        raise InputError(
+            f"batches hold the token id {highest}, outside the model's {vocab_size} embedding rows: use its own "
+            "tokenizer"
+        )
     return singles
 
 
@@ -237,66 +217,3 @@ def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callabl
             progress(done, total)
 
     return count
-
-
-class _Walk:
-    """A model whose rows stand at some point of the path."""
-
-    def __init__(self, model: nn.Module, moved: _Moved) -> None:
-        self.model, self.moved, self.device = model, moved, device_of(model)
-        self.rows = get_rows(model).rows
-        self.step = (moved.after - moved.before).to(self.rows.device)
-
-    def slope(self, t: float, batches: Iterator[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return how steeply the mean loss falls along each row's step, and the standard error, float64 [k] each."""
-        falls, tokens = [], []
-        self._move_to(t)
-        for batch in batches:
-            with torch.enable_grad():
-                loss, n = self._loss(batch, t)
-                (gradient,) = torch.autograd.grad(loss, self.rows)
-            falls.append(-(gradient.double() * self.step).sum(dim=1).cpu())
-            tokens.append(n)
-        sums, counts = torch.stack(falls), torch.tensor(tokens, dtype=torch.float64)
-        slope = sums.sum(dim=0) / counts.sum()
-        # The variance of a mean of m batches, from the differences between neighbours: they differ in length by little.
-        m, residuals = len(tokens), sums - counts[:, None] * slope
-        if m < 2:
-            return slope, torch.full_like(slope, torch.nan)
-        variance = m * (residuals.diff(dim=0) ** 2).sum(dim=0) / (2 * (m - 1)) / counts.sum() ** 2
-        return slope, variance.sqrt()
-
-    def loss(self, t: float, batches: Iterator[dict[str, torch.Tensor]]) -> float:
-        """Return the mean loss over target tokens."""
-        self._move_to(t)
-        found = [self._loss(batch, t) for batch in batches]
-        return sum(float(loss) for loss, _ in found) / sum(n for _, n in found)
-
-    def _move_to(self, t: float) -> None:
-        with torch.no_grad():
-            self.rows.copy_(torch.lerp(self.moved.before, self.moved.after, t))
-
-    def _loss(self, batch: dict[str, torch.Tensor], t: float) -> tuple[torch.Tensor, int]:
-        """Return the sum of the loss over target tokens, and their number."""
-        logits, targets = supervised_logits(self.model, {k: v.to(self.device) for k, v in batch.items()})
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = nn.functional.cross_entropy(wide, targets, reduction="sum")
-        if not loss.isfinite():
-            raise InputError(
-                f"the model gives a loss of {loss.item()} at the point {t:.3f} of the path from before to after: "
-                "its training diverged, or its file is damaged"
-            )
-        return loss, len(targets)
-
-
-@contextlib.contextmanager
-def _on_the_path(model: nn.Module, moved: _Moved, output: OutputRole) -> Iterator[_Walk]:
-    """Put a model on the path inside the block."""
-    embedding = input_embedding(model)
-    padding, embedding.padding_idx = embedding.padding_idx, None
-    try:
-        # Attached without a padding row: nn.Embedding gives that row no gradient, but it may have moved all the same.
-        with wearing(model, moved.token_ids, moved.before, output=output), inference(model):
-            yield _Walk(model, moved)
-    finally:
-        embedding.padding_idx = padding

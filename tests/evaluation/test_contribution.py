@@ -110,6 +110,8 @@ def test_the_standard_error_is_that_of_a_mean_over_batches(moved_squares):
     assert torch.allclose(both.contribution, alone.mean(dim=0))
     assert torch.allclose(both.standard_error, alone.std(dim=0) / 2**0.5)
     assert first.standard_error.isnan().all()  # from one batch nobody can tell
+    several = row_contributions(model, model, after, squares((1, 2), (1, 3)), points=2, examples="all")
+    assert torch.allclose(several.standard_error, both.standard_error)  # seeing the same examples twice teaches nothing
 
 
 @pytest.mark.parametrize("output", ["frozen", "tied"])
@@ -245,6 +247,8 @@ def test_what_cannot_be_shared_out_is_refused_by_name(moved):
     refused(r"batches\[1\] has the keys \['input_ids', 'labels'\]: expected", given=[batches[0], squares((1, 2))[0]])
     short = {**batches[0], "labels": batches[0]["labels"][:2]}
     refused(r"batches\[0\]\['labels'\] has the shape \[2, 9\]: expected 4 examples", given=[short])
+    strange = {**batches[0], "input_ids": batches[0]["input_ids"] + 300}
+    refused(r"batches hold the token id 33\d, outside the model's 320 embedding rows", given=[strange], points=2)
     deep = [{**batch, "labels": batch["labels"]} for batch in batches]
     for i, batch in enumerate(deep):
         batch["bias"] = torch.zeros(len(batch["labels"]), 1, i + 1)
