@@ -1,17 +1,26 @@
 """What each moved row accounts for, and how many rows are enough."""
 
+import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
+from typing_extensions import Self
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.files import read_safetensors, write_safetensors
 from kslottery_fast.rows.token_ids import TokenIds, check_token_ids
+from kslottery_fast.tickets.file_errors import check_path
 
 from .checks import check_share
 from .quadrature import Rule
 from .words import counted
 
+_KIND = "kslottery-contributions"
+_TENSORS = ("token_ids", "contribution", "standard_error", "points", "slopes")
+_FACTS = ("vocab_size", "rule", "examples", "loss_before", "loss_after")
 _SHARES = (0.5, 0.8, 0.9, 0.95)  # that a summary names
 
 
@@ -202,6 +211,36 @@ class RowContributions:
             counts = [f"{share:.0%}: {counted(len(self.enough(share)), 'row')}" for share in _SHARES]
             lines.append(f"The fewest rows that account for a share of the sum: {', '.join(counts)}.")
         return "\n".join(lines)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, whole or not at all.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+        """
+        facts = json.dumps({name: getattr(self, name) for name in _FACTS})
+        tensors = {name: getattr(self, name).clone() for name in _TENSORS}
+        write_safetensors(check_path(path, "path"), tensors, {"kind": _KIND, "facts": facts})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            The file is missing or damaged, or holds something else.
+        TypeError
+            ``path`` is not a path.
+        """
+        path = check_path(path, "path")
+        tensors = read_safetensors(path, remedy="make it again")
+        if tensors.metadata.get("kind") != _KIND or set(tensors) != set(_TENSORS):
+            raise InputError(f"{path} holds no contributions: expected a file that RowContributions.save wrote")
+        values: dict[str, Any] = {**tensors, **json.loads(tensors.metadata["facts"])}
+        return cls(**values)
 
     def _positive_total(self) -> float:
         if not self.total > 0:

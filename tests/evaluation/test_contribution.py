@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from kslottery_fast import attach_rows, embedding_table, has_rows, row_contributions
@@ -286,6 +288,19 @@ def test_the_fewest_rows_are_counted_from_the_largest_contribution_on():
     for ask in (worse.enough, lambda: worse.cumulative, lambda: worse.share([2])):
         with pytest.raises(InputError, match=r"the contributions sum to -0\.500 nats per token, so the loss does not"):
             ask()
+
+
+def test_contributions_come_back_from_a_file_and_nothing_else_is_taken_for_them(tmp_path):
+    found = replace(contributions(0.5, -0.25), loss_before=3.0)
+    found.save(tmp_path / "c.safetensors")
+    again = RowContributions.load(tmp_path / "c.safetensors")
+    for name in ("token_ids", "contribution", "standard_error", "points", "slopes"):
+        assert torch.equal(getattr(again, name), getattr(found, name))
+    for name in ("vocab_size", "rule", "examples", "loss_before", "loss_after"):
+        assert getattr(again, name) == getattr(found, name)
+    save_file({"token_ids": torch.ones(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"other.safetensors holds no contributions: expected a file that"):
+        RowContributions.load(tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize("points", [1, 2, 5])
