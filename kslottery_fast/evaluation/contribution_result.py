@@ -64,7 +64,7 @@ class RowContributions:
     >>> found.cumulative.tolist()[-1]
     1.0
     >>> print(found.summary())
-    The loss fell from 3.500 to 1.500, by 2.000 nats per token, measured on 40 examples.
+    The loss goes from 3.500 to 1.500, a fall of 2.000 nats per token, measured on 40 examples.
     The contributions of 3 rows sum to 1.900 (gauss, 1 point). The difference of 0.100 is the error of the quadrature
     and of dealing out the examples.
     The rows with negative contributions sum to -0.100.
@@ -200,7 +200,7 @@ class RowContributions:
         if self.fall is not None:
             lines.insert(
                 0,
-                f"The loss fell from {self.loss_before:.3f} to {self.loss_after:.3f}, by {self.fall:.3f} nats per "
+                f"The loss goes from {self.loss_before:.3f} to {self.loss_after:.3f}, a fall of {self.fall:.3f} nats per "
                 f"token, measured on {counted(self.examples, 'example')}.",
             )
             lines[1] += (
