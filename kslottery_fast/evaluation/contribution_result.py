@@ -200,8 +200,8 @@ class RowContributions:
         if self.fall is not None:
             lines.insert(
                 0,
-                f"The loss goes from {self.loss_before:.3f} to {self.loss_after:.3f}, a fall of {self.fall:.3f} nats per "
-                f"token, measured on {counted(self.examples, 'example')}.",
+                f"The loss goes from {self.loss_before:.3f} to {self.loss_after:.3f}, a fall of {self.fall:.3f} nats "
+                f"per token, measured on {counted(self.examples, 'example')}.",
             )
             lines[1] += (
                 f" The difference of {self.error:.3f} is the error of the quadrature and of dealing out the examples."
