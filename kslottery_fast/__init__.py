@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, f
     from .base.errors import InputError
     from .evaluation.certificate import Certificate
     from .evaluation.certify import certify
+    from .evaluation.contribution import row_contributions
+    from .evaluation.contribution_result import RowContributions
     from .evaluation.encoding import Example
     from .evaluation.evaluate import Evaluation, evaluate
     from .integrations.trainer import TicketTrainer
@@ -49,6 +51,7 @@ __all__ = [
     "InputError",
     "KsResult",
     "RowAdamW",
+    "RowContributions",
     "TicketTrainer",
     "Tickets",
     "active_token_ids",
@@ -71,6 +74,7 @@ __all__ = [
     "mixed_rows",
     "remove_rows",
     "row_adamw_",
+    "row_contributions",
     "row_sets",
     "save_adapter",
     "transfer_rows",
@@ -85,6 +89,7 @@ _HOMES = {
     "InputError": "base.errors",
     "KsResult": "ks.twosample",
     "RowAdamW": "optim.row_adamw",
+    "RowContributions": "evaluation.contribution_result",
     "TicketTrainer": "integrations.trainer",
     "Tickets": "tickets.tickets",
     "active_token_ids": "rows.token_ids",
@@ -107,6 +112,7 @@ _HOMES = {
     "mixed_rows": "rows.sets",
     "remove_rows": "rows.sets",
     "row_adamw_": "ops",
+    "row_contributions": "evaluation.contribution",
     "row_sets": "rows.sets",
     "save_adapter": "rows.adapter_file",
     "transfer_rows": "rows.transfer",

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 import kslottery_fast
 from kslottery_fast import InputError, Tickets, attach_rows
 from kslottery_fast.evaluation.encoding import Example, collate, encode
+from kslottery_fast.tickets.evidence import Evidence
 
 KINDS = ("None", "str", "int", "float", "strings", "model", "tokenizer", "empty")
 WORDS = {"None", "str"}
@@ -118,6 +119,11 @@ def row_update(_world: World) -> dict[str, Any]:
     return {"table": torch.zeros(5, 4), "rows": torch.tensor([1, 2]), **numbers, **settings}
 
 
+def some_evidence() -> Evidence:
+    numbers = torch.ones(2, dtype=torch.float64)
+    return Evidence(torch.tensor([3, 5]), torch.tensor([1, 2]), numbers, numbers, torch.tensor([4, 4]), 10, 4)
+
+
 RATES = {name: {"int", "float"} for name in ("lr", "beta1", "beta2", "eps", "weight_decay")}
 
 DOORS = [
@@ -158,6 +164,12 @@ DOORS = [
     Door("mixed_rows", lambda w: {"model": w.attached, "names": ["default"]}, {"copies": {"int"}}),
     Door("remove_rows", lambda w: {"model": w.attached, "name": "default"}),
     Door("row_adamw_", row_update, RATES | {"rows": OPTIONAL, "step": {"int"}, "master": OPTIONAL}),
+    Door(
+        "row_contributions",
+        lambda w: {"model": w.model, "before": w.before, "after": w.after, "batches": w.batches, "points": 1},
+        # Its own table is right as before, and equals it as after, where no row has moved.
+        TABLES | MODEL | BOOTSTRAP | {"token_ids": OPTIONAL, "points": {"int"}},
+    ),
     Door("row_sets", lambda w: {"model": w.attached}, MODEL),
     Door(
         "save_adapter",
@@ -235,6 +247,11 @@ DOORS = [
         "tickets.scan.scan_checkpoints",
         lambda w: {"before": w.checkpoints[0], "after": w.checkpoints[1]},
         {"alpha": {"float"}, "block_bytes": {"int"}, "progress": OPTIONAL},
+    ),
+    Door(
+        "tickets.selectors.select_rows",
+        lambda w: {"evidence": some_evidence(), "by": "l2", "k": 1},
+        {"k": {"int"}, "contributions": OPTIONAL, "share": {"float"}},
     ),
     Door("integrations.pretrained.choose_device", lambda w: {"device": "cpu"}),
     Door(

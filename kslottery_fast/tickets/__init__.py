@@ -2,17 +2,20 @@
 
 from .attached import ks_select_rows
 from .select import ks_select, select_tickets
+from .selectors import SelectedRows, select_rows
 from .sharded import ks_select_sharded
 from .stored import ks_select_checkpoints
 from .tables import ks_statistics
 from .tickets import Tickets
 
 __all__ = [
+    "SelectedRows",
     "Tickets",
     "ks_select",
     "ks_select_checkpoints",
     "ks_select_rows",
     "ks_select_sharded",
     "ks_statistics",
+    "select_rows",
     "select_tickets",
 ]

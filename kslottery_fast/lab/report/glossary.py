@@ -65,6 +65,14 @@ TERMS = (
         "certified positions?|certified",
     ),
     Term(
+        "Contribution",
+        "The part of the loss's fall from the original to the tuned table that one row accounts for, in nats per "
+        "target token, computed by integrated gradients along the straight path between the two tables. The "
+        "contributions of all rows sum to the whole fall, and a negative one means that the change of the row raises "
+        "the loss.",
+        "[Cc]ontributions?",
+    ),
+    Term(
         "Control",
         "An arm that trains as many rows as there are tickets but chooses them in another way, for example by "
         "frequency or at random. If a control does as well as the tickets, selection by the KS test is not what makes "

@@ -1,0 +1,187 @@
+"""One interface to all ways of ranking rows: KS test, size of the change, gradient, frequency, contribution."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Literal, Protocol, TypeAlias
+
+import torch
+
+from kslottery_fast.base.arguments import check_choice, check_integer, shown
+from kslottery_fast.base.caller import warn_caller
+from kslottery_fast.base.errors import InputError
+
+from .evidence import SELECTORS, Evidence
+
+Selector: TypeAlias = Literal["ks", "l2", "gradient", "frequency", "contribution"]
+"""What rows are ranked by."""
+
+_COLUMNS = {"ks": "counts", "l2": "l2", "gradient": "gradient", "frequency": "frequency"}
+
+
+class HasContributions(Protocol):
+    """What :func:`kslottery_fast.row_contributions` returns, as far as it is needed here."""
+
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """int64 [m], ascending: the rows that moved."""
+
+    @property
+    def contribution(self) -> torch.Tensor:
+        """float64 [m], the fall of the loss that each row accounts for."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SelectedRows:
+    """Rows that a selector chose, best first, with the evidence for each. They are taken wherever token ids are.
+
+    Attributes
+    ----------
+    token_ids : torch.Tensor
+        int64 [k].
+    values : torch.Tensor
+        [k], what the rows were ranked by: h = d * D, the L2 norm of the change, the sum of gradient norms, the number
+        of occurrences, or the contribution in nats per target token.
+    selected_by : {"ks", "l2", "gradient", "frequency", "contribution"}
+        The selector.
+    vocab_size : int
+        The number of rows of the table.
+    cumulative : torch.Tensor, optional
+        float64 [k], the share of the loss's fall that the first 1, 2, ... rows account for. None without contributions.
+
+    Examples
+    --------
+    >>> rows = SelectedRows(torch.tensor([7, 3]), torch.tensor([40, 12]), "frequency", 10)
+    >>> rows, list(rows)
+    (SelectedRows(2 of 10 rows, selected_by='frequency'), [7, 3])
+    """
+
+    token_ids: torch.Tensor
+    values: torch.Tensor
+    selected_by: Selector
+    vocab_size: int
+    cumulative: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.token_ids.tolist())
+
+    def __repr__(self) -> str:
+        covers = "" if self.cumulative is None or not len(self) else f", {self.cumulative[-1]:.0%} of the loss's fall"
+        return f"SelectedRows({len(self)} of {self.vocab_size:,} rows{covers}, selected_by={self.selected_by!r})"
+
+
+def select_rows(
+    evidence: Evidence,
+    by: Selector,
+    k: int | Literal["enough"],
+    *,
+    contributions: HasContributions | None = None,
+    share: float = 0.95,
+) -> SelectedRows:
+    """Select the k rows with the largest evidence of one kind.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What the training showed about each row.
+    by : {"ks", "l2", "gradient", "frequency", "contribution"}
+        What the rows are ranked by. Of equal rows the lower token id comes first. Rows with D = 0 are never selected by
+        "ks".
+    k : int or "enough"
+        How many rows, or the fewest rows of this ranking that account for ``share`` of the loss's fall.
+    contributions : RowContributions, optional
+        What :func:`kslottery_fast.row_contributions` returned for the same tables. "contribution" and "enough" need
+        them. All other selections report the share of the fall that their rows account for if they are given.
+    share : float
+        For "enough", strictly between 0 and 1.
+
+    Returns
+    -------
+    SelectedRows
+
+    Raises
+    ------
+    InputError
+        An option is unknown or out of range, contributions are missing or do not sum to a fall of the loss, or all rows
+        of the ranking account for less than ``share``.
+    TypeError
+        An argument has the wrong type.
+
+    Warns
+    -----
+    RuntimeWarning
+        There are fewer than k rows.
+
+    Examples
+    --------
+    >>> ids, numbers = torch.tensor([3, 5, 8]), torch.tensor([1.0, 4.0, 2.0]).double()
+    >>> evidence = Evidence(ids, torch.tensor([2, 1, 0]), numbers, numbers, torch.tensor([9, 1, 4]), 10, 4)
+    >>> list(select_rows(evidence, "ks", 1)), list(select_rows(evidence, "l2", 2))
+    ([3], [5, 8])
+    """
+    if not isinstance(evidence, Evidence):
+        raise TypeError(f"evidence is {shown(evidence)}: expected Evidence, as a training with a Witness gives it")
+    check_choice(by, (*_COLUMNS, "contribution"), "by")
+    enough = isinstance(k, str) and k == "enough"
+    if not enough:
+        _check_k(k)
+    _check_share(share)
+    if contributions is None and (enough or by == "contribution"):
+        asked = "by='contribution'" if by == "contribution" else "k='enough'"
+        raise InputError(f"contributions is None, and {asked} needs them: give what row_contributions returns")
+    worth = None if contributions is None else _aligned(evidence, contributions)
+    values = worth if worth is not None and by == "contribution" else getattr(evidence, _COLUMNS.get(by, ""))
+    order = SELECTORS[by](evidence, 0) if by in SELECTORS else torch.sort(values, descending=True, stable=True).indices
+    cumulative = None if worth is None else worth[order].cumsum(0) / worth.sum()
+    count = _fewest(cumulative, share, by) if enough and cumulative is not None else int(k)
+    if count > len(order):
+        warn_caller(f"only {len(order)} rows can be selected by {by!r}, k asked for {count}")
+    return SelectedRows(
+        token_ids=evidence.token_ids[order[:count]],
+        values=values[order[:count]],
+        selected_by=by,
+        vocab_size=evidence.vocab_size,
+        cumulative=None if cumulative is None else cumulative[:count],
+    )
+
+
+def _check_k(k: Any) -> None:
+    try:
+        check_integer(k, "k", 1)
+    except TypeError:
+        raise TypeError(f"k is {shown(k)}: expected an integer of at least 1, or 'enough'") from None
+
+
+def _aligned(evidence: Evidence, contributions: Any) -> torch.Tensor:
+    """The contribution of each row of the evidence, float64 [A]. Rows without one did not move."""
+    ids, values = (getattr(contributions, name, None) for name in ("token_ids", "contribution"))
+    if not isinstance(ids, torch.Tensor) or not isinstance(values, torch.Tensor):
+        raise TypeError(f"contributions is {shown(contributions)}: expected what row_contributions returns")
+    if not torch.isin(ids, evidence.token_ids).all():
+        raise InputError("contributions has rows that evidence lacks: give both of the same two tables")
+    aligned = torch.zeros(len(evidence), dtype=torch.float64)
+    aligned[torch.searchsorted(evidence.token_ids, ids)] = values.double()
+    if not aligned.sum() > 0:
+        raise InputError(
+            f"contributions sum to {aligned.sum():.3f} nats per token, so the loss does not fall and there are no "
+            "shares of a fall: check the order of the tables, and the batches"
+        )
+    return aligned
+
+
+def _check_share(share: Any) -> None:
+    if isinstance(share, bool) or not isinstance(share, Real):
+        raise TypeError(f"share is {shown(share)}: expected a number strictly between 0 and 1, e.g. 0.95")
+    if not 0 < float(share) < 1:
+        raise InputError(f"share is {share}: expected a number strictly between 0 and 1, e.g. 0.95")
+
+
+def _fewest(cumulative: torch.Tensor, share: float, by: str) -> int:
+    """The length of the shortest beginning of a ranking that reaches a share."""
+    reached = (cumulative >= share).nonzero()
+    if not len(reached):
+        raise InputError(f"share is {share}, and all {len(cumulative)} rows that {by!r} ranks do not account for it")
+    return int(reached[0]) + 1
