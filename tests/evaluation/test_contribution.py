@@ -255,7 +255,7 @@ def test_what_cannot_be_shared_out_is_refused_by_name(moved):
     for i, batch in enumerate(deep):
         batch["bias"] = torch.zeros(len(batch["labels"]), 1, i + 1)
     refused(r"batches\[1\]\['bias'\] has the shape \[4, 1, 2\] and that of batches\[0\]", given=deep)
-    refused("rule is the str 'simpson': expected 'gauss', 'gauss-squared' or 'midpoint'", rule="simpson")
+    refused("rule is 'simpson': expected 'gauss', 'gauss-squared' or 'midpoint'", rule="simpson")
     refused("examples is None: expected 'dealt' or 'all'", examples=None)
     with torch.inference_mode():
         refused("inference_mode", points=2)

@@ -69,9 +69,9 @@ def test_what_cannot_be_selected_is_refused_by_name():
     rising = SimpleNamespace(token_ids=torch.tensor([2]), contribution=-torch.ones(1))
     for arguments, options, message in (
         ((None, "ks", 3), {}, "evidence is None: expected Evidence"),
-        ((EVIDENCE, "size", 3), {}, "by is the str 'size': expected 'ks', 'l2', 'gradient', 'frequency' or 'contr"),
+        ((EVIDENCE, "size", 3), {}, "by is 'size': expected 'ks', 'l2', 'gradient', 'frequency' or 'contr"),
         ((EVIDENCE, "ks", 0), {}, "k is 0: expected at least 1"),
-        ((EVIDENCE, "ks", "all"), {}, "k is the str 'all': expected an integer of at least 1, or 'enough'"),
+        ((EVIDENCE, "ks", "all"), {}, "k is 'all': expected an integer of at least 1, or 'enough'"),
         ((EVIDENCE, "contribution", 3), {}, "contributions is None, and by='contribution' needs them"),
         ((EVIDENCE, "l2", "enough"), {}, "contributions is None, and k='enough' needs them"),
         ((EVIDENCE, "l2", 1), {"contributions": [1]}, r"contributions is the list \[1\]: expected what"),
