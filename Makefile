@@ -9,7 +9,7 @@ ARGS ?=
 JOBS ?= 2
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo test unit lint format fuzz bench gpu gpu-wheels sanitize clean help
+.PHONY: demo test unit lint $(CHECKS) format fuzz bench gpu gpu-wheels sanitize clean help
 
 BIN := .venv/bin
 CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' 2>/dev/null)
@@ -26,15 +26,28 @@ test: lint unit ## everything that CI runs: linters, types, formats, tests, doct
 unit: .venv/native
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
+# Two at a time, each with its output in one piece.
+CHECKS := check-mypy check-pyright check-imports check-ruff check-clang
 lint: .venv/native ## ruff, mypy, pyright (on examples and the blocks of documents), import-linter, clang-format
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; echo "run 'make format'"; exit 1; }
 	@$(BIN)/python tests/documents.py build/blocks
-	@$(BIN)/mypy --no-error-summary
-	@report="$$($(BIN)/basedpyright 2>&1)" || { echo "$$report"; exit 1; }
-	@report="$$($(BIN)/lint-imports --no-logo --no-cache 2>&1)" || { echo "$$report"; exit 1; }
-	@$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync $(CHECKS)
 	@echo "lint: clean"
+
+check-mypy:
+	@$(BIN)/mypy --no-error-summary
+
+check-pyright:
+	@report="$$($(BIN)/basedpyright 2>&1)" || { echo "$$report"; exit 1; }
+
+check-imports:
+	@report="$$($(BIN)/lint-imports --no-logo --no-cache 2>&1)" || { echo "$$report"; exit 1; }
+
+check-ruff:
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; echo "run 'make format'"; exit 1; }
+
+check-clang:
+	@$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 
 format: .venv/native ## let the formatters rewrite the files
 	@$(BIN)/ruff check --fix .; $(BIN)/ruff format .
@@ -78,9 +91,9 @@ clean: ## remove what was built; .venv and runs/ stay
 
 # The PATH finds the CMake of .venv first: another one would write other command lines, and all would be compiled twice.
 BUILD = KSL_CUDA=$(KSL_CUDA) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
-PIP = -m pip install -qq --disable-pip-version-check -c constraints.txt
+PIP = -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt
 
-# -qq keeps pip to its errors. The native core is built while pip downloads and unpacks; then pip finds it built.
+# -qq keeps pip to its errors. --no-compile: most of the files are never imported. The native core is built while pip downloads and unpacks; then pip finds it built.
 .venv/installed: .venv/python constraints.txt pyproject.toml
 	@echo "Installing the pinned dependencies into .venv and building the native core (a few minutes the first time)"
 	@$(BIN)/python $(PIP) setuptools pybind11 cmake ninja
