@@ -9,6 +9,7 @@ ARGS ?=
 JOBS ?= 2
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
+CHECKS := check-mypy check-pyright check-imports check-ruff check-clang
 .PHONY: demo test unit lint $(CHECKS) format fuzz bench gpu gpu-wheels sanitize clean help
 
 BIN := .venv/bin
@@ -24,10 +25,9 @@ demo: .venv/native ## KS-Lottery end to end on SmolLM2-135M and real translation
 test: lint unit ## everything that CI runs: linters, types, formats, tests, doctests
 
 unit: .venv/native
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
-# Two at a time, each with its output in one piece.
-CHECKS := check-mypy check-pyright check-imports check-ruff check-clang
+# Two checks at a time, each with its output in one piece.
 lint: .venv/native ## ruff, mypy, pyright (on examples and the blocks of documents), import-linter, clang-format
 	@$(BIN)/python tests/documents.py build/blocks
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync $(CHECKS)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 
 from kslottery_fast.lab.cli import main as cli
+from kslottery_fast.lab.report.picture import Picture, Svg
 
 WORDS = {"house": "casa", "dog": "perro", "sea": "mar", "red": "rojo", "big": "grande", "file": "archivo"}
 ARMS = (
@@ -23,27 +26,52 @@ GRID = ("--seed", "0,1", "--arms", ARMS.replace(" ", ","))
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Tiny matrices are slower on two threads, and the kill driver, which has one, gets the same bits."""
+def quickly() -> Iterator[None]:
+    """Run on one thread, and draw no figure: tests/lab/report looks at those.
+
+    Tiny matrices are slower on two threads, and the kill driver, which has one, gets the same bits.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Picture, "write_png", lambda self, path: path.write_bytes(b"\x89PNG " + self.name.encode()))
+        patch.setattr(Picture, "svg", lambda self: Svg("0 0 10 10", "100%", f'<g id="{self.name}"/>'))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
-def threads():
-    """Every test of this folder runs on one thread."""
-    with one_thread():
+def quick():
+    """Run every test of this folder quickly."""
+    with quickly():
         yield
 
 
 @pytest.fixture(scope="session")
-def compare_world(tmp_path_factory, tiny_llama, tiny_tokenizer) -> Path:
+def made_once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], None]], Path]:
+    """``made_once(name, make)``: a folder that ``make`` fills in one of the test processes, for all of them."""
+    own = tmp_path_factory.getbasetemp()
+    root = own if worker_id == "master" else own.parent
+
+    def folder_of(name: str, make: Callable[[Path], None]) -> Path:
+        with FileLock(root / f"{name}.lock"):
+            if not (root / f"{name}.done").exists():
+                make(root / name)
+                (root / f"{name}.done").touch()
+        return root / name
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def compare_world(made_once, tiny_llama, tiny_tokenizer) -> Path:
     """A folder with ``model`` and ``pairs.tsv``."""
-    folder = tmp_path_factory.mktemp("compare")
+    return made_once("compare-world", lambda folder: write_world(folder, tiny_llama, tiny_tokenizer))
+
+
+def write_world(folder: Path, tiny_llama, tiny_tokenizer) -> None:
     tiny_llama(tied=True, initializer_range=0.1).save_pretrained(folder / "model")
     tiny_tokenizer.save_pretrained(folder / "model")
     numbers, lines = random.Random(0), set()
@@ -51,7 +79,6 @@ def compare_world(tmp_path_factory, tiny_llama, tiny_tokenizer) -> Path:
         words = numbers.sample(sorted(WORDS), 3)
         lines.add(" ".join(words) + f" {len(lines)}\t" + " ".join(WORDS[word] for word in words) + f" {len(lines)}")
     (folder / "pairs.tsv").write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -72,11 +99,15 @@ def arguments(compare_world):
 
 
 @pytest.fixture(scope="session")
-def finished(arguments, tmp_path_factory) -> Path:
-    """A comparison of two seeds and all kinds of arms, made in this process."""
+def finished(arguments, made_once, tmp_path_factory) -> Path:
+    """A comparison of two seeds and all kinds of arms: each test process has a copy of its own."""
+
+    def make(folder: Path) -> None:
+        with quickly():
+            assert cli.main(arguments(folder, *GRID)) == 0
+
     output = tmp_path_factory.mktemp("finished") / "comparison"
-    with one_thread():
-        assert cli.main(arguments(output, *GRID)) == 0
+    shutil.copytree(made_once("compare-finished", make), output)
     return output
 
 
@@ -90,7 +121,7 @@ def grown(arguments, tmp_path_factory) -> SimpleNamespace:
     output = tmp_path_factory.mktemp("grown") / "comparison"
     small = ["--arms", "partial@4", "--seed", "0", "--effects", "0"]
     large = ["--arms", "partial@4,transfer@4", "--seed", "0", "--target", "es,ca", "--effects", "0"]
-    with one_thread():
+    with quickly():
         assert cli.main(arguments(output, *small)) == 0
         before = json.loads((output / "summary.json").read_text(encoding="utf-8"))
         stamps_before = _stamps(output)
