@@ -8,6 +8,8 @@ ARGS ?=
 # Processes that run the tests, one thread each: threads that wait for each other on a busy core cost more than they bring.
 JOBS ?= 2
 SHELL := /bin/bash
+# pip compiles nothing, so that Python must keep what it compiles: else each of the many test processes does it again.
+unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 CHECKS := check-mypy check-pyright check-imports check-ruff check-clang
 .PHONY: demo test unit lint $(CHECKS) format fuzz bench gpu gpu-wheels sanitize clean help
