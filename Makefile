@@ -16,7 +16,7 @@ CHECKS := check-mypy check-pyright check-imports check-ruff check-clang
 
 BIN := .venv/bin
 CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' 2>/dev/null)
-NATIVE := $(shell find csrc -type f 2>/dev/null) CMakeLists.txt setup.py
+NATIVE := $(shell find csrc -type f -not -path '*/__pycache__/*' 2>/dev/null) CMakeLists.txt setup.py
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /make \1\t/' | expand -t 16
