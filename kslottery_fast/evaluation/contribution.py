@@ -8,6 +8,7 @@ from torch import nn
 
 from kslottery_fast.base.arguments import check_choice, check_flag, check_model
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import OutputRole
 from kslottery_fast.rows.token_ids import TokenIds
 from kslottery_fast.tickets.tables import Table
 
@@ -17,7 +18,6 @@ from .logits import IGNORE_INDEX
 from .path import moved_rows, on_the_path
 from .quadrature import Rule, quadrature
 from .regrouping import Batch, deal, put_together, take_apart
-from .worn_rows import OutputRole
 
 Examples: TypeAlias = Literal["dealt", "all"]
 """Which examples a point of the path sees: its own part of them, or all of them."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kslottery_fast.base.arguments import check_integer, check_model, check_tokenizer
+from kslottery_fast.base.options import OutputRole
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.rows.token_ids import TokenIds
 
@@ -16,7 +17,7 @@ from .encoding import Example
 from .intervals import bootstrap_interval
 from .likelihood import TargetNll, nll
 from .positions import PARTS, position_effects, prompt_parts, template_tokens
-from .worn_rows import OutputRole, check_measuring, check_rows, switched, wearing
+from .worn_rows import check_measuring, check_rows, switched, wearing
 
 __all__ = ["PARTS", "position_effects", "prompt_parts", "switched", "template_tokens", "ticket_effects", "wearing"]
 

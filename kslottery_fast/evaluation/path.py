@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import OutputRole
 from kslottery_fast.ks.tables import table_pair
 from kslottery_fast.rows.attachment import get_rows, has_rows
 from kslottery_fast.rows.tables import check_finite, input_embedding, table_shape
@@ -19,7 +20,7 @@ from kslottery_fast.tickets.tables import numbers_of_both
 from .generation import device_of, inference
 from .logits import supervised_logits
 from .regrouping import Batch
-from .worn_rows import OutputRole, wearing
+from .worn_rows import wearing
 
 _NAMES = ("before", "after")
 _COMPARED = 4096  # rows that are compared at once

@@ -10,6 +10,7 @@ from torch import nn
 
 from kslottery_fast.base.arguments import check_model, check_tokenizer
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import OutputRole
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.rows.token_ids import TokenIds
 
@@ -18,7 +19,7 @@ from .encoding import Example, check_fits, collate, encode, encode_prompt, pad_i
 from .generation import device_of, inference
 from .intervals import bootstrap_interval
 from .logits import supervised_logits
-from .worn_rows import OutputRole, check_measuring, check_rows, switched, wearing
+from .worn_rows import check_measuring, check_rows, switched, wearing
 
 PARTS = ("instruction", "source", "history")
 """The kinds of positions of a text: words of the template, the source sentence in it, and the target read so far."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from kslottery_fast.base.arguments import check_choice, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.extras import require_lab
+from kslottery_fast.base.options import BleuTokenizer
 
 from .checks import check_bootstrap, check_list, check_same_length
 from .intervals import Interval, bootstrap_interval
 
-BleuTokenizer = Literal["13a", "intl", "char", "zh", "none", "flores101", "flores200"]
-"""The tokenizers of sacrebleu that need no further package, and the two of spBLEU, which need a SentencePiece model."""
 BLEU_TOKENIZERS: tuple[BleuTokenizer, ...] = get_args(BleuTokenizer)
 
 

@@ -2,23 +2,20 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import check_choice, check_integer, check_model, shown
+from kslottery_fast.base.arguments import M, check_choice, check_integer, check_model, shown
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import OutputRole
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows
 from kslottery_fast.rows.tables import input_embedding, table_shape
 from kslottery_fast.rows.token_ids import TokenIds, check_token_ids
 
 from .checks import check_bootstrap, check_progress
-
-M = TypeVar("M", bound=nn.Module)
-OutputRole = Literal["auto", "frozen", "tied"]
-"""What the head of a tied model does with rows, see :func:`kslottery_fast.attach_rows`."""
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import write_text
+from kslottery_fast.base.options import OutputRole
 from kslottery_fast.evaluation.logits import supervised_logits
 from kslottery_fast.optim.row_adamw import RowAdamW
-from kslottery_fast.rows.attach import Output, attach_rows, detach_rows, get_rows, has_rows, output_role
+from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, has_rows, output_role
 from kslottery_fast.rows.tables import input_embedding, table_shape
 from kslottery_fast.rows.token_ids import TokenIds, check_token_ids
 
@@ -55,7 +56,7 @@ class TicketTrainerMixin(_Trainer):
         self,
         *args: Any,
         tickets: TokenIds | None = None,
-        output: Output = "auto",
+        output: OutputRole = "auto",
         supervised_logits_only: bool = False,
         nonfinite: Literal["raise", "skip"] = "raise",
         **kwargs: Any,

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import Correction
 
 from .checks import as_tensor
-from .options import Correction
 
 CORRECTIONS = (None, "bonferroni", "bh")
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from kslottery_fast import ops
 from kslottery_fast.base.arguments import check_integer
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import Method
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 from .corrections import adjust, check_correction
-from .options import Method
 from .significance import check_alpha, critical_count, pvalues, resolve_table_method
 from .tables import counts_and_largest, refuse_flagged, same_memory, table_pair
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from kslottery_fast.base.arguments import check_choice, check_integer, shown
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import Method, ResolvedMethod
 
 from .checks import as_tensor
 from .null import METHODS, null_pvalues, resolve_method
-from .options import Method, ResolvedMethod
 
 Counts: TypeAlias = Tensor | npt.NDArray[np.integer[Any]] | Sequence[Any] | int
 

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import OutputRole
 
 from .adapter_format import StoredRows
-from .attach import Output
 from .overlay import RowEmbedding
 from .tables import is_tied, table_users
 from .token_ids import check_token_ids
 
 
-def head_role(folder: Path, stored: StoredRows, model: nn.Module, head: Any) -> Output:
+def head_role(folder: Path, stored: StoredRows, model: nn.Module, head: Any) -> OutputRole:
     """What the head is to do about the rows of an adapter."""
     if head is not None and stored.head_ids is not None and stored.head_ids != stored.ids:
         # The head has rows of its own. In the adapters of this package they are pinned to the base. Any others are no
@@ -31,7 +31,7 @@ def head_role(folder: Path, stored: StoredRows, model: nn.Module, head: Any) -> 
         raise InputError(f"{folder} holds different rows for the head; load it with PEFT")
     if (output == "tied" or stored.head_values is not None) and not is_tied(model):
         raise InputError(f"{folder} changes the head too, but this model is not tied; load it onto the tied base")
-    return cast(Output, output)
+    return cast(OutputRole, output)
 
 
 def tied_heads(owner: Any, embedding: RowEmbedding, names: dict[int, str], role: str, base: str) -> list[Any]:

@@ -5,13 +5,14 @@ map says which token reads which row. Nothing of size [V, d] is ever made: no co
 optimizer state. :func:`merge_rows` writes the rows into the table to make an ordinary model again.
 """
 
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
 
 from kslottery_fast.base.arguments import M, check_choice, check_flag, check_model
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import OutputRole
 from kslottery_fast.base.tokenizer import Tokenizer
 
 from .attachment import (
@@ -48,7 +49,6 @@ from .tables import (
 from .token_ids import TokenIds, check_token_ids
 
 __all__ = [
-    "Output",
     "RowEmbedding",
     "active_token_ids",
     "attach_rows",
@@ -64,15 +64,12 @@ __all__ = [
     "untie_output",
 ]
 
-Output: TypeAlias = Literal["auto", "frozen", "tied"]
-"""What the output head of a tied model does about changed rows."""
-
 
 def attach_rows(
     model: M,
     token_ids: TokenIds,
     *,
-    output: Output = "auto",
+    output: OutputRole = "auto",
     name: str = "default",
     freeze: bool = True,
     tokenizer: Tokenizer | None = None,
@@ -272,7 +269,7 @@ def untie_output(model: M) -> M:
 
 
 def check_output(output: Any) -> None:
-    """Refuse what is not one of the choices of :data:`Output`."""
+    """Refuse what is not one of the choices of :data:`~kslottery_fast.base.options.OutputRole`."""
     check_choice(output, ("auto", "frozen", "tied"), "output")
 
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from kslottery_fast.base.arguments import M, shown
 from kslottery_fast.base.dtensors import is_partitioned
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import OutputRole
 from kslottery_fast.base.tokenizer import Tokenizer
 
-from .attach import Output, check_output
+from .attach import check_output
 from .attachment import get_rows, has_rows
 from .tables import (
     base_rows,
@@ -34,7 +35,7 @@ Source: TypeAlias = nn.Module | Tensor | np.ndarray
 
 @overload
 def transfer_rows(
-    source: Source, target: M, token_ids: TokenIds, *, output: Output = "auto", tokenizer: Tokenizer | None = None
+    source: Source, target: M, token_ids: TokenIds, *, output: OutputRole = "auto", tokenizer: Tokenizer | None = None
 ) -> M: ...
 
 
@@ -55,7 +56,7 @@ def transfer_rows(
     target: nn.Module | Tensor | np.ndarray,
     token_ids: TokenIds,
     *,
-    output: Output = "auto",
+    output: OutputRole = "auto",
     tokenizer: Tokenizer | None = None,
 ) -> nn.Module | Tensor | np.ndarray:
     """Partial Transfer: copy the rows ``token_ids`` of one table into another, in place, and nothing else.

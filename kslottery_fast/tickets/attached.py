@@ -4,13 +4,13 @@ import torch
 from torch import nn
 
 from kslottery_fast.base.dtensors import whole
+from kslottery_fast.base.options import Correction, Method
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.ks.tables import counts_and_largest
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 from kslottery_fast.rows.attach import get_rows
 from kslottery_fast.rows.tables import base_rows, check_finite
 
-from .options import Correction, Method
 from .select import select_tickets
 from .tables import rows_in_memory
 from .tickets import Tickets

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import Method
 from kslottery_fast.ks.significance import critical_count
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 from .checkpoint import Checkpoint, open_checkpoint
-from .options import Method
 from .scan_result import FORMAT, Scan, TensorShift, matrices, mean_d, significant_share
 from .tensor_files import BLOCK_BYTES, FLOATS, StoredTensor, check_reading, row_blocks
 from .tensor_names import HEAD_NAMES, locate_embedding

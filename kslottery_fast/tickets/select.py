@@ -2,10 +2,10 @@
 
 from kslottery_fast.base.arguments import check_tokenizer
 from kslottery_fast.base.caller import warn_caller
+from kslottery_fast.base.options import Correction, Method
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.ks.decision import Selection, Tables, select_in_memory, select_rows
 
-from .options import Correction, Method
 from .tables import Table, numbers_of_both
 from .texts import check_vocabulary
 from .tickets import Tickets

@@ -9,11 +9,11 @@ from torch import Tensor
 from kslottery_fast.base.arguments import check_tokenizer, shown
 from kslottery_fast.base.dtensors import is_dtensor, local
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import Correction, Method
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.ks.decision import check_options
 from kslottery_fast.ks.tables import counts_and_largest
 
-from .options import Correction, Method
 from .select import select_tickets
 from .tickets import Tickets
 

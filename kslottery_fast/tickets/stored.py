@@ -9,13 +9,13 @@ from torch import Tensor
 
 from kslottery_fast.base.arguments import check_tokenizer, shown
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import Correction, Method
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.ks.decision import check_options
 from kslottery_fast.ks.tables import counts_and_largest, refuse_flagged
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 from .checkpoint import open_checkpoint
-from .options import Correction, Method
 from .select import select_tickets
 from .tensor_files import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
 from .tensor_names import find_tensor

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kslottery_fast.base.options import Correction, ResolvedMethod, SelectedBy
 from kslottery_fast.ks.significance import log_pvalues, pvalues
 
 from . import ticket_fields
-from .options import Correction, ResolvedMethod, SelectedBy
 
 
 @dataclass(frozen=True, eq=False, repr=False)

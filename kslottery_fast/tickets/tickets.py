@@ -12,9 +12,9 @@ from typing_extensions import Self
 
 from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import Correction, ResolvedMethod, SelectedBy
 
 from . import subsets, ticket_fields
-from .options import Correction, ResolvedMethod, SelectedBy
 from .overlap import jaccard
 from .presentation import TicketViews
 from .ticket_file import TicketFiles

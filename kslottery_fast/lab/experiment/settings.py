@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from typing_extensions import Self
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import BleuTokenizer, Correction, Method, OutputRole
 from kslottery_fast.lab.data.languages import find_language
 from kslottery_fast.lab.data.prompts import DEFAULT_TEMPLATE, check_template
 
@@ -27,11 +28,7 @@ COMPARE_ARMS = (
 )
 """The default arms of ``kslottery compare``. ``full`` is left out: it needs the memory of a whole model's optimizer."""
 
-Method = Literal["auto", "exact", "asymp", "paper"]
-Correction = Literal["bonferroni", "bh"]
-OutputRole = Literal["auto", "frozen", "tied"]
 Dtype = Literal["auto", "bfloat16", "float32"]
-BleuTokenizer = Literal["13a", "intl", "char", "zh", "none", "flores101", "flores200"]  # as evaluation.scores has it
 
 BEFORE_THEY_EXISTED = {"stage1_beta2": 0.999, "stage1_eps": 1e-8}
 """Settings that older folders do not record, and the values with which those folders were made."""

@@ -18,11 +18,12 @@ from transformers.trainer_callback import PrinterCallback
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
+from kslottery_fast.base.options import OutputRole
 from kslottery_fast.evaluation.encoding import collate
 from kslottery_fast.integrations.batches import GroupedBatches
 from kslottery_fast.integrations.resuming import Checkpoints
 from kslottery_fast.integrations.trainer import TicketTrainer
-from kslottery_fast.rows.attach import Output, attach_rows, detach_rows, get_rows, has_rows
+from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, has_rows
 from kslottery_fast.tickets.evidence import Witness
 
 from .console import ProgressCallback
@@ -134,7 +135,7 @@ def train_rows(
     features: Features,
     recipe: Recipe,
     *,
-    output: Output = "auto",
+    output: OutputRole = "auto",
     checkpoints: Path | None = None,
     progress: ProgressCallback | None = None,
     witness: Witness | None = None,

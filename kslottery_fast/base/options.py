@@ -1,0 +1,21 @@
+"""Types of options that several packages share. Importing them imports nothing else."""
+
+from typing import Literal, TypeAlias
+
+Method: TypeAlias = Literal["auto", "exact", "asymp", "paper"]
+"""How p-values come from counts, as :func:`kslottery_fast.ks.pvalues` explains."""
+
+ResolvedMethod: TypeAlias = Literal["exact", "asymp", "paper"]
+"""A method with "auto" resolved."""
+
+Correction: TypeAlias = Literal["bonferroni", "bh"]
+"""For many tests at once, as :func:`kslottery_fast.ks.adjust` explains."""
+
+SelectedBy: TypeAlias = Literal["alpha", "top_k"]
+"""What decided which rows are tickets."""
+
+OutputRole: TypeAlias = Literal["auto", "frozen", "tied"]
+"""What the head of a tied model does with rows, as :func:`kslottery_fast.attach_rows` explains."""
+
+BleuTokenizer: TypeAlias = Literal["13a", "intl", "char", "zh", "none", "flores101", "flores200"]
+"""The tokenizers of sacrebleu that need no further package, and the two of spBLEU, which need a SentencePiece model."""
