@@ -15,7 +15,7 @@ from kslottery_fast.ops import kernels, row_adamw_
 from kslottery_fast.ops.schemas import LEFT_OUT
 
 from . import capture
-from .checks import check_hyperparameters, checked_group, listed_params
+from .checks import check_hyperparameters, check_keys, checked_group, listed_params
 from .gradients import first_nonfinite, nonfinite_message, row_gradient
 from .state import fitted_state, matched_state, new_state
 from .trained_rows import TrainedRows
@@ -62,8 +62,8 @@ class RowAdamW(Optimizer):
     Raises
     ------
     InputError
-        A hyperparameter out of range, row ids that do not fit, ``"rows"`` for a parameter that is not a table, or no
-        parameters.
+        A hyperparameter out of range, row ids that do not fit, ``"rows"`` for a parameter that is not a table, an
+        unknown key in a group, or no parameters.
     TypeError
         An argument has the wrong type.
 
@@ -170,6 +170,7 @@ class RowAdamW(Optimizer):
             raise TypeError(f"param_group is {shown(param_group)}: expected a dict with 'params'")
         if "params" not in param_group:
             raise InputError("param_group has no 'params': expected the parameters of the group under this key")
+        check_keys(param_group, capturable=self.capturable)
         super().add_param_group(checked_group({**self.defaults, **param_group}))
 
     @overload
