@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -15,6 +16,14 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.rows.tables import TABLE_DTYPES
 
 from .trained_rows import check_rows
+
+_OPTIONS = ("params", "lr", "betas", "eps", "weight_decay", "rows")
+_UNSUPPORTED = ("amsgrad", "maximize", "differentiable")  # options of torch.optim.AdamW that change its result
+_NOTES = (
+    *("name", "param_names", "capturable", "foreach", "fused", "decoupled_weight_decay"),
+    *("initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum"),  # of torch's schedulers
+)
+"""What groups of torch's optimizers also hold, so that they can be passed on."""
 
 
 def check_hyperparameters(group: dict[str, Any]) -> None:
@@ -90,3 +99,25 @@ def checked_group(group: dict[str, Any]) -> dict[str, Any]:
         if group["rows"] is not None:
             checked["rows"] = check_rows(group["rows"], param)
     return checked
+
+
+def check_keys(group: dict[str, Any], *, capturable: bool) -> None:
+    """Refuse what a group would otherwise keep and never use, such as a misspelt option.
+
+    Raises
+    ------
+    InputError
+        A key that neither RowAdamW nor torch knows, or an option that a group cannot have.
+    """
+    for key, value in group.items():
+        if key == "nonfinite" or (key == "capturable" and value != capturable):
+            raise InputError(f"param_group has {key!r}, which is for the whole optimizer; pass it to RowAdamW")
+        if key in _UNSUPPORTED and value:
+            raise InputError(f"param_group has {key}={value}, which RowAdamW does not support; leave it out")
+        if key not in (*_OPTIONS, *_UNSUPPORTED, *_NOTES):
+            near = get_close_matches(str(key), _OPTIONS, n=1)
+            raise InputError(
+                f"param_group has {shown(key)}, which is no option of RowAdamW; "
+                + (f"did you mean {near[0]!r}? " if near else f"expected some of {', '.join(_OPTIONS)}; ")
+                + "keys of your own can be added to optimizer.param_groups afterwards"
+            )

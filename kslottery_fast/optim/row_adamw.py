@@ -1,11 +1,10 @@
 """RowAdamW: torch.optim.AdamW restricted to rows, with state for those rows alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from kslottery_fast.base.arguments import check_choice, check_flag, shown
@@ -15,16 +14,16 @@ from kslottery_fast.ops import kernels, row_adamw_
 from kslottery_fast.ops.schemas import LEFT_OUT
 
 from . import capture
-from .checks import check_hyperparameters, checked_group, listed_params
+from .checks import check_hyperparameters, listed_params
 from .gradients import first_nonfinite, nonfinite_message, row_gradient
-from .state import fitted_state, matched_state, new_state
+from .row_optimizer import RowOptimizer
 from .trained_rows import TrainedRows
 from .updates import Update, row_update, update_together
 
 _Loss = TypeVar("_Loss")
 
 
-class RowAdamW(Optimizer):
+class RowAdamW(RowOptimizer):
     """AdamW for a few rows of a large table or for a compact row parameter, with ``lr=1e-2`` and no decay by default.
 
     ``torch.optim.AdamW`` has ``lr=1e-3, weight_decay=1e-2``. The default here is the learning rate of the paper's
@@ -62,8 +61,8 @@ class RowAdamW(Optimizer):
     Raises
     ------
     InputError
-        A hyperparameter out of range, row ids that do not fit, ``"rows"`` for a parameter that is not a table, or no
-        parameters.
+        A hyperparameter out of range, row ids that do not fit, ``"rows"`` for a parameter that is not a table, an
+        unknown key in a group, or no parameters.
     TypeError
         An argument has the wrong type.
 
@@ -131,11 +130,6 @@ class RowAdamW(Optimizer):
         ours = ("nonfinite", "capturable", "_skipped", "_control", "_rows")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in ours}}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Torch also calls this with a loaded state, which holds no attribute of this class."""
-        super().__setstate__(state)
-        self.__dict__.setdefault("_rows", TrainedRows())  # pickles of version 0.1 have none
-
     @property
     def skipped_steps(self) -> int:
         """How many steps ``nonfinite="skip"`` left out. With ``capturable`` this waits for the device."""
@@ -145,32 +139,6 @@ class RowAdamW(Optimizer):
     def _step_supports_amp_scaling(self) -> bool:
         # GradScaler then hands over its scale and its found_inf as attributes, and does not wait for the device.
         return self.capturable
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, with the same checks as in the constructor.
-
-        Parameters
-        ----------
-        param_group : dict
-            ``"params"``, and whatever this group has of its own: ``"rows"``, ``"lr"``, ``"weight_decay"`` and so on.
-
-        Raises
-        ------
-        InputError, TypeError
-            As in the constructor. The group is not added.
-
-        Examples
-        --------
-        >>> optimizer = RowAdamW([torch.nn.Parameter(torch.ones(2, 3))])
-        >>> optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(9, 3))], "rows": [4]})
-        >>> optimizer.param_groups[1]["rows"]
-        tensor([4])
-        """
-        if not isinstance(param_group, dict):
-            raise TypeError(f"param_group is {shown(param_group)}: expected a dict with 'params'")
-        if "params" not in param_group:
-            raise InputError("param_group has no 'params': expected the parameters of the group under this key")
-        super().add_param_group(checked_group({**self.defaults, **param_group}))
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -242,123 +210,6 @@ class RowAdamW(Optimizer):
                 for update in batch:
                     self._update_alone(update)
 
-    def mask_gradients(self) -> None:
-        """Zero the gradient of every row that does not train, in the groups that have ``"rows"``.
-
-        Call it after backward (and after ``GradScaler.unscale_``) and before ``clip_grad_norm_``, so that the norm
-        counts the trained rows alone. The update itself never reads the other rows, masked or not.
-
-        Examples
-        --------
-        >>> table = torch.nn.Embedding(5, 2)
-        >>> optimizer = RowAdamW([{"params": [table.weight], "rows": [3]}])
-        >>> table(torch.tensor([1, 3])).sum().backward()
-        >>> optimizer.mask_gradients()
-        >>> table.weight.grad.any(dim=1).nonzero().flatten().tolist()
-        [3]
-        """
-        with torch.no_grad():
-            for _, param, rows in self._trained():
-                if rows is None or param.grad is None:
-                    continue
-                kept = row_gradient(param, rows)
-                if param.grad.is_sparse:
-                    param.grad = torch.sparse_coo_tensor(rows[None], kept, param.shape, check_invariants=False)
-                else:
-                    param.grad.zero_().index_copy_(0, rows, kept)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state and the groups, as any torch optimizer does. The state is that of the rows that train now.
-
-        Examples
-        --------
-        >>> sorted(RowAdamW([torch.nn.Parameter(torch.ones(2, 3))]).state_dict())
-        ['param_groups', 'state']
-        """
-        self._follow_rows()
-        return super().state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state. A resumed run continues bit for bit.
-
-        Parameters
-        ----------
-        state_dict : dict
-            What :meth:`state_dict` returned, or the state of ``torch.optim.AdamW`` if all parameters train whole here.
-
-        Raises
-        ------
-        InputError
-            Moments that do not fit the parameters, other ``"rows"`` than those of this optimizer, or the state of
-            another algorithm (``amsgrad``, ``maximize``, Adam with weight decay).
-        TypeError
-            Not a dict.
-
-        Examples
-        --------
-        >>> theirs = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2, 3))])
-        >>> ours = RowAdamW([torch.nn.Parameter(torch.ones(2, 3))])
-        >>> ours.load_state_dict(theirs.state_dict())
-        >>> ours.param_groups[0]["lr"]
-        0.001
-        """
-        if not isinstance(state_dict, dict):
-            raise TypeError(f"state_dict is {shown(state_dict)}: expected what an optimizer's state_dict() returned")
-        if not (isinstance(state_dict.get("state"), dict) and isinstance(state_dict.get("param_groups"), list)):
-            raise InputError(
-                "state_dict has no dict 'state' and no list 'param_groups': expected what state_dict() returned"
-            )
-        self._follow_rows()
-        pairs = matched_state(self.param_groups, state_dict)
-        learning_rates = [group["lr"] for group in self.param_groups]
-        states = {param: dict(self.state.get(param, {})) for param, _ in pairs}
-        super().load_state_dict(state_dict)
-        for group in self.param_groups:
-            # accelerate moves a state to the device before it loads it. A state of torch's AdamW has no rows.
-            rows = group.setdefault("rows", None)
-            group["rows"] = None if rows is None else rows.cpu()
-        self._rows.forget_copies()
-        # Optimizer.load_state_dict casts the moments to the dtype of the parameter, which for bfloat16 loses 16 bits of
-        # them, and it may keep the caller's tensors. So they are taken once more, as they are.
-        saved_states = dict(pairs)
-        for index, group in enumerate(self.param_groups):
-            for param in group["params"]:
-                if saved := saved_states.get(param):
-                    rows = self._rows.of(index, group, param)
-                    self.state[param].update(fitted_state(param, rows, saved))
-                    self._rows.adopt(param, rows)
-        self._keep_tensors(learning_rates, states)
-
-    def _keep_tensors(self, learning_rates: list[Any], states: dict[Tensor, dict[str, Any]]) -> None:
-        """After loading: where steps and learning rates belong, and in the tensors that captured graphs read."""
-        for group, old in zip(self.param_groups, learning_rates, strict=True):
-            group["capturable"] = self.capturable
-            if self.capturable and torch.is_tensor(old):
-                group["lr"] = old.fill_(float(group["lr"]))
-        for param, old_state in states.items():
-            state = self.state.get(param, {})
-            if "step" in state:
-                place = param.device if self.capturable else "cpu"
-                state["step"] = torch.as_tensor(state["step"]).to(place, torch.float32, copy=True)
-            if self.capturable:
-                for name in old_state.keys() & state.keys():
-                    state[name] = old_state[name].copy_(state[name])
-
-    def _trained(self) -> Iterator[tuple[dict[str, Any], Tensor, Tensor | None]]:
-        """The parameters with a gradient: their group, they themselves, and their rows on their device."""
-        for index, group in enumerate(self.param_groups):
-            for param in group["params"]:
-                if param.grad is not None:
-                    yield group, param, self._rows.of(index, group, param)
-
-    def _follow_rows(self) -> None:
-        """Check the rows of all groups, and bring all state to the rows that train now."""
-        for index, group in enumerate(self.param_groups):
-            for param in group["params"]:
-                rows = self._rows.of(index, group, param)
-                if state := self.state.get(param):
-                    self._rows.follow(param, rows, state)
-
     def _gradient(self, param: Tensor, rows: Tensor | None) -> Tensor:
         grad = param.grad
         if self.capturable and grad is not None and param.dim() == 2 and not grad.is_sparse:
@@ -373,7 +224,7 @@ class RowAdamW(Optimizer):
 
     def _update_if_finite(self, update: Update) -> bool:
         first, made = not self.state.get(update.param), False
-        state = self._state_of(update)
+        state = self._state_of(update.param, update.rows)
         try:
             made = kernels.update_rows_if_finite(row_update(update, state, 1), state["step"])
         finally:
@@ -383,7 +234,7 @@ class RowAdamW(Optimizer):
 
     def _update_alone(self, update: Update) -> None:
         """Without the cost of an op that takes lists, which one launch pays for and a call on the CPU does not."""
-        state = self._state_of(update)
+        state = self._state_of(update.param, update.rows)
         state["step"] += 1
         arguments = row_update(update, state, int(state["step"]))
         if update.param.is_cpu:
@@ -395,7 +246,7 @@ class RowAdamW(Optimizer):
         if device not in self._control:
             capture.refuse_in_capture()
             self._control[device] = torch.zeros(3, dtype=torch.int32, device=device)
-        states = [self._state_of(update) for update in updates]
+        states = [self._state_of(update.param, update.rows) for update in updates]
         found_inf = getattr(self, "found_inf", None)
         update_together(
             updates,
@@ -406,17 +257,6 @@ class RowAdamW(Optimizer):
             grad_scale=getattr(self, "grad_scale", None),
             found_inf=found_inf,
         )
-
-    def _state_of(self, update: Update) -> dict[str, Any]:
-        _, param, rows, _ = update
-        state: dict[str, Any] = self.state[param]
-        if state:
-            self._rows.follow(param, rows, state)
-        else:
-            capture.refuse_in_capture()
-            state.update(new_state(param, rows, capturable=self.capturable))
-            self._rows.adopt(param, rows)
-        return state
 
     def _lr(self, group: dict[str, Any], device: torch.device) -> Tensor:
         lr = group["lr"]

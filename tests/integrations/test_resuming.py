@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.stage1_optimizers import Method
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.evaluation.encoding import Example, encode
 from kslottery_fast.integrations import resuming
@@ -124,6 +125,17 @@ def test_a_checkpoint_of_another_training_is_passed_over(train, interrupted):
     with pytest.warns(UserWarning, match=passed_over):
         found = train(interrupted, recipe=other)
     assert_same(found, train(None, recipe=other))
+
+
+def test_a_training_with_another_optimizer_goes_on_with_its_state_and_from_no_checkpoint_of_adam(train, interrupted):
+    other = replace(RECIPE, optimizer=Method("row", 1e-8, 0.999))
+    with pytest.warns(UserWarning, match="was made with other settings"):
+        assert first_step(train, interrupted, recipe=other) == 1
+    with pytest.raises(KeyboardInterrupt):
+        train(interrupted, 6, recipe=other)
+    resumed = train(interrupted, recipe=other)
+    assert train.steps[0] == 5
+    assert_same(resumed, train(None, recipe=other))
 
 
 def test_a_checkpoint_of_another_number_of_threads_is_passed_over(train, interrupted):

@@ -1,12 +1,15 @@
 """How far one gradient carries a number under Adam: the formula against optimizers, and what follows for rows."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.stage1_optimizers import PlainAdam
 from kslottery_fast import InputError, RowAdamW, ks_statistics
 from kslottery_fast.optim import adam_excursion, adam_excursion_limit
 
@@ -107,9 +110,10 @@ def test_what_is_no_number_is_refused_by_name(name, value):
 
 
 ROWS, D, STEPS, TOP = 400, 64, 150, 18
+Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
-def occurrences_of_the_largest_d(eps: float, seed: int) -> tuple[float, float]:
+def occurrences_of_the_largest_d(make: Make, seed: int) -> tuple[float, float]:
     """Train rows that occur by Zipf's law. The share of the rows of largest D in all occurrences, and their median.
 
     Every row has an optimum at a distance. In an update in which it occurs, its gradient is the pull to it, plus noise,
@@ -120,9 +124,10 @@ def occurrences_of_the_largest_d(eps: float, seed: int) -> tuple[float, float]:
     goal = before + torch.randn(ROWS, D, generator=generator) * 0.1
     expected = 8 / torch.arange(1, ROWS + 1)
     table, seen = nn.Parameter(before.clone()), torch.zeros(ROWS)
-    optimizer = RowAdamW([table], lr=1e-2, eps=eps)
+    optimizer = make([table])
+    first = optimizer.param_groups[0]["lr"]
     for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / STEPS)
+        optimizer.param_groups[0]["lr"] = first * (1 - step / STEPS)
         occurs = torch.poisson(expected, generator=generator)[:, None]
         noise = torch.randn(ROWS, D, generator=generator) * 0.1
         table.grad = 1e-3 * (occurs * (table.detach() - goal) + occurs.sqrt() * noise)
@@ -132,9 +137,46 @@ def occurrences_of_the_largest_d(eps: float, seed: int) -> tuple[float, float]:
     return float(seen[largest].sum() / seen.sum()), float(seen[largest].median())
 
 
-def test_a_larger_eps_makes_the_largest_d_those_of_frequent_rows():
-    usual, larger = (
-        np.mean([occurrences_of_the_largest_d(eps, seed) for seed in range(2)], axis=0) for eps in (1e-8, 1e-4)
-    )
-    assert larger[0] > 1.5 * usual[0]  # 0.38 and 0.23 of all occurrences
-    assert larger[1] > 2 * usual[1]  # 82 and 26 occurrences
+STAGE1: dict[str, Make] = {
+    "adam": partial(RowAdamW, lr=1e-2),
+    "eps": partial(RowAdamW, lr=1e-2, eps=1e-4),
+    "row": partial(PlainAdam, lr=1e-2, second_moment="row"),
+    "lazy": partial(PlainAdam, lr=1e-2, lazy=True),
+    "sgd": partial(torch.optim.SGD, lr=3.0, momentum=0.9),
+}
+
+
+@pytest.fixture(scope="module")
+def largest() -> dict[str, np.ndarray]:
+    """What the largest D occur under each optimizer: their share of all occurrences, and their median."""
+    return {
+        name: np.mean([occurrences_of_the_largest_d(make, seed) for seed in range(2)], axis=0)
+        for name, make in STAGE1.items()
+    }
+
+
+@pytest.mark.parametrize(("name", "share", "median"), [("eps", 1.5, 2.0), ("lazy", 1.3, 1.5), ("sgd", 2.0, 3.0)])
+def test_a_larger_eps_lazy_updates_or_plain_gradients_make_the_largest_d_those_of_frequent_rows(
+    largest, name, share, median
+):
+    assert largest[name][0] > share * largest["adam"][0]
+    assert largest[name][1] > median * largest["adam"][1]
+
+
+def test_one_second_moment_for_a_row_leaves_the_largest_d_to_rare_rows(largest):
+    assert largest["row"] == pytest.approx(largest["adam"], rel=0.35)
+    assert largest["row"][0] < largest["lazy"][0] < largest["eps"][0] < largest["sgd"][0]
+
+
+@pytest.mark.parametrize("eps", [1e-8, 1e-4])
+def test_one_second_moment_for_a_row_carries_it_as_far_as_its_mean_square_says(eps):
+    """So the root mean square of the excursion of a row does not depend on how its gradient is spread."""
+    grad = torch.tensor([1e-5, -3e-4, 0.0, 2e-2], dtype=torch.float64)
+    size = float(grad.square().mean().sqrt())
+    row = nn.Parameter(torch.zeros(1, 4, dtype=torch.float64))
+    optimizer = PlainAdam([row], lr=1.0, eps=eps, second_moment="row")
+    for step in range(1, 60):
+        row.grad = grad[None] * (step == 20)
+        optimizer.step()
+    distance = float(adam_excursion(size, 40, eps=eps, start_step=20))
+    assert (-row.detach()[0]).tolist() == pytest.approx((distance * grad / size).tolist(), rel=1e-9)

@@ -230,6 +230,17 @@ def test_what_are_no_parameters_is_named(params, message):
         ({"params": [nn.Parameter(torch.ones(2), requires_grad=False).to(torch.int32)]}, "of dtype torch.int32"),
         ({"params": [nn.Parameter(torch.ones(2, 3, 4).permute(2, 0, 1))]}, "that is not contiguous"),
         ({"lr": -1.0}, "lr is -1.0"),
+        (
+            {"weight_decy": 0.1},
+            "param_group has 'weight_decy', which is no option of RowAdamW; did you mean 'weight_decay'",
+        ),
+        ({"row": [1]}, "param_group has 'row', which is no option of RowAdamW; did you mean 'rows'"),
+        ({"layer": 3}, "'layer', which is no option of RowAdamW; expected some of params, lr.*keys of your own can be"),
+        ({3: 4}, "param_group has 3, which is no option"),
+        ({"nonfinite": "skip"}, "param_group has 'nonfinite', which is for the whole optimizer; pass it to RowAdamW"),
+        ({"capturable": True}, "param_group has 'capturable', which is for the whole optimizer; pass it to RowAdamW"),
+        ({"amsgrad": True}, "param_group has amsgrad=True, which RowAdamW does not support"),
+        ({"maximize": True}, "param_group has maximize=True, which RowAdamW does not support"),
     ],
 )
 def test_bad_groups_are_refused_and_not_added(group, message):
@@ -237,3 +248,13 @@ def test_bad_groups_are_refused_and_not_added(group, message):
     with pytest.raises(InputError, match=message):
         optimizer.add_param_group({"params": [table()], **group})
     assert len(optimizer.param_groups) == 1
+
+
+def test_what_torch_writes_into_groups_is_taken_and_keys_of_ones_own_can_be_added_later():
+    theirs = torch.optim.AdamW([("table", table())], fused=False, foreach=True)
+    torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=0.1, total_steps=5)
+    optimizer = RowAdamW([{**theirs.param_groups[0], "name": "rows"}])
+    assert optimizer.param_groups[0]["initial_lr"] == theirs.param_groups[0]["initial_lr"] != 1e-2
+    optimizer.param_groups[0]["layer"] = 3
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.param_groups[0]["layer"] == 3

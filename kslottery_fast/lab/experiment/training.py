@@ -5,7 +5,7 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ Features = Sequence[Mapping[str, Sequence[int]]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an arm of an experiment is trained: with AdamW, without weight decay.
+    """How an arm of an experiment is trained: with AdamW without weight decay, unless it names another optimizer.
 
     Parameters
     ----------
@@ -56,6 +56,9 @@ class Recipe:
         Decay rate of the second moment.
     eps : float
         Number added to the denominator.
+    optimizer : callable, optional
+        Takes the trainable parameters and this recipe, and returns the optimizer. By default it is RowAdamW. Its
+        ``repr`` is part of the key of the checkpoints.
     """
 
     pad_token_id: int
@@ -66,6 +69,10 @@ class Recipe:
     seed: int
     beta2: float = 0.999
     eps: float = 1e-8
+    optimizer: "MakeOptimizer | None" = None
+
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter], Recipe], torch.optim.Optimizer]
 
 
 class _LabTrainer(TicketTrainer):
@@ -249,12 +256,14 @@ def train_parameters(
         )
         # With several GPUs Trainer would use DataParallel, which splits the batches that supervised positions refer to.
         arguments._n_gpu = min(1, arguments.n_gpu)
+        trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
         trainer = _LabTrainer(
             model=model,
             args=arguments,
             train_dataset=features,
             data_collator=partial(collate, pad_token_id=recipe.pad_token_id),
             callbacks=[_Watch(progress, before_update), *([saver] if saver else [])],
+            optimizers=(recipe.optimizer(trained, recipe) if recipe.optimizer else None, None),
             supervised_logits_only=True,
             tickets="none",  # whatever trains: rows, LoRA, a prefix, the whole table
         )

@@ -1,0 +1,186 @@
+"""The optimizers that the study of stage 1 compares with AdamW.
+
+They are written to be read. ``RowAdamW`` is what trains in the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from kslottery_fast.lab.experiment.training import Recipe
+
+Name = Literal["adam", "row", "lazy", "sgd"]
+
+EPS, BETA2 = (1e-8, 1e-6, 1e-5, 1e-4, 1e-3), (0.999, 0.98, 0.95, 0.9)
+"""The default grid of ``adam``."""
+
+OWN: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "adam": (EPS, BETA2),
+    "row": ((1e-8, 1e-5), (0.999,)),
+    "lazy": ((1e-8,), (0.999,)),
+}
+"""The values of eps and beta2 that are tried by default."""
+
+RATES = (0.1, 0.3, 1.0)
+"""The learning rates of ``sgd``. At about 0.2 the most frequent rows move as far as Adam moves them at 1e-2.
+
+The estimate is from an Embed Tuning by Adam with the default settings (Spanish, 150 updates). Its 18 most frequent rows
+moved by 0.16 to 0.29 times the sum of the norms of their clipped gradients. With momentum 0.9 and a learning rate that
+falls linearly, gradients whose sum is a fifth as long as the sum of their norms move a row by about ``lr`` times that
+sum.
+"""
+
+MOMENTUM = 0.9
+
+
+class PlainAdam(Optimizer):
+    """Adam without weight decay, for matrices of trained rows.
+
+    Parameters
+    ----------
+    params : iterable of nn.Parameter
+        The rows, [k, d].
+    lr : float
+        Learning rate.
+    betas : (float, float)
+        Decay rates of the two moments.
+    eps : float
+        Number added to the denominator.
+    second_moment : {"element", "row"}
+        "row" keeps one second moment for each row. It is the running mean of the mean of the row's squared gradients,
+        as in TorchRec's and FBGEMM's row-wise optimizers for embedding tables. The state is [k, 1].
+    lazy : bool
+        Whether a row whose gradient is 0 keeps its moments and does not move, as with ``torch.optim.SparseAdam``. Bias
+        correction counts all updates.
+
+    Examples
+    --------
+    The row-wise denominator is the same for all numbers of a row.
+
+    >>> rows = nn.Parameter(torch.zeros(1, 2))
+    >>> optimizer = PlainAdam([rows], lr=0.1, second_moment="row")
+    >>> rows.grad = torch.tensor([[3.0, 4.0]])
+    >>> optimizer.step()
+    >>> (rows.detach() / 0.1 * 12.5**0.5).round(decimals=4)
+    tensor([[-3., -4.]])
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        *,
+        second_moment: Literal["element", "row"] = "element",
+        lazy: bool = False,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "second_moment": second_moment, "lazy": lazy})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Make one update."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._update(param, param.grad, self.state[param], group)
+
+    def _update(self, param: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        square = grad.square()
+        if group["second_moment"] == "row":
+            square = square.mean(dim=1, keepdim=True)
+        if not state:
+            state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(grad), exp_avg_sq=torch.zeros_like(square))
+        state["step"] += 1
+        step = int(state["step"])
+        # A lazy row that this batch does not read keeps everything.
+        read = (grad != 0).any(dim=1) if group["lazy"] else slice(None)
+        moment = state["exp_avg"][read].lerp(grad[read], 1 - beta1)
+        second = state["exp_avg_sq"][read].lerp(square[read], 1 - beta2)
+        denominator = (second / (1 - beta2**step)).sqrt() + group["eps"]
+        param[read] -= group["lr"] / (1 - beta1**step) * moment / denominator
+        state["exp_avg"][read], state["exp_avg_sq"][read] = moment, second
+
+
+@dataclass(frozen=True)
+class Method:
+    """An optimizer of stage 1 and its numbers, without those that it does not have.
+
+    ``adam`` is the RowAdamW with which everything else is trained. As ``Recipe.optimizer`` a method makes any other.
+
+    Parameters
+    ----------
+    optimizer : {"adam", "row", "lazy", "sgd"}
+        AdamW, one second moment for each row, lazy updates, or gradient descent with momentum.
+    eps, beta2 : float, optional
+        For all but ``sgd``.
+    learning_rate : float, optional
+        For ``sgd``. The others have that of the experiment.
+    """
+
+    optimizer: Name = "adam"
+    eps: float | None = None
+    beta2: float | None = None
+    learning_rate: float | None = None
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> Method:
+        """The method of a finished setting."""
+        return cls(**{name: result.get(name, default) for name, default in asdict(cls()).items()})
+
+    def __str__(self) -> str:
+        """Its part of a file name.
+
+        >>> print(Method("adam", 1e-8, 0.999), Method("row", 1e-8, 0.999), Method("sgd", learning_rate=1.0))
+        eps=1e-08.beta2=0.999 row.eps=1e-08.beta2=0.999 sgd.lr=1.0
+        """
+        numbers = {"eps": self.eps, "beta2": self.beta2, "lr": self.learning_rate}
+        parts = [f"{name}={value!r}" for name, value in numbers.items() if value is not None]
+        return ".".join(parts if self.optimizer == "adam" else [self.optimizer, *parts])
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The settings of the experiment that it decides."""
+        numbers = {"stage1_eps": self.eps, "stage1_beta2": self.beta2, "learning_rate": self.learning_rate}
+        return {name: value for name, value in numbers.items() if value is not None}
+
+    def __call__(self, params: Iterable[nn.Parameter], recipe: Recipe) -> Optimizer:
+        """Make the optimizer."""
+        if self.optimizer == "sgd":
+            return SGD(params, lr=recipe.learning_rate, momentum=MOMENTUM)
+        kind: dict[str, Any] = {"row": {"second_moment": "row"}, "lazy": {"lazy": True}}[self.optimizer]
+        return PlainAdam(params, recipe.learning_rate, (0.9, recipe.beta2), recipe.eps, **kind)
+
+
+def methods(
+    optimizers: Sequence[str] = ("adam",),
+    eps: Sequence[float] | None = None,
+    beta2: Sequence[float] | None = None,
+    rates: Sequence[float] = RATES,
+) -> list[Method]:
+    """All methods to try. Those that differ from the first eps and beta2 in one number alone come first.
+
+    >>> [str(one) for one in methods(["adam"], [1, 2], [3, 4])]
+    ['eps=1.beta2=3', 'eps=2.beta2=3', 'eps=1.beta2=4', 'eps=2.beta2=4']
+    >>> [str(one) for one in methods(["row", "sgd"], rates=[0.5])]
+    ['row.eps=1e-08.beta2=0.999', 'row.eps=1e-05.beta2=0.999', 'sgd.lr=0.5']
+    """
+    found: list[Method] = []
+    for name in optimizers:
+        if name not in get_args(Name):
+            raise SystemExit(f"--optimizer {name}: expected some of {', '.join(get_args(Name))}")
+        if name == "sgd":
+            found += [Method(name, learning_rate=rate) for rate in rates]
+            continue
+        first, second = (given or own for given, own in zip((eps, beta2), OWN[name], strict=True))
+        pairs = [(one, second[0]) for one in first] + [(first[0], one) for one in second[1:]]
+        pairs += [(one, other) for one in first[1:] for other in second[1:]]
+        found += [Method(name, *pair) for pair in pairs]
+    return found
