@@ -106,16 +106,20 @@ class Cell:
         assert isinstance(spec.size, int), "arms with a size get one when they are parsed"
         return spec.size
 
+    def order(self, selector: str) -> Tensor:
+        """The token ids of all rows that a selector ranks, best first. int64 [n]."""
+        worth = self.contributions if selector == "contribution" else None
+        return self.evidence.token_ids[row_order(self.evidence, selector, contributions=worth, seed=self.seed)]
+
     def choose(self, selector: str, spec: ArmSpec) -> Tensor:
         """The token ids that a selector chooses for an arm, best first. int64 [k]."""
-        worth = self.contributions if selector == "contribution" else None
-        k, order = self.size(spec), row_order(self.evidence, selector, contributions=worth, seed=self.seed)
-        if k > len(order):
+        k, ids = self.size(spec), self.order(selector)
+        if k > len(ids):
             raise InputError(
-                f"arm {spec} asks for {k:,} rows, but only {len(order):,} rows can be chosen by {selector} "
+                f"arm {spec} asks for {k:,} rows, but only {len(ids):,} rows can be chosen by {selector} "
                 f"({self.code}, seed {self.seed}); ask for fewer"
             )
-        ids = self.evidence.token_ids[order[:k]]
+        ids = ids[:k]
         # The order of rows changes the rounding of their gradient norm. This draw is trained in the order of the table.
         return ids.sort().values if selector == "random" and spec.size == "tickets" else ids
 

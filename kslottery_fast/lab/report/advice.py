@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
 from typing import Any, Literal
 
+from . import contribution_facts
 from .certified import certified_text, level_at
 from .words import arm_label, is_model, rows_noun, share_text
 
@@ -99,6 +100,7 @@ def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
     return [
         *([] if only_tickets else [recommendation_text(recommendation)]),
         _selection(selection, correction, one_of),
+        *_contributions(language),
         _gain(language, own),
         *(_control(entry, language) for entry in language["controls"]),
         *([_ONE] if language["controls"] and len(seeds) == 1 else []),
@@ -192,6 +194,11 @@ def _selection(tickets: Mapping[str, Any], correction: str | None, seed: str) ->
         f"{threshold:.4f}). Embed Tuning trained {tickets['active_rows']:,} rows. The number of tickets depends on "
         "learning rate and steps as well as on alpha."
     )
+
+
+def _contributions(language: Mapping[str, Any]) -> Iterator[str]:
+    if found := language.get("contributions"):  # measured if an arm needs them
+        yield contribution_facts.sentence(found)
 
 
 def _gain(language: Mapping[str, Any], own: str) -> str:

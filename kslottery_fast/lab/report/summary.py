@@ -18,7 +18,7 @@ from kslottery_fast.lab.experiment.plan import Experiment
 from kslottery_fast.lab.experiment.scoring import SCORE, load_nll, load_scores
 from kslottery_fast.lab.experiment.specs import ArmSpec
 
-from . import advice, ticket_facts
+from . import advice, contribution_facts, ticket_facts
 from .costs import costs
 from .verdict import verdict, verdict_over
 from .words import is_plain_grid, model_key, plural
@@ -131,7 +131,7 @@ class Language:
 
     def summary(self) -> dict[str, Any]:
         """Return the entry of the language in ``summary.json``."""
-        effects = self.settings.effects
+        effects, measured = self.settings.effects, self.settings.needs_contributions
         positions = {str(spec): self._first("positions", f".{spec}") for spec in self.settings.interpreted}
         certificates = {cell.seed: cell.folder.stage_path("certificate") / "certificate.json" for cell in self.cells}
         found = {
@@ -141,8 +141,11 @@ class Language:
             "licences": self.corpus["licences"],
             "arms": {str(spec): self._arm(spec) for spec in self.specs},
             "controls": self._controls(),
-            "tickets": ticket_facts.of_language(self.cells, self._first("effects", f"@{effects}") if effects else {}),
+            "tickets": ticket_facts.of_language(
+                self.cells, self._first("effects", f"@{effects}") if effects else {}, contributions=measured
+            ),
             "selection": ticket_facts.selection(self.cells[0]),
+            "contributions": contribution_facts.of_language(self.cells) if measured else None,
             "certificates": {str(seed): read_json(path) for seed, path in certificates.items()},
             "interpretation": {spec: shares for spec, shares in positions.items() if shares is not None},
             "gain": self._gain(),

@@ -66,8 +66,11 @@ def selection(cell: Cell) -> dict[str, Any]:
     }
 
 
-def of_language(cells: Sequence[Cell], effects: Mapping[str, Any]) -> dict[str, Any]:
-    """Return counts by alpha and steps, overlaps of seeds and of selectors, and the tickets of the first seed."""
+def of_language(cells: Sequence[Cell], effects: Mapping[str, Any], *, contributions: bool = False) -> dict[str, Any]:
+    """Return counts by alpha and steps, overlaps of seeds and of selectors, and the tickets of the first seed.
+
+    ``contributions`` says whether those of the rows were measured.
+    """
     base, evidence, saved = cells[0].shop.settings, [cell.evidence for cell in cells], saved_tickets(cells[0])
     alphas = sorted({*ALPHA_GRID, base.alpha, base.alpha / 2, min(2 * base.alpha, (1 + base.alpha) / 2)})
 
@@ -86,7 +89,7 @@ def of_language(cells: Sequence[Cell], effects: Mapping[str, Any]) -> dict[str, 
             for place, (step, _) in enumerate(evidence[0].trajectory)
         ],
         **of_seeds(cells),
-        "overlap_of_selectors": _of_selectors(cells, len(saved)),
+        "overlap_of_selectors": _of_selectors(cells, len(saved), contributions=contributions),
         "spec": str(cells[0].own_tickets()),
         "list": _list(cells[0], saved, effects),
     }
@@ -151,12 +154,10 @@ def of_seeds(cells: Sequence[Cell]) -> dict[str, Any]:
     return {"overlap_of_seeds": sum(pairs) / len(pairs), "overlap_of": words}
 
 
-def _of_selectors(cells: Sequence[Cell], k: int) -> dict[str, Any]:
-    sets = [
-        [set(cell.evidence.token_ids[order(cell.evidence, cell.seed)[:k]].tolist()) for cell in cells]
-        for order in SELECTORS.values()
-    ]
-    return {"rows": k, "names": list(SELECTORS), "matrix": overlap_matrix(sets)}
+def _of_selectors(cells: Sequence[Cell], k: int, *, contributions: bool) -> dict[str, Any]:
+    names = [*SELECTORS, *(["contribution"] if contributions else [])]
+    sets = [[set(cell.order(name)[:k].tolist()) for cell in cells] for name in names]
+    return {"rows": k, "names": names, "matrix": overlap_matrix(sets)}
 
 
 def of_languages(cells: Mapping[str, Sequence[Cell]]) -> dict[str, Any]:
