@@ -88,7 +88,7 @@ def select_rows(
         asked = "by='contribution'" if by == "contribution" else "k='enough'"
         raise InputError(f"contributions is None, and {asked} needs them: give what row_contributions returns")
     worth = None if contributions is None else _of_a_fall(aligned(evidence, contributions))
-    values = worth if worth is not None and by == "contribution" else getattr(evidence, _COLUMNS.get(by, ""))
+    values = row_values(evidence, by, contributions=contributions)
     order = row_order(evidence, by, contributions=contributions)
     cumulative = None if worth is None else worth[order].cumsum(0) / worth.sum()
     count = _fewest(cumulative, share, by) if enough and cumulative is not None else int(k)
@@ -126,8 +126,17 @@ def row_order(
     """
     if by != "contribution":
         return SELECTORS[by](evidence, seed)
+    return torch.sort(
+        row_values(evidence, "contribution", contributions=contributions), descending=True, stable=True
+    ).indices
+
+
+def row_values(evidence: Evidence, by: Selector, *, contributions: HasContributions | None = None) -> torch.Tensor:
+    """Return what a selector ranks the rows of the evidence by, [A]. ``contributions`` is as for :func:`row_order`."""
+    if by != "contribution":
+        return torch.as_tensor(getattr(evidence, _COLUMNS[by]))
     assert contributions is not None, "asked for where there are contributions"
-    return torch.sort(aligned(evidence, contributions), descending=True, stable=True).indices
+    return aligned(evidence, contributions)
 
 
 def aligned(evidence: Evidence, contributions: HasContributions) -> torch.Tensor:

@@ -140,14 +140,14 @@ def _select(options: argparse.Namespace) -> int:
     console = RunConsole(quiet=options.quiet)
     tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
     chosen = {name: getattr(options, name) for name in ("alpha", "method", "correction", "top_k")}
-    pair, reading = (options.before, options.after), {"tensor": options.tensor}
+    before, after, reading = options.before, options.after, {"tensor": options.tensor}
     tickets: Tickets | SelectedRows
     with warnings.catch_warnings(record=True) as notes, console.task("Comparing rows") as progress:
         warnings.simplefilter("always", RuntimeWarning)
         if options.select_by == "l2":
-            tickets = l2_select_checkpoints(*pair, options.top_k, progress=progress, **reading)
+            tickets = l2_select_checkpoints(before, after, options.top_k, progress=progress, **reading)
         else:
-            tickets = ks_select_checkpoints(*pair, progress=progress, **reading, **chosen)
+            tickets = ks_select_checkpoints(before, after, progress=progress, **reading, **chosen)
     for note in notes:
         console.note(str(note.message))
     if tokenizer is None and len(tickets):

@@ -45,6 +45,7 @@ FILES: dict[str, dict[str, str]] = {
         "rows.safetensors": "trained rows: `token_ids` and the values of their rows",
         "evidence.json": "the steps and settings of the evidence in evidence.safetensors",
         "evidence.safetensors": "how far Embed Tuning moved each row, by which tickets and controls are chosen",
+        "selected.json": "the rows that an arm trained, with what they were chosen by",
         "contributions.safetensors": "how much of the fall of the loss each row of Embed Tuning accounts for",
         "weights.safetensors": "all weights of a fully tuned model, which are removed once the arm is scored",
         "evaluation.json": "the scores of an arm on the test split, with its translations",

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
+from kslottery_fast.base.options import Selector
 from kslottery_fast.evaluation.contribution_result import RowContributions
 from kslottery_fast.tickets.evidence import Evidence, Witness
-from kslottery_fast.tickets.selectors import row_order
+from kslottery_fast.tickets.selected_rows import SelectedRows
+from kslottery_fast.tickets.selectors import row_order, row_values
 from kslottery_fast.tickets.tickets import Tickets
 
 from . import contribution
@@ -122,6 +124,15 @@ class Cell:
         ids = ids[:k]
         # The order of rows changes the rounding of their gradient norm. This draw is trained in the order of the table.
         return ids.sort().values if selector == "random" and spec.size == "tickets" else ids
+
+    def selected(self, selector: Selector, spec: ArmSpec) -> SelectedRows:
+        """The rows that a selector chooses for an arm, with what they were ranked by."""
+        worth = self.contributions if selector == "contribution" else None
+        ids = self.choose(selector, spec)
+        values = row_values(self.evidence, selector, contributions=worth)
+        return SelectedRows(
+            ids, values[torch.searchsorted(self.evidence.token_ids, ids)], selector, self.evidence.vocab_size
+        )
 
     def own_tickets(self) -> ArmSpec:
         """The tickets that certificate and interpretation are about, as an arm."""

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import Selector
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,17 @@ FACTS = {
     "prefix": ArmFacts("Prefix Tuning"),
 }
 """Every arm by the name that ``--arms`` takes. ``arms.ARMS`` makes them."""
+
+
+def arms_of(selector: Selector) -> tuple[str, str]:
+    """The names of the arms that train and that copy the rows of a selector.
+
+    Examples
+    --------
+    >>> arms_of("ks"), arms_of("l2")
+    (('partial', 'transfer'), ('l2', 'transfer-l2'))
+    """
+    return ("partial", "transfer") if selector == "ks" else (selector, f"transfer-{selector}")
 
 
 @dataclass(frozen=True)

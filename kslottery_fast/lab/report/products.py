@@ -123,21 +123,25 @@ def write_products(experiment: Experiment) -> dict[str, Any]:
 
 
 def _tuned_arm(settings: ExperimentSettings) -> ArmSpec | None:
-    """The arm whose rows become an adapter: Partial Tuning of the tickets, otherwise the first Partial Tuning."""
-    arms = [spec for spec in settings.specs if spec.name == "partial"]
+    """The arm whose rows become an adapter: the one of as many rows as there are tickets, otherwise the first one."""
+    arms = settings.tuned
     return next((spec for spec in arms if spec.size == "tickets" and not spec.learning_rate), next(iter(arms), None))
 
 
 def _write_tickets(output: Path, cell: Cell, settings: ExperimentSettings) -> None:
-    """Write the tickets, their rows after Embed Tuning and after Partial Tuning, and the latter as a PEFT adapter."""
+    """Write the tickets, their rows after Embed Tuning and after Partial Tuning, and the latter as a PEFT adapter.
+
+    If another selector than the KS test is the method, its rows are written in place of tickets.
+    """
     spec = _tuned_arm(settings)
     if spec is None or not cell.record(spec)["rows"]:
         return
     from kslottery_fast.lab.experiment.trained import TrainedRows
 
-    from .ticket_facts import tickets_of
+    from .ticket_facts import rows_of, tickets_of
 
-    stage, tickets = cell.stage(spec), tickets_of(cell, spec)
+    stage, by = cell.stage(spec), settings.select_by
+    tickets = tickets_of(cell, spec) if by == "ks" else rows_of(cell, spec, by)
     trained = TrainedRows.load(stage)
     tickets.save(output / "tickets.json")
     tensors = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kslottery_fast.base.options import Selector
 from kslottery_fast.ks.significance import critical_count
 from kslottery_fast.lab.experiment.cell import Cell
 from kslottery_fast.lab.experiment.settings import ALPHA_GRID
@@ -17,6 +18,7 @@ from kslottery_fast.lab.experiment.specs import ArmSpec
 from kslottery_fast.tickets.evidence import SELECTORS, frequency_ranks
 from kslottery_fast.tickets.overlap import jaccard, overlap_matrix
 from kslottery_fast.tickets.select import select_tickets
+from kslottery_fast.tickets.selected_rows import SelectedRows
 from kslottery_fast.tickets.tickets import Tickets
 
 from .words import plural
@@ -44,6 +46,12 @@ def tickets_of(cell: Cell, spec: ArmSpec) -> Tickets:
     texts = dict(zip(own, own.token_texts or (), strict=False))
     known = all(token in texts for token in found)
     return replace(found, token_texts=tuple(texts[token] for token in found)) if known else found
+
+
+def rows_of(cell: Cell, spec: ArmSpec, selector: Selector) -> SelectedRows:
+    """Return the rows of an arm of any selector, with the texts of their tokens if its stage kept them."""
+    kept = cell.stage(spec) / "selected.json"
+    return SelectedRows.load(kept) if kept.exists() else cell.selected(selector, spec)
 
 
 def selection(cell: Cell) -> dict[str, Any]:
