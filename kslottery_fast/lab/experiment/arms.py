@@ -110,6 +110,7 @@ CHOSEN = {
     "random": "random rows of the active vocabulary",
     "l2": "the rows of largest L2 shift in Embed Tuning",
     "gradient": "the rows of largest gradients in Embed Tuning",
+    "contribution": "the rows that account for most of the fall of the loss in Embed Tuning",
 }
 """Which rows each selector chooses."""
 
@@ -135,7 +136,8 @@ class Tune(ChosenRows):
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         super().make(cell, spec, folder, progress)
-        if self.selector == "ks" and read_json(folder / "arm.json")["rows"]:
+        if self.selector != "random" and read_json(folder / "arm.json")["rows"]:
+            cell.selected(self.selector, spec).with_texts(cell.shop.loaded.tokenizer).save(folder / "selected.json")
             loaded = cell.shop.loaded
             with self.wearing(cell, folder) as model:
                 save_adapter(model, folder / "adapter", base_model_name_or_path=loaded.hub_id)
@@ -264,6 +266,10 @@ ARMS: dict[str, Arm] = {
         Transfer("transfer-random", "random"),
         Tune("l2", "l2"),
         Tune("gradient", "gradient"),
+        Tune("contribution", "contribution"),
+        Transfer("transfer-l2", "l2"),
+        Transfer("transfer-gradient", "gradient"),
+        Transfer("transfer-contribution", "contribution"),
         Frozen("frozen", "ks"),
         Frozen("frozen-frequency", "frequency"),
         Noise("noise", "ks"),

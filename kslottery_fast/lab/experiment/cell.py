@@ -10,9 +10,14 @@ from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
-from kslottery_fast.tickets.evidence import SELECTORS, Evidence, Witness
+from kslottery_fast.base.options import Selector
+from kslottery_fast.evaluation.contribution_result import RowContributions
+from kslottery_fast.tickets.evidence import Evidence, Witness
+from kslottery_fast.tickets.selected_rows import SelectedRows
+from kslottery_fast.tickets.selectors import row_order, row_values
 from kslottery_fast.tickets.tickets import Tickets
 
+from . import contribution
 from .console import ProgressCallback
 from .run_folder import RunFolder
 from .specs import ArmSpec
@@ -56,6 +61,11 @@ class Cell:
         return TrainedRows.load(self.stage(EMBED))
 
     @cached_property
+    def contributions(self) -> RowContributions:
+        """What each row of Embed Tuning accounts for. Its stage exists if an arm of the experiment needs it."""
+        return contribution.load(self.folder.stage_path(contribution.STAGE))
+
+    @cached_property
     def tickets(self) -> Tickets:
         """The rows that alpha selects, or the ``top_k`` rows of largest D if it selects none."""
         found = self.evidence.table().tickets(**self.shop.settings.selection)
@@ -90,23 +100,39 @@ class Cell:
             return len(self.evidence)
         if spec.size == "tickets":
             return len(self.tickets)
+        if spec.size == "enough":
+            return len(self.contributions.enough(contribution.ENOUGH))
         if isinstance(spec.size, float):
             settings = self.shop.settings
             return self.evidence.significant(spec.size, settings.method, settings.correction)
         assert isinstance(spec.size, int), "arms with a size get one when they are parsed"
         return spec.size
 
+    def order(self, selector: str) -> Tensor:
+        """The token ids of all rows that a selector ranks, best first. int64 [n]."""
+        worth = self.contributions if selector == "contribution" else None
+        return self.evidence.token_ids[row_order(self.evidence, selector, contributions=worth, seed=self.seed)]
+
     def choose(self, selector: str, spec: ArmSpec) -> Tensor:
         """The token ids that a selector chooses for an arm, best first. int64 [k]."""
-        k, order = self.size(spec), SELECTORS[selector](self.evidence, self.seed)
-        if k > len(order):
+        k, ids = self.size(spec), self.order(selector)
+        if k > len(ids):
             raise InputError(
-                f"arm {spec} asks for {k:,} rows, but only {len(order):,} rows can be chosen by {selector} "
+                f"arm {spec} asks for {k:,} rows, but only {len(ids):,} rows can be chosen by {selector} "
                 f"({self.code}, seed {self.seed}); ask for fewer"
             )
-        ids = self.evidence.token_ids[order[:k]]
+        ids = ids[:k]
         # The order of rows changes the rounding of their gradient norm. This draw is trained in the order of the table.
         return ids.sort().values if selector == "random" and spec.size == "tickets" else ids
+
+    def selected(self, selector: Selector, spec: ArmSpec) -> SelectedRows:
+        """The rows that a selector chooses for an arm, with what they were ranked by."""
+        worth = self.contributions if selector == "contribution" else None
+        ids = self.choose(selector, spec)
+        values = row_values(self.evidence, selector, contributions=worth)
+        return SelectedRows(
+            ids, values[torch.searchsorted(self.evidence.token_ids, ids)], selector, self.evidence.vocab_size
+        )
 
     def own_tickets(self) -> ArmSpec:
         """The tickets that certificate and interpretation are about, as an arm."""

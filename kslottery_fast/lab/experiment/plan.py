@@ -17,7 +17,7 @@ from kslottery_fast.lab.data.corpora import check_corpus
 from kslottery_fast.lab.data.languages import find_language
 from kslottery_fast.lab.models.names import check_model_name
 
-from . import scoring
+from . import contribution, scoring
 from .arms import ARMS
 from .cell import EMBED, UNTUNED, Cell
 from .certificate import certify
@@ -131,6 +131,8 @@ class Experiment:
             for spec in self.settings.specs:
                 if is_first or spec.facts.seeded:
                     jobs += self._arm(cell, spec)
+                if spec == EMBED and self.settings.needs_contributions:
+                    jobs.append(self._contribution(cell))
             jobs.append(self._job(cell, "certificate", "certifying", partial(_certificate, cell)))
             if is_first and self.settings.effects:
                 jobs += self._interpretation(cell)
@@ -154,6 +156,11 @@ class Experiment:
             return [make, score]
         stage, title = home.prefix + str(spec) + PARAPHRASE, f"evaluating {label}, paraphrased"
         return [make, score, Job(stage, title, partial(_scored, cell, spec, PARAPHRASE), spent, "scoring", idle=idle)]
+
+    def _contribution(self, cell: Cell) -> Job:
+        title = self._where(cell.code, cell.seed) + "measuring contributions of rows"
+        # A training, because it takes gradients: its time is more like that of a training than that of a score.
+        return Job(cell.folder.prefix + contribution.STAGE, title, partial(_contribution, cell), kind="training.slopes")
 
     def _show(self, label: str, stage: Path) -> None:
         if self.show_scores:
@@ -189,6 +196,10 @@ def _scored(cell: Cell, spec: ArmSpec, stage: str, folder: Path, progress: Progr
         return
     with ARMS[spec.name].wearing(cell, cell.stage(spec)) as model:
         scoring.score(cell.shop, model, stage, folder, progress)
+
+
+def _contribution(cell: Cell, folder: Path, progress: ProgressCallback) -> None:
+    contribution.measure(cell.shop, cell.tuned, cell.seed, folder, progress)
 
 
 def _certificate(cell: Cell, folder: Path, progress: ProgressCallback) -> None:

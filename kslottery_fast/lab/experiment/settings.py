@@ -8,18 +8,16 @@ from typing import Any, Literal, get_args
 
 from typing_extensions import Self
 
+from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import BleuTokenizer, Correction, Method, OutputRole
+from kslottery_fast.base.options import BleuTokenizer, Correction, Method, OutputRole, Selector
 from kslottery_fast.lab.data.languages import find_language
 from kslottery_fast.lab.data.prompts import DEFAULT_TEMPLATE, check_template
 
-from .specs import ArmSpec, parse_arm
+from .specs import ArmSpec, arms_of, parse_arm
 
 ALPHA_GRID = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8)
 """The alphas of the certificate's curve. The alpha of the run is added to them."""
-
-RUN_ARMS = ("untuned", "embed", "transfer@tickets", "partial@tickets", "frequency@tickets", "random@tickets")
-"""The arms of ``kslottery run``: the method, and two controls with as many rows as there are tickets."""
 
 COMPARE_ARMS = (
     *("untuned", "embed", "partial@0.05", "partial@18", "partial@64", "transfer@0.05"),
@@ -30,7 +28,7 @@ COMPARE_ARMS = (
 
 Dtype = Literal["auto", "bfloat16", "float32"]
 
-BEFORE_THEY_EXISTED = {"stage1_beta2": 0.999, "stage1_eps": 1e-8}
+BEFORE_THEY_EXISTED = {"stage1_beta2": 0.999, "stage1_eps": 1e-8, "contribution_examples": None}
 """Settings that older folders do not record, and the values with which those folders were made."""
 
 TASK, SELECTION, TRAINING, EVALUATION = "model and data", "selection of tickets", "training", "evaluation"
@@ -88,6 +86,9 @@ class RunSettings:
     top_k: int = option(
         18, SELECTION, "number of rows of largest D to take if alpha selects none", flag="fallback-top-k"
     )
+    contribution_examples: int | None = option(
+        None, SELECTION, "number of training pairs from which contributions of rows are computed (default: all)"
+    )
     learning_rate: float = option(1e-2, TRAINING, "learning rate of Embed Tuning, which decides how far rows move")
     tuning_learning_rate: float = option(1e-2, TRAINING, "learning rate of Partial Tuning and of its controls")
     stage1_beta2: float = option(
@@ -138,7 +139,9 @@ class RunSettings:
             raise InputError(
                 f"stage1_eps is {self.stage1_eps}; expected a positive number in the range of float32, such as 1e-8"
             )
-        counts = ("train", "validation", "test", "top_k", "steps", "batch_size", "micro_batch_size")
+        counts: tuple[str, ...] = ("train", "validation", "test", "top_k", "steps", "batch_size", "micro_batch_size")
+        if self.contribution_examples is not None:
+            counts += ("contribution_examples",)
         for name in (*counts, "max_new_tokens", "eval_batch_size", "n_bootstrap", "seed"):
             value, bound = getattr(self, name), int(name != "seed")
             if isinstance(value, bool) or not isinstance(value, int) or value < bound:
@@ -208,6 +211,9 @@ class ExperimentSettings:
         The share of Embed Tuning's gain that the recommended set of rows may lose.
     paraphrase : bool
         Whether every arm is also scored with a template that was not used in training.
+    select_by : {"ks", "l2", "gradient", "frequency", "contribution"}
+        The selector whose arms are the method here. The report recommends one of them, compares it with the others, and
+        holds its rows. The certificate is about the tickets of the KS test in any case.
 
     Raises
     ------
@@ -228,6 +234,7 @@ class ExperimentSettings:
     effects: int = 12
     margin: float = 0.1
     paraphrase: bool = True
+    select_by: Selector = "ks"
 
     def __post_init__(self) -> None:
         for name in ("arms", "seeds", "targets"):
@@ -248,10 +255,13 @@ class ExperimentSettings:
         codes = [find_language(target).code for target in self.targets]
         if len(set(codes)) != len(codes):
             raise InputError(f"targets names one language twice: {', '.join(self.targets)}")
+        check_choice(self.select_by, get_args(Selector), "select_by")
         self.specs  # noqa: B018 (refuses bad arms now)
 
     @classmethod
-    def of_run(cls, base: RunSettings, seed: int | None = None) -> Self:
+    def of_run(
+        cls, base: RunSettings, seed: int | None = None, *, select_by: Selector = "ks", rows: int | str = "tickets"
+    ) -> Self:
         """The settings of ``kslottery run``: the default arms, one training seed and one language.
 
         Parameters
@@ -260,9 +270,18 @@ class ExperimentSettings:
             The settings of the run.
         seed : int, optional
             The training seed, by default ``base.seed``.
+        select_by : str
+            The selector whose rows are copied and trained. The controls are frequent rows (for "frequency" those of
+            largest D) and random rows.
+        rows : int or str
+            How many, the size of all these arms.
         """
         chosen = base.seed if seed is None else seed
-        return cls(base, RUN_ARMS, (chosen,), (base.target,), effects=0, paraphrase=False)
+        check_choice(select_by, get_args(Selector), "select_by")
+        tuned, copied = arms_of(select_by)
+        control = "partial" if select_by == "frequency" else "frequency"
+        arms = ("untuned", "embed", *(f"{name}@{rows}" for name in (copied, tuned, control, "random")))
+        return cls(base, arms, (chosen,), (base.target,), effects=0, paraphrase=False, select_by=select_by)
 
     @classmethod
     def recorded(cls, header: Mapping[str, Any], folder: Path) -> Self:
@@ -290,10 +309,19 @@ class ExperimentSettings:
         return tuple(dict.fromkeys([ArmSpec("untuned"), ArmSpec("embed"), *asked]))
 
     @property
+    def needs_contributions(self) -> bool:
+        """Whether any arm needs the contributions of rows."""
+        return any(spec.needs_contributions for spec in self.specs)
+
+    @property
     def interpreted(self) -> tuple[ArmSpec, ...]:
-        """The arms whose effects are measured by position: Embed Tuning and the first Partial Tuning."""
-        partial = [spec for spec in self.specs if spec.name == "partial"]
-        return (ArmSpec("embed"), *partial[:1]) if self.effects else ()
+        """The arms whose effects are measured by position: Embed Tuning and the first one that trains chosen rows."""
+        return (ArmSpec("embed"), *self.tuned[:1]) if self.effects else ()
+
+    @property
+    def tuned(self) -> tuple[ArmSpec, ...]:
+        """The arms that train the rows of ``select_by``."""
+        return tuple(spec for spec in self.specs if spec.name == arms_of(self.select_by)[0])
 
     @property
     def binding(self) -> dict[str, Any]:
@@ -304,7 +332,9 @@ class ExperimentSettings:
     def grid(self) -> dict[str, Any]:
         """The settings that may change from call to call."""
         lists = {"arms": list(map(str, self.specs)), "seeds": list(self.seeds), "targets": list(self.targets)}
-        return {**lists, "effects": self.effects, "margin": self.margin, "paraphrase": self.paraphrase}
+        others = {"effects": self.effects, "margin": self.margin, "paraphrase": self.paraphrase}
+        # Left out for the KS test, so that a report from before there was a choice is still that of its grid.
+        return {**lists, **others, **({} if self.select_by == "ks" else {"select_by": self.select_by})}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import Selector
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class ArmFacts:
         Whether it differs between training seeds.
     stage1 : bool
         Whether it trains with ``stage1_beta2`` and ``stage1_eps``, as Embed Tuning does.
+    contributions : bool
+        Whether its rows are chosen by their contributions.
     """
 
     label: str
@@ -31,6 +34,7 @@ class ArmFacts:
     trains: bool = True
     seeded: bool = True
     stage1: bool = False
+    contributions: bool = False
 
 
 FACTS = {
@@ -45,6 +49,10 @@ FACTS = {
     "transfer-random": ArmFacts("Random Transfer", trains=False),
     "l2": ArmFacts("Rows by L2 shift"),
     "gradient": ArmFacts("Rows by gradient"),
+    "contribution": ArmFacts("Rows by contribution", contributions=True),
+    "transfer-l2": ArmFacts("L2 Transfer", trains=False),
+    "transfer-gradient": ArmFacts("Gradient Transfer", trains=False),
+    "transfer-contribution": ArmFacts("Contribution Transfer", trains=False, contributions=True),
     "frozen": ArmFacts("Tickets frozen", stage1=True),
     "frozen-frequency": ArmFacts("Frequent rows frozen", stage1=True),
     "noise": ArmFacts("Norm-matched noise", trains=False),
@@ -52,6 +60,17 @@ FACTS = {
     "prefix": ArmFacts("Prefix Tuning"),
 }
 """Every arm by the name that ``--arms`` takes. ``arms.ARMS`` makes them."""
+
+
+def arms_of(selector: Selector) -> tuple[str, str]:
+    """The names of the arms that train and that copy the rows of a selector.
+
+    Examples
+    --------
+    >>> arms_of("ks"), arms_of("l2")
+    (('partial', 'transfer'), ('l2', 'transfer-l2'))
+    """
+    return ("partial", "transfer") if selector == "ks" else (selector, f"transfer-{selector}")
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,8 @@ class ArmSpec:
     size : int, float, str or None
         A number of rows (int), or an alpha (float), which stands for as many rows as the KS test selects at it.
         "tickets" stands for the rows that the alpha of the run selects, or its ``top_k`` rows of largest D if it
-        selects none. "active" stands for all rows of the active vocabulary. None if the arm takes no size.
+        selects none. "active" stands for all rows of the active vocabulary. "enough" stands for the fewest rows that
+        account for 95% of the fall of the loss when contribution chooses them. None if the arm takes no size.
     learning_rate : float or None
         None stands for the arm's own default.
     """
@@ -81,6 +101,11 @@ class ArmSpec:
     @property
     def facts(self) -> ArmFacts:
         return FACTS[self.name]
+
+    @property
+    def needs_contributions(self) -> bool:
+        """Whether contributions choose its rows or say how many they are."""
+        return self.facts.contributions or self.size == "enough"
 
     @property
     def title(self) -> str:
@@ -145,14 +170,14 @@ def parse_arm(text: str, default_size: float) -> ArmSpec:
 
 
 def _size(text: str, size: str) -> int | float | str:
-    if size in ("active", "tickets"):
+    if size in ("active", "tickets", "enough"):
         return size
     if re.fullmatch(r"[0-9]+", size) and int(size) >= 1:
         return int(size)
     if not 0 < _number(size) < 1:
         raise InputError(
-            f"arm {text!r}: size {size!r} is not a number of rows (18), an alpha between 0 and 1 (0.05), 'tickets' or "
-            "'active'"
+            f"arm {text!r}: size {size!r} is not a number of rows (18), an alpha between 0 and 1 (0.05), 'tickets', "
+            "'enough' or 'active'"
         )
     return _number(size)
 

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
 from typing import Any, Literal
 
+from kslottery_fast.lab.experiment.specs import arms_of
+
+from . import contribution_facts
 from .certified import certified_text, level_at
 from .words import arm_label, is_model, rows_noun, share_text
 
@@ -19,17 +22,21 @@ this factor when alpha is doubled or halved. UNSTABLE: a mean Jaccard overlap be
 Outcome = Literal["better", "worse", "tie"]
 
 _CONTROLS = {"frequency": "equally many of the most frequent tokens", "random": "equally many random corpus rows"}
+_SELECTIONS = {"ks": "the KS test", "l2": "L2 shift", "gradient": "gradients"}
+_SELECTIONS |= {"frequency": "frequency", "contribution": "contribution"}
 _ONE = "There is one training seed, so it is unknown how much these differences vary between seeds."
 _CORRECTIONS = {None: "", "bonferroni": " (Bonferroni)", "bh": " (Benjamini-Hochberg)"}
 
 
-def recommendation_text(found: Mapping[str, Any] | None) -> str:
+def recommendation_text(found: Mapping[str, Any] | None, arm: str = "partial") -> str:
     """Say which set of tickets is recommended, or why none is.
 
     Parameters
     ----------
     found : mapping or None
         The entry ``recommendation`` of a language in ``summary.json``.
+    arm : str
+        The arm that trains the chosen rows.
 
     Returns
     -------
@@ -47,9 +54,7 @@ def recommendation_text(found: Mapping[str, Any] | None) -> str:
             "share of its gain. Train longer or try another learning rate."
         )
     if not found["kept"]:
-        return (
-            "No recommendation: the comparison has no arm `partial`. Add some, for example partial@18 and partial@64."
-        )
+        return f"No recommendation: the comparison has no arm `{arm}`. Add some, for example {arm}@18 and {arm}@64."
     rule = (
         f"at least {1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL (lower end of the 95% interval)"
     )
@@ -92,13 +97,15 @@ def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
         The findings, each of one or more sentences.
     """
     arms, recommendation, selection = language["arms"], language["recommendation"], language["selection"]
-    sets, seeds = _sets(arms), list(language["certificates"])
+    tuned, _ = arms_of(language.get("select_by", "ks"))
+    sets, seeds = _sets(arms, tuned), list(language["certificates"])
     one_of = f" with training seed {seeds[0]}" if len(seeds) > 1 else ""
-    own = f"partial@{main_size(arms)}"
+    own = f"{tuned}@{main_size(arms, tuned)}"
     only_tickets = sets and all(map(is_model, sets))  # leaves nothing to choose from
     return [
-        *([] if only_tickets else [recommendation_text(recommendation)]),
+        *([] if only_tickets else [recommendation_text(recommendation, tuned)]),
         _selection(selection, correction, one_of),
+        *_contributions(language),
         _gain(language, own),
         *(_control(entry, language) for entry in language["controls"]),
         *([_ONE] if language["controls"] and len(seeds) == 1 else []),
@@ -108,25 +115,27 @@ def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
     ]
 
 
-def main_size(specs: Iterable[str]) -> str:
+def main_size(specs: Iterable[str], arm: str = "partial") -> str:
     """Return the size of Partial Tuning (and of Partial Transfer) that the findings mention first.
 
     Parameters
     ----------
     specs : iterable of str
         The arms of an experiment.
+    arm : str
+        The one that trains the chosen rows.
 
     Returns
     -------
     str
-        "tickets" if there is such an arm or no arm of Partial Tuning; otherwise the size of the first one.
+        "tickets" if there is such an arm or none of another size; otherwise the size of the first one.
 
     Examples
     --------
     >>> main_size(["embed", "partial@64", "partial@tickets"]), main_size(["partial@64:lr=0.1", "partial@18"])
     ('tickets', '18')
     """
-    sizes = [spec.partition("@")[2] for spec in _sets(specs)]
+    sizes = [spec.partition("@")[2] for spec in _sets(specs, arm)]
     return "tickets" if "tickets" in sizes or not sizes else sizes[0]
 
 
@@ -155,9 +164,9 @@ def outcome(entry: Mapping[str, Any]) -> Outcome:
     return "better" if found["high"] < 0 and max(seeds) < 0 else "tie"
 
 
-def _sets(specs: Iterable[str]) -> list[str]:
-    """The arms of Partial Tuning with the default learning rate."""
-    return [spec for spec in specs if spec.startswith("partial@") and ":" not in spec]
+def _sets(specs: Iterable[str], arm: str) -> list[str]:
+    """The arms of this name with the default learning rate."""
+    return [spec for spec in specs if spec.startswith(f"{arm}@") and ":" not in spec]
 
 
 def _tickets_of(selection: Mapping[str, Any]) -> str:
@@ -194,6 +203,11 @@ def _selection(tickets: Mapping[str, Any], correction: str | None, seed: str) ->
     )
 
 
+def _contributions(language: Mapping[str, Any]) -> Iterator[str]:
+    if found := language.get("contributions"):  # measured if an arm needs them
+        yield contribution_facts.sentence(found)
+
+
 def _gain(language: Mapping[str, Any], own: str) -> str:
     before, after = (language["arms"][arm]["scores"]["nll"]["value"] for arm in ("untuned", "embed"))
     gain, shares = language["gain"], language["gain"]["shares"]
@@ -204,7 +218,8 @@ def _gain(language: Mapping[str, Any], own: str) -> str:
             f"{amount}. The comparisons below are between models that may have learned nothing."
         )
     text = f"Embed Tuning lowers the NLL per target token from {before:.3f} to {after:.3f}, {amount}."
-    told = [("copying", own.replace("partial", "transfer")), ("training", own)]
+    tuned, copied = arms_of(language.get("select_by", "ks"))
+    told = [("copying", own.replace(tuned, copied)), ("training", own)]
     parts = [(verb, share_text(shares[spec])) for verb, spec in told if spec in shares]
     if parts:
         (verb, share), *rest = parts
@@ -231,8 +246,8 @@ def _control(entry: Mapping[str, Any], language: Mapping[str, Any]) -> str:
             return f"Training {rows} gave a better model than training {other}. {facts}"
         case "better":
             return (
-                f"Training {rows} gave a worse model than training {other}. {facts} Selection by the KS test is "
-                "therefore not what makes rows useful here."
+                f"Training {rows} gave a worse model than training {other}. {facts} Selection by "
+                f"{_SELECTIONS[language.get('select_by', 'ks')]} is therefore not what makes rows useful here."
             )
     return f"Training {rows} and training {other} gave models that cannot be told apart here. {facts}"
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import NullFormatter, NullLocator
 
 from . import picture
 from .certificate_figure import certificate
+from .contribution_figure import contributions
 from .picture import INK, MUTED, NOTE, PAPER, TICKET, WIDTH, Picture, add_title, colour_of, panels
 from .row_figures import MovedRows, ecdf, frequency, histogram
 from .training_figures import Losses, costs, losses
@@ -24,6 +25,7 @@ SERIES = {  # arms whose size can grow, with their marker; labels tell them apar
     "random": ("Random rows", "v"),
     "l2": ("L2 shift", "D"),
     "gradient": ("Gradient", "P"),
+    "contribution": ("Contribution", "*"),
     "transfer": ("Partial Transfer (KS)", "^"),
     "lora": ("LoRA", "x"),
     "prefix": ("Prefix Tuning", "+"),
@@ -67,6 +69,8 @@ def pictures(
             found += [histogram(code, moved, of), frequency(code, moved, of)]
             if moved.shifts:
                 found.append(ecdf(code, moved, of))
+            if (language.get("contributions") or {}).get("curves"):
+                found.append(contributions(code, language, of))
             if several:
                 overlap = language["tickets"]["overlap_of_selectors"]
                 caption = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from kslottery_fast.lab.experiment.specs import arms_of
+
 from .advice import Outcome, main_size, outcome
 from .words import is_model, listed, rows_noun, share_text
 
@@ -12,10 +14,21 @@ MAX_LISTED = 4  # with more languages than this, only the extremes are named
 
 _DO: dict[Outcome, str] = {"better": "do better", "worse": "do worse", "tie": "show no clear difference"}
 _CONTROLS = {
+    "partial": ("the {} rows of largest D", "equally many rows of largest D"),
     "frequency": ("the {} most frequent tokens", "equally many of the most frequent tokens"),
     "random": ("{} random rows", "equally many random rows"),
     "l2": ("the {} rows of largest L2 shift", "equally many rows of largest L2 shift"),
     "gradient": ("the {} rows of largest gradient", "equally many rows of largest gradient"),
+    "contribution": ("the {} rows of largest contribution", "equally many rows of largest contribution"),
+}
+
+
+_ROWS = {
+    "ks": "rows of largest D",
+    "l2": "rows of largest L2 shift",
+    "gradient": "rows of largest gradient",
+    "frequency": "rows of the most frequent tokens",
+    "contribution": "rows of largest contribution",
 }
 
 
@@ -27,7 +40,7 @@ class Best(NamedTuple):
 
     @property
     def verb(self) -> str:
-        return "training" if self.spec.startswith("partial") else "copying"
+        return "copying" if self.spec.startswith("transfer") else "training"
 
 
 def verdict(language: Mapping[str, Any]) -> str:
@@ -52,7 +65,7 @@ def verdict(language: Mapping[str, Any]) -> str:
     if best is None:
         return f"Embed Tuning lowers the test NLL by {amount}. No arm here trains or copies tickets."
     start, rows = "", f"{_counts(language, best.spec)} of {selection['vocab_size']:,} rows"
-    if selection["selected_by"] == "top_k":
+    if selection["selected_by"] == "top_k" and language.get("select_by", "ks") == "ks":
         start = f"No row is significant at alpha = {selection['alpha']:g}. "
         if best.spec.endswith("@tickets"):
             rows = f"the {_counts(language, best.spec)} {rows_noun(selection)}"
@@ -102,13 +115,15 @@ def best_arm(language: Mapping[str, Any]) -> Best | None:
     -------
     Best or None
         Partial Tuning with the recommended size, otherwise with the main size, otherwise with another size;
-        Partial Transfer if nothing was tuned. None if no arm has rows and a share.
+        Partial Transfer if nothing was tuned. If another selector than the KS test is the method, its arms instead.
+        None if no arm has rows and a share.
     """
     recommendation = language["recommendation"] or {"arm": None, "kept": []}
     shares = {one["arm"]: one["test"] for one in recommendation["kept"]} | language["gain"]["shares"]
-    size = main_size(language["arms"])
-    order = [recommendation["arm"], f"partial@{size}", *shares, f"transfer@{size}"]
-    for spec in sorted((spec for spec in order if spec), key=lambda spec: not spec.startswith("partial")):
+    tuned, copied = arms_of(language.get("select_by", "ks"))
+    size = main_size(language["arms"], tuned)
+    order = [recommendation["arm"], f"{tuned}@{size}", *shares, f"{copied}@{size}"]
+    for spec in sorted((spec for spec in order if spec), key=lambda spec: not spec.startswith(tuned)):
         if shares.get(spec) and any(language["arms"][spec]["rows"]):
             return Best(spec, shares[spec])
     return None
@@ -152,7 +167,8 @@ def _shares(languages: Sequence[Mapping[str, Any]], told: Mapping[str, Best]) ->
     significant = all(one["selection"]["selected_by"] == "alpha" for one in languages)
     tickets = significant and all(is_model(best.spec) for best in told.values())
     counts = {_counts(one, told[one["name"]].spec) for one in languages if one["name"] in told}
-    rows = "the tickets" if tickets else f"{f'{next(iter(counts))} ' if len(counts) == 1 else ''}rows of largest D"
+    noun = _ROWS[languages[0].get("select_by", "ks")]
+    rows = "the tickets" if tickets else f"{f'{next(iter(counts))} ' if len(counts) == 1 else ''}{noun}"
     start = f"Of Embed Tuning's gain, {' or '.join(verbs)} {rows} recovers"
     if len(told) <= MAX_LISTED:
         return f"{start} {listed([f'{share_text(best.share)} in {name}' for name, best in told.items()])}"

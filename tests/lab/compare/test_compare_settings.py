@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.lab.experiment.settings import ArmSpec, ExperimentSettings, RunSettings, parse_arm
+from kslottery_fast.lab.experiment.settings import (
+    BEFORE_THEY_EXISTED,
+    ArmSpec,
+    ExperimentSettings,
+    RunSettings,
+    parse_arm,
+)
 
 
 def settings(**changes) -> ExperimentSettings:
@@ -27,6 +33,7 @@ def test_untuned_and_embed_tuning_are_always_there_and_nothing_is_twice():
         ("lora@0.01:lr=1e-3", ArmSpec("lora", 0.01, 1e-3)),
         ("full:lr=2e-5", ArmSpec("full", None, 2e-5)),
         ("gradient", ArmSpec("gradient", 0.05)),
+        ("contribution@enough", ArmSpec("contribution", "enough")),
         ("full:lr=1.23456789e-5", ArmSpec("full", None, 1.23456789e-5)),
     ],
 )
@@ -96,11 +103,40 @@ def test_the_settings_that_a_folder_records_read_as_themselves():
         ExperimentSettings.recorded({"settings": {"alhpa": 1}, "grid": header["grid"]}, Path("runs/a"))
 
 
-def test_a_folder_from_before_the_settings_of_stage_1_reads_as_it_was_made():
+def test_a_folder_from_before_a_setting_existed_reads_as_it_was_made():
     found = settings()
-    older = {name: value for name, value in found.binding.items() if not name.startswith("stage1_")}
+    older = {name: value for name, value in found.binding.items() if name not in BEFORE_THEY_EXISTED}
     read = ExperimentSettings.recorded({"settings": older, "grid": found.grid}, Path("runs/a")).base
-    assert (read.stage1_beta2, read.stage1_eps) == (0.999, 1e-8)
+    assert (read.stage1_beta2, read.stage1_eps, read.contribution_examples) == (0.999, 1e-8, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "arms"),
+    [
+        (
+            {"select_by": "contribution", "rows": 64},
+            ["transfer-contribution@64", "contribution@64", "frequency@64", "random@64"],
+        ),
+        (
+            {"select_by": "l2", "rows": "enough"},
+            ["transfer-l2@enough", "l2@enough", "frequency@enough", "random@enough"],
+        ),
+        (
+            {"select_by": "frequency"},
+            ["transfer-frequency@tickets", "frequency@tickets", "partial@tickets", "random@tickets"],
+        ),
+        ({"rows": 18}, ["transfer@18", "partial@18", "frequency@18", "random@18"]),
+    ],
+)
+def test_the_arms_of_a_run_are_those_of_its_selector_and_size_beside_controls(options, arms):
+    found = ExperimentSettings.of_run(RunSettings(), **options)
+    assert [str(spec) for spec in found.specs] == ["untuned", "embed", *arms]
+    assert [str(spec) for spec in found.tuned] == arms[1:2]
+    again = ExperimentSettings.recorded({"settings": found.binding, "grid": found.grid}, Path("runs/a"))
+    assert (again.grid, again.select_by) == (found.grid, found.select_by)
+    assert ("select_by" in found.grid) == (found.select_by != "ks")
+    with pytest.raises(InputError, match="select_by is 'size': expected 'ks', 'l2'"):
+        ExperimentSettings.of_run(RunSettings(), select_by="size")
 
 
 def test_a_run_is_the_default_arms_with_one_seed_and_one_language():
