@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -98,7 +99,7 @@ class Cell:
 
     def choose(self, selector: str, spec: ArmSpec) -> Tensor:
         """The token ids that a selector chooses for an arm, best first. int64 [k]."""
-        k, order = self.size(spec), SELECTORS[selector](self.evidence, self.seed)
+        k, order = self.size(spec), SELECTORS[selector](self.evidence, self.draw_seed(spec))
         if k > len(order):
             raise InputError(
                 f"arm {spec} asks for {k:,} rows, but only {len(order):,} rows can be chosen by {selector} "
@@ -107,6 +108,12 @@ class Cell:
         ids = self.evidence.token_ids[order[:k]]
         # The order of rows changes the rounding of their gradient norm. This draw is trained in the order of the table.
         return ids.sort().values if selector == "random" and spec.size == "tickets" else ids
+
+    def draw_seed(self, spec: ArmSpec) -> int:
+        """The seed of what an arm draws at random. Draw 0 has the training seed itself."""
+        if spec.draw == 0:
+            return self.seed
+        return int(np.random.SeedSequence((self.seed, spec.draw)).generate_state(1)[0])
 
     def own_tickets(self) -> ArmSpec:
         """The tickets that certificate and interpretation are about, as an arm."""
@@ -118,8 +125,14 @@ class Cell:
         from .training import Recipe  # slow: imports transformers
 
         settings = self.shop.settings
-        sizes = {name: getattr(settings, name) for name in ("steps", "batch_size", "micro_batch_size")}
-        recipe = Recipe(pad_token_id=self.shop.pad_token_id, **sizes, learning_rate=learning_rate, seed=self.seed)
+        recipe = Recipe(
+            pad_token_id=self.shop.pad_token_id,
+            steps=spec.steps or settings.steps,
+            batch_size=settings.batch_size,
+            micro_batch_size=settings.micro_batch_size,
+            learning_rate=learning_rate,
+            seed=self.seed,
+        )
         return replace(recipe, beta2=settings.stage1_beta2, eps=settings.stage1_eps) if spec.facts.stage1 else recipe
 
     def train(

@@ -25,6 +25,7 @@ from .console import ProgressCallback, RunConsole
 from .jobs import Job, work_through
 from .run_folder import RunFolder
 from .scoring import PARAPHRASE, SCORE
+from .search import candidates_spent, keep_best, make_candidate, refuse_diverged
 from .settings import ExperimentSettings
 from .specs import ArmSpec
 from .trained import TrainedRows
@@ -134,7 +135,10 @@ class Experiment:
             jobs.append(self._job(cell, "certificate", "certifying", partial(_certificate, cell)))
             if is_first and self.settings.effects:
                 jobs += self._interpretation(cell)
-        return jobs
+        once: dict[str, Job] = {}
+        for job in jobs:  # two searches may train at the same rate
+            once.setdefault(job.stage, job)
+        return list(once.values())
 
     def _arm(self, cell: Cell, spec: ArmSpec) -> list[Job]:
         arm, home = ARMS[spec.name], cell.home(spec)
@@ -149,11 +153,33 @@ class Experiment:
             show=partial(self._show, label, home.stage_path(str(spec) + SCORE)),
             **({} if self.settings.paraphrase else {"afterwards": spent}),
         )
-        make = Job(home.prefix + str(spec), label, partial(arm.make, cell, spec), kind=arm.kind, idle=idle)
+        make = self._search(cell, spec) if spec.rates else [self._make(cell, spec, arm.make)]
         if not self.settings.paraphrase:
-            return [make, score]
+            return [*make, score]
         stage, title = home.prefix + str(spec) + PARAPHRASE, f"evaluating {label}, paraphrased"
-        return [make, score, Job(stage, title, partial(_scored, cell, spec, PARAPHRASE), spent, "scoring", idle=idle)]
+        return [*make, score, Job(stage, title, partial(_scored, cell, spec, PARAPHRASE), spent, "scoring", idle=idle)]
+
+    def _make(self, cell: Cell, spec: ArmSpec, make: Callable[[Cell, ArmSpec, Path, ProgressCallback], None]) -> Job:
+        arm = ARMS[spec.name]
+        label = self._where(cell.code, cell.seed if arm.seeded else None) + spec.title
+        kind = arm.kind if spec.steps is None else f"{arm.kind}.{spec.steps}"  # whose time says little about others
+        stage = cell.home(spec).prefix + str(spec)
+        return Job(stage, label, partial(make, cell, spec), kind=kind, idle=partial(_unchanged, cell, spec))
+
+    def _search(self, cell: Cell, spec: ArmSpec) -> list[Job]:
+        """The training at each learning rate, and the choice among them."""
+        label = self._where(cell.code, cell.seed) + spec.title
+        return [
+            *(self._make(cell, candidate, make_candidate) for candidate in spec.candidates),
+            Job(
+                cell.home(spec).prefix + str(spec),
+                f"choosing the learning rate of {label}",
+                partial(keep_best, cell, spec),
+                partial(candidates_spent, cell, spec, self.settings.specs),
+                "scoring.search",
+                idle=partial(_unchanged, cell, spec),
+            ),
+        ]
 
     def _show(self, label: str, stage: Path) -> None:
         if self.show_scores:
@@ -187,6 +213,7 @@ def _scored(cell: Cell, spec: ArmSpec, stage: str, folder: Path, progress: Progr
     if _unchanged(cell, spec):
         scoring.copy_scores(cell.shop.folder.stage_path(str(UNTUNED) + stage), folder)
         return
+    refuse_diverged(cell, spec)
     with ARMS[spec.name].wearing(cell, cell.stage(spec)) as model:
         scoring.score(cell.shop, model, stage, folder, progress)
 
