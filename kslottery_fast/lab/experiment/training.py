@@ -225,6 +225,7 @@ def train_parameters(
     set_seed(recipe.seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet_trainer())
+        stack.enter_context(quick_attention(model))
         folder = saver.folder if saver else stack.enter_context(tempfile.TemporaryDirectory(prefix="trainer-"))
         arguments = TrainingArguments(
             output_dir=str(folder),
@@ -260,6 +261,26 @@ def train_parameters(
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=saver.resume() if saver else None)
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@contextlib.contextmanager
+def quick_attention(model: Any) -> Iterator[None]:
+    """Train a bfloat16 model on a CPU with transformers' own attention in place of torch's fused one.
+
+    The backward pass of the fused attention took 6.4 ms a layer for 8 x 30 tokens of SmolLM2-135M, and that of plain
+    products takes less than 2 ms (Intel Xeon with AMX, 2026-11-28). In float32 both take about the same time.
+    """
+    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    parameter = next(model.parameters())
+    slow = parameter.device.type == "cpu" and parameter.dtype == torch.bfloat16 and attention == "sdpa"
+    if not slow:
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(attention)
 
 
 @contextlib.contextmanager
