@@ -1,6 +1,6 @@
 """The jobs of an experiment, in the order in which they run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from .arms import ARMS
 from .cell import EMBED, UNTUNED, Cell
 from .certificate import certify
 from .console import ProgressCallback, RunConsole
-from .jobs import Job, work_through
+from .jobs import Engine, Job, work_through
 from .run_folder import RunFolder
 from .scoring import PARAPHRASE, SCORE
 from .settings import ExperimentSettings
@@ -68,7 +68,7 @@ class Experiment:
             (code, seed): Cell(shop, code, seed) for seed in settings.seeds for code, shop in self.shops.items()
         }
 
-    def work(self, command: str, *, only_finished: bool = False) -> bool:
+    def work(self, command: str, *, only_finished: bool = False, engine: Engine = work_through) -> bool:
         """Do the jobs that are left.
 
         Parameters
@@ -77,6 +77,8 @@ class Experiment:
             The command line, which is recorded with the stages that this call makes.
         only_finished : bool
             Whether to refuse an experiment that is not finished.
+        engine : Engine
+            What does the jobs, by default this process.
 
         Returns
         -------
@@ -97,7 +99,7 @@ class Experiment:
         if finished:
             rest = f"{len(jobs) - finished} left" if finished < len(jobs) else "none left"
             self.console.say(f"{self.folder.path}: {finished} of {len(jobs)} stages are finished already, {rest}")
-        work_through(jobs, self.folder, self.console, command)
+        engine(jobs, self.folder, self.console, command)
         return finished < len(jobs)
 
     def check_finished(self) -> None:
@@ -121,7 +123,10 @@ class Experiment:
             check_model_name(base.model)
 
     def jobs(self) -> list[Job]:
-        """Every job. Shared stages come first, then seed after seed, so that the first seed is finished first."""
+        """Every job. Shared stages come first, then seed after seed, so that the first seed is finished first.
+
+        A job stands after those whose stages it needs.
+        """
         jobs = [
             Job(shop.folder.prefix + "corpus", f"{self._where(code)}corpus and model", shop.record, kind="corpus")
             for code, shop in self.shops.items()
@@ -137,23 +142,28 @@ class Experiment:
         return jobs
 
     def _arm(self, cell: Cell, spec: ArmSpec) -> list[Job]:
-        arm, home = ARMS[spec.name], cell.home(spec)
+        arm, own = ARMS[spec.name], cell.home(spec).prefix + str(spec)
         label = self._where(cell.code, cell.seed if arm.seeded else None) + spec.title
-        spent, idle = partial(arm.spent, cell.stage(spec)), partial(_unchanged, cell, spec)
-        score = Job(
-            home.prefix + str(spec) + SCORE,
-            f"evaluating {label}",
-            partial(_scored, cell, spec, SCORE),
+        needs = (cell.corpus_stage, cell.embed_stage) if arm.reads_embed else (cell.corpus_stage,)
+        idle = partial(_unchanged, cell, spec)
+        make = Job(own, label, partial(arm.make, cell, spec), kind=arm.kind, idle=idle, needs=needs)
+        endings = (SCORE, PARAPHRASE) if self.settings.paraphrase else (SCORE,)
+        spent = partial(_spent, cell, spec, [own + ending for ending in endings], self.folder)
+        return [make, *(self._score(cell, spec, label, ending, spent) for ending in endings)]
+
+    def _score(self, cell: Cell, spec: ArmSpec, label: str, ending: str, spent: Callable[[], None]) -> Job:
+        own, untuned = cell.home(spec).prefix + str(spec), cell.shop.folder.prefix + str(UNTUNED) + ending
+        needs = (cell.corpus_stage, own)
+        return Job(
+            own + ending,
+            f"evaluating {label}" + (", paraphrased" if ending == PARAPHRASE else ""),
+            partial(_scored, cell, spec, ending),
+            afterwards=spent,
             kind="scoring",
-            idle=idle,
-            show=partial(self._show, label, home.stage_path(str(spec) + SCORE)),
-            **({} if self.settings.paraphrase else {"afterwards": spent}),
+            show=partial(self._show, label, cell.home(spec).stage_path(str(spec) + SCORE)) if ending == SCORE else None,
+            idle=partial(_unchanged, cell, spec),
+            needs=needs if spec == UNTUNED else (*needs, untuned),  # an arm without rows takes the untuned scores
         )
-        make = Job(home.prefix + str(spec), label, partial(arm.make, cell, spec), kind=arm.kind, idle=idle)
-        if not self.settings.paraphrase:
-            return [make, score]
-        stage, title = home.prefix + str(spec) + PARAPHRASE, f"evaluating {label}, paraphrased"
-        return [make, score, Job(stage, title, partial(_scored, cell, spec, PARAPHRASE), spent, "scoring", idle=idle)]
 
     def _show(self, label: str, stage: Path) -> None:
         if self.show_scores:
@@ -169,7 +179,9 @@ class Experiment:
 
     def _job(self, cell: Cell, name: str, words: str, work: Work, spec: ArmSpec = EMBED) -> Job:
         title, kind = self._where(cell.code, cell.seed) + words, f"scoring.{name.partition('@')[0]}"
-        return Job(cell.folder.prefix + name, title, work, kind=kind, idle=partial(_unchanged, cell, spec))
+        needs = dict.fromkeys((cell.corpus_stage, cell.embed_stage, cell.folder.prefix + str(spec)))
+        stage, idle = cell.folder.prefix + name, partial(_unchanged, cell, spec)
+        return Job(stage, title, work, kind=kind, idle=idle, needs=tuple(needs))
 
     def _where(self, code: str, seed: int | None = None) -> str:
         """The language and seed of a title. Empty if there is only one cell."""
@@ -181,6 +193,12 @@ class Experiment:
 def _unchanged(cell: Cell, spec: ArmSpec) -> bool:
     """Whether alpha selected no row for an arm, so that its model is the original one."""
     return spec != UNTUNED and cell.record(spec)["rows"] == 0
+
+
+def _spent(cell: Cell, spec: ArmSpec, scores: Sequence[str], folder: RunFolder) -> None:
+    """Remove what an arm needs no more, once all of its scores are finished. They may be in any order."""
+    if all(folder.finished(stage) for stage in scores):
+        ARMS[spec.name].spent(cell.stage(spec))
 
 
 def _scored(cell: Cell, spec: ArmSpec, stage: str, folder: Path, progress: ProgressCallback) -> None:
