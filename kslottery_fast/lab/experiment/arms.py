@@ -31,7 +31,7 @@ class Arm:
     """How one model of an experiment is made.
 
     ``label``, ``sized``, ``trains`` and ``seeded`` are those of :class:`~.specs.ArmFacts`. ``kind`` is the kind of work
-    for :class:`~.console.Forecast`.
+    for :class:`~.console.Forecast`. ``reads_embed`` says whether :meth:`make` reads the stage of Embed Tuning.
 
     Parameters
     ----------
@@ -40,6 +40,7 @@ class Arm:
     """
 
     kind = "training"
+    reads_embed = True
 
     def __init__(self, name: str) -> None:
         self.name, facts = name, FACTS[name]
@@ -91,6 +92,7 @@ class Untuned(RowArm):
     """The original model."""
 
     kind = "none"
+    reads_embed = False
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         return
@@ -98,6 +100,8 @@ class Untuned(RowArm):
 
 class EmbedTuning(RowArm):
     """Trains every row of the active vocabulary. Other arms choose their rows by the evidence that it leaves."""
+
+    reads_embed = False
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
         shop, settings = cell.shop, cell.shop.settings
@@ -199,6 +203,7 @@ class FullTuning(Arm):
     """Trains all parameters. The weights are removed once the arm is scored, and made again if they are needed."""
 
     kind = "training.full"
+    reads_embed = False
     default_rate = 5e-5
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:

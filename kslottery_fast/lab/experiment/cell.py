@@ -72,6 +72,16 @@ class Cell:
         """The folder of an arm's own stage."""
         return self.home(spec).stage_path(str(spec))
 
+    @property
+    def corpus_stage(self) -> str:
+        """The name of the stage with the corpus."""
+        return self.shop.folder.prefix + "corpus"
+
+    @property
+    def embed_stage(self) -> str:
+        """The name of the stage with Embed Tuning."""
+        return self.folder.prefix + str(EMBED)
+
     def record(self, spec: ArmSpec) -> dict[str, object]:
         """The record of a finished arm, which holds ``rows`` and ``trained_parameters``."""
         return dict(read_json(self.stage(spec) / "arm.json"))

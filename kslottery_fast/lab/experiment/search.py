@@ -6,7 +6,6 @@ arms that name it. The stage of the search is a copy of the candidate with the l
 """
 
 import shutil
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +73,6 @@ def _nll(cell: Cell, candidate: ArmSpec, place: int, among: int, progress: Progr
             return validation_nll(cell.shop, model, on_validation).interval.value
     except DivergedError:  # its rows are finite, and its predictions are not
         return None
-
-
-def candidates_spent(cell: Cell, spec: ArmSpec, others: Collection[ArmSpec]) -> None:
-    """Remove what is too large to keep of the candidates, unless they are arms themselves, among ``others``."""
-    for candidate in spec.candidates:
-        if candidate not in others:
-            ARMS[candidate.name].spent(cell.stage(candidate))
 
 
 def refuse_diverged(cell: Cell, spec: ArmSpec) -> None:
