@@ -164,7 +164,7 @@ def _add_setting(group: Any, field: Any) -> None:
         options["choices"] = metadata["choices"]
     elif field.name == "seed":
         options |= {"type": one_seed, "metavar": "N"}
-    elif isinstance(field.default, int):
+    elif isinstance(field.default, int) or field.name == "contribution_examples":
         options |= {"type": at_least(1), "metavar": "N"}
     elif isinstance(field.default, float):
         read = {"alpha": probability, "stage1_beta2": below_one}.get(field.name, positive)

@@ -121,6 +121,7 @@ CHOSEN = {
     "random": "random rows of the active vocabulary",
     "l2": "the rows of largest L2 shift in Embed Tuning",
     "gradient": "the rows of largest gradients in Embed Tuning",
+    "contribution": "the rows that account for most of the fall of the loss in Embed Tuning",
 }
 """Which rows each selector chooses."""
 
@@ -282,6 +283,10 @@ ARMS: dict[str, Arm] = {
         Transfer("transfer-random", "random"),
         Tune("l2", "l2"),
         Tune("gradient", "gradient"),
+        Tune("contribution", "contribution"),
+        Transfer("transfer-l2", "l2"),
+        Transfer("transfer-gradient", "gradient"),
+        Transfer("transfer-contribution", "contribution"),
         Frozen("frozen", "ks"),
         Frozen("frozen-frequency", "frequency"),
         Noise("noise", "ks"),

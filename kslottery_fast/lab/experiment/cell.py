@@ -11,9 +11,12 @@ from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
-from kslottery_fast.tickets.evidence import SELECTORS, Evidence, Witness
+from kslottery_fast.evaluation.contribution_result import RowContributions
+from kslottery_fast.tickets.evidence import Evidence, Witness
+from kslottery_fast.tickets.selectors import row_order
 from kslottery_fast.tickets.tickets import Tickets
 
+from . import contribution
 from .console import ProgressCallback
 from .run_folder import RunFolder
 from .specs import ArmSpec
@@ -55,6 +58,11 @@ class Cell:
     def tuned(self) -> TrainedRows:
         """The rows after Embed Tuning."""
         return TrainedRows.load(self.stage(EMBED))
+
+    @cached_property
+    def contributions(self) -> RowContributions:
+        """What each row of Embed Tuning accounts for. Its stage exists if an arm of the experiment needs it."""
+        return contribution.load(self.folder.stage_path(contribution.STAGE))
 
     @cached_property
     def tickets(self) -> Tickets:
@@ -101,6 +109,8 @@ class Cell:
             return len(self.evidence)
         if spec.size == "tickets":
             return len(self.tickets)
+        if spec.size == "enough":
+            return len(self.contributions.enough(contribution.ENOUGH))
         if isinstance(spec.size, float):
             settings = self.shop.settings
             return self.evidence.significant(spec.size, settings.method, settings.correction)
@@ -109,7 +119,8 @@ class Cell:
 
     def choose(self, selector: str, spec: ArmSpec) -> Tensor:
         """The token ids that a selector chooses for an arm, best first. int64 [k]."""
-        k, order = self.size(spec), SELECTORS[selector](self.evidence, self.draw_seed(spec))
+        worth = self.contributions if selector == "contribution" else None
+        k, order = self.size(spec), row_order(self.evidence, selector, contributions=worth, seed=self.draw_seed(spec))
         if k > len(order):
             raise InputError(
                 f"arm {spec} asks for {k:,} rows, but only {len(order):,} rows can be chosen by {selector} "

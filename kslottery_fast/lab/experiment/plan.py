@@ -17,7 +17,7 @@ from kslottery_fast.lab.data.corpora import check_corpus
 from kslottery_fast.lab.data.languages import find_language
 from kslottery_fast.lab.models.names import check_model_name
 
-from . import scoring
+from . import contribution, scoring
 from .arms import ARMS
 from .cell import EMBED, UNTUNED, Cell
 from .certificate import certify
@@ -137,6 +137,8 @@ class Experiment:
             for spec in self.settings.specs:
                 if is_first or spec.facts.seeded:
                     jobs += self._arm(cell, spec)
+                if spec == EMBED and self.settings.needs_contributions:
+                    jobs.append(self._contribution(cell))
             jobs.append(self._job(cell, "certificate", "certifying", partial(_certificate, cell)))
             if is_first and self.settings.effects:
                 jobs += self._interpretation(cell)
@@ -150,7 +152,8 @@ class Experiment:
         return [*make, *(self._score(cell, spec, ending) for ending in self._endings)]
 
     def _make(self, cell: Cell, spec: ArmSpec, make: Callable[[Cell, ArmSpec, Path, ProgressCallback], None]) -> Job:
-        arm = ARMS[spec.name]
+        arm, needs = ARMS[spec.name], [cell.corpus_stage]
+        needs += [cell.embed_stage] * arm.reads_embed + [_contribution_stage(cell)] * spec.needs_contributions
         kind = arm.kind if spec.steps is None else f"{arm.kind}.{spec.steps}"  # whose time says little about others
         return Job(
             _stage(cell, spec),
@@ -158,7 +161,7 @@ class Experiment:
             partial(make, cell, spec),
             kind=kind,
             idle=partial(_unchanged, cell, spec),
-            needs=(cell.corpus_stage, cell.embed_stage) if arm.reads_embed else (cell.corpus_stage,),
+            needs=tuple(needs),
         )
 
     def _search(self, cell: Cell, spec: ArmSpec) -> list[Job]:
@@ -204,6 +207,12 @@ class Experiment:
     def _label(self, cell: Cell, spec: ArmSpec) -> str:
         return self._where(cell.code, cell.seed if spec.facts.seeded else None) + spec.title
 
+    def _contribution(self, cell: Cell) -> Job:
+        title = self._where(cell.code, cell.seed) + "measuring contributions of rows"
+        # A training, because it takes gradients: its time is more like that of a training than that of a score.
+        stage, needs = _contribution_stage(cell), (cell.corpus_stage, cell.embed_stage)
+        return Job(stage, title, partial(_contribution, cell), kind="training.slopes", needs=needs)
+
     def _show(self, label: str, stage: Path) -> None:
         if self.show_scores:
             self.show_scores(label, scoring.load_scores(stage)["test"])
@@ -239,6 +248,10 @@ def _stage(cell: Cell, spec: ArmSpec) -> str:
     return cell.home(spec).prefix + str(spec)
 
 
+def _contribution_stage(cell: Cell) -> str:
+    return cell.folder.prefix + contribution.STAGE
+
+
 def _spent(cell: Cell, readers: Mapping[ArmSpec, Sequence[str]], folder: RunFolder) -> None:
     for spec, stages in readers.items():
         if all(folder.finished(stage) for stage in stages):  # they may be made in any order
@@ -252,6 +265,10 @@ def _scored(cell: Cell, spec: ArmSpec, stage: str, folder: Path, progress: Progr
     refuse_diverged(cell, spec)
     with ARMS[spec.name].wearing(cell, cell.stage(spec)) as model:
         scoring.score(cell.shop, model, stage, folder, progress)
+
+
+def _contribution(cell: Cell, folder: Path, progress: ProgressCallback) -> None:
+    contribution.measure(cell.shop, cell.tuned, cell.seed, folder, progress)
 
 
 def _certificate(cell: Cell, folder: Path, progress: ProgressCallback) -> None:

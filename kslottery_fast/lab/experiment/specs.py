@@ -29,6 +29,8 @@ class ArmFacts:
         Whether it trains with ``stage1_beta2`` and ``stage1_eps``, as Embed Tuning does.
     draws : bool
         Whether it draws rows or directions at random, and so may have several draws.
+    contributions : bool
+        Whether its rows are chosen by their contributions.
     """
 
     label: str
@@ -37,6 +39,7 @@ class ArmFacts:
     seeded: bool = True
     stage1: bool = False
     draws: bool = False
+    contributions: bool = False
 
 
 FACTS = {
@@ -51,6 +54,10 @@ FACTS = {
     "transfer-random": ArmFacts("Random Transfer", trains=False, draws=True),
     "l2": ArmFacts("Rows by L2 shift"),
     "gradient": ArmFacts("Rows by gradient"),
+    "contribution": ArmFacts("Rows by contribution", contributions=True),
+    "transfer-l2": ArmFacts("L2 Transfer", trains=False),
+    "transfer-gradient": ArmFacts("Gradient Transfer", trains=False),
+    "transfer-contribution": ArmFacts("Contribution Transfer", trains=False, contributions=True),
     "frozen": ArmFacts("Tickets frozen", stage1=True),
     "frozen-frequency": ArmFacts("Frequent rows frozen", stage1=True),
     "noise": ArmFacts("Norm-matched noise", trains=False, draws=True),
@@ -84,7 +91,8 @@ class ArmSpec:
     size : int, float, str or None
         A number of rows (int), or an alpha (float), which stands for as many rows as the KS test selects at it.
         "tickets" stands for the rows that the alpha of the run selects, or its ``top_k`` rows of largest D if it
-        selects none. "active" stands for all rows of the active vocabulary. None if the arm takes no size.
+        selects none. "active" stands for all rows of the active vocabulary. "enough" stands for the fewest rows that
+        account for 95% of the fall of the loss when contribution chooses them. None if the arm takes no size.
     learning_rate : float or None
         None stands for the arm's own default.
     rates : tuple of float
@@ -110,6 +118,11 @@ class ArmSpec:
     @property
     def facts(self) -> ArmFacts:
         return FACTS[self.name]
+
+    @property
+    def needs_contributions(self) -> bool:
+        """Whether contributions choose its rows or say how many they are."""
+        return self.facts.contributions or self.size == "enough"
 
     @property
     def title(self) -> str:
@@ -261,14 +274,14 @@ def _integer(text: str, option: str, written: str, least: int) -> int:
 
 
 def _size(text: str, size: str) -> int | float | str:
-    if size in ("active", "tickets"):
+    if size in ("active", "tickets", "enough"):
         return size
     if re.fullmatch(r"[0-9]+", size) and int(size) >= 1:
         return int(size)
     if not 0 < _number(size) < 1:
         raise InputError(
-            f"arm {text!r}: size {size!r} is not a number of rows (18), an alpha between 0 and 1 (0.05), 'tickets' or "
-            "'active'"
+            f"arm {text!r}: size {size!r} is not a number of rows (18), an alpha between 0 and 1 (0.05), 'tickets', "
+            "'enough' or 'active'"
         )
     return _number(size)
 

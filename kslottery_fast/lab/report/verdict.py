@@ -16,6 +16,7 @@ _CONTROLS = {
     "random": ("{} random rows", "equally many random rows"),
     "l2": ("the {} rows of largest L2 shift", "equally many rows of largest L2 shift"),
     "gradient": ("the {} rows of largest gradient", "equally many rows of largest gradient"),
+    "contribution": ("the {} rows of largest contribution", "equally many rows of largest contribution"),
 }
 
 

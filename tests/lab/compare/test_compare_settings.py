@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.lab.experiment.settings import ArmSpec, ExperimentSettings, RunSettings, parse_arm
+from kslottery_fast.lab.experiment.settings import (
+    BEFORE_THEY_EXISTED,
+    ArmSpec,
+    ExperimentSettings,
+    RunSettings,
+    parse_arm,
+)
 
 
 def settings(**changes) -> ExperimentSettings:
@@ -27,6 +33,7 @@ def test_untuned_and_embed_tuning_are_always_there_and_nothing_is_twice():
         ("lora@0.01:lr=1e-3", ArmSpec("lora", 0.01, 1e-3)),
         ("full:lr=2e-5", ArmSpec("full", None, 2e-5)),
         ("gradient", ArmSpec("gradient", 0.05)),
+        ("contribution@enough", ArmSpec("contribution", "enough")),
         ("full:lr=1.23456789e-5", ArmSpec("full", None, 1.23456789e-5)),
         ("partial@18:lr=3e-2/1e-2:steps=300", ArmSpec("partial", 18, rates=(0.01, 0.03), steps=300)),
         ("prefix@0.05:lr=1e6/1e-2", ArmSpec("prefix", 0.05, rates=(0.01, 1e6))),
@@ -125,11 +132,11 @@ def test_the_settings_that_a_folder_records_read_as_themselves():
         ExperimentSettings.recorded({"settings": {"alhpa": 1}, "grid": header["grid"]}, Path("runs/a"))
 
 
-def test_a_folder_from_before_the_settings_of_stage_1_reads_as_it_was_made():
+def test_a_folder_from_before_a_setting_existed_reads_as_it_was_made():
     found = settings()
-    older = {name: value for name, value in found.binding.items() if not name.startswith("stage1_")}
+    older = {name: value for name, value in found.binding.items() if name not in BEFORE_THEY_EXISTED}
     read = ExperimentSettings.recorded({"settings": older, "grid": found.grid}, Path("runs/a")).base
-    assert (read.stage1_beta2, read.stage1_eps) == (0.999, 1e-8)
+    assert (read.stage1_beta2, read.stage1_eps, read.contribution_examples) == (0.999, 1e-8, None)
 
 
 def test_a_run_is_the_default_arms_with_one_seed_and_one_language():
