@@ -24,6 +24,9 @@ class ArmFacts:
         Whether it differs between training seeds.
     stage1 : bool
         Whether it trains with ``stage1_beta2`` and ``stage1_eps``, as Embed Tuning does.
+    selector : str or None
+        How the rows are chosen that it trains or copies, a key of ``SELECTORS`` in ``tickets/evidence.py``. None if it
+        changes something else than the chosen rows, or changes them in another way.
     """
 
     label: str
@@ -31,20 +34,21 @@ class ArmFacts:
     trains: bool = True
     seeded: bool = True
     stage1: bool = False
+    selector: str | None = None
 
 
 FACTS = {
     "untuned": ArmFacts("Untuned", sized=False, trains=False, seeded=False),
     "embed": ArmFacts("Embed Tuning", sized=False, stage1=True),
     "full": ArmFacts("Full Tuning", sized=False),
-    "partial": ArmFacts("Partial Tuning (KS)"),
-    "transfer": ArmFacts("Partial Transfer (KS)", trains=False),
-    "frequency": ArmFacts("Frequency Tuning"),
-    "transfer-frequency": ArmFacts("Frequency Transfer", trains=False),
-    "random": ArmFacts("Random rows"),
-    "transfer-random": ArmFacts("Random Transfer", trains=False),
-    "l2": ArmFacts("Rows by L2 shift"),
-    "gradient": ArmFacts("Rows by gradient"),
+    "partial": ArmFacts("Partial Tuning (KS)", selector="ks"),
+    "transfer": ArmFacts("Partial Transfer (KS)", trains=False, selector="ks"),
+    "frequency": ArmFacts("Frequency Tuning", selector="frequency"),
+    "transfer-frequency": ArmFacts("Frequency Transfer", trains=False, selector="frequency"),
+    "random": ArmFacts("Random rows", selector="random"),
+    "transfer-random": ArmFacts("Random Transfer", trains=False, selector="random"),
+    "l2": ArmFacts("Rows by L2 shift", selector="l2"),
+    "gradient": ArmFacts("Rows by gradient", selector="gradient"),
     "frozen": ArmFacts("Tickets frozen", stage1=True),
     "frozen-frequency": ArmFacts("Frequent rows frozen", stage1=True),
     "noise": ArmFacts("Norm-matched noise", trains=False),
