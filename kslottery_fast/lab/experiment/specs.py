@@ -29,8 +29,9 @@ class ArmFacts:
         Whether it trains with ``stage1_beta2`` and ``stage1_eps``, as Embed Tuning does.
     draws : bool
         Whether it draws rows or directions at random, and so may have several draws.
-    contributions : bool
-        Whether its rows are chosen by their contributions.
+    selector : str or None
+        How the rows are chosen that it trains or copies, a key of ``CHOSEN`` in :mod:`.arms`. None if it changes
+        something else than the chosen rows, or changes them in another way.
     """
 
     label: str
@@ -39,25 +40,30 @@ class ArmFacts:
     seeded: bool = True
     stage1: bool = False
     draws: bool = False
-    contributions: bool = False
+    selector: str | None = None
+
+    @property
+    def contributions(self) -> bool:
+        """Whether its rows are chosen by their contributions."""
+        return self.selector == "contribution"
 
 
 FACTS = {
     "untuned": ArmFacts("Untuned", sized=False, trains=False, seeded=False),
     "embed": ArmFacts("Embed Tuning", sized=False, stage1=True),
     "full": ArmFacts("Full Tuning", sized=False),
-    "partial": ArmFacts("Partial Tuning (KS)"),
-    "transfer": ArmFacts("Partial Transfer (KS)", trains=False),
-    "frequency": ArmFacts("Frequency Tuning"),
-    "transfer-frequency": ArmFacts("Frequency Transfer", trains=False),
-    "random": ArmFacts("Random rows", draws=True),
-    "transfer-random": ArmFacts("Random Transfer", trains=False, draws=True),
-    "l2": ArmFacts("Rows by L2 shift"),
-    "gradient": ArmFacts("Rows by gradient"),
-    "contribution": ArmFacts("Rows by contribution", contributions=True),
-    "transfer-l2": ArmFacts("L2 Transfer", trains=False),
-    "transfer-gradient": ArmFacts("Gradient Transfer", trains=False),
-    "transfer-contribution": ArmFacts("Contribution Transfer", trains=False, contributions=True),
+    "partial": ArmFacts("Partial Tuning (KS)", selector="ks"),
+    "transfer": ArmFacts("Partial Transfer (KS)", trains=False, selector="ks"),
+    "frequency": ArmFacts("Frequency Tuning", selector="frequency"),
+    "transfer-frequency": ArmFacts("Frequency Transfer", trains=False, selector="frequency"),
+    "random": ArmFacts("Random rows", draws=True, selector="random"),
+    "transfer-random": ArmFacts("Random Transfer", trains=False, draws=True, selector="random"),
+    "l2": ArmFacts("Rows by L2 shift", selector="l2"),
+    "gradient": ArmFacts("Rows by gradient", selector="gradient"),
+    "contribution": ArmFacts("Rows by contribution", selector="contribution"),
+    "transfer-l2": ArmFacts("L2 Transfer", trains=False, selector="l2"),
+    "transfer-gradient": ArmFacts("Gradient Transfer", trains=False, selector="gradient"),
+    "transfer-contribution": ArmFacts("Contribution Transfer", trains=False, selector="contribution"),
     "frozen": ArmFacts("Tickets frozen", stage1=True),
     "frozen-frequency": ArmFacts("Frequent rows frozen", stage1=True),
     "noise": ArmFacts("Norm-matched noise", trains=False, draws=True),
