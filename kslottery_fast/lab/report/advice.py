@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
 from typing import Any, Literal
 
+from . import rates
 from .certified import certified_text, level_at
 from .words import arm_label, is_model, rows_noun, share_text
 
@@ -105,6 +106,7 @@ def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
         _stopping(arms, own if own in arms else "embed"),
         _certified(language["certificates"][seeds[0]], selection, one_of),
         *_warnings(language["tickets"]),
+        *rates.sentences(arms),
     ]
 
 
