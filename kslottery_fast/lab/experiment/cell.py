@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,6 +82,16 @@ class Cell:
         """The folder of an arm's own stage."""
         return self.home(spec).stage_path(str(spec))
 
+    @property
+    def corpus_stage(self) -> str:
+        """The name of the stage with the corpus."""
+        return self.shop.folder.prefix + "corpus"
+
+    @property
+    def embed_stage(self) -> str:
+        """The name of the stage with Embed Tuning."""
+        return self.folder.prefix + str(EMBED)
+
     def record(self, spec: ArmSpec) -> dict[str, object]:
         """The record of a finished arm, which holds ``rows`` and ``trained_parameters``."""
         return dict(read_json(self.stage(spec) / "arm.json"))
@@ -108,14 +119,14 @@ class Cell:
         assert isinstance(spec.size, int), "arms with a size get one when they are parsed"
         return spec.size
 
-    def order(self, selector: str) -> Tensor:
+    def order(self, selector: str, draw: int = 0) -> Tensor:
         """The token ids of all rows that a selector ranks, best first. int64 [n]."""
-        worth = self.contributions if selector == "contribution" else None
-        return self.evidence.token_ids[row_order(self.evidence, selector, contributions=worth, seed=self.seed)]
+        worth, seed = self.contributions if selector == "contribution" else None, self.draw_seed(draw)
+        return self.evidence.token_ids[row_order(self.evidence, selector, contributions=worth, seed=seed)]
 
     def choose(self, selector: str, spec: ArmSpec) -> Tensor:
         """The token ids that a selector chooses for an arm, best first. int64 [k]."""
-        k, ids = self.size(spec), self.order(selector)
+        k, ids = self.size(spec), self.order(selector, spec.draw)
         if k > len(ids):
             raise InputError(
                 f"arm {spec} asks for {k:,} rows, but only {len(ids):,} rows can be chosen by {selector} "
@@ -134,6 +145,12 @@ class Cell:
             ids, values[torch.searchsorted(self.evidence.token_ids, ids)], selector, self.evidence.vocab_size
         )
 
+    def draw_seed(self, draw: int) -> int:
+        """The seed of what an arm draws at random. Draw 0 has the training seed itself."""
+        if draw == 0:
+            return self.seed
+        return int(np.random.SeedSequence((self.seed, draw)).generate_state(1)[0])
+
     def own_tickets(self) -> ArmSpec:
         """The tickets that certificate and interpretation are about, as an arm."""
         by_alpha = self.tickets.selected_by == "alpha"
@@ -144,8 +161,14 @@ class Cell:
         from .training import Recipe  # slow: imports transformers
 
         settings = self.shop.settings
-        sizes = {name: getattr(settings, name) for name in ("steps", "batch_size", "micro_batch_size")}
-        recipe = Recipe(pad_token_id=self.shop.pad_token_id, **sizes, learning_rate=learning_rate, seed=self.seed)
+        recipe = Recipe(
+            pad_token_id=self.shop.pad_token_id,
+            steps=spec.steps or settings.steps,
+            batch_size=settings.batch_size,
+            micro_batch_size=settings.micro_batch_size,
+            learning_rate=learning_rate,
+            seed=self.seed,
+        )
         return replace(recipe, beta2=settings.stage1_beta2, eps=settings.stage1_eps) if spec.facts.stage1 else recipe
 
     def train(

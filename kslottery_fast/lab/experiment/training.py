@@ -16,7 +16,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.errors import DivergedError, InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
 from kslottery_fast.base.options import OutputRole
 from kslottery_fast.evaluation.encoding import collate
@@ -129,7 +129,7 @@ class _Watch(TrainerCallback):
         if logs and "loss" in logs:
             loss = float(logs["loss"])
             if not math.isfinite(loss):
-                raise InputError(
+                raise DivergedError(
                     f"training diverged: the loss of step {state.global_step} is {loss}; lower the learning rate"
                 )
             if self.progress:
@@ -180,7 +180,7 @@ def train_rows(
 
     Raises
     ------
-    InputError
+    DivergedError
         The training diverged.
     """
     attach_rows(model, token_ids, output=output)
@@ -193,7 +193,7 @@ def train_rows(
         losses = train_parameters(model, features, recipe, saver=saver, progress=progress, before_update=watch)
         rows, ids = embedding.rows.detach().float().cpu(), embedding.token_ids.cpu()
         if not rows.isfinite().all():
-            raise InputError(
+            raise DivergedError(
                 f"training diverged at learning rate {recipe.learning_rate:g}: rows hold NaN or Inf; lower it"
             )
         order = ids.argsort()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from kslottery_fast.lab.experiment.specs import arms_of
 
-from . import contribution_facts
+from . import contribution_facts, rates
 from .certified import certified_text, level_at
 from .words import arm_label, is_model, rows_noun, share_text
 
@@ -112,6 +112,7 @@ def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
         _stopping(arms, own if own in arms else "embed"),
         _certified(language["certificates"][seeds[0]], selection, one_of),
         *_warnings(language["tickets"]),
+        *rates.sentences(arms),
     ]
 
 

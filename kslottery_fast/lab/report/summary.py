@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
@@ -18,7 +18,7 @@ from kslottery_fast.lab.experiment.plan import Experiment
 from kslottery_fast.lab.experiment.scoring import SCORE, load_nll, load_scores
 from kslottery_fast.lab.experiment.specs import ArmSpec, arms_of
 
-from . import advice, contribution_facts, ticket_facts
+from . import advice, contribution_facts, rates, ticket_facts
 from .costs import costs
 from .verdict import verdict, verdict_over
 from .words import is_plain_grid, model_key, plural
@@ -170,6 +170,7 @@ class Language:
             "rows": [record["rows"] for record in records],
             "coverage": [cell.coverage(spec) for cell in cells],
             "trained_parameters": [record["trained_parameters"] for record in records],
+            **rates.of_arm(records),
             **costs(spec, cells),
             "scores": scores,
             "per_seed": self.per_seed[spec],
@@ -196,7 +197,7 @@ class Language:
 
     def _controls(self) -> list[dict[str, Any]]:
         """Each control minus the arm of the same size that trains the chosen rows, paired."""
-        pairs = [(spec, ArmSpec(self.tuned, spec.size, spec.learning_rate)) for spec in self.specs]
+        pairs = [(spec, replace(spec, name=self.tuned, draw=0)) for spec in self.specs]
         return [
             {
                 "control": str(spec),

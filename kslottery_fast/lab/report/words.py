@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kslottery_fast.lab.experiment.specs import shown_rates
+
 MODELS = {
     "untuned": ("untuned", "Untuned"),
     "embed": ("embed_tuning", "Embed Tuning"),
@@ -36,7 +38,7 @@ def arm_label(spec: str, arm: Mapping[str, Any]) -> str:
     if is_model(spec):
         return MODELS[spec.partition("@")[0]][1]
     rest = re.search(r"[@:].*", spec)
-    return arm["label"] + (f" {rest[0]}" if rest else "")
+    return arm["label"] + (f" {shown_rates(rest[0])}" if rest else "")
 
 
 def is_plain(summary: Mapping[str, Any]) -> bool:

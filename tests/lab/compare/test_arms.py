@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.lab.experiment.arms import ARMS, CHOSEN, ChosenRows, norm_matched_noise
+from kslottery_fast.lab.experiment.arms import ARMS, CHOSEN, ChosenRows, Transfer, Tune, norm_matched_noise
 from kslottery_fast.lab.experiment.cell import Cell
 from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.plan import Experiment
@@ -24,6 +24,12 @@ def test_every_arm_that_can_be_asked_for_can_be_made():
     assert list(ARMS) == list(FACTS)
     asked = {arm.selector for arm in ARMS.values() if isinstance(arm, ChosenRows)}
     assert asked == set(CHOSEN) == {*SELECTORS, "contribution"}
+
+
+def test_the_facts_name_the_selector_of_every_arm_that_trains_or_copies_the_rows_that_it_chooses():
+    chosen = {name: arm.selector for name, arm in ARMS.items() if type(arm) in (Tune, Transfer)}
+    assert {name: facts.selector for name, facts in FACTS.items() if facts.selector} == chosen
+    assert all(FACTS[name].trains == isinstance(ARMS[name], Tune) for name in chosen)
 
 
 def test_frozen_rows_that_alpha_does_not_select_leave_embed_tuning_as_it_is_unless_the_rate_differs(tmp_path):
