@@ -1,4 +1,4 @@
-"""Several processes on one comparison: printed jobs, local workers, killed workers. All give the bits of one process."""
+"""Several processes on one comparison, as printed jobs and as workers: they give the bits of one process."""
 
 from __future__ import annotations
 
@@ -14,27 +14,11 @@ import time
 from pathlib import Path
 
 import pytest
+from same_stages import SMALL, SMALL_STAGES, assert_same_stages
 
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.cli.jobs import NOT_NOW
 from kslottery_fast.lab.experiment.run_folder import RunFolder
-
-SMALL = ("--arms", "partial@4,full", "--seed", "0,1", "--effects", "0")
-
-
-def contents(stage: Path) -> dict[str, bytes]:
-    """The files of a stage by name, without the record of its time."""
-    files = [path for path in stage.rglob("*") if path.is_file() and path.name != "stage.json"]
-    return {str(path.relative_to(stage)): path.read_bytes() for path in files}
-
-
-def assert_same_stages(output: Path, finished: Path, count: int) -> None:
-    stages = sorted(path.name for path in (output / "stages").iterdir())
-    assert len(stages) == count
-    for name in stages:
-        assert contents(output / "stages" / name) == contents(finished / "stages" / name), name
-    assert not (output / "claims").exists()
-    assert not list(output.rglob("*.tmp"))
 
 
 @pytest.fixture
@@ -64,7 +48,7 @@ def test_printed_jobs_read_what_they_need_alone_and_one_after_the_other_complete
     arguments, finished, tmp_path, capsys, reads
 ):
     output = tmp_path / "a folder"
-    command = arguments(output, "--arms", "partial@0.3,partial@0.000001,full,lora@8", "--seed", "0", "--print-jobs")
+    command = arguments(output, "--arms", "partial@0.3,partial@0.000001,full", "--seed", "0", "--print-jobs")
     assert cli.main([*command, "--json"]) == 0
     jobs = json.loads(capsys.readouterr().out)["jobs"]
     level = {job["stage"]: job["level"] for job in jobs}
@@ -114,15 +98,15 @@ def test_two_workers_make_the_stages_of_one_and_the_error_of_a_worker_is_that_of
 ):
     output = tmp_path / "two"
     assert cli.main(arguments(output, *SMALL, "--workers", "2")) == 0
-    assert_same_stages(output, finished, 1 + 3 + 2 * (3 * 3 + 1))
+    assert_same_stages(output, finished, SMALL_STAGES)
     assert not list((output / "stages").glob("es.*.full/weights.safetensors"))
     told = capfd.readouterr().err
     assert "2 workers, each with 1 thread" in told
     for words in ("/24] es, seed 1: Full Tuning: done in", "usable pairs of", "NLL"):
         assert words in told
     assert told.count("usable pairs of") == 1
-    pids = {json.loads(path.read_text())["environment"]["system"]["threads"] for path in output.rglob("stage.json")}
-    assert pids == {1}
+    records = [json.loads(path.read_text())["environment"] for path in output.rglob("stage.json")]
+    assert {record["system"]["threads"] for record in records} == {1}
     assert cli.main(arguments(output, "--arms", "frequency@4000", "--seed", "0", "--workers", "2")) == 2
     told = capfd.readouterr().err
     assert "error: arm frequency@4000 asks for 4,000 rows, but only" in told
@@ -166,4 +150,4 @@ def test_after_a_killed_worker_the_other_goes_on_and_after_ctrl_c_the_same_comma
     assert not (output / "claims").exists()
     assert not list(output.rglob("*.tmp"))
     assert cli.main(command) == 0
-    assert_same_stages(output, finished, 1 + 3 + 2 * (3 * 3 + 1))
+    assert_same_stages(output, finished, SMALL_STAGES)
