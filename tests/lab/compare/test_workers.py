@@ -76,19 +76,19 @@ def test_a_job_says_by_its_exit_code_whether_it_is_done_cannot_be_done_yet_or_do
     finished, tmp_path, capsys
 ):
     output = shutil.copytree(finished, tmp_path / "copy")
-    for stage in ("embed", "embed.score"):
-        shutil.rmtree(output / "stages" / f"es.1.{stage}")
+    for ending in ("", ".score", ".paraphrase"):
+        shutil.rmtree(output / "stages" / f"es.1.l2@4{ending}")
     run = ["job", str(output)]
     assert cli.main([*run, "es.0.embed"]) == 0
     assert "es.0.embed is finished already" in capsys.readouterr().err
-    assert cli.main([*run, "es.1.embed.score"]) == NOT_NOW == 75
-    assert "not now: es.1.embed.score needs es.1.embed, which must be finished first" in capsys.readouterr().err
-    with RunFolder(output).claims.holding("es.1.embed"):
-        assert cli.main([*run, "es.1.embed"]) == NOT_NOW
-    assert "not now: another process makes es.1.embed" in capsys.readouterr().err
-    assert cli.main([*run, "es.1.embd"]) == 2
-    assert "has no stage 'es.1.embd'; did you mean es.1.embed?" in capsys.readouterr().err
-    assert cli.main(["job", str(tmp_path / "none"), "es.1.embed"]) == 2
+    assert cli.main([*run, "es.1.l2@4.score"]) == NOT_NOW == 75
+    assert "not now: es.1.l2@4.score needs es.1.l2@4, which must be finished first" in capsys.readouterr().err
+    with RunFolder(output).claims.holding("es.1.l2@4"):
+        assert cli.main([*run, "es.1.l2@4"]) == NOT_NOW
+    assert "not now: another process makes es.1.l2@4" in capsys.readouterr().err
+    assert cli.main([*run, "es.1.l4@4"]) == 2
+    assert "has no stage 'es.1.l4@4'; did you mean es.1.l2@4?" in capsys.readouterr().err
+    assert cli.main(["job", str(tmp_path / "none"), "es.1.l2@4"]) == 2
     assert cli.main([*run]) == 0  # without a stage: all that are left
     assert_same_stages(output, finished, len(list((finished / "stages").iterdir())))
 
@@ -102,7 +102,7 @@ def test_two_workers_make_the_stages_of_one_and_the_error_of_a_worker_is_that_of
     assert not list((output / "stages").glob("es.*.full/weights.safetensors"))
     told = capfd.readouterr().err
     assert "2 workers, each with 1 thread" in told
-    for words in ("/24] es, seed 1: Full Tuning: done in", "usable pairs of", "NLL"):
+    for words in ("/23] es, seed 1: Full Tuning: done in", "usable pairs of", "NLL"):
         assert words in told
     assert told.count("usable pairs of") == 1
     records = [json.loads(path.read_text())["environment"] for path in output.rglob("stage.json")]
@@ -129,7 +129,10 @@ def test_after_a_killed_worker_the_other_goes_on_and_after_ctrl_c_the_same_comma
 ):
     output = tmp_path / "killed"
     command = arguments(output, *SMALL)
-    program = [sys.executable, "-m", "kslottery_fast", *command, "--workers", "2"]
+    # A shell that runs the tests in the background makes its processes ignore Ctrl-C.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from kslottery_fast.lab.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    program = [sys.executable, "-c", code, *command, "--workers", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}  # one thread for each
     with subprocess.Popen(
         program, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
