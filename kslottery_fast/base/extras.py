@@ -8,7 +8,7 @@ LAB = ("gguf", "jinja2", "matplotlib", "platformdirs", "polib", "rich", "sacrebl
 """The packages that the extra `lab` installs, by the names under which they are imported."""
 
 
-def require_lab(what: str, *packages: str) -> None:
+def require_lab(what: str, *packages: str, extra: str = "lab") -> None:
     """Raise an error of one line if packages are not installed.
 
     Parameters
@@ -17,6 +17,8 @@ def require_lab(what: str, *packages: str) -> None:
         What needs the packages.
     *packages : str
         The packages, as they are imported. By default all of the extra `lab`.
+    extra : str
+        The extra that installs them.
 
     Raises
     ------
@@ -30,4 +32,4 @@ def require_lab(what: str, *packages: str) -> None:
     kslottery_fast.base.errors.InputError: this doctest needs no_such_package; pip install 'kslottery-fast[lab]'
     """
     if missing := [name for name in packages or LAB if find_spec(name) is None]:
-        raise InputError(f"{what} needs {', '.join(missing)}; pip install 'kslottery-fast[lab]'")
+        raise InputError(f"{what} needs {', '.join(missing)}; pip install 'kslottery-fast[{extra}]'")

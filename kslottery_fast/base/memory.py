@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -63,3 +64,34 @@ def peak_memory_bytes() -> int:
     """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_memory_bytes() -> int:
+    """Return how much memory this process can still get without swapping, in bytes.
+
+    The limit of a container counts where the system shows it. Elsewhere than on Linux it is half of all memory.
+
+    Examples
+    --------
+    >>> available_memory_bytes() > 10_000_000
+    True
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        facts = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+        available = facts["MemAvailable"]
+    except (OSError, LookupError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return min(available, _left_in_container(Path("/sys/fs/cgroup")) or available)
+
+
+def _left_in_container(group: Path) -> int | None:
+    """What the limit of a control group (version 2) leaves, in bytes. None if there is no limit."""
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        cache = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+    except (OSError, ValueError):  # "max", or no such file
+        return None
+    return max(0, limit - used + cache)

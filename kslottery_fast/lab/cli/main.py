@@ -1,7 +1,8 @@
 # PYTHON_ARGCOMPLETE_OK
-"""The command line: ``kslottery select``, ``scan``, ``run``, ``compare``, ``report``, ``certify`` and ``info``.
+"""The command line: ``kslottery select``, ``scan``, ``run``, ``compare``, ``job``, ``report``, ``certify``, ``info``.
 
-Exit codes: 0 for success, 2 for bad input (one line on stderr says what is wrong and what to do), 130 if interrupted.
+Exit codes: 0 for success, 2 for bad input (one line on stderr says what is wrong and what to do), 130 if interrupted,
+and 75 for a job that cannot be done yet.
 """
 
 import os
@@ -16,6 +17,7 @@ from kslottery_fast.base.version import installed_version
 from .checkpoints import add_scan, add_select
 from .experiments import add_certify, add_compare, add_report, add_run
 from .info import add_info
+from .jobs import add_job
 from .options import COMMAND, Parser
 
 _DESCRIPTION = """\
@@ -103,7 +105,7 @@ def parser() -> Parser:
     made.add_argument("--version", action="version", version=version, help="print the version and exit")
     made.set_defaults(run=None, parser=made)
     commands = made.add_subparsers(title="commands", metavar=COMMAND)
-    for add in (add_select, add_scan, add_run, add_compare, add_report, add_certify, add_info):
+    for add in (add_select, add_scan, add_run, add_compare, add_job, add_report, add_certify, add_info):
         add(commands)
     return made
 

@@ -208,6 +208,11 @@ def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
+def workers(text: str) -> int | None:
+    """Read a number of processes, or ``auto``, which is None."""
+    return None if text == "auto" else at_least(1)(text)
+
+
 seed = at_least(0, 2**32 - 1)
 """Reads a random seed."""
 

@@ -70,6 +70,10 @@ class Forecast:
         seconds = self.seconds_left(done, total)
         return "" if not seconds else f"{roughly(seconds)} left{' in all' if len(self.left) > 1 else ''}"
 
+    def whole(self, kind: str) -> float | None:
+        """Seconds that a job of a kind takes; None if no such job has been timed."""
+        return self._whole(kind, None)
+
     def _pace(self, total: int) -> float | None:
         """Seconds that the whole running job takes at the median speed of its latest steps."""
         steps = [(b - a) / (n - m) for (a, m), (b, n) in zip(self.marks, list(self.marks)[1:], strict=False) if n > m]
@@ -153,7 +157,7 @@ class RunConsole:
                 task = progress.add_task("", total=None, note="")
 
                 def update(done: int, total: int, note: str = "") -> None:
-                    told = _joined(note, forecast.text(done, total))
+                    told = joined(note, forecast.text(done, total))
                     progress.update(task, completed=done, total=total, note=told)
 
                 yield update
@@ -168,7 +172,7 @@ class RunConsole:
             left, now = forecast.text(done, total), time.perf_counter()
             if done and now - last >= self.heartbeat:
                 last = now
-                self.say(_joined(f"{title}: {done} of {total}", note, left))
+                self.say(joined(f"{title}: {done} of {total}", note, left))
 
         return update
 
@@ -186,7 +190,8 @@ class _TitledBar(Progress):
         yield self.make_tasks_table(self.tasks)
 
 
-def _joined(*parts: str) -> str:
+def joined(*parts: str) -> str:
+    """The parts that are not empty, with commas between them."""
     return ", ".join(filter(None, parts))
 
 

@@ -199,7 +199,7 @@ def make_stage(job: Job, folder: RunFolder, command: str, progress: ProgressCall
 
 
 def levels(jobs: Sequence[Job]) -> dict[str, int]:
-    """The level of every stage, from 1: a job needs only stages of lower levels.
+    """The level of every stage, from 1: a job needs only stages of lower levels, or such as are not among the jobs.
 
     Examples
     --------
@@ -209,7 +209,7 @@ def levels(jobs: Sequence[Job]) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for job in jobs:
-        found[job.stage] = 1 + max((found[need] for need in job.needs), default=0)
+        found[job.stage] = 1 + max((found.get(need, 0) for need in job.needs), default=0)
     return found
 
 

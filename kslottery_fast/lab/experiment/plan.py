@@ -96,7 +96,7 @@ class Experiment:
             self.check_finished()
         finished = sum(self.folder.finished(job.stage) for job in jobs)
         if finished < len(jobs):
-            self._check_needs()
+            self.check_needs()
         if finished:
             rest = f"{len(jobs) - finished} left" if finished < len(jobs) else "none left"
             self.console.say(f"{self.folder.path}: {finished} of {len(jobs)} stages are finished already, {rest}")
@@ -113,7 +113,7 @@ class Experiment:
                 "run the command that made the folder again to finish it"
             )
 
-    def _check_needs(self) -> None:
+    def check_needs(self) -> None:
         """Refuse what would fail later: a missing corpus, model or package."""
         base = self.settings.base
         bleu_metric(base.bleu_tokenizer)
