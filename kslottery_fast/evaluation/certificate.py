@@ -39,6 +39,11 @@ class CertificateLevel:
         positions, are drawn independently.
     transferred : int or None
         Rows of the transfer model that this level was checked against, where that is known.
+    read_positions : int or None
+        Number of positions that are certified by reading: they read no row in which the two models differ, so both
+        models must predict the same token. None if it is not known what the positions read.
+    read_violations : int or None
+        Number of these positions at which the predictions differ all the same. Only rounding can do that.
     """
 
     alpha: float
@@ -50,6 +55,8 @@ class CertificateLevel:
     violating_sentences: int | None
     violating_sentences_upper: float | None
     transferred: int | None = None
+    read_positions: int | None = None
+    read_violations: int | None = None
 
     @property
     def violation_rate(self) -> float | None:
@@ -78,6 +85,21 @@ class CertificateLevel:
             return "not checked"
         rate = "" if self.violation_rate is None else f" ({self.violation_rate:.1%})"
         return f"wrong at {self.violations:,} of {self.certified_positions:,}{rate}"
+
+
+def reading_text(level: CertificateLevel, positions: int) -> str:
+    """Say in a sentence how many positions are certified by reading. Empty if that is not known.
+
+    >>> reading_text(CertificateLevel(0.05, 0.08, 40, 0.8, 0.6, 10, 4, 0.6, 18, 5, 0), 50)
+    ' 5 positions (10.0%) read no row in which the models differ: there they must agree.'
+    """
+    if level.read_positions is None:
+        return ""
+    count, verb = level.read_positions, "reads" if level.read_positions == 1 else "read"
+    text = f" {counted(count, 'position')} ({count / positions:.1%}) {verb} no row in which the models differ"
+    if level.read_violations:
+        return f"{text}. Rounding changed the prediction at {level.read_violations:,} of them."
+    return f"{text}: there they must agree."
 
 
 @dataclass(frozen=True, repr=False)
@@ -227,6 +249,7 @@ class Certificate:
             "A position is certified at alpha when (p_A - p_B) / 2 > tau(alpha). This is the paper's criterion. It is "
             "not a proof that the transfer model predicts the same token.",
             *map(self._level_text, self.levels),
+            *self._practice(),
         ]
         if self.agreement is None:
             unknown = "Not checked: the transfer model was not run. Nothing is known about its predictions."
@@ -266,8 +289,20 @@ class Certificate:
             return text + "."
         rows = "" if level.transferred is None else f" with {counted(level.transferred, 'row')}"
         sentences = counted(level.violating_sentences or 0, "sentence")
-        return (
+        text = (
             f"{text}. At {level.violations:,} of the {level.certified_positions:,} certified positions, in "
             f"{sentences}, the transfer model{rows} predicts another token (violations; at most "
             f"{level.violating_sentences_upper:.1%} of sentences have one, with {self.confidence:.0%} confidence)."
         )
+        return text + reading_text(level, self.positions)
+
+    def _practice(self) -> list[str]:
+        """Two sentences: where the criterion was right most often and least often, and what is certain."""
+        checked = [level for level in self.levels if level.violation_rate is not None]
+        if not checked:
+            return []
+        best = min(checked, key=lambda level: (level.violation_rate, level.alpha))
+        worst = max(checked, key=lambda level: (level.violation_rate, -level.alpha))
+        said = [f"{level.violation_rate:.1%} of its positions at alpha {level.alpha:g}" for level in (best, worst)]
+        text = f"In practice the criterion is wrong at {said[0]}"
+        return [f"{text}." if best is worst else f"{text} and at {said[1]}."]
