@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from kslottery_fast.base.files import read_json, write_json
 from kslottery_fast.evaluation.basis import Basis
+from kslottery_fast.evaluation.shared_predictions import share_plan
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.experiment.settings import RunSettings
 from kslottery_fast.tickets.tickets import Tickets
@@ -114,6 +115,7 @@ def test_a_forged_guarantee_is_refused(copy, capsys):
 def sure(copy):
     """A copy in which the embed-tuned model was sure of everything, so that its certificate counts violations."""
     stage = copy / "stages" / "es.0.certificate"
+    (stage / "read.safetensors").unlink()  # as in an older folder
     forge_tensors(stage / "predictions.safetensors", lambda tensors: tensors["margin"].fill_(0.99))
     levels = {level["alpha"]: level["transferred"] for level in read_json(stage / "certificate.json")["levels"]}
     settings = RunSettings(**read_json(copy / "run.json")["settings"])
@@ -169,6 +171,56 @@ def test_settings_that_were_changed_are_refused(copy, capsys):
     path = copy / "run.json"
     path.write_text(path.read_text().replace('"alpha": 0.3', '"alpha": 0.2'))
     assert "these are not the tickets that the statistics give at alpha 0.2" in refused(copy, capsys)
+
+
+def test_every_level_counts_the_positions_that_read_no_row_that_differs(finished, capsys):
+    """The rows that differ are those that moved and that the level does not select."""
+    stage = finished / "stages" / "es.0.certificate"
+    basis, tuned = Basis.load(stage), load_file(finished / "stages" / "es.0.embed" / "rows.safetensors")
+    moved = tuned["token_ids"][(basis.before.float() != tuned["rows"]).any(dim=1)]
+    counts = load_file(finished / "stages" / "es.0.embed" / "evidence.safetensors")["counts"]
+    by_d = tuned["token_ids"][torch.sort(counts, descending=True, stable=True).indices]
+    certificate, seen = read_json(stage / "certificate.json"), set()
+    for level in certificate["levels"]:
+        left_out = moved[~torch.isin(moved, by_d[: level["transferred"]])]
+        assert level["read_positions"] == int((~basis.tokens.reads(left_out)).sum())
+        assert level["read_violations"] == 0
+        seen.add(level["read_positions"])
+    assert len(seen) > 1
+    assert cli.main(["certify", str(finished)]) == 0
+    printed = capsys.readouterr().out
+    assert "read no row in which the models differ: there they must agree." in printed
+    assert printed.count("In practice the criterion is wrong at") == 2
+
+
+def test_the_models_of_a_certificate_read_fewer_sentences_than_all(finished):
+    """Nine levels and the tickets would take one pass each, and the embed-tuned model one more."""
+    stage = finished / "stages" / "es.0.certificate"
+    basis, counts = Basis.load(stage), load_file(finished / "stages" / "es.0.embed" / "evidence.safetensors")["counts"]
+    by_d = basis.token_ids[torch.sort(counts, descending=True, stable=True).indices]
+    sizes = sorted(basis.transfers, reverse=True)
+    plan = share_plan([basis.token_ids, *(by_d[:size] for size in sizes)], len(basis.tokens.length), basis.tokens)
+    read = sum(len(share.sentences) for share in plan)
+    assert len(basis.tokens.length) <= read < (1 + len(sizes)) * len(basis.tokens.length)
+
+
+def test_forged_tokens_and_counts_of_reading_are_refused(copy, capsys):
+    forge_certificate(copy, lambda data: data["levels"][0].update(read_positions=10**6))
+    assert "levels[0].read_positions is 1000000, but the files that it follows from give" in refused(copy, capsys)
+    path = copy / "stages" / "es.0.certificate" / "read.safetensors"
+    forge_tensors(path, lambda tensors: tensors["input_ids"].add_(1))
+    assert "not of the same positions as the predictions" in refused(copy, capsys)
+
+
+def test_a_folder_of_a_version_that_kept_no_tokens_is_accepted(copy, capsys):
+    for stage in (copy / "stages").glob("*.certificate"):
+        (stage / "read.safetensors").unlink()
+        data = read_json(stage / "certificate.json")
+        for level in data["levels"]:
+            del level["read_positions"], level["read_violations"]
+        write_json(stage / "certificate.json", data)
+    assert cli.main(["certify", str(copy)]) == 0
+    assert "read no row" not in capsys.readouterr().out
 
 
 def test_a_certificate_of_an_older_version_says_how_to_make_it_anew(copy, finished, finished_arguments, capsys):
