@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 from kslottery_fast.base.files import read_json, write_json
 from kslottery_fast.evaluation.basis import Basis
-from kslottery_fast.evaluation.shared_predictions import share_plan
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.experiment.settings import RunSettings
 from kslottery_fast.tickets.tickets import Tickets
@@ -180,28 +179,14 @@ def test_every_level_counts_the_positions_that_read_no_row_that_differs(finished
     moved = tuned["token_ids"][(basis.before.float() != tuned["rows"]).any(dim=1)]
     counts = load_file(finished / "stages" / "es.0.embed" / "evidence.safetensors")["counts"]
     by_d = tuned["token_ids"][torch.sort(counts, descending=True, stable=True).indices]
-    certificate, seen = read_json(stage / "certificate.json"), set()
-    for level in certificate["levels"]:
+    for level in read_json(stage / "certificate.json")["levels"]:
         left_out = moved[~torch.isin(moved, by_d[: level["transferred"]])]
         assert level["read_positions"] == int((~basis.tokens.reads(left_out)).sum())
         assert level["read_violations"] == 0
-        seen.add(level["read_positions"])
-    assert len(seen) > 1
     assert cli.main(["certify", str(finished)]) == 0
     printed = capsys.readouterr().out
     assert "read no row in which the models differ: there they must agree." in printed
     assert printed.count("In practice the criterion is wrong at") == 2
-
-
-def test_the_models_of_a_certificate_read_fewer_sentences_than_all(finished):
-    """Nine levels and the tickets would take one pass each, and the embed-tuned model one more."""
-    stage = finished / "stages" / "es.0.certificate"
-    basis, counts = Basis.load(stage), load_file(finished / "stages" / "es.0.embed" / "evidence.safetensors")["counts"]
-    by_d = basis.token_ids[torch.sort(counts, descending=True, stable=True).indices]
-    sizes = sorted(basis.transfers, reverse=True)
-    plan = share_plan([basis.token_ids, *(by_d[:size] for size in sizes)], len(basis.tokens.length), basis.tokens)
-    read = sum(len(share.sentences) for share in plan)
-    assert len(basis.tokens.length) <= read < (1 + len(sizes)) * len(basis.tokens.length)
 
 
 def test_forged_tokens_and_counts_of_reading_are_refused(copy, capsys):
