@@ -11,6 +11,9 @@ from kslottery_fast.base.errors import InputError
 from .intervals import Interval
 from .words import counted
 
+SELDOM = 0.05
+"""The share of violations up to which :class:`Certificate` calls the criterion seldom wrong."""
+
 
 @dataclass(frozen=True, repr=False)
 class CertificateLevel:
@@ -297,12 +300,15 @@ class Certificate:
         return text + reading_text(level, self.positions)
 
     def _practice(self) -> list[str]:
-        """Two sentences: where the criterion was right most often and least often, and what is certain."""
-        checked = [level for level in self.levels if level.violation_rate is not None]
-        if not checked:
+        """Two sentences: where the criterion was wrong least and most often, and from where on seldom."""
+        rated = sorted((level.alpha, rate) for level in self.levels if (rate := level.violation_rate) is not None)
+        if not rated:
             return []
-        best = min(checked, key=lambda level: (level.violation_rate, level.alpha))
-        worst = max(checked, key=lambda level: (level.violation_rate, -level.alpha))
-        said = [f"{level.violation_rate:.1%} of its positions at alpha {level.alpha:g}" for level in (best, worst)]
-        text = f"In practice the criterion is wrong at {said[0]}"
-        return [f"{text}." if best is worst else f"{text} and at {said[1]}."]
+        best, worst = min(rated, key=lambda pair: (pair[1], pair[0])), max(rated, key=lambda pair: (pair[1], -pair[0]))
+        text = f"In practice the criterion is wrong at {best[1]:.1%} of its positions at alpha {best[0]:g}"
+        text += "." if best[1] == worst[1] else f" and at {worst[1]:.1%} at alpha {worst[0]:g}."
+        often = max((alpha for alpha, rate in rated if rate > SELDOM), default=0.0)
+        seldom = [alpha for alpha, _ in rated if alpha > often]
+        if not seldom:
+            return [f"{text} It is wrong at more than {SELDOM:.0%} of them at the largest alpha too."]
+        return [f"{text} It is wrong at {SELDOM:.0%} of them or fewer from alpha {seldom[0]:g} on."]

@@ -119,7 +119,11 @@ class LayerBound:
         )
         out = attention.o_proj.weight.double()
         self.out, self.out_heads = operator_norm(out), operator_norm(out.unflatten(1, (-1, self.head)).transpose(0, 1))
-        gate, up, self.down = mlp.gate_proj.weight.double() * gain, mlp.up_proj.weight.double() * gain, mlp.down_proj.weight.double()
+        gate, up, self.down = (
+            mlp.gate_proj.weight.double() * gain,
+            mlp.up_proj.weight.double() * gain,
+            mlp.down_proj.weight.double(),
+        )
         self.gate, self.up, self.down_norm = operator_norm(gate), operator_norm(up), operator_norm(self.down)
         self.gate_rows, self.up_rows = gate.norm(dim=1), up.norm(dim=1)
 
@@ -150,9 +154,13 @@ class LayerBound:
         least, most = _weight_range(weights, scores)
         shift = torch.maximum(most - weights, weights - least).clamp(min=0)
         shift = shift * (scores.amax(dim=-1, keepdim=True) > 0)  # no score moves: no rounding either
-        away = torch.where(allowed, torch.cdist(weights @ values, values, compute_mode="donot_use_mm_for_euclid_dist"), 0)
+        away = torch.where(
+            allowed, torch.cdist(weights @ values, values, compute_mode="donot_use_mm_for_euclid_dist"), 0
+        )
         near = torch.minimum((shift * away).sum(dim=-1), away.amax(dim=-1))
-        carried = torch.minimum((most * dv[:, :, None]).sum(dim=-1), torch.where(allowed, dv[:, :, None], 0).amax(dim=-1))
+        carried = torch.minimum(
+            (most * dv[:, :, None]).sum(dim=-1), torch.where(allowed, dv[:, :, None], 0).amax(dim=-1)
+        )
         heads = near + carried
         apart = (heads * self.out_heads[None, :, None]).sum(dim=1)
         return torch.minimum(apart, self.out * heads.norm(dim=1))

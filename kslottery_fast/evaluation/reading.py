@@ -75,7 +75,11 @@ class ReadTokens:
         TypeError
             ``token_ids`` does not hold integers.
         """
-        ids = token_ids if torch.is_tensor(token_ids) else torch.tensor(check_list(token_ids, int, "token_ids", empty=True))
+        ids = (
+            token_ids
+            if torch.is_tensor(token_ids)
+            else torch.tensor(check_list(token_ids, int, "token_ids", empty=True))
+        )
         if ids.is_floating_point() and ids.numel():
             raise TypeError(f"token_ids is {shown(token_ids)}: expected integers")
         seen = torch.isin(self.input_ids, ids.to("cpu", torch.int64)).cumsum(0)

@@ -42,11 +42,11 @@ def test_reading_is_what_a_loop_over_prefixes_finds(batches):
 
 
 def test_padding_on_the_left_reads_the_same(batches):
-    flipped = [
-        {name: torch.stack([row.roll(int((1 - mask).sum())) for row, mask in zip(t, batch["attention_mask"])])
-         for name, t in batch.items()}
-        for batch in batches
-    ]
+    flipped = []
+    for batch in batches:
+        padding = (1 - batch["attention_mask"]).sum(dim=1).tolist()
+        rolled = {name: list(map(torch.roll, tensor, padding)) for name, tensor in batch.items()}
+        flipped.append({name: torch.stack(rows) for name, rows in rolled.items()})
     assert not torch.equal(flipped[0]["input_ids"], batches[0]["input_ids"])
     for name in ("input_ids", "length", "last"):
         assert torch.equal(getattr(read_tokens(flipped), name), getattr(read_tokens(batches), name))

@@ -63,7 +63,7 @@ def certify(
     settings = shop.settings
     features = [encode(shop.loaded.tokenizer, example) for example in shop.examples("test")]
     before = embedding_table(shop.model).detach()[tuned.token_ids].cpu()
-    moved = _moved(tuned.token_ids, before, tuned.rows)
+    moved = moved_ids(tuned.token_ids, before, tuned.rows)
     chosen = {alpha: table.significant(alpha, settings.method, settings.correction) for alpha in settings.alphas}
     transfers = {len(ids): torch.tensor(ids, dtype=torch.int64) for ids in (tickets, *chosen.values())}
     # If the head follows the rows, the models differ everywhere, whatever a position reads.
@@ -110,7 +110,11 @@ def predict_models(
             rows = tuned.only(models[place]) if len(models[place]) else None
             with shop.wearing(rows) as model:
                 news = sentence_predictions(
-                    model, features, share.sentences, progress=lambda n, _, start=done: progress(start + n, total), **options
+                    model,
+                    features,
+                    share.sentences,
+                    progress=lambda n, _, start=done: progress(start + n, total),
+                    **options,
                 )
         source = None if share.source is None else found[share.source]
         found.append(news if source is None else source if news is None else merge_predictions(source, news))
@@ -118,8 +122,12 @@ def predict_models(
     return [found[order.index(place)] for place in range(len(models))]
 
 
-def _moved(token_ids: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """The ids of the rows that differ between the two tables."""
+def moved_ids(token_ids: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Return the ids of the rows that differ between two tables.
+
+    >>> moved_ids(torch.tensor([3, 7]), torch.zeros(2, 2), torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+    tensor([7])
+    """
     return token_ids[(before.float() != after).any(dim=1)]
 
 
@@ -207,7 +215,7 @@ def _statistics(stage: Path, basis: Basis, vocab_size: int) -> tuple[TrainedTabl
             f"{statistics}: token {int(ids[place])} has h = {int(recorded['counts'][place])}, but "
             f"its rows before and after Embed Tuning give {int(counts[place])}; statistics or rows were changed"
         )
-    return TrainedTable(ids, counts, (vocab_size, basis.before.shape[1])), _moved(ids, basis.before, tuned["rows"])
+    return TrainedTable(ids, counts, (vocab_size, basis.before.shape[1])), moved_ids(ids, basis.before, tuned["rows"])
 
 
 def _difference(name: str, told: Any, found: Any) -> str | None:

@@ -12,6 +12,7 @@ from kslottery_fast.base.files import read_json, write_json
 from kslottery_fast.evaluation.basis import Basis
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.experiment.settings import RunSettings
+from kslottery_fast.tickets.evidence import SELECTORS
 from kslottery_fast.tickets.tickets import Tickets
 
 
@@ -187,6 +188,25 @@ def test_every_level_counts_the_positions_that_read_no_row_that_differs(finished
     printed = capsys.readouterr().out
     assert "read no row in which the models differ: there they must agree." in printed
     assert printed.count("In practice the criterion is wrong at") == 2
+
+
+def test_the_rows_of_every_selector_are_certified_at_equal_sizes(copy, capsys):
+    """Transfer of the four rows of largest D is an arm too, and agrees with what the command says about it."""
+    assert cli.main(["certify", str(copy), "--selectors", "4,7", "--json", "--quiet"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["es.0.certificate", "es.1.certificate"]
+    chosen = [(one["selected_by"], one["rows"]) for one in found["es.0.certificate"]]
+    assert chosen == [(name, size) for size in (4, 7) for name in SELECTORS]
+    evidence = load_file(copy / "stages" / "es.0.embed" / "evidence.safetensors")
+    by_d = evidence["counts"].sort(descending=True).values
+    ks = found["es.0.certificate"][chosen.index(("ks", 4))]
+    assert ks["level"]["tau"] == int(by_d[4]) / 32
+    for one in found["es.0.certificate"]:
+        assert one["level"]["tau"] >= int(by_d[one["rows"]]) / 32  # no selector leaves out less than D does
+        assert one["level"]["read_violations"] == 0
+        assert 0 <= one["agreement"]["share"]["low"] <= one["agreement"]["share"]["value"] <= 1
+    assert cli.main(["certify", str(copy), "--selectors", "99999", "--quiet"]) == 2
+    assert "rows can be chosen by" in capsys.readouterr().err
 
 
 def test_forged_tokens_and_counts_of_reading_are_refused(copy, capsys):
