@@ -6,6 +6,8 @@ file                        content
 before.safetensors          token_ids int64 [A] and rows [A, d] of the original model, in its own dtype
 predictions.safetensors     of the embed-tuned model on the test split (:meth:`Predictions.save`)
 predictions-K.safetensors   of the transfer model with the K rows of largest D; 0: the original model
+read.safetensors            the tokens that each position reads (:meth:`ReadTokens.save`); absent if the head follows
+                            the rows, and in folders of older versions
 ==========================  ==========================================================================
 """
 
@@ -23,9 +25,10 @@ from kslottery_fast.base.files import read_safetensors, write_safetensors
 from .certificate import Certificate
 from .certify import Predictions, certificate_from
 from .checks import check_share
+from .reading import ReadTokens
 from .words import counted
 
-_BEFORE, _TUNED = "before.safetensors", "predictions.safetensors"
+_BEFORE, _TUNED, _TOKENS = "before.safetensors", "predictions.safetensors", "read.safetensors"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,6 +46,8 @@ class Basis:
     transfers : mapping of int to Predictions
         Predictions of each transfer model, by its number of rows. The sets of rows that a test or top_k selects are
         nested, so the number identifies the set.
+    tokens : ReadTokens or None
+        What each position reads. None if that says nothing, because the output heads differ, or if it was not kept.
 
     Examples
     --------
@@ -62,6 +67,7 @@ class Basis:
     before: Tensor
     tuned: Predictions
     transfers: Mapping[int, Predictions]
+    tokens: ReadTokens | None = None
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{count:,}" for count in sorted(self.transfers)) or "no"
@@ -72,7 +78,14 @@ class Basis:
         )
 
     def certificate(
-        self, levels: Mapping[float, int], *, own: int, alpha: float, n_bootstrap: int = 1000, seed: int = 0
+        self,
+        levels: Mapping[float, int],
+        *,
+        own: int,
+        alpha: float,
+        differing: Mapping[int, Tensor] | None = None,
+        n_bootstrap: int = 1000,
+        seed: int = 0,
     ) -> Certificate:
         """Return the certificate that follows.
 
@@ -85,14 +98,18 @@ class Basis:
             Rows of the transfer model whose agreement is reported.
         alpha : float
             The level at which ``own`` rows were chosen.
+        differing : mapping of int to int64 tensor, optional
+            For each number of rows, the ids of the rows that differ between that transfer model and the embed-tuned
+            model: those that moved and were not transferred. With them, and with ``tokens``, the levels count the
+            positions that are certified by reading.
         n_bootstrap, seed : int
             Number of resamples and seed of the bootstrap over sentences.
 
         Raises
         ------
         InputError
-            The predictions of a transfer model were not kept, or
-            :func:`~kslottery_fast.evaluation.certify.certificate_from` refuses an argument.
+            The predictions of a transfer model were not kept, its differing rows are missing, ``tokens`` are of other
+            positions, or :func:`~kslottery_fast.evaluation.certify.certificate_from` refuses an argument.
         TypeError
             An argument has the wrong type.
         """
@@ -103,6 +120,7 @@ class Basis:
         missing = {own, *levels.values()} - set(self.transfers)
         if missing:
             raise InputError(f"no predictions were kept of the transfer model with {min(missing)} rows")
+        reads = self._reads(differing, {own, *levels.values()})
 
         def certificate(rows: int, level: float) -> Certificate:
             return certificate_from(
@@ -110,12 +128,22 @@ class Basis:
                 self.transfers[rows],
                 dimension=self.before.shape[1],
                 alphas=[level],
+                reads=reads.get(rows),
                 n_bootstrap=n_bootstrap,
                 seed=seed,
             )
 
         curve = [replace(certificate(rows, level).levels[0], transferred=rows) for level, rows in levels.items()]
         return replace(certificate(own, alpha), levels=tuple(curve))
+
+    def _reads(self, differing: Mapping[int, Tensor] | None, counts: set[int]) -> dict[int, Tensor]:
+        """For each number of rows, whether a position reads a row that differs. Empty if that is not known."""
+        if self.tokens is None or differing is None:
+            return {}
+        if missing := counts - set(differing):
+            raise InputError(f"differing names no rows for the transfer model with {min(missing)} rows")
+        self.tokens.check_same(self.tuned)
+        return {rows: self.tokens.reads(differing[rows]) for rows in counts}
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the files that the head of this module names."""
@@ -124,6 +152,8 @@ class Basis:
         self.tuned.save(folder / _TUNED)
         for rows, predictions in self.transfers.items():
             predictions.save(folder / f"predictions-{rows}.safetensors")
+        if self.tokens is not None:
+            self.tokens.save(folder / _TOKENS)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -143,4 +173,5 @@ class Basis:
         before = read_safetensors(folder / _BEFORE)
         kept = {path.stem.partition("-")[2]: path for path in folder.glob("predictions-*.safetensors")}
         transfers = {int(rows): Predictions.load(path) for rows, path in kept.items() if rows.isdecimal()}
-        return cls(before["token_ids"], before["rows"], Predictions.load(folder / _TUNED), transfers)
+        tokens = ReadTokens.load(folder / _TOKENS) if (folder / _TOKENS).exists() else None
+        return cls(before["token_ids"], before["rows"], Predictions.load(folder / _TUNED), transfers, tokens)

@@ -11,6 +11,9 @@ from kslottery_fast.base.errors import InputError
 from .intervals import Interval
 from .words import counted
 
+SELDOM = 0.05
+"""The share of violations up to which :class:`Certificate` calls the criterion seldom wrong."""
+
 
 @dataclass(frozen=True, repr=False)
 class CertificateLevel:
@@ -39,6 +42,11 @@ class CertificateLevel:
         positions, are drawn independently.
     transferred : int or None
         Rows of the transfer model that this level was checked against, where that is known.
+    read_positions : int or None
+        Number of positions that are certified by reading: they read no row in which the two models differ, so both
+        models must predict the same token. None if it is not known what the positions read.
+    read_violations : int or None
+        Number of these positions at which the predictions differ all the same. Only rounding can do that.
     """
 
     alpha: float
@@ -50,6 +58,8 @@ class CertificateLevel:
     violating_sentences: int | None
     violating_sentences_upper: float | None
     transferred: int | None = None
+    read_positions: int | None = None
+    read_violations: int | None = None
 
     @property
     def violation_rate(self) -> float | None:
@@ -78,6 +88,21 @@ class CertificateLevel:
             return "not checked"
         rate = "" if self.violation_rate is None else f" ({self.violation_rate:.1%})"
         return f"wrong at {self.violations:,} of {self.certified_positions:,}{rate}"
+
+
+def reading_text(level: CertificateLevel, positions: int) -> str:
+    """Say in a sentence how many positions are certified by reading. Empty if that is not known.
+
+    >>> reading_text(CertificateLevel(0.05, 0.08, 40, 0.8, 0.6, 10, 4, 0.6, 18, 5, 0), 50)
+    ' 5 positions (10.0%) read no row in which the models differ: there they must agree.'
+    """
+    if level.read_positions is None:
+        return ""
+    count, verb = level.read_positions, "reads" if level.read_positions == 1 else "read"
+    text = f" {counted(count, 'position')} ({count / positions:.1%}) {verb} no row in which the models differ"
+    if level.read_violations:
+        return f"{text}. Rounding changed the prediction at {level.read_violations:,} of them."
+    return f"{text}: there they must agree."
 
 
 @dataclass(frozen=True, repr=False)
@@ -227,6 +252,7 @@ class Certificate:
             "A position is certified at alpha when (p_A - p_B) / 2 > tau(alpha). This is the paper's criterion. It is "
             "not a proof that the transfer model predicts the same token.",
             *map(self._level_text, self.levels),
+            *self._practice(),
         ]
         if self.agreement is None:
             unknown = "Not checked: the transfer model was not run. Nothing is known about its predictions."
@@ -266,8 +292,23 @@ class Certificate:
             return text + "."
         rows = "" if level.transferred is None else f" with {counted(level.transferred, 'row')}"
         sentences = counted(level.violating_sentences or 0, "sentence")
-        return (
+        text = (
             f"{text}. At {level.violations:,} of the {level.certified_positions:,} certified positions, in "
             f"{sentences}, the transfer model{rows} predicts another token (violations; at most "
             f"{level.violating_sentences_upper:.1%} of sentences have one, with {self.confidence:.0%} confidence)."
         )
+        return text + reading_text(level, self.positions)
+
+    def _practice(self) -> list[str]:
+        """Two sentences: where the criterion was wrong least and most often, and from where on seldom."""
+        rated = sorted((level.alpha, rate) for level in self.levels if (rate := level.violation_rate) is not None)
+        if not rated:
+            return []
+        best, worst = min(rated, key=lambda pair: (pair[1], pair[0])), max(rated, key=lambda pair: (pair[1], -pair[0]))
+        text = f"In practice the criterion is wrong at {best[1]:.1%} of its positions at alpha {best[0]:g}"
+        text += "." if best[1] == worst[1] else f" and at {worst[1]:.1%} at alpha {worst[0]:g}."
+        often = max((alpha for alpha, rate in rated if rate > SELDOM), default=0.0)
+        seldom = [alpha for alpha, _ in rated if alpha > often]
+        if not seldom:
+            return [f"{text} It is wrong at more than {SELDOM:.0%} of them at the largest alpha too."]
+        return [f"{text} It is wrong at {SELDOM:.0%} of them or fewer from alpha {seldom[0]:g} on."]

@@ -7,10 +7,15 @@ row as a distribution: a prediction is certified at level alpha when ``(p_A - p_
 bounds the KS distance by which a row that was not selected at alpha can have moved.
 
 The criterion is not a proof that the two models agree. The KS distance of a row says nothing about the order of its
-coordinates, and the argument assumes the step from rows to probabilities. So a certificate here always says whether the
-transfer model was run, and if so, how often it contradicted a certified prediction.
+coordinates, and the argument assumes the step from rows to probabilities. A row whose coordinates were permuted has D =
+0 and can change any prediction, so no criterion that knows the rows by D alone can be sound. So a certificate here
+always says whether the transfer model was run, and if so, how often it contradicted a certified prediction.
 
-A second certificate needs no such assumption, because it runs the transfer model. From the share of positions at which
+Two criteria are sound. A position that reads no row in which the models differ has the same prediction in both
+(:mod:`~kslottery_fast.evaluation.reading`). And the L2 distances by which rows differ bound how far the logits can move
+(:mod:`~kslottery_fast.evaluation.logit_bounds`).
+
+Another certificate needs no assumption about the model, because it runs the transfer model. From the share of positions at which
 the two models agree in each sentence, it bounds the mean share over all sentences like these
 (:func:`~kslottery_fast.evaluation.intervals.mean_lower_bound`). Positions of a sentence may depend on each other in any
 way. The sentences must be independent draws, and the rows must not have been chosen by looking at them. The bound is a
@@ -28,9 +33,9 @@ from kslottery_fast.base.arguments import check_integer, check_model
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks.significance import asymptotic_threshold
 
-from .certificate import Agreement, Certificate, CertificateLevel
-from .checks import check_alphas, check_batches, check_bootstrap, check_instance, check_share
-from .intervals import bootstrap_interval, clopper_pearson, mean_lower_bound
+from .certificate import Certificate
+from .checks import check_alphas, check_batches, check_bootstrap, check_share
+from .compared import compare_predictions
 from .predictions import Predictions, next_token_predictions
 
 __all__ = ["Predictions", "certificate_from", "certify", "next_token_predictions"]
@@ -42,6 +47,7 @@ def certificate_from(
     *,
     dimension: int,
     alphas: Sequence[float],
+    reads: torch.Tensor | None = None,
     confidence: float = 0.95,
     n_bootstrap: int = 1000,
     seed: int = 0,
@@ -58,6 +64,10 @@ def certificate_from(
         d, the length of an embedding row. tau is that of two samples of d values.
     alphas : sequence of float
         Levels, each strictly between 0 and 1. A larger alpha has a smaller tau, so more is certified.
+    reads : bool tensor [N], optional
+        Whether each position reads a row in which the two models differ, see
+        :meth:`~kslottery_fast.evaluation.reading.ReadTokens.reads`. With it the levels count the positions that are
+        certified by reading.
     confidence : float
         Confidence of each bound.
     n_bootstrap, seed : int
@@ -83,35 +93,19 @@ def certificate_from(
     >>> certificate_from(tuned, dimension=576, alphas=[0.05])
     Certificate(3 positions of 2 sentences; alpha 0.05: 66.7% of the positions certified, not checked)
     """
-    check_instance(predictions, Predictions, "predictions", ", e.g. of next_token_predictions(model, batches)")
-    if transfer is not None:
-        check_instance(transfer, Predictions, "transfer", ", e.g. of next_token_predictions(model, batches)")
-    levels_of = check_alphas(alphas)
     check_integer(dimension, "dimension", 1)
+    levels_of = check_alphas(alphas)
     check_share(confidence)
     check_bootstrap(n_bootstrap, seed)
-    if len(predictions) == 0:
-        raise InputError("predictions is empty: nothing can be certified")
-    if transfer is not None and not (
-        torch.equal(predictions.target, transfer.target) and torch.equal(predictions.sentence, transfer.sentence)
-    ):
-        raise InputError(
-            f"predictions and transfer are not of the same positions ({len(predictions)} and {len(transfer)}): "
-            "give both models the same batches"
-        )
-    # Sentences get consecutive numbers. An example without a supervised position does not count.
-    _, sentence = predictions.sentence.unique_consecutive(return_inverse=True)
-    right = predictions.predicted == predictions.target
-    differs = None if transfer is None else predictions.predicted != transfer.predicted
-    levels = tuple(_level(a, dimension, predictions.margin, right, differs, sentence, confidence) for a in levels_of)
+    compared = compare_predictions(predictions, transfer, reads)
     return Certificate(
         dimension=dimension,
         positions=len(predictions),
-        sentences=int(sentence[-1]) + 1,
-        accuracy=float(right.double().mean()),
+        sentences=compared.sentences,
+        accuracy=float(compared.right.double().mean()),
         confidence=confidence,
-        levels=levels,
-        agreement=None if differs is None else _agreement(differs, sentence, confidence, n_bootstrap, seed),
+        levels=tuple(compared.level(a, asymptotic_threshold(a, dimension, dimension), confidence) for a in levels_of),
+        agreement=compared.agreement(confidence, n_bootstrap, seed),
     )
 
 
@@ -185,49 +179,4 @@ def certify(
         confidence=confidence,
         n_bootstrap=n_bootstrap,
         seed=seed,
-    )
-
-
-def _agreement(
-    differs: torch.Tensor, sentence: torch.Tensor, confidence: float, n_bootstrap: int, seed: int
-) -> Agreement:
-    agrees, length = torch.bincount(sentence, (~differs).double()), torch.bincount(sentence)
-    return Agreement(
-        positions=bootstrap_interval(
-            torch.stack([agrees.long(), length], 1).numpy(),
-            lambda sums: sums[0] / sums[1],
-            n_bootstrap=n_bootstrap,
-            seed=seed,
-            confidence=confidence,
-        ),
-        sentences=clopper_pearson(int((agrees == length).sum()), len(length), confidence, side="lower"),
-        share=mean_lower_bound((agrees / length).numpy(), confidence),
-    )
-
-
-def _level(
-    alpha: float,
-    dimension: int,
-    margin: torch.Tensor,
-    right: torch.Tensor,
-    differs: torch.Tensor | None,
-    sentence: torch.Tensor,
-    confidence: float,
-) -> CertificateLevel:
-    tau = asymptotic_threshold(alpha, dimension, dimension)
-    certified = margin / 2 > tau
-    violations = violating = upper = None
-    if differs is not None:
-        violated = certified & differs
-        violations, violating = int(violated.sum()), len(sentence[violated].unique())
-        upper = clopper_pearson(violating, int(sentence[-1]) + 1, confidence, side="upper").high
-    return CertificateLevel(
-        alpha=alpha,
-        tau=tau,
-        certified_positions=int(certified.sum()),
-        certified=float(certified.double().mean()),
-        certified_accuracy=float((certified & right).double().mean()),
-        violations=violations,
-        violating_sentences=violating,
-        violating_sentences_upper=upper,
     )

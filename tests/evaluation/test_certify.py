@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ from scipy.stats import binomtest
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.evaluation.basis import Basis
-from kslottery_fast.evaluation.certificate import Certificate
+from kslottery_fast.evaluation.certificate import Certificate, CertificateLevel
 from kslottery_fast.evaluation.certify import Predictions, certificate_from, certify, next_token_predictions
 from kslottery_fast.evaluation.encoding import Example, collate, encode
 from kslottery_fast.evaluation.intervals import mean_lower_bound
 from kslottery_fast.evaluation.logits import IGNORE_INDEX
+from kslottery_fast.evaluation.reading import ReadTokens
 
 D = 576
 TAU = {
@@ -39,6 +41,12 @@ def predictions(
 # Half margins 0.45, 0.05, 0.075, 0.1, 0.025, 0.4: certified at 0.05 are 0, 3 and 5; at 0.5 also 1 and 2.
 TUNED = predictions([1, 2, 9, 4, 5, 9])  # wrong at positions 2 and 5
 TRANSFER = predictions([1, 7, 9, 7, 7, 9])  # differs at 1 (sentence 0), 3 and 4 (sentence 1)
+
+
+# What the six positions read, from their sentences of 3, 4 and 2 tokens. Sentence 1 begins with the token 77.
+READ = ReadTokens(
+    torch.tensor([70, 1, 2, 77, 3, 4, 5, 70, 6]), torch.tensor([3, 4, 2]), torch.tensor([0, 1, 3, 4, 5, 7])
+)
 
 
 def test_a_certificate_computed_by_hand():
@@ -140,6 +148,53 @@ def test_the_words_fit_the_numbers_and_promise_nothing():
     assert "It is not a proof" in text
     assert "predicts the same token at 50.0% of the positions" in text
     assert "guarantee" not in text
+
+
+def level(alpha, violations, certified=100):
+    return CertificateLevel(alpha, 0.1, certified, 0.5, 0.4, violations, 1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [
+        (
+            [level(0.5, 5), level(0.05, 40), level(0.8, 1), level(0.1, 3), level(0.2, 20)],
+            "wrong at 1.0% of its positions at alpha 0.8 and at 40.0% at alpha 0.05. It is wrong at 5% of them or fewer "
+            "from alpha 0.5 on.",
+        ),
+        (
+            [level(0.05, 1), level(0.5, 20)],
+            "wrong at 1.0% of its positions at alpha 0.05 and at 20.0% at alpha 0.5. It is wrong at more than 5% of "
+            "them at the largest alpha too.",
+        ),
+        (
+            [level(0.05, 2), level(0.01, 0, certified=0)],
+            "wrong at 2.0% of its positions at alpha 0.05. It is wrong at 5% of them or fewer from alpha 0.05 on.",
+        ),
+    ],
+)
+def test_two_sentences_say_when_the_criterion_held(levels, said):
+    """A level that certifies nothing has no share of violations."""
+    certificate = replace(certificate_from(TUNED, TRANSFER, dimension=D, alphas=[0.05]), levels=tuple(levels))
+    assert f"In practice the criterion is {said}" in str(certificate)
+
+
+def test_positions_that_read_no_row_that_differs_are_counted():
+    reads = torch.tensor([0, 1, 1, 0, 1, 1]).bool()
+    certificate = certificate_from(TUNED, TRANSFER, dimension=D, alphas=[0.05], reads=reads)
+    (found,) = certificate.levels
+    assert (found.read_positions, found.read_violations) == (2, 1)  # position 3 differs, as only rounding could do it
+    assert "2 positions (33.3%) read no row in which the models differ. Rounding changed the prediction at 1 of" in (
+        str(certificate)
+    )
+    assert certificate_from(TUNED, dimension=D, alphas=[0.05], reads=reads).levels[0].read_violations is None
+    assert Certificate.from_dict(certificate.to_dict()) == certificate
+    basis = Basis(torch.arange(3), torch.zeros(3, D), TUNED, {2: TRANSFER}, READ)
+    found = basis.certificate({0.05: 2}, own=2, alpha=0.05, differing={2: torch.tensor([77])}).levels[0]
+    assert (found.read_positions, found.read_violations) == (3, 1)  # position 1 differs
+    assert basis.certificate({0.05: 2}, own=2, alpha=0.05).levels[0].read_positions is None
+    with pytest.raises(InputError, match="differing names no rows for the transfer model with 2 rows"):
+        basis.certificate({0.05: 2}, own=2, alpha=0.05, differing={})
 
 
 def test_a_certificate_survives_json():

@@ -1,4 +1,4 @@
-"""The commands about experiments: ``kslottery run``, ``compare``, ``report`` and ``certify``."""
+"""The commands about experiments: ``kslottery run``, ``compare`` and ``report``."""
 
 import argparse
 import os
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 _SUMMARY = "print summary.json to stdout instead of the table"
 ENGINE = "how the jobs run"
-_FOLDER = "folder of `kslottery run` or `kslottery compare`"
+FOLDER = "folder of `kslottery run` or `kslottery compare`"
 
 
 def add_run(commands: Any) -> None:
@@ -142,26 +142,9 @@ def add_report(commands: Any) -> None:
         ["report runs/es"],
         "DIR",
     )
-    parser.add_argument("folder", type=place, metavar="DIR", help=_FOLDER)
+    parser.add_argument("folder", type=place, metavar="DIR", help=FOLDER)
     group = add_results(parser, as_json=f"{_SUMMARY}, and write no file")
     add_force(group, "write report, figures and tables again even if they are up to date")
-
-
-def add_certify(commands: Any) -> None:
-    """Add ``certify``, which computes certificates again."""
-    parser = add_command(
-        commands,
-        "certify",
-        _certify,
-        "recompute and check the certificates of an experiment",
-        "The command prints what the certificates guarantee. A certificate follows from\n"
-        "the rows and predictions in the folder, and a file that does not follow from\n"
-        "the others is refused. No model is run, and no file is written.",
-        ["certify runs/es"],
-        "DIR",
-    )
-    parser.add_argument("folder", type=place, metavar="DIR", help=_FOLDER)
-    add_results(parser)
 
 
 def _add_settings(parser: argparse.ArgumentParser, output: str, *, leave_out: tuple[str, ...]) -> dict[str, Any]:
@@ -295,18 +278,6 @@ def _report(options: argparse.Namespace) -> int:
     experiment = Experiment(settings, RunFolder(options.folder), RunConsole(quiet=True))
     experiment.check_finished()
     print_json(summarize(experiment))
-    return 0
-
-
-def _certify(options: argparse.Namespace) -> int:
-    from kslottery_fast.lab.experiment.certificate import recomputed
-
-    found = recomputed(options.folder)
-    if options.json:
-        print_json({name: one.to_dict() for name, one in found.items()})
-    else:
-        for name, certificate in found.items():
-            print(f"{name}\n{certificate}\n")
     return 0
 
 

@@ -55,6 +55,7 @@ FILES: dict[str, dict[str, str]] = {
         "certificate.json": "a certificate: the share of positions that the criterion certifies, and where it fails",
         "before.safetensors": "the rows before Embed Tuning",
         "predictions.safetensors": "what the embed-tuned model predicts at every position of the test split",
+        "read.safetensors": "the tokens that each position of the test split reads",
         "predictions-*.safetensors": "what the model with the copied rows of that many tickets predicts",
         "effects.json": "what each ticket alone gains, and what its absence loses, on the validation split",
         "positions.json": "how much of the gain comes through instruction, source and target tokens",

@@ -14,8 +14,9 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.extras import require_lab
 from kslottery_fast.base.version import installed_version
 
+from .certificates import add_certify
 from .checkpoints import add_scan, add_select
-from .experiments import add_certify, add_compare, add_report, add_run
+from .experiments import add_compare, add_report, add_run
 from .info import add_info
 from .jobs import add_job
 from .options import COMMAND, Parser

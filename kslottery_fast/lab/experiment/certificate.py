@@ -6,7 +6,7 @@ The rows and the predictions themselves are trusted: only running the models aga
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, read_safetensors
 from kslottery_fast.evaluation.basis import Basis
 from kslottery_fast.evaluation.certificate import Certificate
-from kslottery_fast.evaluation.certify import Predictions, next_token_predictions
 from kslottery_fast.evaluation.encoding import collate, encode
+from kslottery_fast.evaluation.predictions import Predictions
+from kslottery_fast.evaluation.reading import ReadTokens, read_tokens
+from kslottery_fast.evaluation.shared_predictions import merge_predictions, sentence_predictions, share_plan
 from kslottery_fast.rows.tables import embedding_table
 from kslottery_fast.tickets.evidence import TrainedTable
 from kslottery_fast.tickets.tables import ks_statistics
@@ -41,6 +43,8 @@ def certify(
 ) -> Certificate:
     """Compute the certificate of an embed-tuned model on the test split, at every alpha of the grid.
 
+    Models that read the same rows share predictions, see :func:`share_plan`.
+
     Parameters
     ----------
     shop : Workshop
@@ -58,34 +62,92 @@ def certify(
     """
     settings = shop.settings
     features = [encode(shop.loaded.tokenizer, example) for example in shop.examples("test")]
-    count, size = len(features), settings.eval_batch_size
-    batches = [collate(features[i : i + size], shop.pad_token_id) for i in range(0, count, size)]
+    before = embedding_table(shop.model).detach()[tuned.token_ids].cpu()
+    moved = moved_ids(tuned.token_ids, before, tuned.rows)
     chosen = {alpha: table.significant(alpha, settings.method, settings.correction) for alpha in settings.alphas}
-    transfers = {len(ids): ids for ids in (tickets, *chosen.values())}
-    total = (1 + len(transfers)) * count
-
-    def predict(number: int, rows: TrainedRows | None) -> Predictions:
-        with shop.wearing(rows) as model:
-            return next_token_predictions(
-                model, batches, progress=lambda done, _: progress(number * count + done, total)
-            )
-
-    basis = Basis(
-        token_ids=tuned.token_ids,
-        before=embedding_table(shop.model).detach()[tuned.token_ids].cpu(),
-        tuned=predict(0, tuned),
-        transfers={
-            rows: predict(number, tuned.only(torch.tensor(ids)) if ids else None)
-            for number, (rows, ids) in enumerate(transfers.items(), 1)
-        },
-    )
+    transfers = {len(ids): torch.tensor(ids, dtype=torch.int64) for ids in (tickets, *chosen.values())}
+    # If the head follows the rows, the models differ everywhere, whatever a position reads.
+    tokens = None if settings.output_role == "tied" else read_tokens([collate(features, shop.pad_token_id)])
+    predictions = predict_models(shop, features, tuned, [moved, *transfers.values()], tokens, progress)
+    basis = Basis(tuned.token_ids, before, predictions[0], dict(zip(transfers, predictions[1:], strict=True)), tokens)
     basis.save(folder)
-    return _certificate(basis, settings, {alpha: len(ids) for alpha, ids in chosen.items()}, len(tickets))
+    return _certificate(basis, settings, chosen, tickets, moved)
 
 
-def _certificate(basis: Basis, settings: RunSettings, levels: Mapping[float, int], own: int) -> Certificate:
-    bootstrap = {"n_bootstrap": settings.n_bootstrap, "seed": settings.seed}
-    return basis.certificate(levels, own=own, alpha=settings.alpha, **bootstrap)
+def predict_models(
+    shop: Workshop,
+    features: Sequence[Mapping[str, Sequence[int]]],
+    tuned: TrainedRows,
+    models: Sequence[torch.Tensor],
+    tokens: ReadTokens | None,
+    progress: ProgressCallback,
+) -> list[Predictions]:
+    """Return the predictions of models that each take some rows of the embed-tuned model.
+
+    Parameters
+    ----------
+    shop : Workshop
+        Model and settings.
+    features : sequence of mapping
+        The encoded sentences.
+    tuned : TrainedRows
+        The rows after Embed Tuning.
+    models : sequence of int64 tensor
+        The ids of the rows that each model takes, in ascending order. There may be none.
+    tokens : ReadTokens or None
+        What is read. With it, a model reads only the sentences on which it differs from an earlier one.
+    progress : callable
+        Called with (predicted sentences, sentences in all).
+    """
+    # A model is like the one with a few rows more. So they are made from the largest to the smallest.
+    order = sorted(range(len(models)), key=lambda place: -len(models[place]))
+    plan = share_plan([models[place] for place in order], len(features), tokens)
+    options = {"pad_token_id": shop.pad_token_id, "batch_size": shop.settings.eval_batch_size}
+    total, done, found = sum(len(share.sentences) for share in plan), 0, []
+    for place, share in zip(order, plan, strict=True):
+        news = None
+        if share.sentences:
+            rows = tuned.only(models[place]) if len(models[place]) else None
+            with shop.wearing(rows) as model:
+                news = sentence_predictions(
+                    model,
+                    features,
+                    share.sentences,
+                    progress=lambda n, _, start=done: progress(start + n, total),
+                    **options,
+                )
+        source = None if share.source is None else found[share.source]
+        found.append(news if source is None else source if news is None else merge_predictions(source, news))
+        done += len(share.sentences)
+    return [found[order.index(place)] for place in range(len(models))]
+
+
+def moved_ids(token_ids: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Return the ids of the rows that differ between two tables.
+
+    >>> moved_ids(torch.tensor([3, 7]), torch.zeros(2, 2), torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+    tensor([7])
+    """
+    return token_ids[(before.float() != after).any(dim=1)]
+
+
+def _certificate(
+    basis: Basis,
+    settings: RunSettings,
+    chosen: Mapping[float, tuple[int, ...]],
+    tickets: Sequence[int],
+    moved: torch.Tensor,
+) -> Certificate:
+    """The certificate for the rows that each alpha chooses, and for the tickets."""
+    sets = {len(ids): torch.tensor(ids, dtype=torch.int64) for ids in (tickets, *chosen.values())}
+    return basis.certificate(
+        {alpha: len(ids) for alpha, ids in chosen.items()},
+        own=len(tickets),
+        alpha=settings.alpha,
+        differing={count: moved[~torch.isin(moved, ids)] for count, ids in sets.items()},
+        n_bootstrap=settings.n_bootstrap,
+        seed=settings.seed,
+    )
 
 
 def recomputed(folder: Path) -> dict[str, Certificate]:
@@ -117,15 +179,15 @@ def recomputed(folder: Path) -> dict[str, Certificate]:
 def _recomputed(stage: Path, settings: RunSettings) -> Certificate:
     """The certificate that follows from rows and predictions. Every file in between must be what follows."""
     basis, tickets = Basis.load(stage), Tickets.load(stage / "tickets.json")
-    table = _statistics(stage, basis, tickets.vocab_size)
+    table, moved = _statistics(stage, basis, tickets.vocab_size)
     if tickets != table.tickets(**settings.selection):
         raise InputError(
             f"{stage / 'tickets.json'}: these are not the tickets that the statistics give at alpha "
             f"{settings.alpha:g} with method {settings.method}, correction {settings.correction} and top_k "
             f"{settings.top_k}; the file or run.json was changed"
         )
-    levels = {a: len(table.significant(a, settings.method, settings.correction)) for a in settings.alphas}
-    certificate = _certificate(basis, settings, levels, len(tickets))
+    chosen = {alpha: table.significant(alpha, settings.method, settings.correction) for alpha in settings.alphas}
+    certificate = _certificate(basis, settings, chosen, tuple(tickets.token_ids.tolist()), moved)
     path = stage / "certificate.json"
     different = _difference("", asdict(Certificate.from_dict(read_json(path))), asdict(certificate))
     if different:
@@ -133,8 +195,11 @@ def _recomputed(stage: Path, settings: RunSettings) -> Certificate:
     return certificate
 
 
-def _statistics(stage: Path, basis: Basis, vocab_size: int) -> TrainedTable:
-    """KS statistics of the rows before and after Embed Tuning. The recorded ones must be the same."""
+def _statistics(stage: Path, basis: Basis, vocab_size: int) -> tuple[TrainedTable, torch.Tensor]:
+    """KS statistics of the rows before and after Embed Tuning, and the ids of those that moved.
+
+    The recorded statistics must be the same.
+    """
     folder = stage.with_name(f"{stage.name.removesuffix('certificate')}embed")
     statistics = folder / "evidence.safetensors"
     tuned, recorded = read_safetensors(folder / "rows.safetensors"), read_safetensors(statistics)
@@ -150,7 +215,7 @@ def _statistics(stage: Path, basis: Basis, vocab_size: int) -> TrainedTable:
             f"{statistics}: token {int(ids[place])} has h = {int(recorded['counts'][place])}, but "
             f"its rows before and after Embed Tuning give {int(counts[place])}; statistics or rows were changed"
         )
-    return TrainedTable(ids, counts, (vocab_size, basis.before.shape[1]))
+    return TrainedTable(ids, counts, (vocab_size, basis.before.shape[1])), moved_ids(ids, basis.before, tuned["rows"])
 
 
 def _difference(name: str, told: Any, found: Any) -> str | None:

@@ -26,6 +26,11 @@ def certificate(code: str, language: Mapping[str, Any], of: str = "") -> Picture
         ("certified_accuracy", "certified and correct", {"color": RIGHT, "marker": "s"}),
     ):
         upper.plot(alphas, [level[key] for level in levels], ms=3.5, lw=1.4, label=label, **look)
+    positions = result["positions"]
+    by_reading = [level.get("read_positions") for level in levels]
+    if None not in by_reading:
+        shares = [count / positions for count in by_reading]
+        upper.plot(alphas, shares, ms=3.5, lw=1.4, label="certified by reading", color=MUTED, marker="^")
     upper.set_xscale("log")
     upper.set_xlim(alphas[0] / 1.7, alphas[-1] * 1.7)
     upper.set_ylim(0, None)
@@ -48,6 +53,14 @@ def certificate(code: str, language: Mapping[str, Any], of: str = "") -> Picture
         f"{percent(level['certified_accuracy'], 1)} certified and correct"
         for level in (levels[0], levels[-1])
     )
+    last = (
+        ""
+        if None in by_reading
+        else (
+            " A position is certified by reading if it reads no row in which the models differ, which proves that they "
+            "agree there."
+        )
+    )
     own = level_at(result, alpha)
     certified, wrong = (percent(own[key], 1) for key in ("certified", "wrong"))
     title = f"Certified{of}: {certified} at alpha = {alpha:g}, wrong at {wrong} of these"
@@ -55,11 +68,11 @@ def certificate(code: str, language: Mapping[str, Any], of: str = "") -> Picture
         f"certificate-{code}",
         picture.add_legend(figure, upper, title, 4),
         f"Two curves over alpha. {ends}. Up to {plural(max(violations), 'violation')}.",
-        f"Next-token predictions of the embed-tuned model at {result['positions']:,} positions of "
+        f"Next-token predictions of the embed-tuned model at {positions:,} positions of "
         f"{plural(result['sentences'], 'held-out sentence')}. A position is certified at alpha when half the margin "
         "between its two largest probabilities exceeds tau(alpha). The dashed line is the share of positions that the "
         "model predicts correctly, certified or not. Lower panel: violations, the certified positions at which the "
-        "model with the rows that this alpha selects predicts another token.",
+        f"model with the rows that this alpha selects predicts another token.{last}",
         figure,
     )
 

@@ -12,6 +12,7 @@ from kslottery_fast.base.files import read_json, write_json
 from kslottery_fast.evaluation.basis import Basis
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.experiment.settings import RunSettings
+from kslottery_fast.tickets.evidence import SELECTORS
 from kslottery_fast.tickets.tickets import Tickets
 
 
@@ -114,6 +115,7 @@ def test_a_forged_guarantee_is_refused(copy, capsys):
 def sure(copy):
     """A copy in which the embed-tuned model was sure of everything, so that its certificate counts violations."""
     stage = copy / "stages" / "es.0.certificate"
+    (stage / "read.safetensors").unlink()  # as in an older folder
     forge_tensors(stage / "predictions.safetensors", lambda tensors: tensors["margin"].fill_(0.99))
     levels = {level["alpha"]: level["transferred"] for level in read_json(stage / "certificate.json")["levels"]}
     settings = RunSettings(**read_json(copy / "run.json")["settings"])
@@ -169,6 +171,61 @@ def test_settings_that_were_changed_are_refused(copy, capsys):
     path = copy / "run.json"
     path.write_text(path.read_text().replace('"alpha": 0.3', '"alpha": 0.2'))
     assert "these are not the tickets that the statistics give at alpha 0.2" in refused(copy, capsys)
+
+
+def test_every_level_counts_the_positions_that_read_no_row_that_differs(finished, capsys):
+    """The rows that differ are those that moved and that the level does not select."""
+    stage = finished / "stages" / "es.0.certificate"
+    basis, tuned = Basis.load(stage), load_file(finished / "stages" / "es.0.embed" / "rows.safetensors")
+    moved = tuned["token_ids"][(basis.before.float() != tuned["rows"]).any(dim=1)]
+    counts = load_file(finished / "stages" / "es.0.embed" / "evidence.safetensors")["counts"]
+    by_d = tuned["token_ids"][torch.sort(counts, descending=True, stable=True).indices]
+    for level in read_json(stage / "certificate.json")["levels"]:
+        left_out = moved[~torch.isin(moved, by_d[: level["transferred"]])]
+        assert level["read_positions"] == int((~basis.tokens.reads(left_out)).sum())
+        assert level["read_violations"] == 0
+    assert cli.main(["certify", str(finished)]) == 0
+    printed = capsys.readouterr().out
+    assert "read no row in which the models differ: there they must agree." in printed
+    assert printed.count("In practice the criterion is wrong at") == 2
+
+
+def test_the_rows_of_every_selector_are_certified_at_equal_sizes(copy, capsys):
+    """Transfer of the four rows of largest D is an arm too, and agrees with what the command says about it."""
+    assert cli.main(["certify", str(copy), "--selectors", "4,7", "--json", "--quiet"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["es.0.certificate", "es.1.certificate"]
+    chosen = [(one["selected_by"], one["rows"]) for one in found["es.0.certificate"]]
+    assert chosen == [(name, size) for size in (4, 7) for name in SELECTORS]
+    evidence = load_file(copy / "stages" / "es.0.embed" / "evidence.safetensors")
+    by_d = evidence["counts"].sort(descending=True).values
+    ks = found["es.0.certificate"][chosen.index(("ks", 4))]
+    assert ks["level"]["tau"] == int(by_d[4]) / 32
+    for one in found["es.0.certificate"]:
+        assert one["level"]["tau"] >= int(by_d[one["rows"]]) / 32  # no selector leaves out less than D does
+        assert one["level"]["read_violations"] == 0
+        assert 0 <= one["agreement"]["share"]["low"] <= one["agreement"]["share"]["value"] <= 1
+    assert cli.main(["certify", str(copy), "--selectors", "99999", "--quiet"]) == 2
+    assert "rows can be chosen by" in capsys.readouterr().err
+
+
+def test_forged_tokens_and_counts_of_reading_are_refused(copy, capsys):
+    forge_certificate(copy, lambda data: data["levels"][0].update(read_positions=10**6))
+    assert "levels[0].read_positions is 1000000, but the files that it follows from give" in refused(copy, capsys)
+    path = copy / "stages" / "es.0.certificate" / "read.safetensors"
+    forge_tensors(path, lambda tensors: tensors["input_ids"].add_(1))
+    assert "not of the same positions as the predictions" in refused(copy, capsys)
+
+
+def test_a_folder_of_a_version_that_kept_no_tokens_is_accepted(copy, capsys):
+    for stage in (copy / "stages").glob("*.certificate"):
+        (stage / "read.safetensors").unlink()
+        data = read_json(stage / "certificate.json")
+        for level in data["levels"]:
+            del level["read_positions"], level["read_violations"]
+        write_json(stage / "certificate.json", data)
+    assert cli.main(["certify", str(copy)]) == 0
+    assert "read no row" not in capsys.readouterr().out
 
 
 def test_a_certificate_of_an_older_version_says_how_to_make_it_anew(copy, finished, finished_arguments, capsys):

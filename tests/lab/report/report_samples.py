@@ -262,6 +262,8 @@ def certificate() -> dict[str, Any]:
                 "violations": 3 + 7 * place,
                 "violating_sentences": 2 + 3 * place,
                 "violating_sentences_upper": 0.06 + 0.03 * place,
+                "read_positions": 11 * place,
+                "read_violations": 0,
             }
         )
     agreement = {"positions": interval(0.78, 0.03), "sentences": interval(0.3, 0.08), "share": interval(0.77, 0.05)}

@@ -168,6 +168,17 @@ def test_the_title_of_a_certificate_says_how_much_is_certified_and_how_often_tha
     assert title == "Certified: 49.5% at alpha = 0.05, wrong at 7.0% of these"
 
 
+def test_the_figure_of_a_certificate_shows_what_is_certified_by_reading_if_that_is_known():
+    language = realistic(rows=60).spanish
+    upper = certificate("es", language).figure.axes[0]
+    curve = {line.get_label(): line.get_ydata() for line in upper.get_lines()}["certified by reading"]
+    assert list(curve) == [11 * place / 1100 for place in range(9)]
+    del language["certificates"]["0"]["levels"][0]["read_positions"]
+    older = certificate("es", language)
+    assert "certified by reading" not in [line.get_label() for line in older.figure.axes[0].get_lines()]
+    assert "by reading" not in older.caption
+
+
 def test_a_run_whose_stages_have_no_losses_has_no_curve():
     data = realistic(rows=60)
     assert "losses-es" not in [each.name for each in pictures(data.summary, data.rows)]

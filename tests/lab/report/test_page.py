@@ -260,6 +260,17 @@ def test_the_certification_begins_with_what_was_certified_and_how_often_that_was
     )
 
 
+def test_the_certification_shows_what_is_certified_by_reading_and_an_older_folder_has_no_such_column():
+    new, old = realistic(rows=60), realistic(rows=60)
+    for level in old.spanish["certificates"]["0"]["levels"]:
+        del level["read_positions"], level["read_violations"]
+    html, plain = render_text(new), render_text(old)
+    assert '<th scope="col">By reading' in html
+    assert "<td>5.0%</td></tr>" in html  # 55 of 1,100 positions at the level 0.05
+    assert "This is a proof: both compute the same function of the same rows." in html
+    assert "By reading" not in plain
+
+
 @pytest.mark.parametrize("name", ["page", "compared"])
 def test_the_contents_list_every_heading(name, request):
     html = request.getfixturevalue(name)
