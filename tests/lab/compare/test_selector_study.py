@@ -26,7 +26,7 @@ L2 = torch.tensor([1.0, 4.0, 3.0, 1.5, 2.0]).double()
 GRADIENT = torch.tensor([5.0, 3.0, 6.0, 2.0, 9.0]).double()
 FREQUENCY = torch.tensor([1, 4, 16, 64, 4])
 MADE_UP = Evidence(torch.tensor([10, 20, 30, 40, 50]), COUNTS, L2, GRADIENT, FREQUENCY, 60, 16)
-CONTRIBUTION = torch.tensor([0.2, 0.3, 0.4, -0.1, 0.25]).double()
+CONTRIBUTION = torch.tensor([0.2, 0.35, 0.4, -0.1, 0.25]).double()
 ERROR = torch.tensor([0.01, 0.01, 0.39, 0.01, 0.2]).double()
 
 
@@ -40,10 +40,9 @@ ERROR = torch.tensor([0.01, 0.01, 0.39, 0.01, 0.2]).double()
         "gradient": [50, 30, 10, 20, 40],
         "frequency": [40, 30, 20, 50, 10],
         "contribution": [30, 20, 50, 10, 40],
-        "contribution-shrunk": [20, 10, 50, 30, 40],  # 0.300, 0.1995, 0.09, 0.02, -0.099
-        "contribution-l2": [30, 20, 50, 10, 40],  # the roots of 1.2, 1.2, 0.5, 0.2, 0
+        "contribution-shrunk": [20, 10, 50, 30, 40],  # 0.350, 0.200, 0.090, 0.020, -0.099
+        "contribution-l2": [20, 30, 50, 10, 40],  # the roots of 1.4, 1.2, 0.5, 0.2, 0
     }.items(),
-    ids=str,
 )
 def test_a_selector_puts_the_rows_with_the_largest_numbers_first(name, expected):
     if name in BY_EVIDENCE:
@@ -95,28 +94,28 @@ def test_the_distance_of_wasserstein_is_that_of_scipy():
 
 
 class Covering:
-    """The loss falls by the number of points that some sets cover together: gains only shrink as sets are added."""
+    """The loss falls by the weights of the points that some sets cover: gains only shrink as sets are added."""
 
     def __init__(self, sets: int, seed: int) -> None:
-        points = torch.rand(sets, 40, generator=torch.Generator().manual_seed(seed)) < 0.2
-        self.sets = [set(row.nonzero()[:, 0].tolist()) for row in points]
-        self.asked: list[tuple[int, ...]] = []
+        generator = torch.Generator().manual_seed(seed)
+        self.covered = torch.rand(sets, 40, generator=generator) < 0.2
+        self.weights = torch.rand(40, generator=generator)
+        self.asked: list[tuple[tuple[int, ...], bool]] = []
 
     def __call__(self, rows: tuple[int, ...], *, whole: bool) -> float:
-        self.asked.append(rows)
-        return 40.0 - len(set().union(*(self.sets[row] for row in rows)))
+        self.asked.append((rows, whole))
+        return -float(self.weights[self.covered[list(rows)].any(dim=0)].sum())
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_lazy_search_chooses_as_well_as_one_that_looks_at_all_candidates_each_time(seed):
+def test_a_lazy_search_chooses_what_one_chooses_that_looks_at_all_candidates_each_time(seed):
     score, chosen = Covering(30, seed), []
     for _ in range(6):
         left = [row for row in range(30) if row not in chosen]
         chosen.append(min(left, key=lambda row: score((*chosen, row), whole=True)))
     thorough, lazy = len(score.asked), Covering(30, seed)
     found = greedy(lazy, range(30), 6, looks=30, finalists=1)
-    assert len(set(found)) == 6
-    assert lazy(tuple(found), whole=True) == score(tuple(chosen), whole=True)
+    assert found == chosen
     assert len(set(lazy.asked)) < thorough * 0.6
 
 
