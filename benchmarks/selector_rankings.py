@@ -39,10 +39,10 @@ def excess(evidence: Evidence, peers: int = PEERS) -> tuple[Tensor, Tensor]:
     Examples
     --------
     >>> ids, numbers = torch.arange(5), torch.ones(5).double()
-    >>> h, occurrences = torch.tensor([20, 21, 29, 8, 3]), torch.tensor([1, 1, 1, 90, 99])
+    >>> h, occurrences = torch.tensor([20, 21, 29, 8, 4]), torch.tensor([1, 1, 1, 90, 99])
     >>> evidence = Evidence(ids, h, numbers, numbers, occurrences, 9, 64)
     >>> [each.round().tolist() for each in excess(evidence, peers=2)]
-    [[-1.0, 0.0, 8.0, 3.0, -2.0], [-1.0, 0.0, 5.0, 1.0, -1.0]]
+    [[-1.0, 0.0, 8.0, 2.0, -2.0], [-1.0, 0.0, 5.0, 1.0, -1.0]]
     """
     counts, place = evidence.counts.double(), evidence.frequency.double().clamp(min=1).log()
     median, spread = torch.empty_like(counts), torch.empty_like(counts)
