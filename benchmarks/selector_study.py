@@ -58,7 +58,7 @@ NAMES = (
     *BY_EVIDENCE,
     "wasserstein",
     *BY_CONTRIBUTION,
-    *(f"contribution-{number}" for number in FEWER),
+    *(f"{kind}-{number}" for number in FEWER for kind in BY_CONTRIBUTION),
     *RANDOM,
     "greedy",
 )
@@ -107,6 +107,8 @@ class Study:
         Points of the path on which contributions are measured.
     candidates, part : int
         How many rows greedy selection chooses from, and how many of the validation pairs it looks at first.
+    candidates_by : str
+        The selector that puts these candidates first.
     """
 
     def __init__(
@@ -118,12 +120,17 @@ class Study:
         points: int = 8,
         candidates: int = 100,
         part: int = 24,
+        candidates_by: str = "contribution",
     ) -> None:
         self.cell, self.output, self.say, self.points = cell, output, say, points
-        self.candidates, self.part = candidates, part
-        about = {"folder": str(cell.folder.path.resolve()), "target": cell.code, "seed": cell.seed, "points": points}
-        if self._kept("study", lambda: about) != about:
-            raise InputError(f"output {output} belongs to a study of something else; give another --output")
+        self.candidates, self.part, self.candidates_by = candidates, part, candidates_by
+        folder = str(cell.folder.path.resolve())
+        self._bind("study", {"folder": folder, "target": cell.code, "seed": cell.seed, "points": points})
+
+    def _bind(self, name: str, about: dict[str, Any]) -> None:
+        """Refuse an output folder in which something else was done under this name."""
+        if (kept := self._kept(name, lambda: about)) != about:
+            raise InputError(f"output {self.output} belongs to {kept}, not to {about}; give another --output")
 
     def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What ``make`` returns, or what it returned when it was called before."""
@@ -201,9 +208,9 @@ class Study:
         return RowContributions.load(path)
 
     def worth(self, token_ids: Sequence[int]) -> float | None:
-        """The share of the loss's fall that rows account for. None if no contributions of all examples exist."""
-        path = self.output / f"contributions-{len(self.cell.shop.train_features)}.safetensors"
-        return RowContributions.load(path).share(list(token_ids)) if path.exists() else None
+        """The share of the loss's fall that rows account for, by the contributions from the most examples so far."""
+        numbers = [int(path.stem.rpartition("-")[2]) for path in self.output.glob("contributions-*.safetensors")]
+        return self.contributions(max(numbers)).share(list(token_ids)) if numbers else None
 
     def _timed(self, name: str, make: Callable[[], dict[str, Any]]) -> float:
         """Call ``make`` once, and return the processor time that it took."""
@@ -237,10 +244,12 @@ class Study:
         return Remembered(nll_of, self.output / "greedy-scores.json")
 
     def greedy(self, size: int) -> list[int]:
-        """The rows that greedy selection chooses, or the candidates of largest contribution if these are better."""
+        """The rows that greedy selection chooses, or the first candidates if these are better."""
+        options = {name: getattr(self, name) for name in ("candidates", "part", "candidates_by")}
+        self._bind("greedy", options)
 
         def search() -> dict[str, Any]:
-            candidates = self.ranking("contribution", self.candidates)[: self.candidates].tolist()
+            candidates = self.ranking(self.candidates_by, self.candidates)[: self.candidates].tolist()
             chosen = greedy(self.remembered, candidates, size)
             return {"chosen": chosen, "rows": better_of(self.remembered, chosen, candidates[:size])}
 
@@ -257,12 +266,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of rows (%(default)s)")
     parser.add_argument("--only", default=",".join(NAMES), help="selectors (all: %(default)s)")
     parser.add_argument("--greedy-sizes", default="18", help="numbers of rows of greedy selection (%(default)s)")
+    parser.add_argument(
+        "--candidates-by", default="contribution", choices=NAMES[:-1], help="what greedy chooses from (%(default)s)"
+    )
     asked = parser.parse_args(arguments)
     names = asked.only.split(",")
     if unknown := [name for name in names if name not in NAMES]:
         parser.error(f"--only names {', '.join(unknown)}; expected some of {', '.join(NAMES)}")
     console = RunConsole()
-    study = Study(open_cell(asked.folder, asked.target, asked.seed), asked.output, console.say)
+    cell = open_cell(asked.folder, asked.target, asked.seed)
+    study = Study(cell, asked.output, console.say, candidates_by=asked.candidates_by)
     ranked, sizes = [name for name in names if name != "greedy"], _integers(asked.sizes)
     for name in ranked:
         for size in sizes:
@@ -271,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "frequency" in ranked:
         print_differences(study, ranked, sizes)
     if "greedy" in names:
-        print_greedy(study, _integers(asked.greedy_sizes))
+        print_greedy(study, ("greedy", asked.candidates_by, "frequency"), _integers(asked.greedy_sizes))
     return 0
 
 

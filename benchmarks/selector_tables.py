@@ -13,6 +13,8 @@ from kslottery_fast.evaluation.likelihood import TargetNll
 
 from .reporting import line
 
+WIDTH = 23  # of the longest name of a selector
+
 if TYPE_CHECKING:
     from .selector_study import Study
 
@@ -37,7 +39,7 @@ def difference(found: Mapping[str, Any], other: Mapping[str, Any]) -> Interval:
 
 def print_scores(study: Study, names: Sequence[str], sizes: Sequence[int]) -> None:
     """Print a line for each selector, with its scores at each size. Random draws are printed in their mean."""
-    columns = [("selector", -19)]
+    columns = [("selector", -WIDTH)]
     columns += [(head, width) for size in sizes for head, width in ((f"NLL@{size}", 7), ("gain", 5), ("cover", 5))]
     columns += [(f"worth@{size}", 9) for size in sizes] + [("CPU s", 7)]
     _print_line([name for name, _ in columns], columns)
@@ -72,7 +74,7 @@ def _rows(names: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 def print_differences(study: Study, names: Sequence[str], sizes: Sequence[int], to: str = "frequency") -> None:
     """Print the NLL of each selector less that of one of them at the same size."""
-    columns = [("selector", -19), *[(f"@{size}", 25) for size in sizes]]
+    columns = [("selector", -WIDTH), *[(f"@{size}", 25) for size in sizes]]
     print(f"\nNLL less that of {to} at the same size, with a 95% interval over sentences in pairs")
     _print_line([name for name, _ in columns], columns)
     for name in names:
@@ -81,14 +83,14 @@ def print_differences(study: Study, names: Sequence[str], sizes: Sequence[int], 
             _print_line([name, *(f"{difference(*pair):+.3f}" for pair in pairs)], columns)
 
 
-def print_greedy(study: Study, sizes: Sequence[int]) -> None:
+def print_greedy(study: Study, names: Sequence[str], sizes: Sequence[int]) -> None:
     """Print what greedy selection reaches on the pairs that it has seen and on those that it has not."""
-    columns = [("selector", -13), ("rows", 4)]
+    columns = [("selector", -WIDTH), ("rows", 4)]
     columns += [(head, width) for split in ("validation", "test") for head, width in ((split, 10), ("gain", 5))]
     print("\nAn upper bound: greedy selection has seen the validation pairs, and not the test pairs")
     _print_line([name for name, _ in columns], columns)
     for size in sizes:
-        for name in ("greedy", "contribution", "frequency"):
+        for name in names:
             cells = [name, str(size)]
             for split in ("validation", "test"):
                 found = study.measured(name, size, split)
