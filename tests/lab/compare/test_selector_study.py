@@ -247,7 +247,7 @@ def test_the_command_measures_each_thing_once_and_prints_all(finished, tmp_path,
 
 
 def test_another_study_is_not_continued_and_an_unknown_selector_is_named(study, finished, capsys):
-    with pytest.raises(InputError, match="belongs to .*'seed': 1.* not to .*'seed': 0"):
+    with pytest.raises(InputError, match=r"belongs to .*'seed': 1.* not to .*'seed': 0"):
         Study(open_cell(finished, seed=0), study.output, print)
     with pytest.raises(InputError, match="no such language and seed; it has es, 0, es, 1"):
         open_cell(finished, target="ca")
