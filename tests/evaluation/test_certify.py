@@ -159,8 +159,8 @@ def level(alpha, violations, certified=100):
     [
         (
             [level(0.5, 5), level(0.05, 40), level(0.8, 1), level(0.1, 3), level(0.2, 20)],
-            "wrong at 1.0% of its positions at alpha 0.8 and at 40.0% at alpha 0.05. It is wrong at 5% of them or fewer "
-            "from alpha 0.5 on.",
+            "wrong at 1.0% of its positions at alpha 0.8 and at 40.0% at alpha 0.05. It is wrong at 5% of them or "
+            "fewer from alpha 0.5 on.",
         ),
         (
             [level(0.05, 1), level(0.5, 20)],

@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from kslottery_fast.base.options import Selector
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import Selector
 from kslottery_fast.lab.data.languages import find_language
 from kslottery_fast.lab.experiment.settings import (
     COMPARE_ARMS,
