@@ -183,7 +183,7 @@ def test_positions_that_read_no_row_that_differs_are_counted():
     reads = torch.tensor([0, 1, 1, 0, 1, 1]).bool()
     certificate = certificate_from(TUNED, TRANSFER, dimension=D, alphas=[0.05], reads=reads)
     (found,) = certificate.levels
-    assert (found.read_positions, found.read_violations) == (2, 1)  # position 3 differs, as only rounding could do it
+    assert (found.read_positions, found.read_violations) == (2, 1)  # position 3 differs, as if by rounding
     assert "2 positions (33.3%) read no row in which the models differ. Rounding changed the prediction at 1 of" in (
         str(certificate)
     )
