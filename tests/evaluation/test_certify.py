@@ -159,8 +159,8 @@ def level(alpha, violations, certified=100):
     [
         (
             [level(0.5, 5), level(0.05, 40), level(0.8, 1), level(0.1, 3), level(0.2, 20)],
-            "wrong at 1.0% of its positions at alpha 0.8 and at 40.0% at alpha 0.05. It is wrong at 5% of them or fewer "
-            "from alpha 0.5 on.",
+            "wrong at 1.0% of its positions at alpha 0.8 and at 40.0% at alpha 0.05. It is wrong at 5% of them or "
+            "fewer from alpha 0.5 on.",
         ),
         (
             [level(0.05, 1), level(0.5, 20)],
@@ -184,9 +184,8 @@ def test_positions_that_read_no_row_that_differs_are_counted():
     certificate = certificate_from(TUNED, TRANSFER, dimension=D, alphas=[0.05], reads=reads)
     (found,) = certificate.levels
     assert (found.read_positions, found.read_violations) == (2, 1)  # position 3 differs, as if by rounding
-    assert "2 positions (33.3%) read no row in which the models differ. Rounding changed the prediction at 1 of" in (
-        str(certificate)
-    )
+    words = "2 positions (33.3%) read no row in which the models differ. Rounding changed the prediction at 1 of them."
+    assert words in str(certificate)
     assert certificate_from(TUNED, dimension=D, alphas=[0.05], reads=reads).levels[0].read_violations is None
     assert Certificate.from_dict(certificate.to_dict()) == certificate
     basis = Basis(torch.arange(3), torch.zeros(3, D), TUNED, {2: TRANSFER}, READ)
