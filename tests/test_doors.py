@@ -198,6 +198,12 @@ DOORS = [
         lambda w: {"model": w.model, "batches": w.batches},
         MODEL | BOOTSTRAP,
     ),
+    Door("evaluation.reading.read_tokens", lambda w: {"batches": w.batches}),
+    Door(
+        "evaluation.logit_bounds.margin_bounds",
+        lambda w: {"model": w.model, "batches": w.batches, "token_ids": [3], "rows": torch.zeros(1, 32)},
+        MODEL | BOOTSTRAP | {"share": {"None", "float"}},
+    ),
     Door(
         "evaluation.intervals.clopper_pearson",
         lambda w: {"successes": 3, "trials": 5},

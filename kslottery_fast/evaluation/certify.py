@@ -16,8 +16,7 @@ Two criteria are sound. A position that reads no row in which the models differ 
 (:mod:`~kslottery_fast.evaluation.logit_bounds`).
 
 Another certificate needs no assumption about the model, because it runs the transfer model. From the share of positions
-at which
-the two models agree in each sentence, it bounds the mean share over all sentences like these
+at which the two models agree in each sentence, it bounds the mean share over all sentences like these
 (:func:`~kslottery_fast.evaluation.intervals.mean_lower_bound`). Positions of a sentence may depend on each other in any
 way. The sentences must be independent draws, and the rows must not have been chosen by looking at them. The bound is a
 statement about the average, not about any single position. It is about predictions after the *right* prefix, not about

@@ -11,7 +11,7 @@ from kslottery_fast.evaluation.certify import certify
 from kslottery_fast.evaluation.encoding import Example, collate, encode
 from kslottery_fast.evaluation.logit_bounds import margin_bounds
 from kslottery_fast.evaluation.logits import supervised_logits
-from kslottery_fast.evaluation.propagation import _others, _weight_range, norm_moves, silu_moves
+from kslottery_fast.evaluation.propagation import _others, _weight_range, norm_moves, operator_norm, silu_moves
 from kslottery_fast.evaluation.reading import read_tokens
 from kslottery_fast.evaluation.toy import alphabet_model
 from kslottery_fast.evaluation.worn_rows import wearing
@@ -95,6 +95,16 @@ def test_rms_norm_moves_by_no_more_than_its_bound():
         moved, bound = (normed[1] - normed[0]).norm(dim=1), norm_moves(x, moves, eps)
         assert (moved <= bound + 1e-12).all()
         assert (moved > 0.9 * bound).any()
+
+
+def test_the_operator_norm_is_the_largest_singular_value():
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((3, 8, 5), (3, 5, 8), (4, 4)):
+        matrix = torch.randn(shape, generator=generator)
+        wanted = torch.linalg.svdvals(matrix.double())[..., 0]
+        assert torch.allclose(operator_norm(matrix), wanted, rtol=2e-9, atol=0)
+        assert (operator_norm(matrix) >= wanted).all()
+    assert operator_norm(torch.zeros(2, 3)) == 0
 
 
 def test_silu_and_attention_weights_stay_in_their_ranges():

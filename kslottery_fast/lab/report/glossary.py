@@ -58,18 +58,18 @@ TERMS = (
         "arms?",
     ),
     Term(
-        "Certified position",
-        "A position in a text at which half the margin between the two largest next-token probabilities of the "
-        "embed-tuned model exceeds tau(alpha). This is the paper's criterion as this package reads it, and it is not a "
-        "proof that a model with only the selected rows predicts the same token.",
-        "certified positions?|certified(?! by reading)",
-    ),
-    Term(
         "Certified by reading",
         "A position in a text at which no token up to there has a row that differs between the embed-tuned model and "
         "the model with the selected rows. Both compute the same function of the same rows, so they predict the same "
         "token. This is a proof, and it holds for any selected rows if the output head is the same.",
         "certified by reading",
+    ),
+    Term(
+        "Certified position",
+        "A position in a text at which half the margin between the two largest next-token probabilities of the "
+        "embed-tuned model exceeds tau(alpha). This is the paper's criterion as this package reads it, and it is not a "
+        "proof that a model with only the selected rows predicts the same token.",
+        "certified positions?|certified(?! by reading)",
     ),
     Term(
         "Contribution",
