@@ -7,33 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from kslottery_fast.lab.experiment.settings import RunSettings
 from kslottery_fast.lab.experiment.training import Recipe
 
 Name = Literal["adam", "row", "lazy", "sgd"]
 
-EPS, BETA2 = (1e-8, 1e-6, 1e-5, 1e-4, 1e-3), (0.999, 0.98, 0.95, 0.9)
-"""The default grid of ``adam``."""
-
-OWN: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "adam": (EPS, BETA2),
-    "row": ((1e-8, 1e-5), (0.999,)),
-    "lazy": ((1e-8,), (0.999,)),
+OWN: dict[str, tuple[Sequence[float | None], Sequence[float | None], Sequence[float | None]]] = {
+    "adam": ((1e-8, 1e-6, 1e-5, 1e-4, 1e-3), (0.999, 0.98, 0.95, 0.9), (None,)),
+    "row": ((1e-8, 1e-5), (0.999,), (None,)),
+    "lazy": ((1e-8,), (0.999,), (None,)),
+    "sgd": ((None,), (None,), (0.1, 0.3, 1.0)),
 }
-"""The values of eps and beta2 that are tried by default."""
+"""The values of eps, beta2 and the learning rate that are tried by default. None is that of the experiment.
 
-RATES = (0.1, 0.3, 1.0)
-"""The learning rates of ``sgd``. At about 0.2 the most frequent rows move as far as Adam moves them at 1e-2.
-
-The estimate is from an Embed Tuning by Adam with the default settings (Spanish, 150 updates). Its 18 most frequent rows
-moved by 0.16 to 0.29 times the sum of the norms of their clipped gradients. With momentum 0.9 and a learning rate that
-falls linearly, gradients whose sum is a fifth as long as the sum of their norms move a row by about ``lr`` times that
-sum.
+At a learning rate of about 0.2, ``sgd`` moves the most frequent rows as far as Adam moves them at 1e-2. The estimate is
+from an Embed Tuning by Adam with the default settings (Spanish, 150 updates). Its 18 most frequent rows moved by 0.16
+to 0.29 times the sum of the norms of their clipped gradients. With momentum 0.9 and a learning rate that falls
+linearly, gradients whose sum is a fifth as long as the sum of their norms move a row by about ``lr`` times that sum.
 """
 
 MOMENTUM = 0.9
@@ -122,7 +118,7 @@ class Method:
     eps, beta2 : float, optional
         For all but ``sgd``.
     learning_rate : float, optional
-        For ``sgd``. The others have that of the experiment.
+        By default that of the experiment.
     """
 
     optimizer: Name = "adam"
@@ -146,7 +142,7 @@ class Method:
         return ".".join(parts if self.optimizer == "adam" else [self.optimizer, *parts])
 
     @property
-    def settings(self) -> dict[str, float]:
+    def settings(self) -> dict[str, Any]:
         """The settings of the experiment that it decides."""
         numbers = {"stage1_eps": self.eps, "stage1_beta2": self.beta2, "learning_rate": self.learning_rate}
         return {name: value for name, value in numbers.items() if value is not None}
@@ -155,32 +151,38 @@ class Method:
         """Make the optimizer."""
         if self.optimizer == "sgd":
             return SGD(params, lr=recipe.learning_rate, momentum=MOMENTUM)
-        kind: dict[str, Any] = {"row": {"second_moment": "row"}, "lazy": {"lazy": True}}[self.optimizer]
-        return PlainAdam(params, recipe.learning_rate, (0.9, recipe.beta2), recipe.eps, **kind)
+        return PlainAdam(
+            params,
+            recipe.learning_rate,
+            (0.9, recipe.beta2),
+            recipe.eps,
+            second_moment="row" if self.optimizer == "row" else "element",
+            lazy=self.optimizer == "lazy",
+        )
 
 
 def methods(
     optimizers: Sequence[str] = ("adam",),
     eps: Sequence[float] | None = None,
     beta2: Sequence[float] | None = None,
-    rates: Sequence[float] = RATES,
+    rates: Sequence[float] | None = None,
 ) -> list[Method]:
     """All methods to try. Those that differ from the first eps and beta2 in one number alone come first.
 
     >>> [str(one) for one in methods(["adam"], [1, 2], [3, 4])]
     ['eps=1.beta2=3', 'eps=2.beta2=3', 'eps=1.beta2=4', 'eps=2.beta2=4']
-    >>> [str(one) for one in methods(["row", "sgd"], rates=[0.5])]
-    ['row.eps=1e-08.beta2=0.999', 'row.eps=1e-05.beta2=0.999', 'sgd.lr=0.5']
+    >>> [str(one) for one in methods(["row", "sgd"], eps=[1e-8], rates=[0.01, 0.02])]
+    ['row.eps=1e-08.beta2=0.999', 'row.eps=1e-08.beta2=0.999.lr=0.02', 'sgd.lr=0.01', 'sgd.lr=0.02']
     """
     found: list[Method] = []
     for name in optimizers:
-        if name not in get_args(Name):
-            raise SystemExit(f"--optimizer {name}: expected some of {', '.join(get_args(Name))}")
-        if name == "sgd":
-            found += [Method(name, learning_rate=rate) for rate in rates]
-            continue
-        first, second = (given or own for given, own in zip((eps, beta2), OWN[name], strict=True))
+        if name not in OWN:
+            raise SystemExit(f"--optimizer {name}: expected some of {', '.join(OWN)}")
+        given = (None, None, rates) if name == "sgd" else (eps, beta2, rates)
+        first, second, third = (values or own for values, own in zip(given, OWN[name], strict=True))
+        if name != "sgd":  # results at the usual learning rate do not name it
+            third = [None if rate == RunSettings.learning_rate else rate for rate in third]
         pairs = [(one, second[0]) for one in first] + [(first[0], one) for one in second[1:]]
         pairs += [(one, other) for one in first[1:] for other in second[1:]]
-        found += [Method(name, *pair) for pair in pairs]
+        found += [Method(cast(Name, name), *pair, rate) for rate in third for pair in pairs]
     return found

@@ -49,24 +49,24 @@ def test_a_setting_is_trained_scored_and_recorded_once_and_eps_decides(study, mo
 OTHERS = [
     Method("row", 1e-8, 0.999),
     Method("lazy", 1e-8, 0.999),
-    Method("sgd", learning_rate=5.0),
+    Method("sgd", learning_rate=1.0),
 ]
 
 
 def test_other_optimizers_train_stage_1_and_stand_in_the_same_table(study, capsys):
     found = {one.optimizer: study.result(Setting(one, "es", 0)) for one in (Method("adam", 1e-8, 0.999), *OTHERS)}
     assert len({result["embed"] for result in found.values()}) == 4
-    assert found["sgd"]["settings"]["learning_rate"] == 5.0
+    assert found["sgd"]["settings"]["learning_rate"] == 1.0
     assert [found[name]["settings"]["learning_rate"] for name in ("adam", "row", "lazy")] == [0.05] * 3
 
     options = ["--output", str(study.output), "--target", "es", "--table"]
-    assert main([*options, "--optimizer", "adam,row,lazy,sgd", "--eps", "1e-8", "--rate", "5"]) == 0
+    assert main([*options, "--optimizer", "adam,row,lazy,sgd", "--eps", "1e-8"]) == 0
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[:4] for line in table[1:5]] == [
         ["adam", "1e-08", "0.999", "es,"],
         ["row", "1e-08", "0.999", "es,"],
         ["lazy", "1e-08", "0.999", "es,"],
-        ["sgd", "5", "es,", "0"],
+        ["sgd", "1", "es,", "0"],
     ]
     assert table[-1][-3:] == ["of", "4", "settings"]
 
