@@ -48,7 +48,7 @@ def test_ray_makes_the_stages_of_one_process_though_a_task_is_killed_and_passes_
     assert_same_stages(output, finished, SMALL_STAGES)
     told = capfd.readouterr().err
     assert "a Ray cluster with 2 CPUs and 0 GPUs" in told
-    assert "es, seed 1: Full Tuning: done in" in told
+    assert "Full Tuning: done in" in told
     assert told.count("usable pairs of") == 1
     assert cli.main(arguments(output, "--arms", "frequency@4000", "--seed", "0", "--cluster", "ray")) == 2
     told = capfd.readouterr().err

@@ -16,9 +16,15 @@ from pathlib import Path
 import pytest
 from same_stages import SMALL, SMALL_STAGES, assert_same_stages
 
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.cli.jobs import NOT_NOW
-from kslottery_fast.lab.experiment.run_folder import RunFolder
+from kslottery_fast.lab.experiment import workers
+from kslottery_fast.lab.experiment.console import RunConsole
+from kslottery_fast.lab.experiment.plan import Experiment
+from kslottery_fast.lab.experiment.run_folder import RunFolder, read_header
+from kslottery_fast.lab.experiment.settings import ExperimentSettings
+from kslottery_fast.lab.experiment.workers import LocalWorkers, WorkerError
 
 
 @pytest.fixture
@@ -48,7 +54,7 @@ def test_printed_jobs_read_what_they_need_alone_and_one_after_the_other_complete
     arguments, finished, tmp_path, capsys, reads
 ):
     output = tmp_path / "a folder"
-    command = arguments(output, "--arms", "partial@0.3,partial@0.000001,full", "--seed", "0", "--print-jobs")
+    command = arguments(output, "--arms", "partial@0.3,partial@0.000001", "--seed", "0", "--print-jobs")
     assert cli.main([*command, "--json"]) == 0
     jobs = json.loads(capsys.readouterr().out)["jobs"]
     level = {job["stage"]: job["level"] for job in jobs}
@@ -102,16 +108,22 @@ def test_two_workers_make_the_stages_of_one_and_the_error_of_a_worker_is_that_of
     assert not list((output / "stages").glob("es.*.full/weights.safetensors"))
     told = capfd.readouterr().err
     assert "2 workers, each with 1 thread" in told
-    for words in ("/23] es, seed 1: Full Tuning: done in", "usable pairs of", "NLL"):
+    for words in ("/13] Full Tuning: done in", "usable pairs of", "NLL"):
         assert words in told
     assert told.count("usable pairs of") == 1
     records = [json.loads(path.read_text())["environment"] for path in output.rglob("stage.json")]
     assert {record["system"]["threads"] for record in records} == {1}
-    assert cli.main(arguments(output, "--arms", "frequency@4000", "--seed", "0", "--workers", "2")) == 2
-    told = capfd.readouterr().err
-    assert "error: arm frequency@4000 asks for 4,000 rows, but only" in told
-    assert "Traceback" not in told
+    header = read_header(output)
+    header["grid"]["arms"] = ["frequency@4000"]
+    settings, folder = ExperimentSettings.recorded(header, output), RunFolder(output)
+    with pytest.raises(InputError, match=r"^arm frequency@4000 asks for 4,000 rows, but only"):
+        Experiment(settings, folder, RunConsole()).work("", engine=LocalWorkers(settings, 1))
     assert not (output / "claims").exists()
+
+
+def test_the_traceback_of_a_worker_is_shown():
+    with pytest.raises(WorkerError, match="division by zero"):
+        workers._show(("crash", "Traceback ... division by zero"), 1, None)
 
 
 def claimed(output: Path, name: str) -> int:
