@@ -11,15 +11,18 @@ from benchmarks import (
     memory,
     peers,
     row_workloads,
+    step_savings,
     table,
     targets,
     threads,
     training_checks,
     training_workloads,
 )
+from benchmarks.experiment_step import step
 from benchmarks.measure import Contender, Timing, take_turns
 from benchmarks.workloads import Spec, Workload
 from kslottery_fast import ks_statistics
+from kslottery_fast.evaluation.encoding import Example, collate, encode
 
 SELECT = Spec("ks_select", (32_000, 4_096), torch.float32, "every row shifted")
 
@@ -199,3 +202,18 @@ def test_small_calls_between_operators_of_torch_end_no_thread():
     finally:
         torch.set_num_threads(before)
     assert (count, len(medians), ended) == ("4", 3, "0")
+
+
+def test_a_beginning_that_examples_share_gives_the_same_loss_and_gradients_when_it_is_computed_once(
+    tiny_llama, tiny_tokenizer
+):
+    texts = ["Save", "Save the file", "The house is big"]
+    features = [encode(tiny_tokenizer, Example(f"English: {text}\nSpanish:", f" {text[::-1]}")) for text in texts]
+    beginning, model = step_savings.common_beginning(features), tiny_llama()
+    assert len({tuple(feature["input_ids"][:beginning]) for feature in features}) == 1
+    assert len({feature["input_ids"][beginning] for feature in features}) > 1
+    batch, ids = collate(features, 2), torch.tensor(features[1]["input_ids"]).unique()
+    once = step_savings.trained_on(model, ids, lambda: step_savings.shared_step(model, batch, beginning))[1]
+    each = step_savings.trained_on(model, ids, lambda: step(model, batch))[1]
+    assert each.norm() > 0
+    assert (once - each).norm() < 1e-5 * each.norm()
