@@ -108,6 +108,7 @@ BY_EVIDENCE: Mapping[str, Callable[[Evidence], Tensor]] = {
     "l2": lambda evidence: evidence.l2,
     "l2-root": lambda evidence: _rooted(evidence.l2, evidence),
     "gradient": lambda evidence: evidence.gradient,
+    "gradient-l2": lambda evidence: evidence.gradient * evidence.l2,
     "frequency": lambda evidence: evidence.frequency,
 }
 """Selectors that need the evidence of the training alone."""

@@ -23,7 +23,7 @@ from kslottery_fast.tickets.evidence import Evidence
 # Row:               10    20   30   40   50
 COUNTS = torch.tensor([9, 8, 6, 2, 3])
 L2 = torch.tensor([1.0, 4.0, 3.0, 1.5, 2.0]).double()
-GRADIENT = torch.tensor([5.0, 3.0, 6.0, 2.0, 9.0]).double()
+GRADIENT = torch.tensor([5.0, 3.0, 6.0, 2.0, 8.0]).double()
 FREQUENCY = torch.tensor([1, 4, 16, 64, 4])
 MADE_UP = Evidence(torch.tensor([10, 20, 30, 40, 50]), COUNTS, L2, GRADIENT, FREQUENCY, 60, 16)
 CONTRIBUTION = torch.tensor([0.2, 0.35, 0.4, -0.1, 0.25]).double()
@@ -38,6 +38,7 @@ ERROR = torch.tensor([0.01, 0.01, 0.39, 0.01, 0.2]).double()
         "l2": [20, 30, 50, 40, 10],
         "l2-root": [30, 40, 20, 50, 10],  # 12, 12, 8, 4, 1
         "gradient": [50, 30, 10, 20, 40],
+        "gradient-l2": [30, 50, 20, 10, 40],  # 18, 16, 12, 5, 3
         "frequency": [40, 30, 20, 50, 10],
         "contribution": [30, 20, 50, 10, 40],
         "contribution-shrunk": [20, 10, 50, 30, 40],  # 0.350, 0.200, 0.090, 0.020, -0.099
