@@ -8,13 +8,14 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
+from kslottery_fast.base.options import Selector
 from kslottery_fast.evaluation.encoding import encode_prompt
 from kslottery_fast.integrations.peft_adapters import LORA, PREFIX, AdapterKind, original_again
 from kslottery_fast.rows.adapter_file import save_adapter
@@ -148,7 +149,8 @@ class Tune(ChosenRows):
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         super().make(cell, spec, folder, progress)
         if self.selector != "random" and read_json(folder / "arm.json")["rows"]:
-            cell.selected(self.selector, spec).with_texts(cell.shop.loaded.tokenizer).save(folder / "selected.json")
+            chosen = cell.selected(cast("Selector", self.selector), spec)
+            chosen.with_texts(cell.shop.loaded.tokenizer).save(folder / "selected.json")
             loaded = cell.shop.loaded
             with self.wearing(cell, folder) as model:
                 save_adapter(model, folder / "adapter", base_model_name_or_path=loaded.hub_id)

@@ -151,7 +151,7 @@ def sizes(code: str, language: Mapping[str, Any], of: str = "") -> Picture:
         for spec, words, dashes in (("untuned", "untuned", picture.DOTTED), ("embed", "Embed Tuning", picture.DASHED)):
             axes.axhline(arms[spec]["scores"][metric]["value"], color=MUTED, lw=0.9, ls=dashes, label=words)
         axes.set_xscale("log")
-        ticks = sorted({size for name in ("partial", "frequency") for size, _ in curves.get(name, [])})
+        ticks = sorted({size for name in ("partial", "frequency", "contribution") for size, _ in curves.get(name, [])})
         axes.set_xticks(ticks, [f"{size:,.0f}" for size in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("Rows, or trained numbers / d (log scale)")

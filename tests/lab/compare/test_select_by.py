@@ -44,7 +44,7 @@ def test_its_arms_and_files_are_those_of_the_selector(run, capsys):
     assert rows.values.tolist() == found.contribution[found.order[:5]].tolist()
     assert len(rows.token_texts) == 5
     adapter = json.loads((output / "adapter" / "adapter_config.json").read_text())
-    assert {tuple(sorted(ids)) for ids in adapter["trainable_token_indices"].values()} == {tuple(sorted(rows))}
+    assert sorted(rows) in map(sorted, adapter["trainable_token_indices"].values())
     assert read_ticket_ids(output / "adapter" / "tickets.json").token_ids.tolist() == list(rows)
     assert cli.main(["info", str(output / "tickets.json")]) == 0
     assert "5 of 320 rows: the largest contribution" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from report_samples import comparison, control, interval, realistic, recommendation
 
+from kslottery_fast.lab.report import advice
 from kslottery_fast.lab.report.verdict import verdict, verdict_over
 
 
@@ -37,6 +38,50 @@ def test_a_plain_run_is_told_by_share_interval_and_controls(plain):
         "Training 55 of 49,152 rows recovers 95% (92% to 98%) of Embed Tuning's gain. The 55 most frequent tokens do "
         "better and 55 random rows do worse."
     )
+
+
+@pytest.fixture
+def by_contribution() -> dict[str, Any]:
+    """A run whose method is selection by contribution, with 55 rows, beside Partial Tuning of as many."""
+    language = realistic(rows=60).spanish
+    arms, shares = language["arms"], language["gain"]["shares"]
+    method = {"contribution@55": arms["frequency@tickets"], "transfer-contribution@55": arms["transfer@tickets"]}
+    controls = [{**control("partial", "55", value=0.065), "own": "contribution@55"}]
+    return changed(
+        language,
+        select_by="contribution",
+        arms={**arms, **method, "partial@55": arms["partial@tickets"]},
+        gain={
+            **language["gain"],
+            "shares": {
+                "transfer-contribution@55": shares["transfer@tickets"],
+                "contribution@55": shares["partial@tickets"],
+            },
+        },
+        recommendation=recommendation("contribution@55"),
+        controls=controls,
+    )
+
+
+def test_another_selector_is_told_by_its_own_arms_and_the_ks_test_is_a_control(by_contribution):
+    assert verdict(by_contribution) == (
+        "Training 55 of 49,152 rows recovers 95% (92% to 98%) of Embed Tuning's gain. The 55 rows of largest D "
+        "do worse."
+    )
+    several = [by_contribution, {**copy.deepcopy(by_contribution), "name": "Catalan"}]
+    assert verdict_over(several) == (
+        "Of Embed Tuning's gain, training 55 rows of largest contribution recovers 95% (92% to 98%) in Spanish and 95% "
+        "(92% to 98%) in Catalan. Equally many rows of largest D do worse in all languages."
+    )
+    text = " ".join(advice.sentences(by_contribution, None))
+    assert (
+        "Copying the rows of contribution@55 recovers 78% (74% to 82%) of this gain; training them recovers 95%" in text
+    )
+    assert "Training the rows of contribution@55 gave a better model than training the rows of partial@55." in text
+    by_contribution["controls"][0]["difference"]["nll"] = interval(-0.065, 0.04)
+    by_contribution["controls"][0]["per_seed"] = [{"nll": -0.065}]
+    text = " ".join(advice.sentences(by_contribution, None))
+    assert "Selection by contribution is therefore not what makes rows useful here." in text
 
 
 def test_a_tie_is_no_difference(plain):
