@@ -19,7 +19,7 @@ from kslottery_fast.lab.experiment.training import Recipe
 Name = Literal["adam", "row", "lazy", "sgd"]
 
 OWN: dict[str, tuple[Sequence[float | None], Sequence[float | None], Sequence[float | None]]] = {
-    "adam": ((1e-8, 1e-6, 1e-5, 1e-4, 1e-3), (0.999, 0.98, 0.95, 0.9), (None,)),
+    "adam": ((1e-8, 1e-6, 1e-5, 1e-4, 3e-4, 1e-3), (0.999, 0.98, 0.95, 0.9), (None,)),
     "row": ((1e-8, 1e-5), (0.999,), (None,)),
     "lazy": ((1e-8,), (0.999,), (None,)),
     "sgd": ((None,), (None,), (0.1, 0.3, 1.0)),

@@ -13,6 +13,10 @@ rows of the rarest and of the most frequent tokens moved, in units of the defaul
 The rule that chooses the default was written before the first run. Its numbers are means over the languages and seeds
 in which no setting is missing. Settings whose Embed Tuning is more than ``TOLERANCE`` nats worse than the best are
 out. Of the others, the one with the lowest NLL of the KS rows wins, in the mean of 18 and 64 rows.
+
+The tolerance was first 0.02 nats. The first runs showed that this is less than what chance does: eps 1e-8 and 1e-6 are
+nearly the same optimizer, and their Embed Tunings differ by 0.05 in the mean of two languages. The tolerance was then
+set to this difference, with the results in sight.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ from kslottery_fast.tickets.evidence import SELECTORS
 from .reporting import line
 from .stage1_optimizers import Method, methods
 
-TOLERANCE = 0.02
+TOLERANCE = 0.05
 SIZES = (18, 64)
 SELECTED = ("ks", "l2", "frequency")
 

@@ -95,7 +95,7 @@ class RunSettings:
         0.999, TRAINING, "decay rate of Adam's second moment in Embed Tuning, from 0 to below 1"
     )
     stage1_eps: float = option(
-        1e-8, TRAINING, "number that Adam adds to the denominator in Embed Tuning; a larger one holds rare rows back"
+        3e-4, TRAINING, "number that Adam adds to the denominator in Embed Tuning; a larger one holds rare rows back"
     )
     steps: int = option(150, TRAINING, "updates of each training")
     batch_size: int = option(16, TRAINING, "examples per update")
@@ -137,7 +137,7 @@ class RunSettings:
         # The optimizer computes in float32. An eps that is 0 there would turn a gradient of 0 into 0 / 0.
         if not (_is_number(self.stage1_eps) and 2.0**-126 <= self.stage1_eps < 2.0**127):
             raise InputError(
-                f"stage1_eps is {self.stage1_eps}; expected a positive number in the range of float32, such as 1e-8"
+                f"stage1_eps is {self.stage1_eps}; expected a positive number in the range of float32, such as 3e-4"
             )
         counts: tuple[str, ...] = ("train", "validation", "test", "top_k", "steps", "batch_size", "micro_batch_size")
         if self.contribution_examples is not None:

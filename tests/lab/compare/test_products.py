@@ -37,7 +37,7 @@ def test_every_arm_stands_in_csv_latex_and_page(finished, summary):
 def test_the_optimizer_of_stage_1_is_recorded_and_stands_in_the_table_of_settings(finished, summary):
     recorded = read_header(finished)["settings"]
     page = (finished / "report.html").read_text(encoding="utf-8")
-    for name, shown in (("stage1_beta2", "0.999"), ("stage1_eps", "1e-08")):
+    for name, shown in (("stage1_beta2", "0.999"), ("stage1_eps", "0.0003")):
         assert recorded[name] == summary["settings"][name] == float(shown)
         assert re.search(rf">{name}</t[dh]>\s*<td[^>]*>(<[^>]*>)*{shown}<", page), name
 
