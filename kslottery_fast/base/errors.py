@@ -14,3 +14,7 @@ class InputError(ValueError):
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: token_ids is empty; give at least one token id
     """
+
+
+class DivergedError(InputError):
+    """A training diverged: a loss, a gradient, a row or a probability is NaN or infinite."""

@@ -51,8 +51,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_directory(path: str | os.PathLike[str], *, keep: bool = False) -> Iterator[Path]:
     """Yield a temporary folder in the folder of ``path``. On success it replaces ``path``.
+
+    With ``keep``, a ``path`` that exists by then stays, and the temporary folder is removed. So the first of several
+    processes that make the same folder wins.
 
     POSIX cannot swap two folders in one step. A crash between the two renames leaves no ``path``, but never a partial
     one.
@@ -74,7 +77,13 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         for path_inside in [temporary, *temporary.rglob("*")]:
             path_inside.chmod((0o777 if path_inside.is_dir() else 0o666) & ~_umask())
             _fsync(path_inside)
-        if target.exists():
+        if keep:
+            try:
+                temporary.rename(target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        elif target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
             target.replace(old / target.name)
             temporary.replace(target)

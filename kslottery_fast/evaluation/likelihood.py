@@ -8,7 +8,7 @@ from torch import nn
 from typing_extensions import Self
 
 from kslottery_fast.base.arguments import check_integer, check_model, check_tokenizer, shown
-from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.errors import DivergedError, InputError
 from kslottery_fast.base.tokenizer import Tokenizer
 
 from .checks import check_bootstrap, check_list, check_progress
@@ -143,7 +143,7 @@ def nll(
                 progress(done, len(examples))
     table = torch.tensor([sums, tokens], dtype=torch.float64).T
     if not table.isfinite().all():
-        raise InputError(
+        raise DivergedError(
             "the model gives NaN or infinite log-probabilities: its training diverged, or its file is damaged"
         )
     interval = bootstrap_interval(table.numpy(), lambda s: s[0] / s[1], n_bootstrap=n_bootstrap, seed=seed)

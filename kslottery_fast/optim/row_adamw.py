@@ -10,7 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from kslottery_fast.base.arguments import check_choice, check_flag, shown
 from kslottery_fast.base.dtensors import is_dtensor
-from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.errors import DivergedError, InputError
 from kslottery_fast.ops import kernels, row_adamw_
 from kslottery_fast.ops.schemas import LEFT_OUT
 
@@ -368,7 +368,7 @@ class RowAdamW(Optimizer):
     def _refuse(self, update: Update) -> None:
         """The gradient of this update holds NaN or Inf; nothing has been written."""
         if self.nonfinite == "raise":
-            raise InputError(nonfinite_message(*update[1:]))
+            raise DivergedError(nonfinite_message(*update[1:]))
         self._skipped += 1
 
     def _update_if_finite(self, update: Update) -> bool:

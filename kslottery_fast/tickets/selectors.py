@@ -132,9 +132,9 @@ def select_rows(
     if contributions is None and (enough or by == "contribution"):
         asked = "by='contribution'" if by == "contribution" else "k='enough'"
         raise InputError(f"contributions is None, and {asked} needs them: give what row_contributions returns")
-    worth = None if contributions is None else _aligned(evidence, contributions)
+    worth = None if contributions is None else _of_a_fall(aligned(evidence, contributions))
     values = worth if worth is not None and by == "contribution" else getattr(evidence, _COLUMNS.get(by, ""))
-    order = SELECTORS[by](evidence, 0) if by in SELECTORS else torch.sort(values, descending=True, stable=True).indices
+    order = row_order(evidence, by, contributions=contributions)
     cumulative = None if worth is None else worth[order].cumsum(0) / worth.sum()
     count = _fewest(cumulative, share, by) if enough and cumulative is not None else int(k)
     if count > len(order):
@@ -148,28 +148,60 @@ def select_rows(
     )
 
 
-def _check_k(k: Any) -> None:
-    try:
-        check_integer(k, "k", 1)
-    except TypeError:
-        raise TypeError(f"k is {shown(k)}: expected an integer of at least 1, or 'enough'") from None
+def row_order(
+    evidence: Evidence, by: str, *, contributions: HasContributions | None = None, seed: int = 0
+) -> torch.Tensor:
+    """Return the order in which a selector takes the rows of the evidence.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What the training showed about each row.
+    by : str
+        A selector of :func:`select_rows`, or "random".
+    contributions : RowContributions, optional
+        What "contribution" ranks by. They need not sum to a fall of the loss.
+    seed : int
+        What "random" draws by.
+
+    Returns
+    -------
+    torch.Tensor
+        int64 indices into the rows of the evidence, best first.
+    """
+    if by != "contribution":
+        return SELECTORS[by](evidence, seed)
+    assert contributions is not None, "asked for where there are contributions"
+    return torch.sort(aligned(evidence, contributions), descending=True, stable=True).indices
 
 
-def _aligned(evidence: Evidence, contributions: Any) -> torch.Tensor:
-    """The contribution of each row of the evidence, float64 [A]. Rows without one did not move."""
+def aligned(evidence: Evidence, contributions: HasContributions) -> torch.Tensor:
+    """Return the contribution of each row of the evidence, float64 [A]. Rows without one did not move, and have 0."""
     ids, values = (getattr(contributions, name, None) for name in ("token_ids", "contribution"))
     if not isinstance(ids, torch.Tensor) or not isinstance(values, torch.Tensor):
         raise TypeError(f"contributions is {shown(contributions)}: expected what row_contributions returns")
     if not torch.isin(ids, evidence.token_ids).all():
         raise InputError("contributions has rows that evidence lacks: give both of the same two tables")
-    aligned = torch.zeros(len(evidence), dtype=torch.float64)
-    aligned[torch.searchsorted(evidence.token_ids, ids)] = values.double()
-    if not aligned.sum() > 0:
+    every = torch.zeros(len(evidence), dtype=torch.float64)
+    every[torch.searchsorted(evidence.token_ids, ids)] = values.double()
+    return every
+
+
+def _of_a_fall(worth: torch.Tensor) -> torch.Tensor:
+    """Return contributions as they are, unless they do not sum to a fall of the loss."""
+    if not worth.sum() > 0:
         raise InputError(
-            f"contributions sum to {aligned.sum():.3f} nats per token, so the loss does not fall and there are no "
+            f"contributions sum to {worth.sum():.3f} nats per token, so the loss does not fall and there are no "
             "shares of a fall: check the order of the tables, and the batches"
         )
-    return aligned
+    return worth
+
+
+def _check_k(k: Any) -> None:
+    try:
+        check_integer(k, "k", 1)
+    except TypeError:
+        raise TypeError(f"k is {shown(k)}: expected an integer of at least 1, or 'enough'") from None
 
 
 def _check_share(share: Any) -> None:

@@ -14,7 +14,7 @@ from kslottery_fast.base.files import read_json
 from kslottery_fast.evaluation.scores import BLEU_TOKENIZERS
 from kslottery_fast.integrations.resuming import Checkpoints
 from kslottery_fast.lab.experiment.run_folder import KIND, open_run_folder, read_header
-from kslottery_fast.lab.experiment.settings import BleuTokenizer, RunSettings, differences
+from kslottery_fast.lab.experiment.settings import BEFORE_THEY_EXISTED, BleuTokenizer, RunSettings, differences
 
 SETTINGS = {"alpha": 0.05, "seed": 0}
 GRID = {"seeds": [0]}
@@ -227,6 +227,7 @@ def test_a_full_disk_is_named_and_what_is_finished_stays(tmp_path):
         ({"stage1_eps": 1e-46}, "stage1_eps is 1e-46"),
         ({"stage1_eps": "1e-8"}, "stage1_eps is 1e-8"),
         ({"steps": 0}, "steps is 0; expected an integer of at least 1"),
+        ({"contribution_examples": 0}, "contribution_examples is 0; expected an integer of at least 1"),
         ({"seed": -1}, "seed is -1; expected an integer of at least 0"),
         ({"method": "guess"}, "method is 'guess'; expected one of auto, exact"),
         ({"correction": "holm"}, "correction is 'holm'"),
@@ -251,10 +252,10 @@ def test_the_tokenizers_of_bleu_are_those_of_the_evaluation():
 
 def test_a_folder_from_before_a_setting_existed_resumes_with_the_value_that_made_it_and_refuses_others(tmp_path):
     now = RunSettings().to_dict()
-    older = {name: value for name, value in now.items() if not name.startswith("stage1_")}
+    older = {name: value for name, value in now.items() if name not in BEFORE_THEY_EXISTED}
     with open_run_folder(tmp_path, older, GRID) as folder, folder.write_stage("corpus"):
         pass
-    with open_run_folder(tmp_path, {**now, "stage1_beta2": 0.999, "stage1_eps": 1e-8}, GRID) as folder:
+    with open_run_folder(tmp_path, {**now, **BEFORE_THEY_EXISTED}, GRID) as folder:
         assert folder.finished("corpus")
     with (
         pytest.raises(InputError, match=r"other settings \(stage1_eps: 1e-08 there, 0.0001 here\)"),

@@ -105,3 +105,16 @@ def test_only_picks_rows_in_the_order_asked_for():
     picked = trained.only(torch.tensor([9, 3]))
     assert picked.rows.tolist() == [[9.0], [3.0]]
     assert picked.token_ids.tolist() == [9, 3]
+
+
+@pytest.mark.parametrize(("dtype", "during"), [(torch.bfloat16, "eager"), (torch.float32, "sdpa")])
+def test_a_bfloat16_model_on_the_cpu_trains_with_plain_attention_and_gets_its_own_back(
+    tiny_llama, features, dtype, during
+):
+    model, seen = tiny_llama().to(dtype), set()
+    assert model.config._attn_implementation == "sdpa"
+    train_rows(
+        model, torch.tensor([5]), features, RECIPE, progress=lambda *_: seen.add(model.config._attn_implementation)
+    )
+    assert seen == {during}
+    assert model.config._attn_implementation == "sdpa"

@@ -68,13 +68,19 @@ def add_compare(commands: Any) -> None:
         "compare",
         _compare,
         "compare many ways to tune a model",
-        "Each way is called an arm and is written NAME[@SIZE][:lr=RATE]. Every arm is\n"
-        "tried with several training seeds and languages. SIZE is a number of rows\n"
+        "Each way is called an arm and is written NAME[@SIZE][:OPTION=VALUE]. Every arm\n"
+        "is tried with several training seeds and languages. SIZE is a number of rows\n"
         "(18), an alpha (0.05: as many rows as the KS test selects), `tickets`, or\n"
-        "`active` (the whole active vocabulary). --list-arms explains the names.\n\n"
+        "`active` (the whole active vocabulary). --list-arms explains names and options.\n\n"
+        "With several learning rates, as in partial@18:lr=1e-2/3e-2, an arm is trained at\n"
+        "each of them, and the one that does best on the validation pairs is kept.\n\n"
         "The same command resumes an experiment that was interrupted. Arms, seeds and\n"
         "languages may be added later. The folder of `kslottery run` may be extended.",
-        ["compare --output runs/es --arms partial@18,frequency@18,lora@18 --seed 0,1,2", "compare --list-arms"],
+        [
+            "compare --output runs/es --arms partial@18,frequency@18,lora@18 --seed 0,1,2",
+            "compare --arms partial@18:lr=1e-2/3e-2:steps=300,random@18:draw=1",
+            "compare --list-arms",
+        ],
     )
     grid = parser.add_argument_group("what is compared")
     grid.add_argument("--arms", type=words, default=", ".join(COMPARE_ARMS), metavar="ARM,...", help="the arms")
@@ -158,7 +164,7 @@ def _add_setting(group: Any, field: Any) -> None:
         options["choices"] = metadata["choices"]
     elif field.name == "seed":
         options |= {"type": one_seed, "metavar": "N"}
-    elif isinstance(field.default, int):
+    elif isinstance(field.default, int) or field.name == "contribution_examples":
         options |= {"type": at_least(1), "metavar": "N"}
     elif isinstance(field.default, float):
         read = {"alpha": probability, "stage1_beta2": below_one}.get(field.name, positive)
@@ -188,6 +194,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _list_arms(options: argparse.Namespace) -> int:
     from kslottery_fast.lab.experiment.arms import ARMS, CHOSEN, ChosenRows
+    from kslottery_fast.lab.experiment.specs import OPTIONS
 
     arms = {name: f"{arm.label}. {' '.join((type(arm).__doc__ or '').split())}" for name, arm in ARMS.items()}
     arms |= {
@@ -200,6 +207,9 @@ def _list_arms(options: argparse.Namespace) -> int:
     else:
         for name, text in arms.items():
             print(f"{name + ('@SIZE' if ARMS[name].sized else ''):24} {text}")
+        print("\nOptions, which may be combined, as in partial@18:lr=1e-2/3e-2:steps=300:")
+        for option, text in OPTIONS.items():
+            print(f":{option:23} {text}")
     return 0
 
 

@@ -44,6 +44,7 @@ FILES: dict[str, dict[str, str]] = {
         "rows.safetensors": "trained rows: `token_ids` and the values of their rows",
         "evidence.json": "the steps and settings of the evidence in evidence.safetensors",
         "evidence.safetensors": "how far Embed Tuning moved each row, by which tickets and controls are chosen",
+        "contributions.safetensors": "how much of the fall of the loss each row of Embed Tuning accounts for",
         "weights.safetensors": "all weights of a fully tuned model, which are removed once the arm is scored",
         "evaluation.json": "the scores of an arm on the test split, with its translations",
         "paraphrased.json": "the scores of an arm on the test split, asked with a template that was not trained",
@@ -86,6 +87,7 @@ FILES: dict[str, dict[str, str]] = {
 STAGES = {
     "*.corpus": "the corpus and the model of one language",
     "*.certificate": "the certificate of one language and training seed, and what it follows from",
+    "*.contribution": "how much of the fall of the loss each row of Embed Tuning accounts for",
     "*.effects@*": "the effects of single tickets",
     "*.positions.*": "how much of an arm's gain comes through which tokens",
     "*.score": "the scores of an arm on the test and validation splits",

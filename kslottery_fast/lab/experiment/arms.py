@@ -23,7 +23,7 @@ from kslottery_fast.tickets.evidence import Witness
 from .base_model import name_base_model
 from .cell import Cell
 from .console import ProgressCallback
-from .specs import FACTS, ArmSpec
+from .specs import FACTS, ArmSpec, parse_arm
 from .trained import TrainedRows
 
 
@@ -31,7 +31,7 @@ class Arm:
     """How one model of an experiment is made.
 
     ``label``, ``sized``, ``trains`` and ``seeded`` are those of :class:`~.specs.ArmFacts`. ``kind`` is the kind of work
-    for :class:`~.console.Forecast`.
+    for :class:`~.console.Forecast`. ``reads_embed`` says whether :meth:`make` reads the stage of Embed Tuning.
 
     Parameters
     ----------
@@ -40,6 +40,7 @@ class Arm:
     """
 
     kind = "training"
+    reads_embed = True
 
     def __init__(self, name: str) -> None:
         self.name, facts = name, FACTS[name]
@@ -59,6 +60,12 @@ class Arm:
 
 def _record(folder: Path, spec: ArmSpec, rows: int | None, trained: int, **more: Any) -> None:
     write_json(folder / "arm.json", {"arm": str(spec), "rows": rows, "trained_parameters": trained, **more})
+
+
+def made_as(folder: Path) -> ArmSpec:
+    """The arm that was trained in a finished stage. For a search it is the candidate that was kept."""
+    record = read_json(folder / "arm.json")
+    return parse_arm(record.get("kept", record["arm"]), default_size=1)
 
 
 class RowArm(Arm):
@@ -85,6 +92,7 @@ class Untuned(RowArm):
     """The original model."""
 
     kind = "none"
+    reads_embed = False
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         return
@@ -93,12 +101,15 @@ class Untuned(RowArm):
 class EmbedTuning(RowArm):
     """Trains every row of the active vocabulary. Other arms choose their rows by the evidence that it leaves."""
 
+    reads_embed = False
+
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
         shop, settings = cell.shop, cell.shop.settings
-        witness = Witness(shop.base_table(), settings.steps)
+        steps = spec.steps or settings.steps
+        witness = Witness(shop.base_table(), steps)
         active = shop.counts.nonzero().squeeze(1)
         tuned = cell.train(spec, active, spec.learning_rate or settings.learning_rate, progress, witness)
-        evidence = witness.evidence(tuned.token_ids, tuned.rows, shop.counts, settings.steps)
+        evidence = witness.evidence(tuned.token_ids, tuned.rows, shop.counts, steps)
         evidence.save(folder)
         shop.console.say(evidence.table().tickets(**settings.selection, note=shop.console.note).summary())
         return tuned
@@ -110,6 +121,7 @@ CHOSEN = {
     "random": "random rows of the active vocabulary",
     "l2": "the rows of largest L2 shift in Embed Tuning",
     "gradient": "the rows of largest gradients in Embed Tuning",
+    "contribution": "the rows that account for most of the fall of the loss in Embed Tuning",
 }
 """Which rows each selector chooses."""
 
@@ -163,7 +175,7 @@ class Frozen(ChosenRows):
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
         active, frozen = cell.evidence.token_ids, cell.choose(self.selector, spec)
         rate = spec.learning_rate or cell.shop.settings.learning_rate
-        if len(frozen) == 0 and rate == cell.shop.settings.learning_rate:
+        if len(frozen) == 0 and rate == cell.shop.settings.learning_rate and spec.steps is None:
             return cell.tuned
         rest = active[~torch.isin(active, frozen)]
         if len(rest) == 0:
@@ -179,7 +191,7 @@ class Noise(Transfer):
         if tuned is None:
             return None
         before = cell.shop.base_table()[tuned.token_ids]
-        return TrainedRows(tuned.token_ids, before + norm_matched_noise(tuned.rows - before, cell.seed), [])
+        return TrainedRows(tuned.token_ids, before + norm_matched_noise(tuned.rows - before, cell.draw_seed(spec)), [])
 
 
 def norm_matched_noise(change: Tensor, seed: int) -> Tensor:
@@ -189,17 +201,16 @@ def norm_matched_noise(change: Tensor, seed: int) -> Tensor:
 
 
 class FullTuning(Arm):
-    """Trains all parameters. The weights are removed once the arm is scored."""
+    """Trains all parameters. The weights are removed once the arm is scored, and made again if they are needed."""
 
     kind = "training.full"
+    reads_embed = False
     default_rate = 5e-5
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         model = cell.shop.model
         with original_again(model):
-            model.requires_grad_(True)
-            # No checkpoints: with the optimizer's state each would be as large as three models.
-            losses = cell.train_in_place(spec, model, spec.learning_rate or self.default_rate, progress)
+            losses = self._train(cell, spec, model, progress)
             weights = dict(model.named_parameters())
             write_safetensors(folder / "weights.safetensors", weights)
         write_json(folder / "losses.json", losses)
@@ -207,13 +218,21 @@ class FullTuning(Arm):
 
     @contextlib.contextmanager
     def wearing(self, cell: Cell, folder: Path) -> Iterator[Any]:
-        model = cell.shop.model
-        weights = read_safetensors(folder / "weights.safetensors")
+        model, file = cell.shop.model, folder / "weights.safetensors"
         with original_again(model):
-            with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    parameter.copy_(weights[name])
+            if file.exists():
+                weights = read_safetensors(file)
+                with torch.no_grad():
+                    for name, parameter in model.named_parameters():
+                        parameter.copy_(weights[name])
+            else:  # removed after an earlier score; a search or a later comparison may need them again
+                self._train(cell, made_as(folder), model, lambda *_: None)
             yield model
+
+    def _train(self, cell: Cell, spec: ArmSpec, model: Any, progress: ProgressCallback) -> list[float]:
+        model.requires_grad_(True)
+        # No checkpoints: with the optimizer's state each would be as large as three models.
+        return cell.train_in_place(spec, model, spec.learning_rate or self.default_rate, progress)
 
     def spent(self, folder: Path) -> None:
         """Remove the weights, which are as large as the model."""
@@ -264,6 +283,10 @@ ARMS: dict[str, Arm] = {
         Transfer("transfer-random", "random"),
         Tune("l2", "l2"),
         Tune("gradient", "gradient"),
+        Tune("contribution", "contribution"),
+        Transfer("transfer-l2", "l2"),
+        Transfer("transfer-gradient", "gradient"),
+        Transfer("transfer-contribution", "contribution"),
         Frozen("frozen", "ks"),
         Frozen("frozen-frequency", "frequency"),
         Noise("noise", "ks"),

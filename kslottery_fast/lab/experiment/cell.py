@@ -5,14 +5,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
-from kslottery_fast.tickets.evidence import SELECTORS, Evidence, Witness
+from kslottery_fast.evaluation.contribution_result import RowContributions
+from kslottery_fast.tickets.evidence import Evidence, Witness
+from kslottery_fast.tickets.selectors import row_order
 from kslottery_fast.tickets.tickets import Tickets
 
+from . import contribution
 from .console import ProgressCallback
 from .run_folder import RunFolder
 from .specs import ArmSpec
@@ -56,6 +60,11 @@ class Cell:
         return TrainedRows.load(self.stage(EMBED))
 
     @cached_property
+    def contributions(self) -> RowContributions:
+        """What each row of Embed Tuning accounts for. Its stage exists if an arm of the experiment needs it."""
+        return contribution.load(self.folder.stage_path(contribution.STAGE))
+
+    @cached_property
     def tickets(self) -> Tickets:
         """The rows that alpha selects, or the ``top_k`` rows of largest D if it selects none."""
         found = self.evidence.table().tickets(**self.shop.settings.selection)
@@ -70,6 +79,16 @@ class Cell:
     def stage(self, spec: ArmSpec) -> Path:
         """The folder of an arm's own stage."""
         return self.home(spec).stage_path(str(spec))
+
+    @property
+    def corpus_stage(self) -> str:
+        """The name of the stage with the corpus."""
+        return self.shop.folder.prefix + "corpus"
+
+    @property
+    def embed_stage(self) -> str:
+        """The name of the stage with Embed Tuning."""
+        return self.folder.prefix + str(EMBED)
 
     def record(self, spec: ArmSpec) -> dict[str, object]:
         """The record of a finished arm, which holds ``rows`` and ``trained_parameters``."""
@@ -90,6 +109,8 @@ class Cell:
             return len(self.evidence)
         if spec.size == "tickets":
             return len(self.tickets)
+        if spec.size == "enough":
+            return len(self.contributions.enough(contribution.ENOUGH))
         if isinstance(spec.size, float):
             settings = self.shop.settings
             return self.evidence.significant(spec.size, settings.method, settings.correction)
@@ -98,7 +119,8 @@ class Cell:
 
     def choose(self, selector: str, spec: ArmSpec) -> Tensor:
         """The token ids that a selector chooses for an arm, best first. int64 [k]."""
-        k, order = self.size(spec), SELECTORS[selector](self.evidence, self.seed)
+        worth = self.contributions if selector == "contribution" else None
+        k, order = self.size(spec), row_order(self.evidence, selector, contributions=worth, seed=self.draw_seed(spec))
         if k > len(order):
             raise InputError(
                 f"arm {spec} asks for {k:,} rows, but only {len(order):,} rows can be chosen by {selector} "
@@ -107,6 +129,12 @@ class Cell:
         ids = self.evidence.token_ids[order[:k]]
         # The order of rows changes the rounding of their gradient norm. This draw is trained in the order of the table.
         return ids.sort().values if selector == "random" and spec.size == "tickets" else ids
+
+    def draw_seed(self, spec: ArmSpec) -> int:
+        """The seed of what an arm draws at random. Draw 0 has the training seed itself."""
+        if spec.draw == 0:
+            return self.seed
+        return int(np.random.SeedSequence((self.seed, spec.draw)).generate_state(1)[0])
 
     def own_tickets(self) -> ArmSpec:
         """The tickets that certificate and interpretation are about, as an arm."""
@@ -118,8 +146,14 @@ class Cell:
         from .training import Recipe  # slow: imports transformers
 
         settings = self.shop.settings
-        sizes = {name: getattr(settings, name) for name in ("steps", "batch_size", "micro_batch_size")}
-        recipe = Recipe(pad_token_id=self.shop.pad_token_id, **sizes, learning_rate=learning_rate, seed=self.seed)
+        recipe = Recipe(
+            pad_token_id=self.shop.pad_token_id,
+            steps=spec.steps or settings.steps,
+            batch_size=settings.batch_size,
+            micro_batch_size=settings.micro_batch_size,
+            learning_rate=learning_rate,
+            seed=self.seed,
+        )
         return replace(recipe, beta2=settings.stage1_beta2, eps=settings.stage1_eps) if spec.facts.stage1 else recipe
 
     def train(

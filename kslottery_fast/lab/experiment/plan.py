@@ -1,6 +1,6 @@
 """The jobs of an experiment, in the order in which they run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,15 @@ from kslottery_fast.lab.data.corpora import check_corpus
 from kslottery_fast.lab.data.languages import find_language
 from kslottery_fast.lab.models.names import check_model_name
 
-from . import scoring
+from . import contribution, scoring
 from .arms import ARMS
 from .cell import EMBED, UNTUNED, Cell
 from .certificate import certify
 from .console import ProgressCallback, RunConsole
-from .jobs import Job, work_through
+from .jobs import Engine, Job, work_through
 from .run_folder import RunFolder
 from .scoring import PARAPHRASE, SCORE
+from .search import keep_best, make_candidate, refuse_diverged
 from .settings import ExperimentSettings
 from .specs import ArmSpec
 from .trained import TrainedRows
@@ -68,7 +69,7 @@ class Experiment:
             (code, seed): Cell(shop, code, seed) for seed in settings.seeds for code, shop in self.shops.items()
         }
 
-    def work(self, command: str, *, only_finished: bool = False) -> bool:
+    def work(self, command: str, *, only_finished: bool = False, engine: Engine = work_through) -> bool:
         """Do the jobs that are left.
 
         Parameters
@@ -77,6 +78,8 @@ class Experiment:
             The command line, which is recorded with the stages that this call makes.
         only_finished : bool
             Whether to refuse an experiment that is not finished.
+        engine : Engine
+            What does the jobs, by default this process.
 
         Returns
         -------
@@ -97,7 +100,7 @@ class Experiment:
         if finished:
             rest = f"{len(jobs) - finished} left" if finished < len(jobs) else "none left"
             self.console.say(f"{self.folder.path}: {finished} of {len(jobs)} stages are finished already, {rest}")
-        work_through(jobs, self.folder, self.console, command)
+        engine(jobs, self.folder, self.console, command)
         return finished < len(jobs)
 
     def check_finished(self) -> None:
@@ -121,7 +124,10 @@ class Experiment:
             check_model_name(base.model)
 
     def jobs(self) -> list[Job]:
-        """Every job. Shared stages come first, then seed after seed, so that the first seed is finished first."""
+        """Every job. Shared stages come first, then seed after seed, so that the first seed is finished first.
+
+        A job stands after those whose stages it needs.
+        """
         jobs = [
             Job(shop.folder.prefix + "corpus", f"{self._where(code)}corpus and model", shop.record, kind="corpus")
             for code, shop in self.shops.items()
@@ -131,29 +137,81 @@ class Experiment:
             for spec in self.settings.specs:
                 if is_first or spec.facts.seeded:
                     jobs += self._arm(cell, spec)
+                if spec == EMBED and self.settings.needs_contributions:
+                    jobs.append(self._contribution(cell))
             jobs.append(self._job(cell, "certificate", "certifying", partial(_certificate, cell)))
             if is_first and self.settings.effects:
                 jobs += self._interpretation(cell)
-        return jobs
+        once: dict[str, Job] = {}
+        for job in jobs:  # two searches may train at the same rate
+            once.setdefault(job.stage, job)
+        return list(once.values())
 
     def _arm(self, cell: Cell, spec: ArmSpec) -> list[Job]:
-        arm, home = ARMS[spec.name], cell.home(spec)
-        label = self._where(cell.code, cell.seed if arm.seeded else None) + spec.title
-        spent, idle = partial(arm.spent, cell.stage(spec)), partial(_unchanged, cell, spec)
-        score = Job(
-            home.prefix + str(spec) + SCORE,
-            f"evaluating {label}",
-            partial(_scored, cell, spec, SCORE),
-            kind="scoring",
-            idle=idle,
-            show=partial(self._show, label, home.stage_path(str(spec) + SCORE)),
-            **({} if self.settings.paraphrase else {"afterwards": spent}),
+        make = self._search(cell, spec) if spec.rates else [self._make(cell, spec, ARMS[spec.name].make)]
+        return [*make, *(self._score(cell, spec, ending) for ending in self._endings)]
+
+    def _make(self, cell: Cell, spec: ArmSpec, make: Callable[[Cell, ArmSpec, Path, ProgressCallback], None]) -> Job:
+        arm, needs = ARMS[spec.name], [cell.corpus_stage]
+        needs += [cell.embed_stage] * arm.reads_embed + [_contribution_stage(cell)] * spec.needs_contributions
+        kind = arm.kind if spec.steps is None else f"{arm.kind}.{spec.steps}"  # whose time says little about others
+        return Job(
+            _stage(cell, spec),
+            self._label(cell, spec),
+            partial(make, cell, spec),
+            kind=kind,
+            idle=partial(_unchanged, cell, spec),
+            needs=tuple(needs),
         )
-        make = Job(home.prefix + str(spec), label, partial(arm.make, cell, spec), kind=arm.kind, idle=idle)
-        if not self.settings.paraphrase:
-            return [make, score]
-        stage, title = home.prefix + str(spec) + PARAPHRASE, f"evaluating {label}, paraphrased"
-        return [make, score, Job(stage, title, partial(_scored, cell, spec, PARAPHRASE), spent, "scoring", idle=idle)]
+
+    def _search(self, cell: Cell, spec: ArmSpec) -> list[Job]:
+        """The training at each learning rate, and the choice among them."""
+        choice = Job(
+            _stage(cell, spec),
+            f"choosing the learning rate of {self._label(cell, spec)}",
+            partial(keep_best, cell, spec),
+            afterwards=self._spend(cell, spec.candidates),
+            kind="scoring.search",
+            idle=partial(_unchanged, cell, spec),
+            needs=(cell.corpus_stage, *(_stage(cell, candidate) for candidate in spec.candidates)),
+        )
+        return [*(self._make(cell, candidate, make_candidate) for candidate in spec.candidates), choice]
+
+    def _score(self, cell: Cell, spec: ArmSpec, ending: str) -> Job:
+        label, own, untuned = self._label(cell, spec), _stage(cell, spec), _stage(cell, UNTUNED) + ending
+        needs = (cell.corpus_stage, own)
+        return Job(
+            own + ending,
+            f"evaluating {label}" + (", paraphrased" if ending == PARAPHRASE else ""),
+            partial(_scored, cell, spec, ending),
+            afterwards=self._spend(cell, [spec]),
+            kind="scoring",
+            show=partial(self._show, label, cell.home(spec).stage_path(str(spec) + SCORE)) if ending == SCORE else None,
+            idle=partial(_unchanged, cell, spec),
+            needs=needs if spec == UNTUNED else (*needs, untuned),  # an arm without rows takes the untuned scores
+        )
+
+    @property
+    def _endings(self) -> tuple[str, ...]:
+        return (SCORE, PARAPHRASE) if self.settings.paraphrase else (SCORE,)
+
+    def _spend(self, cell: Cell, specs: Sequence[ArmSpec]) -> Callable[[], None]:
+        """A function that removes what arms need no more, once all stages are finished that read theirs."""
+        readers = {
+            spec: [_stage(cell, spec) + ending for ending in self._endings if spec in self.settings.specs]
+            + [_stage(cell, search) for search in self.settings.specs if spec in search.candidates]
+            for spec in specs
+        }
+        return partial(_spent, cell, readers, self.folder)
+
+    def _label(self, cell: Cell, spec: ArmSpec) -> str:
+        return self._where(cell.code, cell.seed if spec.facts.seeded else None) + spec.title
+
+    def _contribution(self, cell: Cell) -> Job:
+        title = self._where(cell.code, cell.seed) + "measuring contributions of rows"
+        # A training, because it takes gradients: its time is more like that of a training than that of a score.
+        stage, needs = _contribution_stage(cell), (cell.corpus_stage, cell.embed_stage)
+        return Job(stage, title, partial(_contribution, cell), kind="training.slopes", needs=needs)
 
     def _show(self, label: str, stage: Path) -> None:
         if self.show_scores:
@@ -169,7 +227,9 @@ class Experiment:
 
     def _job(self, cell: Cell, name: str, words: str, work: Work, spec: ArmSpec = EMBED) -> Job:
         title, kind = self._where(cell.code, cell.seed) + words, f"scoring.{name.partition('@')[0]}"
-        return Job(cell.folder.prefix + name, title, work, kind=kind, idle=partial(_unchanged, cell, spec))
+        needs = dict.fromkeys((cell.corpus_stage, cell.embed_stage, cell.folder.prefix + str(spec)))
+        stage, idle = cell.folder.prefix + name, partial(_unchanged, cell, spec)
+        return Job(stage, title, work, kind=kind, idle=idle, needs=tuple(needs))
 
     def _where(self, code: str, seed: int | None = None) -> str:
         """The language and seed of a title. Empty if there is only one cell."""
@@ -183,12 +243,32 @@ def _unchanged(cell: Cell, spec: ArmSpec) -> bool:
     return spec != UNTUNED and cell.record(spec)["rows"] == 0
 
 
+def _stage(cell: Cell, spec: ArmSpec) -> str:
+    """The name of an arm's own stage."""
+    return cell.home(spec).prefix + str(spec)
+
+
+def _contribution_stage(cell: Cell) -> str:
+    return cell.folder.prefix + contribution.STAGE
+
+
+def _spent(cell: Cell, readers: Mapping[ArmSpec, Sequence[str]], folder: RunFolder) -> None:
+    for spec, stages in readers.items():
+        if all(folder.finished(stage) for stage in stages):  # they may be made in any order
+            ARMS[spec.name].spent(cell.stage(spec))
+
+
 def _scored(cell: Cell, spec: ArmSpec, stage: str, folder: Path, progress: ProgressCallback) -> None:
     if _unchanged(cell, spec):
         scoring.copy_scores(cell.shop.folder.stage_path(str(UNTUNED) + stage), folder)
         return
+    refuse_diverged(cell, spec)
     with ARMS[spec.name].wearing(cell, cell.stage(spec)) as model:
         scoring.score(cell.shop, model, stage, folder, progress)
+
+
+def _contribution(cell: Cell, folder: Path, progress: ProgressCallback) -> None:
+    contribution.measure(cell.shop, cell.tuned, cell.seed, folder, progress)
 
 
 def _certificate(cell: Cell, folder: Path, progress: ProgressCallback) -> None:

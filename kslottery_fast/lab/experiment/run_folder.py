@@ -2,7 +2,8 @@
 
 The results of a stage are in ``stages/<name>/``. This folder appears by one rename when the stage is complete, so a
 stage is finished if and only if its folder exists. A process that was killed leaves a hidden temporary folder, which
-the next run removes. ``run.json`` holds the format, the settings that bind the folder, and the grid of the latest call.
+the next run removes. Several processes may make stages of one folder, see :mod:`.claims`. ``run.json`` holds the
+format, the settings that bind the folder, and the grid of the latest call.
 
 A training that is not finished keeps a checkpoint in ``checkpoints/<stage>/``, outside the stages, so that it outlives
 its process. The checkpoint is removed when the stage is finished.
@@ -24,6 +25,7 @@ from typing_extensions import Self
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import atomic_directory, read_json, write_json
 
+from .claims import Claims
 from .settings import differences
 
 KIND = "kslottery-experiment/1"
@@ -61,6 +63,11 @@ class RunFolder:
         """The folder in which the training of a stage keeps its checkpoint."""
         return self.path / "checkpoints" / (self.prefix + stage)
 
+    @property
+    def claims(self) -> Claims:
+        """The claims of processes on the stages that they make."""
+        return Claims(self.path / "claims")
+
     def keep_grid(self, grid: Mapping[str, Any]) -> None:
         """Record the grid of this call in ``run.json``."""
         header = read_json(self.path / "run.json")
@@ -71,11 +78,13 @@ class RunFolder:
     def write_stage(self, stage: str, environment: Callable[[], dict[str, Any]] = dict) -> Iterator[Path]:
         """Yield a temporary folder that becomes the folder of the stage if the block succeeds.
 
+        If another process finished the stage in the meantime, its folder stays.
+
         The time and the environment are recorded with it. The time includes earlier attempts whose work a checkpoint
         kept.
         """
         started, checkpoints = time.perf_counter(), self.checkpoints(stage)
-        with atomic_directory(self.stage_path(stage)) as folder:
+        with atomic_directory(self.stage_path(stage), keep=True) as folder:
             yield folder
             if checkpoints.is_dir():
                 from kslottery_fast.integrations.resuming import seconds_spent  # slow: imports transformers
@@ -93,14 +102,20 @@ class RunFolder:
         """How long a finished stage took."""
         return float(self.record(stage)["seconds"])
 
-    def _any_finished(self) -> bool:
+    def _begun(self) -> bool:
+        """Whether a stage is finished, or another process makes one."""
         stages = self.path / "stages"
-        return stages.is_dir() and any(not entry.name.startswith(".") for entry in stages.iterdir())
+        finished = stages.is_dir() and any(not entry.name.startswith(".") for entry in stages.iterdir())
+        return finished or self.claims.any_held()
 
 
 @contextlib.contextmanager
-def open_run_folder(path: Path, settings: Mapping[str, Any], grid: Mapping[str, Any]) -> Iterator[RunFolder]:
+def open_run_folder(
+    path: Path, settings: Mapping[str, Any], grid: Mapping[str, Any], *, keep: bool = False
+) -> Iterator[RunFolder]:
     """Make the folder of an experiment, or resume in the folder of an earlier call with the same settings.
+
+    No second process can open the folder in the meantime. Processes that :func:`join_run_folder` may make stages.
 
     Parameters
     ----------
@@ -110,6 +125,8 @@ def open_run_folder(path: Path, settings: Mapping[str, Any], grid: Mapping[str, 
         The settings that bind the folder.
     grid : mapping
         The grid, which is recorded with a new folder. :meth:`RunFolder.keep_grid` records that of a later call.
+    keep : bool
+        Whether to keep a folder in which no stage is finished. Otherwise it is removed.
 
     Raises
     ------
@@ -117,24 +134,52 @@ def open_run_folder(path: Path, settings: Mapping[str, Any], grid: Mapping[str, 
         A folder that :func:`check_run_folder` refuses, that another process uses, or that cannot be written.
     """
     header, run, existed = path / "run.json", RunFolder(path), path.exists()
-    try:
+    with _errors_named(path):
         check_run_folder(path, settings)
         path.mkdir(parents=True, exist_ok=True)
         with _lock(path):
-            if not run._any_finished():
+            if not run._begun():
                 write_json(header, {"format": KIND, "settings": dict(settings), "grid": dict(grid)})
             (path / "stages").mkdir(exist_ok=True)
-            _tidy(run)
+            tidy(run)
             try:
                 yield run
             finally:
                 # A run that failed before its first stage was finished leaves no trace.
-                if not run._any_finished():
+                if not keep and not run._begun():
+                    run.claims.tidy()
                     header.unlink()
                     shutil.rmtree(path / "stages")
                     (path / ".lock").unlink()
                     if not existed:
                         path.rmdir()
+
+
+@contextlib.contextmanager
+def join_run_folder(path: Path) -> Iterator[RunFolder]:
+    """Make stages in the folder of an experiment that another process may have opened.
+
+    Parameters
+    ----------
+    path : Path
+        The folder. :func:`read_header` has its settings.
+
+    Raises
+    ------
+    InputError
+        The folder holds no experiment, or cannot be written.
+    """
+    read_header(path)
+    with _errors_named(path):
+        (path / "stages").mkdir(exist_ok=True)
+        yield RunFolder(path)
+
+
+@contextlib.contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """Make an error of the system one of input, which names the place."""
+    try:
+        yield
     except (OSError, shutil.Error) as error:
         place = error.filename or path
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -163,7 +208,7 @@ def check_run_folder(path: Path, settings: Mapping[str, Any]) -> None:
         raise InputError(f"output {path} is a file; give a new or empty folder, or the folder of the run to resume")
     if (path / "run.json").exists():
         recorded = read_header(path)
-        if RunFolder(path)._any_finished():  # before that there is nothing that other settings could spoil
+        if RunFolder(path)._begun():  # before that there is nothing that other settings could spoil
             refuse(path, differences(recorded["settings"], settings))
     elif path.is_dir() and not all(entry.name == ".lock" or _half_done(entry) for entry in path.iterdir()):
         raise InputError(f"output {path} holds other files and no run; give a new or empty folder")
@@ -201,11 +246,16 @@ def refuse(path: Path, different: Sequence[str]) -> None:
         )
 
 
-def _tidy(run: RunFolder) -> None:
-    """Remove what a killed process left unfinished. The lock guarantees that no process is writing it."""
-    stages, checkpoints = run.path / "stages", run.path / "checkpoints"
+def tidy(run: RunFolder) -> None:
+    """Remove what killed processes left unfinished.
+
+    The lock guarantees that no process writes the products, and a stage that a process makes has a claim.
+    """
+    stages, checkpoints, claims = run.path / "stages", run.path / "checkpoints", run.claims
+    claims.tidy()
     for leftover in filter(_half_done, [*stages.iterdir(), *run.path.iterdir()]):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        if not claims.held(leftover.name[1:].rsplit(".", 2)[0]):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     for checkpoint in checkpoints.glob("*"):
         if run.finished(checkpoint.name):
             _remove_checkpoints(checkpoint)
@@ -229,4 +279,8 @@ def _lock(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"output {path} is in use by another run; wait for it, or give another --output") from None
+        except OSError as error:
+            # Some mounts of Lustre and NFS have no locks. Claims still keep each stage to one process.
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
         yield

@@ -1,6 +1,7 @@
 """The scores of every arm: on the test split, on the validation split, and with the paraphrased template."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,17 @@ def score(shop: Workshop, model: Any, stage: str, folder: Path, progress: Progre
             progress=on_test,
             **settings.measuring,
         )
-        write_json(folder / (TEST if stage == SCORE else PARAPHRASED), found.to_dict())
-        if validation:
-            on_validation(0, len(validation))
-            likelihood = nll(model, tokenizer, validation, progress=on_validation, **settings.measuring)
-            write_json(folder / VALIDATION, likelihood.to_dict())
+    write_json(folder / (TEST if stage == SCORE else PARAPHRASED), found.to_dict())
+    if validation:
+        on_validation(0, len(validation))
+        write_json(folder / VALIDATION, validation_nll(shop, model, on_validation).to_dict())
+
+
+def validation_nll(shop: Workshop, model: Any, progress: Callable[[int, int], None]) -> TargetNll:
+    """The NLL of a model on the validation split."""
+    tokenizer, examples = shop.loaded.tokenizer, shop.examples("validation")
+    with trimming_forward(model):
+        return nll(model, tokenizer, examples, progress=progress, **shop.settings.measuring)
 
 
 def copy_scores(source: Path, folder: Path) -> None:

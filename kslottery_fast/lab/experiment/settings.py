@@ -30,7 +30,7 @@ COMPARE_ARMS = (
 
 Dtype = Literal["auto", "bfloat16", "float32"]
 
-BEFORE_THEY_EXISTED = {"stage1_beta2": 0.999, "stage1_eps": 1e-8}
+BEFORE_THEY_EXISTED = {"stage1_beta2": 0.999, "stage1_eps": 1e-8, "contribution_examples": None}
 """Settings that older folders do not record, and the values with which those folders were made."""
 
 TASK, SELECTION, TRAINING, EVALUATION = "model and data", "selection of tickets", "training", "evaluation"
@@ -88,6 +88,9 @@ class RunSettings:
     top_k: int = option(
         18, SELECTION, "number of rows of largest D to take if alpha selects none", flag="fallback-top-k"
     )
+    contribution_examples: int | None = option(
+        None, SELECTION, "number of training pairs from which contributions of rows are computed (default: all)"
+    )
     learning_rate: float = option(1e-2, TRAINING, "learning rate of Embed Tuning, which decides how far rows move")
     tuning_learning_rate: float = option(1e-2, TRAINING, "learning rate of Partial Tuning and of its controls")
     stage1_beta2: float = option(
@@ -138,7 +141,9 @@ class RunSettings:
             raise InputError(
                 f"stage1_eps is {self.stage1_eps}; expected a positive number in the range of float32, such as 1e-8"
             )
-        counts = ("train", "validation", "test", "top_k", "steps", "batch_size", "micro_batch_size")
+        counts: tuple[str, ...] = ("train", "validation", "test", "top_k", "steps", "batch_size", "micro_batch_size")
+        if self.contribution_examples is not None:
+            counts += ("contribution_examples",)
         for name in (*counts, "max_new_tokens", "eval_batch_size", "n_bootstrap", "seed"):
             value, bound = getattr(self, name), int(name != "seed")
             if isinstance(value, bool) or not isinstance(value, int) or value < bound:
@@ -288,6 +293,11 @@ class ExperimentSettings:
         """All arms in the order of the tables, each once. Untuned and Embed Tuning come first."""
         asked = [parse_arm(text, self.base.alpha) for text in self.arms]
         return tuple(dict.fromkeys([ArmSpec("untuned"), ArmSpec("embed"), *asked]))
+
+    @property
+    def needs_contributions(self) -> bool:
+        """Whether any arm needs the contributions of rows."""
+        return any(spec.needs_contributions for spec in self.specs)
 
     @property
     def interpreted(self) -> tuple[ArmSpec, ...]:

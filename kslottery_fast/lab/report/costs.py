@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kslottery_fast.lab.experiment import contribution
 from kslottery_fast.lab.experiment.arms import ARMS, ChosenRows, Transfer
 from kslottery_fast.lab.experiment.cell import EMBED, Cell
 from kslottery_fast.lab.experiment.scoring import SCORE
@@ -25,18 +27,21 @@ def costs(spec: ArmSpec, cells: Sequence[Cell]) -> dict[str, Any]:
     -------
     dict
         ``needs_embed_tuning``; ``seconds`` of every seed and ``peak_memory_mb``, each for ``making`` the arm alone, for
-        making it ``from_scratch`` (with the Embed Tuning that its rows come from or are chosen by) and for ``scoring``
-        it. A size given as alpha does not count as chosen by Embed Tuning, because the same arm can be given by a
-        number of rows. A peak is None if the system could not measure that of a stage.
+        making it ``from_scratch`` (with the Embed Tuning that its rows come from or are chosen by, and with measuring
+        the contributions that they are chosen by) and for ``scoring`` it. A size given as alpha or "enough" does not
+        count as chosen, because the same arm can be given by a number of rows. A peak is None if the system could not
+        measure that of a stage.
     """
     needs = needs_embed_tuning(spec)
     made = [cell.home(spec).record(str(spec)) for cell in cells]
     scored = [cell.home(spec).record(str(spec) + SCORE) for cell in cells]
-    before = [cell.folder.record(str(EMBED)) for cell in cells] if needs else []
+    stages = [str(EMBED)] * needs + [contribution.STAGE] * spec.facts.contributions
+    before = [[cell.folder.record(stage) for stage in stages] for cell in cells]
     seconds = {name: [stage["seconds"] for stage in stages] for name, stages in (("making", made), ("scoring", scored))}
-    with_embed = zip(seconds["making"], before or [{"seconds": 0}] * len(cells), strict=True)
-    seconds["from_scratch"] = [own + stage["seconds"] for own, stage in with_embed]
-    peaks = {"making": made, "from_scratch": [*made, *before], "scoring": scored}
+    seconds["from_scratch"] = [
+        own + sum(stage["seconds"] for stage in others) for own, others in zip(seconds["making"], before, strict=True)
+    ]
+    peaks = {"making": made, "from_scratch": [*made, *itertools.chain(*before)], "scoring": scored}
     return {
         "needs_embed_tuning": needs,
         "seconds": seconds,
@@ -63,7 +68,8 @@ def needs_embed_tuning(spec: ArmSpec) -> bool:
     """
     arm = ARMS[spec.name]
     # The other selectors use counts or chance.
-    return isinstance(arm, Transfer) or (isinstance(arm, ChosenRows) and arm.selector in ("ks", "l2", "gradient"))
+    chosen = isinstance(arm, ChosenRows) and arm.selector in ("ks", "l2", "gradient", "contribution")
+    return isinstance(arm, Transfer) or chosen
 
 
 def _peak(stages: Sequence[Mapping[str, Any]]) -> int | None:

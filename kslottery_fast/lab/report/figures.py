@@ -24,6 +24,7 @@ SERIES = {  # arms whose size can grow, with their marker; labels tell them apar
     "random": ("Random rows", "v"),
     "l2": ("L2 shift", "D"),
     "gradient": ("Gradient", "P"),
+    "contribution": ("Contribution", "*"),
     "transfer": ("Partial Transfer (KS)", "^"),
     "lora": ("LoRA", "x"),
     "prefix": ("Prefix Tuning", "+"),

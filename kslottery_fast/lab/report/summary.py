@@ -26,7 +26,7 @@ from .words import is_plain_grid, model_key, plural
 
 FORMAT = "kslottery-summary/1"
 PARAPHRASE_METRICS = ("nll", "bleu_raw", "bleu_first_line", "ended")
-COMPARED = ("frequency", "random", "l2", "gradient")
+COMPARED = ("frequency", "random", "l2", "gradient", "contribution")
 """Controls that are compared with Partial Tuning of the same size."""
 
 SAMPLES_SHOWN = 8

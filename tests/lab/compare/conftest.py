@@ -20,7 +20,7 @@ from kslottery_fast.lab.report.picture import Picture, Svg
 WORDS = {"house": "casa", "dog": "perro", "sea": "mar", "red": "rojo", "big": "grande", "file": "archivo"}
 ARMS = (
     "partial@0.3 partial@4 partial@0.000001 transfer@4 frequency@4 random@4 l2@4 gradient@4 frozen@4 noise@4 "
-    "lora@8 prefix@8 full"
+    "lora@8 prefix@8 full contribution@4 transfer-contribution@4 transfer-l2@enough"
 )
 GRID = ("--seed", "0,1", "--arms", ARMS.replace(" ", ","))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.lab.experiment.arms import ARMS, ChosenRows, Transfer, Tune, norm_matched_noise
+from kslottery_fast.lab.experiment.arms import ARMS, CHOSEN, ChosenRows, Transfer, Tune, norm_matched_noise
 from kslottery_fast.lab.experiment.cell import Cell
 from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.plan import Experiment
@@ -22,7 +22,8 @@ D, ACTIVE = 48, torch.arange(0, 400, 4)
 
 def test_every_arm_that_can_be_asked_for_can_be_made():
     assert list(ARMS) == list(FACTS)
-    assert {arm.selector for arm in ARMS.values() if isinstance(arm, ChosenRows)} <= set(SELECTORS)
+    asked = {arm.selector for arm in ARMS.values() if isinstance(arm, ChosenRows)}
+    assert asked == set(CHOSEN) == {*SELECTORS, "contribution"}
 
 
 def test_the_facts_name_the_selector_of_every_arm_that_trains_or_copies_the_rows_that_it_chooses():

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from kslottery_fast import __version__
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.evaluation.contribution_result import RowContributions
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.cli.explain import describe
 from kslottery_fast.lab.experiment import plan
@@ -57,7 +58,8 @@ def test_every_arm_of_every_seed_is_scored_in_both_templates_and_on_validation(f
 def test_untuned_corpus_and_embed_tuning_are_made_once_and_shared(finished):
     stages = {path.name for path in (finished / "stages").iterdir()}
     assert {"es.corpus", "es.untuned", "es.untuned.score"} <= stages
-    assert {f"es.{seed}.{stage}" for seed in SEEDS for stage in ("embed", "embed.score")} <= stages
+    shared = ("embed", "embed.score", "contribution")
+    assert {f"es.{seed}.{stage}" for seed in SEEDS for stage in shared} <= stages
     assert not [name for name in stages if "untuned" in name and name.startswith(("es.0", "es.1"))]
 
 
@@ -68,6 +70,14 @@ def test_each_selector_takes_the_rows_that_its_evidence_puts_first(finished, see
         order = sorted(range(len(facts[column])), key=lambda i, column=column: (-facts[column][i].item(), i))
         expected = sorted(facts["token_ids"][order[:4]].tolist())
         assert rows(finished, f"es.{seed}.{arm}@4")["token_ids"].tolist() == expected, arm
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_arms_take_the_rows_of_largest_contribution_or_as_many_as_account_for_enough(finished, summary, seed):
+    found = RowContributions.load(finished / "stages" / f"es.{seed}.contribution" / "contributions.safetensors")
+    for arm in ("contribution@4", "transfer-contribution@4"):
+        assert rows(finished, f"es.{seed}.{arm}")["token_ids"].tolist() == sorted(found.ranked[:4].tolist()), arm
+    assert arms(summary)["transfer-l2@enough"]["rows"][seed] == len(found.enough(0.95))
 
 
 def test_the_evidence_is_what_embed_tuning_did(finished, compare_world):
@@ -159,7 +169,7 @@ def test_differences_of_every_seed_stand_beside_their_mean(summary):
 def test_every_control_is_named_beside_partial_tuning_of_its_size_and_frequency_is_spoken_of(summary):
     language = summary["languages"]["es"]
     controls = {entry["control"]: entry for entry in language["controls"]}
-    assert list(controls) == ["frequency@4", "random@4", "l2@4", "gradient@4"]
+    assert list(controls) == ["frequency@4", "random@4", "l2@4", "gradient@4", "contribution@4"]
     assert {entry["own"] for entry in controls.values()} == {"partial@4"}
     for name, entry in controls.items():
         seeds = zip(arms(summary)[name]["per_seed"], arms(summary)["partial@4"]["per_seed"], strict=True)
@@ -208,13 +218,19 @@ def test_time_and_memory_of_an_arm_count_the_embed_tuning_that_it_needs(finished
     found, embed = arms(summary), arms(summary)["embed"]
     needs = {spec for spec, arm in found.items() if arm["needs_embed_tuning"]}
     by_what_embed_tuning_showed = {"partial@0.3", "partial@4", "partial@1e-06", "l2@4", "gradient@4", "frozen@4"}
-    assert needs == by_what_embed_tuning_showed | {"transfer@4", "noise@4"}
+    by_contribution = {"contribution@4", "transfer-contribution@4"}
+    copied = {"transfer@4", "noise@4", "transfer-l2@enough"}
+    assert needs == by_what_embed_tuning_showed | by_contribution | copied
+    stages = [json.loads((finished / "stages" / f"es.{n}.contribution" / "stage.json").read_text()) for n in SEEDS]
     for spec, arm in found.items():
         seconds, peak = arm["seconds"], arm["peak_memory_mb"]
         assert len(seconds["making"]) == len(seconds["scoring"]) == len(arm["per_seed"])
         before = embed["seconds"]["making"] if spec in needs else [0] * len(seconds["making"])
+        if spec in by_contribution:
+            before = [sum(pair) for pair in zip(before, (stage["seconds"] for stage in stages), strict=True)]
         assert seconds["from_scratch"] == [sum(pair) for pair in zip(seconds["making"], before, strict=True)]
         others = [embed["peak_memory_mb"]["making"]] if spec in needs else []
+        others += [stage["environment"]["peak_memory_mb"] for stage in stages] if spec in by_contribution else []
         assert peak["from_scratch"] == max(peak["making"], *others, 0)
         assert peak["scoring"] > 0
     record = json.loads((finished / "stages" / "es.0.embed" / "stage.json").read_text())

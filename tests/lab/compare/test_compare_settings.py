@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.lab.experiment.settings import ArmSpec, ExperimentSettings, RunSettings, parse_arm
+from kslottery_fast.lab.experiment.settings import (
+    BEFORE_THEY_EXISTED,
+    ArmSpec,
+    ExperimentSettings,
+    RunSettings,
+    parse_arm,
+)
 
 
 def settings(**changes) -> ExperimentSettings:
@@ -27,7 +33,12 @@ def test_untuned_and_embed_tuning_are_always_there_and_nothing_is_twice():
         ("lora@0.01:lr=1e-3", ArmSpec("lora", 0.01, 1e-3)),
         ("full:lr=2e-5", ArmSpec("full", None, 2e-5)),
         ("gradient", ArmSpec("gradient", 0.05)),
+        ("contribution@enough", ArmSpec("contribution", "enough")),
         ("full:lr=1.23456789e-5", ArmSpec("full", None, 1.23456789e-5)),
+        ("partial@18:lr=3e-2/1e-2:steps=300", ArmSpec("partial", 18, rates=(0.01, 0.03), steps=300)),
+        ("prefix@0.05:lr=1e6/1e-2", ArmSpec("prefix", 0.05, rates=(0.01, 1e6))),
+        ("random@64:draw=2:lr=0.01", ArmSpec("random", 64, 0.01, draw=2)),
+        ("transfer-random@64:draw=0", ArmSpec("transfer-random", 64)),
     ],
 )
 def test_an_arm_is_read_and_its_text_reads_as_itself(text, spec):
@@ -40,9 +51,34 @@ def test_rates_that_differ_have_names_that_differ_and_round_ones_are_short():
     assert names == ["full:lr=0.001", "full:lr=0.0010000001", "full:lr=5e-05"]
 
 
+def test_the_text_of_a_search_is_a_file_name_and_people_see_slashes():
+    spec = parse_arm("partial@tickets:lr=1e-2/3e-2/1e-1:steps=300", 0.05)
+    assert str(spec) == "partial@tickets:lr=0.01_0.03_0.1:steps=300"
+    assert spec.title == "Partial Tuning:lr=0.01/0.03/0.1:steps=300"
+    assert list(map(str, spec.candidates)) == [
+        f"partial@tickets:lr={rate}:steps=300" for rate in ("0.01", "0.03", "0.1")
+    ]
+    assert parse_arm("partial@18:lr=0.01", 0.05).candidates == ()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "partial@18:step=3",
+            "arm 'partial@18:step=3': unknown option 'step'; did you mean steps\\? The options are lr=",
+        ),
+        ("partial@18:", "unknown option ''; the options are lr=RATE\\[/RATE...\\], steps=N, draw=N"),
+        ("partial@18:lr=1e-3:lr=1e-2", "option lr is given twice; write several rates as lr=1e-3/3e-3"),
+        ("partial@18:steps=3:steps=4", "option steps is given twice; give it once"),
+        ("partial@18:lr=1e-3/fast", "learning rate 'fast' is not a positive number such as 1e-3"),
+        ("partial@18:lr=1e-3/", "learning rate '' is not a positive number such as 1e-3"),
+        ("partial@18:lr=1e-3/0.001", "learning rate 0.001 is given twice; give each rate once"),
+        ("partial@18:steps=0", "steps '0' is not an integer of at least 1, such as steps=2"),
+        ("partial@18:steps=1.5", "steps '1.5' is not an integer of at least 1"),
+        ("random@18:draw=-1", "draw '-1' is not an integer of at least 0, such as draw=2"),
+        ("partial@18:draw=1", "partial draws nothing at random; leave out draw, .* random, transfer-random, noise"),
+        ("transfer@18:steps=3", "transfer trains nothing and has no number of steps; leave out steps"),
         ("partail@18", "unknown arm 'partail@18'; did you mean partial\\? Write NAME, .* one of untuned, embed, full"),
         ("partial@0", "size '0' is not a number of rows"),
         ("partial@1.5", "size '1.5' is not a number of rows"),
@@ -96,11 +132,11 @@ def test_the_settings_that_a_folder_records_read_as_themselves():
         ExperimentSettings.recorded({"settings": {"alhpa": 1}, "grid": header["grid"]}, Path("runs/a"))
 
 
-def test_a_folder_from_before_the_settings_of_stage_1_reads_as_it_was_made():
+def test_a_folder_from_before_a_setting_existed_reads_as_it_was_made():
     found = settings()
-    older = {name: value for name, value in found.binding.items() if not name.startswith("stage1_")}
+    older = {name: value for name, value in found.binding.items() if name not in BEFORE_THEY_EXISTED}
     read = ExperimentSettings.recorded({"settings": older, "grid": found.grid}, Path("runs/a")).base
-    assert (read.stage1_beta2, read.stage1_eps) == (0.999, 1e-8)
+    assert (read.stage1_beta2, read.stage1_eps, read.contribution_examples) == (0.999, 1e-8, None)
 
 
 def test_a_run_is_the_default_arms_with_one_seed_and_one_language():
