@@ -118,10 +118,10 @@ class Cell:
         return spec.size
 
     def choose(self, selector: str, spec: ArmSpec) -> Tensor:
-        """The token ids that a selector chooses for an arm, best first. int64 [k]."""
+        """The token ids that a selector chooses for an arm, best first. int64 [k], fewer if there are not k to copy."""
         worth = self.contributions if selector == "contribution" else None
         k, order = self.size(spec), row_order(self.evidence, selector, contributions=worth, seed=self.draw_seed(spec))
-        if k > len(order):
+        if k > len(order) and spec.facts.trains:
             raise InputError(
                 f"arm {spec} asks for {k:,} rows, but only {len(order):,} rows can be chosen by {selector} "
                 f"({self.code}, seed {self.seed}); ask for fewer"

@@ -18,13 +18,22 @@ from .specs import ArmSpec, parse_arm
 ALPHA_GRID = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8)
 """The alphas of the certificate's curve. The alpha of the run is added to them."""
 
-RUN_ARMS = ("untuned", "embed", "transfer@tickets", "partial@tickets", "frequency@tickets", "random@tickets")
-"""The arms of ``kslottery run``: the method, and two controls with as many rows as there are tickets."""
+BEST_SELECTOR = "contribution"
+"""The selector other than KS that ``kslottery run`` shows."""
+
+RUN_ARMS = (
+    *("untuned", "embed", "transfer@tickets", *(f"transfer-{BEST_SELECTOR}@{size}" for size in (18, 64, 200))),
+    *("partial@tickets", f"{BEST_SELECTOR}@tickets", "frequency@tickets", "random@tickets"),
+)
+"""The arms of ``kslottery run``: the method, the best other selector, and two controls with as many rows.
+
+Copies cost no training. So those of several sizes say cheaply how many rows are enough.
+"""
 
 COMPARE_ARMS = (
-    *("untuned", "embed", "partial@0.05", "partial@18", "partial@64", "transfer@0.05"),
-    *("frequency@0.05", "frequency@18", "frequency@64", "random@0.05", "l2@0.05", "gradient@0.05"),
-    *("frozen@0.05", "noise@0.05", "lora@0.05", "prefix@0.05"),
+    *("untuned", "embed", "transfer@64", "transfer-contribution@64"),
+    *(f"{name}@{size}" for size in (18, 64, 200, 0.05) for name in ("partial", "frequency", "l2", "contribution")),
+    *("random@64", "frozen@64", "lora@64", "prefix@64"),
 )
 """The default arms of ``kslottery compare``. ``full`` is left out: it needs the memory of a whole model's optimizer."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from kslottery_fast.lab.experiment.specs import FACTS
 
-from .words import about, chosen_rows, listed, selector_name, way_of
+from .words import about, chosen_rows, listed, selector_name, typed, way_of
 
 SIMPLE = ("frequency", "random")
 """Selectors that need no Embed Tuning. The answer says whether one of them may do as well."""
@@ -76,6 +76,7 @@ def reason(found: Mapping[str, Any] | None) -> str:
     if found is None or found["take"] is None:
         return ""
     one = next(one for one in found["kept"] if one["arm"] == found["take"])
+    name = typed(one["arm"])
     rule = f"at least {1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL"
     on_test = (
         "its share cannot be given because the gain there is not clearly above 0"
@@ -86,13 +87,13 @@ def reason(found: Mapping[str, Any] | None) -> str:
     if found["arm"] is None:
         return (
             f"No set here keeps {rule} at the lower end of its 95% interval, as a recommended set and all larger ones "
-            f"of its kind must. The one that keeps most is {one['arm']} with {_share_text(one)}. {tested} Add larger "
+            f"of its kind must. The one that keeps most is {name} with {_share_text(one)}. {tested} Add larger "
             "sets."
         )
     if len(found["kept"]) == 1:
-        return f"{one['arm']} keeps {_share_text(one)} of Embed Tuning's gain in validation NLL. {tested}"
+        return f"{name} keeps {_share_text(one)} of Embed Tuning's gain in validation NLL. {tested}"
     return (
-        f"{one['arm']} is the smallest set that, like all larger sets of its kind, keeps {rule} at the lower end of "
+        f"{name} is the smallest set that, like all larger sets of its kind, keeps {rule} at the lower end of "
         f"its 95% interval. It keeps {_share_text(one)}. {tested}"
     )
 
@@ -152,7 +153,7 @@ def _take(found: Mapping[str, Any]) -> str:
     facts = FACTS[_name(one["arm"])]
     verb = "trains" if facts.trains else "copies"
     best = "" if found["arm"] else ", the best set here"
-    return f"Take {one['arm']}{best}, which {verb} {chosen_rows(facts.selector or one['arm'], one['rows'])}"
+    return f"Take {typed(one['arm'])}{best}, which {verb} {chosen_rows(facts.selector or one['arm'], one['rows'])}"
 
 
 def _also(found: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from kslottery_fast.base.visible import escape_sign, visible_token
 from .words import MODELS
 
 PAPER, INK, MUTED, GRID, DOTS = "#ffffff", "#1f2328", "#656d76", "#e3e6e8", "#a9b1b8"
-TICKET, VIOLATION, RIGHT = "#c8501e", "#b8860b", "#6a51a3"
+TICKET, VIOLATION, RIGHT, CONTRIBUTION = "#c8501e", "#b8860b", "#6a51a3", "#2b3a8f"
 MODEL_COLOURS = {  # after Okabe and Ito (2008); labels and order distinguish the models as well
     "untuned": "#7d858c",
     "embed_tuning": "#0a66a8",
@@ -43,6 +43,7 @@ _NAMES = {
     DOTS: "dots",
     VIOLATION: "violation",
     RIGHT: "right",
+    CONTRIBUTION: "contribution",
 }
 _NAMES |= {colour: name.replace("_", "-") for name, colour in MODEL_COLOURS.items()}
 CSS_VARIABLES = {colour: f"--{name}" for colour, name in _NAMES.items()}
@@ -127,7 +128,8 @@ def style() -> AbstractContextManager[None]:
 def colour_of(arm: str) -> str:
     """Return the colour of an arm, which does not depend on its size; a muted one if it has no colour of its own."""
     name = re.split("[@:]", arm)[0]
-    return MODEL_COLOURS[MODELS[name][0]] if name in MODELS else {"l2": RIGHT, "gradient": VIOLATION}.get(name, MUTED)
+    others = {"l2": RIGHT, "gradient": VIOLATION, "contribution": CONTRIBUTION}
+    return MODEL_COLOURS[MODELS[name][0]] if name in MODELS else others.get(name.removeprefix("transfer-"), MUTED)
 
 
 def panels(height: float, shape: tuple[int, int] = (1, 1), width: float = WIDTH, **options: Any) -> tuple[Figure, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .selector_facts import BASELINES
-from .words import NOTHING, Cell, Outcome, about, interval_cell, selector_name
+from .words import NOTHING, Cell, Outcome, about, interval_cell, selector_name, typed
 
 HEADINGS = ("Rows", "Chosen by", "NLL", "NLL minus frequency", "NLL minus KS")
 NOTE = (
@@ -95,7 +95,12 @@ def _row(group: Mapping[str, Any], model: Mapping[str, Any]) -> list[Cell]:
     if model["range"]:
         bounds = "draws {:.2f}–{:.2f}".format(*model["range"])
     differences = [_difference(model, other) for other in BASELINES]
-    return [(rows, group["options"][1:]), (selector_name(model["selector"]), draws), (value, bounds), *differences]
+    return [
+        (rows, typed(group["options"][1:])),
+        (selector_name(model["selector"]), draws),
+        (value, bounds),
+        *differences,
+    ]
 
 
 def _difference(model: Mapping[str, Any], other: str) -> Cell:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from .selector_facts import BASELINES
-from .words import Outcome, about, listed, selector_name
+from .words import Outcome, about, listed, selector_name, typed
 
 _NOT_THE_TEST = "Selection by the KS test is therefore not what makes rows useful here."
 
@@ -54,7 +54,7 @@ def _compared(group: Mapping[str, Any]) -> str:
     if names := told.get("tie"):
         clauses.append(f"no difference from {other} is shown for {listed(names)}")
     made, options = "copied" if group["copied"] else "trained", group["options"]
-    start = f"With {about(group['rows'])} {made} rows{f' ({options[1:]})' if options else ''}, "
+    start = f"With {about(group['rows'])} {made} rows{f' ({typed(options[1:])})' if options else ''}, "
     sentences = [start + clauses[0], *(text[0].upper() + text[1:] for text in clauses[1:])]
     return " ".join(f"{text}." for text in sentences)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
@@ -210,7 +210,7 @@ class Language:
 
     def _controls(self) -> list[dict[str, Any]]:
         """Each control minus Partial Tuning of the same size, paired."""
-        pairs = [(spec, ArmSpec("partial", spec.size, spec.learning_rate)) for spec in self.specs]
+        pairs = [(spec, replace(spec, name="partial", draw=0)) for spec in self.specs]
         return [
             {
                 "control": str(spec),

@@ -53,7 +53,7 @@ def arm_label(spec: str, arm: Mapping[str, Any]) -> str:
     if spec.endswith("@tickets"):
         return str(arm["label"]).removesuffix(" (KS)")
     rest = re.search(r"[@:].*", spec)
-    return arm["label"] + (f" {rest[0]}" if rest else "")
+    return arm["label"] + (f" {typed(rest[0])}" if rest else "")
 
 
 def options_of(spec: str, without: str = "") -> str:
@@ -73,6 +73,15 @@ def options_of(spec: str, without: str = "") -> str:
     """
     options = spec.split(":")[1:]
     return "".join(f":{one}" for one in options if not (without and one.startswith(f"{without}=")))
+
+
+def typed(spec: str) -> str:
+    """Return an arm as a person types it, with slashes between the rates of a search.
+
+    >>> typed("partial@18:lr=0.01_0.03")
+    'partial@18:lr=0.01/0.03'
+    """
+    return spec.replace("_", "/")
 
 
 def way_of(spec: str) -> str:

@@ -139,9 +139,20 @@ def test_a_folder_from_before_a_setting_existed_reads_as_it_was_made():
     assert (read.stage1_beta2, read.stage1_eps, read.contribution_examples) == (0.999, 1e-8, None)
 
 
+def test_the_default_comparison_has_four_selectors_at_four_sizes_and_knows_all_of_its_arms():
+    found = settings().specs
+    selectors = ("ks", "frequency", "l2", "contribution")
+    trained = {(spec.size, spec.facts.selector) for spec in found if spec.facts.trains and spec.facts.selector}
+    assert trained == {(size, name) for size in (18, 64, 200, 0.05) for name in selectors} | {(64, "random")}
+    others = {spec.name for spec in found if not spec.facts.selector}
+    assert others == {"untuned", "embed", "frozen", "lora", "prefix"}
+
+
 def test_a_run_is_the_default_arms_with_one_seed_and_one_language():
     found = ExperimentSettings.of_run(RunSettings(target="ca", seed=7))
     assert [str(spec) for spec in found.specs] == [
-        *("untuned", "embed", "transfer@tickets", "partial@tickets", "frequency@tickets", "random@tickets")
+        *("untuned", "embed", "transfer@tickets"),
+        *("transfer-contribution@18", "transfer-contribution@64", "transfer-contribution@200"),
+        *("partial@tickets", "contribution@tickets", "frequency@tickets", "random@tickets"),
     ]
     assert (found.seeds, found.targets, found.effects, found.paraphrase) == ((7,), ("ca",), 0, False)

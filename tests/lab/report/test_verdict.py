@@ -65,7 +65,7 @@ def test_a_tie_is_no_difference_and_other_sizes_and_options_are_not_mentioned(pl
 
 def test_a_selector_other_than_ks_is_compared_with_frequency_and_ks(plain):
     language = changed(plain, recommendation=recommendation("contribution@64"))
-    language["arms"]["contribution@64"] = language["arms"]["partial@tickets"]
+    language["arms"]["contribution@64"] = {**language["arms"]["partial@tickets"], "rows": [64]}
     language["selectors"] = [compared("64", 64, ks=2.1, frequency=2.0, contribution=1.9)]
     assert on_test(language) == (
         "On the test pairs, training the 64 rows that account for most of the loss's fall recovers 94% (92% to 96%) of "
