@@ -12,9 +12,9 @@ HEADINGS = ("Rows", "Chosen by", "NLL", "NLL minus frequency", "NLL minus KS")
 NOTE = (
     "Selectors of the same size, compared by the NLL on the test pairs. The differences are paired over sentences and "
     "training seeds, with 95% intervals. A selector is better or worse only if the interval excludes 0 and the "
-    "difference has the same sign with every training seed. Otherwise no difference is shown."
+    "difference has the same sign with every training seed. Otherwise it is a tie, and no difference is shown."
 )
-_OUTCOMES: dict[Outcome, str] = {"better": "better", "worse": "worse", "tie": "no difference"}
+_OUTCOMES: dict[Outcome, str] = {"better": "better", "worse": "worse", "tie": "tie"}
 
 
 def groups_of(summary: Mapping[str, Any], code: str) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def _row(group: Mapping[str, Any], model: Mapping[str, Any]) -> list[Cell]:
         bounds = "draws {:.2f}–{:.2f}".format(*model["range"])
     differences = [_difference(model, other) for other in BASELINES]
     return [
-        (rows, typed(group["options"][1:])),
+        (rows, typed(group["options"][1:]).replace(":", " ")),
         (selector_name(model["selector"]), draws),
         (value, bounds),
         *differences,

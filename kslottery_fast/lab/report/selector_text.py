@@ -53,8 +53,8 @@ def _compared(group: Mapping[str, Any]) -> str:
             clauses.append(f"{listed(names)} {verb} {outcome} than {other}")
     if names := told.get("tie"):
         clauses.append(f"no difference from {other} is shown for {listed(names)}")
-    made, options = "copied" if group["copied"] else "trained", group["options"]
-    start = f"With {about(group['rows'])} {made} rows{f' ({typed(options[1:])})' if options else ''}, "
+    made, options = "copied" if group["copied"] else "trained", typed(group["options"][1:]).replace(":", ", ")
+    start = f"With {about(group['rows'])} {made} rows{f' ({options})' if options else ''}, "
     sentences = [start + clauses[0], *(text[0].upper() + text[1:] for text in clauses[1:])]
     return " ".join(f"{text}." for text in sentences)
 

@@ -176,11 +176,41 @@ def test_every_control_is_named_beside_partial_tuning_of_its_size_and_frequency_
         expected = [control["nll"] - own["nll"] for control, own in seeds]
         assert [seed["nll"] for seed in entry["per_seed"]] == expected
         assert entry["difference"]["nll"]["value"] == pytest.approx(fmean(expected))
-    for name in controls:
-        (sentence,) = (one for one in language["advice"] if name in one)
-        assert f"The difference in test NLL ({name} minus partial@4) is" in sentence
-        covered = [round(100 * fmean(arms(summary)[arm]["coverage"])) for arm in (name, "partial@4")]
-        assert f"training tokens is {covered[0]}% for {name} and {covered[1]}% for partial@4." in sentence
+
+
+def test_every_selector_of_a_size_is_compared_with_frequency_and_ks_over_the_seeds(summary):
+    language = summary["languages"]["es"]
+    assert summary["selectors"] == language["selectors"]
+    group = next(one for one in language["selectors"] if (one["size"], one["copied"]) == ("4", False))
+    models = {one["selector"]: one for one in group["models"]}
+    assert list(models) == ["ks", "frequency", "random", "l2", "gradient", "contribution"]
+    assert {name: list(one["against"]) for name, one in models.items()} == {
+        "ks": ["frequency"],
+        "frequency": ["ks"],
+        **{name: ["frequency", "ks"] for name in list(models)[2:]},
+    }
+    for one in models.values():
+        own = [seed["nll"] for seed in arms(summary)[one["arms"][0]]["per_seed"]]
+        assert one["nll"]["value"] == pytest.approx(fmean(own))
+        for other, found in one["against"].items():
+            theirs = [seed["nll"] for seed in arms(summary)[models[other]["arms"][0]]["per_seed"]]
+            assert found["per_seed"] == [a - b for a, b in zip(own, theirs, strict=True)]
+            assert found["nll"]["value"] == pytest.approx(fmean(found["per_seed"]))
+            assert found["nll"]["low"] <= found["nll"]["value"] <= found["nll"]["high"]
+            assert found["outcome"] in ("better", "worse", "tie")
+    (sentence,) = (one for one in language["advice"] if one.startswith("With 4 trained rows, "))
+    covered = [round(100 * fmean(arms(summary)[f"{name}@4"]["coverage"])) for name in ("partial", "frequency")]
+    assert f"Coverage of the training tokens is {covered[0]}% for KS, {covered[1]}% for frequency, " in sentence
+
+
+def test_the_answer_is_about_every_arm_of_chosen_rows_but_random_ones_on_validation(finished, summary):
+    found = summary["languages"]["es"]["recommendation"]
+    assert summary["recommendation"] == found
+    if found is None:  # three updates may teach the tiny model nothing
+        assert "did not clearly lower the NLL" in summary["verdict"]
+        return
+    chosen = {"partial", "transfer", "frequency", "l2", "gradient", "contribution", "transfer-l2"}
+    assert {one["arm"].partition("@")[0] for one in found["kept"]} == chosen
 
 
 def test_what_an_arm_covers_is_the_share_of_training_tokens_whose_rows_it_changes(finished, summary):

@@ -92,7 +92,7 @@ def test_selectors_are_shown_with_their_paired_differences_and_what_they_say(tmp
         "64 trained contribution 1.900 -0.100 better -0.200 better",
         "64 trained random rows 3.000 +1.000 worse +0.900 worse",
         "2 draws draws 2.90–3.10 +0.960…+1.040 +0.860…+0.940",
-        "64 copied KS 2.500 +0.010 no difference –",
+        "64 copied KS 2.500 +0.010 tie –",
     ):
         assert line in lines, line
     found = {(line["language"], line["arm"]): line for line in csv.DictReader(io.StringIO(csv_text(summary)))}
