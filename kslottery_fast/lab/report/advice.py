@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from . import rates
 from .answer import answer, reason
 from .certified import certified_text, level_at
 from .selector_text import selector_sentences
@@ -50,6 +51,7 @@ def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
         _stopping(arms, own if own in arms else "embed"),
         _certified(language["certificates"][seeds[0]], selection, one_of),
         *_warnings(language["tickets"]),
+        *rates.sentences(arms),
     ]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kslottery_fast.lab.experiment.specs import FACTS
+from kslottery_fast.lab.experiment.specs import FACTS, shown_rates
 
-from .words import about, chosen_rows, listed, selector_name, typed, way_of
+from .words import about, chosen_rows, listed, selector_name, way_of
 
 SIMPLE = ("frequency", "random")
 """Selectors that need no Embed Tuning. The answer says whether one of them may do as well."""
@@ -76,7 +76,7 @@ def reason(found: Mapping[str, Any] | None) -> str:
     if found is None or found["take"] is None:
         return ""
     one = next(one for one in found["kept"] if one["arm"] == found["take"])
-    name = typed(one["arm"])
+    name = shown_rates(one["arm"])
     rule = f"at least {1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL"
     on_test = (
         "its share cannot be given because the gain there is not clearly above 0"
@@ -153,7 +153,9 @@ def _take(found: Mapping[str, Any]) -> str:
     facts = FACTS[_name(one["arm"])]
     verb = "trains" if facts.trains else "copies"
     best = "" if found["arm"] else ", the best set here"
-    return f"Take {typed(one['arm'])}{best}, which {verb} {chosen_rows(facts.selector or one['arm'], one['rows'])}"
+    return (
+        f"Take {shown_rates(one['arm'])}{best}, which {verb} {chosen_rows(facts.selector or one['arm'], one['rows'])}"
+    )
 
 
 def _also(found: Mapping[str, Any]) -> str:

@@ -28,20 +28,27 @@ def costs(spec: ArmSpec, cells: Sequence[Cell]) -> dict[str, Any]:
     dict
         ``needs_embed_tuning``; ``seconds`` of every seed and ``peak_memory_mb``, each for ``making`` the arm alone, for
         making it ``from_scratch`` (with the Embed Tuning that its rows come from or are chosen by, and with measuring
-        the contributions that they are chosen by) and for ``scoring`` it. A size given as alpha or "enough" does not
-        count as chosen, because the same arm can be given by a number of rows. A peak is None if the system could not
-        measure that of a stage.
+        the contributions that they are chosen by) and for ``scoring`` it. Making an arm that searches
+        its learning rate includes all of its trainings. A size given as alpha or "enough" does not count as chosen,
+        because the same arm can be given by a number of rows. A peak is None if the system could not measure that of a
+        stage.
     """
     needs = needs_embed_tuning(spec)
-    made = [cell.home(spec).record(str(spec)) for cell in cells]
+    made = [[cell.home(one).record(str(one)) for one in (*spec.candidates, spec)] for cell in cells]
     scored = [cell.home(spec).record(str(spec) + SCORE) for cell in cells]
     stages = [str(EMBED)] * needs + [contribution.STAGE] * spec.facts.contributions
     before = [[cell.folder.record(stage) for stage in stages] for cell in cells]
-    seconds = {name: [stage["seconds"] for stage in stages] for name, stages in (("making", made), ("scoring", scored))}
-    seconds["from_scratch"] = [
-        own + sum(stage["seconds"] for stage in others) for own, others in zip(seconds["making"], before, strict=True)
-    ]
-    peaks = {"making": made, "from_scratch": [*made, *itertools.chain(*before)], "scoring": scored}
+    making, earlier = ([sum(stage["seconds"] for stage in seed) for seed in found] for found in (made, before))
+    seconds = {
+        "making": making,
+        "scoring": [stage["seconds"] for stage in scored],
+        "from_scratch": [own + others for own, others in zip(making, earlier, strict=True)],
+    }
+    peaks = {
+        "making": [*itertools.chain(*made)],
+        "from_scratch": [*itertools.chain(*made, *before)],
+        "scoring": scored,
+    }
     return {
         "needs_embed_tuning": needs,
         "seconds": seconds,

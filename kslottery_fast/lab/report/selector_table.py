@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kslottery_fast.lab.experiment.specs import shown_rates
+
 from .selector_facts import BASELINES
-from .words import NOTHING, Cell, Outcome, about, interval_cell, selector_name, typed
+from .words import NOTHING, Cell, Outcome, about, interval_cell, selector_name
 
 HEADINGS = ("Rows", "Chosen by", "NLL", "NLL minus frequency", "NLL minus KS")
 NOTE = (
@@ -96,7 +98,7 @@ def _row(group: Mapping[str, Any], model: Mapping[str, Any]) -> list[Cell]:
         bounds = "draws {:.2f}–{:.2f}".format(*model["range"])
     differences = [_difference(model, other) for other in BASELINES]
     return [
-        (rows, typed(group["options"][1:]).replace(":", " ")),
+        (rows, shown_rates(group["options"][1:]).replace(":", " ")),
         (selector_name(model["selector"]), draws),
         (value, bounds),
         *differences,

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from kslottery_fast.lab.experiment.specs import shown_rates
+
 from .selector_facts import BASELINES
-from .words import Outcome, about, listed, selector_name, typed
+from .words import Outcome, about, listed, selector_name
 
 _NOT_THE_TEST = "Selection by the KS test is therefore not what makes rows useful here."
 
@@ -53,7 +55,7 @@ def _compared(group: Mapping[str, Any]) -> str:
             clauses.append(f"{listed(names)} {verb} {outcome} than {other}")
     if names := told.get("tie"):
         clauses.append(f"no difference from {other} is shown for {listed(names)}")
-    made, options = "copied" if group["copied"] else "trained", typed(group["options"][1:]).replace(":", ", ")
+    made, options = "copied" if group["copied"] else "trained", shown_rates(group["options"][1:]).replace(":", ", ")
     start = f"With {about(group['rows'])} {made} rows{f' ({options})' if options else ''}, "
     sentences = [start + clauses[0], *(text[0].upper() + text[1:] for text in clauses[1:])]
     return " ".join(f"{text}." for text in sentences)

@@ -18,7 +18,7 @@ from kslottery_fast.lab.experiment.plan import Experiment
 from kslottery_fast.lab.experiment.scoring import SCORE, load_nll, load_scores
 from kslottery_fast.lab.experiment.specs import ArmSpec
 
-from . import advice, ticket_facts
+from . import advice, rates, ticket_facts
 from .costs import costs
 from .selector_facts import mean_over_languages, recommendation, selectors
 from .verdict import on_test, on_test_over, verdict, verdict_over
@@ -184,6 +184,7 @@ class Language:
             "rows": [record["rows"] for record in records],
             "coverage": [cell.coverage(spec) for cell in cells],
             "trained_parameters": [record["trained_parameters"] for record in records],
+            **rates.of_arm(records),
             **costs(spec, cells),
             "scores": scores,
             "per_seed": self.per_seed[spec],

@@ -19,7 +19,7 @@ from kslottery_fast.base.visible import visible_text
 from kslottery_fast.evaluation.evaluate import Evaluation
 from kslottery_fast.lab.experiment.console import duration
 
-from . import selector_table
+from . import rates, selector_table
 from .words import (
     NOTHING,
     Cell,
@@ -137,6 +137,7 @@ COSTS = (
     Column("Time", _mean(duration, "seconds", "making")),
     Column("Time incl. Embed T.", _mean(duration, "seconds", "from_scratch")),
     Column("Memory", _memory),
+    Column("Chosen rate", rates.cell),
 )
 
 GAINS_NOTE = (
@@ -299,6 +300,8 @@ def _flat(arm: Arm) -> dict[str, Any]:
     for name in ("rows", "coverage", "trained_parameters"):
         values = [value for value in arm.get(name) or [] if value is not None]
         flat[name] = fmean(values) if values else ""
+    if arm.get("learning_rates"):
+        flat["learning_rates"] = " ".join(str(one["kept"]) for one in arm["learning_rates"])
     if arm.get("seconds"):
         flat |= {f"seconds_{name}": fmean(values) for name, values in arm["seconds"].items()}
     flat |= {f"peak_memory_mb_{name}": peak or "" for name, peak in (arm.get("peak_memory_mb") or {}).items()}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kslottery_fast.lab.experiment.specs import FACTS
+from kslottery_fast.lab.experiment.specs import FACTS, shown_rates
 
 from .advice import main_size
 from .answer import answer
-from .words import Outcome, chosen_rows, listed, options_of, share_text, typed, way_of
+from .words import Outcome, chosen_rows, listed, options_of, share_text, way_of
 
 MAX_LISTED = 4  # with more languages than this, only the extremes are named
 
@@ -206,7 +206,7 @@ def _outcomes(languages: Sequence[Mapping[str, Any]], told: Mapping[str, Best]) 
 
 def _shares(told: Mapping[str, Best]) -> str:
     specs = list(dict.fromkeys(best.spec for best in told.values()))
-    start = f"of Embed Tuning's gain on the test pairs, {' or '.join(map(typed, specs))} recovers"
+    start = f"of Embed Tuning's gain on the test pairs, {' or '.join(map(shown_rates, specs))} recovers"
     if len(told) <= MAX_LISTED:
         return f"{start} {listed([f'{share_text(best.share)} in {name}' for name, best in told.items()])}"
     ranked = sorted(told, key=lambda name: told[name].share["value"])

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from kslottery_fast.lab.experiment.settings import RUN_ARMS
+from kslottery_fast.lab.experiment.specs import shown_rates
 
 Outcome = Literal["better", "worse", "tie"]
 Cell = tuple[str, str]  # of a table: a value, and under it an interval or nothing
@@ -53,7 +54,7 @@ def arm_label(spec: str, arm: Mapping[str, Any]) -> str:
     if spec.endswith("@tickets"):
         return str(arm["label"]).removesuffix(" (KS)")
     rest = re.search(r"[@:].*", spec)
-    return arm["label"] + (f" {typed(rest[0])}" if rest else "")
+    return arm["label"] + (f" {shown_rates(rest[0])}" if rest else "")
 
 
 def options_of(spec: str, without: str = "") -> str:
@@ -73,15 +74,6 @@ def options_of(spec: str, without: str = "") -> str:
     """
     options = spec.split(":")[1:]
     return "".join(f":{one}" for one in options if not (without and one.startswith(f"{without}=")))
-
-
-def typed(spec: str) -> str:
-    """Return an arm as a person types it, with slashes between the rates of a search.
-
-    >>> typed("partial@18:lr=0.01_0.03")
-    'partial@18:lr=0.01/0.03'
-    """
-    return spec.replace("_", "/")
 
 
 def way_of(spec: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from kslottery_fast.base.errors import DivergedError
 from kslottery_fast.base.files import read_json, read_safetensors
 from kslottery_fast.evaluation.likelihood import nll
+from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.experiment import training
 from kslottery_fast.lab.experiment.arms import ARMS
 from kslottery_fast.lab.experiment.cell import Cell
@@ -90,6 +92,28 @@ def check_search(cell: Cell, spec: ArmSpec) -> None:
     assert all(torch.equal(found[key], expected[key]) for key in found)
     assert validation_nll(cell, spec) == pytest.approx(tried[best], rel=1e-6)
     assert {file.name for file in cell.stage(spec).iterdir()} == {file.name for file in cell.stage(kept).iterdir()}
+
+
+def test_a_comparison_reports_the_rates_that_it_tried_and_what_the_search_cost(arguments, tmp_path, capsys):
+    output, spec = tmp_path / "out", "partial@4:lr=0.01_0.1"
+    sets = "partial@4:lr=1e-1/1e-2,frequency@4:lr=1e-1/1e-2,random@4:lr=0.1:draw=1"
+    assert cli.main(arguments(output, "--arms", sets, "--seed", "0", "--effects", "0")) == 0
+    printed = capsys.readouterr().out
+    summary, found = read_json(output / "summary.json"), read_json(output / "stages" / f"es.0.{spec}" / "arm.json")
+    arm = summary["languages"]["es"]["arms"][spec]
+    best = min(found["learning_rates"], key=lambda one: one["validation_nll"])
+    assert arm["learning_rates"] == [{"kept": best["rate"], "tried": found["learning_rates"]}]
+    trained = [summary["seconds"][f"es.0.partial@4:lr={rate}"] for rate in ("0.01", "0.1")]
+    assert arm["seconds"]["making"] == [pytest.approx(sum(trained) + summary["seconds"][f"es.0.{spec}"])]
+    assert [entry["own"] for entry in summary["languages"]["es"]["controls"]] == [spec]
+    page = (output / "report.html").read_text(encoding="utf-8")
+    for text in (" ".join(printed.split()), page):
+        assert "Chosen" in text
+        assert "learning rate that was tried had the lowest validation NLL for" in text
+    assert "@4:lr=0.01/0.1" in page
+    with (output / "scores.csv").open(newline="") as file:
+        assert [line["learning_rates"] for line in csv.DictReader(file) if line["arm"] == spec] == [str(best["rate"])]
+    assert cli.main(["info", str(output / "stages" / f"es.0.{spec}")]) == 0
 
 
 def test_a_search_that_is_interrupted_trains_no_finished_rate_again(worked, trained, monkeypatch):
