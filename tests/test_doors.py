@@ -253,6 +253,11 @@ DOORS = [
         lambda w: {"evidence": some_evidence(), "by": "l2", "k": 1},
         {"k": {"int"}, "contributions": OPTIONAL, "share": {"float"}},
     ),
+    Door(
+        "tickets.l2_select_checkpoints",
+        lambda w: {"before": w.checkpoints[0], "after": w.checkpoints[1], "k": 1},
+        {"k": {"int"}, "tensor": {"str"}, "block_bytes": {"int"}, "progress": OPTIONAL},
+    ),
     Door("integrations.pretrained.choose_device", lambda w: {"device": "cpu"}),
     Door(
         "integrations.trainer.TicketTrainer",

@@ -14,6 +14,9 @@ Correction: TypeAlias = Literal["bonferroni", "bh"]
 SelectedBy: TypeAlias = Literal["alpha", "top_k"]
 """What decided which rows are tickets."""
 
+Selector: TypeAlias = Literal["ks", "l2", "gradient", "frequency", "contribution"]
+"""What rows are ranked by, as :func:`kslottery_fast.tickets.select_rows` explains."""
+
 OutputRole: TypeAlias = Literal["auto", "frozen", "tied"]
 """What the head of a tied model does with rows, as :func:`kslottery_fast.attach_rows` explains."""
 

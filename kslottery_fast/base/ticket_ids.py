@@ -17,6 +17,8 @@ from .errors import InputError
 from .files import read_json
 
 FORMAT = "kslottery-tickets/1"
+ROWS_FORMAT = "kslottery-rows/1"
+"""The format of rows that another selector than the KS test chose."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def read_ticket_ids(path: str | os.PathLike[str]) -> TicketIds:
     """
     data = read_json(path)
     try:
-        check_format(data)
+        check_format(data, (FORMAT, ROWS_FORMAT))
         if missing := [key for key in ("token_ids", "vocab_size", "digest") if key not in data]:
             raise InputError(f"missing {', '.join(missing)}")
         if not is_int(data["vocab_size"]):
@@ -60,12 +62,17 @@ def read_ticket_ids(path: str | os.PathLike[str]) -> TicketIds:
     return TicketIds(ids, data["vocab_size"], texts)
 
 
-def check_format(data: Any) -> None:
-    """Refuse parsed JSON that is not a ticket file of this format."""
+def check_format(data: Any, formats: Sequence[str] = (FORMAT,)) -> None:
+    """Refuse parsed JSON that is not a file of one of these formats."""
     if not isinstance(data, dict) or "format" not in data:
         raise InputError("not a tickets file: expected a JSON object with the key 'format'")
-    if data["format"] != FORMAT:
-        raise InputError(f"format is {data['format']!r}: expected {FORMAT!r}; a newer version may have made it")
+    if data["format"] == ROWS_FORMAT and ROWS_FORMAT not in formats:
+        raise InputError(
+            f"the rows were selected by {data.get('selected_by')!r} and have no KS statistics, which Tickets need; "
+            "read them with kslottery_fast.tickets.SelectedRows.load, or give the path where token ids are expected"
+        )
+    if data["format"] not in formats:
+        raise InputError(f"format is {data['format']!r}: expected {formats[0]!r}; a newer version may have made it")
 
 
 def integers_of(data: Mapping[str, Any], key: str) -> torch.Tensor:

@@ -2,9 +2,10 @@
 
 from .attached import ks_select_rows
 from .select import ks_select, select_tickets
-from .selectors import SelectedRows, select_rows
+from .selected_rows import SelectedRows
+from .selectors import select_rows
 from .sharded import ks_select_sharded
-from .stored import ks_select_checkpoints
+from .stored import ks_select_checkpoints, l2_select_checkpoints
 from .tables import ks_statistics
 from .tickets import Tickets
 
@@ -16,6 +17,7 @@ __all__ = [
     "ks_select_rows",
     "ks_select_sharded",
     "ks_statistics",
+    "l2_select_checkpoints",
     "select_rows",
     "select_tickets",
 ]

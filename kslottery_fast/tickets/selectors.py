@@ -1,20 +1,17 @@
 """One interface to all ways of ranking rows: KS test, size of the change, gradient, frequency, contribution."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol
 
 import torch
 
 from kslottery_fast.base.arguments import check_choice, check_integer, shown
 from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import Selector
 
 from .evidence import SELECTORS, Evidence
-
-Selector: TypeAlias = Literal["ks", "l2", "gradient", "frequency", "contribution"]
-"""What rows are ranked by."""
+from .selected_rows import SelectedRows
 
 _COLUMNS = {"ks": "counts", "l2": "l2", "gradient": "gradient", "frequency": "frequency"}
 
@@ -29,48 +26,6 @@ class HasContributions(Protocol):
     @property
     def contribution(self) -> torch.Tensor:
         """float64 [m], the fall of the loss that each row accounts for."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class SelectedRows:
-    """Rows that a selector chose, best first, with the evidence for each. They are taken wherever token ids are.
-
-    Attributes
-    ----------
-    token_ids : torch.Tensor
-        int64 [k].
-    values : torch.Tensor
-        [k], what the rows were ranked by: h = d * D, the L2 norm of the change, the sum of gradient norms, the number
-        of occurrences, or the contribution in nats per target token.
-    selected_by : {"ks", "l2", "gradient", "frequency", "contribution"}
-        The selector.
-    vocab_size : int
-        The number of rows of the table.
-    cumulative : torch.Tensor, optional
-        float64 [k], the share of the loss's fall that the first 1, 2, ... rows account for. None without contributions.
-
-    Examples
-    --------
-    >>> rows = SelectedRows(torch.tensor([7, 3]), torch.tensor([40, 12]), "frequency", 10)
-    >>> rows, list(rows)
-    (SelectedRows(2 of 10 rows, selected_by='frequency'), [7, 3])
-    """
-
-    token_ids: torch.Tensor
-    values: torch.Tensor
-    selected_by: Selector
-    vocab_size: int
-    cumulative: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.token_ids)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.token_ids.tolist())
-
-    def __repr__(self) -> str:
-        covers = "" if self.cumulative is None or not len(self) else f", {self.cumulative[-1]:.0%} of the loss's fall"
-        return f"SelectedRows({len(self)} of {self.vocab_size:,} rows{covers}, selected_by={self.selected_by!r})"
 
 
 def select_rows(
@@ -133,7 +88,7 @@ def select_rows(
         asked = "by='contribution'" if by == "contribution" else "k='enough'"
         raise InputError(f"contributions is None, and {asked} needs them: give what row_contributions returns")
     worth = None if contributions is None else _of_a_fall(aligned(evidence, contributions))
-    values = worth if worth is not None and by == "contribution" else getattr(evidence, _COLUMNS.get(by, ""))
+    values = row_values(evidence, by, contributions=contributions)
     order = row_order(evidence, by, contributions=contributions)
     cumulative = None if worth is None else worth[order].cumsum(0) / worth.sum()
     count = _fewest(cumulative, share, by) if enough and cumulative is not None else int(k)
@@ -171,8 +126,17 @@ def row_order(
     """
     if by != "contribution":
         return SELECTORS[by](evidence, seed)
+    return torch.sort(
+        row_values(evidence, "contribution", contributions=contributions), descending=True, stable=True
+    ).indices
+
+
+def row_values(evidence: Evidence, by: Selector, *, contributions: HasContributions | None = None) -> torch.Tensor:
+    """Return what a selector ranks the rows of the evidence by, [A]. ``contributions`` is as for :func:`row_order`."""
+    if by != "contribution":
+        return torch.as_tensor(getattr(evidence, _COLUMNS[by]))
     assert contributions is not None, "asked for where there are contributions"
-    return torch.sort(aligned(evidence, contributions), descending=True, stable=True).indices
+    return aligned(evidence, contributions)
 
 
 def aligned(evidence: Evidence, contributions: HasContributions) -> torch.Tensor:

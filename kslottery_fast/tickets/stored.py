@@ -1,4 +1,4 @@
-"""Tickets of two checkpoints on disk, of any size: ``ks_select`` over blocks of rows."""
+"""Rows that moved between two checkpoints on disk, of any size: ``ks_select`` and L2 shifts over blocks of rows."""
 
 import os
 from collections.abc import Callable
@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kslottery_fast.base.arguments import check_tokenizer, shown
+from kslottery_fast.base.arguments import check_integer, check_tokenizer, shown
+from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import Correction, Method
 from kslottery_fast.base.tokenizer import Tokenizer
@@ -17,6 +18,7 @@ from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 from .checkpoint import open_checkpoint
 from .select import select_tickets
+from .selected_rows import SelectedRows
 from .tensor_files import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
 from .tensor_names import find_tensor
 from .tickets import Tickets
@@ -97,6 +99,78 @@ def ks_select_checkpoints(
     check_options(alpha, correction, top_k)
     pair = _Pair(*_matching_tables(before, after, tensor), block_bytes, progress)
     return select_tickets(pair, alpha, method, correction, top_k, tokenizer)
+
+
+def l2_select_checkpoints(
+    before: str | os.PathLike[str],
+    after: str | os.PathLike[str],
+    k: int,
+    *,
+    tensor: str | tuple[str, str] = "auto",
+    block_bytes: int = BLOCK_BYTES,
+    progress: Progress | None = None,
+) -> SelectedRows:
+    """Select the k rows of two checkpoints that moved furthest in the L2 norm, in tables of any size.
+
+    Parameters
+    ----------
+    before, after, tensor, block_bytes, progress
+        As for :func:`ks_select_checkpoints`.
+    k : int
+        How many rows. Of rows that moved equally far the lower token id comes first. Rows that did not move are never
+        selected.
+
+    Returns
+    -------
+    SelectedRows
+
+    Raises
+    ------
+    InputError
+        As :func:`ks_select_checkpoints`.
+    TypeError
+        An argument has the wrong type.
+
+    Warns
+    -----
+    RuntimeWarning
+        Fewer than k rows moved.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from safetensors.torch import save_file
+    >>> table = torch.zeros(10, 4)
+    >>> tuned = table.clone()
+    >>> tuned[5], tuned[7] = 1.0, 3.0
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"model.embed_tokens.weight": table}, f"{folder}/before.safetensors")
+    ...     save_file({"model.embed_tokens.weight": tuned}, f"{folder}/after.safetensors")
+    ...     rows = l2_select_checkpoints(f"{folder}/before.safetensors", f"{folder}/after.safetensors", 2)
+    >>> list(rows), rows.values.tolist()
+    ([7, 5], [6.0, 2.0])
+    """
+    check_integer(k, "k", 1)
+    check_reading(block_bytes, progress)
+    first, second = _matching_tables(before, after, tensor)
+    V = first.shape[0]
+    shifts = torch.zeros(V, dtype=torch.float64)
+    for start, old, new in row_blocks(first, second, block_bytes):
+        shifts[start : start + len(old)] = (new.double() - old.double()).norm(dim=1)
+        if progress is not None:
+            progress(start + len(old), V)
+    bad = (~shifts.isfinite()).nonzero()[:, 0].tolist()
+    if bad:
+        raise InputError(
+            f"{first} or {second} has NaN or Inf in {len(bad)} rows, the first of them {bad[:5]}: the checkpoint is "
+            "damaged, or its training diverged"
+        )
+    values, ids = torch.sort(shifts, descending=True, stable=True)
+    moved = int((values > 0).sum())
+    if moved < k:
+        warn_caller(f"only {moved} rows moved, k asked for {k}")
+    k = min(k, moved)
+    return SelectedRows(ids[:k].clone(), values[:k].clone(), "l2", V)
 
 
 class _Pair:

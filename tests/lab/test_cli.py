@@ -15,6 +15,10 @@ from kslottery_fast.lab.cli import main as cli
     [
         (["--alpha", "0"], "argument --alpha: 0 is not between 0 and 1, such as 0.05; see kslottery run --help"),
         (["--alpha", "two"], "argument --alpha: 'two' is not a number"),
+        (["--rows", "few"], "argument --rows: 'few' is not a number of rows of at least 1, 'alpha' or 'enough'"),
+        (["--rows", "0"], "argument --rows: '0' is not a number of rows"),
+        (["--select-by", "size"], "argument --select-by: invalid choice: 'size'"),
+        (["--contribution-examples", "0"], "argument --contribution-examples: 0 is not an integer of at least 1"),
         (["--steps", "0"], "argument --steps: 0 is not an integer of at least 1"),
         (["--steps", "1.5"], "argument --steps: '1.5' is not an integer"),
         (["--learning-rate", "-1"], "argument --learning-rate: -1 is not a positive number"),

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kslottery_fast import Tickets, ks_select
+from kslottery_fast import InputError, Tickets, attach_rows, get_rows, ks_select
 from kslottery_fast.lab.cli import main as cli
+from kslottery_fast.tickets import SelectedRows
 
 
 @pytest.fixture
@@ -65,6 +66,43 @@ def test_json_prints_the_tickets_file_and_writes_nothing(models, tmp_path, capsy
     assert (content["method"], content["selected_by"], content["alpha"]) == ("asymp", "top_k", 0.01)
     assert cli.main(["select", "before", "after", "--json", "--correction", "bonferroni", *options]) == 0
     assert json.loads(capsys.readouterr().out)["correction"] == "bonferroni"
+
+
+def test_rows_of_largest_l2_shift_are_written_as_rows_that_are_taken_as_token_ids(models, tiny_llama, tmp_path, capsys):
+    with torch.no_grad():
+        tuned = tiny_llama()
+        tuned.model.embed_tokens.weight[100] += 1e-3  # no ticket
+    tuned.save_pretrained("little")
+    assert cli.main(["select", "before", "little", "--select-by", "l2", "-k", "1"]) == 0
+    rows = SelectedRows.load("tickets.json")
+    assert (list(rows), rows.selected_by, rows.vocab_size) == ([100], "l2", 320)
+    assert rows.values.tolist() == pytest.approx([1e-3 * 32**0.5], rel=1e-3)
+    assert get_rows(attach_rows(tuned, "tickets.json")).token_ids.tolist() == [100]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1 of 320 rows: the largest L2 shift"
+    assert lines[1].split() == ["rank", "token", "id", "L2", "shift"]
+    with pytest.raises(InputError, match="the rows were selected by 'l2' and have no KS statistics"):
+        Tickets.load("tickets.json")
+    assert cli.main(["select", "before", "after", "--select-by", "l2", "--top-k", "30", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "note: only 25 rows moved, k asked for 30" in captured.err
+    assert sorted(json.loads(captured.out)["token_ids"]) == list(range(10, 35))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--select-by", "l2"], "--select-by l2 needs -k N, the number of rows"),
+        (["--select-by", "gradient"], "--select-by gradient needs the gradients of the training, which checkpoints do"),
+        (
+            ["--select-by", "frequency", "-k", "3"],
+            "--select-by frequency needs the training texts, which",
+        ),
+        (["--select-by", "contribution"], "call kslottery_fast.row_contributions, or choose --select-by ks or l2"),
+    ],
+)
+def test_selectors_that_need_more_than_checkpoints_say_what(arguments, message, capsys):
+    assert message in error(capsys, "before", "after", *arguments)
 
 
 def test_without_a_tokenizer_the_table_has_ids_alone(models, tmp_path, capsys):
@@ -139,7 +177,7 @@ def test_bad_input_is_one_line_and_writes_nothing(models, tmp_path, capsys):
             "kslottery: error: nowhere: no such file or folder; download"
         )
     assert "argument --alpha: 2 is not between 0 and 1" in error(capsys, "before", "after", "--alpha", "2")
-    assert "argument --top-k: 0 is not an integer of at least 1" in error(capsys, "before", "after", "--top-k", "0")
+    assert "argument -k/--top-k: 0 is not an integer of at least 1" in error(capsys, "before", "after", "--top-k", "0")
     both = error(capsys, "before", "after", "--top-k", "3", "--correction", "bh")
     assert "correction is 'bh' and top_k is 3" in both
     assert "argument --method: invalid choice: 'fast'" in error(capsys, "before", "after", "--method", "fast")

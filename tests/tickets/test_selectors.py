@@ -7,7 +7,10 @@ import torch
 
 from kslottery_fast import attach_rows, get_rows
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.files import write_json
+from kslottery_fast.base.ticket_ids import digest_of
 from kslottery_fast.tickets.evidence import Evidence
+from kslottery_fast.tickets.selected_rows import SelectedRows
 from kslottery_fast.tickets.selectors import select_rows
 
 EVIDENCE = Evidence(
@@ -51,6 +54,40 @@ def test_enough_rows_are_the_beginning_of_the_ranking_that_reaches_the_share():
     missing = SimpleNamespace(token_ids=torch.tensor([2, 4]), contribution=torch.tensor([0.5, 0.5]).double())
     with pytest.raises(InputError, match=r"share is 0.95, and all 3 rows that 'ks' ranks do not account for it"):
         select_rows(EVIDENCE, "ks", "enough", contributions=missing)
+
+
+@pytest.mark.parametrize("by", ["ks", "l2", "contribution"])
+def test_a_file_of_selected_rows_holds_all_of_them_and_is_taken_as_token_ids(by, tmp_path):
+    rows = select_rows(EVIDENCE, by, 2, contributions=WORTH if by == "contribution" else None)
+    rows.save(tmp_path / "rows.json")
+    again = SelectedRows.load(tmp_path / "rows.json")
+    assert again.to_dict() == rows.to_dict()
+    assert again.values.dtype == rows.values.dtype
+    assert (again.cumulative is None) == (by != "contribution")
+    assert get_rows(attach_rows(torch.nn.Embedding(10, 4), tmp_path / "rows.json")).token_ids.tolist() == list(rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"token_ids": [2, 4]}, "digest does not match: the file was changed"),
+        ({"format": "kslottery-rows/2"}, "format is 'kslottery-rows/2': expected 'kslottery-rows/1'"),
+        ({"selected_by": None}, "selected_by is null: expected one of"),
+        ({"values": [1.0]}, "values has 1 entries, token_ids 2"),
+        ({"values": None}, "values must be a list of numbers"),
+        ({"vocab_size": "10"}, "vocab_size is '10': expected an integer"),
+    ],
+)
+def test_a_file_of_selected_rows_that_was_changed_is_refused(change, message, tmp_path):
+    rows = select_rows(EVIDENCE, "l2", 2)
+    content = {name: value for name, value in {**rows.to_dict(), **change}.items() if name != "digest"}
+    digest = rows.to_dict()["digest"] if "token_ids" in change else digest_of(content)
+    write_json(tmp_path / "rows.json", {**content, "digest": digest})
+    with pytest.raises(InputError, match=message):
+        SelectedRows.load(tmp_path / "rows.json")
+    write_json(tmp_path / "rows.json", {"format": "kslottery-rows/1"})
+    with pytest.raises(InputError, match="missing cumulative, digest, selected_by, token_ids, values, vocab_size"):
+        SelectedRows.load(tmp_path / "rows.json")
 
 
 def test_selected_rows_are_taken_as_token_ids():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.lab.experiment.settings import Correction, Method
+from kslottery_fast.base.options import Correction, Method, Selector
 
 from .options import (
     AS_JSON,
@@ -25,6 +25,7 @@ from .options import (
 if TYPE_CHECKING:
     from kslottery_fast.lab.experiment.console import RunConsole
     from kslottery_fast.tickets.scan import Scan
+    from kslottery_fast.tickets.selected_rows import SelectedRows
     from kslottery_fast.tickets.tickets import Tickets
 
 _CHECKPOINT = "model folder, .safetensors file, or .index.json of a sharded checkpoint"
@@ -41,14 +42,26 @@ def add_select(commands: Any) -> None:
         "Tickets are the rows of the embedding table that shifted significantly. They are\n"
         "printed as a table and written to a file, with the texts of the tokens if either\n"
         "folder holds a tokenizer. The tables are read in blocks, so they may be of any size.",
-        ["select base-model tuned-model", "select base-model tuned-model --top-k 18 --output top18.json"],
+        [
+            "select base-model tuned-model",
+            "select base-model tuned-model -k 18 --output top18.json",
+            "select base-model tuned-model --select-by l2 -k 64",
+        ],
     )
     choice = parser.add_argument_group("selection of tickets")
     _add_test(choice)
     choice.add_argument(
         "--correction", choices=get_args(Correction), help="correction for testing many rows (default: none)"
     )
-    choice.add_argument("--top-k", type=at_least(1), metavar="N", help="take the N rows of largest D instead")
+    choice.add_argument(
+        "--select-by",
+        choices=get_args(Selector),
+        default="ks",
+        help="what rows are ranked by. l2 is how far a row moved, and needs -k. The others need more than checkpoints",
+    )
+    choice.add_argument(
+        "-k", "--top-k", type=at_least(1), metavar="N", help="take the N rows of largest D, or of largest L2 shift"
+    )
     choice.add_argument(
         "--tensor",
         type=_tensor,
@@ -115,20 +128,26 @@ def _output(options: argparse.Namespace, default: str) -> Path | None:
 
 
 def _select(options: argparse.Namespace) -> int:
+    _check_selector(options)
     output = _output(options, "tickets.json")
     if output is not None:
         _check_file(output, force=options.force)
     _check_inputs(options)
     from kslottery_fast.integrations.tokenizers import load_tokenizer
     from kslottery_fast.lab.experiment.console import RunConsole
-    from kslottery_fast.tickets.stored import ks_select_checkpoints
+    from kslottery_fast.tickets.stored import ks_select_checkpoints, l2_select_checkpoints
 
     console = RunConsole(quiet=options.quiet)
     tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
-    chosen = {name: getattr(options, name) for name in ("tensor", "alpha", "method", "correction", "top_k")}
+    chosen = {name: getattr(options, name) for name in ("alpha", "method", "correction", "top_k")}
+    before, after, reading = options.before, options.after, {"tensor": options.tensor}
+    tickets: Tickets | SelectedRows
     with warnings.catch_warnings(record=True) as notes, console.task("Comparing rows") as progress:
         warnings.simplefilter("always", RuntimeWarning)
-        tickets = ks_select_checkpoints(options.before, options.after, progress=progress, **chosen)
+        if options.select_by == "l2":
+            tickets = l2_select_checkpoints(before, after, options.top_k, progress=progress, **reading)
+        else:
+            tickets = ks_select_checkpoints(before, after, progress=progress, **reading, **chosen)
     for note in notes:
         console.note(str(note.message))
     if tokenizer is None and len(tickets):
@@ -143,6 +162,22 @@ def _select(options: argparse.Namespace) -> int:
     _show_tickets(tickets, options.limit)
     print(f"Written to {output}")
     return 0
+
+
+_NEEDS = {
+    "gradient": "the gradients of the training, which checkpoints do not hold; train with `kslottery run --select-by`",
+    "frequency": "the training texts, which checkpoints do not hold; train with `kslottery run --select-by`",
+    "contribution": "the training texts, which checkpoints do not hold; call kslottery_fast.row_contributions",
+}
+"""What a selector needs that this command does not have."""
+
+
+def _check_selector(options: argparse.Namespace) -> None:
+    by = options.select_by
+    if by in _NEEDS:
+        raise InputError(f"--select-by {by} needs {_NEEDS[by]}, or choose --select-by ks or l2")
+    if by == "l2" and options.top_k is None:
+        raise InputError("--select-by l2 needs -k N, the number of rows: an L2 shift has no significance level")
 
 
 def _check_inputs(options: argparse.Namespace) -> None:
@@ -165,7 +200,7 @@ def _check_file(path: Path, *, force: bool) -> None:
     refuse_existing([path], force=force)
 
 
-def _own_tokenizer(options: argparse.Namespace, tickets: "Tickets", console: "RunConsole") -> Any:
+def _own_tokenizer(options: argparse.Namespace, tickets: "Tickets | SelectedRows", console: "RunConsole") -> Any:
     """The tokenizer in the folder of AFTER, or of BEFORE, if there is one that fits."""
     from kslottery_fast.integrations.tokenizers import load_tokenizer, tokenizer_folder
 
@@ -174,14 +209,14 @@ def _own_tokenizer(options: argparse.Namespace, tickets: "Tickets", console: "Ru
         return None
     try:
         tokenizer = load_tokenizer(folder)
-        tickets.tokens(tokenizer)
+        tickets.with_texts(tokenizer)
     except InputError as error:
         console.note(f"token ids are shown without their texts: {error}")
         return None
     return tokenizer
 
 
-def _show_tickets(tickets: "Tickets", limit: int) -> None:
+def _show_tickets(tickets: "Tickets | SelectedRows", limit: int) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -189,15 +224,20 @@ def _show_tickets(tickets: "Tickets", limit: int) -> None:
 
     from kslottery_fast.base.visible import visible_token
     from kslottery_fast.ks.significance import pvalue_of_log
+    from kslottery_fast.tickets.selected_rows import SelectedRows
 
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("rank", "token id", *(["token"] if tickets.token_texts else []), "D", "p"):
+    if isinstance(tickets, SelectedRows):
+        columns = {tickets.unit: [f"{value:.4f}" for value in tickets.values[:limit].tolist()]}
+    else:
+        columns = {"D": [f"{d:.4f}" for d in tickets.statistic[:limit].tolist()]}
+        columns["p"] = [pvalue_of_log(log_p) for log_p in tickets.log_pvalue[:limit].tolist()]
+    for heading in ("rank", "token id", *(["token"] if tickets.token_texts else []), *columns):
         table.add_column(heading, justify="left" if heading == "token" else "right")
-    columns = [column[:limit].tolist() for column in (tickets.token_ids, tickets.statistic, tickets.log_pvalue)]
-    for row, (token, d, log_p) in enumerate(zip(*columns, strict=True)):
+    for row, (token, *numbers) in enumerate(zip(tickets.token_ids[:limit].tolist(), *columns.values(), strict=True)):
         text = [Text(visible_token(tickets.token_texts[row]))] if tickets.token_texts else []
-        table.add_row(str(row + 1), str(token), *text, f"{d:.4f}", pvalue_of_log(log_p))
+        table.add_row(str(row + 1), str(token), *text, *numbers)
     console.print(tickets.summary(), markup=False, soft_wrap=True)
     if table.rows:
         console.print(table)

@@ -5,8 +5,9 @@ import os
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from kslottery_fast.base.options import Selector
 from kslottery_fast.lab.data.languages import find_language
 from kslottery_fast.lab.experiment.settings import (
     COMPARE_ARMS,
@@ -29,6 +30,7 @@ from .options import (
     positive,
     print_json,
     probability,
+    rows,
     words,
 )
 from .options import seed as one_seed
@@ -56,6 +58,15 @@ def add_run(commands: Any) -> None:
         ["run --output runs/es --target es", "run --model HuggingFaceTB/SmolLM2-360M --corpus pairs.tsv --target fr"],
     )
     groups = _add_settings(parser, "runs/run", leave_out=())
+    _add_selector(groups[SELECTION], "what the rows that the run copies and trains are chosen by")
+    groups[SELECTION].add_argument(
+        "--rows",
+        type=rows,
+        default="alpha",
+        metavar="ROWS",
+        help="how many: a number, `alpha` (as many as the KS test selects) or `enough` (the fewest that account for "
+        "95%% of the fall of the loss, if contribution chooses them)",
+    )
     groups[TRAINING].add_argument(
         "--seed", dest="seeds", type=one_seed, default=0, metavar="N", help="random seed of the trainings"
     )
@@ -100,6 +111,7 @@ def add_compare(commands: Any) -> None:
         metavar="SHARE",
         help="share of Embed Tuning's gain that the recommended rows may lose",
     )
+    _add_selector(grid, "whose arms the report is about: it recommends one and compares the others with it")
     _add_settings(parser, "runs/compare", leave_out=("target",))
     listing = parser.add_argument_group("instead of the experiment")
     listing.add_argument("--list-arms", action="store_true", help="print what each arm is, and exit")
@@ -158,6 +170,10 @@ def _add_settings(parser: argparse.ArgumentParser, output: str, *, leave_out: tu
     return groups
 
 
+def _add_selector(group: Any, text: str) -> None:
+    group.add_argument("--select-by", choices=get_args(Selector), default="ks", help=text)
+
+
 def _add_setting(group: Any, field: Any) -> None:
     metadata, options = field.metadata, {}
     if metadata["choices"]:
@@ -178,7 +194,9 @@ def _settings(options: argparse.Namespace) -> RunSettings:
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings = ExperimentSettings.of_run(_settings(options), options.seeds)
+    settings = ExperimentSettings.of_run(
+        _settings(options), options.seeds, select_by=options.select_by, rows=options.rows
+    )
     return _carry_out(settings, options, extend=False)
 
 
@@ -187,7 +205,13 @@ def _compare(options: argparse.Namespace) -> int:
         return _list_arms(options)
     options.target = options.targets[0]
     settings = ExperimentSettings(
-        _settings(options), options.arms, options.seeds, options.targets, options.effects, options.margin
+        _settings(options),
+        options.arms,
+        options.seeds,
+        options.targets,
+        options.effects,
+        options.margin,
+        select_by=options.select_by,
     )
     return _list_jobs(settings, options) if options.dry_run else _carry_out(settings, options)
 

@@ -178,6 +178,12 @@ def _json(path: Path, what: str | None) -> Facts:
         tickets = Tickets.load(path)
         facts = {"what": "tickets; read them with Tickets.load, train them with attach_rows"}
         return facts | {"summary": tickets.summary(), "token_ids": tickets.token_ids.tolist()}
+    if kind == "kslottery-rows":
+        from kslottery_fast.tickets.selected_rows import SelectedRows
+
+        rows = SelectedRows.load(path)
+        facts = {"what": what or "selected rows; attach_rows and TicketTrainer take the path"}
+        return facts | {"summary": rows.summary(), "token_ids": rows.token_ids.tolist()}
     if kind == "kslottery-summary":
         return _summary(value)
     if kind == "kslottery-comparison" or {"models", "findings"} <= value.keys():

@@ -172,6 +172,18 @@ def positive(text: str) -> float:
     return value
 
 
+def rows(text: str) -> int | str:
+    """Read the number of rows of a run, as the size of its arms."""
+    if text in ("alpha", "enough"):
+        return "tickets" if text == "alpha" else text
+    try:
+        return at_least(1)(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of rows of at least 1, 'alpha' or 'enough'"
+        ) from None
+
+
 def place(text: str) -> Path:
     """Read a path. An empty text, such as a shell variable that is not set, is not the current folder."""
     if not text:

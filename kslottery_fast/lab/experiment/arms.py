@@ -147,7 +147,8 @@ class Tune(ChosenRows):
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         super().make(cell, spec, folder, progress)
-        if self.selector == "ks" and read_json(folder / "arm.json")["rows"]:
+        if self.selector != "random" and read_json(folder / "arm.json")["rows"]:
+            cell.selected(self.selector, spec).with_texts(cell.shop.loaded.tokenizer).save(folder / "selected.json")
             loaded = cell.shop.loaded
             with self.wearing(cell, folder) as model:
                 save_adapter(model, folder / "adapter", base_model_name_or_path=loaded.hub_id)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
+from kslottery_fast.base.options import Selector
 from kslottery_fast.evaluation.contribution_result import RowContributions
 from kslottery_fast.tickets.evidence import Evidence, Witness
-from kslottery_fast.tickets.selectors import row_order
+from kslottery_fast.tickets.selected_rows import SelectedRows
+from kslottery_fast.tickets.selectors import row_order, row_values
 from kslottery_fast.tickets.tickets import Tickets
 
 from . import contribution
@@ -117,16 +119,20 @@ class Cell:
         assert isinstance(spec.size, int), "arms with a size get one when they are parsed"
         return spec.size
 
+    def order(self, selector: str, seed: int | None = None) -> Tensor:
+        """The token ids of all rows that a selector ranks, best first. int64 [n]. The seed is of random rows."""
+        worth, seed = self.contributions if selector == "contribution" else None, self.seed if seed is None else seed
+        return self.evidence.token_ids[row_order(self.evidence, selector, contributions=worth, seed=seed)]
+
     def choose(self, selector: str, spec: ArmSpec) -> Tensor:
         """The token ids that a selector chooses for an arm, best first. int64 [k], fewer if there are not k to copy."""
-        worth = self.contributions if selector == "contribution" else None
-        k, order = self.size(spec), row_order(self.evidence, selector, contributions=worth, seed=self.draw_seed(spec))
-        if k > len(order) and spec.facts.trains:
+        k, ids = self.size(spec), self.order(selector, self.draw_seed(spec))
+        if k > len(ids) and spec.facts.trains:
             raise InputError(
-                f"arm {spec} asks for {k:,} rows, but only {len(order):,} rows can be chosen by {selector} "
+                f"arm {spec} asks for {k:,} rows, but only {len(ids):,} rows can be chosen by {selector} "
                 f"({self.code}, seed {self.seed}); ask for fewer"
             )
-        ids = self.evidence.token_ids[order[:k]]
+        ids = ids[:k]
         # The order of rows changes the rounding of their gradient norm. This draw is trained in the order of the table.
         return ids.sort().values if selector == "random" and spec.size == "tickets" else ids
 
@@ -135,6 +141,15 @@ class Cell:
         if spec.draw == 0:
             return self.seed
         return int(np.random.SeedSequence((self.seed, spec.draw)).generate_state(1)[0])
+
+    def selected(self, selector: Selector, spec: ArmSpec) -> SelectedRows:
+        """The rows that a selector chooses for an arm, with what they were ranked by."""
+        worth = self.contributions if selector == "contribution" else None
+        ids = self.choose(selector, spec)
+        values = row_values(self.evidence, selector, contributions=worth)
+        return SelectedRows(
+            ids, values[torch.searchsorted(self.evidence.token_ids, ids)], selector, self.evidence.vocab_size
+        )
 
     def own_tickets(self) -> ArmSpec:
         """The tickets that certificate and interpretation are about, as an arm."""

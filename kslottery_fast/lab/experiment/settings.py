@@ -8,27 +8,45 @@ from typing import Any, Literal, get_args
 
 from typing_extensions import Self
 
+from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import BleuTokenizer, Correction, Method, OutputRole
+from kslottery_fast.base.options import BleuTokenizer, Correction, Method, OutputRole, Selector
 from kslottery_fast.lab.data.languages import find_language
 from kslottery_fast.lab.data.prompts import DEFAULT_TEMPLATE, check_template
 
-from .specs import ArmSpec, parse_arm
+from .specs import ArmSpec, arms_of, parse_arm
 
 ALPHA_GRID = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8)
 """The alphas of the certificate's curve. The alpha of the run is added to them."""
 
-BEST_SELECTOR = "contribution"
+BEST_SELECTOR: Selector = "contribution"
 """The selector other than KS that ``kslottery run`` shows."""
 
-RUN_ARMS = (
-    *("untuned", "embed", "transfer@tickets", *(f"transfer-{BEST_SELECTOR}@{size}" for size in (18, 64, 200))),
-    *("partial@tickets", f"{BEST_SELECTOR}@tickets", "frequency@tickets", "random@tickets"),
-)
-"""The arms of ``kslottery run``: the method, the best other selector, and two controls with as many rows.
+BEST_SIZES = (18, 64, 200)
+"""The numbers of rows that ``kslottery run`` copies by it. Copies cost no training, and say how many are enough."""
 
-Copies cost no training. So those of several sizes say cheaply how many rows are enough.
-"""
+
+def run_arms(select_by: Selector = "ks", rows: int | str = "tickets") -> tuple[str, ...]:
+    """The arms of ``kslottery run``: the rows of a selector, copied and trained, and two controls of the same size.
+
+    Beside the KS test stands the best other selector, trained at the same size and copied at several.
+
+    Examples
+    --------
+    >>> run_arms("l2", 64)
+    ('untuned', 'embed', 'transfer-l2@64', 'l2@64', 'frequency@64', 'random@64')
+    """
+    tuned, copied = arms_of(select_by)
+    control = "partial" if select_by == "frequency" else "frequency"
+    best, best_copied = arms_of(BEST_SELECTOR)
+    copies = [f"{best_copied}@{size}" for size in BEST_SIZES] if select_by == "ks" else []
+    others = [best] if select_by == "ks" else []
+    trained = [f"{name}@{rows}" for name in (tuned, *others, control, "random")]
+    return ("untuned", "embed", f"{copied}@{rows}", *copies, *trained)
+
+
+RUN_ARMS = run_arms()
+"""The default arms of ``kslottery run``."""
 
 COMPARE_ARMS = (
     *("untuned", "embed", "transfer@64", "transfer-contribution@64"),
@@ -222,6 +240,9 @@ class ExperimentSettings:
         The share of Embed Tuning's gain that the recommended set of rows may lose.
     paraphrase : bool
         Whether every arm is also scored with a template that was not used in training.
+    select_by : {"ks", "l2", "gradient", "frequency", "contribution"}
+        The selector whose arms are the method here. The report recommends one of them, compares it with the others, and
+        holds its rows. The certificate is about the tickets of the KS test in any case.
 
     Raises
     ------
@@ -242,6 +263,7 @@ class ExperimentSettings:
     effects: int = 12
     margin: float = 0.1
     paraphrase: bool = True
+    select_by: Selector = "ks"
 
     def __post_init__(self) -> None:
         for name in ("arms", "seeds", "targets"):
@@ -262,10 +284,13 @@ class ExperimentSettings:
         codes = [find_language(target).code for target in self.targets]
         if len(set(codes)) != len(codes):
             raise InputError(f"targets names one language twice: {', '.join(self.targets)}")
+        check_choice(self.select_by, get_args(Selector), "select_by")
         self.specs  # noqa: B018 (refuses bad arms now)
 
     @classmethod
-    def of_run(cls, base: RunSettings, seed: int | None = None) -> Self:
+    def of_run(
+        cls, base: RunSettings, seed: int | None = None, *, select_by: Selector = "ks", rows: int | str = "tickets"
+    ) -> Self:
         """The settings of ``kslottery run``: the default arms, one training seed and one language.
 
         Parameters
@@ -274,9 +299,16 @@ class ExperimentSettings:
             The settings of the run.
         seed : int, optional
             The training seed, by default ``base.seed``.
+        select_by : str
+            The selector whose rows are copied and trained. The controls are frequent rows (for "frequency" those of
+            largest D) and random rows.
+        rows : int or str
+            How many, the size of all these arms.
         """
         chosen = base.seed if seed is None else seed
-        return cls(base, RUN_ARMS, (chosen,), (base.target,), effects=0, paraphrase=False)
+        check_choice(select_by, get_args(Selector), "select_by")
+        arms = run_arms(select_by, rows)
+        return cls(base, arms, (chosen,), (base.target,), effects=0, paraphrase=False, select_by=select_by)
 
     @classmethod
     def recorded(cls, header: Mapping[str, Any], folder: Path) -> Self:
@@ -310,9 +342,13 @@ class ExperimentSettings:
 
     @property
     def interpreted(self) -> tuple[ArmSpec, ...]:
-        """The arms whose effects are measured by position: Embed Tuning and the first Partial Tuning."""
-        partial = [spec for spec in self.specs if spec.name == "partial"]
-        return (ArmSpec("embed"), *partial[:1]) if self.effects else ()
+        """The arms whose effects are measured by position: Embed Tuning and the first one that trains chosen rows."""
+        return (ArmSpec("embed"), *self.tuned[:1]) if self.effects else ()
+
+    @property
+    def tuned(self) -> tuple[ArmSpec, ...]:
+        """The arms that train the rows of ``select_by``."""
+        return tuple(spec for spec in self.specs if spec.name == arms_of(self.select_by)[0])
 
     @property
     def binding(self) -> dict[str, Any]:
@@ -323,7 +359,9 @@ class ExperimentSettings:
     def grid(self) -> dict[str, Any]:
         """The settings that may change from call to call."""
         lists = {"arms": list(map(str, self.specs)), "seeds": list(self.seeds), "targets": list(self.targets)}
-        return {**lists, "effects": self.effects, "margin": self.margin, "paraphrase": self.paraphrase}
+        others = {"effects": self.effects, "margin": self.margin, "paraphrase": self.paraphrase}
+        # Left out for the KS test, so that a report from before there was a choice is still that of its grid.
+        return {**lists, **others, **({} if self.select_by == "ks" else {"select_by": self.select_by})}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing_extensions import Self
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import Selector
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,17 @@ OPTIONS = {
 """The options of an arm, as ``--list-arms`` explains them."""
 
 _NAMES = tuple(option.partition("=")[0] for option in OPTIONS)
+
+
+def arms_of(selector: Selector) -> tuple[str, str]:
+    """The names of the arms that train and that copy the rows of a selector.
+
+    Examples
+    --------
+    >>> arms_of("ks"), arms_of("l2")
+    (('partial', 'transfer'), ('l2', 'transfer-l2'))
+    """
+    return ("partial", "transfer") if selector == "ks" else (selector, f"transfer-{selector}")
 
 
 @dataclass(frozen=True)

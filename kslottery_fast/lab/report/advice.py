@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from . import rates
+from kslottery_fast.lab.experiment.specs import arms_of
+
+from . import contribution_facts, rates
 from .answer import answer, reason
 from .certified import certified_text, level_at
 from .selector_text import selector_sentences
@@ -40,13 +42,15 @@ def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
     arms, recommendation, selection = language["arms"], language["recommendation"], language["selection"]
     seeds, compared = list(language["certificates"]), selector_sentences(language["selectors"], arms)
     one_of = f" with training seed {seeds[0]}" if len(seeds) > 1 else ""
-    own = f"partial@{main_size(arms)}"
+    tuned, _ = arms_of(language.get("select_by", "ks"))
+    own = f"{tuned}@{main_size(arms, tuned)}"
     return [
         answer(recommendation),
         *filter(None, [reason(recommendation)]),
         *compared,
         *([_ONE] if compared and len(seeds) == 1 else []),
         _selection(selection, correction, one_of),
+        *_contributions(language),
         _gain(language, own),
         _stopping(arms, own if own in arms else "embed"),
         _certified(language["certificates"][seeds[0]], selection, one_of),
@@ -55,31 +59,33 @@ def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
     ]
 
 
-def main_size(specs: Iterable[str]) -> str:
+def main_size(specs: Iterable[str], arm: str = "partial") -> str:
     """Return the size of Partial Tuning (and of Partial Transfer) that the findings mention first.
 
     Parameters
     ----------
     specs : iterable of str
         The arms of an experiment.
+    arm : str
+        The one that trains the chosen rows.
 
     Returns
     -------
     str
-        "tickets" if there is such an arm or no arm of Partial Tuning; otherwise the size of the first one.
+        "tickets" if there is such an arm or none of another size; otherwise the size of the first one.
 
     Examples
     --------
     >>> main_size(["embed", "partial@64", "partial@tickets"]), main_size(["partial@64:lr=0.1", "partial@18"])
     ('tickets', '18')
     """
-    sizes = [spec.partition("@")[2] for spec in _sets(specs)]
+    sizes = [spec.partition("@")[2] for spec in _sets(specs, arm)]
     return "tickets" if "tickets" in sizes or not sizes else sizes[0]
 
 
-def _sets(specs: Iterable[str]) -> list[str]:
-    """The arms of Partial Tuning with the default learning rate."""
-    return [spec for spec in specs if spec.startswith("partial@") and ":" not in spec]
+def _sets(specs: Iterable[str], arm: str) -> list[str]:
+    """The arms of this name with the default learning rate."""
+    return [spec for spec in specs if spec.startswith(f"{arm}@") and ":" not in spec]
 
 
 def _tickets_of(selection: Mapping[str, Any]) -> str:
@@ -115,6 +121,11 @@ def _selection(tickets: Mapping[str, Any], correction: str | None, seed: str) ->
     )
 
 
+def _contributions(language: Mapping[str, Any]) -> Iterator[str]:
+    if found := language.get("contributions"):  # measured if an arm needs them
+        yield contribution_facts.sentence(found)
+
+
 def _gain(language: Mapping[str, Any], own: str) -> str:
     before, after = (language["arms"][arm]["scores"]["nll"]["value"] for arm in ("untuned", "embed"))
     gain, shares = language["gain"], language["gain"]["shares"]
@@ -125,7 +136,8 @@ def _gain(language: Mapping[str, Any], own: str) -> str:
             f"{amount}. The comparisons below are between models that may have learned nothing."
         )
     text = f"Embed Tuning lowers the NLL per target token from {before:.3f} to {after:.3f}, {amount}."
-    told = [("copying", own.replace("partial", "transfer")), ("training", own)]
+    tuned, copied = arms_of(language.get("select_by", "ks"))
+    told = [("copying", own.replace(tuned, copied)), ("training", own)]
     parts = [(verb, share_text(shares[spec])) for verb, spec in told if spec in shares]
     if parts:
         (verb, share), *rest = parts

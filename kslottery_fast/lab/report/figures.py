@@ -13,6 +13,7 @@ from matplotlib.ticker import NullFormatter, NullLocator
 
 from . import picture
 from .certificate_figure import certificate
+from .contribution_figure import contributions
 from .picture import INK, MUTED, NOTE, PAPER, TICKET, WIDTH, Picture, add_title, colour_of, panels
 from .row_figures import MovedRows, ecdf, frequency, histogram
 from .training_figures import Losses, costs, losses
@@ -69,6 +70,8 @@ def pictures(
             found += [histogram(code, moved, of), frequency(code, moved, of)]
             if moved.shifts:
                 found.append(ecdf(code, moved, of))
+            if (language.get("contributions") or {}).get("curves"):
+                found.append(contributions(code, language, of))
             if several:
                 overlap = language["tickets"]["overlap_of_selectors"]
                 caption = (

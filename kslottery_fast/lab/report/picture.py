@@ -25,7 +25,8 @@ from kslottery_fast.base.visible import escape_sign, visible_token
 from .words import MODELS
 
 PAPER, INK, MUTED, GRID, DOTS = "#ffffff", "#1f2328", "#656d76", "#e3e6e8", "#a9b1b8"
-TICKET, VIOLATION, RIGHT, CONTRIBUTION = "#c8501e", "#b8860b", "#6a51a3", "#2b3a8f"
+TICKET, VIOLATION, RIGHT = "#c8501e", "#b8860b", "#6a51a3"
+CONTRIBUTION = "#8f1d3f"
 MODEL_COLOURS = {  # after Okabe and Ito (2008); labels and order distinguish the models as well
     "untuned": "#7d858c",
     "embed_tuning": "#0a66a8",
@@ -46,6 +47,7 @@ _NAMES = {
     CONTRIBUTION: "contribution",
 }
 _NAMES |= {colour: name.replace("_", "-") for name, colour in MODEL_COLOURS.items()}
+_OTHERS = {"l2": RIGHT, "gradient": VIOLATION, "contribution": CONTRIBUTION}  # arms that a plain run lacks
 CSS_VARIABLES = {colour: f"--{name}" for colour, name in _NAMES.items()}
 WIDTH = 7.0  # inches: the text width of a paper with one column
 DASHED, DOTTED = (0, (4, 2)), (0, (1, 1.5))
@@ -128,8 +130,7 @@ def style() -> AbstractContextManager[None]:
 def colour_of(arm: str) -> str:
     """Return the colour of an arm, which does not depend on its size; a muted one if it has no colour of its own."""
     name = re.split("[@:]", arm)[0]
-    others = {"l2": RIGHT, "gradient": VIOLATION, "contribution": CONTRIBUTION}
-    return MODEL_COLOURS[MODELS[name][0]] if name in MODELS else others.get(name.removeprefix("transfer-"), MUTED)
+    return MODEL_COLOURS[MODELS[name][0]] if name in MODELS else _OTHERS.get(name.removeprefix("transfer-"), MUTED)
 
 
 def panels(height: float, shape: tuple[int, int] = (1, 1), width: float = WIDTH, **options: Any) -> tuple[Figure, Any]:

@@ -35,7 +35,7 @@ TICKETS = ("tickets.json", "tickets.safetensors", "adapter")
 
 _FIGURES = [
     *("scores", "sizes", "losses", "costs", "tickets"),
-    *("histogram", "frequency", "ecdf", "selectors", "certificate"),
+    *("histogram", "frequency", "ecdf", "contributions", "selectors", "certificate"),
 ]
 _BY_GRID = ("rows-*.csv", *(f"{name}-*.png" for name in _FIGURES), "languages.png", *TICKETS)
 _LINKED_FILE = re.compile(r'href="([^"#:]+)"')
@@ -111,7 +111,7 @@ def write_products(experiment: Experiment) -> dict[str, Any]:
         with atomic_path(output / f"{picture.name}.png") as temporary:
             picture.write_png(temporary)
     for code, cell in cells.items():
-        write_text(output / f"rows-{code}.csv", _rows_csv(cell))
+        write_text(output / f"rows-{code}.csv", _rows_csv(cell, experiment.settings))
     write_text(output / "scores.csv", csv_text(summary))
     write_text(output / "scores.tex", table)
     _write_tickets(output, next(iter(cells.values())), experiment.settings)
@@ -123,21 +123,25 @@ def write_products(experiment: Experiment) -> dict[str, Any]:
 
 
 def _tuned_arm(settings: ExperimentSettings) -> ArmSpec | None:
-    """The arm whose rows become an adapter: Partial Tuning of the tickets, otherwise the first Partial Tuning."""
-    arms = [spec for spec in settings.specs if spec.name == "partial"]
+    """The arm whose rows become an adapter: the one of as many rows as there are tickets, otherwise the first one."""
+    arms = settings.tuned
     return next((spec for spec in arms if spec.size == "tickets" and not spec.learning_rate), next(iter(arms), None))
 
 
 def _write_tickets(output: Path, cell: Cell, settings: ExperimentSettings) -> None:
-    """Write the tickets, their rows after Embed Tuning and after Partial Tuning, and the latter as a PEFT adapter."""
+    """Write the tickets, their rows after Embed Tuning and after Partial Tuning, and the latter as a PEFT adapter.
+
+    If another selector than the KS test is the method, its rows are written in place of tickets.
+    """
     spec = _tuned_arm(settings)
     if spec is None or not cell.record(spec)["rows"]:
         return
     from kslottery_fast.lab.experiment.trained import TrainedRows
 
-    from .ticket_facts import tickets_of
+    from .ticket_facts import rows_of, tickets_of
 
-    stage, tickets = cell.stage(spec), tickets_of(cell, spec)
+    stage, by = cell.stage(spec), settings.select_by
+    tickets = tickets_of(cell, spec) if by == "ks" else rows_of(cell, spec, by)
     trained = TrainedRows.load(stage)
     tickets.save(output / "tickets.json")
     tensors = {
@@ -209,10 +213,13 @@ def _losses(cell: Cell, settings: ExperimentSettings) -> dict[str, list[float]]:
     return {spec: values for spec, values in losses.items() if values}
 
 
-def _rows_csv(cell: Cell) -> str:
+def _rows_csv(cell: Cell, settings: ExperimentSettings) -> str:
+    from kslottery_fast.tickets.selectors import aligned
+
     found = cell.evidence
-    columns = (found.token_ids, found.counts / found.dimension, found.l2, found.gradient, found.frequency)
-    lines = zip(*(column.tolist() for column in columns), strict=True)
-    return "".join(
-        ",".join(map(str, line)) + "\n" for line in [("token_id", "D", "l2", "gradient", "frequency"), *lines]
-    )
+    columns = {"token_id": found.token_ids, "D": found.counts / found.dimension, "l2": found.l2}
+    columns |= {"gradient": found.gradient, "frequency": found.frequency}
+    if settings.needs_contributions:
+        columns["contribution"] = aligned(found, cell.contributions)
+    lines = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return "".join(",".join(map(str, line)) + "\n" for line in [columns, *lines])

@@ -16,9 +16,9 @@ from kslottery_fast.evaluation.replicates import Replicates
 from kslottery_fast.lab.experiment.cell import EMBED, UNTUNED, Cell
 from kslottery_fast.lab.experiment.plan import Experiment
 from kslottery_fast.lab.experiment.scoring import SCORE, load_nll, load_scores
-from kslottery_fast.lab.experiment.specs import ArmSpec
+from kslottery_fast.lab.experiment.specs import ArmSpec, arms_of
 
-from . import advice, rates, ticket_facts
+from . import advice, contribution_facts, rates, ticket_facts
 from .costs import costs
 from .selector_facts import mean_over_languages, recommendation, selectors
 from .verdict import on_test, on_test_over, verdict, verdict_over
@@ -26,8 +26,8 @@ from .words import is_plain_grid, model_key, plural
 
 FORMAT = "kslottery-summary/1"
 PARAPHRASE_METRICS = ("nll", "bleu_raw", "bleu_first_line", "ended")
-COMPARED = ("frequency", "random", "l2", "gradient", "contribution")
-"""Controls that are compared with Partial Tuning of the same size."""
+COMPARED = ("partial", "frequency", "random", "l2", "gradient", "contribution")
+"""Arms that are compared with those of the selector that is the method here, at the same size."""
 
 SAMPLES_SHOWN = 8
 
@@ -94,6 +94,7 @@ class Language:
     def __init__(self, experiment: Experiment, code: str) -> None:
         self.settings, self.code, shop = experiment.settings, code, experiment.shops[code]
         self.base, self.specs = self.settings.base, self.settings.specs
+        self.tuned, self.copied = arms_of(self.settings.select_by)
         self.cells = [experiment.cells[code, seed] for seed in self.settings.seeds]
         self.corpus: dict[str, Any] = dict(read_json(shop.folder.stage_path("corpus") / "corpus.json"))
         # One seed has the draws of its evaluations. Several seeds have draws that no other language has.
@@ -148,18 +149,22 @@ class Language:
 
     def summary(self) -> dict[str, Any]:
         """Return the entry of the language in ``summary.json``."""
-        effects = self.settings.effects
+        effects, measured = self.settings.effects, self.settings.needs_contributions
         positions = {str(spec): self._first("positions", f".{spec}") for spec in self.settings.interpreted}
         certificates = {cell.seed: cell.folder.stage_path("certificate") / "certificate.json" for cell in self.cells}
         found = {
             "name": self.corpus["target_language"]["name"],
+            "select_by": self.settings.select_by,
             "pairs": {split: len(self.corpus[split]) for split in ("train", "validation", "test")},
             "corpus": self.corpus["provenance"],
             "licences": self.corpus["licences"],
             "arms": {str(spec): self._arm(spec) for spec in self.specs},
             "controls": self._controls(),
-            "tickets": ticket_facts.of_language(self.cells, self._first("effects", f"@{effects}") if effects else {}),
+            "tickets": ticket_facts.of_language(
+                self.cells, self._first("effects", f"@{effects}") if effects else {}, contributions=measured
+            ),
             "selection": ticket_facts.selection(self.cells[0]),
+            "contributions": contribution_facts.of_language(self.cells) if measured else None,
             "certificates": {str(seed): read_json(path) for seed, path in certificates.items()},
             "interpretation": {spec: shares for spec, shares in positions.items() if shares is not None},
             "gain": self._gain(),
@@ -210,8 +215,8 @@ class Language:
         return comparison.seed_differences(self.per_seed[first], self.per_seed[second])
 
     def _controls(self) -> list[dict[str, Any]]:
-        """Each control minus Partial Tuning of the same size, paired."""
-        pairs = [(spec, replace(spec, name="partial", draw=0)) for spec in self.specs]
+        """Each control minus the arm of the same size that trains the chosen rows, paired."""
+        pairs = [(spec, replace(spec, name=self.tuned, draw=0)) for spec in self.specs]
         return [
             {
                 "control": str(spec),
@@ -220,14 +225,14 @@ class Language:
                 "per_seed": self._by_seed(spec, own),
             }
             for spec, own in pairs
-            if spec.name in COMPARED and own in self.test
+            if spec.name in COMPARED and own in self.test and own != spec
         ]
 
     def _gain(self) -> dict[str, Any]:
         """Embed Tuning's gain in test NLL, and the shares of it that copying and training the tickets recover."""
         untuned, scores = self.test[UNTUNED]["nll"], {str(spec): found["nll"] for spec, found in self.test.items()}
-        gain, size = untuned - scores["embed"], advice.main_size(list(scores))
-        specs = [spec for name in ("transfer", "partial") if (spec := f"{name}@{size}") in scores]
+        gain, size = untuned - scores["embed"], advice.main_size(list(scores), self.tuned)
+        specs = [spec for name in (self.copied, self.tuned) if (spec := f"{name}@{size}") in scores]
         shares = {spec: (untuned - scores[spec]).share_of(gain) for spec in specs}
         return {
             **gain.interval().to_dict(),

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kslottery_fast.base.options import Selector
 from kslottery_fast.ks.significance import critical_count
 from kslottery_fast.lab.experiment.cell import Cell
 from kslottery_fast.lab.experiment.settings import ALPHA_GRID
@@ -17,6 +18,7 @@ from kslottery_fast.lab.experiment.specs import ArmSpec
 from kslottery_fast.tickets.evidence import SELECTORS, frequency_ranks
 from kslottery_fast.tickets.overlap import jaccard, overlap_matrix
 from kslottery_fast.tickets.select import select_tickets
+from kslottery_fast.tickets.selected_rows import SelectedRows
 from kslottery_fast.tickets.tickets import Tickets
 
 from .words import plural
@@ -46,6 +48,12 @@ def tickets_of(cell: Cell, spec: ArmSpec) -> Tickets:
     return replace(found, token_texts=tuple(texts[token] for token in found)) if known else found
 
 
+def rows_of(cell: Cell, spec: ArmSpec, selector: Selector) -> SelectedRows:
+    """Return the rows of an arm of any selector, with the texts of their tokens if its stage kept them."""
+    kept = cell.stage(spec) / "selected.json"
+    return SelectedRows.load(kept) if kept.exists() else cell.selected(selector, spec)
+
+
 def selection(cell: Cell) -> dict[str, Any]:
     """Return the tickets of a cell in numbers."""
     saved, base = saved_tickets(cell), cell.shop.settings
@@ -66,8 +74,11 @@ def selection(cell: Cell) -> dict[str, Any]:
     }
 
 
-def of_language(cells: Sequence[Cell], effects: Mapping[str, Any]) -> dict[str, Any]:
-    """Return counts by alpha and steps, overlaps of seeds and of selectors, and the tickets of the first seed."""
+def of_language(cells: Sequence[Cell], effects: Mapping[str, Any], *, contributions: bool = False) -> dict[str, Any]:
+    """Return counts by alpha and steps, overlaps of seeds and of selectors, and the tickets of the first seed.
+
+    ``contributions`` says whether those of the rows were measured.
+    """
     base, evidence, saved = cells[0].shop.settings, [cell.evidence for cell in cells], saved_tickets(cells[0])
     alphas = sorted({*ALPHA_GRID, base.alpha, base.alpha / 2, min(2 * base.alpha, (1 + base.alpha) / 2)})
 
@@ -86,7 +97,7 @@ def of_language(cells: Sequence[Cell], effects: Mapping[str, Any]) -> dict[str, 
             for place, (step, _) in enumerate(evidence[0].trajectory)
         ],
         **of_seeds(cells),
-        "overlap_of_selectors": _of_selectors(cells, len(saved)),
+        "overlap_of_selectors": _of_selectors(cells, len(saved), contributions=contributions),
         "spec": str(cells[0].own_tickets()),
         "list": _list(cells[0], saved, effects),
     }
@@ -151,12 +162,10 @@ def of_seeds(cells: Sequence[Cell]) -> dict[str, Any]:
     return {"overlap_of_seeds": sum(pairs) / len(pairs), "overlap_of": words}
 
 
-def _of_selectors(cells: Sequence[Cell], k: int) -> dict[str, Any]:
-    sets = [
-        [set(cell.evidence.token_ids[order(cell.evidence, cell.seed)[:k]].tolist()) for cell in cells]
-        for order in SELECTORS.values()
-    ]
-    return {"rows": k, "names": list(SELECTORS), "matrix": overlap_matrix(sets)}
+def _of_selectors(cells: Sequence[Cell], k: int, *, contributions: bool) -> dict[str, Any]:
+    names = [*SELECTORS, *(["contribution"] if contributions else [])]
+    sets = [[set(cell.order(name)[:k].tolist()) for cell in cells] for name in names]
+    return {"rows": k, "names": names, "matrix": overlap_matrix(sets)}
 
 
 def of_languages(cells: Mapping[str, Sequence[Cell]]) -> dict[str, Any]:

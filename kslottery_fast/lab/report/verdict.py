@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kslottery_fast.lab.experiment.specs import FACTS, shown_rates
+from kslottery_fast.lab.experiment.specs import FACTS, arms_of, shown_rates
 
 from .advice import main_size
 from .answer import answer
@@ -90,7 +90,8 @@ def on_test(language: Mapping[str, Any]) -> str:
     best = best_arm(language)
     if best is None:
         return f"Embed Tuning lowers the test NLL by {amount}. No arm here trains or copies chosen rows."
-    none = f"No row is significant at alpha = {selection['alpha']:g}. " if selection["selected_by"] == "top_k" else ""
+    significant = selection["selected_by"] == "alpha" or language.get("select_by", "ks") != "ks"
+    none = "" if significant else f"No row is significant at alpha = {selection['alpha']:g}. "
     rows = chosen_rows(best.selector, _rows(language, best.spec))
     text = f"{none}On the test pairs, {best.verb} {rows} recovers {share_text(best.share)} of Embed Tuning's gain"
     others = _others(language["selectors"], best)
@@ -143,14 +144,14 @@ def best_arm(language: Mapping[str, Any], take: str | None = None) -> Best | Non
     Returns
     -------
     Best or None
-        That arm. If it has no share of the gain, Partial Tuning of the main size or of another size, or a copied set.
+        That arm. If it has no share of the gain, the trained rows of the main size or of another size, or a copied set.
         None if no arm has rows and a share.
     """
     recommendation = language["recommendation"] or {"take": None, "kept": []}
     shares = {one["arm"]: one["test"] for one in recommendation["kept"]} | language["gain"]["shares"]
-    size = main_size(language["arms"])
-    rest = sorted(shares, key=lambda spec: not spec.startswith("partial"))
-    for spec in (take or recommendation["take"], f"partial@{size}", *rest):
+    tuned, _ = arms_of(language.get("select_by", "ks"))
+    rest = sorted(shares, key=lambda spec: not spec.startswith(tuned))
+    for spec in (take or recommendation["take"], f"{tuned}@{main_size(language['arms'], tuned)}", *rest):
         if spec and shares.get(spec) and any(language["arms"][spec]["rows"]):
             return Best(spec, shares[spec])
     return None

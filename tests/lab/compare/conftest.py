@@ -50,6 +50,12 @@ def quick():
 
 
 @pytest.fixture(scope="session")
+def quick_run():
+    """``with quick_run():`` as every test here, for fixtures that many tests share."""
+    return quickly
+
+
+@pytest.fixture(scope="session")
 def made_once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], None]], Path]:
     """``made_once(name, make)``: a folder that ``make`` fills in one of the test processes, for all of them."""
     own = tmp_path_factory.getbasetemp()

@@ -139,6 +139,41 @@ def test_a_folder_from_before_a_setting_existed_reads_as_it_was_made():
     assert (read.stage1_beta2, read.stage1_eps, read.contribution_examples) == (0.999, 1e-8, None)
 
 
+@pytest.mark.parametrize(
+    ("options", "arms"),
+    [
+        (
+            {"select_by": "contribution", "rows": 64},
+            ["transfer-contribution@64", "contribution@64", "frequency@64", "random@64"],
+        ),
+        (
+            {"select_by": "l2", "rows": "enough"},
+            ["transfer-l2@enough", "l2@enough", "frequency@enough", "random@enough"],
+        ),
+        (
+            {"select_by": "frequency"},
+            ["transfer-frequency@tickets", "frequency@tickets", "partial@tickets", "random@tickets"],
+        ),
+        (
+            {"rows": 18},
+            [
+                *("transfer@18", *(f"transfer-contribution@{size}" for size in (18, 64, 200))),
+                *("partial@18", "contribution@18", "frequency@18", "random@18"),
+            ],
+        ),
+    ],
+)
+def test_the_arms_of_a_run_are_those_of_its_selector_and_size_beside_controls(options, arms):
+    found = ExperimentSettings.of_run(RunSettings(), **options)
+    assert [str(spec) for spec in found.specs] == ["untuned", "embed", *arms]
+    assert [str(spec) for spec in found.tuned] == [next(arm for arm in arms if not arm.startswith("transfer"))]
+    again = ExperimentSettings.recorded({"settings": found.binding, "grid": found.grid}, Path("runs/a"))
+    assert (again.grid, again.select_by) == (found.grid, found.select_by)
+    assert ("select_by" in found.grid) == (found.select_by != "ks")
+    with pytest.raises(InputError, match="select_by is 'size': expected 'ks', 'l2'"):
+        ExperimentSettings.of_run(RunSettings(), select_by="size")
+
+
 def test_the_default_comparison_has_four_selectors_at_four_sizes_and_knows_all_of_its_arms():
     found = settings().specs
     selectors = ("ks", "frequency", "l2", "contribution")

@@ -8,11 +8,13 @@ import pytest
 from safetensors.torch import load_file
 
 from kslottery_fast.base.files import write_json
+from kslottery_fast.evaluation.contribution_result import RowContributions
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.experiment.base_model import name_base_model
 from kslottery_fast.lab.experiment.run_folder import read_header
 from kslottery_fast.lab.experiment.settings import ExperimentSettings
 from kslottery_fast.lab.models.loading import LoadedModel
+from kslottery_fast.lab.report.contribution_facts import sentence
 from kslottery_fast.lab.report.products import PRODUCTS, TICKETS, up_to_date
 from kslottery_fast.tickets.tickets import Tickets
 
@@ -67,11 +69,26 @@ def test_every_figure_of_the_page_is_a_png_and_there_is_no_other(finished):
     page = (finished / "report.html").read_text(encoding="utf-8")
     names = {path.stem for path in finished.glob("*.png")}
     figures = {"scores", "sizes", "losses", "costs", "tickets"}
-    figures |= {"histogram", "frequency", "ecdf", "selectors", "certificate"}
+    figures |= {"histogram", "frequency", "ecdf", "contributions", "selectors", "certificate"}
     assert names == {f"{name}-es" for name in figures}
     for name in names:
         assert f'<figure id="{name}">' in page
         assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_rows_account_for_is_in_summary_page_and_table(finished, summary):
+    stages = [finished / "stages" / f"es.{seed}.contribution" / "contributions.safetensors" for seed in (0, 1)]
+    first, second = map(RowContributions.load, stages)
+    found = summary["languages"]["es"]["contributions"]
+    assert found["total"] == [first.total, second.total]
+    assert found["enough"][-1] == {"share": 0.95, "rows": [len(first.enough()), len(second.enough())]}
+    assert sentence(found) in summary["findings"]
+    assert summary["languages"]["es"]["tickets"]["overlap_of_selectors"]["names"][-1] == "contribution"
+    with (finished / "rows-es.csv").open(newline="") as file:
+        lines = {int(line["token_id"]): float(line["contribution"]) for line in csv.DictReader(file)}
+    assert {token: lines[token] for token in first.token_ids.tolist()} == dict(
+        zip(first.token_ids.tolist(), first.contribution.tolist(), strict=True)
+    )
 
 
 def test_what_the_page_says_of_tickets_and_positions_is_what_the_stages_hold(finished, summary):
