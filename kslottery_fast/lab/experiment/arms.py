@@ -163,12 +163,14 @@ class Tune(ChosenRows):
 
 
 class Transfer(ChosenRows):
-    """Copies the chosen rows from the embed-tuned model. Nothing is trained."""
+    """Copies the chosen rows from the embed-tuned model, or all if there are fewer. Nothing is trained."""
 
     kind = "none"
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows | None:
         ids = cell.choose(self.selector, spec)
+        if isinstance(spec.size, int) and len(ids) < spec.size:
+            cell.shop.console.note(f"arm {spec} copies all {len(ids):,} rows that can be chosen by {self.selector}")
         return cell.tuned.only(ids.sort().values) if len(ids) else None
 
 

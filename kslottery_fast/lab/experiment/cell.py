@@ -125,9 +125,9 @@ class Cell:
         return self.evidence.token_ids[row_order(self.evidence, selector, contributions=worth, seed=seed)]
 
     def choose(self, selector: str, spec: ArmSpec) -> Tensor:
-        """The token ids that a selector chooses for an arm, best first. int64 [k]."""
+        """The token ids that a selector chooses for an arm, best first. int64 [k], fewer if there are not k to copy."""
         k, ids = self.size(spec), self.order(selector, spec.draw)
-        if k > len(ids):
+        if k > len(ids) and spec.facts.trains:
             raise InputError(
                 f"arm {spec} asks for {k:,} rows, but only {len(ids):,} rows can be chosen by {selector} "
                 f"({self.code}, seed {self.seed}); ask for fewer"

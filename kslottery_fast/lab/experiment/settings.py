@@ -19,10 +19,39 @@ from .specs import ArmSpec, arms_of, parse_arm
 ALPHA_GRID = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8)
 """The alphas of the certificate's curve. The alpha of the run is added to them."""
 
+BEST_SELECTOR: Selector = "contribution"
+"""The selector other than KS that ``kslottery run`` shows."""
+
+BEST_SIZES = (18, 64, 200)
+"""The numbers of rows that ``kslottery run`` copies by it. Copies cost no training, and say how many are enough."""
+
+
+def run_arms(select_by: Selector = "ks", rows: int | str = "tickets") -> tuple[str, ...]:
+    """The arms of ``kslottery run``: the rows of a selector, copied and trained, and two controls of the same size.
+
+    Beside the KS test stands the best other selector, trained at the same size and copied at several.
+
+    Examples
+    --------
+    >>> run_arms("l2", 64)
+    ('untuned', 'embed', 'transfer-l2@64', 'l2@64', 'frequency@64', 'random@64')
+    """
+    tuned, copied = arms_of(select_by)
+    control = "partial" if select_by == "frequency" else "frequency"
+    best, best_copied = arms_of(BEST_SELECTOR)
+    copies = [f"{best_copied}@{size}" for size in BEST_SIZES] if select_by == "ks" else []
+    others = [best] if select_by == "ks" else []
+    trained = [f"{name}@{rows}" for name in (tuned, *others, control, "random")]
+    return ("untuned", "embed", f"{copied}@{rows}", *copies, *trained)
+
+
+RUN_ARMS = run_arms()
+"""The default arms of ``kslottery run``."""
+
 COMPARE_ARMS = (
-    *("untuned", "embed", "partial@0.05", "partial@18", "partial@64", "transfer@0.05"),
-    *("frequency@0.05", "frequency@18", "frequency@64", "random@0.05", "l2@0.05", "gradient@0.05"),
-    *("frozen@0.05", "noise@0.05", "lora@0.05", "prefix@0.05"),
+    *("untuned", "embed", "transfer@64", "transfer-contribution@64"),
+    *(f"{name}@{size}" for size in (18, 64, 200, 0.05) for name in ("partial", "frequency", "l2", "contribution")),
+    *("random@64", "frozen@64", "lora@64", "prefix@64"),
 )
 """The default arms of ``kslottery compare``. ``full`` is left out: it needs the memory of a whole model's optimizer."""
 
@@ -278,9 +307,7 @@ class ExperimentSettings:
         """
         chosen = base.seed if seed is None else seed
         check_choice(select_by, get_args(Selector), "select_by")
-        tuned, copied = arms_of(select_by)
-        control = "partial" if select_by == "frequency" else "frequency"
-        arms = ("untuned", "embed", *(f"{name}@{rows}" for name in (copied, tuned, control, "random")))
+        arms = run_arms(select_by, rows)
         return cls(base, arms, (chosen,), (base.target,), effects=0, paraphrase=False, select_by=select_by)
 
     @classmethod

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from kslottery_fast.lab.experiment.specs import arms_of
 
 from . import contribution_facts, rates
+from .answer import answer, reason
 from .certified import certified_text, level_at
+from .selector_text import selector_sentences
 from .words import arm_label, is_model, rows_noun, share_text
 
 FEW, MANY, STEEP, UNSTABLE = 5, 0.1, 3.0, 0.5
@@ -19,66 +20,8 @@ FEW: fewer tickets than this. MANY: a larger share of the active rows than this.
 this factor when alpha is doubled or halved. UNSTABLE: a mean Jaccard overlap between seeds below this.
 """
 
-Outcome = Literal["better", "worse", "tie"]
-
-_CONTROLS = {"frequency": "equally many of the most frequent tokens", "random": "equally many random corpus rows"}
-_SELECTIONS = {"ks": "the KS test", "l2": "L2 shift", "gradient": "gradients"}
-_SELECTIONS |= {"frequency": "frequency", "contribution": "contribution"}
 _ONE = "There is one training seed, so it is unknown how much these differences vary between seeds."
 _CORRECTIONS = {None: "", "bonferroni": " (Bonferroni)", "bh": " (Benjamini-Hochberg)"}
-
-
-def recommendation_text(found: Mapping[str, Any] | None, arm: str = "partial") -> str:
-    """Say which set of tickets is recommended, or why none is.
-
-    Parameters
-    ----------
-    found : mapping or None
-        The entry ``recommendation`` of a language in ``summary.json``.
-    arm : str
-        The arm that trains the chosen rows.
-
-    Returns
-    -------
-    str
-        One to three sentences.
-
-    Examples
-    --------
-    >>> recommendation_text(None).partition(",")[0]
-    'No recommendation: Embed Tuning did not clearly lower the validation NLL'
-    """
-    if found is None:
-        return (
-            "No recommendation: Embed Tuning did not clearly lower the validation NLL, so no set can keep a "
-            "share of its gain. Train longer or try another learning rate."
-        )
-    if not found["kept"]:
-        return f"No recommendation: the comparison has no arm `{arm}`. Add some, for example {arm}@18 and {arm}@64."
-    rule = (
-        f"at least {1 - found['margin']:.0%} of Embed Tuning's gain in validation NLL (lower end of the 95% interval)"
-    )
-    if found["arm"] is None:
-        best = max(found["kept"], key=lambda one: one["value"])
-        return (
-            f"No recommendation: a set of tickets is recommended if it and all larger sets keep {rule}. No set here "
-            f"meets this condition. The best one, {best['arm']} ({best['rows']:,.0f} rows), keeps {_share_text(best)}. "
-            "Add larger sets."
-        )
-    one = next(one for one in found["kept"] if one["arm"] == found["arm"])
-    on_test = (
-        "its share cannot be given because the gain there is not clearly above 0"
-        if one["test"] is None
-        else f"it keeps {_share_text(one['test'])}"
-    )
-    return (
-        f"Recommended: {one['arm']}, {one['rows']:,.0f} rows. It is the smallest set that, like all larger sets, "
-        f"keeps {rule}. It keeps {_share_text(one)}. On the test pairs, which were not used to choose it, {on_test}."
-    )
-
-
-def _share_text(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.0%} (95% interval {found['low']:.0%} to {found['high']:.0%})"
 
 
 def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
@@ -94,21 +37,21 @@ def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
     Returns
     -------
     list of str
-        The findings, each of one or more sentences.
+        The findings, each of one or more sentences. The first is the answer to the question how many rows are enough.
     """
     arms, recommendation, selection = language["arms"], language["recommendation"], language["selection"]
-    tuned, _ = arms_of(language.get("select_by", "ks"))
-    sets, seeds = _sets(arms, tuned), list(language["certificates"])
+    seeds, compared = list(language["certificates"]), selector_sentences(language["selectors"], arms)
     one_of = f" with training seed {seeds[0]}" if len(seeds) > 1 else ""
+    tuned, _ = arms_of(language.get("select_by", "ks"))
     own = f"{tuned}@{main_size(arms, tuned)}"
-    only_tickets = sets and all(map(is_model, sets))  # leaves nothing to choose from
     return [
-        *([] if only_tickets else [recommendation_text(recommendation, tuned)]),
+        answer(recommendation),
+        *filter(None, [reason(recommendation)]),
+        *compared,
+        *([_ONE] if compared and len(seeds) == 1 else []),
         _selection(selection, correction, one_of),
         *_contributions(language),
         _gain(language, own),
-        *(_control(entry, language) for entry in language["controls"]),
-        *([_ONE] if language["controls"] and len(seeds) == 1 else []),
         _stopping(arms, own if own in arms else "embed"),
         _certified(language["certificates"][seeds[0]], selection, one_of),
         *_warnings(language["tickets"]),
@@ -140,31 +83,6 @@ def main_size(specs: Iterable[str], arm: str = "partial") -> str:
     return "tickets" if "tickets" in sizes or not sizes else sizes[0]
 
 
-def outcome(entry: Mapping[str, Any]) -> Outcome:
-    """Return how a control did compared with tickets of the same number.
-
-    Parameters
-    ----------
-    entry : mapping
-        An entry of ``controls`` of a language in ``summary.json``. Its differences are control minus tickets.
-
-    Returns
-    -------
-    {"better", "worse", "tie"}
-        A control is better or worse only if the 95% interval of the NLL difference excludes 0 and the difference has
-        the same sign with every training seed.
-
-    Examples
-    --------
-    >>> outcome({"difference": {"nll": {"low": 0.1, "high": 0.3}}, "per_seed": [{"nll": 0.2}]})
-    'worse'
-    """
-    found, seeds = entry["difference"]["nll"], [seed["nll"] for seed in entry["per_seed"]]
-    if found["low"] > 0 and min(seeds) > 0:
-        return "worse"
-    return "better" if found["high"] < 0 and max(seeds) < 0 else "tie"
-
-
 def _sets(specs: Iterable[str], arm: str) -> list[str]:
     """The arms of this name with the default learning rate."""
     return [spec for spec in specs if spec.startswith(f"{arm}@") and ":" not in spec]
@@ -175,12 +93,11 @@ def _tickets_of(selection: Mapping[str, Any]) -> str:
 
 
 def _rows_of(spec: str, language: Mapping[str, Any]) -> str:
-    """The rows of an arm in words; the tickets with their number if it is the same for all seeds."""
+    """The rows of Partial Tuning in words; the tickets with their number if it is the same for all seeds."""
     if not is_model(spec):
         return f"the rows of {spec}"
     several = spec in language["arms"] and len(set(language["arms"][spec]["rows"])) > 1
-    own = "the tickets" if several else _tickets_of(language["selection"])
-    return _CONTROLS.get(spec.partition("@")[0], own)
+    return "the tickets" if several else _tickets_of(language["selection"])
 
 
 def _selection(tickets: Mapping[str, Any], correction: str | None, seed: str) -> str:
@@ -227,30 +144,6 @@ def _gain(language: Mapping[str, Any], own: str) -> str:
         text += f" {verb.capitalize()} {_rows_of(own, language)} recovers {share} of this gain"
         text += "".join(f"; {verb} them recovers {share}" for verb, share in rest) + "."
     return text
-
-
-def _control(entry: Mapping[str, Any], language: Mapping[str, Any]) -> str:
-    """Whether a control of the same size did as well as the tickets."""
-    arms, pair = language["arms"], (entry["control"], entry["own"])
-    found, seeds = entry["difference"]["nll"], [seed["nll"] for seed in entry["per_seed"]]
-    theirs, own = (arm_label(spec, arms[spec]) if is_model(spec) else spec for spec in pair)
-    covered = [fmean(arms[spec]["coverage"]) for spec in pair]
-    by_seed = f" By seed: {', '.join(f'{value:+.3f}' for value in seeds)}." if len(seeds) > 1 else ""
-    facts = (
-        f"The difference in test NLL ({theirs} minus {own}) is {found['value']:+.3f} nats per token "
-        f"({_interval(found, '+')}).{by_seed} Coverage of the training tokens is {covered[0]:.0%} for {theirs} and "
-        f"{covered[1]:.0%} for {own}."
-    )
-    other, rows = (_rows_of(spec, language) for spec in pair)
-    match outcome(entry):
-        case "worse":
-            return f"Training {rows} gave a better model than training {other}. {facts}"
-        case "better":
-            return (
-                f"Training {rows} gave a worse model than training {other}. {facts} Selection by "
-                f"{_SELECTIONS[language.get('select_by', 'ks')]} is therefore not what makes rows useful here."
-            )
-    return f"Training {rows} and training {other} gave models that cannot be told apart here. {facts}"
 
 
 def _stopping(arms: Mapping[str, Any], tuned: str) -> str:

@@ -27,6 +27,7 @@ SERIES = {  # arms whose size can grow, with their marker; labels tell them apar
     "gradient": ("Gradient", "P"),
     "contribution": ("Contribution", "*"),
     "transfer": ("Partial Transfer (KS)", "^"),
+    "transfer-contribution": ("Contribution Transfer", "1"),
     "lora": ("LoRA", "x"),
     "prefix": ("Prefix Tuning", "+"),
 }

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from kslottery_fast.base.visible import visible_text, visible_token
 from kslottery_fast.evaluation.effects import PARTS
 
-from . import tables, words
+from . import selector_table, tables, words
 from .certified import certified_text
 from .glossary import TERMS, link_first_uses
 from .picture import CSS_VARIABLES, Picture, colour_of
@@ -76,7 +76,7 @@ def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures:
         "certified": certified_text,
         "count": words.count_text,
         "groups": fact_groups,
-        "interval": tables.interval_cell,
+        "interval": words.interval_cell,
         "number": words.number,
         "percent": words.percent,
         "plural": words.plural,
@@ -121,7 +121,9 @@ def _content(
         "environment": _without_paths({name: one for name, one in environment.items() if name not in hidden}),
         "commands": environment["commands"],
         "parts": PARTS,
-        "notes": {"gains": tables.GAINS_NOTE, "costs": tables.COSTS_NOTE},
+        "notes": {"gains": tables.GAINS_NOTE, "costs": tables.COSTS_NOTE, "selectors": selector_table.NOTE},
+        "selector_headings": selector_table.HEADINGS,
+        "selector_rows": selector_table.table_rows,
         "max_sample": MAX_SAMPLE_CHARS,
         "terms": TERMS,
     }

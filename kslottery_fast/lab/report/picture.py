@@ -130,7 +130,7 @@ def style() -> AbstractContextManager[None]:
 def colour_of(arm: str) -> str:
     """Return the colour of an arm, which does not depend on its size; a muted one if it has no colour of its own."""
     name = re.split("[@:]", arm)[0]
-    return MODEL_COLOURS[MODELS[name][0]] if name in MODELS else _OTHERS.get(name, MUTED)
+    return MODEL_COLOURS[MODELS[name][0]] if name in MODELS else _OTHERS.get(name.removeprefix("transfer-"), MUTED)
 
 
 def panels(height: float, shape: tuple[int, int] = (1, 1), width: float = WIDTH, **options: Any) -> tuple[Figure, Any]:

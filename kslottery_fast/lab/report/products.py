@@ -63,7 +63,7 @@ def up_to_date(output: Path, settings: ExperimentSettings) -> bool:
     if (
         summary.get("grid") != settings.grid
         or summary.get("version") != installed_version()
-        or "verdict" not in summary
+        or "on_test" not in summary
     ):
         return False
     page = (output / "report.html").read_text(encoding="utf-8")

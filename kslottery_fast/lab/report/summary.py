@@ -20,7 +20,8 @@ from kslottery_fast.lab.experiment.specs import ArmSpec, arms_of
 
 from . import advice, contribution_facts, rates, ticket_facts
 from .costs import costs
-from .verdict import verdict, verdict_over
+from .selector_facts import mean_over_languages, recommendation, selectors
+from .verdict import on_test, on_test_over, verdict, verdict_over
 from .words import is_plain_grid, model_key, plural
 
 FORMAT = "kslottery-summary/1"
@@ -53,7 +54,8 @@ def summarize(experiment: Experiment) -> dict[str, Any]:
         "format": FORMAT,
         "version": installed_version(),
         "title": _title(list(languages.values())),
-        "verdict": verdict_over(list(found.values())),
+        "verdict": "",
+        "on_test": "",
         "settings": asdict(settings.base),
         "grid": settings.grid,
         "signatures": first.signatures(),
@@ -66,10 +68,13 @@ def summarize(experiment: Experiment) -> dict[str, Any]:
         "certificate": next(iter(shown["certificates"].values())),
         "findings": shown["advice"],
         "languages": found,
+        "recommendation": shown["recommendation"],
+        "selectors": shown["selectors"],
     }
     if len(languages) > 1:
-        summary["mean"] = _mean(list(languages.values()))
+        summary |= _mean(list(languages.values()))
         summary["language_overlap"] = ticket_facts.of_languages({code: one.cells for code, one in languages.items()})
+    summary |= {"verdict": verdict_over(summary), "on_test": on_test_over(summary)}
     return {**summary, "seconds": {job.stage: experiment.folder.seconds(job.stage) for job in experiment.jobs()}}
 
 
@@ -80,6 +85,10 @@ class Language:
     ----------
     test, paraphrased, validation : dict
         Replicates by arm. ``paraphrased`` is empty without the paraphrase check. ``validation`` has the NLL only.
+    per_seed : dict
+        The scores of every training seed on the test pairs, by arm.
+    rows : dict
+        The number of rows of each arm, averaged over seeds. 0 if it changes other parameters.
     """
 
     def __init__(self, experiment: Experiment, code: str) -> None:
@@ -105,11 +114,10 @@ class Language:
         if self.settings.paraphrase:
             found = {spec: [one["paraphrased"] for one in seeds] for spec, seeds in loaded.items()}
             self.paraphrased = self._replicates(found, self.seed, PARAPHRASE_METRICS)
-        draws = {"n_bootstrap": self.base.n_bootstrap, "seed": self.seed}
-        self.validation = {
-            spec: comparison.nll_replicates([load_nll(stage) for stage in stages], **draws)
-            for spec, stages in scored.items()
-        }
+        self.likelihoods = {spec: [load_nll(stage) for stage in stages] for spec, stages in scored.items()}
+        self.validation = self._validation(self.seed)
+        records = {spec: [cell.record(spec) for cell in self.arm_cells(spec)] for spec in self.specs}
+        self.rows = {spec: fmean(int(str(one["rows"] or 0)) for one in found) for spec, found in records.items()}
 
     def arm_cells(self, spec: ArmSpec) -> list[Cell]:
         """Return the cells of an arm: one for each seed, or a single one if the arm does not depend on the seed."""
@@ -119,6 +127,15 @@ class Language:
         """Return ``test`` computed with draws that no other language has, as a mean over languages needs."""
         seed = comparison.language_seed(self.base.seed, self.code)
         return self.test if seed == self.seed else self._replicates(self.evaluations, seed)
+
+    def validation_apart(self) -> dict[ArmSpec, Replicates]:
+        """Return ``validation`` computed with draws that no other language has."""
+        seed = comparison.language_seed(self.base.seed, self.code)
+        return self.validation if seed == self.seed else self._validation(seed)
+
+    def _validation(self, seed: int) -> dict[ArmSpec, Replicates]:
+        draws = {"n_bootstrap": self.base.n_bootstrap, "seed": seed}
+        return {spec: comparison.nll_replicates(found, **draws) for spec, found in self.likelihoods.items()}
 
     def _replicates(
         self, evaluations: Mapping[ArmSpec, Sequence[Evaluation]], seed: int, metrics: Sequence[str] = SCORES
@@ -151,10 +168,12 @@ class Language:
             "certificates": {str(seed): read_json(path) for seed, path in certificates.items()},
             "interpretation": {spec: shares for spec, shares in positions.items() if shares is not None},
             "gain": self._gain(),
-            "recommendation": self._recommendation(),
+            "recommendation": recommendation(self.validation, self.test, self.rows, self.settings.margin),
+            "selectors": selectors(self.test, self.per_seed, self.rows),
             "samples": self._samples(),
         }
-        return {**found, "advice": advice.sentences(found, self.base.correction), "verdict": verdict(found)}
+        said = {"advice": advice.sentences(found, self.base.correction), "verdict": verdict(found)}
+        return {**found, **said, "on_test": on_test(found)}
 
     def _first(self, kind: str, of: str) -> Any:
         """The result of a stage of the first seed."""
@@ -220,14 +239,6 @@ class Language:
             "shares": {spec: share and share.to_dict() for spec, share in shares.items()},
         }
 
-    def _recommendation(self) -> dict[str, Any] | None:
-        def candidate(spec: ArmSpec) -> comparison.Candidate:
-            rows = fmean(int(str(cell.record(spec)["rows"])) for cell in self.arm_cells(spec))
-            return comparison.Candidate(str(spec), rows, self.validation[spec], self.test[spec]["nll"])
-
-        sets = [candidate(spec) for spec in self.settings.tuned if not spec.learning_rate]
-        return comparison.recommend(sets, candidate(UNTUNED), candidate(EMBED), self.settings.margin)
-
     def _samples(self) -> list[dict[str, str]]:
         """Test pairs with the outputs of every arm, for the first seed."""
         outputs = {model_key(str(spec)): found[0].outputs for spec, found in self.evaluations.items()}
@@ -260,10 +271,12 @@ def _title(languages: Sequence[Language]) -> str:
 
 
 def _mean(languages: Sequence[Language]) -> dict[str, Any]:
+    """The mean over languages: scores of the arms, recommendation, and comparison of the selectors."""
     result, sentences = {}, sum(len(language.corpus["test"]) for language in languages)
-    scores = [language.apart() for language in languages]
-    for spec in languages[0].specs:
-        arm, untuned, embed = (comparison.mean_over([one[of] for one in scores]) for of in (spec, UNTUNED, EMBED))
+    scores, specs = [language.apart() for language in languages], languages[0].specs
+    test = {spec: comparison.mean_over([one[spec] for one in scores]) for spec in specs}
+    for spec in specs:
+        arm, untuned, embed = (test[of] for of in (spec, UNTUNED, EMBED))
         result[str(spec)] = {
             "label": spec.facts.label,
             "scores": _plain(comparison.score_intervals(arm, sentences)),
@@ -271,7 +284,15 @@ def _mean(languages: Sequence[Language]) -> dict[str, Any]:
             "against_embed": _plain(comparison.differences(arm, embed)),
             "decomposition": _plain(comparison.decomposition(arm, untuned)),
         }
-    return result
+    likelihoods = [language.validation_apart() for language in languages]
+    validation = {spec: comparison.mean_over([{"nll": one[spec]} for one in likelihoods])["nll"] for spec in specs}
+    rows = {spec: fmean(language.rows[spec] for language in languages) for spec in specs}
+    per_seed = [language.per_seed for language in languages]
+    return {
+        "mean": result,
+        "recommendation": recommendation(validation, test, rows, languages[0].settings.margin),
+        "selectors": mean_over_languages(scores, per_seed, [language.rows for language in languages]),
+    }
 
 
 def _plain(found: Mapping[str, Interval | Replicates]) -> dict[str, dict[str, float]]:

@@ -19,8 +19,19 @@ from kslottery_fast.base.visible import visible_text
 from kslottery_fast.evaluation.evaluate import Evaluation
 from kslottery_fast.lab.experiment.console import duration
 
-from . import rates
-from .words import NOTHING, arm_label, compact, count_text, is_plain, number, percent, selection_of
+from . import rates, selector_table
+from .words import (
+    NOTHING,
+    Cell,
+    arm_label,
+    compact,
+    count_text,
+    interval_cell,
+    is_plain,
+    number,
+    percent,
+    selection_of,
+)
 
 WIDE = 220  # characters that all columns side by side need
 FILES = {
@@ -34,7 +45,6 @@ FILES = {
 _ROW = "{:21} {:>6} {:>8} {:>9} {:>8} {:>9} {:>6} {:>6}"
 
 Arm = Mapping[str, Any]
-Cell = tuple[str, str]  # a value, and under it an interval or nothing
 
 
 @dataclass(frozen=True)
@@ -60,17 +70,6 @@ class Column:
     def short(self, arm: Arm) -> Cell:
         """Return the cell for a narrow table."""
         return (self.narrow or self.cell)(arm)
-
-
-def interval_cell(
-    found: Mapping[str, float] | None, digits: int, ends: int | None = None, *, signed: bool = False
-) -> Cell:
-    """A value and its interval with a fixed number of digits; ``ends``: the digits of the interval, if other."""
-    if found is None:
-        return NOTHING, ""
-    sign, to = ("+", "…") if signed else (",", "–")
-    low, high = (f"{found[name]:{sign}.{digits if ends is None else ends}f}" for name in ("low", "high"))
-    return f"{found['value']:{sign}.{digits}f}", f"{low}{to}{high}"
 
 
 def _score(metric: str, digits: int, ends: int) -> Callable[[Arm], Cell]:
@@ -202,36 +201,43 @@ def print_summary(summary: Mapping[str, Any], console: Console, folder: Path) ->
         The folder of the experiment, whose files are listed.
     """
     plain = is_plain(summary)
-    groups: tuple[tuple[Column, ...], ...] = (MODELS,) if plain else ((NLL, EMBED, *BLEU, ENDS), GAINS, COSTS)
+    tables: tuple[tuple[Column, ...], ...] = (MODELS,) if plain else ((NLL, EMBED, *BLEU, ENDS), GAINS, COSTS)
     if not plain and console.width >= WIDE:
-        groups = ((*groups[0], *CHRF, CHARS, *GAINS, *COSTS),)
+        tables = ((*tables[0], *CHRF, CHARS, *GAINS, *COSTS),)
     console.print(Text(visible_text(str(summary["title"])), style="bold"))
-    for _, name, arms in parts(summary):
+    for code, name, arms in parts(summary):
         if not plain:
             console.print()
             console.print(Text(visible_text(name), style="bold"))
-        for place, columns in enumerate(groups):
+        for place, columns in enumerate(tables):
             if place:
                 console.print()
             if found := shown(columns, list(arms.values())):
                 # In a table without edges, columns that rich shrinks take a little more room than they are given.
                 console.print(_table(arms, found, console.width, plain), width=None if plain else console.width - 2)
+        if groups := selector_table.groups_of(summary, code):
+            console.print()
+            console.print(_selectors(groups))
     if plain:
         selected = selection_of(summary, next(iter(summary["languages"])))
         console.print(Text(f"Selected: {selected}. Second lines: 95% intervals over sentences."))
     else:
         console.print(Text(NOTE))
+    if summary["selectors"]:
+        console.print(Text(selector_table.NOTE))
     for language in summary["languages"].values():
         console.print()
         start = f"- {language['name']}: " if len(summary["languages"]) > 1 else "- "
         for sentence in language["advice"]:
-            console.print(f"{start}{sentence}", markup=False)
+            if sentence != summary["verdict"]:
+                console.print(f"{start}{sentence}", markup=False)
     console.print()
     for what, file in FILES.items():
         if (folder / file).exists():
             console.print(f"{what + ':':14}{folder / file}", markup=False, soft_wrap=True)
     console.print()
     console.print(f"Verdict: {summary['verdict']}", markup=False)
+    console.print(summary["on_test"], markup=False)
 
 
 def _table(arms: Mapping[str, Arm], columns: list[Column], width: int, plain: bool) -> Table:
@@ -249,6 +255,16 @@ def _table(arms: Mapping[str, Arm], columns: list[Column], width: int, plain: bo
     return table
 
 
+def _selectors(groups: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    for place, heading in enumerate(selector_table.HEADINGS):
+        table.add_column(heading, justify="right" if place > 1 else "left")
+    for cells in selector_table.table_rows(groups):
+        gap = "\n" if any(bounds for _, bounds in cells) else ""
+        table.add_row(*(Text.assemble(value, gap, (bounds, "dim")) for value, bounds in cells))
+    return table
+
+
 def csv_text(summary: Mapping[str, Any]) -> str:
     """Write every score and difference with its bounds, and the costs, as CSV.
 
@@ -260,13 +276,17 @@ def csv_text(summary: Mapping[str, Any]) -> str:
     Returns
     -------
     str
-        A line for every arm of every language. Shares are numbers between 0 and 1.
+        A line for every arm of every language, and for the mean of several draws of random rows. Shares are numbers
+        between 0 and 1. The columns ``against_frequency`` and ``against_ks`` compare selectors of the same size.
     """
-    lines = [
-        {"language": code, "arm": spec, "label": arm["label"], **_flat(arm)}
-        for code, _, arms in parts(summary)
-        for spec, arm in arms.items()
-    ]
+    lines: list[dict[str, Any]] = []
+    for code, _, arms in parts(summary):
+        columns, means = selector_table.csv_columns(selector_table.groups_of(summary, code))
+        lines += [
+            {"language": code, "arm": spec, "label": arm["label"], **_flat(arm), **columns.get(spec, {})}
+            for spec, arm in arms.items()
+        ]
+        lines += [{"language": code, **line} for line in means]
     names = list(dict.fromkeys(name for line in lines for name in line))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")

@@ -1,50 +1,43 @@
-"""The verdict: one line that says what an experiment found."""
+"""What an experiment found, for the first screen: the answer from validation, and what the test pairs say about it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kslottery_fast.lab.experiment.specs import arms_of
+from kslottery_fast.lab.experiment.specs import FACTS, arms_of, shown_rates
 
-from .advice import Outcome, main_size, outcome
-from .words import is_model, listed, rows_noun, share_text
+from .advice import main_size
+from .answer import answer
+from .words import Outcome, chosen_rows, listed, options_of, share_text, way_of
 
 MAX_LISTED = 4  # with more languages than this, only the extremes are named
 
 _DO: dict[Outcome, str] = {"better": "do better", "worse": "do worse", "tie": "show no clear difference"}
-_CONTROLS = {
-    "partial": ("the {} rows of largest D", "equally many rows of largest D"),
-    "frequency": ("the {} most frequent tokens", "equally many of the most frequent tokens"),
-    "random": ("{} random rows", "equally many random rows"),
-    "l2": ("the {} rows of largest L2 shift", "equally many rows of largest L2 shift"),
-    "gradient": ("the {} rows of largest gradient", "equally many rows of largest gradient"),
-    "contribution": ("the {} rows of largest contribution", "equally many rows of largest contribution"),
-}
-
-
-_ROWS = {
-    "ks": "rows of largest D",
-    "l2": "rows of largest L2 shift",
-    "gradient": "rows of largest gradient",
-    "frequency": "rows of the most frequent tokens",
-    "contribution": "rows of largest contribution",
-}
+_REVERSED: dict[Outcome, Outcome] = {"better": "worse", "worse": "better", "tie": "tie"}
 
 
 class Best(NamedTuple):
-    """The arm that the verdict is about: its spec, and the share of Embed Tuning's gain that it recovers."""
+    """The arm that a verdict is about: its spec, and the share of Embed Tuning's gain that it recovers."""
 
     spec: str
     share: Mapping[str, float]
 
     @property
+    def selector(self) -> str:
+        return FACTS[_name(self.spec)].selector or self.spec
+
+    @property
+    def copied(self) -> bool:
+        return not FACTS[_name(self.spec)].trains
+
+    @property
     def verb(self) -> str:
-        return "copying" if self.spec.startswith("transfer") else "training"
+        return "copying" if self.copied else "training"
 
 
 def verdict(language: Mapping[str, Any]) -> str:
-    """State the result for one language.
+    """State how many rows are enough in one language.
 
     Parameters
     ----------
@@ -54,8 +47,41 @@ def verdict(language: Mapping[str, Any]) -> str:
     Returns
     -------
     str
-        One line: the share of Embed Tuning's gain that the recommended tickets recover (without a recommendation, the
-        tickets that the findings are about), with its 95% interval, and how the controls of the same size did.
+        One line, computed from the validation pairs.
+    """
+    return answer(language["recommendation"])
+
+
+def verdict_over(summary: Mapping[str, Any]) -> str:
+    """State how many rows are enough in an experiment.
+
+    Parameters
+    ----------
+    summary : mapping
+        The content of ``summary.json``, with its entries ``languages`` and ``recommendation``.
+
+    Returns
+    -------
+    str
+        One line: that of the language if there is one, otherwise that of the mean over languages.
+    """
+    count = len(summary["languages"])
+    return answer(summary["recommendation"], f"in the mean over {count} languages" if count > 1 else "")
+
+
+def on_test(language: Mapping[str, Any]) -> str:
+    """State what the test pairs say about the rows to take.
+
+    Parameters
+    ----------
+    language : mapping
+        The entry of the language in ``summary.json``.
+
+    Returns
+    -------
+    str
+        The share of Embed Tuning's gain that these rows recover (without a set to take, the tickets that the findings
+        are about), with its 95% interval, and how the other selectors did at the same size.
     """
     gain, selection = language["gain"], language["selection"]
     amount = f"{gain['value']:.3f} nats per token, 95% interval {gain['low']:.3f} to {gain['high']:.3f}"
@@ -63,113 +89,125 @@ def verdict(language: Mapping[str, Any]) -> str:
         return f"Embed Tuning did not clearly lower the test NLL (gain {amount}), so no share of its gain can be given."
     best = best_arm(language)
     if best is None:
-        return f"Embed Tuning lowers the test NLL by {amount}. No arm here trains or copies tickets."
-    start, rows = "", f"{_counts(language, best.spec)} of {selection['vocab_size']:,} rows"
-    if selection["selected_by"] == "top_k" and language.get("select_by", "ks") == "ks":
-        start = f"No row is significant at alpha = {selection['alpha']:g}. "
-        if best.spec.endswith("@tickets"):
-            rows = f"the {_counts(language, best.spec)} {rows_noun(selection)}"
-    text = f"{start}{best.verb.capitalize()} {rows} recovers {share_text(best.share)} of Embed Tuning's gain"
-    controls = _controls(language, best.spec)
-    return _joined([text, listed(controls)] if controls else [text])
+        return f"Embed Tuning lowers the test NLL by {amount}. No arm here trains or copies chosen rows."
+    significant = selection["selected_by"] == "alpha" or language.get("select_by", "ks") != "ks"
+    none = "" if significant else f"No row is significant at alpha = {selection['alpha']:g}. "
+    rows = chosen_rows(best.selector, _rows(language, best.spec))
+    text = f"{none}On the test pairs, {best.verb} {rows} recovers {share_text(best.share)} of Embed Tuning's gain"
+    others = _others(language["selectors"], best)
+    return _joined([text, _at_this_size(others)] if others else [text])
 
 
-def verdict_over(languages: Sequence[Mapping[str, Any]]) -> str:
-    """State the result of an experiment.
+def on_test_over(summary: Mapping[str, Any]) -> str:
+    """State what the test pairs say about the rows to take, in all languages of an experiment.
 
     Parameters
     ----------
-    languages : sequence of mapping
-        The entries of its languages in ``summary.json``.
+    summary : mapping
+        The content of ``summary.json``, with its entries ``languages``, ``recommendation`` and ``selectors``.
 
     Returns
     -------
     str
-        One line: that of the language if there is one; otherwise the shares and controls of all languages together.
+        That of the language if there is one. Otherwise the shares that the same arm recovers in each language, and in
+        which languages the other selectors of the same size do better or worse.
     """
+    languages = list(summary["languages"].values())
     if len(languages) == 1:
-        return verdict(languages[0])
-    found = {one["name"]: best_arm(one) for one in languages if one["gain"]["low"] > 0}
+        return on_test(languages[0])
+    take = (summary["recommendation"] or {"take": None})["take"]
+    found = {one["name"]: best_arm(one, take) for one in languages if one["gain"]["low"] > 0}
     told = {name: best for name, best in found.items() if best is not None}
     failed = [one["name"] for one in languages if one["gain"]["low"] <= 0]
-    parts = [_shares(languages, told)] if told else []
+    parts = [_shares(told)] if told else []
     if found and not told:
-        parts.append("No arm here trains or copies tickets")
+        parts.append("No arm here trains or copies chosen rows")
     parts += _outcomes(languages, told)
+    if told:
+        others = _others(summary["selectors"], next(iter(told.values())))
+        parts += [f"in the mean over languages, {listed(_done(others))}"] if others else []
     if failed:
-        parts.append(
-            f"Embed Tuning did not clearly lower the test NLL in {_of(failed, [o['name'] for o in languages])}"
-        )
+        parts.append(f"Embed Tuning did not clearly lower the test NLL in {_of(failed, len(languages))}")
     return _joined(parts)
 
 
-def best_arm(language: Mapping[str, Any]) -> Best | None:
-    """Return the arm that a verdict is about.
+def best_arm(language: Mapping[str, Any], take: str | None = None) -> Best | None:
+    """Return the arm that the verdict is about.
 
     Parameters
     ----------
     language : mapping
         The entry of the language in ``summary.json``.
+    take : str, optional
+        An arm to prefer, by default that which the recommendation of the language takes.
 
     Returns
     -------
     Best or None
-        Partial Tuning with the recommended size, otherwise with the main size, otherwise with another size;
-        Partial Transfer if nothing was tuned. If another selector than the KS test is the method, its arms instead.
+        That arm. If it has no share of the gain, the trained rows of the main size or of another size, or a copied set.
         None if no arm has rows and a share.
     """
-    recommendation = language["recommendation"] or {"arm": None, "kept": []}
+    recommendation = language["recommendation"] or {"take": None, "kept": []}
     shares = {one["arm"]: one["test"] for one in recommendation["kept"]} | language["gain"]["shares"]
-    tuned, copied = arms_of(language.get("select_by", "ks"))
-    size = main_size(language["arms"], tuned)
-    order = [recommendation["arm"], f"{tuned}@{size}", *shares, f"{copied}@{size}"]
-    for spec in sorted((spec for spec in order if spec), key=lambda spec: not spec.startswith(tuned)):
-        if shares.get(spec) and any(language["arms"][spec]["rows"]):
+    tuned, _ = arms_of(language.get("select_by", "ks"))
+    rest = sorted(shares, key=lambda spec: not spec.startswith(tuned))
+    for spec in (take or recommendation["take"], f"{tuned}@{main_size(language['arms'], tuned)}", *rest):
+        if spec and shares.get(spec) and any(language["arms"][spec]["rows"]):
             return Best(spec, shares[spec])
     return None
 
 
-def _counts(language: Mapping[str, Any], spec: str) -> str:
+def _rows(language: Mapping[str, Any], spec: str) -> float:
     counts = language["arms"][spec]["rows"]
-    least, most = min(counts), max(counts)
-    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return float(sum(counts) / len(counts))
 
 
-def _controls(language: Mapping[str, Any], own: str) -> list[str]:
-    """What the controls did, those with the same outcome together."""
-    counts = set(language["arms"][own]["rows"])
-    names: dict[Outcome, list[str]] = {}
-    for entry in language["controls"]:
-        name, _, options = entry["control"].partition("@")
-        if entry["own"] == own and ":" not in options:
-            one, several = _CONTROLS[name]
-            words = one.format(f"{next(iter(counts)):,}") if len(counts) == 1 else several
-            names.setdefault(outcome(entry), []).append(words)
-    return [f"{listed(words)} {_DO[one]}" for one, words in names.items()]
+def _others(groups: Sequence[Mapping[str, Any]], best: Best) -> dict[Outcome, dict[str, float]]:
+    """The other selectors of the same size by what they did, compared with the best one; with their numbers of rows."""
+    size, options = best.spec.partition("@")[2].partition(":")[0], options_of(best.spec, without="draw")
+    found: dict[Outcome, dict[str, float]] = {}
+    for group in groups:
+        if (group["size"], group["options"], group["copied"]) == (size, options, best.copied):
+            against = {one["selector"]: one["against"] for one in group["models"]}
+            for name, theirs in against.items():
+                if best.selector in theirs:
+                    found.setdefault(theirs[best.selector]["outcome"], {})[name] = group["rows"]
+                elif name in against.get(best.selector, {}):
+                    outcome = _REVERSED[against[best.selector][name]["outcome"]]
+                    found.setdefault(outcome, {})[name] = group["rows"]
+    return found
+
+
+def _done(others: Mapping[Outcome, Mapping[str, float]]) -> list[str]:
+    return [
+        f"{listed([chosen_rows(name, rows) for name, rows in names.items()])} {_DO[outcome]}"
+        for outcome, names in others.items()
+    ]
+
+
+def _at_this_size(others: Mapping[Outcome, Mapping[str, float]]) -> str:
+    return f"at this size, {listed(_done(others))}"
 
 
 def _outcomes(languages: Sequence[Mapping[str, Any]], told: Mapping[str, Best]) -> Iterator[str]:
-    """For every control, in which languages it did better or worse."""
+    """For every other selector, in which languages it did better or worse."""
     found: dict[str, dict[Outcome, list[str]]] = {}
+    sizes: dict[str, set[float]] = {}
     for language in languages:
         if best := told.get(language["name"]):
-            for entry in language["controls"]:
-                name, _, options = entry["control"].partition("@")
-                if entry["own"] == best.spec and ":" not in options:
-                    found.setdefault(name, {}).setdefault(outcome(entry), []).append(language["name"])
+            for outcome, names in _others(language["selectors"], best).items():
+                for name, rows in names.items():
+                    found.setdefault(name, {}).setdefault(outcome, []).append(language["name"])
+                    sizes.setdefault(name, set()).add(rows)
     for name, outcomes in found.items():
-        each = [f"{_DO[one]} in {_of(names, told)}" for one, names in outcomes.items()]
-        yield f"{_CONTROLS[name][1]} {listed(each)}"
+        count = next(iter(sizes[name])) if len(sizes[name]) == 1 else None
+        each = [f"{_DO[one]} in {_of(names, len(told))}" for one, names in outcomes.items()]
+        yield f"{chosen_rows(name, count)} {listed(each)}"
 
 
-def _shares(languages: Sequence[Mapping[str, Any]], told: Mapping[str, Best]) -> str:
-    verbs = list(dict.fromkeys(best.verb for best in told.values()))
-    significant = all(one["selection"]["selected_by"] == "alpha" for one in languages)
-    tickets = significant and all(is_model(best.spec) for best in told.values())
-    counts = {_counts(one, told[one["name"]].spec) for one in languages if one["name"] in told}
-    noun = _ROWS[languages[0].get("select_by", "ks")]
-    rows = "the tickets" if tickets else f"{f'{next(iter(counts))} ' if len(counts) == 1 else ''}{noun}"
-    start = f"Of Embed Tuning's gain, {' or '.join(verbs)} {rows} recovers"
+def _shares(told: Mapping[str, Best]) -> str:
+    specs = list(dict.fromkeys(best.spec for best in told.values()))
+    start = f"of Embed Tuning's gain on the test pairs, {' or '.join(map(shown_rates, specs))} recovers"
     if len(told) <= MAX_LISTED:
         return f"{start} {listed([f'{share_text(best.share)} in {name}' for name, best in told.items()])}"
     ranked = sorted(told, key=lambda name: told[name].share["value"])
@@ -181,7 +219,11 @@ def _joined(sentences: Sequence[str]) -> str:
     return " ".join(f"{text[0].upper()}{text[1:]}." for text in sentences)
 
 
-def _of(names: Sequence[str], among: Sequence[str] | Mapping[str, Best]) -> str:
-    if len(names) == len(among):
+def _of(names: Sequence[str], among: int) -> str:
+    if len(names) == among:
         return "all languages" if len(names) > 1 else names[0]
-    return listed(names) if len(names) <= MAX_LISTED else f"{len(names)} of {len(among)} languages"
+    return listed(names) if len(names) <= MAX_LISTED else f"{len(names)} of {among} languages"
+
+
+def _name(spec: str) -> str:
+    return way_of(spec).partition(":")[0]

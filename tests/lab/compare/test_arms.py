@@ -117,3 +117,15 @@ def test_noise_has_the_norms_of_the_change_and_other_directions():
     assert torch.nn.functional.cosine_similarity(noise[1:], change[1:]).abs().max() < 0.5
     assert torch.equal(noise, norm_matched_noise(change, 0))
     assert not torch.equal(noise, norm_matched_noise(change, 1))
+
+
+def test_a_copy_of_more_rows_than_there_are_copies_all_and_says_so():
+    tuned, notes = TrainedRows(ACTIVE, torch.ones(len(ACTIVE), D), [1.0]), []
+    console = SimpleNamespace(note=notes.append)
+    cell = SimpleNamespace(
+        tuned=tuned, choose=lambda _, spec: ACTIVE[: spec.size], shop=SimpleNamespace(console=console)
+    )
+    for size, copied in ((len(ACTIVE), len(ACTIVE)), (4000, len(ACTIVE)), (5, 5)):
+        found = ARMS["transfer-l2"].rows(cell, ArmSpec("transfer-l2", size), None, None)
+        assert len(found.token_ids) == copied
+    assert notes == ["arm transfer-l2@4000 copies all 100 rows that can be chosen by l2"]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.plan import Experiment
 from kslottery_fast.lab.experiment.run_folder import RunFolder, read_header
 from kslottery_fast.lab.experiment.settings import ExperimentSettings
+from kslottery_fast.lab.experiment.specs import FACTS
 from kslottery_fast.lab.report import products
 from kslottery_fast.lab.report.products import PRODUCTS
 
@@ -176,11 +178,43 @@ def test_every_control_is_named_beside_partial_tuning_of_its_size_and_frequency_
         expected = [control["nll"] - own["nll"] for control, own in seeds]
         assert [seed["nll"] for seed in entry["per_seed"]] == expected
         assert entry["difference"]["nll"]["value"] == pytest.approx(fmean(expected))
-    for name in controls:
-        (sentence,) = (one for one in language["advice"] if name in one)
-        assert f"The difference in test NLL ({name} minus partial@4) is" in sentence
-        covered = [round(100 * fmean(arms(summary)[arm]["coverage"])) for arm in (name, "partial@4")]
-        assert f"training tokens is {covered[0]}% for {name} and {covered[1]}% for partial@4." in sentence
+
+
+def test_every_selector_of_a_size_is_compared_with_frequency_and_ks_over_the_seeds(summary):
+    language = summary["languages"]["es"]
+    assert summary["selectors"] == language["selectors"]
+    group = next(one for one in language["selectors"] if (one["size"], one["copied"]) == ("4", False))
+    models = {one["selector"]: one for one in group["models"]}
+    assert list(models) == ["ks", "frequency", "random", "l2", "gradient", "contribution"]
+    assert {name: list(one["against"]) for name, one in models.items()} == {
+        "ks": ["frequency"],
+        "frequency": ["ks"],
+        **{name: ["frequency", "ks"] for name in list(models)[2:]},
+    }
+    for one in models.values():
+        own = [seed["nll"] for seed in arms(summary)[one["arms"][0]]["per_seed"]]
+        assert one["nll"]["value"] == pytest.approx(fmean(own))
+        for other, found in one["against"].items():
+            theirs = [seed["nll"] for seed in arms(summary)[models[other]["arms"][0]]["per_seed"]]
+            assert found["per_seed"] == [a - b for a, b in zip(own, theirs, strict=True)]
+            assert found["nll"]["value"] == pytest.approx(fmean(found["per_seed"]))
+            assert found["nll"]["low"] <= found["nll"]["value"] <= found["nll"]["high"]
+            assert found["outcome"] in ("better", "worse", "tie")
+    (sentence,) = (one for one in language["advice"] if one.startswith("With 4 trained rows, "))
+    covered = [round(100 * fmean(arms(summary)[f"{name}@4"]["coverage"])) for name in ("partial", "frequency")]
+    assert f"Coverage of the training tokens is {covered[0]}% for KS, {covered[1]}% for frequency, " in sentence
+
+
+def test_the_answer_is_about_every_arm_of_chosen_rows_but_random_ones_on_validation(summary):
+    found = summary["languages"]["es"]["recommendation"]
+    assert summary["recommendation"] == found
+    able = {spec for spec in arms(summary) if FACTS[re.split("[@:]", spec)[0]].selector not in (None, "random")}
+    assert {one["arm"] for one in found["kept"]} == able > {"transfer@4", "frequency@4"}
+    untuned, embed = (arms(summary)[spec]["validation_nll"]["value"] for spec in ("untuned", "embed"))
+    for one in found["kept"]:
+        share = (untuned - arms(summary)[one["arm"]]["validation_nll"]["value"]) / (untuned - embed)
+        assert one["value"] == pytest.approx(share)
+    assert f"Take {found['take']}" in summary["verdict"]
 
 
 def test_what_an_arm_covers_is_the_share_of_training_tokens_whose_rows_it_changes(finished, summary):

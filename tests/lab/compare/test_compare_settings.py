@@ -154,13 +154,19 @@ def test_a_folder_from_before_a_setting_existed_reads_as_it_was_made():
             {"select_by": "frequency"},
             ["transfer-frequency@tickets", "frequency@tickets", "partial@tickets", "random@tickets"],
         ),
-        ({"rows": 18}, ["transfer@18", "partial@18", "frequency@18", "random@18"]),
+        (
+            {"rows": 18},
+            [
+                *("transfer@18", *(f"transfer-contribution@{size}" for size in (18, 64, 200))),
+                *("partial@18", "contribution@18", "frequency@18", "random@18"),
+            ],
+        ),
     ],
 )
 def test_the_arms_of_a_run_are_those_of_its_selector_and_size_beside_controls(options, arms):
     found = ExperimentSettings.of_run(RunSettings(), **options)
     assert [str(spec) for spec in found.specs] == ["untuned", "embed", *arms]
-    assert [str(spec) for spec in found.tuned] == arms[1:2]
+    assert [str(spec) for spec in found.tuned] == [next(arm for arm in arms if not arm.startswith("transfer"))]
     again = ExperimentSettings.recorded({"settings": found.binding, "grid": found.grid}, Path("runs/a"))
     assert (again.grid, again.select_by) == (found.grid, found.select_by)
     assert ("select_by" in found.grid) == (found.select_by != "ks")
@@ -168,9 +174,20 @@ def test_the_arms_of_a_run_are_those_of_its_selector_and_size_beside_controls(op
         ExperimentSettings.of_run(RunSettings(), select_by="size")
 
 
+def test_the_default_comparison_has_four_selectors_at_four_sizes_and_knows_all_of_its_arms():
+    found = settings().specs
+    selectors = ("ks", "frequency", "l2", "contribution")
+    trained = {(spec.size, spec.facts.selector) for spec in found if spec.facts.trains and spec.facts.selector}
+    assert trained == {(size, name) for size in (18, 64, 200, 0.05) for name in selectors} | {(64, "random")}
+    others = {spec.name for spec in found if not spec.facts.selector}
+    assert others == {"untuned", "embed", "frozen", "lora", "prefix"}
+
+
 def test_a_run_is_the_default_arms_with_one_seed_and_one_language():
     found = ExperimentSettings.of_run(RunSettings(target="ca", seed=7))
     assert [str(spec) for spec in found.specs] == [
-        *("untuned", "embed", "transfer@tickets", "partial@tickets", "frequency@tickets", "random@tickets")
+        *("untuned", "embed", "transfer@tickets"),
+        *("transfer-contribution@18", "transfer-contribution@64", "transfer-contribution@200"),
+        *("partial@tickets", "contribution@tickets", "frequency@tickets", "random@tickets"),
     ]
     assert (found.seeds, found.targets, found.effects, found.paraphrase) == ((7,), ("ca",), 0, False)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from kslottery_fast.evaluation.contribution_result import RowContributions
 from kslottery_fast.evaluation.encoding import encode
 from kslottery_fast.evaluation.evaluate import evaluate
 from kslottery_fast.lab.cli import main as cli
@@ -27,7 +28,10 @@ SIZES = {"train": 32, "validation": 4, "test": 8, "steps": 6, "batch-size": 8, "
 SIZES |= {"max-new-tokens": 8, "n-bootstrap": 20}
 SEED = 3
 MODELS = ("untuned", "embed", "transfer@tickets", "partial@tickets", "frequency@tickets", "random@tickets")
-STAGES = 2 + 2 * len(MODELS)  # the corpus, every model and its scores, the certificate
+COPIES = ("transfer-contribution@18", "transfer-contribution@64", "transfer-contribution@200")
+ARMS = (*MODELS[:3], *COPIES, "partial@tickets", "contribution@tickets", *MODELS[4:])
+JOBS = 3 + 2 * len(ARMS) - 5  # without the five models that take no time to make
+STAGES = 3 + 2 * len(ARMS)  # the corpus, the contributions, every model and its scores, the certificate
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +137,30 @@ def test_the_numbers_are_those_of_the_librarys_functions_bit_for_bit(run, by_han
     assert len({json.dumps(scores) for scores in by_hand.scores.values()}) == len(MODELS)
 
 
+def test_the_best_other_selector_trains_as_many_rows_as_there_are_tickets_and_its_copies_are_of_several_sizes(
+    run, by_hand, compare_world
+):
+    tuned = load_file(stage(run, "embed") / "rows.safetensors")
+    worth = RowContributions.load(stage(run, "contribution") / "contributions.safetensors")
+    order = worth.contribution.argsort(descending=True, stable=True)
+    ranked = worth.token_ids[order]
+    trained = ByHand(compare_world).tuned(ranked[: len(by_hand.tickets)], 0.01)
+    found = load_file(stage(run, "contribution@tickets") / "rows.safetensors")
+    assert torch.equal(found["token_ids"], trained.token_ids)
+    assert torch.equal(found["rows"], trained.rows)
+    active = len(tuned["token_ids"])
+    for name, size in zip(COPIES, (18, 64, 200), strict=True):
+        copied = load_file(stage(run, name) / "rows.safetensors")
+        expected = ranked[:size].sort().values if size < active else tuned["token_ids"]
+        assert torch.equal(copied["token_ids"], expected), name
+        assert torch.equal(copied["rows"], tuned["rows"][torch.searchsorted(tuned["token_ids"], expected)])
+
+
 def test_a_run_scores_with_its_own_template_alone_and_looks_at_no_single_tickets(run):
     names = {path.name for path in (run / "stages").iterdir()}
     assert len(names) == STAGES
-    assert names == {stage(run, f"{name}{end}").name for name in MODELS for end in ("", ".score")} | {
-        stage(run, name).name for name in ("corpus", "certificate")
+    assert names == {stage(run, f"{name}{end}").name for name in ARMS for end in ("", ".score")} | {
+        stage(run, name).name for name in ("corpus", "certificate", "contribution")
     }
 
 
@@ -173,7 +196,7 @@ def test_an_alpha_that_selects_nothing_goes_on_with_top_k(run_arguments, tmp_pat
     )
     tickets = Tickets.load(stage(output, "certificate") / "tickets.json")
     assert (len(tickets), tickets.selected_by, tickets.correction) == (3, "top_k", None)
-    for name in MODELS[2:]:
+    for name in (*MODELS[2:], "contribution@tickets"):
         assert json.loads((stage(output, name) / "arm.json").read_text())["rows"] == 3
 
 
@@ -248,7 +271,9 @@ def test_report_makes_the_products_anew_and_refuses_an_unfinished_run(run, tmp_p
 def test_the_summary_has_the_keys_of_version_0_1_and_the_values_of_the_stages(run, by_hand):
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     names = ("untuned", "embed_tuning", "partial_transfer", "partial_tuning", "frequency_tuning", "random_tuning")
-    assert tuple(summary["models"]) == tuple(summary["intervals"]) == names
+    assert [name for name in summary["models"] if "@" not in name] == list(names)
+    assert list(summary["models"]) == list(summary["intervals"])
+    assert [name for name in summary["models"] if "@" in name] == [*COPIES, "contribution@tickets"]
     tickets = summary["tickets"]
     trained = (0, tickets["active_rows"], 0, *[tickets["count"]] * 3)
     for name, spec, rows in zip(names, MODELS, trained, strict=True):
@@ -261,7 +286,8 @@ def test_the_summary_has_the_keys_of_version_0_1_and_the_values_of_the_stages(ru
     assert summary["certificate"] == json.loads((stage(run, "certificate") / "certificate.json").read_text())
     assert set(summary["seconds"]) == {path.name for path in (run / "stages").iterdir()}
     assert "paraphrased" not in json.dumps(summary["languages"])
-    assert summary["findings"][0].startswith("At alpha = 0.3 the KS test selects")
+    assert summary["findings"][0] == summary["verdict"]
+    assert any(sentence.startswith("At alpha = 0.3 the KS test selects") for sentence in summary["findings"])
 
 
 def test_tickets_file_rows_and_adapter_of_a_run_name_the_same_tokens(run, by_hand):
@@ -296,16 +322,22 @@ def test_scores_are_shown_as_they_come_and_once_more_at_the_start_of_a_call_that
         shutil.rmtree(stage(again, name))
     assert cli.main(run_arguments(again)) == 0
     said = capsys.readouterr().err
-    labels = ("Untuned", "Embed Tuning", "Partial Transfer", "Partial Tuning", "Frequency Tuning", "Random rows")
+    copies = (f"Contribution Transfer @{size}" for size in (18, 64, 200))
+    labels = ("Untuned", "Embed Tuning", "Partial Transfer", *copies, "Partial Tuning", "Rows by contribution")
+    labels += ("Frequency Tuning", "Random rows")
     lines = said.splitlines()
     places = [
-        next(i for i, line in enumerate(lines) if line.startswith(label) and nll(again, name) in line)
-        for label, name in zip(labels, MODELS, strict=True)
+        next(
+            i
+            for i, line in enumerate(lines)
+            if line.startswith(label) and nll(again, name) in "".join(lines[i : i + 2])
+        )
+        for label, name in zip(labels, ARMS, strict=True)
     ]
-    trains = next(i for i, line in enumerate(lines) if line.startswith(f"[10/{STAGES - 2}] Random rows"))
-    certifies = next(i for i, line in enumerate(lines) if line.startswith(f"[12/{STAGES - 2}] certifying"))
-    assert places == sorted(places)  # the jobs are counted without the two models that take no time to make
-    assert places[4] < trains < places[5] < certifies
+    trains = next(i for i, line in enumerate(lines) if line.startswith(f"[{JOBS - 2}/{JOBS}] Random rows"))
+    certifies = next(i for i, line in enumerate(lines) if line.startswith(f"[{JOBS}/{JOBS}] certifying"))
+    assert places == sorted(places)
+    assert places[-2] < trains < places[-1] < certifies
     assert cli.main(run_arguments(again)) == 0  # nothing to do: the table alone
     assert nll(again, "embed") not in capsys.readouterr().err
 

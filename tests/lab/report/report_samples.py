@@ -10,8 +10,8 @@ import numpy as np
 
 from kslottery_fast.lab.report import advice
 from kslottery_fast.lab.report.row_figures import MovedRows, Shift
-from kslottery_fast.lab.report.verdict import verdict, verdict_over
-from kslottery_fast.lab.report.words import model_key, selection_of
+from kslottery_fast.lab.report.verdict import on_test, on_test_over, verdict, verdict_over
+from kslottery_fast.lab.report.words import model_key, outcome_of, selection_of
 
 ARMS = {
     # label; nll, bleu_raw, bleu_first_line, chrf_raw, chrf_first_line, ended, mean_chars; rows, trained, covered
@@ -90,6 +90,7 @@ def realistic(tickets: int = 55, rows: int = 2200, d: int = 576, seed: int = 0) 
             "shares": {"transfer@tickets": interval(0.777, 0.04), "partial@tickets": interval(0.954, 0.03)},
         },
         "recommendation": recommendation("partial@tickets"),
+        "selectors": [compared("tickets", 55, ks=1.863, frequency=1.798, random=3.524)],
         "samples": samples(),
     }
     shifts = []
@@ -103,7 +104,8 @@ def realistic(tickets: int = 55, rows: int = 2200, d: int = 576, seed: int = 0) 
 def finished(languages: dict[str, Any], rows: dict[str, MovedRows], title: str) -> Sample:
     """Parts of a summary put together, with the sentences that follow from them."""
     for language in languages.values():
-        language |= {"advice": advice.sentences(language, None), "verdict": verdict(language)}
+        said = {"advice": advice.sentences(language, None), "verdict": verdict(language)}
+        language |= {**said, "on_test": on_test(language)}
     first = next(iter(languages.values()))
     seeds = [int(seed) for seed in first["certificates"]]
     models = {
@@ -114,7 +116,8 @@ def finished(languages: dict[str, Any], rows: dict[str, MovedRows], title: str) 
         "format": "kslottery-summary/1",
         "version": "0.2.0",
         "title": title,
-        "verdict": verdict_over(list(languages.values())),
+        "verdict": "",
+        "on_test": "",
         "settings": {"model": "smollm2-135m", "alpha": 0.05, "learning_rate": 0.01, "seed": 0, "correction": None},
         "grid": {
             "arms": list(first["arms"]),
@@ -133,7 +136,10 @@ def finished(languages: dict[str, Any], rows: dict[str, MovedRows], title: str) 
         "certificate": first["certificates"][str(seeds[0])],
         "findings": first["advice"],
         "languages": languages,
+        "recommendation": first["recommendation"],
+        "selectors": first["selectors"],
     }
+    summary |= {"verdict": verdict_over(summary), "on_test": on_test_over(summary)}
     environment = {
         "command": "kslottery run --output 'runs/my run'",
         "commands": ["kslottery run --output 'runs/my run'"],
@@ -169,6 +175,8 @@ def comparison(*codes: str, seeds: int = 3, tickets: int = 55, rows: int = 300) 
     parts = dict.fromkeys(("instruction", "source", "history"), part)
     language["interpretation"] = {"embed": {**parts, "gain": interval(0.9, 0.1)}}
     language["recommendation"] = recommendation("partial@64", "partial@18")
+    trained = [compared(str(size), size, seeds, ks=1.863, frequency=1.798) for size in (18, 64)]
+    language["selectors"] = [*trained, compared("tickets", 51, seeds, ks=1.863, frequency=1.798)]
     languages = {"es": language}
     for code in codes:
         languages[code] = {**copy.deepcopy(language), "name": {"ca": "Catalan"}.get(code, code)}
@@ -222,10 +230,57 @@ def control(name: str, size: str, seeds: int = 1, value: float = -0.065, width: 
     return {"control": f"{name}@{size}", "own": f"partial@{size}", "difference": difference, "per_seed": per_seed}
 
 
+def compared(
+    size: str,
+    rows: float,
+    seeds: int = 1,
+    *,
+    copied: bool = False,
+    width: float = 0.04,
+    options: str = "",
+    **nll: float,
+) -> dict[str, Any]:
+    """The selectors of one size, with the NLL of each. All differences have intervals of ``width`` on either side."""
+    start, end = "transfer" if copied else "partial", f"@{size}{options}"
+    models = [
+        {
+            "selector": name,
+            "arms": [(start if name == "ks" else f"{start}-{name}" if copied else name) + end],
+            "nll": interval(value, 0.1),
+            "range": None,
+            "against": {
+                other: _difference(value - nll[other], width, seeds)
+                for other in ("frequency", "ks")
+                if other in nll and other != name
+            },
+        }
+        for name, value in nll.items()
+    ]
+    return {"size": size, "options": options, "copied": copied, "rows": rows, "models": models}
+
+
+def _difference(value: float, width: float, seeds: int) -> dict[str, Any]:
+    found, each = interval(value, width), [value] * seeds
+    scores = {"nll": found, "bleu_raw": interval(-1.4, 2), "bleu_first_line": interval(-0.6, 2)}
+    return {**scores, "per_seed": each, "outcome": outcome_of(found, each)}
+
+
 def recommendation(*arms: str) -> dict[str, Any]:
-    """The first of ``arms`` is recommended; all keep 95% of the gain."""
-    kept = [{"arm": one, "rows": 55, **interval(0.95, 0.02), "test": interval(0.94, 0.02)} for one in arms]
-    return {"arm": arms[0], "rows": 55, "margin": 0.1, "kept": kept}
+    """The first of ``arms`` is recommended and keeps 95% of the gain; the others keep 80%."""
+    kept = [
+        {"arm": one, "rows": _size(one), **interval(0.95, 0.02), "test": interval(0.94, 0.02), "passes": True}
+        for one in arms[:1]
+    ]
+    kept += [
+        {"arm": one, "rows": _size(one), **interval(0.8, 0.02), "test": interval(0.79, 0.02), "passes": False}
+        for one in arms[1:]
+    ]
+    return {"arm": arms[0], "rows": _size(arms[0]), "margin": 0.1, "kept": kept, "take": arms[0], "as_good": []}
+
+
+def _size(spec: str) -> int:
+    size = spec.partition("@")[2]
+    return int(size) if size.isdecimal() else 55
 
 
 def ticket_facts(listed: list[dict[str, Any]], counts: int | list[int], rows: int) -> dict[str, Any]:

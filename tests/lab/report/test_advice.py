@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
-from report_samples import certificate, comparison, control, interval, realistic, ticket_facts
+from report_samples import certificate, compared, comparison, interval, realistic, ticket_facts
 
-from kslottery_fast.evaluation.comparison import Candidate, recommend
-from kslottery_fast.evaluation.replicates import Replicates
-from kslottery_fast.lab.report.advice import recommendation_text, sentences
+from kslottery_fast.lab.report.advice import sentences
+from kslottery_fast.lab.report.selector_text import selector_sentences
 
 
 def say(correction: str | None = None, **changes: Any) -> list[str]:
@@ -19,67 +17,69 @@ def say(correction: str | None = None, **changes: Any) -> list[str]:
     return sentences({**language, "tickets": ticket_facts([], 55, 2200), **changes}, correction)
 
 
-def test_a_plain_run_says_selection_gain_controls_stopping_and_certificate_once_each():
+def test_a_plain_run_answers_first_and_then_says_each_reason_once():
     text = say()
-    assert len(text) == 7
-    assert text[0].startswith("At alpha = 0.05 the KS test selects 55 of 49,152 rows (D of at least 0.0816).")
-    assert "from 3.558 to 1.781, a gain of 1.777 nats (95% interval 1.727 to 1.827)." in text[1]
+    assert len(text) == 8
+    assert text[0] == "On the validation pairs, 55 trained rows are enough for 95% of Embed Tuning's gain."
+    assert text[1].startswith("partial@tickets keeps 95% (95% interval 93% to 97%) of Embed Tuning's gain")
+    assert text[2].startswith(
+        "With 55 trained rows, KS (+0.065 nats per token of test NLL, 95% interval +0.025 to +0.105) and random rows "
+        "(+1.726, +1.686 to +1.766) are worse than frequency."
+    )
+    assert "Coverage of the training tokens is 13% for KS, 57% for frequency and 2% for random rows." in text[2]
+    assert text[2].endswith("Selection by the KS test is therefore not what makes rows useful here.")
+    assert text[3].startswith("There is one training seed")
+    assert text[4].startswith("At alpha = 0.05 the KS test selects 55 of 49,152 rows (D of at least 0.0816).")
+    assert "from 3.558 to 1.781, a gain of 1.777 nats (95% interval 1.727 to 1.827)." in text[5]
     assert (
         "Copying the 55 tickets recovers 78% (74% to 82%) of this gain; training them recovers 95% (92% to 98%)."
-        in text[1]
+        in text[5]
     )
-    assert text[2].startswith(
-        "Training the 55 tickets gave a worse model than training equally many of the most frequent"
-    )
-    assert "-0.065 nats per token (95% interval -0.105 to -0.025). Coverage" in text[2]
-    assert "57% for Frequency Tuning and 13% for Partial Tuning." in text[2]
-    assert "random corpus rows" in text[3]
-    assert text[4].startswith("There is one training seed")
-    assert "29% of the untuned outputs end by themselves, compared with 99% after Partial Tuning" in text[5]
-    assert "Raw BLEU goes from 0.16 to 9.11. On the first line" in text[5]
-    assert text[6].startswith(
+    assert "29% of the untuned outputs end by themselves, compared with 99% after Partial Tuning" in text[6]
+    assert "Raw BLEU goes from 0.16 to 9.11. On the first line" in text[6]
+    assert text[7].startswith(
         "49.5% of 1,100 positions are certified at alpha = 0.05; the certificate is wrong at 38 of these 544 (7.0%)."
     )
-    assert "the 55 rows that alpha selects predicts another token there" in text[6]
-    assert "Copying the 55 tickets gives the same prediction as Embed Tuning at 78.0% of all positions" in text[6]
+    assert "the 55 rows that alpha selects predicts another token there" in text[7]
+    assert "Copying the 55 tickets gives the same prediction as Embed Tuning at 78.0% of all positions" in text[7]
 
 
 def test_a_certificate_of_no_position_has_no_share_of_wrong_ones():
     found = certificate()
     for level in found["levels"]:
         level |= {"certified": 0.0, "violations": 0}
-    assert say(certificates={"0": found})[6].startswith("0.0% of 1,100 positions are certified at alpha = 0.05. Wrong")
+    assert say(certificates={"0": found})[7].startswith("0.0% of 1,100 positions are certified at alpha = 0.05. Wrong")
 
 
 def test_rows_that_are_not_significant_are_never_called_tickets():
     selection = realistic(rows=60).spanish["selection"]
     top_k = {**selection, "selected_by": "top_k", "largest": 0.05, "count": 7}
     text = say(selection=top_k, tickets=ticket_facts([], 0, 2200))
-    assert "selects no row. The largest D is 0.0500. The smallest significant D is 0.0816." in text[0]
-    assert "not significant" in text[0]
-    assert "Copying the 7 rows of largest D recovers" in text[1]
+    assert "selects no row. The largest D is 0.0500. The smallest significant D is 0.0816." in text[4]
+    assert "not significant" in text[4]
+    assert "Copying the 7 rows of largest D recovers" in text[5]
     assert not any("7 tickets" in sentence for sentence in text)
-    assert len(text) == 7, "the selection has said all that a warning could"
-    (unreachable, *_) = say(selection={**top_k, "threshold": 1.1})
+    assert len(text) == 8, "the selection has said all that a warning could"
+    unreachable = say(selection={**top_k, "threshold": 1.1})[4]
     assert "No D can be significant" in unreachable
     assert "1.1" not in unreachable
 
 
 def test_no_gain_gives_no_percentages():
     for gain in ({**interval(0.1, 0.2), "shares": {}}, {**interval(0.3, 0.2), "shares": {"partial@tickets": None}}):
-        text = say(gain=gain)[1]
+        text = say(gain=gain)[5]
         assert "did not clearly lower" in text
         assert "%" not in text.replace("95%", "")
 
 
 def test_a_gain_is_told_without_arms_to_share_it_and_with_one():
-    assert say(gain={**interval(1.7, 0.1), "shares": {}})[1].endswith("interval 1.600 to 1.800).")
-    alone = say(gain={**interval(1.7, 0.1), "shares": {"partial@tickets": interval(0.9, 0.05)}})[1]
+    assert say(gain={**interval(1.7, 0.1), "shares": {}})[5].endswith("interval 1.600 to 1.800).")
+    alone = say(gain={**interval(1.7, 0.1), "shares": {"partial@tickets": interval(0.9, 0.05)}})[5]
     assert alone.endswith("Training the 55 tickets recovers 90% (85% to 95%) of this gain.")
 
 
 def test_a_correction_is_named():
-    assert "(Bonferroni)" in say("bonferroni")[0]
+    assert "(Bonferroni)" in say("bonferroni")[4]
 
 
 def test_models_that_did_not_learn_to_stop_are_said_not_to_have():
@@ -88,34 +88,66 @@ def test_models_that_did_not_learn_to_stop_are_said_not_to_have():
     assert any(sentence.startswith("The models did not learn to stop: 29%") for sentence in say(arms=arms))
 
 
-def compared(value: float, width: float, *per_seed: float) -> str:
-    entry = {**control("frequency", "18", value=value, width=width), "per_seed": [{"nll": seed} for seed in per_seed]}
-    language = {**comparison(seeds=len(per_seed), rows=60).spanish, "controls": [entry]}
-    (sentence,) = (one for one in sentences(language, None) if "frequency@18" in one)
-    return sentence
+def test_without_a_gain_on_validation_no_number_of_rows_is_advised_and_no_reason_is_given():
+    text = say(recommendation=None)
+    assert text[0] == (
+        "On the validation pairs, Embed Tuning did not clearly lower the NLL, so it cannot be said how many rows are "
+        "enough for its gain. Train longer or try another learning rate."
+    )
+    assert text[1].startswith("With 55 trained rows")
 
 
-def test_a_control_is_better_worse_or_not_told_apart_by_its_interval():
-    better = "Training the rows of partial@18 gave a better model than training the rows of frequency@18."
-    assert compared(0.2, 0.1, 0.15, 0.2, 0.25).startswith(better)
-    worse = compared(-0.2, 0.1, -0.2, -0.2)
-    assert worse.startswith("Training the rows of partial@18 gave a worse model than training the rows of frequency@18")
-    assert worse.endswith("Selection by the KS test is therefore not what makes rows useful here.")
-    assert "cannot be told apart" in compared(0, 0.1, 0.02, 0.01, 0.03)
-    assert "By seed: +0.150, +0.200." in compared(0.2, 0.1, 0.15, 0.2)
-    assert "By seed" not in compared(0.2, 0.1, 0.2)
+def test_selectors_of_every_trained_size_are_told_by_what_they_did():
+    group = compared("64", 64, frequency=2.0, contribution=1.9, l2=2.03, ks=2.1)
+    copies = compared("18", 18, copied=True, frequency=2.2, ks=2.6)
+    arms = {spec: {"coverage": [0.5]} for model in group["models"] for spec in model["arms"]}
+    (text,) = selector_sentences([copies, group], arms)
+    assert text.startswith(
+        "With 64 trained rows, contribution (-0.100 nats per token of test NLL, 95% interval -0.140 to -0.060) is "
+        "better than frequency. KS (+0.100, +0.060 to +0.140) is worse than frequency. No difference from frequency is "
+        "shown for L2 shift (+0.030, -0.010 to +0.070). Coverage"
+    )
+    assert selector_sentences([copies], {"transfer@18": ONE, "transfer-frequency@18": ONE})[0].startswith(
+        "With 18 copied rows, KS (+0.400"
+    )
+    del copies["models"][0]["arms"][0]  # no matter: its coverage is not asked for a second group
+    assert len(selector_sentences([group, copies | {"copied": False}], arms)) == 2
 
 
-def test_nothing_is_called_better_whose_seeds_disagree():
-    assert "cannot be told apart" in compared(0.2, 0.1, 0.4, 0.4, -0.1)
-    assert "cannot be told apart" in compared(-0.2, 0.1, -0.4, -0.4, 0.1)
+ONE = {"coverage": [0.5]}
+
+
+def test_without_frequency_the_selectors_are_told_against_ks_and_without_both_not_at_all():
+    arms = {"partial@64": ONE, "l2@64": ONE, "contribution@64": ONE}
+    (text,) = selector_sentences(
+        [compared("64", 64.5, ks=2.0, l2=1.9, options=":lr=0.1")],
+        dict.fromkeys(("partial@64:lr=0.1", "l2@64:lr=0.1"), ONE),
+    )
+    assert text.startswith("With about 64 trained rows (lr=0.1), L2 shift (-0.100 nats")
+    assert "better than KS." in text
+    assert selector_sentences([compared("64", 64, l2=1.9, contribution=1.8)], arms) == []
+
+
+def test_several_random_draws_are_told_as_their_mean():
+    group = compared("64", 64, frequency=2.0, random=3.0)
+    group["models"][1] |= {"arms": ["random@64", "random@64:draw=1"], "range": [2.9, 3.1]}
+    arms = dict.fromkeys(("frequency@64", "random@64", "random@64:draw=1"), ONE)
+    assert (
+        "random rows (+1.000 nats per token of test NLL, 95% interval +0.960 to +1.040, mean of 2 draws) are worse"
+        in selector_sentences([group], arms)[0]
+    )
 
 
 def test_several_seeds_are_told_which_one_a_sentence_is_about():
     text = sentences(comparison(rows=60).spanish, None)
-    assert text[0].startswith("Recommended: partial@64")
-    assert "selects 55 of 49,152 rows with training seed 0" in text[1]
-    assert "Copying the tickets recovers" in text[2], "the seeds have different numbers of them"
+    assert text[0].endswith("Take partial@64, which trains the 64 rows of largest D.")
+    assert text[1].startswith(
+        "partial@64 is the smallest set that, like all larger sets of its kind, keeps at least 90%"
+    )
+    assert any("selects 55 of 49,152 rows with training seed 0" in sentence for sentence in text)
+    assert any("Copying the tickets recovers" in sentence for sentence in text), (
+        "the seeds have different numbers of them"
+    )
     assert any("certified at alpha = 0.05 with training seed 0; the" in sentence for sentence in text)
     assert not any("There is one training seed" in sentence for sentence in text)
 
@@ -124,7 +156,7 @@ def warnings(counts: list[int], overlap: float | None = None, by_alpha: dict[flo
     facts = {**ticket_facts([], counts, 2000), "overlap_of_seeds": overlap}
     if by_alpha:
         facts["by_alpha"] = [{"alpha": alpha, "counts": [count]} for alpha, count in by_alpha.items()]
-    return say(tickets=facts)[7:]
+    return say(tickets=facts)[8:]
 
 
 @pytest.mark.parametrize(
@@ -147,67 +179,3 @@ def test_few_many_and_unstable_tickets_are_warned_about(counts, overlap, expecte
 def test_a_count_that_is_steep_in_alpha_is_warned_about():
     (found,) = warnings([20], by_alpha={0.05: 20, 0.025: 6, 0.1: 40})
     assert "depends strongly on alpha: 6 at 0.025, 20 at 0.05, 40 at 0.1." in found
-
-
-def nll(value: float, *draws: float) -> Replicates:
-    return Replicates(value, np.array(draws or (value, value))[:, None])
-
-
-def model(arm: str, rows: int, *validation: float, test: float = 3.0) -> Candidate:
-    return Candidate(arm, rows, nll(*validation), nll(test))
-
-
-UNTUNED, EMBED = model("untuned", 0, 4.0, test=5.0), model("embed", 999, 2.0)
-SMALL = model("partial@18", 18, 2.3, 2.1, 2.5)  # keeps 85%, 75 to 95
-MIDDLE = model("partial@64", 64, 2.1, 2.05, 2.15, test=3.2)  # keeps 95%, 92.5 to 97.5; on the test pairs 90%
-LARGE = model("partial@256", 256, 2.0, 1.99, 2.01)
-
-
-def test_the_smallest_set_whose_lower_bound_is_within_the_margin_is_recommended():
-    found = recommend([LARGE, SMALL, MIDDLE], UNTUNED, EMBED, 0.1)
-    assert (found["arm"], found["rows"]) == ("partial@64", 64)
-    assert [one["arm"] for one in found["kept"]] == ["partial@18", "partial@64", "partial@256"]
-    assert found["kept"][0]["value"] == pytest.approx(0.85)
-    assert "Recommended: partial@64, 64 rows" in recommendation_text(found)
-    assert (
-        "On the test pairs, which were not used to choose it, it keeps 90% (95% interval 90% to 90%)."
-        in recommendation_text(found)
-    )
-    assert recommend([SMALL, MIDDLE, LARGE], UNTUNED, EMBED, 0.3)["arm"] == "partial@18"
-
-
-def test_a_good_mean_with_a_wide_interval_is_not_enough():
-    lucky = model("partial@4", 4, 2.0, 1.0, 3.0)
-    assert recommend([lucky], UNTUNED, EMBED, 0.1)["arm"] is None
-    text = recommendation_text(recommend([lucky, SMALL], UNTUNED, EMBED, 0.1))
-    assert "if it and all larger sets keep at least 90% of" in text
-    assert "The best one, partial@4" in text
-
-
-def test_a_small_set_that_passes_while_a_larger_one_fails_is_not_recommended():
-    lucky = model("partial@4", 4, 2.02, 2.01, 2.03)
-    assert recommend([lucky], UNTUNED, EMBED, 0.1)["arm"] == "partial@4"
-    assert recommend([lucky, SMALL, MIDDLE, LARGE], UNTUNED, EMBED, 0.1)["arm"] == "partial@64"
-    assert recommend([lucky, SMALL], UNTUNED, EMBED, 0.1)["arm"] is None
-
-
-def test_a_test_split_without_a_gain_gives_no_share():
-    found = recommend([LARGE], UNTUNED, model("embed", 999, 2.0, test=5.1), 0.1)
-    assert found["kept"][0]["test"] is None
-    assert "its share cannot be given" in recommendation_text(found)
-
-
-def test_without_candidates_or_without_a_gain_there_is_no_recommendation():
-    assert "has no arm `partial`" in recommendation_text(recommend([], UNTUNED, EMBED, 0.1))
-    assert recommend([SMALL], UNTUNED, model("embed", 999, 3.9, 4.1, 3.7), 0.1) is None
-    assert "did not clearly lower the validation NLL" in recommendation_text(None)
-
-
-def test_an_empty_set_is_never_recommended():
-    nothing = model("partial@0.001", 0, 2.0)
-    assert recommend([nothing], UNTUNED, EMBED, 0.1)["arm"] is None
-
-
-def test_the_tickets_alone_leave_nothing_to_recommend():
-    for found in ({}, {"recommendation": None}):
-        assert not any("ecommend" in sentence for sentence in say(**found))

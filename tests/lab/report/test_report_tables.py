@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_samples import ARMS, comparison, realistic, top_k
+from report_samples import ARMS, compared, comparison, realistic, top_k
 from rich.console import Console
 
 from kslottery_fast.evaluation.evaluate import Evaluation
@@ -33,7 +33,7 @@ def printed(summary: dict[str, Any], folder: Path, width: int = 80, *, colour: b
 def test_the_table_of_a_plain_run_fits_the_terminal_and_shows_all_models(width, colour, tmp_path):
     text = printed(realistic(rows=60).summary, tmp_path, width, colour=colour)
     assert max(map(len, text.splitlines())) <= width
-    assert "…" not in text
+    assert not re.search(r"…(?![+-])", text), "nothing is cut off: only intervals of differences have this sign"
     for spec, (label, values, *_) in ARMS.items():
         for word in arm_label(spec, {"label": label}).split():
             assert word in text
@@ -49,8 +49,10 @@ def test_findings_existing_files_and_verdict_follow_the_table(tmp_path):
     summary = realistic(rows=60).summary
     lines = printed(summary, tmp_path, 500).splitlines()
     assert "- At alpha = 0.05 the KS test selects 55" in "\n".join(lines)
-    assert lines[-4:-2] == [f"Report:       {tmp_path}/report.html", f"PEFT adapter: {tmp_path}/adapter"]
-    assert lines[-2:] == ["", f"Verdict: {summary['verdict']}"]
+    assert lines[-5:-3] == [f"Report:       {tmp_path}/report.html", f"PEFT adapter: {tmp_path}/adapter"]
+    assert lines[-3:] == ["", f"Verdict: {summary['verdict']}", summary["on_test"]]
+    assert summary["verdict"] == summary["findings"][0]
+    assert "\n".join(lines).count(summary["verdict"]) == 1
 
 
 def test_top_k_is_marked_and_a_title_with_brackets_is_printed_as_it_is(tmp_path):
@@ -63,13 +65,43 @@ def test_a_comparison_shows_scores_gains_and_costs_of_every_arm_and_language(tmp
     text = printed(comparison("ca", rows=60).summary, tmp_path)
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("Arm ") == 3 + 3 + 2, "the mean over languages has no costs"
-    for words in ("\nSpanish\n", "\nCatalan\n", "\nMean over languages\n", "- Catalan: Recommended: partial@64"):
+    for words in (
+        "\nSpanish\n",
+        "\nCatalan\n",
+        "\nMean over languages\n",
+        "- Catalan: On the validation pairs, 18 trained",
+    ):
         assert words in text
     assert "Gain, paraphrased" in text
     wide = printed(comparison(rows=60).summary, tmp_path, 300)
     (row,) = (line for line in wide.splitlines() if line.startswith("Partial Tuning (KS) @18"))
     for number in ("1.863", "9.11", "31.27", "+8.95", "10.4 k", "7 min 42 s", "1.5 GB"):
         assert number in row
+
+
+def test_selectors_are_shown_with_their_paired_differences_and_what_they_say(tmp_path):
+    summary = comparison("ca", rows=60).summary
+    group = compared("64", 64, 3, ks=2.1, frequency=2.0, contribution=1.9, random=3.0)
+    group["models"][3] |= {"arms": ["random@64", "random@64:draw=1"], "range": [2.9, 3.1]}
+    summary["languages"]["ca"]["selectors"] = [group, compared("64", 64, 3, copied=True, ks=2.5, frequency=2.49)]
+    lines = [" ".join(line.split()) for line in printed(summary, tmp_path).splitlines()]
+    assert sum(line.startswith("Rows Chosen by NLL NLL minus") for line in lines) == 3
+    for line in (
+        "64 trained KS 2.100 +0.100 worse –",
+        "64 trained frequency 2.000 – -0.100 better",
+        "64 trained contribution 1.900 -0.100 better -0.200 better",
+        "64 trained random rows 3.000 +1.000 worse +0.900 worse",
+        "2 draws draws 2.90–3.10 +0.960…+1.040 +0.860…+0.940",
+        "64 copied KS 2.500 +0.010 tie –",
+    ):
+        assert line in lines, line
+    found = {(line["language"], line["arm"]): line for line in csv.DictReader(io.StringIO(csv_text(summary)))}
+    line = found["ca", "partial@64"]
+    assert (float(line["against_frequency.nll"]), line["against_frequency.outcome"]) == (pytest.approx(0.1), "worse")
+    assert (line["against_ks.nll"], line["against_ks.outcome"]) == ("", "")
+    mean = found["ca", "random@64 (mean of 2 draws)"]
+    assert (float(mean["nll"]), float(mean["against_ks.nll.low"])) == (3.0, pytest.approx(0.86))
+    assert found["mean", "frequency@18"]["against_ks.outcome"] == "better"
 
 
 def test_the_widest_numbers_are_printed_whole_on_80_columns(tmp_path):

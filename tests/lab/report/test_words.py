@@ -5,11 +5,11 @@ import pytest
 from kslottery_fast.base.visible import visible_text, visible_token
 from kslottery_fast.lab.report.page import fact, latex
 from kslottery_fast.lab.report.picture import MUTED, TICKET, colour_of, token_label
-from kslottery_fast.lab.report.tables import interval_cell
 from kslottery_fast.lab.report.words import (
     arm_label,
     compact,
     count_text,
+    interval_cell,
     is_model,
     model_key,
     number,
