@@ -22,7 +22,7 @@ from kslottery_fast.rows.adapter_file import save_adapter
 from kslottery_fast.tickets.evidence import Witness
 
 from .base_model import name_base_model
-from .cell import Cell
+from .cell import UNTRAINED, Cell
 from .console import ProgressCallback
 from .specs import FACTS, ArmSpec, parse_arm
 from .trained import TrainedRows
@@ -32,7 +32,7 @@ class Arm:
     """How one model of an experiment is made.
 
     ``label``, ``sized``, ``trains`` and ``seeded`` are those of :class:`~.specs.ArmFacts`. ``kind`` is the kind of work
-    for :class:`~.console.Forecast`. ``reads_embed`` says whether :meth:`make` reads the stage of Embed Tuning.
+    for :class:`~.console.Forecast`.
 
     Parameters
     ----------
@@ -41,11 +41,15 @@ class Arm:
     """
 
     kind = "training"
-    reads_embed = True
+    _reads_embed = True
 
     def __init__(self, name: str) -> None:
         self.name, facts = name, FACTS[name]
         self.label, self.sized, self.trains, self.seeded = facts.label, facts.sized, facts.trains, facts.seeded
+
+    def reads_embed(self, spec: ArmSpec) -> bool:
+        """Whether :meth:`make` reads the stage of Embed Tuning."""
+        return self._reads_embed
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         """Make the model, and write ``arm.json`` and what :meth:`wearing` needs into the folder of the stage."""
@@ -93,7 +97,7 @@ class Untuned(RowArm):
     """The original model."""
 
     kind = "none"
-    reads_embed = False
+    _reads_embed = False
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         return
@@ -102,7 +106,7 @@ class Untuned(RowArm):
 class EmbedTuning(RowArm):
     """Trains every row of the active vocabulary. Other arms choose their rows by the evidence that it leaves."""
 
-    reads_embed = False
+    _reads_embed = False
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
         shop, settings = cell.shop, cell.shop.settings
@@ -145,6 +149,10 @@ class ChosenRows(RowArm):
 
 class Tune(ChosenRows):
     """Trains the chosen rows of the original model, with everything else frozen."""
+
+    def reads_embed(self, spec: ArmSpec) -> bool:
+        """Whether the rows, or their number, follow from Embed Tuning."""
+        return self.selector not in UNTRAINED or not isinstance(spec.size, int)
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:
         super().make(cell, spec, folder, progress)
@@ -211,7 +219,7 @@ class FullTuning(Arm):
     """Trains all parameters. The weights are removed once the arm is scored, and made again if they are needed."""
 
     kind = "training.full"
-    reads_embed = False
+    _reads_embed = False
     default_rate = 5e-5
 
     def make(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> None:

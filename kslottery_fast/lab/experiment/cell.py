@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 EMBED = ArmSpec("embed")
 UNTUNED = ArmSpec("untuned")
+UNTRAINED = ("frequency", "random")
+"""Selectors that need no Embed Tuning."""
 
 
 class Cell:
@@ -55,6 +57,18 @@ class Cell:
     def evidence(self) -> Evidence:
         """The evidence that Embed Tuning left, by which rows are chosen."""
         return Evidence.load(self.stage(EMBED))
+
+    def _evidence_for(self, selector: str, spec: ArmSpec) -> Evidence:
+        """What the choice of an arm's rows reads. See :meth:`.arms.Tune.reads_embed`."""
+        return self._counted if selector in UNTRAINED and isinstance(spec.size, int) else self.evidence
+
+    @cached_property
+    def _counted(self) -> Evidence:
+        """What is known of the rows without Embed Tuning: how often they are read. Everything else is 0."""
+        counts = self.shop.counts
+        ids, table = counts.nonzero().squeeze(1), self.shop.base_table()
+        zeros = torch.zeros(len(ids), dtype=torch.float64)
+        return Evidence(ids, zeros.long(), zeros, zeros, counts[ids], *table.shape)
 
     @cached_property
     def tuned(self) -> TrainedRows:
@@ -119,14 +133,15 @@ class Cell:
         assert isinstance(spec.size, int), "arms with a size get one when they are parsed"
         return spec.size
 
-    def order(self, selector: str, draw: int = 0) -> Tensor:
+    def order(self, selector: str, draw: int = 0, evidence: Evidence | None = None) -> Tensor:
         """The token ids of all rows that a selector ranks, best first. int64 [n]."""
+        evidence = evidence or self.evidence
         worth, seed = self.contributions if selector == "contribution" else None, self.draw_seed(draw)
-        return self.evidence.token_ids[row_order(self.evidence, selector, contributions=worth, seed=seed)]
+        return evidence.token_ids[row_order(evidence, selector, contributions=worth, seed=seed)]
 
     def choose(self, selector: str, spec: ArmSpec) -> Tensor:
         """The token ids that a selector chooses for an arm, best first. int64 [k], fewer if there are not k to copy."""
-        k, ids = self.size(spec), self.order(selector, spec.draw)
+        k, ids = self.size(spec), self.order(selector, spec.draw, self._evidence_for(selector, spec))
         if k > len(ids) and spec.facts.trains:
             raise InputError(
                 f"arm {spec} asks for {k:,} rows, but only {len(ids):,} rows can be chosen by {selector} "
@@ -140,10 +155,9 @@ class Cell:
         """The rows that a selector chooses for an arm, with what they were ranked by."""
         worth = self.contributions if selector == "contribution" else None
         ids = self.choose(selector, spec)
-        values = row_values(self.evidence, selector, contributions=worth)
-        return SelectedRows(
-            ids, values[torch.searchsorted(self.evidence.token_ids, ids)], selector, self.evidence.vocab_size
-        )
+        evidence = self._evidence_for(selector, spec)
+        values = row_values(evidence, selector, contributions=worth)
+        return SelectedRows(ids, values[torch.searchsorted(evidence.token_ids, ids)], selector, evidence.vocab_size)
 
     def draw_seed(self, draw: int) -> int:
         """The seed of what an arm draws at random. Draw 0 has the training seed itself."""

@@ -153,7 +153,7 @@ class Experiment:
 
     def _make(self, cell: Cell, spec: ArmSpec, make: Callable[[Cell, ArmSpec, Path, ProgressCallback], None]) -> Job:
         arm, needs = ARMS[spec.name], [cell.corpus_stage]
-        needs += [cell.embed_stage] * arm.reads_embed + [_contribution_stage(cell)] * spec.needs_contributions
+        needs += [cell.embed_stage] * arm.reads_embed(spec) + [_contribution_stage(cell)] * spec.needs_contributions
         kind = arm.kind if spec.steps is None else f"{arm.kind}.{spec.steps}"  # whose time says little about others
         return Job(
             _stage(cell, spec),

@@ -54,7 +54,7 @@ def test_printed_jobs_read_what_they_need_alone_and_one_after_the_other_complete
     arguments, finished, tmp_path, capsys, reads
 ):
     output = tmp_path / "a folder"
-    command = arguments(output, "--arms", "partial@0.3,partial@0.000001", "--seed", "0", "--print-jobs")
+    command = arguments(output, "--arms", "partial@0.3,partial@0.000001,frequency@4", "--seed", "0", "--print-jobs")
     assert cli.main([*command, "--json"]) == 0
     jobs = json.loads(capsys.readouterr().out)["jobs"]
     level = {job["stage"]: job["level"] for job in jobs}
