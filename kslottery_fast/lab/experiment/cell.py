@@ -135,7 +135,7 @@ class Cell:
 
     def order(self, selector: str, draw: int = 0, evidence: Evidence | None = None) -> Tensor:
         """The token ids of all rows that a selector ranks, best first. int64 [n]."""
-        evidence = evidence or self.evidence
+        evidence = self.evidence if evidence is None else evidence
         worth, seed = self.contributions if selector == "contribution" else None, self.draw_seed(draw)
         return evidence.token_ids[row_order(evidence, selector, contributions=worth, seed=seed)]
 
