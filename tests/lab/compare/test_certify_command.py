@@ -128,7 +128,7 @@ def sure(copy):
 def test_forged_violations_are_refused(sure, capsys):
     """The level with the most violations is said to have none, in all its fields."""
     assert cli.main(["certify", str(sure)]) == 0
-    assert capsys.readouterr().out.count("In practice the criterion is wrong at") == 1  # the other one certifies nothing
+    assert capsys.readouterr().out.count("In practice the criterion is wrong at") == 1  # the other has no level
 
     def change(data):
         level = max(data["levels"], key=lambda level: level["violations"])
