@@ -135,7 +135,8 @@ def margin_bounds(
     check_progress(progress)
     scale = 1.0 if share is None else check_share(share, "share")
     _check_llama(whole)
-    ids, values = check_rows(model, token_ids, rows, None)
+    no_tokenizer: Any = None
+    ids, values = check_rows(model, token_ids, rows, no_tokenizer)
     network = whole.model
     turn = float(getattr(network.rotary_emb, "attention_scaling", 1.0))
     bounds = [LayerBound(layer, turn) for layer in network.layers]

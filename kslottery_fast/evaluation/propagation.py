@@ -21,6 +21,7 @@ from torch import Tensor
 _SILU_MINIMUM = -1.2784645427610738  # where SiLU is smallest, and its value there
 _SILU_LEAST = -0.2784645427610738
 _SILU_SLOPE = 1.0998393194  # the largest slope of SiLU
+_SMALL = 1e-6  # below it, differences of function values would be lost in rounding
 _TINY = 1e-45  # at least as large as a weight that float32 rounds to 0
 
 
@@ -96,7 +97,8 @@ def silu_moves(values: Tensor, moves: Tensor) -> Tensor:
     low, high, here = silu(values - moves), silu(values + moves), silu(values)
     across = (values - moves <= _SILU_MINIMUM) & (values + moves >= _SILU_MINIMUM)
     least = torch.where(across, torch.full_like(here, _SILU_LEAST), torch.minimum(low, high))
-    return torch.maximum(torch.maximum(low, high) - here, here - least).clamp(min=0)
+    moved = torch.maximum(torch.maximum(low, high) - here, here - least).clamp(min=0)
+    return torch.where(moves < _SMALL, _SILU_SLOPE * moves, moved)
 
 
 class LayerBound:
@@ -155,8 +157,7 @@ class LayerBound:
         scores = torch.where(allowed, self.scale * turned, 0)  # [B, H, T, T]
         weights = torch.where(allowed, seen.weights.clamp(min=_TINY), 0)
         least, most = _weight_range(weights, scores)
-        shift = torch.maximum(most - weights, weights - least).clamp(min=0)
-        shift = shift * (scores.amax(dim=-1, keepdim=True) > 0)  # no score moves: no rounding either
+        shift = _weight_shift(weights, scores, least, most)
         away = torch.where(
             allowed, torch.cdist(weights @ values, values, compute_mode="donot_use_mm_for_euclid_dist"), 0
         )
@@ -188,6 +189,17 @@ def _weight_range(weights: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     grown = torch.where(weights > 0, weights * scores.exp(), 0)
     least = weights / (weights + torch.where(weights > 0, _others(grown) * scores.exp(), 0))
     return torch.where(weights > 0, least, 0), torch.where(weights > 0, most, 0)
+
+
+def _weight_shift(weights: Tensor, scores: Tensor, least: Tensor, most: Tensor) -> Tensor:
+    """Bound how far each attention weight moves. For small moves it does not subtract numbers that are almost equal.
+
+    If scores move by at most c, and the one of a weight by at most c_j, the weight changes by a factor between
+    exp(-c - c_j) and exp(c + c_j).
+    """
+    exponent = scores + scores.amax(dim=-1, keepdim=True)
+    plain = torch.maximum(most - weights, weights - least).clamp(min=0)
+    return torch.where(exponent < _SMALL, weights * exponent.clamp(max=_SMALL).expm1(), plain)
 
 
 def _others(values: Tensor) -> Tensor:

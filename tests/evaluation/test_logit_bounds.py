@@ -11,7 +11,14 @@ from kslottery_fast.evaluation.certify import certify
 from kslottery_fast.evaluation.encoding import Example, collate, encode
 from kslottery_fast.evaluation.logit_bounds import margin_bounds
 from kslottery_fast.evaluation.logits import supervised_logits
-from kslottery_fast.evaluation.propagation import _others, _weight_range, norm_moves, operator_norm, silu_moves
+from kslottery_fast.evaluation.propagation import (
+    _others,
+    _weight_range,
+    _weight_shift,
+    norm_moves,
+    operator_norm,
+    silu_moves,
+)
 from kslottery_fast.evaluation.reading import read_tokens
 from kslottery_fast.evaluation.toy import alphabet_model
 from kslottery_fast.evaluation.worn_rows import wearing
@@ -115,6 +122,7 @@ def test_silu_and_attention_weights_stay_in_their_ranges():
     moved, bound = (silu(places) - silu(x)[:, None]).abs().amax(dim=1), silu_moves(x, moves)
     assert (moved <= bound + 1e-12).all()
     assert (bound - moved).max() < 1e-3
+    assert (silu_moves(x, moves * 1e-30) >= (x.sigmoid() * (1 + x * (-x).sigmoid())).abs() * moves * 1e-30).all()
     scores, sizes = torch.randn(50, 7, generator=generator).double(), torch.rand(50, 7, generator=generator).double()
     weights = scores.softmax(-1)
     least, most = _weight_range(weights, sizes)
@@ -126,6 +134,11 @@ def test_silu_and_attention_weights_stay_in_their_ranges():
     assert torch.allclose((scores + first * sizes).softmax(-1)[:, 0], most[:, 0])
     assert torch.allclose((scores - first * sizes).softmax(-1)[:, 0], least[:, 0])
     assert torch.equal(_others(torch.tensor([1.0, 2.0, 4.0])), torch.tensor([6.0, 5.0, 3.0]))
+    slight = sizes * 1e-30  # lost in the rounding of float64, but not in the bound
+    shift = _weight_shift(weights, slight, *_weight_range(weights, slight))
+    most = weights * slight * (1 - weights)  # to first order, if only its own score moves
+    assert (shift >= most).all()
+    assert (shift <= 2 * weights * slight.amax(dim=-1, keepdim=True) * (1 + 1e-9)).all()
     huge = _weight_range(weights, sizes * 1e5)
     assert all(one.isfinite().all() for one in huge)
 

@@ -8,6 +8,7 @@ The rows and the predictions themselves are trusted: only running the models aga
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -103,23 +104,22 @@ def predict_models(
     order = sorted(range(len(models)), key=lambda place: -len(models[place]))
     plan = share_plan([models[place] for place in order], len(features), tokens)
     options = {"pad_token_id": shop.pad_token_id, "batch_size": shop.settings.eval_batch_size}
-    total, done, found = sum(len(share.sentences) for share in plan), 0, []
+    total, done = sum(len(share.sentences) for share in plan), 0
+    found: list[Predictions] = []
     for place, share in zip(order, plan, strict=True):
-        news = None
+        parts = [] if share.source is None else [found[share.source]]
         if share.sentences:
             rows = tuned.only(models[place]) if len(models[place]) else None
+            told = partial(_count_on, progress, done, total)
             with shop.wearing(rows) as model:
-                news = sentence_predictions(
-                    model,
-                    features,
-                    share.sentences,
-                    progress=lambda n, _, start=done: progress(start + n, total),
-                    **options,
-                )
-        source = None if share.source is None else found[share.source]
-        found.append(news if source is None else source if news is None else merge_predictions(source, news))
+                parts.append(sentence_predictions(model, features, share.sentences, progress=told, **options))
+        found.append(reduce(merge_predictions, parts))
         done += len(share.sentences)
     return [found[order.index(place)] for place in range(len(models))]
+
+
+def _count_on(progress: ProgressCallback, start: int, total: int, done: int, _: int) -> None:
+    progress(start + done, total)
 
 
 def moved_ids(token_ids: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:

@@ -128,6 +128,7 @@ def sure(copy):
 def test_forged_violations_are_refused(sure, capsys):
     """The level with the most violations is said to have none, in all its fields."""
     assert cli.main(["certify", str(sure)]) == 0
+    assert capsys.readouterr().out.count("In practice the criterion is wrong at") == 1  # the other has no level
 
     def change(data):
         level = max(data["levels"], key=lambda level: level["violations"])
@@ -187,7 +188,6 @@ def test_every_level_counts_the_positions_that_read_no_row_that_differs(finished
     assert cli.main(["certify", str(finished)]) == 0
     printed = capsys.readouterr().out
     assert "read no row in which the models differ: there they must agree." in printed
-    assert printed.count("In practice the criterion is wrong at") == 2
 
 
 def test_the_rows_of_every_selector_are_certified_at_equal_sizes(copy, capsys):
