@@ -134,7 +134,7 @@ class Board:
             stage = running.job.stage
             if running.total and (seconds := whole.get(stage)):
                 whole[stage] = seconds * (1 - running.done / running.total)
-        seconds = [one for one in whole.values() if one is not None]
-        if not sum(seconds) or len(seconds) < len(whole):
+        known = [one for one in whole.values() if one is not None]
+        if not sum(known) or len(known) < len(whole):
             return ""
-        return f"{roughly(sum(seconds) / self.workers)} left in all"
+        return f"{roughly(sum(known) / self.workers)} left in all"
