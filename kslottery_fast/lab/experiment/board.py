@@ -129,12 +129,13 @@ class Board:
 
     def _time_left(self) -> str:
         """What is left if the workers share it evenly. Empty if it is not known, or if nothing is left."""
-        whole = {stage: self.forecast.whole(self.by_stage[stage].kind) for stage in self.left}
-        for running in self.running.values():
-            stage = running.job.stage
-            if running.total and (seconds := whole.get(stage)):
-                whole[stage] = seconds * (1 - running.done / running.total)
-        known = [one for one in whole.values() if one is not None]
-        if not sum(known) or len(known) < len(whole):
+        seconds: list[float] = []
+        running = {one.job.stage: one.done / one.total for one in self.running.values() if one.total}
+        for stage in self.left:
+            whole = self.forecast.whole(self.by_stage[stage].kind)
+            if whole is None:
+                return ""
+            seconds.append(whole * (1 - running.get(stage, 0.0)))
+        if not sum(seconds):
             return ""
-        return f"{roughly(sum(known) / self.workers)} left in all"
+        return f"{roughly(sum(seconds) / self.workers)} left in all"
