@@ -22,7 +22,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /make \1\t/' | expand -t 16
 
 demo: .venv/native ## KS-Lottery end to end on SmolLM2-135M and real translations; the report goes to runs/demo
-	@$(BIN)/kslottery run --output runs/demo $(ARGS)
+	@$(BIN)/kslottery run --output runs/demo --rows 64 --workers auto $(ARGS)
 
 test: lint unit ## everything that CI runs: linters, types, formats, tests, doctests
 
