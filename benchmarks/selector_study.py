@@ -277,9 +277,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cell = open_cell(asked.folder, asked.target, asked.seed)
     study = Study(cell, asked.output, console.say, candidates_by=asked.candidates_by)
     ranked, sizes = [name for name in names if name != "greedy"], _integers(asked.sizes)
+    for name in ("untuned", "embed"):
+        study.measured(name)
     for name in ranked:
         for size in sizes:
             study.measured(name, size)
+        study.seconds(name)
     print_scores(study, ranked, sizes)
     if "frequency" in ranked:
         print_differences(study, ranked, sizes)
