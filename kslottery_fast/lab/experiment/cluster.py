@@ -20,7 +20,7 @@ from .claims import Claim
 from .console import Forecast, ProgressCallback, RunConsole
 from .jobs import Job, begin, make_stage, take_turns
 from .plan import Experiment
-from .run_folder import RunFolder, join_run_folder
+from .run_folder import RunFolder, join_run_folder, tidy
 from .settings import ExperimentSettings
 
 _RETRIES = 3  # how often Ray repeats a task whose process was killed
@@ -64,7 +64,10 @@ class RayCluster:
             for job in todo:
                 made[job.stage] = task.remote(*place, job.stage, *(made[need] for need in job.needs if need in made))
             board = Board(jobs, folder, console, max(1, int(resources.get("CPU", 1)) // self.threads()))
-            _follow(ray, {reference: stage for stage, reference in made.items()}, board)
+            try:
+                _follow(ray, {reference: stage for stage, reference in made.items()}, board)
+            finally:
+                tidy(folder)  # what killed tasks left
 
 
 def _follow(ray: Any, stages: dict[Any, str], board: Board) -> None:

@@ -61,7 +61,7 @@ TERMS = (
         "Certified by reading",
         "A position in a text at which no token up to there has a row that differs between the embed-tuned model and "
         "the model with the selected rows. Both compute the same function of the same rows, so they predict the same "
-        "token. This is a proof, and it holds for any selected rows if the output head is the same.",
+        "token for any selected rows, if the output head is the same.",
         "certified by reading",
     ),
     Term(

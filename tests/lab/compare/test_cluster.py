@@ -17,9 +17,11 @@ from kslottery_fast.lab.experiment import cluster
 
 
 @pytest.fixture
-def ray():
-    """A cluster of two CPUs on this machine."""
-    module = pytest.importorskip("ray")
+def ray(monkeypatch):
+    """A cluster of two CPUs on this machine. Ray gets time to start, since the machine may be busy."""
+    module = pytest.importorskip("ray", reason="the extra [ray] is not installed")
+    for name in ("agent_register_timeout_ms", "raylet_start_wait_time_s", "worker_register_timeout_seconds"):
+        monkeypatch.setenv(f"RAY_{name}", "300000" if name.endswith("ms") else "300")
     module.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield module
     module.shutdown()
