@@ -40,15 +40,15 @@ def run(tmp_path) -> Path:
 
 def finish(run: Path) -> None:
     """Give the folder of the fixture all other stages, empty ones."""
-    arms = ("embed", "transfer@tickets", "partial@tickets", "frequency@tickets", "random@tickets")
-    for stage in ("certificate", *arms, *(f"{arm}.score" for arm in arms)):
+    arms = [str(spec) for spec in SETTINGS.specs if str(spec) != "untuned"]
+    for stage in ("certificate", "contribution", *arms, *(f"{arm}.score" for arm in arms)):
         (run / "stages" / f"es.3.{stage}").mkdir()
 
 
 def test_a_run_that_is_not_finished_says_how_far_it_is_and_what_is_next(run):
     facts = describe(run)
     assert facts["path"] == str(run)
-    assert (facts["stages_finished"], facts["stages"], facts["next_stage"]) == (3, 14, "Embed Tuning")
+    assert (facts["stages_finished"], facts["stages"], facts["next_stage"]) == (3, 23, "Embed Tuning")
     assert facts["settings"] == HEADER["settings"]
     assert "nll_per_token" not in facts
     facts = describe(run / "run.json")
@@ -61,7 +61,7 @@ def test_a_finished_run_shows_its_results_and_so_does_its_summary(run):
     finish(run)
     facts, summary = describe(run), describe(run / "summary.json")
     assert facts["what"].startswith("an experiment of `kslottery run`")
-    assert (facts["stages_finished"], facts["stages"], facts["next_stage"]) == (14, 14, None)
+    assert (facts["stages_finished"], facts["stages"], facts["next_stage"]) == (23, 23, None)
     for found in (facts, summary):
         assert found["title"] == "tiny, English to Spanish"
         assert found["grid"] == SETTINGS.grid
@@ -75,7 +75,7 @@ def test_a_finished_run_that_a_larger_comparison_has_begun_to_extend_goes_on(run
     finish(run)
     write_json(run / "run.json", HEADER | {"grid": SETTINGS.grid | {"seeds": [3, 4]}})
     facts = describe(run)
-    assert (facts["stages_finished"], facts["stages"]) == (14, 25)
+    assert (facts["stages_finished"], facts["stages"]) == (23, 43)
     assert facts["next_stage"] == "es, seed 4: Embed Tuning"
 
 
