@@ -300,13 +300,15 @@ class Certificate:
         return text + reading_text(level, self.positions)
 
     def _practice(self) -> list[str]:
-        """Two sentences: where the criterion was wrong least and most often, and from where on seldom."""
+        """Where the criterion was wrong least and most often, and (of several levels) from where on seldom."""
         rated = sorted((level.alpha, rate) for level in self.levels if (rate := level.violation_rate) is not None)
         if not rated:
             return []
         best, worst = min(rated, key=lambda pair: (pair[1], pair[0])), max(rated, key=lambda pair: (pair[1], -pair[0]))
         text = f"In practice the criterion is wrong at {best[1]:.1%} of its positions at alpha {best[0]:g}"
         text += "." if best[1] == worst[1] else f" and at {worst[1]:.1%} at alpha {worst[0]:g}."
+        if len(rated) == 1:
+            return [text]
         often = max((alpha for alpha, rate in rated if rate > SELDOM), default=0.0)
         seldom = [alpha for alpha, _ in rated if alpha > often]
         if not seldom:

@@ -11,6 +11,7 @@ particular change does. Distances in D would not do: a row with permuted coordin
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from .propagation import LayerBound, Seen, norm_moves
 from .words import counted
 from .worn_rows import check_rows
 
+_LINEAR = re.compile(r"(^lm_head|\.(q|k|v|o|gate|up|down)_proj)$")
 _ROWS = 1 << 22  # float64 numbers of [n, V] held at once, several times: 32 MiB each
 
 
@@ -108,8 +110,8 @@ def margin_bounds(
     Raises
     ------
     InputError
-        The model is not a LLaMA with SiLU, the rows do not fit the token ids and the model, or the batches supervise
-        no position.
+        The model is not a LLaMA with SiLU, a linear layer is quantized, has an adapter or follows attached rows, the
+        rows do not fit the token ids and the model, or the batches supervise no position.
     TypeError
         An argument has the wrong type.
 
@@ -169,6 +171,12 @@ def _check_llama(model: Any) -> None:
             f"model is {shown(type(model).__name__)}: the bound is derived for LlamaForCausalLM with the activation "
             "silu alone, because each kind of layer needs a proof of its own"
         )
+    for name, module in model.named_modules():
+        if _LINEAR.search(name) and type(module) is not nn.Linear:
+            raise InputError(
+                f"model has a {type(module).__name__} as {name}: the bound reads the weights of plain linear layers. "
+                "Merge adapters and attached rows into the model first, and load it without quantization"
+            )
 
 
 @contextlib.contextmanager
@@ -192,7 +200,8 @@ def _forward(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, list[See
         return lambda _, arguments: store.update({name: arguments[0].double()})
 
     def keep_output(store: dict[str, Tensor], name: str) -> Callable[[Any, Any, Any], None]:
-        return lambda _, __, output: store.update({name: (output[1] if name == "weights" else output).double()})
+        read = _attention_weights if name == "weights" else Tensor.double
+        return lambda _, __, output: store.update({name: read(output)})
 
     for layer, store in zip(layers, kept, strict=True):
         attention, mlp = layer.self_attn, layer.mlp
@@ -208,6 +217,15 @@ def _forward(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, list[See
         for hook in hooks:
             hook.remove()
     return states[0], [Seen(**store) for store in kept], logits.double()
+
+
+def _attention_weights(output: tuple[Tensor, Tensor]) -> Tensor:
+    """What an attention layer returns as its weights. None is smaller than one that was rounded to 0 may have been.
+
+    The layer computes them in float32 and converts them. Below the smallest normal number, either may give 0.
+    """
+    weights = output[1]
+    return weights.double().clamp(min=max(torch.finfo(dtype).tiny for dtype in (torch.float32, weights.dtype)))
 
 
 def _distances(read: Tensor, places: Tensor, rows: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ _SILU_MINIMUM = -1.2784645427610738  # where SiLU is smallest, and its value the
 _SILU_LEAST = -0.2784645427610738
 _SILU_SLOPE = 1.0998393194  # the largest slope of SiLU
 _SMALL = 1e-6  # below it, differences of function values would be lost in rounding
-_TINY = 1e-45  # at least as large as a weight that float32 rounds to 0
 
 
 @dataclass
@@ -36,7 +35,7 @@ class Seen:
     query, key, value : Tensor
         [B, T, heads x head dimension], before the rotary embedding.
     weights : Tensor
-        The attention, [B, heads, T, T].
+        The attention, [B, heads, T, T], at least as large as a weight that was rounded to 0.
     gate, up : Tensor
         [B, T, m], before SiLU.
     """
@@ -155,7 +154,7 @@ class LayerBound:
         dk, dv = (norms.repeat_interleave(groups)[None, :, None] * moves[:, None] for norms in (self.key, self.value))
         turned = queries.norm(dim=-1)[..., None] * dk[:, :, None] + dq[..., None] * (keys.norm(dim=-1) + dk)[:, :, None]
         scores = torch.where(allowed, self.scale * turned, 0)  # [B, H, T, T]
-        weights = torch.where(allowed, seen.weights.clamp(min=_TINY), 0)
+        weights = torch.where(allowed, seen.weights, 0)
         least, most = _weight_range(weights, scores)
         shift = _weight_shift(weights, scores, least, most)
         away = torch.where(
@@ -186,8 +185,8 @@ class LayerBound:
 def _weight_range(weights: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """The least and the largest value of each attention weight if each score moves by at most ``scores``."""
     most = weights / (weights + _others(weights * (-scores).exp()) * (-scores).exp())
-    grown = torch.where(weights > 0, weights * scores.exp(), 0)
-    least = weights / (weights + torch.where(weights > 0, _others(grown) * scores.exp(), 0))
+    others = _others(torch.where(weights > 0, weights * scores.exp(), 0))
+    least = weights / (weights + torch.where(others > 0, others * scores.exp(), 0))  # exp may be infinite
     return torch.where(weights > 0, least, 0), torch.where(weights > 0, most, 0)
 
 

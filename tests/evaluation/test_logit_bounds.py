@@ -9,7 +9,7 @@ from kslottery_fast import attach_rows, get_rows
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.evaluation.certify import certify
 from kslottery_fast.evaluation.encoding import Example, collate, encode
-from kslottery_fast.evaluation.logit_bounds import margin_bounds
+from kslottery_fast.evaluation.logit_bounds import _attention_weights, margin_bounds
 from kslottery_fast.evaluation.logits import supervised_logits
 from kslottery_fast.evaluation.propagation import (
     _others,
@@ -141,6 +141,19 @@ def test_silu_and_attention_weights_stay_in_their_ranges():
     assert (shift <= 2 * weights * slight.amax(dim=-1, keepdim=True) * (1 + 1e-9)).all()
     huge = _weight_range(weights, sizes * 1e5)
     assert all(one.isfinite().all() for one in huge)
+    alone = torch.tensor([[1.0, 0.0]]).double()  # of a position that may attend to itself alone
+    assert all(torch.equal(one, alone) for one in _weight_range(alone, torch.tensor([[1e5, 0.0]]).double()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_attention_weight_that_was_rounded_to_zero_may_grow(dtype):
+    scores = torch.tensor([0.0, -16.0, -20.0, -80.0, -200.0])
+    exact, rounded = scores.double().softmax(-1), scores.softmax(-1).to(dtype)
+    assert rounded[-1] == 0
+    seen = _attention_weights((rounded, rounded))
+    lost = rounded == 0
+    assert (seen[lost] >= exact[lost]).all()
+    assert torch.equal(seen[0], rounded[0].double())
 
 
 def test_a_criterion_in_d_alone_is_unsound():
@@ -171,5 +184,13 @@ def test_other_models_and_bad_arguments_are_refused(tiny_llama, batches):
         margin_bounds(gpt, batches, [3], torch.zeros(1, 8))
     with pytest.raises(InputError, match="model is 'LlamaForCausalLM': the bound is derived"):
         margin_bounds(tiny_llama(hidden_act="relu"), batches, [3], torch.zeros(1, 32))
+    changed = tiny_llama()
+    changed.model.layers[1].mlp.up_proj = torch.nn.Sequential(changed.model.layers[1].mlp.up_proj)
+    with pytest.raises(InputError, match=r"has a Sequential as model.layers.1.mlp.up_proj: the bound reads"):
+        margin_bounds(changed, batches, [3], torch.zeros(1, 32))
+    tied = tiny_llama(tied=True)
+    attach_rows(tied, [3], output="tied")
+    with pytest.raises(InputError, match=r"has a RowLinear as lm_head: .* Merge adapters and attached rows"):
+        margin_bounds(tied, batches, [3], torch.zeros(1, 32))
     with pytest.raises(InputError, match="share is 2: expected a number strictly between 0 and 1"):
         margin_bounds(tiny_llama(), batches, [3], torch.zeros(1, 32), share=2)

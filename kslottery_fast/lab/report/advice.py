@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from statistics import fmean
 from typing import Any
 
-from kslottery_fast.lab.experiment.specs import arms_of
+from kslottery_fast.lab.experiment.specs import FACTS, arms_of
 
 from . import contribution_facts, rates
 from .answer import answer, reason
 from .certified import certified_text, level_at
 from .selector_text import selector_sentences
-from .words import arm_label, is_model, rows_noun, share_text
+from .words import arm_label, chosen_rows, rows_noun, share_text
 
 FEW, MANY, STEEP, UNSTABLE = 5, 0.1, 3.0, 0.5
 """Thresholds of the warnings.
@@ -93,11 +94,11 @@ def _tickets_of(selection: Mapping[str, Any]) -> str:
 
 
 def _rows_of(spec: str, language: Mapping[str, Any]) -> str:
-    """The rows of Partial Tuning in words; the tickets with their number if it is the same for all seeds."""
-    if not is_model(spec):
-        return f"the rows of {spec}"
-    several = spec in language["arms"] and len(set(language["arms"][spec]["rows"])) > 1
-    return "the tickets" if several else _tickets_of(language["selection"])
+    """The rows of an arm in words; the tickets with their number if it is the same for all seeds."""
+    rows = language["arms"][spec]["rows"] if spec in language["arms"] else []
+    if spec != "partial@tickets":
+        return chosen_rows(FACTS[spec.partition("@")[0]].selector or spec, fmean(rows) if rows else None)
+    return "the tickets" if len(set(rows)) > 1 else _tickets_of(language["selection"])
 
 
 def _selection(tickets: Mapping[str, Any], correction: str | None, seed: str) -> str:

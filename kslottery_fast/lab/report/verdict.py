@@ -127,7 +127,8 @@ def on_test_over(summary: Mapping[str, Any]) -> str:
         others = _others(summary["selectors"], next(iter(told.values())))
         parts += [f"in the mean over languages, {listed(_done(others))}"] if others else []
     if failed:
-        parts.append(f"Embed Tuning did not clearly lower the test NLL in {_of(failed, len(languages))}")
+        where = "any language" if len(failed) == len(languages) else _of(failed, len(languages))
+        parts.append(f"Embed Tuning did not clearly lower the test NLL in {where}")
     return _joined(parts)
 
 
@@ -201,7 +202,7 @@ def _outcomes(languages: Sequence[Mapping[str, Any]], told: Mapping[str, Best]) 
                     sizes.setdefault(name, set()).add(rows)
     for name, outcomes in found.items():
         count = next(iter(sizes[name])) if len(sizes[name]) == 1 else None
-        each = [f"{_DO[one]} in {_of(names, len(told))}" for one, names in outcomes.items()]
+        each = [f"{_DO[one]} in {_of(names, len(languages))}" for one, names in outcomes.items()]
         yield f"{chosen_rows(name, count)} {listed(each)}"
 
 

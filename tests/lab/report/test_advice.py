@@ -27,7 +27,7 @@ def test_a_plain_run_answers_first_and_then_says_each_reason_once():
         "(+1.726, +1.686 to +1.766) are worse than frequency."
     )
     assert "Coverage of the training tokens is 13% for KS, 57% for frequency and 2% for random rows." in text[2]
-    assert text[2].endswith("Selection by the KS test is therefore not what makes rows useful here.")
+    assert text[2].endswith("A count of the tokens chooses better rows here than the KS test does.")
     assert text[3].startswith("There is one training seed")
     assert text[4].startswith("At alpha = 0.05 the KS test selects 55 of 49,152 rows (D of at least 0.0816).")
     assert "from 3.558 to 1.781, a gain of 1.777 nats (95% interval 1.727 to 1.827)." in text[5]
@@ -112,9 +112,25 @@ def test_selectors_of_every_trained_size_are_told_by_what_they_did():
     )
     del copies["models"][0]["arms"][0]  # no matter: its coverage is not asked for a second group
     assert len(selector_sentences([group, copies | {"copied": False}], arms)) == 2
+    assert text.endswith(COUNTING)
+    tie = compared("200", 200, frequency=2.0, ks=2.01)
+    assert COUNTING not in " ".join(selector_sentences([group, tie], arms))
 
 
 ONE = {"coverage": [0.5]}
+COUNTING = "A count of the tokens chooses better rows here than the KS test does."
+
+
+def test_the_rows_of_another_selector_are_not_called_tickets():
+    language = realistic(rows=60).spanish
+    shares = {f"{arm}frequency@tickets": interval(0.9, 0.05) for arm in ("transfer-", "")}
+    arms = {spec: {**language["arms"]["frequency@tickets"], "rows": [55]} for spec in shares}
+    text = say(select_by="frequency", gain={**interval(1.7, 0.1), "shares": shares}, arms={**language["arms"], **arms})
+    (gain,) = (one for one in text if one.startswith("Embed Tuning lowers"))
+    assert gain.endswith(
+        "Copying the rows of the 55 most frequent tokens recovers 90% (85% to 95%) of this gain; training them "
+        "recovers 90% (85% to 95%)."
+    )
 
 
 def test_without_frequency_the_selectors_are_told_against_ks_and_without_both_not_at_all():
