@@ -82,7 +82,8 @@ def available_memory_bytes() -> int:
         available = facts["MemAvailable"]
     except (OSError, LookupError, ValueError):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return min(available, _left_in_container(Path("/sys/fs/cgroup")) or available)
+    left = _left_in_container(Path("/sys/fs/cgroup"))
+    return available if left is None else min(available, left)
 
 
 def _left_in_container(group: Path) -> int | None:

@@ -123,6 +123,45 @@ def test_a_process_that_was_silent_for_too_long_notices_that_it_lost_the_stage(t
     assert files(claims.folder) == (["embed.2"] if how == "taken over" else [])
 
 
+def test_a_claim_that_was_removed_and_made_again_by_another_is_lost_and_stays_the_others(tmp_path):
+    claims = Claims(tmp_path / "claims", beat=0.01)
+    with claims.holding("embed") as mine:
+        mine.path.unlink()
+        write_claim(tmp_path, "embed")  # the same number
+        wait_until(lambda: mine.lost)
+    assert claims.held("embed")
+
+
+def test_a_claim_made_while_dead_ones_are_tidied_stays(tmp_path, monkeypatch):
+    dead = write_claim(tmp_path, "embed", age=1000)
+    claims, is_dead, made = Claims(tmp_path / "claims"), Claims._dead, []
+
+    def taken_over_in_the_meantime(self, path):
+        found = is_dead(self, path)
+        if path == dead and not made:
+            made.append(path.with_name("embed.2"))
+            made[0].write_text("{}")
+        return found
+
+    monkeypatch.setattr(Claims, "_dead", taken_over_in_the_meantime)
+    claims.tidy()
+    assert files(claims.folder) == ["embed.2"]
+
+
+def test_a_stage_that_is_finished_while_leftovers_are_removed_is_no_error(tmp_path, monkeypatch):
+    leftover = tmp_path / "run" / "stages" / ".embed.abc.tmp"
+    with open_run_folder(tmp_path / "run", {}, {}, keep=True):
+        leftover.mkdir()
+
+    def finished_in_the_meantime(self, stage):
+        leftover.rename(leftover.with_name(stage))
+        return False
+
+    monkeypatch.setattr(Claims, "held", finished_in_the_meantime)
+    with open_run_folder(tmp_path / "run", {}, {}) as folder:
+        assert folder.finished("embed")
+
+
 def wait_until(true):
     end = time.monotonic() + 10
     while not true():

@@ -74,3 +74,10 @@ def test_the_limit_of_a_container_counts(tmp_path):
     assert memory._left_in_container(tmp_path) is None
     (tmp_path / "memory.max").write_text("1000\n")
     assert memory._left_in_container(tmp_path) == 450
+
+
+@pytest.mark.parametrize(("left", "available"), [(0, 0), (450, 450), (None, 8192)])
+def test_a_full_container_has_no_memory_left(monkeypatch, left, available):
+    monkeypatch.setattr(memory.Path, "read_text", lambda *_, **__: "MemAvailable: 8 kB\n")
+    monkeypatch.setattr(memory, "_left_in_container", lambda group: left)
+    assert memory.available_memory_bytes() == available

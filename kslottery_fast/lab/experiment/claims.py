@@ -4,7 +4,7 @@ A claim is a file ``claims/<stage>.<number>``, which only one process can create
 A claim is dead if its process is gone, which only the same machine can see, or if it was not touched for a while. Then
 another process creates the claim with the next number. The largest number holds the stage, so a process that was only
 suspended sees that it lost its claim. No dead claim has to be removed first, and so no live one can be removed by
-mistake.
+mistake. Every claim holds a name that no other has, because a number is used again once its claims are removed.
 
 This needs a file system on which only one process can create a file, and no more: no locks, and no clocks that agree.
 """
@@ -15,6 +15,7 @@ import os
 import platform
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,12 +34,14 @@ class Claim:
     ----------
     path : Path
         The file of the claim.
+    content : str
+        What this process wrote into it. No other claim holds the same.
     beat : float
         Seconds between two touches.
     """
 
-    def __init__(self, path: Path, beat: float) -> None:
-        self.path, self.lost, self._released = path, False, threading.Event()
+    def __init__(self, path: Path, content: str, beat: float) -> None:
+        self.path, self.content, self.lost, self._released = path, content, False, threading.Event()
         self.stage, _, number = path.name.rpartition(".")
         self.number = int(number)
         self._thread = threading.Thread(target=self._touch, args=(beat,), daemon=True)
@@ -54,7 +57,7 @@ class Claim:
         self._released.set()
         self._thread.join()
         for number, path in _claims_on(self.path.parent, self.stage):
-            if number <= self.number:
+            if number < self.number or (number == self.number and self._is_mine()):
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty, or already gone
             self.path.parent.rmdir()
@@ -63,9 +66,16 @@ class Claim:
         while not self._released.wait(beat):
             with contextlib.suppress(OSError):  # a server that does not answer: others will see the silence
                 found = [number for number, _ in _claims_on(self.path.parent, self.stage)]
-                self.lost = self.number not in found or found[-1] > self.number
+                self.lost = self.number not in found or found[-1] > self.number or not self._is_mine()
                 if not self.lost:
                     os.utime(self.path)
+
+    def _is_mine(self) -> bool:
+        """Whether the file is that of this process, and not one that another made after it had been removed."""
+        try:
+            return self.path.read_text(encoding="utf-8") == self.content
+        except FileNotFoundError:
+            return False
 
 
 class Claims:
@@ -104,8 +114,9 @@ class Claims:
     def tidy(self) -> None:
         """Remove the claims on stages that no process holds."""
         for stage in self._stages():
-            if not self.held(stage):
-                for _, path in _claims_on(self.folder, stage):
+            found = _claims_on(self.folder, stage)
+            if found and self._dead(found[-1][1]):
+                for _, path in found:  # and not one that was made in the meantime
                     path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
@@ -119,13 +130,15 @@ class Claims:
         if found and not self._dead(found[-1][1]):
             return None
         path = self.folder / f"{stage}.{found[-1][0] + 1 if found else 1}"
+        owner = {"machine": _machine(), "pid": os.getpid(), "born": _born(os.getpid()), "name": uuid.uuid4().hex}
+        content = json.dumps(owner)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with path.open("x", encoding="utf-8") as file:
-                json.dump({"machine": _machine(), "pid": os.getpid(), "born": _born(os.getpid())}, file)
+                file.write(content)
         except (FileExistsError, FileNotFoundError):  # another was first, or removed the folder with its last claim
             return None
-        return Claim(path, self.beat)
+        return Claim(path, content, self.beat)
 
     def _dead(self, path: Path) -> bool:
         try:

@@ -255,7 +255,8 @@ def tidy(run: RunFolder) -> None:
     claims.tidy()
     for leftover in filter(_half_done, [*stages.iterdir(), *run.path.iterdir()]):
         if not claims.held(leftover.name[1:].rsplit(".", 2)[0]):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            # Its process may have finished it in the meantime.
+            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     for checkpoint in checkpoints.glob("*"):
         if run.finished(checkpoint.name):
             _remove_checkpoints(checkpoint)
