@@ -200,7 +200,7 @@ def _forward(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, list[See
         return lambda _, arguments: store.update({name: arguments[0].double()})
 
     def keep_output(store: dict[str, Tensor], name: str) -> Callable[[Any, Any, Any], None]:
-        read = _attention_weights if name == "weights" else Tensor.double
+        read: Callable[[Any], Tensor] = _attention_weights if name == "weights" else Tensor.double
         return lambda _, __, output: store.update({name: read(output)})
 
     for layer, store in zip(layers, kept, strict=True):

@@ -24,8 +24,10 @@ def add_certify(commands: Any) -> None:
         "the rows and predictions in the folder, and a file that does not follow from\n"
         "the others is refused. No file is written, and no model is run without\n"
         "--selectors.\n\n"
-        "--selectors certifies the rows that every selector would choose. The largest D\n"
-        "that a selector leaves out takes the place of tau. Wrong is a share of the\n"
+        "--selectors certifies the rows that every selector would choose (contribution\n"
+        "too, if the experiment measured it). The largest D that a selector leaves out\n"
+        "takes the place of tau, and the criterion is no proof here either. By reading is\n"
+        "the share of positions where the two models must agree. Wrong is a share of the\n"
         "certified positions. Agreement is the share of positions where the model with\n"
         "these rows predicts as the embed-tuned model does, and the last column is its\n"
         "lower bound for the average sentence, with 95% confidence.",

@@ -123,7 +123,7 @@ def add_compare(commands: Any) -> None:
         action="store_false",
         help="do not score the arms with another template as well, which takes half of the time of scoring",
     )
-    _add_selector(grid, "whose arms the report is about: it recommends one and compares the others with it")
+    _add_selector(grid, "whose arms the others are compared with, and whose rows are written")
     groups = _add_settings(parser, "runs/compare", leave_out=("target",))
     groups[ENGINE].add_argument(
         "--cluster", choices=["ray"], help="run each job as a task of a Ray cluster that shares the folder"

@@ -43,7 +43,8 @@ def selector_certificates(
     Returns
     -------
     dict
-        By the name of the certificate's stage, one entry for each size and selector.
+        By the name of the certificate's stage, one entry for each size and selector. Contribution is among them if the
+        experiment measured what the rows account for.
 
     Raises
     ------
@@ -56,22 +57,25 @@ def selector_certificates(
     found = {}
     for cell in experiment.cells.values():
         name = f"{cell.folder.prefix}certificate"
+        names = [*SELECTORS, *(["contribution"] if settings.needs_contributions else [])]
         with console.task(f"certifying the rows of every selector, {name}") as progress:
-            found[name] = _of_cell(cell, sizes, progress)
+            found[name] = _of_cell(cell, names, sizes, progress)
     return found
 
 
-def _of_cell(cell: Cell, sizes: Sequence[int], progress: ProgressCallback) -> list[SelectionCertificate]:
+def _of_cell(
+    cell: Cell, names: Sequence[str], sizes: Sequence[int], progress: ProgressCallback
+) -> list[SelectionCertificate]:
     shop, evidence, tuned = cell.shop, cell.evidence, cell.tuned
     before = embedding_table(shop.model).detach()[tuned.token_ids].cpu()
     moved = moved_ids(tuned.token_ids, before, tuned.rows)
     chosen = {}
     for size in sizes:
-        for name, selector in SELECTORS.items():
-            order = selector(evidence, cell.seed)
+        for name in names:
+            order = cell.order(name)
             if size > len(order):
                 raise InputError(f"only {len(order):,} rows can be chosen by {name}; ask for fewer than {size:,}")
-            chosen[name, size] = evidence.token_ids[order[:size]].sort().values
+            chosen[name, size] = order[:size].sort().values
     features = [encode(shop.loaded.tokenizer, example) for example in shop.examples("test")]
     tokens = None if shop.settings.output_role == "tied" else read_tokens([collate(features, shop.pad_token_id)])
     tuned_model, *others = predict_models(shop, features, tuned, [moved, *chosen.values()], tokens, progress)

@@ -241,8 +241,8 @@ class ExperimentSettings:
     paraphrase : bool
         Whether every arm is also scored with a template that was not used in training.
     select_by : {"ks", "l2", "gradient", "frequency", "contribution"}
-        The selector whose arms are the method here. The report recommends one of them, compares it with the others, and
-        holds its rows. The certificate is about the tickets of the KS test in any case.
+        The selector whose arms are the method here. The report compares the others with them, and holds its rows. It
+        recommends an arm of any selector. The certificate is about the tickets of the KS test in any case.
 
     Raises
     ------

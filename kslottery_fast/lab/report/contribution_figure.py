@@ -44,7 +44,7 @@ def contributions(code: str, language: Mapping[str, Any], of: str = "") -> Pictu
         f"contributions-{code}",
         add_legend(figure, axes, f"What the first rows of each selector account for{of}", 5),
         f"A curve for each selector over the number of rows. {_shares(found)}",
-        f"{sentence(found)} The contribution of a row is the part of the fall that its own change causes, computed by "
+        f"{sentence(found)} The contribution of a row is the part of the fall that is attributed to its change by "
         "integrated gradients along the straight path between the two tables. Each curve adds up the contributions of "
         f"the rows that a selector takes first{mean}. A curve rises above 100% if the rows that it has not reached yet "
         f"raise the loss. Contributions are measured on {found['examples'][0]:,} training examples. They do not tell "

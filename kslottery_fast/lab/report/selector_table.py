@@ -14,7 +14,7 @@ HEADINGS = ("Rows", "Chosen by", "NLL", "NLL minus frequency", "NLL minus KS")
 NOTE = (
     "Selectors of the same size, compared by the NLL on the test pairs. The differences are paired over sentences and "
     "training seeds, with 95% intervals. A selector is better or worse only if the interval excludes 0 and the "
-    "difference has the same sign with every training seed. Otherwise it is a tie, and no difference is shown."
+    "difference has the same sign with every training seed. Otherwise it is a tie: these pairs cannot tell them apart."
 )
 _OUTCOMES: dict[Outcome, str] = {"better": "better", "worse": "worse", "tie": "tie"}
 

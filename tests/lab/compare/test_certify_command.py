@@ -196,7 +196,7 @@ def test_the_rows_of_every_selector_are_certified_at_equal_sizes(copy, capsys):
     found = json.loads(capsys.readouterr().out)
     assert list(found) == ["es.0.certificate", "es.1.certificate"]
     chosen = [(one["selected_by"], one["rows"]) for one in found["es.0.certificate"]]
-    assert chosen == [(name, size) for size in (4, 7) for name in SELECTORS]
+    assert chosen == [(name, size) for size in (4, 7) for name in (*SELECTORS, "contribution")]
     evidence = load_file(copy / "stages" / "es.0.embed" / "evidence.safetensors")
     by_d = evidence["counts"].sort(descending=True).values
     ks = found["es.0.certificate"][chosen.index(("ks", 4))]
