@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, write_json
 from kslottery_fast.base.memory import trimming_forward
 from kslottery_fast.evaluation.evaluate import nll
@@ -119,11 +120,22 @@ class Study:
         self.untuned: dict[str, float] = {}
 
     def result(self, setting: Setting) -> dict[str, Any]:
-        """What a setting showed. It is run first if it is not finished."""
+        """What a setting showed. It is run first if it is not finished.
+
+        Raises
+        ------
+        InputError
+            The setting was finished with another model or corpus.
+        """
         path = self.output / f"{setting}.json"
         if not path.exists():
             write_json(path, self._run(setting))
-        return read_json(path)
+        found = read_json(path)
+        for name in ("model", "corpus"):
+            there, here = found["settings"][name], getattr(self.base, name)
+            if there != here:
+                raise InputError(f"{path} was made with {name} {there}, not {here}; give another --output")
+        return found
 
     def _run(self, setting: Setting) -> dict[str, Any]:
         self.console.say(str(setting))
@@ -270,8 +282,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = [Setting(method, target, seed) for seed in seeds for method in tried for target in targets]
     study = Study(RunSettings(model=asked.model, corpus=asked.corpus), asked.output, RunConsole())
     if asked.table:
-        settings = [setting for setting in settings if (asked.output / f"{setting}.json").exists()]
-    print_table([study.result(setting) for setting in settings])
+        files = [asked.output / f"{setting}.json" for setting in settings]
+        print_table([read_json(path) for path in files if path.exists()])
+    else:
+        print_table([study.result(setting) for setting in settings])
     return 0
 
 

@@ -1,6 +1,7 @@
 """The study of stage 1's optimizer: it measures what the experiment does, goes on where it stopped, and chooses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from benchmarks.stage1_optimizers import Method, PlainAdam
 from benchmarks.stage1_study import Setting, Study, chosen, main, means
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.settings import RunSettings
 from kslottery_fast.lab.experiment.trained import TrainedRows
@@ -40,6 +42,9 @@ def test_a_setting_is_trained_scored_and_recorded_once_and_eps_decides(study, mo
 
     monkeypatch.setattr(Study, "_run", None)  # so nothing may run again
     assert study.result(small) == found[0]
+    other = Study(replace(study.base, model="another"), study.output, RunConsole(quiet=True))
+    with pytest.raises(InputError, match=r"was made with model .*, not another; give another --output"):
+        other.result(small)
     assert main(["--output", str(study.output), "--target", "es", "--table"]) == 0
     table = capsys.readouterr().out.splitlines()
     assert [line.split()[:5] for line in table[1:2]] == [["adam", "1e-08", "0.999", "es,", "0"]]
