@@ -6,6 +6,7 @@ import torch
 
 from kslottery_fast.evaluation.contribution_result import RowContributions
 from kslottery_fast.evaluation.encoding import collate
+from kslottery_fast.lab.models.attention import quick_attention
 
 from .console import ProgressCallback
 from .trained import TrainedRows
@@ -50,18 +51,19 @@ def measure(shop: Workshop, tuned: TrainedRows, seed: int, folder: Path, progres
     from kslottery_fast.evaluation.contribution import row_contributions
 
     features, size = _examples(shop, seed), shop.settings.micro_batch_size
-    found = row_contributions(
-        shop.model,
-        shop.base_table()[tuned.token_ids],
-        tuned.rows,
-        [collate(features[i : i + size], shop.pad_token_id) for i in range(0, len(features), size)],
-        token_ids=tuned.token_ids,
-        points=min(POINTS, len(features)),
-        output=shop.settings.output_role,
-        measure_fall=False,
-        seed=seed,
-        progress=progress,
-    )
+    with quick_attention(shop.model):
+        found = row_contributions(
+            shop.model,
+            shop.base_table()[tuned.token_ids],
+            tuned.rows,
+            [collate(features[i : i + size], shop.pad_token_id) for i in range(0, len(features), size)],
+            token_ids=tuned.token_ids,
+            points=min(POINTS, len(features)),
+            output=shop.settings.output_role,
+            measure_fall=False,
+            seed=seed,
+            progress=progress,
+        )
     found.save(folder / _FILE)
 
 

@@ -23,6 +23,7 @@ from kslottery_fast.evaluation.encoding import collate
 from kslottery_fast.integrations.batches import GroupedBatches
 from kslottery_fast.integrations.resuming import Checkpoints
 from kslottery_fast.integrations.trainer import TicketTrainer
+from kslottery_fast.lab.models.attention import quick_attention
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, has_rows
 from kslottery_fast.tickets.evidence import Witness
 
@@ -270,26 +271,6 @@ def train_parameters(
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=saver.resume() if saver else None)
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
-@contextlib.contextmanager
-def quick_attention(model: Any) -> Iterator[None]:
-    """Train a bfloat16 model on a CPU with transformers' own attention in place of torch's fused one.
-
-    In bfloat16 the backward pass of the fused attention is so slow that a step takes 0.7 of the time without it. In
-    float32 the fused attention is faster (docs/performance.md).
-    """
-    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    parameter = next(model.parameters())
-    slow = parameter.device.type == "cpu" and parameter.dtype == torch.bfloat16 and attention == "sdpa"
-    if not slow:
-        yield
-        return
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(attention)
 
 
 @contextlib.contextmanager
