@@ -142,7 +142,7 @@ class RunSettings:
         0, TASK, "random seed of the split into train, validation and test, and of the bootstrap", flag="split-seed"
     )
     max_new_tokens: int = option(64, EVALUATION, "maximum length of a translation, in tokens")
-    eval_batch_size: int = option(32, EVALUATION, "sentences per evaluation batch")
+    eval_batch_size: int = option(64, EVALUATION, "sentences per evaluation batch")
     n_bootstrap: int = option(1000, EVALUATION, "bootstrap resamples per interval")
     bleu_tokenizer: BleuTokenizer = option(  # noqa: RUF009
         "13a", EVALUATION, "tokenizer of sacrebleu; flores101 or flores200 give spBLEU", choices=BleuTokenizer
