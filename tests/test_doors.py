@@ -159,7 +159,11 @@ DOORS = [
         SELECTION | {"alpha": {"None", "float"}},
     ),
     Door("ks_statistics", lambda w: {"before": w.before, "after": w.after}, TABLES),
-    Door("load_adapter", lambda w: {"model": w.model, "path": w.adapter}, ROWS | NAME),
+    Door(
+        "load_adapter",
+        lambda w: {"model": w.model, "path": w.adapter},
+        ROWS | NAME | TOKENIZER | {"revision": OPTIONAL},
+    ),
     Door("merge_rows", lambda w: {"model": w.attached}),
     Door("mixed_rows", lambda w: {"model": w.attached, "names": ["default"]}, {"copies": {"int"}}),
     Door("remove_rows", lambda w: {"model": w.attached, "name": "default"}),
@@ -174,7 +178,7 @@ DOORS = [
     Door(
         "save_adapter",
         lambda w: {"model": w.attached, "path": w.folder / "adapter"},
-        PATH | {"base_model_name_or_path": {"None", "str"}},
+        PATH | TOKENIZER | {"base_model_name_or_path": {"None", "str"}, "metrics": OPTIONAL},
     ),
     Door(
         "transfer_rows",
@@ -229,11 +233,23 @@ DOORS = [
         {"alpha": {"float"}, "n": {"int"}, "m": {"int"}},
     ),
     Door(
+        "rows.push_adapter",
+        lambda w: {"model": w.attached, "repo_id": "org/name"},  # which is not asked: every other argument is refused
+        {
+            "repo_id": {"str"},
+            "private": OPTIONAL,
+            **dict.fromkeys(("revision", "commit_message", "base_model_name_or_path"), WORDS),
+            **TOKENIZER,
+            "metrics": OPTIONAL,
+        },
+    ),
+    Door(
         "rows.save_rows_adapter",
         lambda w: {"token_ids": [3], "rows": torch.zeros(1, 4), "path": w.folder / "saved", "vocab_size": 10},
         {
             "vocab_size": {"int"},
             "pinned": OPTIONAL,
+            **TOKENIZER,
             **PATH,
             "task_type": {"None", "str"},
             "base_model_name_or_path": {"None", "str"},
