@@ -129,7 +129,8 @@ def _loading(facts: CardFacts) -> str:
     if facts.added:
         growing = (
             "Some rows are of tokens that were added to the tokenizer of the base model. For PEFT, add them in the\n"
-            f"order of their ids, and call base_model.resize_token_embeddings({facts.vocab_size}). {loader} does both.\n\n"
+            f"order of their ids, and call base_model.resize_token_embeddings({facts.vocab_size}). {loader}\n"
+            "does both.\n\n"
         )
         tokenizer = f"from transformers import AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained({base})\n"
         argument = ", tokenizer=tokenizer"
