@@ -51,6 +51,8 @@ class CardFacts:
         Whether PEFT can load the adapter.
     lora : bool
         Whether LoRA matrices come with the rows.
+    head_k : int
+        How many rows the head has of its own.
     """
 
     k: int
@@ -64,17 +66,17 @@ class CardFacts:
     metrics: Mapping[str, float] = field(default_factory=dict)
     for_peft: bool = True
     lora: bool = False
+    head_k: int = 0
 
 
 def card(facts: CardFacts) -> str:
     """Say what the adapter is and how to load it."""
-    rows = f"{facts.k} row" + ("s" if facts.k != 1 else "")
-    what = "the token embedding and of the output head" if facts.role == "own" else "the token embedding"
-    changes = (
-        f"This adapter replaces {rows} of {what} and nothing else."
-        if not facts.lora
-        else (f"This adapter has LoRA matrices, and it replaces {rows} of {what}.")
-    )
+    what = f"{_rows(facts.k)} of the token embedding"
+    if facts.role == "own":
+        what += f" and {_rows(facts.head_k)} of the output head"
+    changes = f"This adapter has LoRA matrices, and it replaces {what}."
+    if not facts.lora:
+        changes = f"This adapter replaces {what} and nothing else."
     parts = [
         _front_matter(facts.base),
         f"# {facts.k} token rows{' and LoRA' if facts.lora else ''}\n\n{changes}\n",
@@ -85,6 +87,10 @@ def card(facts: CardFacts) -> str:
         _metrics(facts.metrics),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _rows(count: int) -> str:
+    return f"{count} row" + ("s" if count != 1 else "")
 
 
 def _front_matter(base: str | None) -> str:

@@ -27,9 +27,11 @@ from .token_ids import check_token_ids
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_TOKENS_KEY, _LORA_KEY = ".trainable_tokens_delta", ".token_adapter.trainable_tokens_delta"
+_TOKENS_KEY, ROWS_SUFFIX = ".trainable_tokens_delta", ".token_adapter.trainable_tokens_delta"
 _ROLE, _VOCABULARY, _TOKENS = "kslottery_output", "kslottery_vocab_size", "kslottery_tokens"
-_HEAD_IDS = "kslottery_output_token_ids"
+_HEAD_IDS, _BIAS_KEY = "kslottery_output_token_ids", ".trained_bias"
+OWN_TYPE = "KSLOTTERY_ROWS"
+"""The peft_type of an adapter that PEFT cannot load, since it has bias entries of the head."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,13 @@ class HeadRows:
         The token ids. On a tied model PEFT keeps the roles apart only if this list differs from that of the input.
     values : torch.Tensor
         float32 [k, d].
+    bias : torch.Tensor or None
+        [k], the trained bias entries of these tokens. PEFT has no place for them.
     """
 
     ids: list[int]
     values: torch.Tensor
+    bias: torch.Tensor | None = None
 
 
 def adapter_content(
@@ -68,12 +73,13 @@ def adapter_content(
             "token_indices": list(ids),
         }
         return config, {_PREFIX + name + _TOKENS_KEY: values.clone() for name in (*input_modules, *head_modules)}
-    about: dict[str, Any] = {
-        "peft_type": "LORA",
-        "r": 1,
-        "target_modules": "dummy-target-modules",  # PEFT's own name for "no LoRA matrices"
-    }
     indices, tensors = apart(ids, values, input_modules, head_modules, head)
+    if head.bias is not None:
+        # PEFT drops the bias of a head that it wraps, so the file is of a type that PEFT refuses.
+        tensors |= {_PREFIX + name + _BIAS_KEY: head.bias.float().clone() for name in head_modules}
+        return {"peft_type": OWN_TYPE, "trainable_token_indices": indices}, tensors
+    # The target is PEFT's own name for "no LoRA matrices".
+    about = {"peft_type": "LORA", "r": 1, "target_modules": "dummy-target-modules"}
     return {**about, "trainable_token_indices": indices}, tensors
 
 
@@ -86,10 +92,10 @@ def apart(
 ) -> tuple[dict[str, list[int]], dict[str, torch.Tensor]]:
     """``trainable_token_indices`` of a LoRA config, and the tensors by name."""
     indices = {name: list(ids) for name in input_modules}
-    tensors = {_PREFIX + name + _LORA_KEY: values.clone() for name in input_modules}
+    tensors = {_PREFIX + name + ROWS_SUFFIX: values.clone() for name in input_modules}
     if head is not None:
         indices |= {name: list(head.ids) for name in head_modules}
-        tensors |= {_PREFIX + name + _LORA_KEY: head.values.detach().float().clone() for name in head_modules}
+        tensors |= {_PREFIX + name + ROWS_SUFFIX: head.values.detach().float().clone() for name in head_modules}
     return indices, tensors
 
 
@@ -123,6 +129,10 @@ class StoredRows:
         The number of rows of the table, if the adapter was saved by this package.
     tokens : TokenRecord or None
         The strings of the tokens, if the adapter was saved with a tokenizer.
+    head_bias : torch.Tensor or None
+        [k], the head's bias entries.
+    has_lora : bool
+        Whether the adapter holds other tensors too.
     """
 
     ids: list[int]
@@ -132,9 +142,11 @@ class StoredRows:
     role: str | None
     vocab_size: int | None
     tokens: TokenRecord | None = None
+    head_bias: torch.Tensor | None = None
+    has_lora: bool = False
 
 
-def read_rows(folder: Path, head_name: str | None) -> StoredRows:
+def read_rows(folder: Path, head_name: str | None, *, beside_lora: bool = False) -> StoredRows:
     """Read an adapter directory for a model whose output head has this name.
 
     Raises
@@ -149,12 +161,18 @@ def read_rows(folder: Path, head_name: str | None) -> StoredRows:
         raise InputError(f"{folder / CONFIG_FILE} is not the configuration of an adapter")
     kind = config.get("peft_type")
     indices: Any = config.get("token_indices" if kind == "TRAINABLE_TOKENS" else "trainable_token_indices")
-    suffix = _TOKENS_KEY if kind == "TRAINABLE_TOKENS" else _LORA_KEY
-    known = kind in ("TRAINABLE_TOKENS", "LORA") and indices
-    if not known or not all(key.startswith(_PREFIX) and key.endswith(suffix) for key in tensors):
-        raise InputError(f"{folder} is a {kind} adapter with more than rows in it; load it with PEFT")
-    rows = {key.removeprefix(_PREFIX).removesuffix(suffix): value for key, value in tensors.items()}
+    suffix = _TOKENS_KEY if kind == "TRAINABLE_TOKENS" else ROWS_SUFFIX
+    known = kind in ("TRAINABLE_TOKENS", "LORA", OWN_TYPE) and indices
+    biases = [tensors.pop(key) for key in list(tensors) if kind == OWN_TYPE and key.endswith(_BIAS_KEY)]
+    others = [key for key in tensors if not key.startswith(_PREFIX) or not key.endswith(suffix)]
+    if not known or (others and not beside_lora):
+        raise InputError(f"{folder} is a {kind} adapter with more than rows in it; {_elsewhere(kind, bool(indices))}")
+    rows = {
+        key.removeprefix(_PREFIX).removesuffix(suffix): value for key, value in tensors.items() if key not in others
+    }
     head_values = rows.pop(head_name, None) if head_name is not None else None
+    if tensors.metadata.get(_ROLE) == "own" and head_values is None:
+        raise InputError(f"{folder} has rows of an output head, and this model has none of that name")
     ids, head_ids = _indices(folder, indices, head_name)
     if not rows or ids is None:
         raise InputError(f"{folder} holds no rows of an input embedding")
@@ -167,6 +185,7 @@ def read_rows(folder: Path, head_name: str | None) -> StoredRows:
     if wanted is not None and head_ids is not None and head_values is not None:
         places = [head_ids.index(token) for token in json.loads(wanted)]
         head_ids, head_values = json.loads(wanted), head_values[places]
+        biases = [bias[places] for bias in biases]
     size = tensors.metadata.get(_VOCABULARY, "")
     return StoredRows(
         ids,
@@ -176,7 +195,15 @@ def read_rows(folder: Path, head_name: str | None) -> StoredRows:
         tensors.metadata.get(_ROLE),
         int(size) if size.isdecimal() else None,
         parsed_record(folder, tensors.metadata.get(_TOKENS)),
+        biases[0] if biases else None,
+        bool(others),
     )
+
+
+def _elsewhere(kind: Any, has_rows: bool) -> str:
+    if kind == "LORA" and has_rows:
+        return "load both by kslottery_fast.integrations.lora_rows.load_lora_and_rows, or load it with PEFT"
+    return "load it with PEFT"
 
 
 def _indices(folder: Path, indices: Any, head_name: str | None) -> tuple[list[int] | None, list[int] | None]:

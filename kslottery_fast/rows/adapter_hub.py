@@ -13,7 +13,7 @@ from torch import nn
 from kslottery_fast.base.hub import check_repository, push_folder
 from kslottery_fast.base.tokenizer import Tokenizer
 
-from .adapter_file import rows_of
+from .adapter_gather import rows_of
 from .adapter_rows import write_adapter
 
 

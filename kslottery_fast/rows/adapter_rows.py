@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from kslottery_fast.base.arguments import check_integer, check_path, shown
+from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import atomic_directory, write_json, write_safetensors, write_text
 from kslottery_fast.base.tokenizer import Tokenizer
@@ -159,16 +160,15 @@ def write_adapter(folder: Path, about: AdapterRows) -> None:
     InputError
         Rows have NaN or no values.
     """
-    rows = about.rows.detach()
-    if rows.is_meta:
-        raise InputError(
-            "rows have no values (device meta): they were offloaded; save them before, or attach them after"
+    check_rows(about)
+    if about.head is not None and about.head.bias is not None:
+        warn_caller(
+            "the output head has a bias, which PEFT drops when it wraps the head; the adapter keeps the trained bias "
+            "entries in a form that PEFT refuses and kslottery_fast.load_adapter loads"
         )
-    check_finite(rows, torch.tensor(about.ids), "cannot save the adapter")
-    if about.head is not None:
-        check_finite(about.head.values, torch.tensor(about.head.ids), "cannot save the adapter, rows of the head")
     modules = about.input_modules, about.head_modules
-    content, tensors = adapter_content(about.ids, rows.float(), *modules, about.head, shared=about.shared)
+    rows = about.rows.detach().float()
+    content, tensors = adapter_content(about.ids, rows, *modules, about.head, shared=about.shared)
     config = {
         "base_model_name_or_path": about.base,
         "task_type": about.kind.task_type,
@@ -180,6 +180,22 @@ def write_adapter(folder: Path, about: AdapterRows) -> None:
         write_json(temporary / CONFIG_FILE, config)
         write_safetensors(temporary / WEIGHTS_FILE, tensors, file_metadata(about))
         write_text(temporary / "README.md", card(card_facts(about)))
+
+
+def check_rows(about: AdapterRows) -> None:
+    """Refuse rows and bias entries with NaN or without values."""
+    rows = about.rows.detach()
+    if rows.is_meta:
+        raise InputError(
+            "rows have no values (device meta): they were offloaded; save them before, or attach them after"
+        )
+    check_finite(rows, torch.tensor(about.ids), "cannot save the adapter")
+    if about.head is not None:
+        check_finite(about.head.values, torch.tensor(about.head.ids), "cannot save the adapter, rows of the head")
+        if about.head.bias is not None:
+            check_finite(
+                about.head.bias[:, None], torch.tensor(about.head.ids), "cannot save the adapter, bias entries"
+            )
 
 
 def file_metadata(about: AdapterRows) -> dict[str, str]:
@@ -201,6 +217,8 @@ def card_facts(about: AdapterRows) -> CardFacts:
         tokens=record.rows if record is not None else {},
         added=record is not None and not added.isdisjoint(record.rows),
         metrics=about.metrics,
+        head_k=len(about.own or ()),
+        for_peft=about.head is None or about.head.bias is None,
     )
 
 
