@@ -161,7 +161,7 @@ def load_lora_and_rows(
         _write_lora_part(folder, Path(temporary))
         adapter = quietly(lambda: peft.PeftModel.from_pretrained(model, temporary, name, is_trainable=is_trainable))
         try:
-            attach_stored(model, plan, name, freeze=False)
+            attach_stored(model, plan, name, freeze=False, train_padding=None if is_trainable else False)
         except BaseException:
             adapter.unload()
             raise

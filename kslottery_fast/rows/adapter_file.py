@@ -18,6 +18,7 @@ from .adapter_gather import rows_of
 from .adapter_load import attach_stored, grown, planned
 from .adapter_rows import check_target, save_rows_adapter, write_adapter
 from .attachment import get_rows
+from .padding import check_train_padding
 from .rowset import check_name
 from .tables import input_embedding
 
@@ -34,6 +35,9 @@ def save_adapter(
     metrics: Mapping[str, float] | None = None,
 ) -> None:
     """Write the rows attached to a model as an adapter that PEFT loads.
+
+    Rows of the head's own (``output="own"``) are written with those of the input. LoRA beside the rows is left out:
+    :func:`kslottery_fast.integrations.lora_rows.save_lora_and_rows` writes both.
 
     Parameters
     ----------
@@ -95,11 +99,12 @@ def load_adapter(
     freeze: bool = True,
     revision: str | None = None,
     tokenizer: Tokenizer | None = None,
+    train_padding: bool | None = None,
 ) -> M:
     """Attach the rows of an adapter, written by this package or by PEFT, to a model.
 
     The head gets the role that the adapter was saved with. An adapter that PEFT wrote gets PEFT's: the head of a tied
-    model follows the rows.
+    model follows the rows, and has rows of its own if the adapter holds other rows for it.
 
     Parameters
     ----------
@@ -120,6 +125,8 @@ def load_adapter(
         The tokenizer of the base model. It is checked against the strings that the adapter keeps. Tokens that were
         added in the training are added to it, in the same order, and the tables of the model grow to the height of the
         training, by transformers' ``resize_token_embeddings``.
+    train_padding : bool, optional
+        As for :func:`kslottery_fast.attach_rows`.
 
     Returns
     -------
@@ -139,7 +146,8 @@ def load_adapter(
     Warns
     -----
     RuntimeWarning
-        The table grew by rows that the adapter does not hold. They are the mean of the other rows.
+        The table grew by rows that the adapter does not hold. They are the mean of the other rows. Or the row of
+        ``padding_idx`` will not train.
 
     Examples
     --------
@@ -154,6 +162,7 @@ def load_adapter(
     input_embedding(check_model(model))
     check_name(name)
     check_flag(freeze, "freeze")
+    check_train_padding(train_padding)
     if tokenizer is not None:
         check_tokenizer(tokenizer)
     folder = found_folder(path, (CONFIG_FILE, WEIGHTS_FILE), revision)
@@ -161,5 +170,5 @@ def load_adapter(
         raise InputError(f"path {folder} is not a directory; expected one that save_adapter or PEFT wrote")
     plan = planned(folder, model, tokenizer)
     with grown(model, plan, tokenizer):
-        attach_stored(model, plan, name, freeze=freeze)
+        attach_stored(model, plan, name, freeze=freeze, train_padding=train_padding)
     return model

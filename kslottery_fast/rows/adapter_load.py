@@ -92,19 +92,29 @@ def grown(model: nn.Module, plan: Plan, tokenizer: Tokenizer | None) -> Iterator
         warn_caller(warning)
 
 
-def attach_stored(model: nn.Module, plan: Plan, name: str, *, freeze: bool) -> None:
+def attach_stored(
+    model: nn.Module, plan: Plan, name: str, *, freeze: bool, train_padding: bool | None = None
+) -> None:
     """Attach the rows of an adapter, or add them to those that are attached."""
     stored, output = plan.stored, plan.output
     head_ids = stored.head_ids if output == "own" else None
     if not has_rows(model):
-        attach_rows(model, plan.ids, output=output, output_ids=head_ids, name=name, freeze=freeze)
+        attach_rows(
+            model,
+            plan.ids,
+            output=output,
+            output_ids=head_ids,
+            name=name,
+            freeze=freeze,
+            train_padding=train_padding,
+        )
     elif output_role(model) != output:
         raise InputError(
             f"{plan.folder} has rows with output={output!r}, but the attached rows have output={output_role(model)!r}: "
             "the head cannot play both roles; detach_rows first"
         )
     else:
-        add_rows(model, name, plan.ids, output_ids=head_ids)
+        add_rows(model, name, plan.ids, output_ids=head_ids, train_padding=train_padding)
     row_set = get_rows(model).row_sets[name]
     with torch.no_grad():
         row_set.rows.copy_(stored.values)
