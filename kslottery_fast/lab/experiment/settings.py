@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import BleuTokenizer, Correction, Method, SharedRole, Selector
+from kslottery_fast.base.options import BleuTokenizer, Correction, Method, Selector, SharedRole
 from kslottery_fast.lab.data.languages import find_language
 from kslottery_fast.lab.data.prompts import DEFAULT_TEMPLATE, check_template
 
