@@ -28,6 +28,7 @@ from .attachment import (
 )
 from .overlay import RowEmbedding, RowHead, RowOutput, check_head, overlay
 from .rowset import RowSets, check_name, new_row_set
+from .switch import AdapterSwitch
 from .tables import (
     active_token_ids,
     base_rows,
@@ -147,6 +148,7 @@ def attach_rows(
         for head in heads:
             overlay(head, RowHead, sets)
         guard(model)
+        sets.switch = AdapterSwitch(model)
     except BaseException:
         detach(model)
         raise
@@ -213,6 +215,11 @@ def merge_rows(model: M) -> M:
     """
     owner, kept = attachment(check_model(model))
     embeddings = [module for module in owner.modules() if isinstance(module, RowEmbedding)]
+    if not embeddings:
+        raise InputError(
+            "the embedding that the rows were attached to is no longer in the model, so there is nothing to merge; "
+            "call detach_rows, which restores the rest of the model"
+        )
     sets, ids = embeddings[0].row_sets, embeddings[0].token_ids
     others = [repr(name) for name in sets if name != sets.active]
     if others:

@@ -17,8 +17,10 @@ from kslottery_fast.base.dtensors import whole_shape
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops import row_embedding
 
+from .switch import AdapterSwitch
 from .tables import base_rows, check_finite, table_shape
 from .token_ids import check_token_ids
+from .writers import refuse_writer
 
 
 class RowSet(nn.Module):
@@ -164,6 +166,7 @@ class RowSet(nn.Module):
 
         There is no ``set_extra_state``: ``_load_from_state_dict`` reads the ids before it reads the rows.
         """
+        refuse_writer()
         return self.token_ids
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -235,6 +238,7 @@ class RowSets(nn.ModuleDict):
 
     active: str | None = None
     mixture: Mixture | None = None
+    switch: AdapterSwitch | None = None
 
     def __init__(self, name: str, row_set: RowSet) -> None:
         super().__init__({name: row_set})
@@ -260,6 +264,10 @@ class RowSets(nn.ModuleDict):
         """Return one line for each set."""
         in_use = {self.active: " (in use)"}
         return "\n".join(f"{name!r}{in_use.get(name, '')}: {row_set.summary()}" for name, row_set in self.items())
+
+    def off(self) -> bool:
+        """Whether the base rows are read, since the adapters of PEFT in the model are switched off."""
+        return self.switch is not None and self.switch.off()
 
     def current(self) -> RowSet:
         """The set in use. InputError if the base is in use."""
