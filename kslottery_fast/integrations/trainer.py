@@ -1,7 +1,7 @@
 """TicketTrainer: a Trainer of transformers that trains the rows of a few tokens and nothing else."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import transformers
@@ -14,10 +14,12 @@ from kslottery_fast.base.options import OutputRole
 from kslottery_fast.evaluation.logits import supervised_logits
 from kslottery_fast.optim.row_adamw import RowAdamW
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, has_rows, output_role
+from kslottery_fast.rows.switch import follow_adapters
 from kslottery_fast.rows.tables import input_embedding, table_shape
 from kslottery_fast.rows.token_ids import TokenIds, check_token_ids
 
 from .active_vocabulary import active_vocabulary, check_batch
+from .fused_head import read_rows_in_fused_head
 from .monitor import TicketMonitor
 from .quantized import as_adapted
 from .trainer_arguments import (
@@ -30,26 +32,30 @@ from .trainer_arguments import (
     tokenizer_of,
 )
 from .trainer_checkpoint import ROWS_FILE, load_checkpoint, save_checkpoint
-from .trainer_checks import check_one_gpu, check_optimizer, check_plain_loss, check_whole_parameters
+from .trainer_checks import (
+    check_one_gpu,
+    check_optimizer,
+    check_plain_loss,
+    check_reference,
+    check_whole_parameters,
+)
+from .trainer_hub import AdapterWriter
 from .unread import watch_unread
 
 __all__ = ["ROWS_FILE", "TicketMonitor", "TicketTrainer", "TicketTrainerMixin", "load_checkpoint"]
 
-if TYPE_CHECKING:
-    _Trainer = transformers.Trainer
-else:
-    _Trainer = object
 
-
-class TicketTrainerMixin(_Trainer):
+class TicketTrainerMixin(AdapterWriter):
     """Makes a Trainer, such as the SFTTrainer of TRL, train rows. Put it first among the base classes.
 
     Parameters, errors and warnings are those of :class:`TicketTrainer`.
 
     Examples
     --------
-    >>> class TicketSeq2SeqTrainer(TicketTrainerMixin, transformers.Seq2SeqTrainer):
-    ...     "A Seq2SeqTrainer with the arguments of a TicketTrainer."
+    >>> class OwnTrainer(transformers.Trainer):
+    ...     "Or any other subclass, such as the SFTTrainer of TRL."
+    >>> class TicketOwnTrainer(TicketTrainerMixin, OwnTrainer):
+    ...     "It has the arguments of a TicketTrainer too."
     """
 
     def __init__(
@@ -94,6 +100,10 @@ class TicketTrainerMixin(_Trainer):
         if attached and self._tickets is not None and not self._trains_all:
             # A Trainer with a peft_config, such as SFTTrainer, freezes all weights but its own.
             get_rows(model).rows.requires_grad_(True)
+        if attached:
+            check_reference(self)
+            follow_adapters(model)
+            read_rows_in_fused_head(model)
         self._bind_monitors()
         if attached and not isinstance(self._tickets, str):
             watch_unread(self, texts_of(self._tickets, self._tokenizer))
@@ -280,8 +290,9 @@ class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
     -----
     The optimizer is :class:`kslottery_fast.RowAdamW` with the learning rate, betas, epsilon and weight decay of the
     TrainingArguments, unless ``optimizers`` is given. An ``optim`` other than the AdamW of torch is refused.
-    Checkpoints and ``save_model`` hold what trains and not the model. For an ordinary model call
-    ``merge_rows(model).save_pretrained(...)`` after training.
+    Checkpoints hold what trains and not the model, and :func:`kslottery_fast.integrations.checkpoint_to_adapter` makes
+    an adapter of one. ``save_model`` writes the adapter too. With ``push_to_hub`` the adapter and its card are
+    uploaded. For an ordinary model call ``merge_rows(model).save_pretrained(...)`` after training.
 
     ``supervised_logits_only`` replaces the ``compute_loss`` of the Trainer. An SFTTrainer then logs neither token
     accuracy nor entropy. Since it computes cross entropy only, a router loss, label smoothing and other losses are

@@ -1,7 +1,9 @@
 """Checkpoints of a TicketTrainer, which hold what trains and not the model."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,6 +38,8 @@ def save_checkpoint(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     """
     folder = check_path(folder, "folder")
     metadata = {"vocab_size": str(len(embedding_table(model))), "output": output_role(model)}
+    if (in_use := get_rows(model).row_sets.active) is not None:
+        metadata["in_use"] = in_use
     write_safetensors(folder / ROWS_FILE, _trained_tensors(model), metadata)
 
 
@@ -67,10 +71,7 @@ def load_checkpoint(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     >>> load_checkpoint(model, folder)
     """
     check_model(model)
-    path = check_path(folder, "folder") / ROWS_FILE
-    if not path.is_file():
-        raise InputError(f"{path.parent} has no {ROWS_FILE}: it is not a checkpoint of a TicketTrainer")
-    saved = read_safetensors(path, remedy="resume from an earlier checkpoint")
+    path, saved = _read(check_path(folder, "folder"))
     trained = _trained_tensors(model)
     for name, ours in (("vocab_size", str(len(embedding_table(model)))), ("output", output_role(model))):
         if saved.metadata.get(name) != ours:
@@ -81,6 +82,65 @@ def load_checkpoint(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     with torch.no_grad():
         for name, tensor in trained.items():
             tensor.copy_(saved[name])
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """What a checkpoint says of the rows and parameters that trained.
+
+    Attributes
+    ----------
+    path : Path
+        Its ``ROWS_FILE``.
+    sets : dict of str to torch.Tensor
+        The token ids of each set.
+    output : str
+        What the head did.
+    in_use : str or None
+        The set in use.
+    others : list of str
+        The names of the trained parameters that are not rows.
+    """
+
+    path: Path
+    sets: dict[str, torch.Tensor]
+    output: Any
+    in_use: str | None
+    others: list[str]
+
+    def head(self, name: str) -> dict[str, Any]:
+        """The arguments of ``attach_rows`` and ``add_rows`` for the head of a set."""
+        return {}
+
+
+def read_checkpoint(folder: Path) -> StoredCheckpoint:
+    """Read what a checkpoint holds.
+
+    Raises
+    ------
+    InputError
+        The folder is no checkpoint of a TicketTrainer, or its file is damaged or holds no rows.
+    """
+    path, saved = _read(folder)
+    sets, in_use = dict[str, torch.Tensor](), None
+    if "token_ids" in saved:
+        in_use = saved.metadata.get("in_use", "default")
+        sets[in_use] = saved["token_ids"]
+    sets |= {name.removeprefix("ids."): ids for name, ids in saved.items() if name.startswith("ids.")}
+    if not sets:
+        raise InputError(f"{path} holds no rows; it is not a checkpoint of a training of rows")
+    parameters = [name.removeprefix("other.") for name in saved if name.startswith("other.")]
+    others = [name for name in parameters if ".row_sets." not in f".{name}"]
+    return StoredCheckpoint(path, sets, saved.metadata.get("output", "frozen"), in_use, others)
+
+
+def _read(folder: Path) -> tuple[Path, Any]:
+    path = folder / ROWS_FILE
+    if not path.is_file():
+        inside = sorted(each.name for each in folder.glob("checkpoint-*")) if folder.is_dir() else []
+        those = f"; it holds {_shown(inside)}, pass one of these" if inside else ""
+        raise InputError(f"{folder} has no {ROWS_FILE}: it is not a checkpoint of a TicketTrainer{those}")
+    return path, read_safetensors(path, remedy="resume from an earlier checkpoint")
 
 
 def _trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

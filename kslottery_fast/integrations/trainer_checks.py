@@ -6,6 +6,7 @@ import transformers
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.rows.attachment import get_rows
 
 
 def check_one_gpu(trainer: transformers.Trainer) -> None:
@@ -42,6 +43,17 @@ def check_optimizer(trainer: transformers.Trainer, nonfinite: str) -> None:
         raise InputError(
             f"args.optim is {name!r}, and a TicketTrainer trains with RowAdamW, which is torch's AdamW: leave "
             "out optim, or attach the rows yourself and pass optimizers=(your optimizer, None)"
+        )
+
+
+def check_reference(trainer: transformers.Trainer) -> None:
+    """Refuse the copy of an adapter that TRL takes for its reference, since rows that train have no such copy."""
+    model: Any = trainer.model
+    copied = "ref" in getattr(model, "peft_config", {})
+    if copied and getattr(trainer, "ref_model", None) is None and get_rows(model).rows.requires_grad:
+        raise InputError(
+            "TRL took a copy of the model's adapter as the reference, and the reference would read the rows that train; "
+            "pass ref_model=, or a model without an adapter and peft_config="
         )
 
 

@@ -81,3 +81,17 @@ class AdapterSwitch:
         made = cls()
         made._owner, made._config = None if owner is None else weakref.ref(owner), _NOT_LOOKED
         return made
+
+
+def follow_adapters(model: nn.Module) -> None:
+    """Look for adapters that came after the rows, for code that is compiled before its first forward.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model with attached rows.
+    """
+    for module in model.modules():
+        switch = getattr(getattr(module, "row_sets", None), "switch", None)
+        if switch is not None:
+            switch.look()
