@@ -38,6 +38,7 @@ from .trainer_checks import (
     check_plain_loss,
     check_reference,
     check_whole_parameters,
+    explained,
 )
 from .trainer_hub import AdapterWriter
 from .unread import watch_unread
@@ -81,10 +82,10 @@ class TicketTrainerMixin(AdapterWriter):
             with as_adapted(model):
                 super().__init__(*args, **kwargs)
             self._check_built()
-        except BaseException:
+        except BaseException as error:
             if model is not None and attached_here:
                 detach_rows(model)
-            raise
+            raise explained(error)  # noqa: B904 - without a cause it is the very error
 
     def _check_built(self) -> None:
         """Refuse settings that the Trainer would otherwise ignore, and warn about tickets that are not in the data."""
@@ -290,8 +291,8 @@ class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
     -----
     The optimizer is :class:`kslottery_fast.RowAdamW` with the learning rate, betas, epsilon and weight decay of the
     TrainingArguments, unless ``optimizers`` is given. An ``optim`` other than the AdamW of torch is refused.
-    Checkpoints hold what trains and not the model, and :func:`kslottery_fast.integrations.checkpoint_to_adapter` makes
-    an adapter of one. ``save_model`` writes the adapter too. With ``push_to_hub`` the adapter and its card are
+    Checkpoints hold what trains and not the model, and :func:`kslottery_fast.checkpoint_to_adapter` makes an adapter of
+    one. ``save_model`` writes the adapter too. With ``push_to_hub`` the adapter and its card are
     uploaded. For an ordinary model call ``merge_rows(model).save_pretrained(...)`` after training.
 
     ``supervised_logits_only`` replaces the ``compute_loss`` of the Trainer. An SFTTrainer then logs neither token

@@ -51,10 +51,20 @@ def check_reference(trainer: transformers.Trainer) -> None:
     model: Any = trainer.model
     copied = "ref" in getattr(model, "peft_config", {})
     if copied and getattr(trainer, "ref_model", None) is None and get_rows(model).rows.requires_grad:
-        raise InputError(
-            "TRL took a copy of the model's adapter as the reference, and the reference would read the rows that train; "
-            "pass ref_model=, or a model without an adapter and peft_config="
-        )
+        raise InputError(_REFERENCE)
+
+
+def explained(error: BaseException) -> BaseException:
+    """Return what to raise in place of an error from the constructor of a Trainer."""
+    if isinstance(error, AttributeError) and "RowSets has no attribute `ref`" in str(error):
+        return InputError(_REFERENCE)
+    return error
+
+
+_REFERENCE = (
+    "TRL takes a copy of the model's adapter as the reference, and the reference would read the rows that train; pass "
+    "ref_model=, or a model without an adapter and peft_config="
+)
 
 
 def check_plain_loss(trainer: transformers.Trainer) -> None:

@@ -108,6 +108,10 @@ def test_a_reference_that_is_a_copy_of_the_adapter_is_refused(tmp_path, tiny_lla
     options = {"args": config(trl.DPOConfig, tmp_path), "train_dataset": PAIRS, "processing_class": tiny_tokenizer}
     with pytest.raises(InputError, match=r"a copy of the model's adapter as the reference.*pass ref_model="):
         TicketDPOTrainer(model=model, tickets=tiny_tokenizer(" the is")["input_ids"], **options)
+    named = attach_rows(peft.get_peft_model(tiny_llama(tied=True), LORA), [5], name="en-de", freeze=False)
+    with pytest.raises(InputError, match="pass ref_model="):  # a set of another name, which TRL does not stumble over
+        TicketDPOTrainer(model=named, **options)
+    model = peft.get_peft_model(tiny_llama(tied=True), LORA)
     TicketDPOTrainer(
         model=model, ref_model=tiny_llama(tied=True), tickets=tiny_tokenizer(" the is")["input_ids"], **options
     )
