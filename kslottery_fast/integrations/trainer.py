@@ -38,7 +38,7 @@ from .trainer_checks import (
     check_plain_loss,
     check_reference,
     check_whole_parameters,
-    explained,
+    refusal_of,
 )
 from .trainer_hub import AdapterWriter
 from .unread import watch_unread
@@ -85,7 +85,9 @@ class TicketTrainerMixin(AdapterWriter):
         except BaseException as error:
             if model is not None and attached_here:
                 detach_rows(model)
-            raise explained(error)  # noqa: B904 - without a cause it is the very error
+            if (refusal := refusal_of(error)) is not None:
+                raise refusal from error
+            raise
 
     def _check_built(self) -> None:
         """Refuse settings that the Trainer would otherwise ignore, and warn about tickets that are not in the data."""

@@ -54,11 +54,10 @@ def check_reference(trainer: transformers.Trainer) -> None:
         raise InputError(_REFERENCE)
 
 
-def explained(error: BaseException) -> BaseException:
-    """Return what to raise in place of an error from the constructor of a Trainer."""
-    if isinstance(error, AttributeError) and "RowSets has no attribute `ref`" in str(error):
-        return InputError(_REFERENCE)
-    return error
+def refusal_of(error: BaseException) -> InputError | None:
+    """Return what to raise in place of an error that TRL stumbles into when it copies an adapter."""
+    stumbled = isinstance(error, AttributeError) and "RowSets has no attribute `ref`" in str(error)
+    return InputError(_REFERENCE) if stumbled else None
 
 
 _REFERENCE = (
