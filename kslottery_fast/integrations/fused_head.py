@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.rows.attachment import attached_model
+from kslottery_fast.rows.attachment import attached_model, row_heads
 from kslottery_fast.rows.overlay import RowHead
 
 _FLAG = "fused_lm_head"  # the argument that asks TRL's forward for log-probabilities
@@ -38,7 +37,7 @@ def read_rows_in_fused_head(model: nn.Module) -> None:
     owner = attached_model(model)
     fused = vars(owner).get("forward")
     code = getattr(getattr(fused, "__func__", fused), "__code__", None)
-    heads = [module for module in owner.modules() if isinstance(module, RowHead)]
+    heads = row_heads(owner)
     if code is None or _FLAG not in code.co_varnames or not heads:
         return
     warn_caller(
@@ -67,11 +66,12 @@ def _rows_in_weight(head: RowHead) -> Iterator[None]:
         yield
         return
     held: dict[str, Any] = head._parameters
-    table = held["weight"]
-    row_set = sets.current()
-    rows: torch.Tensor = row_set()
-    held["weight"] = table.index_copy(0, row_set.index_on(rows.device)[0], rows.to(table.dtype))
+    rows, entries, ids = head.row_sets.current().head.read()
+    before = {name: held[name] for name in ("weight", "bias") if held.get(name) is not None}
+    held["weight"] = before["weight"].index_copy(0, ids, rows.to(before["weight"].dtype))
+    if entries is not None:
+        held["bias"] = before["bias"].index_copy(0, ids, entries.to(before["bias"].dtype))
     try:
         yield
     finally:
-        held["weight"] = table
+        held.update(before)

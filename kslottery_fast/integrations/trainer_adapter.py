@@ -125,11 +125,16 @@ def _attach(model: nn.Module, stored: StoredCheckpoint) -> None:
     flags = {name: parameters[name].requires_grad for name in stored.others}
     first, *rest = stored.sets
     attach_rows(
-        target, stored.sets[first], output=stored.output, name=first, freeze=not has_adapters(model), **stored.head(first)
+        target,
+        stored.sets[first],
+        output=stored.output,
+        name=first,
+        freeze=not has_adapters(model),
+        **stored.how(first),
     )
     try:
         for name in rest:
-            add_rows(target, name, stored.sets[name], **stored.head(name))
+            add_rows(target, name, stored.sets[name], **stored.how(name))
         use_rows(target, stored.in_use)
         for name in stored.others:
             parameters[name].requires_grad_(True)

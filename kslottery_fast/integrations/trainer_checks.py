@@ -50,7 +50,8 @@ def check_reference(trainer: transformers.Trainer) -> None:
     """Refuse the copy of an adapter that TRL takes for its reference, since rows that train have no such copy."""
     model: Any = trainer.model
     copied = "ref" in getattr(model, "peft_config", {})
-    if copied and getattr(trainer, "ref_model", None) is None and get_rows(model).rows.requires_grad:
+    trains = any(parameter.requires_grad for parameter in get_rows(model).row_sets.parameters())
+    if copied and trains and getattr(trainer, "ref_model", None) is None:
         raise InputError(_REFERENCE)
 
 

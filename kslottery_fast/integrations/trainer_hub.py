@@ -46,7 +46,9 @@ class AdapterWriter(_Trainer):
                 try:
                     write_adapter(self._whole_model, Path(folder))
                 except InputError as error:
-                    raise InputError(f"push_to_hub uploads the rows as an adapter, and they cannot be one: {error}") from None
+                    raise InputError(
+                        f"push_to_hub uploads the rows as an adapter, and they cannot be one: {error}"
+                    ) from None
         super().init_hf_repo(token, private)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:

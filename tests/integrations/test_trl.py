@@ -38,15 +38,21 @@ def config(kind: type, folder, **options: object):
     return kind(str(folder), **(defaults | {"learning_rate": 1e-2, "logging_steps": 1} | options))
 
 
-@pytest.mark.parametrize("tied", [True])
-def test_an_sft_trainer_reads_the_rows_of_the_head(tmp_path, tiny_llama, tiny_tokenizer, tied):
+@pytest.mark.parametrize(("tied", "output"), [(True, "tied"), (True, "own"), (False, "own")])
+def test_an_sft_trainer_reads_the_rows_of_the_head(tmp_path, tiny_llama, tiny_tokenizer, tied, output):
     ids = tiny_tokenizer(" the is")["input_ids"]
-    model = attach_rows(tiny_llama(tied=tied), ids, output="tied")
+    model = tiny_llama(tied=tied)
+    if not tied:
+        model.lm_head.bias = nn.Parameter(torch.randn(320))
+    attach_rows(model, ids, output=output)
     options = {"args": config(trl.SFTConfig, tmp_path), "train_dataset": TEXTS, "processing_class": tiny_tokenizer}
     with pytest.warns(RuntimeWarning, match=r"TRL computes the loss from the weight .* supervised_logits_only=True"):
         trainer = TicketSFTTrainer(model=model, **options)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert len(trained) == (3 if not tied else 2 if output == "own" else 1)
     with torch.no_grad():
-        get_rows(model).rows.add_(torch.randn_like(get_rows(model).rows))
+        for parameter in trained:
+            parameter.add_(torch.randn_like(parameter))
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     found = []
@@ -55,14 +61,14 @@ def test_an_sft_trainer_reads_the_rows_of_the_head(tmp_path, tiny_llama, tiny_to
         loss, _ = trainer.compute_loss(model, dict(batch), return_outputs=True)
         model.zero_grad()
         loss.backward()
-        found.append((loss.detach(), *(p.grad.clone() for p in model.parameters() if p.requires_grad)))
+        found.append((loss.detach(), *(parameter.grad.clone() for parameter in trained)))
     model.zero_grad()
     logits = model(**inputs).logits[:, :-1].flatten(0, 1)
     F.cross_entropy(logits.float(), batch["labels"][:, 1:].flatten()).backward()
     want = F.cross_entropy(logits.float(), batch["labels"][:, 1:].flatten()).detach()
     for loss, *gradients in found:
         torch.testing.assert_close(loss, want)
-        for gradient, parameter in zip(gradients, (p for p in model.parameters() if p.requires_grad), strict=True):
+        for gradient, parameter in zip(gradients, trained, strict=True):
             torch.testing.assert_close(gradient, parameter.grad)
     weight = model.get_output_embeddings().weight
     assert isinstance(weight, nn.Parameter)

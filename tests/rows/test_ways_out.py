@@ -45,7 +45,9 @@ def test_a_file_that_from_pretrained_would_read_without_the_rows_is_not_written(
     model = tuned(make("llama", tied=False))
     accelerator = accelerate.Accelerator(cpu=True)
     for prepared in (model, accelerator.prepare(model)):
-        with pytest.raises(InputError, match=r"save_model of accelerate .*rows from_pretrained ignores; call merge_rows"):
+        with pytest.raises(
+            InputError, match=r"save_model of accelerate .*rows from_pretrained ignores; call merge_rows"
+        ):
             accelerator.save_model(prepared, tmp_path / "out")
     with pytest.raises(InputError, match=r"save_torch_model of huggingface_hub .*save_adapter"):
         huggingface_hub.save_torch_model(model, tmp_path / "out")
@@ -89,7 +91,9 @@ CONFIGS = {
 def test_peft_on_a_module_that_reads_rows_is_refused_when_it_is_put_there(name):
     model = tuned(make("llama"), output="tied")
     want = logits(model, batch(model))
-    with pytest.raises(InputError, match=r"PEFT would put its \w+ around the Row\w+ .*take the name .*or call detach_r"):
+    with pytest.raises(
+        InputError, match=r"PEFT would put its \w+ around the Row\w+ .*take the name .*or call detach_r"
+    ):
         peft.get_peft_model(model, CONFIGS[name])
     assert has_rows(model)
     assert torch.equal(logits(model, batch(model)), want)
