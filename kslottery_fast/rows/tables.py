@@ -170,9 +170,10 @@ def check_table(embedding: nn.Embedding) -> torch.Tensor:
 
 def check_readable(module: nn.Module, what: str) -> None:
     """Refuse a table that is sharded or has no values. ``what`` names it in the message."""
-    if is_dtensor(module.weight):
+    weight: Any = module.weight
+    if is_dtensor(weight):
         raise InputError(f"the {what} is sharded (a DTensor); attach the rows before fully_shard")
-    if is_partitioned(module.weight):
+    if is_partitioned(weight):
         raise InputError(
             f"the {what} is partitioned by DeepSpeed ZeRO-3; attach the rows before deepspeed.initialize, to a "
             "model that was loaded without zero.Init"

@@ -1,6 +1,6 @@
 """Partial Transfer: copying single rows from one table into another."""
 
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias, cast, overload
 
 import numpy as np
 import torch
@@ -13,8 +13,11 @@ from kslottery_fast.base.options import OutputRole
 from kslottery_fast.base.tokenizer import Tokenizer
 
 from .attachment import get_rows, has_rows
-from .roles import check_output
+from .heads import head_bias, head_rows, output_head, own_heads
+from .overlay import Overlay, RowHead
+from .roles import check_output, check_output_ids, head_ids
 from .tables import (
+    PlacedRows,
     base_rows,
     check_finite,
     check_writable,
@@ -23,6 +26,7 @@ from .tables import (
     input_modules,
     is_tied,
     place_rows,
+    table_shape,
     write_rows,
 )
 from .token_ids import TokenIds, check_token_ids
@@ -34,7 +38,13 @@ Source: TypeAlias = nn.Module | Tensor | np.ndarray
 
 @overload
 def transfer_rows(
-    source: Source, target: M, token_ids: TokenIds, *, output: OutputRole = "auto", tokenizer: Tokenizer | None = None
+    source: Source,
+    target: M,
+    token_ids: TokenIds,
+    *,
+    output: OutputRole = "auto",
+    output_ids: TokenIds | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> M: ...
 
 
@@ -56,9 +66,12 @@ def transfer_rows(
     token_ids: TokenIds,
     *,
     output: OutputRole = "auto",
+    output_ids: TokenIds | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> nn.Module | Tensor | np.ndarray:
     """Partial Transfer: copy the rows ``token_ids`` of one table into another, in place, and nothing else.
+
+    With ``output="own"`` rows of the output head are copied from model to model too.
 
     Parameters
     ----------
@@ -70,9 +83,13 @@ def transfer_rows(
     token_ids : TokenIds
         Distinct token ids, Tickets of the target's table, or the path of a ticket file. With a ``tokenizer`` also
         strings, each of which is one token.
-    output : {"auto", "frozen", "tied"}
-        What happens to the head of a tied target model. With "frozen" and "auto" it keeps the old rows, as after
-        :func:`kslottery_fast.untie_output`. With "tied" it sees the new rows too.
+    output : {"auto", "frozen", "tied", "own"}
+        What happens to the head of a target model. With "frozen" and "auto" it keeps the old rows, and that of a tied
+        model gets a table for them, as after :func:`kslottery_fast.untie_output`. With "tied" the head of a tied model
+        sees the new rows too. With "own" the head gets the rows that the head of the source has, and if both heads have
+        a bias, these entries of it; source and target have to be models.
+    output_ids : TokenIds, optional
+        The tokens whose rows of the head are copied, where they differ from ``token_ids``. Needs ``output="own"``.
     tokenizer : transformers tokenizer, optional
         Looks up strings among ``token_ids``.
 
@@ -86,7 +103,8 @@ def transfer_rows(
     InputError
         The tables are of different dimension, or have no values (device meta). The ids are bad. A row holds NaN or Inf.
         The target has attached rows or cannot be written. ``output="tied"`` was given for a target that is not tied.
-        The target is then as it was.
+        ``output="own"`` was given for a
+        table, or for a model without a head. The target is then as it was.
     TypeError
         Source or target is neither a model nor a table of floats.
 
@@ -100,9 +118,12 @@ def transfer_rows(
             [0., 0.]])
     """
     check_output(output)
+    check_output_ids(output_ids, output)
     origin, table = _table(source, "source"), _table(target, "target")
     if isinstance(target, nn.Module) and has_rows(target):
         raise InputError("the target has attached rows; call merge_rows or detach_rows on it first")
+    if output == "own" and not isinstance(target, nn.Module):
+        raise InputError("output='own' needs a target that is a model with an output head; this target is a table")
     if output == "tied" and not (isinstance(target, nn.Module) and is_tied(target)):
         raise InputError("output='tied' needs a target whose head shares the input table; this target is not tied")
     if origin.shape[1] != table.shape[1]:
@@ -122,6 +143,8 @@ def transfer_rows(
         modules = input_modules(target, ids)
         copies = [] if output == "tied" else table_copies(target)
         placed = place_rows(modules, ids, values)
+        if output == "own":
+            placed += _head_rows(source, target, ids, output_ids, tokenizer)
         split_roles(target, copies)
         write_rows(placed)
     return target
@@ -167,8 +190,43 @@ def _read(owner: Any, table: Tensor, ids: Tensor) -> Tensor:
     if not isinstance(owner, nn.Module):
         return table.index_select(0, ids.to(table.device))
     values = base_rows(input_embedding(owner), ids)
-    if not has_rows(owner) or get_rows(owner).row_sets.active is None:
+    return _with_attached(values, get_rows(owner), ids) if has_rows(owner) else values
+
+
+def _with_attached(values: Tensor, module: Overlay, ids: Tensor) -> Tensor:
+    """``values`` [k, d] with the rows in use that a module reads in place of those of its table."""
+    if module.row_sets.active is None:
         return values
-    attached = get_rows(owner)
-    slots = attached.slots[ids.to(attached.slots.device)].long().unsqueeze(1)
-    return torch.where(slots >= 0, attached.rows[slots.squeeze(1).clamp(min=0)], values)
+    slots = module.slots[ids.to(module.slots.device)].long()
+    return torch.where((slots >= 0).unsqueeze(1), module.rows[slots.clamp(min=0)], values)
+
+
+def _head_rows(
+    source: Any, target: nn.Module, ids: Tensor, output_ids: TokenIds | None, tokenizer: Tokenizer | None
+) -> list[PlacedRows]:
+    """Rows of the source's head, and entries of its bias, to be written into the head of the target."""
+    origin = output_head(source) if isinstance(source, nn.Module) else None
+    if origin is None:
+        raise InputError("output='own' needs a source that is a model with an output head; pass output='frozen'")
+    heads = own_heads(target)
+    own = head_ids(heads[0], ids, output_ids, tokenizer)
+    height, dimension = table_shape(origin)
+    check_token_ids(own, height, "output_ids (in the source)")
+    if dimension != table_shape(heads[0])[1]:
+        raise InputError(
+            f"the head of source has rows of dimension {dimension}, but that of target has {table_shape(heads[0])[1]}"
+        )
+    for head in heads:
+        check_writable(head, "transfer rows into")
+    values, bias = head_rows(origin, own), head_bias(origin, own)
+    if isinstance(origin, RowHead):
+        values = _with_attached(values, origin, own)
+        if bias is not None and origin.row_sets.active is not None and origin.row_bias is not None:
+            slots = origin.slots[own.to(origin.slots.device)].long()
+            bias = torch.where(slots >= 0, origin.row_bias[slots.clamp(min=0)], bias)
+    values = values.to(cast(Tensor, heads[0].weight).dtype)
+    check_finite(values, own, "cannot transfer into the head")
+    placed = place_rows(heads, own, values)
+    if bias is not None and getattr(heads[0], "bias", None) is not None:
+        placed += place_rows(heads, own, bias, "bias")
+    return placed

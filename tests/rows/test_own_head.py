@@ -6,13 +6,11 @@ import copy
 
 import pytest
 import torch
+from own_head_models import OUTPUT_TOKENS, parameters_of
 from tiny_models import TOKENS, V, batch, logits, make
 from torch import nn
 
-from kslottery_fast import RowAdamW, attach_rows, get_rows, untie_output
-from kslottery_fast.rows import get_output_rows
-
-OUTPUT_TOKENS = [40, 11, 7, 2]
+from kslottery_fast import RowAdamW, attach_rows, untie_output
 
 
 class DenseRows:
@@ -46,11 +44,6 @@ def loss_of(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     found = model(**inputs).logits
     targets = inputs.get("decoder_input_ids", inputs["input_ids"])
     return nn.functional.cross_entropy(found[:, :-1].reshape(-1, found.shape[-1]), targets[:, 1:].reshape(-1))
-
-
-def parameters_of(model: nn.Module) -> list[nn.Parameter]:
-    own = get_output_rows(model)
-    return [get_rows(model).rows, own.rows, *([] if own.row_bias is None else [own.row_bias])]
 
 
 @pytest.mark.parametrize("output_ids", [None, OUTPUT_TOKENS])
