@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 import kslottery_fast
 from kslottery_fast import InputError, Tickets, attach_rows
 from kslottery_fast.evaluation.encoding import Example, collate, encode
+from kslottery_fast.integrations.lora_rows import save_lora_and_rows
 from kslottery_fast.integrations.trainer_checkpoint import save_checkpoint
 from kslottery_fast.tickets.evidence import Evidence
 
@@ -60,6 +62,8 @@ class World:
     folder: Any
     checkpoints: tuple[Any, Any]
     adapter: Any
+    lora: Any
+    both: Any
     trained: Any
 
 
@@ -76,6 +80,9 @@ def world(tiny_llama, tiny_tokenizer, tmp_path_factory):
     for name, table in (("before", before), ("after", after)):
         save_file({"model.embed_tokens.weight": table}, folder / f"{name}.safetensors")
     kslottery_fast.save_adapter(attached, folder / "saved_adapter")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    lora = attach_rows(peft.get_peft_model(tiny_llama(tied=True), config), [3, 5], freeze=False)
+    save_lora_and_rows(lora, folder / "saved_both")
     save_checkpoint(attached, folder / "trained")
     return World(
         model=model,
@@ -89,6 +96,8 @@ def world(tiny_llama, tiny_tokenizer, tmp_path_factory):
         folder=folder,
         checkpoints=(folder / "before.safetensors", folder / "after.safetensors"),
         adapter=folder / "saved_adapter",
+        lora=lora,
+        both=folder / "saved_both",
         trained=folder / "trained",
     )
 
@@ -169,7 +178,11 @@ DOORS = [
         SELECTION | {"alpha": {"None", "float"}},
     ),
     Door("ks_statistics", lambda w: {"before": w.before, "after": w.after}, TABLES),
-    Door("load_adapter", lambda w: {"model": w.model, "path": w.adapter}, ROWS | NAME),
+    Door(
+        "load_adapter",
+        lambda w: {"model": w.model, "path": w.adapter},
+        ROWS | NAME | TOKENIZER | {"revision": OPTIONAL},
+    ),
     Door("merge_rows", lambda w: {"model": w.attached}),
     Door("mixed_rows", lambda w: {"model": w.attached, "names": ["default"]}, {"copies": {"int"}}),
     Door("remove_rows", lambda w: {"model": w.attached, "name": "default"}),
@@ -184,7 +197,7 @@ DOORS = [
     Door(
         "save_adapter",
         lambda w: {"model": w.attached, "path": w.folder / "adapter"},
-        PATH | {"base_model_name_or_path": {"None", "str"}},
+        PATH | TOKENIZER | {"base_model_name_or_path": {"None", "str"}, "metrics": OPTIONAL},
     ),
     Door(
         "transfer_rows",
@@ -239,11 +252,23 @@ DOORS = [
         {"alpha": {"float"}, "n": {"int"}, "m": {"int"}},
     ),
     Door(
+        "rows.push_adapter",
+        lambda w: {"model": w.attached, "repo_id": "org/name"},  # which is not asked: every other argument is refused
+        {
+            "repo_id": {"str"},
+            "private": OPTIONAL,
+            **dict.fromkeys(("revision", "commit_message", "base_model_name_or_path"), WORDS),
+            **TOKENIZER,
+            "metrics": OPTIONAL,
+        },
+    ),
+    Door(
         "rows.save_rows_adapter",
         lambda w: {"token_ids": [3], "rows": torch.zeros(1, 4), "path": w.folder / "saved", "vocab_size": 10},
         {
             "vocab_size": {"int"},
             "pinned": OPTIONAL,
+            **TOKENIZER,
             **PATH,
             "task_type": {"None", "str"},
             "base_model_name_or_path": {"None", "str"},
@@ -275,6 +300,16 @@ DOORS = [
         {"k": {"int"}, "tensor": {"str"}, "block_bytes": {"int"}, "progress": OPTIONAL},
     ),
     Door("integrations.pretrained.choose_device", lambda w: {"device": "cpu"}),
+    Door(
+        "integrations.lora_rows.save_lora_and_rows",
+        lambda w: {"model": w.lora, "path": w.folder / "both"},
+        PATH | TOKENIZER | {"base_model_name_or_path": {"None", "str"}, "metrics": OPTIONAL},
+    ),
+    Door(
+        "integrations.lora_rows.load_lora_and_rows",
+        lambda w: {"model": w.model, "path": w.both},
+        ROWS | NAME | TOKENIZER | {"revision": OPTIONAL},
+    ),
     Door(
         "integrations.trainer.TicketTrainer",
         lambda w: {"model": w.model, "tickets": [3]},

@@ -11,10 +11,12 @@ from torch import nn
 
 from kslottery_fast.base.arguments import M, check_model, check_path
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.rows.adapter_file import save_adapter
 from kslottery_fast.rows.attach import attach_rows, detach_rows, has_rows
 from kslottery_fast.rows.sets import add_rows, use_rows
 
+from .lora_rows import save_lora_and_rows
 from .trainer_arguments import has_adapters
 from .trainer_checkpoint import StoredCheckpoint, load_checkpoint, read_checkpoint
 
@@ -146,50 +148,49 @@ def _attach(model: nn.Module, stored: StoredCheckpoint) -> None:
         raise
 
 
-def write_adapter(model: nn.Module, folder: Path) -> None:
+def write_adapter(
+    model: nn.Module, folder: Path, tokenizer: Tokenizer | None = None, metrics: Mapping[str, float] | None = None
+) -> None:
     """Put the files of an adapter into a folder that may hold other files, such as checkpoints.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model with attached rows. If PEFT put LoRA into it, LoRA and rows become one adapter.
+    folder : Path
+        It is made if it does not exist.
+    tokenizer : transformers tokenizer, optional
+        The adapter keeps its strings of the tokens.
+    metrics : mapping of str to float, optional
+        Numbers for the card.
 
     Raises
     ------
     InputError
-        What trained cannot be written as an adapter of rows.
+        What trained cannot be written as an adapter.
     """
-    if has_adapters(model):
-        raise InputError(
-            "adapters of PEFT train beside the rows; save them with model.save_pretrained, and the rows with "
-            "save_adapter"
-        )
+    save: Any = save_lora_and_rows if has_adapters(model) else save_adapter
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="_adapter") as temporary:
-        save_adapter(model, Path(temporary) / "adapter")
+        save(model, Path(temporary) / "adapter", tokenizer=tokenizer, metrics=metrics)
         for file in (Path(temporary) / "adapter").iterdir():
             file.replace(folder / file.name)
 
 
-def complete_card(path: Path, metrics: Mapping[str, float], **facts: str | list[str] | None) -> None:
-    """Add numbers and facts to the card of an adapter.
+def complete_card(path: Path, **facts: str | list[str] | None) -> None:
+    """Add facts that the Hub reads to the card of an adapter.
 
     Parameters
     ----------
     path : Path
         Its README.md.
-    metrics : mapping of str to float
-        The numbers of the last evaluation and the last loss.
     **facts : str or list of str
-        What the Hub reads: ``language``, ``license``, ``tags``, ``datasets``.
+        ``language``, ``license``, ``tags``, ``datasets``. Tags are added to those of the card.
     """
     card = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
-    data = card.data.to_dict()
-    tags = [*data.get("tags", ()), "kslottery-fast"]
+    tags = facts.pop("tags", None) or []
+    facts["tags"] = [*card.data.to_dict().get("tags", ()), *([tags] if isinstance(tags, str) else tags)]
     for name, value in facts.items():
-        if value is not None and name != "tags":
-            data[name] = value
-        elif value is not None:
-            tags += [value] if isinstance(value, str) else value
-    data |= {"library_name": "peft", "tags": list(dict.fromkeys(tags))}
-    for name, value in data.items():
-        card.data[name] = value
-    if metrics:
-        table = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics.items())
-        card.text += f"\n## Training\n\n| number | value |\n| --- | --- |\n{table}\n"
+        if value is not None:
+            card.data[name] = value
     card.save(path)

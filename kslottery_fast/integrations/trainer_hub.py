@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 else:
     _Trainer = object
 
-_CARD = "README.md"
-
 
 class AdapterWriter(_Trainer):
     """The part of a TicketTrainer that writes adapters. Models without rows are written as the Trainer does it."""
+
+    _tokenizer: Any = None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what trains, as a checkpoint has it, and the rows as an adapter that PEFT loads."""
@@ -44,7 +44,7 @@ class AdapterWriter(_Trainer):
         if self._gives_rows and self.is_world_process_zero():
             with tempfile.TemporaryDirectory() as folder:
                 try:
-                    write_adapter(self._whole_model, Path(folder))
+                    write_adapter(self._whole_model, Path(folder), self._tokenizer)
                 except InputError as error:
                     raise InputError(
                         f"push_to_hub uploads the rows as an adapter, and they cannot be one: {error}"
@@ -66,7 +66,7 @@ class AdapterWriter(_Trainer):
         elif self.is_world_process_zero():
             datasets = kwargs.get("dataset_tags") or kwargs.get("dataset")
             names = {name: kwargs.get(name) for name in ("language", "license", "tags")}
-            complete_card(folder / _CARD, {}, datasets=datasets, **names)
+            complete_card(folder / "README.md", datasets=datasets, **names)
 
     @property
     def _whole_model(self) -> nn.Module:
@@ -77,8 +77,7 @@ class AdapterWriter(_Trainer):
         return self.model is not None and has_rows(self._whole_model)
 
     def _write_adapter(self, folder: Path) -> None:
-        write_adapter(self._whole_model, folder)
-        complete_card(folder / _CARD, _last_numbers(self.state.log_history))
+        write_adapter(self._whole_model, folder, self._tokenizer, _last_numbers(self.state.log_history))
 
 
 def _last_numbers(history: list[dict[str, float]]) -> dict[str, float]:

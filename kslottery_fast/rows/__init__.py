@@ -1,6 +1,7 @@
 """Training and moving single rows of an embedding table: an overlay on a frozen table, several sets, adapter files."""
 
 from .adapter_file import load_adapter, save_adapter, save_rows_adapter
+from .adapter_hub import push_adapter
 from .attach import attach_rows, detach_rows, merge_rows, untie_output
 from .attachment import attached_model, get_output_rows, get_rows, has_rows, output_role
 from .distributed import gather_rows, replicate_rows
@@ -29,6 +30,7 @@ __all__ = [
     "merge_rows",
     "mixed_rows",
     "output_role",
+    "push_adapter",
     "remove_rows",
     "replicate_rows",
     "row_sets",

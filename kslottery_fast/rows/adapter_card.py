@@ -1,8 +1,15 @@
-"""The README.md of an adapter directory, and the name of the base model that it may state."""
+"""The README.md of an adapter directory, which the Hub shows, and the name of the base model that it may state."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from kslottery_fast.base.visible import visible_token
+
+_SHOWN = 40  # tokens in the card's table
 
 
 def portable_name(name: str | None) -> str | None:
@@ -18,50 +25,147 @@ def portable_name(name: str | None) -> str | None:
     return name
 
 
-def card(k: int, role: str, base: str | None, task_type: str | None, *, names_head: bool) -> str:
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card says.
+
+    Attributes
+    ----------
+    k, vocab_size : int
+        How many rows of how many.
+    role : str
+        What the head does: "frozen", "tied" or "own".
+    base : str or None
+        The base model.
+    auto : str
+        The class of transformers that loads it.
+    names_head : bool
+        Whether the adapter names the head, since PEFT takes it for tied.
+    tokens : mapping of int to str
+        The tokens that have a row, if a tokenizer was given.
+    added : bool
+        Whether some of them were added to the tokenizer.
+    metrics : mapping of str to float
+        Numbers that the user gives.
+    for_peft : bool
+        Whether PEFT can load the adapter.
+    lora : bool
+        Whether LoRA matrices come with the rows.
+    head_k : int
+        How many rows the head has of its own.
+    """
+
+    k: int
+    vocab_size: int
+    role: str
+    base: str | None
+    auto: str
+    names_head: bool
+    tokens: Mapping[int, str] = field(default_factory=dict)
+    added: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    for_peft: bool = True
+    lora: bool = False
+    head_k: int = 0
+
+
+def card(facts: CardFacts) -> str:
     """Say what the adapter is and how to load it."""
-    name = base or "the base model"
-    if role == "tied":
-        use = f"Load it onto {name} with tied embeddings: the output head follows the rows."
-    elif names_head:
-        use = (
+    what = f"{_rows(facts.k)} of the token embedding"
+    if facts.role == "own":
+        what += f" and {_rows(facts.head_k)} of the output head"
+    changes = f"This adapter has LoRA matrices, and it replaces {what}."
+    if not facts.lora:
+        changes = f"This adapter replaces {what} and nothing else."
+    parts = [
+        _front_matter(facts.base),
+        f"# {facts.k} token rows{' and LoRA' if facts.lora else ''}\n\n{changes}\n",
+        _use(facts),
+        "" if facts.base else _UNNAMED,
+        _loading(facts),
+        _tokens(facts),
+        _metrics(facts.metrics),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _rows(count: int) -> str:
+    return f"{count} row" + ("s" if count != 1 else "")
+
+
+def _front_matter(base: str | None) -> str:
+    """What the Hub reads. A path of some machine is no model of the Hub."""
+    named = portable_name(base) if base else None
+    lines = [f"base_model: {json.dumps(named)}"] if named else []
+    return "\n".join(
+        ["---", *lines, "library_name: peft", "tags:", "- kslottery-fast", "- token-embeddings", "---", ""]
+    )
+
+
+def _use(facts: CardFacts) -> str:
+    name = facts.base or "the base model"
+    if facts.role == "own":
+        return f"Load it onto {name}. The head has trained rows of its own, apart from those of the input.\n"
+    if facts.role == "tied":
+        return f"Load it onto {name} with tied embeddings: the output head follows the rows.\n"
+    if facts.names_head:
+        return (
             f"Load it onto {name} as it is. The rows act on the input only. The head keeps its own rows,\n"
             "although both share one table. PEFT's merge_and_unload cannot split that table. Merge with\n"
-            "kslottery_fast.merge_rows instead."
+            "kslottery_fast.merge_rows instead.\n"
         )
+    return (
+        f"The rows act on the input only. If {name} has tied embeddings, call\n"
+        "kslottery_fast.untie_output(base_model) before PeftModel.from_pretrained. On a tied model PEFT\n"
+        "would change the output head as well.\n"
+    )
+
+
+def _loading(facts: CardFacts) -> str:
+    base, growing = repr(facts.base or "BASE"), ""
+    head = f"from transformers import {facts.auto}\n\nbase_model = {facts.auto}.from_pretrained({base})\n"
+    if facts.for_peft:
+        loaded = f"model = PeftModel.from_pretrained(base_model, {_HERE})\n"
+        peft = f"```python\nfrom peft import PeftModel\n{head}{loaded}```\n"
     else:
-        use = (
-            f"The rows act on the input only. If {name} has tied embeddings, call\n"
-            "kslottery_fast.untie_output(base_model) before PeftModel.from_pretrained. On a tied model PEFT\n"
-            "would change the output head as well."
+        peft = f"PEFT cannot load it: PEFT drops the bias of a head whose rows it replaces.\n\n```python\n{head}```\n"
+    home, loader, argument, tokenizer = "kslottery_fast", "load_adapter", "", ""
+    if facts.lora:
+        home, loader = "kslottery_fast.integrations.lora_rows", "load_lora_and_rows"
+    if facts.added:
+        growing = (
+            "Some rows are of tokens that were added to the tokenizer of the base model. For PEFT, add them in the\n"
+            f"order of their ids, and call base_model.resize_token_embeddings({facts.vocab_size}). {loader}\n"
+            "does both.\n\n"
         )
-    unnamed, auto = "" if base else _UNNAMED, _AUTO_CLASSES.get(task_type or "", "AutoModel")
-    return f"""# {k} token rows
-
-This adapter replaces {k} rows of the token embedding and nothing else.
-
-{use}
-{unnamed}
-```python
-from peft import PeftModel
-from transformers import {auto}
-
-base_model = {auto}.from_pretrained({base or "BASE"!r})
-model = PeftModel.from_pretrained(base_model, "PATH OF THIS FOLDER")
-```
-
-PEFT copies the table in every forward. The following code needs no PEFT and makes no copy:
-
-```python
-from kslottery_fast import load_adapter
-
-model = load_adapter(base_model, "PATH OF THIS FOLDER")
-```
-"""
+        tokenizer = f"from transformers import AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained({base})\n"
+        argument = ", tokenizer=tokenizer"
+    ours = f"from {home} import {loader}\n{tokenizer or chr(10)}model = {loader}(base_model, {_HERE}{argument})\n"
+    return f"{growing}{peft}\nPEFT copies the table in every forward. This makes no copy:\n\n```python\n{ours}```\n"
 
 
-_AUTO_CLASSES = {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM"}
-_UNNAMED = """
-The base model has no name that another machine could load, so none is recorded. To record one, save the
+def _tokens(facts: CardFacts) -> str:
+    if not facts.tokens:
+        return ""
+    lines = [f"| {token} | `{_cell(text)}` |" for token, text in list(facts.tokens.items())[:_SHOWN]]
+    rest = len(facts.tokens) - len(lines)
+    more = [f"\n{rest} more are in the metadata of adapter_model.safetensors."] if rest else []
+    return "\n".join(["## Tokens", "", "| id | token |", "| --- | --- |", *lines, *more, ""])
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    if not metrics:
+        return ""
+    lines = [f"| {_cell(name)} | {value:.6g} |" for name, value in metrics.items()]
+    return "\n".join(["## Numbers", "", "| measure | value |", "| --- | --- |", *lines, ""])
+
+
+def _cell(text: str) -> str:
+    return visible_token(text).replace("|", "\\|").replace("`", "'")
+
+
+_UNNAMED = """The base model has no name that another machine could load, so none is recorded. To record one, save the
 adapter with save_adapter(..., base_model_name_or_path="its id on the Hub").
 """
+
+_HERE = '"PATH OF THIS FOLDER"'

@@ -15,6 +15,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import HeadRole
 
 from .overlay import Overlay, RowEmbedding, RowHead, remove_overlay
+from .peft_saving import tell_no_more, tell_on_save
 
 
 @dataclass
@@ -182,6 +183,7 @@ def guard(model: nn.Module) -> None:
     for part in model.modules():
         if any(isinstance(module, Overlay) for module in part.modules()):
             vars(part).update({name: refuse for name, refuse in _GUARDS.items() if hasattr(part, name)})
+    tell_on_save(model)
 
 
 def detach(model: nn.Module) -> None:
@@ -192,6 +194,7 @@ def detach(model: nn.Module) -> None:
     what the user works with.
     """
     owner, kept = attachment(model)
+    tell_no_more(owner)
     for module in owner.modules():
         for name, refuse in _GUARDS.items():
             if vars(module).get(name) is refuse:
@@ -210,7 +213,8 @@ def detach(model: nn.Module) -> None:
 def _refuse_save(*_args: Any, **_kwargs: Any) -> None:
     raise InputError(
         "with rows attached, save_pretrained would write a checkpoint that from_pretrained cannot read; call "
-        "merge_rows(model) first, or save the rows alone with kslottery_fast.save_adapter"
+        "merge_rows(model) first, or save the rows alone with kslottery_fast.save_adapter, or LoRA and rows with "
+        "kslottery_fast.integrations.lora_rows.save_lora_and_rows"
     )
 
 

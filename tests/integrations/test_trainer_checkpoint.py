@@ -40,7 +40,7 @@ def test_rows_of_the_head_train_with_the_input_resume_bit_equal_and_load_best(tm
     table = straight.get_output_embeddings().weight[[40, 30]].detach().clone()
     whole = train(straight, tmp_path / "a", **options)
     assert len(whole.optimizer.param_groups[0]["params"]) == 2
-    assert (get_output_rows(straight).rows - table).abs().min() > 1e-3
+    assert (get_output_rows(straight).rows - table).abs().max() > 1e-2
     rest = train(resumed, tmp_path / "b", resume=tmp_path / "a" / "checkpoint-3", **options)
     assert losses(rest) == losses(whole)
     for name, ours in straight.state_dict().items():

@@ -77,7 +77,9 @@ def test_adapters_that_do_not_fit_are_refused_and_the_model_stays_as_it_was(tmp_
         target = target or make("llama")
         (path / CONFIG_FILE).write_text(json.dumps(config | changes.get("config", {})))
         save_file(
-            {**tensors, **changes.get("tensors", {})}, path / WEIGHTS_FILE, metadata={"kslottery_vocab_size": "60"}
+            {**tensors, **changes.get("tensors", {})},
+            path / WEIGHTS_FILE,
+            metadata={"kslottery_vocab_size": "60", "kslottery_output": "frozen"},
         )
         with pytest.raises(InputError, match=message):
             load_adapter(target, path)
