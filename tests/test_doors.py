@@ -21,6 +21,7 @@ import kslottery_fast
 from kslottery_fast import InputError, Tickets, attach_rows
 from kslottery_fast.evaluation.encoding import Example, collate, encode
 from kslottery_fast.integrations.lora_rows import save_lora_and_rows
+from kslottery_fast.integrations.trainer_checkpoint import save_checkpoint
 from kslottery_fast.tickets.evidence import Evidence
 
 KINDS = ("None", "str", "int", "float", "strings", "model", "tokenizer", "empty")
@@ -63,6 +64,7 @@ class World:
     adapter: Any
     lora: Any
     both: Any
+    trained: Any
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,7 @@ def world(tiny_llama, tiny_tokenizer, tmp_path_factory):
     config = peft.LoraConfig(r=2, target_modules=["q_proj"])
     lora = attach_rows(peft.get_peft_model(tiny_llama(tied=True), config), [3, 5], freeze=False)
     save_lora_and_rows(lora, folder / "saved_both")
+    save_checkpoint(attached, folder / "trained")
     return World(
         model=model,
         attached=attached,
@@ -95,6 +98,7 @@ def world(tiny_llama, tiny_tokenizer, tmp_path_factory):
         adapter=folder / "saved_adapter",
         lora=lora,
         both=folder / "saved_both",
+        trained=folder / "trained",
     )
 
 
@@ -138,11 +142,17 @@ RATES = {name: {"int", "float"} for name in ("lr", "beta1", "beta2", "eps", "wei
 DOORS = [
     Door("active_token_ids", lambda w: {"dataset": [{"input_ids": [1, 2]}]}, {"keys": {"strings"}}),
     Door("add_rows", lambda w: {"model": w.attached, "name": "new", "token_ids": [7]}, NAME | TOKENIZER),
+    Door("attach_checkpoint", lambda w: {"model": w.model, "checkpoint": w.trained}, MODEL),
     Door("attach_rows", lambda w: {"model": w.model, "token_ids": [3]}, ROWS | NAME | TOKENIZER),
     Door(
         "certify",
         lambda w: {"model": w.model, "batches": w.batches, "alphas": [0.05]},
         MODEL | BOOTSTRAP | {"transfer_model": {"None", "model"}},
+    ),
+    Door(
+        "checkpoint_to_adapter",
+        lambda w: {"model": w.model, "checkpoint": w.trained, "path": w.folder / "made_adapter"},
+        MODEL | PATH | {"base_model_name_or_path": {"None", "str"}},
     ),
     Door("detach_rows", lambda w: {"model": w.attached}),
     Door("embedding_table", lambda w: {"model": w.model}, MODEL),
