@@ -26,6 +26,7 @@ from .attachment import (
     has_rows,
     output_role,
 )
+from .new_token_marks import new_tokens
 from .overlay import RowEmbedding, RowHead, RowOutput, check_head, overlay
 from .rowset import RowSets, check_name, new_row_set
 from .tables import (
@@ -131,7 +132,7 @@ def attach_rows(
     check_name(name)
     embedding = input_embedding(model)
     check_table(embedding)
-    ids = check_token_ids(token_ids, table_shape(embedding)[0], tokenizer=tokenizer)
+    ids = check_token_ids(token_ids, table_shape(embedding)[0], tokenizer=tokenizer, new_tokens=new_tokens(model))
     modules = input_modules(model, ids)
     heads = _heads(model, embedding, ids) if output == "tied" else []
     for module in modules:

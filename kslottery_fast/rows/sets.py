@@ -16,6 +16,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.tokenizer import Tokenizer
 
 from .attachment import attached_model, get_rows, has_rows
+from .new_token_marks import new_tokens
 from .overlay import RowEmbedding
 from .rowset import Mixture, RowSets, check_name, new_row_set
 from .tables import base_rows, table_shape
@@ -83,7 +84,8 @@ def add_rows(model: M, name: str, token_ids: TokenIds, *, tokenizer: Tokenizer |
     check_name(name)
     if name in sets:
         raise InputError(f"a set named {name!r} is attached already; choose another name, or remove_rows it")
-    ids = check_token_ids(token_ids, table_shape(embeddings[0])[0], tokenizer=tokenizer)
+    height = table_shape(embeddings[0])[0]
+    ids = check_token_ids(token_ids, height, tokenizer=tokenizer, new_tokens=new_tokens(model))
     primary, *others = embeddings
     values = base_rows(primary, ids)
     for other in others:  # an untied encoder-decoder model has copies of the table

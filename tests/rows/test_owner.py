@@ -10,8 +10,8 @@ from torch import nn
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, has_rows, merge_rows
-from kslottery_fast.rows.owner import table_owner
 from kslottery_fast.rows.overlay import RowEmbedding
+from kslottery_fast.rows.owner import table_owner
 from kslottery_fast.rows.tables import embedding_table
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
