@@ -17,8 +17,17 @@ SelectedBy: TypeAlias = Literal["alpha", "top_k"]
 Selector: TypeAlias = Literal["ks", "l2", "gradient", "frequency", "contribution"]
 """What rows are ranked by, as :func:`kslottery_fast.tickets.select_rows` explains."""
 
-OutputRole: TypeAlias = Literal["auto", "frozen", "tied"]
-"""What the head of a tied model does with rows, as :func:`kslottery_fast.attach_rows` explains."""
+TableName: TypeAlias = Literal["input", "output"]
+"""One of the two tables of a model: the input embedding, or the weight of the output head."""
+
+OutputRole: TypeAlias = Literal["auto", "frozen", "tied", "own"]
+"""What the output head does about attached rows, as :func:`kslottery_fast.attach_rows` explains."""
+
+HeadRole: TypeAlias = Literal["frozen", "tied", "own"]
+"""An OutputRole with "auto" resolved."""
+
+SharedRole: TypeAlias = Literal["auto", "frozen", "tied"]
+"""What the head of a tied model does where there are rows of the input table alone."""
 
 BleuTokenizer: TypeAlias = Literal["13a", "intl", "char", "zh", "none", "flores101", "flores200"]
 """The tokenizers of sacrebleu that need no further package, and the two of spBLEU, which need a SentencePiece model."""

@@ -2,7 +2,7 @@
 
 from .adapter_file import load_adapter, save_adapter, save_rows_adapter
 from .attach import attach_rows, detach_rows, merge_rows, untie_output
-from .attachment import attached_model, get_rows, has_rows, output_role
+from .attachment import attached_model, get_output_rows, get_rows, has_rows, output_role
 from .distributed import gather_rows, replicate_rows
 from .new_token_rows import TokenInit
 from .new_tokens import add_tokens
@@ -25,6 +25,7 @@ __all__ = [
     "detach_rows",
     "embedding_table",
     "gather_rows",
+    "get_output_rows",
     "get_rows",
     "has_rows",
     "is_tied",

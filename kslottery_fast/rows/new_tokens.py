@@ -13,6 +13,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.tokenizer import Tokenizer
 
 from .attachment import has_rows
+from .heads import output_head
 from .new_token_marks import mark_new_tokens
 from .new_token_rows import Sources, TokenInit, add_noise, head_sources, initial_rows, mean_row, sources_of
 from .new_token_strings import NewTokens, check_new_tokens
@@ -158,8 +159,8 @@ def _tables_of(model: nn.Module) -> _Tables:
             "model has attached rows: add the tokens before attach_rows, or call merge_rows or detach_rows first"
         )
     owner: Any = table_owner(model)
-    head = _output_head(owner)
-    weight = getattr(head, "weight", None)
+    head = output_head(model)
+    weight: Any = getattr(head, "weight", None)
     _check_plain(embedding.weight, "input table")
     if weight is not None:
         _check_plain(weight, "output head")
@@ -167,14 +168,6 @@ def _tables_of(model: nn.Module) -> _Tables:
     modules = [embedding, *(module for module in input_modules(model, some) if module is not embedding)]
     tied = weight is None or any(weight is module.weight for module in modules)
     return _Tables(owner, modules, None if tied else weight, getattr(head, "bias", None))
-
-
-def _output_head(owner: Any) -> nn.Module | None:
-    try:
-        head = owner.get_output_embeddings()
-    except (AttributeError, NotImplementedError):  # an nn.Embedding alone, or a model without a head
-        return None
-    return head if torch.is_tensor(getattr(head, "weight", None)) else None
 
 
 def _check_plain(weight: torch.Tensor, what: str) -> None:

@@ -12,8 +12,8 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import OutputRole
 from kslottery_fast.base.tokenizer import Tokenizer
 
-from .attach import check_output
 from .attachment import get_rows, has_rows
+from .roles import check_output
 from .tables import (
     base_rows,
     check_finite,
@@ -23,11 +23,10 @@ from .tables import (
     input_modules,
     is_tied,
     place_rows,
-    split_roles,
-    table_copies,
     write_rows,
 )
 from .token_ids import TokenIds, check_token_ids
+from .untie import split_roles, table_copies
 
 Source: TypeAlias = nn.Module | Tensor | np.ndarray
 """A model, or a table [V, d] of float64, float32, float16 or bfloat16."""
