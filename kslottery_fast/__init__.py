@@ -25,7 +25,9 @@ if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, f
     from .evaluation.contribution_result import RowContributions
     from .evaluation.encoding import Example
     from .evaluation.evaluate import Evaluation, evaluate
+    from .integrations.seq2seq_trainer import TicketSeq2SeqTrainer
     from .integrations.trainer import TicketTrainer
+    from .integrations.trainer_adapter import attach_checkpoint, checkpoint_to_adapter
     from .ks.twosample import KsResult, ks_2samp
     from .ops import row_adamw_
     from .optim.row_adamw import RowAdamW
@@ -53,13 +55,16 @@ __all__ = [
     "KsResult",
     "RowAdamW",
     "RowContributions",
+    "TicketSeq2SeqTrainer",
     "TicketTrainer",
     "Tickets",
     "active_token_ids",
     "add_rows",
     "add_tokens",
+    "attach_checkpoint",
     "attach_rows",
     "certify",
+    "checkpoint_to_adapter",
     "detach_rows",
     "embedding_table",
     "evaluate",
@@ -92,13 +97,16 @@ _HOMES = {
     "KsResult": "ks.twosample",
     "RowAdamW": "optim.row_adamw",
     "RowContributions": "evaluation.contribution_result",
+    "TicketSeq2SeqTrainer": "integrations.seq2seq_trainer",
     "TicketTrainer": "integrations.trainer",
     "Tickets": "tickets.tickets",
     "active_token_ids": "rows.token_ids",
     "add_rows": "rows.sets",
     "add_tokens": "rows.new_tokens",
+    "attach_checkpoint": "integrations.trainer_adapter",
     "attach_rows": "rows.attach",
     "certify": "evaluation.certify",
+    "checkpoint_to_adapter": "integrations.trainer_adapter",
     "detach_rows": "rows.attach",
     "embedding_table": "rows.tables",
     "evaluate": "evaluation.evaluate",

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 import kslottery_fast
 from kslottery_fast import InputError, Tickets, attach_rows
 from kslottery_fast.evaluation.encoding import Example, collate, encode
+from kslottery_fast.integrations.trainer_checkpoint import save_checkpoint
 from kslottery_fast.tickets.evidence import Evidence
 
 KINDS = ("None", "str", "int", "float", "strings", "model", "tokenizer", "empty")
@@ -59,6 +60,7 @@ class World:
     folder: Any
     checkpoints: tuple[Any, Any]
     adapter: Any
+    trained: Any
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,7 @@ def world(tiny_llama, tiny_tokenizer, tmp_path_factory):
     for name, table in (("before", before), ("after", after)):
         save_file({"model.embed_tokens.weight": table}, folder / f"{name}.safetensors")
     kslottery_fast.save_adapter(attached, folder / "saved_adapter")
+    save_checkpoint(attached, folder / "trained")
     return World(
         model=model,
         attached=attached,
@@ -86,6 +89,7 @@ def world(tiny_llama, tiny_tokenizer, tmp_path_factory):
         folder=folder,
         checkpoints=(folder / "before.safetensors", folder / "after.safetensors"),
         adapter=folder / "saved_adapter",
+        trained=folder / "trained",
     )
 
 
@@ -129,11 +133,17 @@ RATES = {name: {"int", "float"} for name in ("lr", "beta1", "beta2", "eps", "wei
 DOORS = [
     Door("active_token_ids", lambda w: {"dataset": [{"input_ids": [1, 2]}]}, {"keys": {"strings"}}),
     Door("add_rows", lambda w: {"model": w.attached, "name": "new", "token_ids": [7]}, NAME | TOKENIZER),
+    Door("attach_checkpoint", lambda w: {"model": w.model, "checkpoint": w.trained}, MODEL),
     Door("attach_rows", lambda w: {"model": w.model, "token_ids": [3]}, ROWS | NAME | TOKENIZER),
     Door(
         "certify",
         lambda w: {"model": w.model, "batches": w.batches, "alphas": [0.05]},
         MODEL | BOOTSTRAP | {"transfer_model": {"None", "model"}},
+    ),
+    Door(
+        "checkpoint_to_adapter",
+        lambda w: {"model": w.model, "checkpoint": w.trained, "path": w.folder / "made_adapter"},
+        MODEL | PATH | {"base_model_name_or_path": {"None", "str"}},
     ),
     Door("detach_rows", lambda w: {"model": w.attached}),
     Door("embedding_table", lambda w: {"model": w.model}, MODEL),

@@ -142,6 +142,8 @@ class TicketMonitor(transformers.TrainerCallback):
             self._stable = self._stable + 1 if stable else 0
         self.tickets = tickets
         assert self._trainer is not None
+        due = control.should_log
         self._trainer.log(logs)
+        control.should_log = due  # the Trainer took this for its own log, and would leave out the loss of this step
         if self.stop_when_stable and self._stable >= self.patience:
             control.should_training_stop = True

@@ -1,7 +1,7 @@
 """TicketTrainer: a Trainer of transformers that trains the rows of a few tokens and nothing else."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import transformers
@@ -14,10 +14,14 @@ from kslottery_fast.base.options import OutputRole
 from kslottery_fast.evaluation.logits import supervised_logits
 from kslottery_fast.optim.row_adamw import RowAdamW
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, has_rows, output_role
+from kslottery_fast.rows.padding import check_train_padding
+from kslottery_fast.rows.roles import check_output_ids
+from kslottery_fast.rows.switch import follow_adapters
 from kslottery_fast.rows.tables import input_embedding, table_shape
 from kslottery_fast.rows.token_ids import TokenIds, check_token_ids
 
 from .active_vocabulary import active_vocabulary, check_batch
+from .fused_head import read_rows_in_fused_head
 from .monitor import TicketMonitor
 from .quantized import as_adapted
 from .trainer_arguments import (
@@ -30,26 +34,31 @@ from .trainer_arguments import (
     tokenizer_of,
 )
 from .trainer_checkpoint import ROWS_FILE, load_checkpoint, save_checkpoint
-from .trainer_checks import check_one_gpu, check_optimizer, check_plain_loss, check_whole_parameters
+from .trainer_checks import (
+    check_one_gpu,
+    check_optimizer,
+    check_plain_loss,
+    check_reference,
+    check_whole_parameters,
+    refusal_of,
+)
+from .trainer_hub import AdapterWriter
 from .unread import watch_unread
 
 __all__ = ["ROWS_FILE", "TicketMonitor", "TicketTrainer", "TicketTrainerMixin", "load_checkpoint"]
 
-if TYPE_CHECKING:
-    _Trainer = transformers.Trainer
-else:
-    _Trainer = object
 
-
-class TicketTrainerMixin(_Trainer):
+class TicketTrainerMixin(AdapterWriter):
     """Makes a Trainer, such as the SFTTrainer of TRL, train rows. Put it first among the base classes.
 
     Parameters, errors and warnings are those of :class:`TicketTrainer`.
 
     Examples
     --------
-    >>> class TicketSeq2SeqTrainer(TicketTrainerMixin, transformers.Seq2SeqTrainer):
-    ...     "A Seq2SeqTrainer with the arguments of a TicketTrainer."
+    >>> class OwnTrainer(transformers.Trainer):
+    ...     "Or any other subclass, such as the SFTTrainer of TRL."
+    >>> class TicketOwnTrainer(TicketTrainerMixin, OwnTrainer):
+    ...     "It has the arguments of a TicketTrainer too."
     """
 
     def __init__(
@@ -57,13 +66,18 @@ class TicketTrainerMixin(_Trainer):
         *args: Any,
         tickets: TokenIds | None = None,
         output: OutputRole = "auto",
+        output_ids: TokenIds | None = None,
+        train_padding: bool | None = None,
         supervised_logits_only: bool = False,
         nonfinite: Literal["raise", "skip"] = "raise",
         **kwargs: Any,
     ) -> None:
         given = by_name(super().__init__, args, kwargs)
         check_arguments(given, output, nonfinite, supervised_logits_only)
+        check_output_ids(output_ids, output)
+        check_train_padding(train_padding)
         self._supervised_logits_only, self._nonfinite, self._output = supervised_logits_only, nonfinite, output
+        self._how: dict[str, Any] = {"output_ids": output_ids, "train_padding": train_padding}
         self._train_dataset: Any = given.get("train_dataset")
         self._tokenizer = tokenizer_of(given.get("processing_class"))
         self._tickets = read_tickets(tickets, self._tokenizer, self._train_dataset)
@@ -75,9 +89,11 @@ class TicketTrainerMixin(_Trainer):
             with as_adapted(model):
                 super().__init__(*args, **kwargs)
             self._check_built()
-        except BaseException:
+        except BaseException as error:
             if model is not None and attached_here:
                 detach_rows(model)
+            if (refusal := refusal_of(error)) is not None:
+                raise refusal from error
             raise
 
     def _check_built(self) -> None:
@@ -93,7 +109,11 @@ class TicketTrainerMixin(_Trainer):
             check_plain_loss(self)
         if attached and self._tickets is not None and not self._trains_all:
             # A Trainer with a peft_config, such as SFTTrainer, freezes all weights but its own.
-            get_rows(model).rows.requires_grad_(True)
+            get_rows(model).row_sets.current().requires_grad_(True)
+        if attached:
+            check_reference(self)
+            follow_adapters(model)
+            read_rows_in_fused_head(model)
         self._bind_monitors()
         if attached and not isinstance(self._tickets, str):
             watch_unread(self, texts_of(self._tickets, self._tokenizer))
@@ -189,6 +209,11 @@ class TicketTrainerMixin(_Trainer):
         else:
             ids = active_vocabulary(self._train_dataset, model) if self._check_active else ids
             check_attached(ids, get_rows(model).row_sets.current(), self._tokenizer)
+        if any(value is not None for value in self._how.values()):
+            raise InputError(
+                "output_ids and train_padding are for rows that the trainer attaches, and it attaches none here; pass "
+                "them to attach_rows, or call detach_rows first"
+            )
         role = output_role(model) if attached else None
         if self._output not in ("auto", role):
             why = f"the rows are attached with output={role!r}; call detach_rows first" if attached else "no row trains"
@@ -204,8 +229,10 @@ class TicketTrainerMixin(_Trainer):
         # PEFT has frozen its base model already; freezing here would switch its adapters off. The rows go on the base
         # model, so that save_pretrained of the PeftModel still writes its adapter.
         base: Any = getattr(model, "get_base_model", lambda: model)
-        padding = False if self._check_active else None  # in Embed Tuning the row of padding stays, as in a dense table
-        attach_rows(base(), ids, output=self._output, freeze=not has_adapters(model), train_padding=padding)
+        how = self._how
+        if self._check_active and how["train_padding"] is None:
+            how = how | {"train_padding": False}  # in Embed Tuning the row of padding stays, as in a dense table
+        attach_rows(base(), ids, output=self._output, freeze=not has_adapters(model), tokenizer=self._tokenizer, **how)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model)
@@ -253,8 +280,12 @@ class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
         ``"active"`` trains the active vocabulary of ``train_dataset`` (Embed Tuning). Every batch is then checked for
         other tokens. With None, the model must have attached rows already. ``"none"`` attaches nothing and trains all
         that is trainable in the model, as a plain Trainer does.
-    output : {"auto", "frozen", "tied"}
-        What the head of a tied model does, as for :func:`kslottery_fast.attach_rows`.
+    output : {"auto", "frozen", "tied", "own"}
+        What the output head does, as for :func:`kslottery_fast.attach_rows`. With "own" rows of the head train too.
+    output_ids : TokenIds, optional
+        The tokens of the head's own rows, as for :func:`kslottery_fast.attach_rows`.
+    train_padding : bool, optional
+        Whether the row of ``padding_idx`` trains, as for :func:`kslottery_fast.attach_rows`.
     supervised_logits_only : bool
         True computes logits at supervised positions only: the same loss with less work. Evaluation does not change.
     nonfinite : {"raise", "skip"}
@@ -281,8 +312,9 @@ class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
     -----
     The optimizer is :class:`kslottery_fast.RowAdamW` with the learning rate, betas, epsilon and weight decay of the
     TrainingArguments, unless ``optimizers`` is given. An ``optim`` other than the AdamW of torch is refused.
-    Checkpoints and ``save_model`` hold what trains and not the model. For an ordinary model call
-    ``merge_rows(model).save_pretrained(...)`` after training.
+    Checkpoints hold what trains and not the model, and :func:`kslottery_fast.checkpoint_to_adapter` makes an adapter of
+    one. ``save_model`` writes the adapter too. With ``push_to_hub`` the adapter and its card are
+    uploaded. For an ordinary model call ``merge_rows(model).save_pretrained(...)`` after training.
 
     ``supervised_logits_only`` replaces the ``compute_loss`` of the Trainer. An SFTTrainer then logs neither token
     accuracy nor entropy. Since it computes cross entropy only, a router loss, label smoothing and other losses are

@@ -12,6 +12,7 @@ from torch import nn
 from kslottery_fast.base.arguments import check_choice, check_flag, check_model, check_tokenizer, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.ticket_ids import read_ticket_ids, token_text
+from kslottery_fast.rows.roles import check_output
 from kslottery_fast.rows.rowset import RowSet
 from kslottery_fast.rows.token_ids import TokenIds, check_token_ids
 from kslottery_fast.tickets.tickets import Tickets
@@ -40,7 +41,7 @@ def check_arguments(given: Mapping[str, Any], output: Any, nonfinite: Any, super
     TypeError
         An argument has the wrong type.
     """
-    check_choice(output, ("auto", "frozen", "tied"), "output")
+    check_output(output)
     check_choice(nonfinite, ("raise", "skip"), "nonfinite")
     check_flag(supervised_logits_only, "supervised_logits_only")
     model = given.get("model")

@@ -6,6 +6,7 @@ import transformers
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.rows.attachment import get_rows
 
 
 def check_one_gpu(trainer: transformers.Trainer) -> None:
@@ -43,6 +44,27 @@ def check_optimizer(trainer: transformers.Trainer, nonfinite: str) -> None:
             f"args.optim is {name!r}, and a TicketTrainer trains with RowAdamW, which is torch's AdamW: leave "
             "out optim, or attach the rows yourself and pass optimizers=(your optimizer, None)"
         )
+
+
+def check_reference(trainer: transformers.Trainer) -> None:
+    """Refuse the copy of an adapter that TRL takes for its reference, since rows that train have no such copy."""
+    model: Any = trainer.model
+    copied = "ref" in getattr(model, "peft_config", {})
+    trains = any(parameter.requires_grad for parameter in get_rows(model).row_sets.parameters())
+    if copied and trains and getattr(trainer, "ref_model", None) is None:
+        raise InputError(_REFERENCE)
+
+
+def refusal_of(error: BaseException) -> InputError | None:
+    """Return what to raise in place of an error that TRL stumbles into when it copies an adapter."""
+    stumbled = isinstance(error, AttributeError) and "RowSets has no attribute `ref`" in str(error)
+    return InputError(_REFERENCE) if stumbled else None
+
+
+_REFERENCE = (
+    "TRL takes a copy of the model's adapter as the reference, and the reference would read the rows that train; pass "
+    "ref_model=, or a model without an adapter and peft_config="
+)
 
 
 def check_plain_loss(trainer: transformers.Trainer) -> None:

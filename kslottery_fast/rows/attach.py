@@ -32,6 +32,7 @@ from .overlay import RowEmbedding, RowHead, RowOutput, overlay
 from .padding import check_train_padding, warn_padding
 from .roles import Head, check_output, choose_head
 from .rowset import RowSets, check_name
+from .switch import AdapterSwitch
 from .tables import (
     active_token_ids,
     check_table,
@@ -171,6 +172,7 @@ def attach_rows(
         for each in head.modules:
             overlay(each, RowHead, sets)
         guard(model)
+        sets.switch = AdapterSwitch(model)
     except BaseException:
         detach(model)
         raise

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from kslottery_fast.base.arguments import check_model
 from kslottery_fast.base.errors import InputError
@@ -213,10 +214,52 @@ def _refuse_save(*_args: Any, **_kwargs: Any) -> None:
     )
 
 
+def _refuse_push(*_args: Any, **_kwargs: Any) -> None:
+    raise InputError(
+        "with rows attached, push_to_hub would upload a checkpoint that from_pretrained cannot read; call "
+        "merge_rows(model) first, or upload the rows alone, which kslottery_fast.save_adapter writes"
+    )
+
+
 def _refuse_resize(*_args: Any, **_kwargs: Any) -> None:
     raise InputError(
         "resize_token_embeddings needs a model without attached rows; call merge_rows or detach_rows first"
     )
 
 
-_GUARDS = {"save_pretrained": _refuse_save, "resize_token_embeddings": _refuse_resize}
+def _refuse_input(*_args: Any, **_kwargs: Any) -> None:
+    raise InputError(
+        "set_input_embeddings would drop the attached rows with their embedding; call merge_rows or detach_rows first"
+    )
+
+
+def _refuse_output(*_args: Any, **_kwargs: Any) -> None:
+    raise InputError(
+        "set_output_embeddings needs a model without attached rows; call merge_rows or detach_rows first, and "
+        "attach_rows again afterwards"
+    )
+
+
+_GUARDS = {
+    "save_pretrained": _refuse_save,
+    "push_to_hub": _refuse_push,
+    "resize_token_embeddings": _refuse_resize,
+    "set_input_embeddings": _refuse_input,
+    "set_output_embeddings": _refuse_output,
+}
+
+
+def _refuse_wrapping(parent: nn.Module, name: str, module: Any) -> None:
+    """Refuse a layer of PEFT around a module that reads rows."""
+    if isinstance(module, Overlay) and name in ("base_layer", "original_module"):
+        kind = type(parent).__name__
+        if type(parent).__module__.partition(".")[0] == "peft":
+            raise InputError(
+                f"PEFT would put its {kind} around the {type(module).__name__} that attached rows are read by, and it "
+                "neither reads nor merges rows; take the name of that module (embed_tokens, wte, lm_head, ...) out of "
+                "target_modules, modules_to_save and trainable_token_indices, or call detach_rows first"
+            )
+
+
+# PEFT asks nothing of a module that it wraps, but torch tells who becomes a child of whom.
+register_module_module_registration_hook(_refuse_wrapping)

@@ -78,6 +78,11 @@ def merge_rows(model: M) -> M:
     """
     owner, kept = attachment(check_model(model))
     embeddings = [module for module in owner.modules() if isinstance(module, RowEmbedding)]
+    if not embeddings:
+        raise InputError(
+            "the embedding that the rows were attached to is no longer in the model, so there is nothing to merge; "
+            "call detach_rows, which restores the rest of the model"
+        )
     heads = row_heads(owner) if kept.output == "own" else []
     sets, row_set = embeddings[0].row_sets, embeddings[0].row_sets.current()
     others = [repr(name) for name in sets if name != sets.active]

@@ -94,6 +94,8 @@ class RowEmbedding(Overlay, nn.Embedding):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Look up integer ids [*]. Returns [*, d]."""
         ids, sets = input.long(), self.row_sets
+        if sets.off():
+            return self._look_up(None, ids)
         if sets.mixture is None:
             return self._look_up(None if sets.active is None else sets.current(), ids)
         groups = sets.mixture.groups(len(ids), ids.device)
@@ -133,6 +135,8 @@ class RowHead(Overlay):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map hidden states [*, d] to logits [*, V]."""
         logits, sets = super().forward(hidden), self.row_sets
+        if sets.off():
+            return logits
         if sets.mixture is None:
             return logits if sets.active is None else self._replace(logits, self._part(sets.current()), hidden)
         if torch.is_grad_enabled() and is_quantized(self):

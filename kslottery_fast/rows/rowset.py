@@ -19,7 +19,9 @@ from kslottery_fast.base.options import HeadRole
 from kslottery_fast.ops import row_embedding
 
 from .mixture import Mixture
+from .switch import AdapterSwitch
 from .token_ids import check_token_ids
+from .writers import refuse_writer
 
 _ROLES = {"frozen": "keeps its own rows", "tied": "follows these rows", "own": "has trained rows of its own"}
 
@@ -208,6 +210,7 @@ class RowSet(nn.Module):
 
         There is no ``set_extra_state``: ``_load_from_state_dict`` reads the ids before it reads the rows.
         """
+        refuse_writer()
         return self.token_ids
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -246,6 +249,7 @@ class RowSets(nn.ModuleDict):
 
     active: str | None = None
     mixture: Mixture | None = None
+    switch: AdapterSwitch | None = None
     head_role: HeadRole | None = None  # None without a head
 
     def __init__(self, name: str, row_set: RowSet, head_role: HeadRole | None = None) -> None:
@@ -275,6 +279,10 @@ class RowSets(nn.ModuleDict):
         if self.head_role is not None:
             lines.append(f"output head: {_ROLES[self.head_role]} (output={self.head_role!r})")
         return "\n".join(lines)
+
+    def off(self) -> bool:
+        """Whether the base rows are read, since the adapters of PEFT in the model are switched off."""
+        return self.switch is not None and self.switch.off()
 
     def current(self) -> RowSet:
         """The set in use. InputError if the base is in use."""

@@ -16,8 +16,10 @@ from kslottery_fast import add_rows, mixed_rows, use_rows
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import write_safetensors
 from kslottery_fast.integrations.trainer import TicketTrainer
+from kslottery_fast.integrations.trainer_adapter import attach_checkpoint
 from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE, load_checkpoint
 from kslottery_fast.rows.attach import attach_rows, get_rows
+from kslottery_fast.rows.attachment import get_output_rows
 from kslottery_fast.rows.tables import embedding_table
 
 
@@ -29,6 +31,42 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path, accumulati
     rest = train(resumed, tmp_path / "b", resume=tmp_path / "a" / "checkpoint-3", **options)
     assert torch.equal(get_rows(straight).rows, get_rows(resumed).rows)
     assert losses(rest) == losses(whole)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_of_the_head_train_with_the_input_resume_bit_equal_and_load_best(tmp_path, tied):
+    options = {"output": "own", "output_ids": [40, 30], "weight_decay": 0.1, "max_grad_norm": 0.5}
+    straight, resumed, best = (make("llama", tied=tied) for _ in range(3))
+    table = straight.get_output_embeddings().weight[[40, 30]].detach().clone()
+    whole = train(straight, tmp_path / "a", **options)
+    assert len(whole.optimizer.param_groups[0]["params"]) == 2
+    assert (get_output_rows(straight).rows - table).abs().min() > 1e-3
+    rest = train(resumed, tmp_path / "b", resume=tmp_path / "a" / "checkpoint-3", **options)
+    assert losses(rest) == losses(whole)
+    for name, ours in straight.state_dict().items():
+        assert torch.equal(ours, resumed.state_dict()[name]), name
+    scores = iter([2.0, 1.0])
+    options |= {"eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": True}
+    train(
+        best,
+        tmp_path / "c",
+        metric_for_best_model="score",
+        compute_metrics=lambda _: {"score": next(scores)},
+        **options,
+    )
+    first = load_file(tmp_path / "c" / "checkpoint-3" / ROWS_FILE)
+    head = get_output_rows(best)
+    assert torch.equal(head.rows, next(value for name, value in first.items() if name.endswith("output.rows")))
+    assert not torch.equal(head.rows, get_output_rows(straight).rows)
+    assert first["ids.default.output"].tolist() == [40, 30]
+    for other, message in (
+        (attach_rows(make("llama", tied=tied), TOKENS, output="own", output_ids=[30, 40]), "rows of other tokens"),
+        (attach_rows(make("llama", tied=tied), TOKENS), "with output own, but the model has frozen"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_checkpoint(other, tmp_path / "a" / "checkpoint-3")
+    fresh = attach_checkpoint(make("llama", tied=tied), tmp_path / "a" / "checkpoint-6")
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in straight.state_dict().items())
 
 
 def test_checkpoints_hold_rows_and_not_the_model(tmp_path):

@@ -12,6 +12,8 @@ from kslottery_fast.integrations.trainer import TicketTrainer
 
 TOKENS = [7, 5, 9, 40, 12, 13]
 
+_OURS = ("tickets", "output", "output_ids", "supervised_logits_only", "nonfinite", "compute_metrics")
+
 
 def dataset(n: int = 24, *, length: int = 9, low: int = 5, high: int = 41) -> list[dict[str, list[int]]]:
     """Sequences of unequal target lengths, so that the normalisation of accumulated batches shows."""
@@ -46,11 +48,13 @@ def losses(trainer: Trainer) -> list[float]:
 
 
 def train(model: nn.Module, folder: Path, *, resume: Path | None = None, **options: object) -> TicketTrainer:
-    ours = {
-        key: options.pop(key) for key in ("tickets", "output", "supervised_logits_only", "nonfinite") if key in options
-    }
+    ours = {key: options.pop(key) for key in _OURS if key in options}
     trainer = TicketTrainer(
-        model=model, args=arguments(folder, **options), train_dataset=dataset(), **({"tickets": TOKENS} | ours)
+        model=model,
+        args=arguments(folder, **options),
+        train_dataset=dataset(),
+        eval_dataset=dataset(6),
+        **({"tickets": TOKENS} | ours),
     )
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     return trainer
