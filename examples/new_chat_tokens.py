@@ -62,6 +62,7 @@ trainer = TicketSFTTrainer(
     args=arguments,
     train_dataset=Dataset.from_dict({"messages": chats * 8}),
     processing_class=tokenizer,
+    supervised_logits_only=True,  # the loss of SFTTrainer itself would copy the whole head in every step
 )
 trainer.train()
 after = nll_of_new_tokens()
