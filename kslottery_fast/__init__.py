@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, f
     from .rows.adapter_file import load_adapter, save_adapter
     from .rows.attach import attach_rows, detach_rows, merge_rows, untie_output
     from .rows.attachment import get_rows, has_rows
+    from .rows.new_tokens import add_tokens
     from .rows.sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
     from .rows.tables import embedding_table, is_tied
     from .rows.token_ids import active_token_ids
@@ -59,6 +60,7 @@ __all__ = [
     "Tickets",
     "active_token_ids",
     "add_rows",
+    "add_tokens",
     "attach_checkpoint",
     "attach_rows",
     "certify",
@@ -100,6 +102,7 @@ _HOMES = {
     "Tickets": "tickets.tickets",
     "active_token_ids": "rows.token_ids",
     "add_rows": "rows.sets",
+    "add_tokens": "rows.new_tokens",
     "attach_checkpoint": "integrations.trainer_adapter",
     "attach_rows": "rows.attach",
     "certify": "evaluation.certify",

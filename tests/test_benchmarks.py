@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from benchmarks import (
     step_savings,
     table,
     targets,
+    teach_words,
     threads,
     training_checks,
     training_workloads,
@@ -217,3 +220,16 @@ def test_a_beginning_that_examples_share_gives_the_same_loss_and_gradients_when_
     each = step_savings.trained_on(model, ids, lambda: step(model, batch))[1]
     assert each.norm() > 0
     assert (once - each).norm() < 1e-5 * each.norm()
+
+
+def test_words_are_taught_by_their_rows_alone_and_the_control_swaps_whole_sentences(tiny_llama, tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    model = tiny_llama(tied=True, initializer_range=0.1)
+    scores = teach_words.study(model, tokenizer, steps=5, lr=1e-2)
+    assert list(scores) == ["untrained", "swapped", "trained"]
+    assert scores["untrained"].choice == 0.2  # equal rows give equal losses, and the first word is taken
+    assert scores["trained"].nll_of_word < scores["untrained"].nll_of_word
+    assert all(text.startswith("A") and " is a kind of" in text for text in scores["trained"].completions)
+    assert teach_words.swapped(teach_words.TRAINING)[" velmar"][0].startswith("A velmar is a brass instrument")
+    for word, sentences in [*teach_words.TRAINING.items(), *teach_words.HELD_OUT.items()]:
+        assert all(sentence.count(word) == 1 for sentence in sentences)

@@ -143,6 +143,13 @@ DOORS = [
     Door("active_token_ids", lambda w: {"dataset": [{"input_ids": [1, 2]}]}, {"keys": {"strings"}}),
     Door("add_rows", lambda w: {"model": w.attached, "name": "new", "token_ids": [7]}, NAME | TOKENIZER),
     Door("attach_checkpoint", lambda w: {"model": w.model, "checkpoint": w.trained}, MODEL),
+    Door(
+        "add_tokens",
+        lambda w: {"model": w.model, "tokenizer": w.tokenizer, "tokens": ["<new>"]},
+        MODEL
+        | {"tokenizer": {"tokenizer"}, "tokens": {"str", "strings"}, "init": {"int"}, "output_init": OPTIONAL}
+        | {"noise": NUMBERS, "seed": {"int"}, "pad_to_multiple_of": {"None", "int"}},
+    ),
     Door("attach_rows", lambda w: {"model": w.model, "token_ids": [3]}, ROWS | NAME | TOKENIZER),
     Door(
         "certify",

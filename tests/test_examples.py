@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlavaForConditionalGeneration
 from two_processes import free_port, run_on_two_processes
 
 from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE
@@ -93,6 +94,52 @@ def test_lora_and_tickets_train_together_and_are_saved_apart(run, tiny, tmp_path
 @pytest.mark.parametrize("name", ["load_in_peft.py", "several_sets.py"])
 def test_an_example_that_checks_itself(run, name):
     run(name)
+
+
+def test_new_chat_tokens_are_learned_as_outputs_and_no_other_row_moves(run, tiny, tmp_path):
+    names = run("new_chat_tokens.py")
+    assert names["after"] < names["before"] - 2
+    tuned = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert torch.equal(embedding_table(tuned)[:259], embedding_table(tiny.model()))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer("<|assistant|>casa<|end|>")["input_ids"][::5] == [260, 261]
+
+
+def test_textual_inversion_moves_the_prompts_towards_the_images(run, tiny, tmp_path):
+    names = run("textual_inversion.py")
+    assert names["after"] > names["before"] + 0.2
+    learned = load_file(tmp_path / "learned_embeds.safetensors")["<my-cat>"]
+    model, tokenizer = tiny.clip()
+    pieces = tokenizer("cat")["input_ids"]
+    assert learned.shape == (32,)
+    assert not torch.allclose(learned, embedding_table(model)[pieces].mean(dim=0))
+
+
+def test_relation_tokens_lower_the_loss_of_a_sentence_transformer_that_loads_again(run, tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    names = run("relation_tokens.py")
+    assert names["losses"][-1] < names["losses"][0] - 0.3
+    loaded = library.SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    queries = [query for query, _ in names["pairs"]]
+    assert (loaded.encode(queries) == names["model"].encode(queries)).all()
+
+
+def test_a_new_language_code_lowers_the_loss_and_is_an_adapter_of_one_row(run, tiny, tmp_path):
+    names = run("new_language.py")
+    assert names["losses"][-1] < names["losses"][0] - 0.3
+    assert names["made"][:, 1].tolist() == [names["catalan"]] * 6
+    model, tokenizer = tiny.translator()
+    model.resize_token_embeddings(len(tokenizer) + 1)
+    assert get_rows(load_adapter(model, tmp_path)).token_ids.tolist() == [names["catalan"]]
+
+
+def test_a_vision_language_model_learns_to_say_its_new_words(run, tiny, tmp_path):
+    names = run("vision_language.py")
+    assert names["before"] == 0
+    assert names["after"] > 0.8
+    tuned, (base, _) = LlavaForConditionalGeneration.from_pretrained(tmp_path), tiny.vision_language()
+    assert torch.equal(tuned.get_output_embeddings().weight[:260], base.get_output_embeddings().weight)
+    assert torch.equal(embedding_table(tuned)[:260], embedding_table(base))
 
 
 def test_accelerate_launches_two_processes(tiny, tmp_path):

@@ -5,6 +5,8 @@ from .adapter_hub import push_adapter
 from .attach import attach_rows, detach_rows, merge_rows, untie_output
 from .attachment import attached_model, get_output_rows, get_rows, has_rows, output_role
 from .distributed import gather_rows, replicate_rows
+from .new_token_rows import TokenInit
+from .new_tokens import add_tokens
 from .overlay import RowEmbedding
 from .sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
 from .tables import embedding_table, is_tied
@@ -14,8 +16,10 @@ from .transfer import transfer_rows
 __all__ = [
     "RowEmbedding",
     "TokenIds",
+    "TokenInit",
     "active_token_ids",
     "add_rows",
+    "add_tokens",
     "attach_rows",
     "attached_model",
     "check_token_ids",

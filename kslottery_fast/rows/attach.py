@@ -27,6 +27,7 @@ from .attachment import (
 from .heads import output_head
 from .merge import detach_rows, merge_rows
 from .new_set import new_row_set
+from .new_token_marks import new_tokens
 from .overlay import RowEmbedding, RowHead, RowOutput, overlay
 from .padding import check_train_padding, warn_padding
 from .roles import Head, check_output, choose_head
@@ -147,7 +148,7 @@ def attach_rows(
     check_name(name)
     embedding = input_embedding(model)
     check_table(embedding)
-    ids = check_token_ids(token_ids, table_shape(embedding)[0], tokenizer=tokenizer)
+    ids = check_token_ids(token_ids, table_shape(embedding)[0], tokenizer=tokenizer, new_tokens=new_tokens(model))
     modules = input_modules(model, ids)
     head = choose_head(model, embedding, ids, output, output_ids, tokenizer)
     for module in modules:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import HeadRole
 
+from .owner import table_owner
 from .tables import (
     TABLE_DTYPES,
     base_rows,
@@ -26,7 +27,7 @@ _ROUNDED = 0.05
 
 def output_head(model: nn.Module) -> nn.Module | None:
     """Return the module that maps hidden states to logits, None if the model has none."""
-    getter: Any = getattr(model, "get_output_embeddings", None)
+    getter: Any = getattr(table_owner(model), "get_output_embeddings", None)
     try:
         head = getter() if getter is not None else None
     except NotImplementedError:

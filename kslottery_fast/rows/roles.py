@@ -13,11 +13,9 @@ from kslottery_fast.base.ticket_ids import token_text
 from kslottery_fast.base.tokenizer import Tokenizer
 
 from .heads import output_head, own_heads, tied_heads
+from .new_token_marks import new_tokens
 from .tables import is_tied, table_shape
 from .token_ids import TokenIds, check_token_ids
-
-NEW_TOKENS = "_kslottery_new_tokens"
-"""The attribute of a model with the ids (a tuple) of tokens that were added to it and that no training has seen."""
 
 
 class Head(NamedTuple):
@@ -77,11 +75,6 @@ def head_ids(
     if output_ids is not None:
         return check_token_ids(output_ids, height, "output_ids", tokenizer=tokenizer)
     return check_token_ids(ids, height, "token_ids (for the output head; output_ids= gives it others)")
-
-
-def new_tokens(model: nn.Module) -> set[int]:
-    """Return the ids of tokens that were added to a model, as :data:`NEW_TOKENS` has them, also inside a wrapper."""
-    return {token for module in model.modules() for token in vars(module).get(NEW_TOKENS, ())}
 
 
 def _role_of_new_tokens(

@@ -17,6 +17,7 @@ from kslottery_fast.base.tokenizer import Tokenizer
 
 from .attachment import attached_model, get_rows, has_rows, output_role, row_heads
 from .new_set import new_row_set
+from .new_token_marks import new_tokens
 from .overlay import RowEmbedding
 from .padding import check_train_padding, warn_padding
 from .roles import check_output_ids, head_ids
@@ -106,7 +107,8 @@ def add_rows(
     check_train_padding(train_padding)
     if name in sets:
         raise InputError(f"a set named {name!r} is attached already; choose another name, or remove_rows it")
-    ids = check_token_ids(token_ids, table_shape(embeddings[0])[0], tokenizer=tokenizer)
+    height = table_shape(embeddings[0])[0]
+    ids = check_token_ids(token_ids, height, tokenizer=tokenizer, new_tokens=new_tokens(model))
     primary, *others = embeddings
     values = base_rows(primary, ids)
     for other in others:  # an untied encoder-decoder model has copies of the table

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import check_model, shown
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.dtensors import is_dtensor, is_partitioned, is_sharded, rows_of, whole, whole_shape
 from kslottery_fast.base.errors import InputError
 
+from .owner import named_embedding, table_owner
 from .token_ids import active_token_ids, check_token_ids  # the home of these two names in version 0.1
 
 __all__ = [
@@ -43,15 +44,11 @@ TABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def input_embedding(model: nn.Module, name: str = "model") -> nn.Embedding:
-    """Return the module that turns token ids into vectors. An ``nn.Embedding`` is its own."""
-    check_model(model, name)
-    if isinstance(model, nn.Embedding):
-        return model
-    getter = getattr(model, "get_input_embeddings", None)
-    try:
-        embedding = getter() if getter is not None else None
-    except NotImplementedError:
-        embedding = None
+    """Return the module that turns token ids into vectors. An ``nn.Embedding`` is its own.
+
+    A model that names no input embedding, such as a CLIPModel or a SentenceTransformer, may hold one model that does.
+    """
+    embedding = named_embedding(table_owner(model, name))
     if not isinstance(embedding, nn.Embedding):
         # PEFT keeps a module that LoRA wraps as base_layer. If it trains a copy, the module is original_module.
         if any(isinstance(getattr(embedding, part, None), nn.Embedding) for part in ("base_layer", "original_module")):
@@ -100,10 +97,11 @@ def input_modules(model: nn.Module, token_ids: torch.Tensor) -> list[nn.Embeddin
     """
     table = embedding_table(model)
     modules, _ = table_users(model, table)
-    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+    owner: Any = table_owner(model)
+    if not getattr(getattr(owner, "config", None), "is_encoder_decoder", False):
         return modules
     values = base_rows(input_embedding(model), token_ids)
-    for part in (model.get_encoder(), model.get_decoder()):  # type: ignore[operator]
+    for part in (owner.get_encoder(), owner.get_decoder()):
         other = part.get_input_embeddings()
         if not isinstance(other, nn.Embedding) or any(other is module for module in modules):
             continue

@@ -9,9 +9,13 @@ import numpy as np
 import torch
 
 from kslottery_fast.base.arguments import check_integer, check_tokenizer, shown
+from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.ticket_ids import TicketIds, check_texts, read_ticket_ids, token_text
 from kslottery_fast.base.tokenizer import Tokenizer
+
+ADDED = "added"
+"""The word for the tokens that were added to a model or a tokenizer. A file of this name is ``./added``."""
 
 
 class HasTokenIds(Protocol):
@@ -32,12 +36,19 @@ TokenIds: TypeAlias = (
 """What is taken where token ids are expected.
 
 A sequence, set, array or tensor of integers, :class:`kslottery_fast.Tickets`, or the path of a ticket file. If a
-tokenizer is given, also a list of strings, each of which is exactly one token.
+tokenizer is given, also a list of strings, each of which is exactly one token. "added" means the tokens that
+:func:`kslottery_fast.add_tokens` added to the model. If there are none, it means those that the tokenizer has beyond
+its base vocabulary.
 """
 
 
 def check_token_ids(
-    token_ids: TokenIds, vocab_size: int, name: str = "token_ids", *, tokenizer: Tokenizer | None = None
+    token_ids: TokenIds,
+    vocab_size: int,
+    name: str = "token_ids",
+    *,
+    tokenizer: Tokenizer | None = None,
+    new_tokens: Sequence[int] = (),
 ) -> torch.Tensor:
     """Return distinct token ids of a table as an int64 tensor on the CPU, in the given order.
 
@@ -51,6 +62,8 @@ def check_token_ids(
         What an error message calls ``token_ids``.
     tokenizer : transformers tokenizer, optional
         Looks up strings of tokens. Tickets that keep the texts of their tokens are checked against it.
+    new_tokens : sequence of int
+        The ids of the tokens that were added to the model, which ``"added"`` means.
 
     Returns
     -------
@@ -80,6 +93,8 @@ def check_token_ids(
     if tokenizer is not None:
         check_tokenizer(tokenizer)
     given: Any = token_ids
+    if isinstance(given, str) and given == ADDED:
+        given = added_token_ids(vocab_size, name, tokenizer=tokenizer, new_tokens=new_tokens)
     if isinstance(given, (str, os.PathLike)):
         given = _read(given, name)
     if hasattr(given, "token_ids") and hasattr(given, "vocab_size"):
@@ -88,6 +103,52 @@ def check_token_ids(
             check_texts(given.token_ids.tolist(), given.token_texts, tokenizer)
         given = given.token_ids
     return _distinct(_as_tensor(given, name, tokenizer), vocab_size, name)
+
+
+def added_token_ids(
+    vocab_size: int, name: str = "token_ids", *, tokenizer: Tokenizer | None = None, new_tokens: Sequence[int] = ()
+) -> list[int]:
+    """Return the ids that ``"added"`` means, in ascending order.
+
+    These are ``new_tokens`` if there are any. Otherwise they are the added tokens of the tokenizer with ids beyond its
+    base vocabulary. For a tokenizer such as that of Llama 3 or Whisper, those include its own special tokens.
+
+    Raises
+    ------
+    InputError
+        Without ``new_tokens``, there is no tokenizer, it has no such token, or the table has none of their rows.
+
+    Warns
+    -----
+    RuntimeWarning
+        The table lacks the rows of some of these tokens.
+    """
+    added = set(new_tokens)
+    if not added:
+        if tokenizer is None or not hasattr(tokenizer, "get_added_vocab"):
+            raise InputError(
+                f"{name} is 'added', and no token was added to this model by kslottery_fast.add_tokens: pass "
+                "tokenizer=, whose added tokens are then meant (a file of this name is './added')"
+            )
+        base = getattr(tokenizer, "vocab_size", 0)
+        added = {token for token in tokenizer.get_added_vocab().values() if token >= base}
+        if not added:
+            raise InputError(
+                f"{name} is 'added', but the tokenizer has no token beyond its base vocabulary of {base}; add tokens "
+                "with kslottery_fast.add_tokens, or give token ids"
+            )
+    outside = sorted(token for token in added if token >= vocab_size)
+    if len(outside) == len(added):
+        raise InputError(
+            f"{name} is 'added', but the table has {vocab_size} rows and none for the added tokens ({outside[0]}, "
+            "...); add the tokens with kslottery_fast.add_tokens, or call resize_token_embeddings"
+        )
+    if outside:
+        warn_caller(
+            f"{name} is 'added': {len(outside)} added tokens ({outside[0]}, ...) are left out, because the table has "
+            f"{vocab_size} rows; resize_token_embeddings makes rows for them"
+        )
+    return sorted(added - set(outside))
 
 
 def _read(path: str | os.PathLike[str], name: str) -> TicketIds:
