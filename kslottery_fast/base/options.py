@@ -17,6 +17,12 @@ SelectedBy: TypeAlias = Literal["alpha", "top_k"]
 Selector: TypeAlias = Literal["ks", "l2", "gradient", "frequency", "contribution"]
 """What rows are ranked by, as :func:`kslottery_fast.tickets.select_rows` explains."""
 
+TableName: TypeAlias = Literal["input", "output"]
+"""One of the two tables of a model: the input embedding, or the weight of the output head."""
+
+TicketTable: TypeAlias = Literal["input", "output", "shared"]
+"""Which table tickets are of. "shared" is the one table of a tied model, where the output head was asked for."""
+
 OutputRole: TypeAlias = Literal["auto", "frozen", "tied"]
 """What the head of a tied model does with rows, as :func:`kslottery_fast.attach_rows` explains."""
 

@@ -11,8 +11,8 @@ from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 from kslottery_fast.rows.attach import get_rows
 from kslottery_fast.rows.tables import base_rows, check_finite
 
+from .model_tables import rows_in_memory
 from .select import select_tickets
-from .tables import rows_in_memory
 from .tickets import Tickets
 
 
