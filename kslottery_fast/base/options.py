@@ -23,8 +23,14 @@ TableName: TypeAlias = Literal["input", "output"]
 TicketTable: TypeAlias = Literal["input", "output", "shared"]
 """Which table tickets are of. "shared" is the one table of a tied model, where the output head was asked for."""
 
-OutputRole: TypeAlias = Literal["auto", "frozen", "tied"]
-"""What the head of a tied model does with rows, as :func:`kslottery_fast.attach_rows` explains."""
+OutputRole: TypeAlias = Literal["auto", "frozen", "tied", "own"]
+"""What the output head does about attached rows, as :func:`kslottery_fast.attach_rows` explains."""
+
+HeadRole: TypeAlias = Literal["frozen", "tied", "own"]
+"""An OutputRole with "auto" resolved."""
+
+SharedRole: TypeAlias = Literal["auto", "frozen", "tied"]
+"""What the head of a tied model does where there are rows of the input table alone."""
 
 BleuTokenizer: TypeAlias = Literal["13a", "intl", "char", "zh", "none", "flores101", "flores200"]
 """The tokenizers of sacrebleu that need no further package, and the two of spBLEU, which need a SentencePiece model."""

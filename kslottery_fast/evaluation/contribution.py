@@ -8,7 +8,7 @@ from torch import nn
 
 from kslottery_fast.base.arguments import check_choice, check_flag, check_model
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import OutputRole
+from kslottery_fast.base.options import SharedRole
 from kslottery_fast.rows.token_ids import TokenIds
 from kslottery_fast.tickets.tables import Table
 
@@ -33,7 +33,7 @@ def row_contributions(
     points: int = 8,
     rule: Rule = "gauss",
     examples: Examples = "dealt",
-    output: OutputRole = "auto",
+    output: SharedRole = "auto",
     measure_fall: bool = True,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,

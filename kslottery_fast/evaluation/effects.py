@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kslottery_fast.base.arguments import check_integer, check_model, check_tokenizer
-from kslottery_fast.base.options import OutputRole
+from kslottery_fast.base.options import SharedRole
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.rows.token_ids import TokenIds
 
@@ -30,7 +30,7 @@ def ticket_effects(
     rows: torch.Tensor,
     *,
     shown: int,
-    output: OutputRole = "auto",
+    output: SharedRole = "auto",
     batch_size: int = 32,
     n_bootstrap: int = 1000,
     seed: int = 0,

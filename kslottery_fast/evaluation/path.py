@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import OutputRole
+from kslottery_fast.base.options import SharedRole
 from kslottery_fast.ks.tables import table_pair
 from kslottery_fast.rows.attachment import get_rows, has_rows
 from kslottery_fast.rows.tables import check_finite, input_embedding, table_shape
@@ -152,7 +152,7 @@ class Walk:
 
 
 @contextlib.contextmanager
-def on_the_path(model: nn.Module, moved: MovedRows, output: OutputRole) -> Iterator[Walk]:
+def on_the_path(model: nn.Module, moved: MovedRows, output: SharedRole) -> Iterator[Walk]:
     """Put a model on the path inside the block, in evaluation mode. After the block it is as it was.
 
     Parameters

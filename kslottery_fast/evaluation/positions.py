@@ -10,7 +10,7 @@ from torch import nn
 
 from kslottery_fast.base.arguments import check_model, check_tokenizer
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import OutputRole
+from kslottery_fast.base.options import SharedRole
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.rows.token_ids import TokenIds
 
@@ -33,7 +33,7 @@ def position_effects(
     token_ids: TokenIds,
     rows: torch.Tensor,
     *,
-    output: OutputRole = "auto",
+    output: SharedRole = "auto",
     batch_size: int = 32,
     n_bootstrap: int = 1000,
     seed: int = 0,

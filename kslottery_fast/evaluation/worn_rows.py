@@ -9,7 +9,7 @@ from torch import nn
 
 from kslottery_fast.base.arguments import M, check_choice, check_integer, check_model, shown
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import OutputRole
+from kslottery_fast.base.options import SharedRole
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows
 from kslottery_fast.rows.tables import input_embedding, table_shape
@@ -20,7 +20,7 @@ from .checks import check_bootstrap, check_progress
 
 @contextlib.contextmanager
 def wearing(
-    model: M, token_ids: TokenIds, rows: torch.Tensor, *, output: OutputRole = "auto", tokenizer: Any = None
+    model: M, token_ids: TokenIds, rows: torch.Tensor, *, output: SharedRole = "auto", tokenizer: Any = None
 ) -> Iterator[M]:
     """Give a model other rows inside the block. After the block it is as it was.
 
@@ -58,7 +58,7 @@ def wearing(
     if len(ids) == 0:
         yield model
         return
-    attach_rows(model, ids, output=output)
+    attach_rows(model, ids, output=output, train_padding=False)
     try:
         with torch.no_grad():
             get_rows(model).rows.copy_(values)

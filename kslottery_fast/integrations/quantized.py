@@ -37,7 +37,7 @@ def as_adapted(model: nn.Module | None) -> Iterator[None]:
         return
     _check_trainable(model)
     before = {key: value for key, value in vars(model).items() if key == _ADAPTED}
-    parameters = [row_set.rows for row_set in embedding.row_sets.values()]
+    parameters = [rows for row_set in embedding.row_sets.values() for rows in row_set.parameters()]
     values = [rows.data for rows in parameters]
     vars(model)[_ADAPTED] = True
     try:

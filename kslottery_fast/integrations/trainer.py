@@ -204,7 +204,8 @@ class TicketTrainerMixin(_Trainer):
         # PEFT has frozen its base model already; freezing here would switch its adapters off. The rows go on the base
         # model, so that save_pretrained of the PeftModel still writes its adapter.
         base: Any = getattr(model, "get_base_model", lambda: model)
-        attach_rows(base(), ids, output=self._output, freeze=not has_adapters(model))
+        padding = False if self._check_active else None  # in Embed Tuning the row of padding stays, as in a dense table
+        attach_rows(base(), ids, output=self._output, freeze=not has_adapters(model), train_padding=padding)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model)

@@ -2,7 +2,7 @@
 
 from .adapter_file import load_adapter, save_adapter, save_rows_adapter
 from .attach import attach_rows, detach_rows, merge_rows, untie_output
-from .attachment import attached_model, get_rows, has_rows, output_role
+from .attachment import attached_model, get_output_rows, get_rows, has_rows, output_role
 from .distributed import gather_rows, replicate_rows
 from .overlay import RowEmbedding
 from .sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
@@ -21,6 +21,7 @@ __all__ = [
     "detach_rows",
     "embedding_table",
     "gather_rows",
+    "get_output_rows",
     "get_rows",
     "has_rows",
     "is_tied",

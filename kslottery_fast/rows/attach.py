@@ -7,46 +7,42 @@ optimizer state. :func:`merge_rows` writes the rows into the table to make an or
 
 from typing import Any
 
-import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import M, check_choice, check_flag, check_model
+from kslottery_fast.base.arguments import M, check_flag
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import OutputRole
 from kslottery_fast.base.tokenizer import Tokenizer
 
 from .attachment import (
-    all_attachments,
     attach,
     attached_model,
-    attachment,
     detach,
+    get_output_rows,
     get_rows,
     guard,
     has_rows,
     output_role,
 )
-from .overlay import RowEmbedding, RowHead, RowOutput, check_head, overlay
-from .rowset import RowSets, check_name, new_row_set
+from .heads import output_head
+from .merge import detach_rows, merge_rows
+from .new_set import new_row_set
+from .overlay import RowEmbedding, RowHead, RowOutput, overlay
+from .padding import check_train_padding, warn_padding
+from .roles import Head, check_output, choose_head
+from .rowset import RowSets, check_name
 from .tables import (
     active_token_ids,
-    base_rows,
-    check_finite,
     check_table,
-    check_writable,
     embedding_table,
     input_embedding,
     input_modules,
     is_quantized,
     is_tied,
-    place_rows,
-    split_roles,
-    table_copies,
     table_shape,
-    table_users,
-    write_rows,
 )
 from .token_ids import TokenIds, check_token_ids
+from .untie import untie_output
 
 __all__ = [
     "RowEmbedding",
@@ -56,6 +52,7 @@ __all__ = [
     "check_output",
     "detach_rows",
     "embedding_table",
+    "get_output_rows",
     "get_rows",
     "has_rows",
     "is_tied",
@@ -70,11 +67,13 @@ def attach_rows(
     token_ids: TokenIds,
     *,
     output: OutputRole = "auto",
+    output_ids: TokenIds | None = None,
     name: str = "default",
     freeze: bool = True,
+    train_padding: bool | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> M:
-    """Freeze a model and make single rows of its input embedding trainable.
+    """Freeze a model and make single rows of its input embedding trainable, and with ``output="own"`` of its head.
 
     Parameters
     ----------
@@ -84,37 +83,52 @@ def attach_rows(
     token_ids : TokenIds
         k distinct token ids, Tickets, or the path of a ticket file. With a ``tokenizer`` also strings, each of which is
         one token. k may be in the thousands, for example for the active vocabulary of a corpus.
-    output : {"auto", "frozen", "tied"}
-        What the output head of a tied model does. With "frozen" it keeps the original rows, and only the input role
-        trains. With "tied" its k logit columns follow the rows. "auto" is "frozen": through a tied head every row gets
-        a tiny gradient in every step, which Adam turns into full-size updates.
+    output : {"auto", "frozen", "tied", "own"}
+        What the output head does. With "frozen" it keeps its rows, and only the input role trains. With "tied" the head
+        of a tied model follows: its k logit columns come from the same rows. With "own" the head trains rows of its
+        own, and the bias entries of these tokens if it has a bias, in tied and untied models. "auto" is "frozen",
+        because through a tied head every row gets a tiny gradient in every step, which Adam turns into full-size
+        updates. Tokens that :func:`kslottery_fast.add_tokens` added are the exception, because their rows are not
+        trained yet: with one of them among ``token_ids``, "auto" is "tied" for a tied model, and for any other "own"
+        with the added tokens as ``output_ids``. :func:`kslottery_fast.rows.output_role` tells what was chosen.
+    output_ids : TokenIds, optional
+        The tokens of the head's own rows, where they differ from ``token_ids``. Needs ``output="own"``.
     name : str
         The name of this first set of rows, without dots. :func:`kslottery_fast.rows.add_rows` adds other sets.
     freeze : bool
         False leaves the other parameters as they are, for example LoRA weights that train along with the rows. Attach
         the rows after ``get_peft_model``, which freezes all that it finds, rows too.
+    train_padding : bool, optional
+        Whether the input row of ``padding_idx`` trains. In ``nn.Embedding`` it gets no gradient, and by default it
+        gets none here, with a warning. False does the same without the warning. True lets it train like any other row,
+        for models whose padding token has another meaning as well, such as the end of a text. Which positions are
+        padding is then up to the labels (-100) and the attention mask.
     tokenizer : transformers tokenizer, optional
         Looks up strings among ``token_ids``. Tickets that keep the texts of their tokens are checked against it.
 
     Returns
     -------
     nn.Module
-        The model. With ``freeze`` its only trainable parameter is ``get_rows(model).rows``, [k, d] float32, which
-        starts equal to the rows of the table.
+        The model. With ``freeze`` its only trainable parameters are ``get_rows(model).rows``, [k, d] float32, and with
+        ``output="own"`` ``get_output_rows(model).rows`` and ``.row_bias``. They start equal to the rows of the tables.
 
     Raises
     ------
     InputError
-        The token ids are bad. Rows are attached already. The model has no input embedding. The table is sharded or has
+        The token ids are bad. Rows are attached already. The model has no input embedding. A table is sharded or has
         no values. A row holds NaN. ``output`` is unknown. ``output="tied"`` is refused for a model that is not tied,
-        and for a head that does more than multiply by the table. The model is then as it was.
+        ``output="own"`` for a model without a head, and both for a head that does more than multiply by its table.
+        ``output_ids`` was given without ``output="own"``, or has ids that the head does not have. The model is then as
+        it was.
     TypeError
         An argument has the wrong type. The model is then as it was.
 
     Warns
     -----
     RuntimeWarning
-        Once, in the first training forward that reads rows whose ``requires_grad`` is False.
+        The row of ``padding_idx`` will not train. Or ``output="auto"`` keeps the head as it is, and the tokenizer has
+        tokens among ``token_ids`` that were added since it was loaded: the model will not learn to predict them. Once,
+        in the first training forward that reads rows whose ``requires_grad`` is False.
 
     Examples
     --------
@@ -126,6 +140,7 @@ def attach_rows(
     """
     check_output(output)
     check_flag(freeze, "freeze")
+    check_train_padding(train_padding)
     if has_rows(model):
         raise InputError("rows are attached to this model already; call merge_rows or detach_rows first")
     check_name(name)
@@ -133,19 +148,27 @@ def attach_rows(
     check_table(embedding)
     ids = check_token_ids(token_ids, table_shape(embedding)[0], tokenizer=tokenizer)
     modules = input_modules(model, ids)
-    heads = _heads(model, embedding, ids) if output == "tied" else []
+    head = choose_head(model, embedding, ids, output, output_ids, tokenizer)
     for module in modules:
         check_table(module)
         if "forward" in vars(module) and "_old_forward" not in vars(module):
             raise InputError("the embedding's forward has been replaced on the instance; attach the rows first")
-    sets = RowSets(name, new_row_set(embedding, ids))
+    row_set = new_row_set(
+        embedding,
+        ids,
+        head=head.modules[0] if head.role == "own" else None,
+        output_ids=head.token_ids,
+        train_padding=train_padding is True,
+    )
+    sets = RowSets(name, row_set, head.role if output_head(model) is not None else None)
+    warn_padding(embedding, ids, head.role, train_padding, tokenizer)
 
-    attach(model, modules, role="tied" if output == "tied" else "frozen", freeze=freeze)
+    attach(model, _tables(modules, head), role=head.role, freeze=freeze)
     try:
         for module in modules:
             overlay(module, RowOutput if is_quantized(module) else RowEmbedding, sets)
-        for head in heads:
-            overlay(head, RowHead, sets)
+        for each in head.modules:
+            overlay(each, RowHead, sets)
         guard(model)
     except BaseException:
         detach(model)
@@ -153,140 +176,9 @@ def attach_rows(
     return model
 
 
-def detach_rows(model: M) -> M:
-    """Take the rows off, which gives back the original model bit for bit.
-
-    What :func:`attach_rows` froze trains again, unless the model got other parameters since. In that case an adapter
-    library such as PEFT wants the rest of it frozen, and no flag is touched.
-
-    Parameters
-    ----------
-    model : nn.Module
-        A model with attached rows, or a module that holds several of them: the rows of all are taken off.
-
-    Returns
-    -------
-    nn.Module
-        The model.
-
-    Raises
-    ------
-    InputError
-        No rows are attached.
-
-    Examples
-    --------
-    >>> model = detach_rows(attach_rows(torch.nn.Embedding(10, 4), [7, 3]))
-    >>> has_rows(model), model.weight.requires_grad
-    (False, True)
-    """
-    owners = all_attachments(check_model(model))
-    for owner, _ in owners:
-        # A module that holds several models is not a wrapper that an adapter library put around one of them.
-        detach(model if len(owners) == 1 else owner)
-    return model
-
-
-def merge_rows(model: M) -> M:
-    """Write the rows into the table: an ordinary model with the same logits, ready for ``save_pretrained``.
-
-    A tied model with a frozen head cannot keep one table for two roles: its head gets a copy of the old table, as after
-    :func:`untie_output`. What :func:`attach_rows` froze trains again, as after :func:`detach_rows`.
-
-    Returns
-    -------
-    nn.Module
-        The model.
-
-    Raises
-    ------
-    InputError
-        No rows are attached or in use, or several sets are attached. A row holds NaN or Inf in the dtype of the table.
-        The table is quantized, offloaded or sharded, or the architecture cannot be untied. The model is then as it was.
-
-    Examples
-    --------
-    >>> model = attach_rows(torch.nn.Embedding(10, 4), [7, 3])
-    >>> _ = get_rows(model).rows.data.fill_(1.0)
-    >>> merge_rows(model).weight[7]
-    tensor([1., 1., 1., 1.], grad_fn=<SelectBackward0>)
-    """
-    owner, kept = attachment(check_model(model))
-    embeddings = [module for module in owner.modules() if isinstance(module, RowEmbedding)]
-    sets, ids = embeddings[0].row_sets, embeddings[0].token_ids
-    others = [repr(name) for name in sets if name != sets.active]
-    if others:
-        raise InputError(
-            f"merging would lose the sets {', '.join(others)}; save them with save_adapter if they are needed, "
-            "then drop them with remove_rows"
-        )
-    for module in embeddings:
-        check_writable(module, "merge into")
-    with torch.no_grad():
-        values = embeddings[0].rows.to(embeddings[0].weight.dtype)
-        check_finite(values, ids, f"cannot merge into a {values.dtype} table")
-        # All memory is asked for before the rows are taken off: if there is not enough, they are still attached.
-        copies = table_copies(owner) if kept.output == "frozen" else []
-        placed = place_rows(embeddings, ids, values)
-        detach(model)
-        split_roles(owner, copies)
-        write_rows(placed)
-    return model
-
-
-def untie_output(model: M) -> M:
-    """Give the output head its own copy of the table. The logits stay as they are, bit for bit.
-
-    In a model whose encoder and decoder share the table too, those get copies as well: ``tie_word_embeddings`` is one
-    flag for all of them, and ``from_pretrained`` would otherwise find some of the tables missing.
-
-    Parameters
-    ----------
-    model : nn.Module
-        A transformers model. One that is not tied is left alone.
-
-    Returns
-    -------
-    nn.Module
-        The model, with ``config.tie_word_embeddings = False``.
-
-    Raises
-    ------
-    InputError
-        Rows are attached, or the architecture scales its logits by the same flag, as UMT5 does.
-
-    Examples
-    --------
-    >>> from transformers import LlamaConfig, LlamaForCausalLM
-    >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=10, tie_word_embeddings=True, **sizes))
-    >>> is_tied(model), is_tied(untie_output(model))
-    (True, False)
-    """
-    if has_rows(model):
-        raise InputError("untie_output needs a model without attached rows; call it before attach_rows")
-    return split_roles(model, table_copies(model))
-
-
-def check_output(output: Any) -> None:
-    """Refuse what is not one of the choices of :data:`~kslottery_fast.base.options.OutputRole`."""
-    check_choice(output, ("auto", "frozen", "tied"), "output")
-
-
-def _heads(model: nn.Module, embedding: nn.Embedding, ids: torch.Tensor) -> list[nn.Module]:
-    """The output heads that are to follow the rows."""
-    heads = table_users(model, embedding.weight)[1]
-    if not heads:
-        why = (
-            "the table is offloaded, and its users cannot be told; attach the rows before accelerate offloads the model"
-            if embedding.weight.is_meta
-            else "this model is not tied"
-        )
-        raise InputError(f"output='tied' needs a head that shares the input table; {why}")
-    V = table_shape(embedding)[0]
-    # The rows may all be zero, which tells nothing of a head; so some others are looked at too.
-    columns = torch.cat([ids, torch.arange(0, V, max(1, V // 16))]).unique()
-    rows = base_rows(embedding, columns)
-    for head in heads:
-        check_head(head, columns, rows)
-    return heads
+def _tables(embeddings: list[nn.Embedding], head: Head) -> list[nn.Parameter]:
+    """The parameters that rows stand in for, so that they may not train themselves."""
+    found: list[Any] = [module.weight for module in embeddings]
+    for module in head.modules if head.role == "own" else ():
+        found += [module.weight, *([] if (bias := getattr(module, "bias", None)) is None else [bias])]
+    return found

@@ -3,23 +3,24 @@
 This file also has the guards against wrong use of a model with rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from kslottery_fast.base.arguments import check_model
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import HeadRole
 
-from .overlay import Overlay, RowEmbedding, remove_overlay
+from .overlay import Overlay, RowEmbedding, RowHead, remove_overlay
 
 
 @dataclass
 class Attachment:
     """Kept on the model that was given to attach_rows."""
 
-    output: Literal["frozen", "tied"]
+    output: HeadRole
     names: frozenset[str]  # of all parameters, as they were
     frozen: frozenset[str]  # of those that attach_rows switched off
 
@@ -69,6 +70,42 @@ def get_rows(model: nn.Module) -> RowEmbedding:
     return found[0]
 
 
+def get_output_rows(model: nn.Module) -> RowHead:
+    """Return the output head that has rows of its own. Wrappers are looked through.
+
+    ``get_output_rows(model).rows`` [k, d] and ``.token_ids`` [k] are those of the set in use, and ``.row_bias`` [k] its
+    bias entries, or None.
+
+    Raises
+    ------
+    InputError
+        No rows are attached, or the head has none of its own: they were attached without ``output="own"``.
+    TypeError
+        ``model`` is not a model.
+
+    Examples
+    --------
+    >>> from kslottery_fast import attach_rows
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=10, tie_word_embeddings=False, **sizes))
+    >>> get_output_rows(attach_rows(model, [7, 3], output="own", output_ids=[3])).token_ids
+    tensor([3])
+    """
+    owner, kept = attachment(check_model(model))
+    if kept.output != "own":
+        raise InputError(
+            f"the output head has no rows of its own: they were attached with output={kept.output!r}; call detach_rows "
+            "and then attach_rows(model, token_ids, output='own')"
+        )
+    return row_heads(owner)[0]
+
+
+def row_heads(model: nn.Module) -> list[RowHead]:
+    """Return the output heads that read rows, their own or those of the input."""
+    return [module for module in model.modules() if isinstance(module, RowHead)]
+
+
 def attached_model(model: nn.Module) -> nn.Module:
     """Return the model itself that was given to :func:`kslottery_fast.rows.attach_rows`, without its wrappers.
 
@@ -87,8 +124,8 @@ def attached_model(model: nn.Module) -> nn.Module:
     return attachment(check_model(model))[0]
 
 
-def output_role(model: nn.Module) -> Literal["frozen", "tied"]:
-    """Return what the output head does about the attached rows.
+def output_role(model: nn.Module) -> HeadRole:
+    """Return what the output head does about the attached rows: it is "frozen", "tied" to them, or has its "own".
 
     Raises
     ------
@@ -129,13 +166,11 @@ def all_attachments(model: nn.Module) -> list[tuple[nn.Module, Attachment]]:
     return found
 
 
-def attach(
-    model: nn.Module, embeddings: Sequence[nn.Embedding], *, role: Literal["frozen", "tied"], freeze: bool
-) -> None:
-    """Freeze the tables of these embeddings, with ``freeze`` all parameters, and keep what it takes to go back."""
+def attach(model: nn.Module, tables: Iterable[nn.Parameter], *, role: HeadRole, freeze: bool) -> None:
+    """Freeze these tables, with ``freeze`` all parameters, and keep what it takes to go back."""
     parameters = dict(model.named_parameters())
-    tables = {id(embedding.weight) for embedding in embeddings}
-    frozen = {name for name, each in parameters.items() if each.requires_grad and (freeze or id(each) in tables)}
+    ours = {id(table) for table in tables}
+    frozen = {name for name, each in parameters.items() if each.requires_grad and (freeze or id(each) in ours)}
     vars(model)[_MARK] = Attachment(role, frozenset(parameters), frozenset(frozen))
     for name in frozen:
         parameters[name].requires_grad_(False)

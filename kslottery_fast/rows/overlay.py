@@ -16,11 +16,13 @@ from torch.nn import functional as F
 
 from kslottery_fast.base.errors import InputError
 
+from .columns import replace_columns
 from .rowset import RowSet, RowSets
+from .tables import is_quantized
 
 
 class Overlay(nn.Module):
-    """What an embedding and a tied output head with attached rows have in common."""
+    """What an embedding and an output head with attached rows have in common."""
 
     overlaid: type[nn.Module]
     """The class that the module had before, and gets back."""
@@ -30,11 +32,13 @@ class Overlay(nn.Module):
     def __repr__(self) -> str:
         if not hasattr(self, "row_sets"):
             return super().__repr__()
-        sizes = {name: row_set.k for name, row_set in self.row_sets.items()}
+        sizes = {name: self._part(row_set).k for name, row_set in self.row_sets.items()}
         return f"{type(self).__name__}({self.extra_repr()}, rows={sizes}, in_use={self.row_sets.active!r})"
 
     def summary(self) -> str:
-        """Return a line for each attached set: its rows, their dtype, whether they train, and which set is in use.
+        """Return a line for each attached set, and one for the role of the output head if the model has a head.
+
+        The line of a set has its rows, their dtype, whether they train, and which set is in use.
 
         Examples
         --------
@@ -50,20 +54,24 @@ class Overlay(nn.Module):
         made: Any = super().__reduce_ex__(protocol)  # copyreg.__newobj__, the class, and what the module holds
         return _new_overlay, (type(self).overlaid, kind), *made[2:]
 
+    def _part(self, row_set: RowSet) -> RowSet:
+        """The rows of a set that this module reads."""
+        return row_set
+
     @property
     def rows(self) -> nn.Parameter:
         """The rows of the set in use: [k, d] float32, or float64 over a float64 table."""
-        return self.row_sets.current().rows
+        return self._part(self.row_sets.current()).rows
 
     @property
     def token_ids(self) -> torch.Tensor:
         """The token ids of the set in use: int64 [k], distinct. Token ``token_ids[i]`` reads ``rows[i]``."""
-        return self.row_sets.current().token_ids
+        return self._part(self.row_sets.current()).token_ids
 
     @property
     def slots(self) -> torch.Tensor:
         """The index into ``rows`` of each token: int32 [V], -1 for tokens that read the table."""
-        return self.row_sets.current().slots
+        return self._part(self.row_sets.current()).slots
 
 
 class RowEmbedding(Overlay, nn.Embedding):
@@ -105,75 +113,68 @@ class RowOutput(RowEmbedding):
 
 
 class RowHead(Overlay):
-    """A tied head that follows the rows: ``rows[i]`` gives the logit of ``token_ids[i]``. A bias is kept.
+    """An output head in which ``rows[i]`` gives the logit of ``token_ids[i]``.
 
-    It trains the row of ``padding_idx`` too, as the head of a dense tied model does.
+    The rows are those of the input embedding (``output="tied"``), or the head's own (``output="own"``). Own rows bring
+    their bias entries. For rows of the input, the head keeps its bias. It trains the row of ``padding_idx`` too, as the
+    head of a dense tied model does.
     """
 
     weight: torch.Tensor
+
+    @property
+    def row_bias(self) -> nn.Parameter | None:
+        """The trained bias entries [k] of the set in use, None if the head has no bias or no rows of its own."""
+        return self._part(self.row_sets.current()).bias
+
+    def _part(self, row_set: RowSet) -> RowSet:
+        return row_set.head
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map hidden states [*, d] to logits [*, V]."""
         logits, sets = super().forward(hidden), self.row_sets
         if sets.mixture is None:
-            return logits if sets.active is None else self._follow(logits, sets.current(), hidden)
+            return logits if sets.active is None else self._replace(logits, self._part(sets.current()), hidden)
+        if torch.is_grad_enabled() and is_quantized(self):
+            logits = logits.clone()  # what comes out of a quantized product may not be written into
         for name, examples in sets.mixture.groups(len(hidden), hidden.device):
             row_set = _named(sets, name)
             if row_set is not None:
-                rows, ids = _read(row_set)
-                columns = self._columns(rows, ids, hidden[examples]).to(logits.dtype)
+                rows, bias, ids = self._part(row_set).read()
+                columns = self._columns(rows, bias, ids, hidden[examples]).to(logits.dtype)
                 # [g, ..., k] goes into [B, ..., V]. With the vocabulary first, the two indexed dimensions lead.
                 place = ids[:, None], examples[None, :]
                 logits.movedim(-1, 0).index_put_(place, columns.movedim(-1, 0))
         return logits
 
-    def _columns(self, rows: torch.Tensor, ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        bias = getattr(self, "bias", None)
-        return F.linear(hidden, rows.to(hidden.dtype), None if bias is None else bias[ids])
-
-    def _follow(self, logits: torch.Tensor, row_set: RowSet, hidden: torch.Tensor) -> torch.Tensor:
-        # In place, since nobody else holds these logits and a second [*, V] tensor costs more than k columns.
-        rows, ids = _read(row_set)
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return logits.index_copy_(-1, ids, self._columns(rows, ids, hidden).to(logits.dtype))
-        with torch.no_grad():
-            columns = self._columns(rows, ids, hidden).to(logits.dtype)
-        change = F.linear(hidden, (rows - self.weight.detach()[ids]).to(hidden.dtype)).to(logits.dtype)
-        return _ReplaceColumns.apply(logits, columns, change, ids)
-
-
-class _ReplaceColumns(torch.autograd.Function):
-    """``logits.index_copy_(-1, ids, columns)`` whose backward does not copy the gradient [*, V].
-
-    Autograd's own backward clones the gradient to put zeros where the columns were replaced. That took 3% of a training
-    step at V 49,152 and 6% at V 128,256. Here the whole gradient goes on to the logits, also to the columns that were
-    replaced. ``change``, the new columns minus the old ones, gets the same gradient and so undoes the wrong part. Its
-    values are not used.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: torch.Tensor, columns: torch.Tensor, change: torch.Tensor, ids: torch.Tensor
+    def _columns(
+        self, rows: torch.Tensor, bias: torch.Tensor | None, ids: torch.Tensor, hidden: torch.Tensor
     ) -> torch.Tensor:
-        del change
-        ctx.save_for_backward(ids)
-        ctx.mark_dirty(logits)
-        return logits.index_copy_(-1, ids, columns)
+        if bias is not None:
+            bias = bias.to(hidden.dtype)
+        elif (kept := getattr(self, "bias", None)) is not None:
+            bias = kept[ids]
+        return F.linear(hidden, rows.to(hidden.dtype), bias)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor, None]:
-        (ids,) = ctx.saved_tensors
-        return gradients[0], None, gradients[0].index_select(-1, ids), None
+    def _replace(self, logits: torch.Tensor, row_set: RowSet, hidden: torch.Tensor) -> torch.Tensor:
+        # In place, since nobody else holds these logits and a second [*, V] tensor costs more than k columns.
+        rows, bias, ids = row_set.read()
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return logits.index_copy_(-1, ids, self._columns(rows, bias, ids, hidden).to(logits.dtype))
+        if is_quantized(self):  # it has no rows to subtract, so that autograd's own backward has to do
+            return logits.index_copy(-1, ids, self._columns(rows, bias, ids, hidden).to(logits.dtype))
+        with torch.no_grad():
+            columns = self._columns(rows, bias, ids, hidden).to(logits.dtype)
+        change = F.linear(
+            hidden,
+            (rows - self.weight.detach()[ids]).to(hidden.dtype),
+            None if bias is None else bias.to(hidden.dtype),
+        )
+        return replace_columns(logits, columns, change.to(logits.dtype), ids)
 
 
 def _named(sets: RowSets, name: str | None) -> RowSet | None:
     return None if name is None else sets[name]
-
-
-def _read(row_set: RowSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows [k, d] and their token ids [k], on one device."""
-    rows: torch.Tensor = row_set()
-    return rows, row_set.index_on(rows.device)[0]
 
 
 def overlay(module: nn.Module, kind: type[Overlay], row_sets: RowSets) -> None:
@@ -233,47 +234,3 @@ def _check_reached(module: RowEmbedding) -> None:
     if not asked:
         name = type(module).overlaid.__name__
         raise InputError(f"{name} does not call nn.Embedding.forward, so rows cannot be attached to it")
-
-
-def check_head(head: nn.Module, columns: torch.Tensor, rows: torch.Tensor) -> None:
-    """Refuse a head whose forward is more than the product with the table, plus a bias.
-
-    :class:`RowHead` replaces logits by such products. A scale or a tanh in the forward would be lost. What hooks do, or
-    the model around the head, happens to all logits alike.
-
-    Parameters
-    ----------
-    head : nn.Module
-        A module that holds the input table as its weight.
-    columns : torch.Tensor
-        int64 [n], the logits that are compared.
-    rows : torch.Tensor
-        [n, d], the rows of the table that give them.
-
-    Raises
-    ------
-    InputError
-        The head does more than that, or its forward was replaced on the instance.
-    """
-    if "forward" in vars(head) and "_old_forward" not in vars(head):
-        raise InputError("the output head's forward has been replaced on the instance; attach the rows first")
-    if type(head).forward is nn.Linear.forward:
-        return
-    bias: Any = getattr(head, "bias", None)
-    wide = rows.float()
-    # One small and one large hidden state: a softcap leaves small logits nearly as they are.
-    hidden = torch.randn(2, rows.shape[1], generator=torch.Generator().manual_seed(0)).to(wide)
-    largest = F.linear(hidden, wide).abs().amax(dim=1, keepdim=True).clamp(min=1e-6)
-    hidden = (hidden / largest * torch.tensor([[1.0], [100.0]]).to(wide)).clamp(-1e4, 1e4).to(rows.dtype)
-    want = F.linear(hidden, rows, None if bias is None else bias[columns]).float()
-    try:
-        with torch.no_grad():
-            got = type(head).forward(head, hidden)[..., columns].float()
-    except Exception as error:  # whatever a forward that wants other arguments raises
-        raise InputError(f"output='tied' needs a head that maps hidden states alone to logits: {error}") from error
-    off = (got - want).abs().amax(dim=1) / want.abs().amax(dim=1).clamp(min=1e-6)
-    if not bool((off <= torch.finfo(rows.dtype).eps ** 0.5).all()):
-        raise InputError(
-            f"output='tied' needs a head that multiplies by the table and does nothing else, and the forward of "
-            f"{type(head).__name__} does more (a scale, a tanh); use output='frozen'"
-        )

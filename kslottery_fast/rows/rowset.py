@@ -4,7 +4,7 @@ All modules that read one table (input embedding, encoder, decoder, a tied head)
 Switching to another set is therefore one assignment and copies nothing.
 """
 
-from collections.abc import Callable, ItemsView, Sequence, ValuesView
+from collections.abc import Callable, ItemsView, ValuesView
 from typing import Any
 
 import torch
@@ -15,10 +15,13 @@ from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.dtensors import whole_shape
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import HeadRole
 from kslottery_fast.ops import row_embedding
 
-from .tables import base_rows, check_finite, table_shape
+from .mixture import Mixture
 from .token_ids import check_token_ids
+
+_ROLES = {"frozen": "keeps its own rows", "tied": "follows these rows", "own": "has trained rows of its own"}
 
 
 class RowSet(nn.Module):
@@ -33,6 +36,10 @@ class RowSet(nn.Module):
     slots : torch.Tensor
         int32 [V], the index into ``rows`` of each token, -1 for tokens that read the table. It follows from
         ``token_ids`` and is not in the state dict.
+    output : RowSet or None
+        Trained rows of the output head, if the head has some of its own. They may be of other tokens.
+    bias : Parameter or None
+        [k], the trained bias entries of these tokens. Only ``output`` has them, and only if the head has a bias.
 
     Notes
     -----
@@ -48,13 +55,31 @@ class RowSet(nn.Module):
     """
 
     rows: nn.Parameter
+    bias: nn.Parameter | None
+    output: "RowSet | None"
     warned = False
 
-    def __init__(self, rows: torch.Tensor, token_ids: torch.Tensor, vocab_size: int, padding_idx: int | None) -> None:
+    def __init__(
+        self,
+        rows: torch.Tensor,
+        token_ids: torch.Tensor,
+        vocab_size: int,
+        padding_idx: int | None,
+        *,
+        bias: torch.Tensor | None = None,
+        output: "RowSet | None" = None,
+    ) -> None:
         super().__init__()
         self.rows = nn.Parameter(rows)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+        self.register_module("output", output)
         self.vocab_size, self.padding_idx = vocab_size, padding_idx
         self._index(token_ids)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._parameters.setdefault("bias", None)  # a pickle of version 0.1 has neither
+        self._modules.setdefault("output", None)
 
     def _index(self, token_ids: torch.Tensor) -> None:
         slots = torch.full((self.vocab_size,), -1, dtype=torch.int32, device=token_ids.device)
@@ -83,14 +108,22 @@ class RowSet(nn.Module):
         """How many numbers a row has."""
         return whole_shape(self.rows)[1]
 
+    @property
+    def head(self) -> "RowSet":
+        """What an output head reads: ``output`` if there is one, otherwise these rows."""
+        return self if self.output is None else self.output
+
     def __repr__(self) -> str:
-        return f"RowSet(k={self.k}, d={self.d}, V={self.vocab_size})"
+        output = "" if self.output is None else f", output={self.output!r}"
+        return f"RowSet(k={self.k}, d={self.d}, V={self.vocab_size}{output})"
 
     def summary(self) -> str:
         """Return one line for a terminal: rows, dtype, and whether they train."""
         trains = "trainable" if self.rows.requires_grad else "frozen"
         dtype = str(self.rows.dtype).removeprefix("torch.")
-        return f"{self.k:,} of {self.vocab_size:,} rows, d={self.d}, {dtype}, {trains}"
+        bias = "" if self.bias is None else " with bias entries"
+        line = f"{self.k:,} of {self.vocab_size:,} rows{bias}, d={self.d}, {dtype}, {trains}"
+        return line if self.output is None else f"{line}; head: {self.output.summary()}"
 
     def _index_here(self) -> tuple[torch.Tensor, torch.Tensor]:
         # Rows that accelerate offloads are on the meta device between forwards, but their ids have values.
@@ -105,12 +138,22 @@ class RowSet(nn.Module):
             self._token_ids, self._slots = moved
         return self._token_ids, self._slots
 
-    def forward(self) -> torch.Tensor:
-        """Return ``rows``. Readers call the module, so that hooks on it run, such as DeepSpeed's, which gather."""
+    def forward(self) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Return ``rows``, or ``rows`` and ``bias`` if there is one.
+
+        Readers call the module, so that hooks on it run, such as those of DeepSpeed and accelerate, which gather or
+        load what it returns.
+        """
         rows = self.rows
         if self.training and not rows.requires_grad and torch.is_grad_enabled():
             self._warn_frozen()
-        return rows
+        return rows if self.bias is None else (rows, self.bias)
+
+    def read(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Rows [k, d], their bias entries [k] or None, and their token ids [k], on one device."""
+        made = self()
+        rows, bias = made if isinstance(made, tuple) else (made, None)
+        return rows, bias, self.index_on(rows.device)[0]
 
     def _warn_frozen(self) -> None:
         if self.warned or torch.compiler.is_compiling():
@@ -148,7 +191,8 @@ class RowSet(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
         # half(), bfloat16() and to(dtype) come through here. In 16 bits small AdamW steps would vanish, so the rows
         # follow the model to another device but keep their dtype.
-        kept = {id(tensor) for tensor in (self.rows, self.rows.grad) if tensor is not None}
+        own = [parameter for parameter in (self.rows, self.bias) if parameter is not None]
+        kept = {id(tensor) for parameter in own for tensor in (parameter, parameter.grad) if tensor is not None}
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
             moved = fn(tensor)
@@ -184,10 +228,11 @@ class RowSet(nn.Module):
             if len(ids) != len(self.token_ids):
                 errors.append(f"{key} has {len(ids)} token ids, but the attached rows are {len(self.token_ids)}")
                 return
-        rows = state_dict.get(f"{prefix}rows")
-        if local_metadata.get("assign_to_params_buffers") and torch.is_tensor(rows):
+        if local_metadata.get("assign_to_params_buffers"):
             # assign=True takes the very tensor, and rows of 16 bits would not train well. The dict is torch's own copy.
-            state_dict[f"{prefix}rows"] = rows.to(self.rows.dtype)
+            for name in (f"{prefix}rows", f"{prefix}bias"):
+                if torch.is_tensor(state_dict.get(name)):
+                    state_dict[name] = state_dict[name].to(self.rows.dtype)
         super()._load_from_state_dict(state_dict, prefix, *args)
         if key in unexpected:
             unexpected.remove(key)
@@ -196,49 +241,16 @@ class RowSet(nn.Module):
             self._index(ids.to(self._token_ids.device, copy=True))
 
 
-class Mixture:
-    """Which examples of a batch read which set.
-
-    Parameters
-    ----------
-    names : sequence of str or None
-        The set of each example, None for the base rows.
-    copies : int
-        How many sequences ``generate`` makes of one example (beams, returned sequences), one after the other.
-    """
-
-    def __init__(self, names: Sequence[str | None], copies: int) -> None:
-        self.names, self.copies = tuple(names), copies
-        self.outer: Mixture | None = None  # that of the block around this one
-        self._groups: dict[tuple[int, torch.device], list[tuple[str | None, torch.Tensor]]] = {}
-
-    def groups(self, batch_size: int, device: torch.device) -> list[tuple[str | None, torch.Tensor]]:
-        """Pairs of a set and the int64 indices of its examples, for a batch of the given size on that device."""
-        key = batch_size, device
-        if key not in self._groups:
-            if batch_size not in (len(self.names), len(self.names) * self.copies):
-                many = f" or {len(self.names) * self.copies} (copies={self.copies})" if self.copies > 1 else ""
-                raise InputError(
-                    f"the batch has {batch_size} examples, but the names given to mixed_rows are for {len(self.names)}"
-                    f"{many}; give one name for each example, and with beams or several returned sequences pass copies="
-                )
-            names = [name for name in self.names for _ in range(batch_size // len(self.names))]
-            self._groups[key] = [
-                (name, torch.tensor([i for i, other in enumerate(names) if other == name], device=device))
-                for name in dict.fromkeys(names)
-            ]
-        return self._groups[key]
-
-
 class RowSets(nn.ModuleDict):
     """The ticket sets of one model by name, the one that is in use, and the mixture of the running batch."""
 
     active: str | None = None
     mixture: Mixture | None = None
+    head_role: HeadRole | None = None  # None without a head
 
-    def __init__(self, name: str, row_set: RowSet) -> None:
+    def __init__(self, name: str, row_set: RowSet, head_role: HeadRole | None = None) -> None:
         super().__init__({name: row_set})
-        self.active = name
+        self.active, self.head_role = name, head_role
 
     def __repr__(self) -> str:
         sizes = {name: row_set.k for name, row_set in self.items()}
@@ -257,28 +269,18 @@ class RowSets(nn.ModuleDict):
         return super().items()  # type: ignore[return-value]
 
     def summary(self) -> str:
-        """Return one line for each set."""
+        """Return one line for each set, and one for the role of the output head."""
         in_use = {self.active: " (in use)"}
-        return "\n".join(f"{name!r}{in_use.get(name, '')}: {row_set.summary()}" for name, row_set in self.items())
+        lines = [f"{name!r}{in_use.get(name, '')}: {row_set.summary()}" for name, row_set in self.items()]
+        if self.head_role is not None:
+            lines.append(f"output head: {_ROLES[self.head_role]} (output={self.head_role!r})")
+        return "\n".join(lines)
 
     def current(self) -> RowSet:
         """The set in use. InputError if the base is in use."""
         if self.active is None:
             raise InputError("no rows are in use; call use_rows(model, name) first")
         return self[self.active]
-
-
-def new_row_set(embedding: nn.Embedding, ids: torch.Tensor) -> RowSet:
-    """Rows that are equal to those of the table, in float32, or float64 over a float64 table."""
-    values = base_rows(embedding, ids)
-    if not values.is_floating_point():
-        raise InputError(
-            f"the embedding table is quantized ({values.dtype}) and {type(embedding).__name__} does not dequantize it; "
-            "load it in a floating-point dtype"
-        )
-    check_finite(values, ids, "cannot attach rows, the table is damaged")
-    values = values.to(torch.promote_types(values.dtype, torch.float32), copy=True)
-    return RowSet(values, ids.to(values.device, copy=True), table_shape(embedding)[0], embedding.padding_idx)
 
 
 def check_name(name: Any) -> None:

@@ -15,9 +15,12 @@ from kslottery_fast.base.arguments import M, check_integer, check_model, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.tokenizer import Tokenizer
 
-from .attachment import attached_model, get_rows, has_rows
+from .attachment import attached_model, get_rows, has_rows, output_role, row_heads
+from .new_set import new_row_set
 from .overlay import RowEmbedding
-from .rowset import Mixture, RowSets, check_name, new_row_set
+from .padding import check_train_padding, warn_padding
+from .roles import check_output_ids, head_ids
+from .rowset import Mixture, RowSets, check_name
 from .tables import base_rows, table_shape
 from .token_ids import TokenIds, check_token_ids
 
@@ -41,7 +44,15 @@ def row_sets(model: nn.Module) -> tuple[str, ...]:
     return tuple(get_rows(model).row_sets) if has_rows(model) else ()
 
 
-def add_rows(model: M, name: str, token_ids: TokenIds, *, tokenizer: Tokenizer | None = None) -> M:
+def add_rows(
+    model: M,
+    name: str,
+    token_ids: TokenIds,
+    *,
+    output_ids: TokenIds | None = None,
+    train_padding: bool | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> M:
     """Add another set of rows to those that are attached. The set in use stays in use.
 
     The new rows start at the values of the table, and they train: pass ``model.parameters()`` to the optimizer
@@ -56,6 +67,10 @@ def add_rows(model: M, name: str, token_ids: TokenIds, *, tokenizer: Tokenizer |
     token_ids : TokenIds
         Distinct token ids, Tickets, or the path of a ticket file. They may overlap with those of other sets. With a
         ``tokenizer`` also strings, each of which is one token.
+    output_ids : TokenIds, optional
+        The tokens of the head's own rows, if the sets have such rows and the tokens differ from ``token_ids``.
+    train_padding : bool, optional
+        Whether the input row of ``padding_idx`` trains, as for :func:`attach_rows`.
     tokenizer : transformers tokenizer, optional
         Looks up strings among ``token_ids``.
 
@@ -67,10 +82,15 @@ def add_rows(model: M, name: str, token_ids: TokenIds, *, tokenizer: Tokenizer |
     Raises
     ------
     InputError
-        No rows are attached, the name is taken or is not a legal name, or the token ids are bad. The model is then as
-        it was.
+        No rows are attached, the name is taken or is not a legal name, the token ids are bad, or ``output_ids`` was
+        given and the head has no rows of its own. The model is then as it was.
     TypeError
         An argument has the wrong type. The model is then as it was.
+
+    Warns
+    -----
+    RuntimeWarning
+        The row of ``padding_idx`` will not train, and ``train_padding`` is None.
 
     Examples
     --------
@@ -80,7 +100,10 @@ def add_rows(model: M, name: str, token_ids: TokenIds, *, tokenizer: Tokenizer |
     ('en-de', 'en-fr')
     """
     embeddings, sets = _embeddings(model)
+    role = output_role(model)
     check_name(name)
+    check_output_ids(output_ids, role)
+    check_train_padding(train_padding)
     if name in sets:
         raise InputError(f"a set named {name!r} is attached already; choose another name, or remove_rows it")
     ids = check_token_ids(token_ids, table_shape(embeddings[0])[0], tokenizer=tokenizer)
@@ -89,7 +112,13 @@ def add_rows(model: M, name: str, token_ids: TokenIds, *, tokenizer: Tokenizer |
     for other in others:  # an untied encoder-decoder model has copies of the table
         if not torch.equal(base_rows(other, ids).to(values), values):
             raise InputError("the embeddings of encoder and decoder differ in these rows; they cannot share a set")
-    sets[name] = new_row_set(primary, ids)
+    head, own_ids = None, None
+    if role == "own":
+        head = row_heads(attached_model(model))[0]
+        own_ids = head_ids(head, ids, output_ids, tokenizer)
+    made = new_row_set(primary, ids, head=head, output_ids=own_ids, train_padding=train_padding is True)
+    warn_padding(primary, ids, role, train_padding, tokenizer)
+    sets[name] = made
     return model
 
 

@@ -1,17 +1,16 @@
-"""Where a model keeps its token table: finding it and its users, reading and writing rows, splitting its two roles.
+"""Where a model keeps its token table: finding it and its users, reading and writing rows.
 
 A table may have several users: the input embedding, the embeddings of encoder and decoder (T5, M2M100), and the output
 head (tied models). Two modules share a table if they hold the same Parameter. The config may be wrong about it.
 """
 
-import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from kslottery_fast.base.arguments import M, check_model, shown
+from kslottery_fast.base.arguments import check_model, shown
 from kslottery_fast.base.dtensors import is_dtensor, is_partitioned, is_sharded, rows_of, whole, whole_shape
 from kslottery_fast.base.errors import InputError
 
@@ -19,10 +18,11 @@ from .token_ids import active_token_ids, check_token_ids  # the home of these tw
 
 __all__ = [
     "TABLE_DTYPES",
+    "PlacedRows",
     "active_token_ids",
     "base_rows",
-    "check_can_untie",
     "check_finite",
+    "check_readable",
     "check_table",
     "check_token_ids",
     "check_writable",
@@ -33,8 +33,6 @@ __all__ = [
     "is_quantized",
     "is_tied",
     "place_rows",
-    "split_roles",
-    "table_copies",
     "table_shape",
     "table_users",
     "write_rows",
@@ -134,98 +132,62 @@ def is_tied(model: nn.Module) -> bool:
     return bool(table_users(model, embedding_table(model))[1])
 
 
-def table_copies(model: nn.Module) -> list[tuple[nn.Module, torch.Tensor]]:
-    """Return every other user of a tied input table, with the copy [V, d] that it gets when the roles are split.
+def is_quantized(module: nn.Module) -> bool:
+    """Tell whether a weight is not a plain tensor of floats, but int8 and the like, or a tensor subclass (torchao)."""
+    weight: Any = module.weight
+    return weight.dtype not in TABLE_DTYPES or type(weight.data) is not torch.Tensor
 
-    This changes nothing. It asks for all the memory that splitting takes, so that only this step may fail.
+
+def table_shape(module: nn.Module) -> tuple[int, int]:
+    """Return [V, d] of the table of an embedding or an output head.
+
+    A quantized weight may be packed into another shape, so the module is asked.
     """
-    table = embedding_table(model)
-    embeddings, heads = table_users(model, table)
-    if not heads:
-        return []
-    check_can_untie(model)
-    primary = input_embedding(model)
-    others = [*(module for module in embeddings if module is not primary), *heads]
-    return [(module, table.detach().clone()) for module in others]
-
-
-def split_roles(model: M, copies: list[tuple[nn.Module, torch.Tensor]]) -> M:
-    """Give the users of the input table their :func:`table_copies`; see :func:`kslottery_fast.rows.untie_output`."""
-    if not copies:
-        return model
-    trains = embedding_table(model).requires_grad
-    for module, copy in copies:
-        module.weight = nn.Parameter(copy, requires_grad=trains)
-    config: Any = getattr(model, "config", None)
-    for part in (config, config.get_text_config(decoder=True)) if config is not None else ():
-        if hasattr(part, "tie_word_embeddings"):
-            part.tie_word_embeddings = False
-    for module in model.modules():
-        # transformers 5 keeps the list of what is tied on every model, for tie_weights and save_pretrained.
-        if hasattr(module, "all_tied_weights_keys"):
-            expand: Any = module.get_expanded_tied_weights_keys
-            module.all_tied_weights_keys = expand(all_submodels=True)
-    return model
-
-
-def check_can_untie(model: nn.Module) -> None:
-    """Refuse an architecture whose forward reads ``config.tie_word_embeddings`` to scale its logits."""
-    if not is_tied(model):
-        return
-    for part in {type(module) for module in model.modules()}:  # the class that scales may be inside a wrapper
-        code = getattr(inspect.unwrap(part.forward), "__code__", None)
-        if code is None or "tie_word_embeddings" not in code.co_names:
-            continue
-        raise InputError(
-            f"{part.__name__} scales its logits by config.tie_word_embeddings, so its head cannot "
-            "get a table of its own; use output='tied', or keep the rows attached and save them as an adapter"
-        )
-
-
-def is_quantized(embedding: nn.Embedding) -> bool:
-    """Tell whether the table is not a plain tensor of floats, but int8 and the like, or a tensor subclass (torchao)."""
-    return embedding.weight.dtype not in TABLE_DTYPES or type(embedding.weight.data) is not torch.Tensor
-
-
-def table_shape(embedding: nn.Embedding) -> tuple[int, int]:
-    """Return [V, d] of the table. A quantized weight may be packed into another shape, so the module is asked."""
-    if is_quantized(embedding):
-        return embedding.num_embeddings, embedding.embedding_dim
-    shape = whole_shape(embedding.weight)
+    if is_quantized(module):
+        known: Any = module
+        if isinstance(module, nn.Embedding):
+            return module.num_embeddings, module.embedding_dim
+        return known.out_features, known.in_features
+    shape = whole_shape(module.weight)  # type: ignore[arg-type]
     return shape[0], shape[1]
 
 
-def has_values(embedding: nn.Embedding) -> bool:
+def has_values(module: nn.Module) -> bool:
     """Tell whether the table is in memory, or in a place where an accelerate hook finds it."""
-    return not embedding.weight.is_meta or _offloaded_table(embedding) is not None
+    weight: Any = module.weight
+    return not weight.is_meta or offloaded(module) is not None
 
 
 def check_table(embedding: nn.Embedding) -> torch.Tensor:
     """Return the weight of an embedding whose rows can be replaced, and refuse any other embedding."""
-    weight = embedding.weight
-    if is_dtensor(weight):
-        raise InputError("the embedding table is sharded (a DTensor); attach the rows before fully_shard")
-    if is_partitioned(weight):
-        raise InputError(
-            "the embedding table is partitioned by DeepSpeed ZeRO-3; attach the rows before deepspeed.initialize, to a "
-            "model that was loaded without zero.Init"
-        )
-    if not has_values(embedding):
-        raise InputError(
-            "the embedding table has no values (device meta) and no accelerate hook that would load them; load the "
-            "model with the table in memory, or offload it by accelerate"
-        )
+    check_readable(embedding, "embedding table")
     if embedding.max_norm is not None:
         raise InputError("the embedding has max_norm, which rewrites its table in every forward; set it to None")
     if embedding.scale_grad_by_freq:
         raise InputError("the embedding has scale_grad_by_freq, which rows do not support; set it to False")
-    return weight
+    return embedding.weight
 
 
-def check_writable(embedding: nn.Embedding, what: str) -> None:
+def check_readable(module: nn.Module, what: str) -> None:
+    """Refuse a table that is sharded or has no values. ``what`` names it in the message."""
+    if is_dtensor(module.weight):
+        raise InputError(f"the {what} is sharded (a DTensor); attach the rows before fully_shard")
+    if is_partitioned(module.weight):
+        raise InputError(
+            f"the {what} is partitioned by DeepSpeed ZeRO-3; attach the rows before deepspeed.initialize, to a "
+            "model that was loaded without zero.Init"
+        )
+    if not has_values(module):
+        raise InputError(
+            f"the {what} has no values (device meta) and no accelerate hook that would load them; load the "
+            "model with the table in memory, or offload it by accelerate"
+        )
+
+
+def check_writable(module: nn.Module, what: str) -> None:
     """Refuse to write rows into a table that is sharded, offloaded or quantized."""
-    weight = embedding.weight
-    kinds = {"sharded": is_sharded(weight), "offloaded": weight.is_meta, "quantized": is_quantized(embedding)}
+    weight: Any = module.weight
+    kinds = {"sharded": is_sharded(weight), "offloaded": weight.is_meta, "quantized": is_quantized(module)}
     for kind, found in kinds.items():
         if found:
             raise InputError(
@@ -235,34 +197,37 @@ def check_writable(embedding: nn.Embedding, what: str) -> None:
 
 
 @torch.no_grad()
-def base_rows(embedding: nn.Embedding, token_ids: torch.Tensor) -> torch.Tensor:
+def base_rows(module: nn.Module, token_ids: torch.Tensor) -> torch.Tensor:
     """Return the rows [k, d] of the table itself, wherever it is.
 
-    An offloaded table is read where accelerate keeps it, and a quantized table is dequantized by its module. A DTensor
-    is gathered at these rows, and a table that DeepSpeed partitioned as a whole; all processes have to call this.
+    An offloaded table is read where accelerate keeps it, and a quantized embedding is dequantized by its module. A
+    DTensor is gathered at these rows, and a table that DeepSpeed partitioned as a whole; all processes have to call
+    this. For a quantized output head there is :func:`kslottery_fast.rows.heads.head_rows`.
     """
-    offloaded = _offloaded_table(embedding)
-    if embedding.weight.is_meta and offloaded is not None:
-        table, device = offloaded
+    weight: Any = module.weight
+    if weight.is_meta and (kept := offloaded(module)) is not None:
+        table, device = kept
         return table[token_ids.to(table.device)].to(device)
-    ids = token_ids.to(embedding.weight.device)
-    if is_dtensor(embedding.weight):
-        return rows_of(embedding.weight, ids)
-    if is_partitioned(embedding.weight):
-        return whole(embedding.weight).index_select(0, ids)
-    if is_quantized(embedding):
+    ids = token_ids.to(weight.device)
+    if is_dtensor(weight):
+        return rows_of(weight, ids)
+    if is_partitioned(weight):
+        return whole(weight).index_select(0, ids)
+    if is_quantized(module):
         # Called through the class, so that no hook fires. An overlay has rows of its own, so it is the class below it.
-        return getattr(type(embedding), "overlaid", type(embedding)).forward(embedding, ids)
-    return embedding.weight.detach().index_select(0, ids)
+        values: torch.Tensor = getattr(type(module), "overlaid", type(module)).forward(module, ids)
+        return values
+    found: torch.Tensor = weight.detach().index_select(0, ids)
+    return found
 
 
-def _offloaded_table(embedding: nn.Module) -> tuple[torch.Tensor, torch.device] | None:
-    """Where an accelerate hook keeps the weight, in memory or on disk, and the device that it computes on."""
-    hook: Any = getattr(embedding, "_hf_hook", None)
+def offloaded(module: nn.Module, name: str = "weight") -> tuple[torch.Tensor, torch.device] | None:
+    """Where an accelerate hook keeps a parameter, in memory or on disk, and the device that it computes on."""
+    hook: Any = getattr(module, "_hf_hook", None)
     for each in (hook, *getattr(hook, "hooks", ())):
         weights = getattr(each, "weights_map", None)
         if weights is not None:
-            return weights["weight"], torch.device(each.execution_device)
+            return weights[name], torch.device(each.execution_device)
     return None
 
 
@@ -274,15 +239,27 @@ def check_finite(values: torch.Tensor, token_ids: torch.Tensor, what: str) -> No
         raise InputError(f"{what}: {len(bad)} of {len(token_ids)} rows hold NaN or Inf (token ids {first})")
 
 
+class PlacedRows(NamedTuple):
+    """Values for some rows of a module's parameter, on its device and in its dtype."""
+
+    module: nn.Module
+    ids: torch.Tensor
+    values: torch.Tensor
+    name: str
+
+
 def place_rows(
-    modules: Sequence[nn.Module], ids: torch.Tensor, values: torch.Tensor
-) -> list[tuple[Any, torch.Tensor, torch.Tensor]]:
-    """Each module with the ids and values for its table, on the device of the table and in its dtype."""
-    weights: list[Any] = [module.weight for module in modules]
-    return [(m, ids.to(w.device), values.to(w)) for m, w in zip(modules, weights, strict=True)]
+    modules: Sequence[nn.Module], ids: torch.Tensor, values: torch.Tensor, name: str = "weight"
+) -> list[PlacedRows]:
+    """Each module with the ids and values for its table, or for its bias."""
+    parameters: list[Any] = [getattr(module, name) for module in modules]
+    return [
+        PlacedRows(module, ids.to(each.device), values.to(each), name)
+        for module, each in zip(modules, parameters, strict=True)
+    ]
 
 
-def write_rows(placed: list[tuple[Any, torch.Tensor, torch.Tensor]]) -> None:
+def write_rows(placed: list[PlacedRows]) -> None:
     """Write what :func:`place_rows` prepared. This needs no more memory."""
-    for module, ids, values in placed:
-        module.weight.index_copy_(0, ids, values)
+    for module, ids, values, name in placed:
+        getattr(module, name).index_copy_(0, ids, values)

@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kslottery_fast.base.arguments import check_model, shown
+from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.dtensors import is_sharded, whole
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import TableName, TicketTable
 from kslottery_fast.rows.attach import attached_model, get_rows, has_rows, is_tied, output_role
-from kslottery_fast.rows.overlay import Overlay
+from kslottery_fast.rows.heads import output_head
+from kslottery_fast.rows.overlay import Overlay, RowHead
 from kslottery_fast.rows.tables import base_rows, input_embedding, is_quantized, table_shape
 
 
@@ -60,29 +61,16 @@ def _input_table(value: nn.Module, name: str) -> Tensor:
 
 def _output_table(value: nn.Module, name: str) -> Tensor:
     if not has_rows(value):
-        return _table_of(output_head(value, name))
-    role = output_role(value)
-    if role == "tied":
-        return _with_rows(get_rows(value), name)
-    return _table_of(output_head(attached_model(value), name))
+        return _table_of(_head_of(value, name))
+    head = _head_of(attached_model(value), name)
+    return _with_rows(head, name) if isinstance(head, RowHead) else _table_of(head)
 
 
-def output_head(model: nn.Module, name: str = "model") -> nn.Module:
-    """Return the module that turns hidden states into logits. A linear layer is its own.
-
-    Raises
-    ------
-    InputError
-        The model has none, or one without a table as its weight.
-    """
-    check_model(model, name)
-    getter: Any = getattr(model, "get_output_embeddings", None)
-    try:
-        head = model if isinstance(model, nn.Linear) else None if getter is None else getter()
-    except NotImplementedError:
-        head = None
+def _head_of(model: nn.Module, name: str) -> nn.Module:
+    """The module that turns hidden states into logits. A linear layer is its own."""
+    head = model if isinstance(model, nn.Linear) else output_head(model)
     weight = getattr(head, "weight", None)
-    if not isinstance(head, nn.Module) or not isinstance(weight, Tensor) or weight.dim() != 2:
+    if head is None or not isinstance(weight, Tensor) or weight.dim() != 2:
         found = "none" if head is None else shown(head)
         raise InputError(
             f"{name}, {shown(model)}, has no output head: expected a module with a weight [V, d], found {found}; "
@@ -107,10 +95,7 @@ def _head_shares(model: nn.Module) -> bool:
 def _table_of(module: Any) -> Tensor:
     """The weight of an embedding or a head. One that accelerate offloaded is fetched."""
     weight: Tensor = module.weight
-    if weight.is_meta:
-        V = table_shape(module)[0] if isinstance(module, nn.Embedding) else len(weight)
-        return base_rows(module, torch.arange(V))
-    return weight
+    return base_rows(module, torch.arange(table_shape(module)[0])) if weight.is_meta else weight
 
 
 def _with_rows(module: Any, name: str) -> Tensor:

@@ -176,4 +176,5 @@ def test_one_line_says_what_an_attached_module_is():
     assert use_rows(model, "fr").lm_head.summary().splitlines() == [
         "'default': 3 of 60 rows, d=16, float32, trainable",
         "'fr' (in use): 1 of 60 rows, d=16, float32, frozen",
+        "output head: follows these rows (output='tied')",
     ]

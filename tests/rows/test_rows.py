@@ -188,7 +188,7 @@ def test_nothing_attached_is_refused(function):
 
 @pytest.mark.parametrize("function", [attach_rows, lambda m, ids, **k: transfer_rows(torch.zeros(V, 16), m, ids, **k)])
 def test_an_unknown_output_is_refused(function):
-    with pytest.raises(InputError, match="output is 'both': expected 'auto', 'frozen' or 'tied'"):
+    with pytest.raises(InputError, match="output is 'both': expected 'auto', 'frozen', 'tied' or 'own'"):
         function(make("llama"), [1], output="both")
 
 

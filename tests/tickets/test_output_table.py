@@ -15,8 +15,17 @@ from scipy.stats import ks_2samp
 from tiny_models import make
 from torch import nn
 
-from kslottery_fast import InputError, Tickets, attach_rows, get_rows, ks_select, transfer_rows
-from kslottery_fast.rows import add_rows, use_rows
+from kslottery_fast import (
+    InputError,
+    Tickets,
+    attach_rows,
+    get_rows,
+    ks_select,
+    ks_select_rows,
+    merge_rows,
+    transfer_rows,
+)
+from kslottery_fast.rows import add_rows, get_output_rows, use_rows
 from kslottery_fast.tickets import SelectedRows
 from kslottery_fast.tickets.scan import scan_checkpoints
 from kslottery_fast.tickets.stored import ks_select_checkpoints, l2_select_checkpoints
@@ -264,3 +273,46 @@ def test_a_scan_marks_both_tables_and_compares_one_alone(untied, tied, tmp_path)
     assert "*+: the input embedding and the output head, tied" in one.legend()
     with pytest.raises(InputError, match=r"tensor lm_head\.weight is not in the other checkpoint"):
         scan_checkpoints(paths[0], tmp_path / "tied" / "after", table="output")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("options", [{}, {"correction": "bonferroni"}, {"correction": "bh"}, {"top_k": 2}], ids=str)
+def test_rows_of_the_head_are_tested_where_they_are_attached(tied, options) -> None:
+    model = make("phi" if not tied else "llama", tied=tied)
+    weight = model.get_output_embeddings().weight.detach().clone()
+    attach_rows(model, [3, 4], output="own", output_ids=[50, 7, 5])
+    head = get_output_rows(model)
+    with torch.no_grad():
+        head.rows[:2] += torch.tensor([3.0, 0.9])[:, None]
+    tuned = weight.clone()
+    tuned[[50, 7]] = head.rows[:2].detach()
+    expected = ks_select(weight, tuned, table="output", **options)
+    assert expected == ks_select_rows(model, table="output", **options)
+    assert expected == ks_select(weight, model, table="output", **options)
+    assert 1 <= len(expected) <= 2
+    with pytest.warns(RuntimeWarning, match="no row"):
+        assert len(ks_select_rows(model)) == 0
+    merged = merge_rows(model)
+    assert ks_select(weight, merged, table="output", **options) == expected
+
+
+def test_rows_of_the_input_that_the_head_follows_are_its_rows(tied) -> None:
+    model = attach_rows(copy.deepcopy(tied[0]), [5, 7], output="tied")
+    with torch.no_grad():
+        get_rows(model).rows[:] += 2
+    tickets = ks_select_rows(model, table="output")
+    assert (sorted(tickets), tickets.table) == ([5, 7], "shared")
+    frozen = attach_rows(copy.deepcopy(tied[0]), [5, 7], output="frozen")
+    with pytest.raises(InputError, match=r"the output head has no rows of its own.*output='own'"):
+        ks_select_rows(frozen, table="output")
+    with pytest.raises(InputError, match=r"^table is 'head': expected"):
+        ks_select_rows(model, table="head")  # type: ignore[arg-type]
+
+
+def test_tickets_of_the_head_say_which_of_its_rows_train(untied) -> None:
+    tickets = ks_select(*untied, table="output")
+    model = attach_rows(copy.deepcopy(untied[0]), ks_select(*untied), output="own", output_ids=tickets)
+    assert get_output_rows(model).token_ids.tolist() == list(tickets)
+    table = untied[0].get_output_embeddings().weight.detach().clone()
+    transfer_rows(untied[1].get_output_embeddings().weight.detach(), table, tickets)
+    assert ks_select(untied[0], table, table="output") == tickets

@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import BleuTokenizer, Correction, Method, OutputRole, Selector
+from kslottery_fast.base.options import BleuTokenizer, Correction, Method, Selector, SharedRole
 from kslottery_fast.lab.data.languages import find_language
 from kslottery_fast.lab.data.prompts import DEFAULT_TEMPLATE, check_template
 
@@ -129,11 +129,11 @@ class RunSettings:
     steps: int = option(150, TRAINING, "updates of each training")
     batch_size: int = option(16, TRAINING, "examples per update")
     micro_batch_size: int = option(8, TRAINING, "examples of similar length that go through the model together")
-    output_role: OutputRole = option(  # noqa: RUF009
+    output_role: SharedRole = option(  # noqa: RUF009
         "auto",
         TRAINING,
         "the output head of a model with tied embeddings: it stays as it was (auto, frozen) or follows the rows (tied)",
-        choices=OutputRole,
+        choices=SharedRole,
     )
     dtype: Dtype = option(  # noqa: RUF009
         "auto", TRAINING, "dtype of the model; trained rows are always float32", choices=Dtype
@@ -184,7 +184,7 @@ class RunSettings:
         choices: dict[str, tuple[str | None, ...]] = {
             "method": get_args(Method),
             "correction": (None, *get_args(Correction)),
-            "output_role": get_args(OutputRole),
+            "output_role": get_args(SharedRole),
             "dtype": get_args(Dtype),
             "bleu_tokenizer": get_args(BleuTokenizer),
         }

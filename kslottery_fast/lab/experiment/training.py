@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from kslottery_fast.base.errors import DivergedError, InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
-from kslottery_fast.base.options import OutputRole
+from kslottery_fast.base.options import SharedRole
 from kslottery_fast.evaluation.encoding import collate
 from kslottery_fast.integrations.batches import GroupedBatches
 from kslottery_fast.integrations.resuming import Checkpoints
@@ -142,7 +142,7 @@ def train_rows(
     features: Features,
     recipe: Recipe,
     *,
-    output: OutputRole = "auto",
+    output: SharedRole = "auto",
     checkpoints: Path | None = None,
     progress: ProgressCallback | None = None,
     witness: Witness | None = None,
@@ -183,7 +183,7 @@ def train_rows(
     DivergedError
         The training diverged.
     """
-    attach_rows(model, token_ids, output=output)
+    attach_rows(model, token_ids, output=output, train_padding=False)  # as in a dense embedding
     try:
         embedding = get_rows(model)
         saver = None

@@ -1,0 +1,119 @@
+"""Which role the output head gets: it keeps its rows, it follows the rows of the input, or it has rows of its own."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from kslottery_fast.base.arguments import check_choice
+from kslottery_fast.base.caller import warn_caller
+from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import HeadRole
+from kslottery_fast.base.ticket_ids import token_text
+from kslottery_fast.base.tokenizer import Tokenizer
+
+from .heads import output_head, own_heads, tied_heads
+from .tables import is_tied, table_shape
+from .token_ids import TokenIds, check_token_ids
+
+NEW_TOKENS = "_kslottery_new_tokens"
+"""The attribute of a model with the ids (a tuple) of tokens that were added to it and that no training has seen."""
+
+
+class Head(NamedTuple):
+    """What the output head is to do."""
+
+    role: HeadRole
+    modules: list[nn.Module]  # that read rows
+    token_ids: torch.Tensor | None  # of rows of its own
+
+
+def check_output(output: Any) -> None:
+    """Refuse what is not one of the choices of :data:`~kslottery_fast.base.options.OutputRole`."""
+    check_choice(output, ("auto", "frozen", "tied", "own"), "output")
+
+
+def check_output_ids(output_ids: TokenIds | None, output: str) -> None:
+    """Refuse ids for a head that has no rows of its own."""
+    if output_ids is not None and output != "own":
+        raise InputError(
+            f"output_ids are the tokens of the head's own rows, and output is {output!r}; pass output='own', or leave "
+            "output_ids out"
+        )
+
+
+def choose_head(
+    model: nn.Module,
+    embedding: nn.Embedding,
+    ids: torch.Tensor,
+    output: str,
+    output_ids: TokenIds | None,
+    tokenizer: Tokenizer | None,
+) -> Head:
+    """Return what the head does about rows of the tokens ``ids``.
+
+    Raises
+    ------
+    InputError
+        The model has no head that can do it, or ``output_ids`` are bad.
+    """
+    check_output_ids(output_ids, output)
+    own_ids: TokenIds | None = output_ids
+    if output == "auto":
+        output, own_ids = _role_of_new_tokens(model, ids, tokenizer)
+    if output == "tied":
+        return Head("tied", tied_heads(model, embedding, ids), None)
+    if output == "own":
+        heads = own_heads(model)
+        return Head("own", heads, head_ids(heads[0], ids, own_ids, tokenizer))
+    return Head("frozen", [], None)
+
+
+def head_ids(
+    head: nn.Module, ids: torch.Tensor, output_ids: TokenIds | None, tokenizer: Tokenizer | None
+) -> torch.Tensor:
+    """Return the tokens of the head's own rows, which are those of the input unless others are given."""
+    height = table_shape(head)[0]
+    if output_ids is not None:
+        return check_token_ids(output_ids, height, "output_ids", tokenizer=tokenizer, table="output")
+    return check_token_ids(ids, height, "token_ids (for the output head; output_ids= gives it others)")
+
+
+def new_tokens(model: nn.Module) -> set[int]:
+    """Return the ids of tokens that were added to a model, as :data:`NEW_TOKENS` has them, also inside a wrapper."""
+    return {token for module in model.modules() for token in vars(module).get(NEW_TOKENS, ())}
+
+
+def _role_of_new_tokens(
+    model: nn.Module, ids: torch.Tensor, tokenizer: Tokenizer | None
+) -> tuple[HeadRole, list[int] | None]:
+    """What "auto" means: rows that no training has seen are trained as outputs too, and others as inputs alone."""
+    added = new_tokens(model)
+    ours = [token for token in ids.tolist() if token in added]
+    if output_head(model) is None:
+        return "frozen", None
+    if ours:
+        return ("tied", None) if is_tied(model) else ("own", ours)
+    if tokenizer is not None:
+        _warn_unlearnable(ids, tokenizer, tied=is_tied(model))
+    return "frozen", None
+
+
+def _warn_unlearnable(ids: torch.Tensor, tokenizer: Any, *, tied: bool) -> None:
+    """Warn of tokens that were added to a tokenizer since it was loaded: a frozen head never learns to predict them."""
+    added: dict[str, int] = tokenizer.get_added_vocab() if hasattr(tokenizer, "get_added_vocab") else {}
+    loaded = getattr(tokenizer, "init_kwargs", {}).get("added_tokens_decoder", {})
+    special = {
+        getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+    }
+    new = set(added.values()) - {int(token) for token in loaded} - special
+    ours = [token for token in ids.tolist() if token in new]
+    if ours:
+        first = ", ".join(f"{token_text(tokenizer, token)!r} ({token})" for token in ours[:3])
+        role = "tied" if tied else "own"
+        warn_caller(
+            f"output='auto' keeps the rows of the output head, and {len(ours)} of the token ids were added to the "
+            f"tokenizer since it was loaded ({first}{', ...' if len(ours) > 3 else ''}): the model can read such "
+            f"tokens but does not learn to predict them. Pass output={role!r} so that it does, or output='frozen' if "
+            "it need not. Tokens that kslottery_fast.add_tokens adds need neither"
+        )
