@@ -39,6 +39,7 @@ def ks_statistics(before: Table, after: Table) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> before = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]])
     >>> after = torch.tensor([[4.0, 3.0, 2.0, 1.0], [3.0, 4.0, 5.0, 6.0]])
     >>> ks_statistics(before, after)
