@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -135,6 +136,10 @@ def row_update(_world: World) -> dict[str, Any]:
 def some_evidence() -> Evidence:
     numbers = torch.ones(2, dtype=torch.float64)
     return Evidence(torch.tensor([3, 5]), torch.tensor([1, 2]), numbers, numbers, torch.tensor([4, 4]), 10, 4)
+
+
+def worth() -> dict[str, Any]:
+    return {"contributions": SimpleNamespace(token_ids=torch.tensor([5]), contribution=torch.tensor([0.25]))}
 
 
 RATES = {name: {"int", "float"} for name in ("lr", "beta1", "beta2", "eps", "weight_decay")}
@@ -294,13 +299,20 @@ DOORS = [
     Door(
         "tickets.scan.scan_checkpoints",
         lambda w: {"before": w.checkpoints[0], "after": w.checkpoints[1]},
-        {"alpha": {"float"}, "block_bytes": {"int"}, "progress": OPTIONAL},
+        {"alpha": {"float"}, "table": OPTIONAL, "block_bytes": {"int"}, "progress": OPTIONAL},
     ),
     Door(
         "tickets.selectors.select_rows",
         lambda w: {"evidence": some_evidence(), "by": "l2", "k": 1},
         {"k": {"int"}, "contributions": OPTIONAL, "share": {"float"}},
     ),
+    Door(
+        "tickets.selectors.row_order",
+        lambda w: {"evidence": some_evidence(), "by": "l2"},
+        {"contributions": OPTIONAL, "seed": {"int"}},
+    ),
+    Door("tickets.selectors.row_values", lambda w: {"evidence": some_evidence(), "by": "contribution"} | worth()),
+    Door("tickets.selectors.aligned", lambda w: {"evidence": some_evidence()} | worth()),
     Door(
         "tickets.l2_select_checkpoints",
         lambda w: {"before": w.checkpoints[0], "after": w.checkpoints[1], "k": 1},

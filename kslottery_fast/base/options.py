@@ -20,6 +20,9 @@ Selector: TypeAlias = Literal["ks", "l2", "gradient", "frequency", "contribution
 TableName: TypeAlias = Literal["input", "output"]
 """One of the two tables of a model: the input embedding, or the weight of the output head."""
 
+TicketTable: TypeAlias = Literal["input", "output", "shared"]
+"""Which table tickets are of. "shared" is the one table of a tied model, where the output head was asked for."""
+
 OutputRole: TypeAlias = Literal["auto", "frozen", "tied", "own"]
 """What the output head does about attached rows, as :func:`kslottery_fast.attach_rows` explains."""
 

@@ -8,13 +8,14 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from .arguments import check_tokenizer
+from .arguments import check_choice, check_tokenizer
 from .errors import InputError
 from .files import read_json
+from .options import TicketTable
 
 FORMAT = "kslottery-tickets/1"
 ROWS_FORMAT = "kslottery-rows/1"
@@ -33,11 +34,14 @@ class TicketIds:
         The number of rows of the table that they were selected from.
     token_texts : tuple of str, or None
         The text of each token, if the tickets were saved with a tokenizer.
+    table : {"input", "output", "shared"}
+        Which table of a model the rows are of.
     """
 
     token_ids: torch.Tensor
     vocab_size: int
     token_texts: tuple[str, ...] | None
+    table: TicketTable = "input"
 
 
 def read_ticket_ids(path: str | os.PathLike[str]) -> TicketIds:
@@ -55,11 +59,11 @@ def read_ticket_ids(path: str | os.PathLike[str]) -> TicketIds:
             raise InputError(f"missing {', '.join(missing)}")
         if not is_int(data["vocab_size"]):
             raise InputError(f"vocab_size is {data['vocab_size']!r}: expected an integer")
-        ids, texts = integers_of(data, "token_ids"), texts_of(data)
+        ids, texts, table = integers_of(data, "token_ids"), texts_of(data), table_of(data)
         check_digest(data)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return TicketIds(ids, data["vocab_size"], texts)
+    return TicketIds(ids, data["vocab_size"], texts, table)
 
 
 def check_format(data: Any, formats: Sequence[str] = (FORMAT,)) -> None:
@@ -89,6 +93,13 @@ def texts_of(data: Mapping[str, Any]) -> tuple[str, ...] | None:
     if texts is not None and not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
         raise InputError("tokens must be a list of strings")
     return None if texts is None else tuple(texts)
+
+
+def table_of(data: Mapping[str, Any]) -> TicketTable:
+    """The table that the rows are of. Files without the key, as version 0.1 wrote them, are of the input embedding."""
+    table: TicketTable = data.get("table", "input")
+    check_choice(table, get_args(TicketTable), "table")
+    return table
 
 
 def digest_of(content: Mapping[str, Any]) -> str:

@@ -73,7 +73,7 @@ def head_ids(
     """Return the tokens of the head's own rows, which are those of the input unless others are given."""
     height = table_shape(head)[0]
     if output_ids is not None:
-        return check_token_ids(output_ids, height, "output_ids", tokenizer=tokenizer)
+        return check_token_ids(output_ids, height, "output_ids", tokenizer=tokenizer, table="output")
     return check_token_ids(ids, height, "token_ids (for the output head; output_ids= gives it others)")
 
 

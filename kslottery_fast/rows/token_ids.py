@@ -3,14 +3,15 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, get_args
 
 import numpy as np
 import torch
 
-from kslottery_fast.base.arguments import check_integer, check_tokenizer, shown
+from kslottery_fast.base.arguments import check_choice, check_integer, check_tokenizer, shown
 from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import TableName
 from kslottery_fast.base.ticket_ids import TicketIds, check_texts, read_ticket_ids, token_text
 from kslottery_fast.base.tokenizer import Tokenizer
 
@@ -49,6 +50,7 @@ def check_token_ids(
     *,
     tokenizer: Tokenizer | None = None,
     new_tokens: Sequence[int] = (),
+    table: TableName = "input",
 ) -> torch.Tensor:
     """Return distinct token ids of a table as an int64 tensor on the CPU, in the given order.
 
@@ -64,6 +66,9 @@ def check_token_ids(
         Looks up strings of tokens. Tickets that keep the texts of their tokens are checked against it.
     new_tokens : sequence of int
         The ids of the tokens that were added to the model, which ``"added"`` means.
+    table : {"input", "output"}
+        The table that the ids are for. "input" refuses tickets of the output head. "output" takes tickets of either,
+        since the head may train the rows of the tokens whose input rows moved.
 
     Returns
     -------
@@ -74,8 +79,8 @@ def check_token_ids(
     ------
     InputError
         There is no id, or one that is not an integer, negative, out of range or given twice. The tickets are of a
-        table with another number of rows, or of another tokenizer. A string is not one token, or comes without a
-        tokenizer.
+        table with another number of rows, of the other table, or of another tokenizer. A string is not one token, or
+        comes without a tokenizer.
     TypeError
         ``token_ids`` has none of the types of :data:`TokenIds`, or ``tokenizer`` is not a tokenizer.
 
@@ -92,13 +97,14 @@ def check_token_ids(
         raise TypeError(f"name is {shown(name)}: expected a str, the name of the argument for error messages")
     if tokenizer is not None:
         check_tokenizer(tokenizer)
+    check_choice(table, get_args(TableName), "table")
     given: Any = token_ids
     if isinstance(given, str) and given == ADDED:
         given = added_token_ids(vocab_size, name, tokenizer=tokenizer, new_tokens=new_tokens)
     if isinstance(given, (str, os.PathLike)):
         given = _read(given, name)
     if hasattr(given, "token_ids") and hasattr(given, "vocab_size"):
-        _check_table(given, vocab_size, name)
+        _check_table(given, vocab_size, name, table)
         if tokenizer is not None and getattr(given, "token_texts", None) is not None:
             check_texts(given.token_ids.tolist(), given.token_texts, tokenizer)
         given = given.token_ids
@@ -158,7 +164,13 @@ def _read(path: str | os.PathLike[str], name: str) -> TicketIds:
         raise InputError(f"{name} as the path of a ticket file: {error}; token strings belong in a list") from None
 
 
-def _check_table(tickets: HasTokenIds, vocab_size: int, name: str) -> None:
+def _check_table(tickets: HasTokenIds, vocab_size: int, name: str, table: TableName) -> None:
+    if table == "input" and getattr(tickets, "table", table) == "output":
+        raise InputError(
+            f"{name}: these tickets are of the output head, but rows of the input embedding are expected; "
+            "attach_rows(model, token_ids, output='own', output_ids=tickets) trains rows of the head; list(tickets) "
+            "are the token ids alone"
+        )
     if tickets.vocab_size != vocab_size:
         raise InputError(
             f"{name}: these tickets are of a table with {tickets.vocab_size} rows, but this one has "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kslottery_fast.base.arguments import M, shown
 from kslottery_fast.base.dtensors import is_partitioned
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import OutputRole
+from kslottery_fast.base.options import OutputRole, TableName
 from kslottery_fast.base.tokenizer import Tokenizer
 
 from .attachment import get_rows, has_rows
@@ -130,7 +130,8 @@ def transfer_rows(
         raise InputError(
             f"source has rows of dimension {origin.shape[1]}, but target has rows of dimension {table.shape[1]}"
         )
-    ids = check_token_ids(token_ids, table.shape[0], tokenizer=tokenizer)
+    either: TableName = "input" if isinstance(target, nn.Module) else "output"  # a tensor may be of either table
+    ids = check_token_ids(token_ids, table.shape[0], tokenizer=tokenizer, table=either)
     check_token_ids(ids, origin.shape[0], "token_ids (in the source)")
     if isinstance(target, nn.Module):
         check_writable(input_embedding(target), "transfer rows into")

@@ -1,18 +1,23 @@
 """Tickets straight from attached rows: the KS test during Embed Tuning, without a merge and without V tests."""
 
+from typing import get_args
+
 import torch
 from torch import nn
 
+from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.dtensors import whole
-from kslottery_fast.base.options import Correction, Method
+from kslottery_fast.base.options import Correction, Method, TableName
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.ks.tables import counts_and_largest
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
-from kslottery_fast.rows.attach import get_rows
+from kslottery_fast.rows.attach import get_output_rows, get_rows, output_role
+from kslottery_fast.rows.heads import head_rows
+from kslottery_fast.rows.overlay import Overlay, RowHead
 from kslottery_fast.rows.tables import base_rows, check_finite
 
+from .model_tables import rows_in_memory
 from .select import select_tickets
-from .tables import rows_in_memory
 from .tickets import Tickets
 
 
@@ -21,14 +26,14 @@ class _AttachedTables:
 
     names = ("the table", "the attached rows")
 
-    def __init__(self, model: nn.Module) -> None:
-        embedding = get_rows(model)
-        rows = whole(rows_in_memory(embedding))  # where rows are sharded, every process gathers k rows
-        self.ids = embedding.token_ids
-        self.before = base_rows(embedding, self.ids).to(rows.device)
+    def __init__(self, module: Overlay) -> None:
+        rows = whole(rows_in_memory(module))  # where rows are sharded, every process gathers k rows
+        self.ids = module.token_ids
+        read = head_rows if isinstance(module, RowHead) else base_rows
+        self.before = read(module, self.ids).to(rows.device)
         # As the model reads them and a merge writes them: what a 16-bit table rounds away is not a change.
         self.after = rows.to(self.before.dtype)
-        self.shape = (len(embedding.slots), self.after.shape[1])
+        self.shape = (len(module.slots), self.after.shape[1])
 
     def counts(self, threshold: int = 0) -> torch.Tensor:
         """See :class:`kslottery_fast.ks.decision.Tables`."""
@@ -49,6 +54,7 @@ def ks_select_rows(
     correction: Correction | None = None,
     top_k: int | None = None,
     tokenizer: Tokenizer | None = None,
+    table: TableName = "input",
 ) -> Tickets:
     """Select tickets among the attached rows of a model.
 
@@ -62,6 +68,10 @@ def ks_select_rows(
         A model with attached rows, wrapped or not. The rows in use are tested.
     alpha, method, correction, top_k, tokenizer
         As for :func:`kslottery_fast.ks_select`. Corrections count all V rows.
+    table : {"input", "output"}
+        Which rows are tested: those of the input embedding, or those of the output head, which was attached with
+        ``output="own"``. If the head follows the rows of the input (``output="tied"``), "output" tests these rows, and
+        the tickets say "shared".
 
     Returns
     -------
@@ -70,7 +80,8 @@ def ks_select_rows(
     Raises
     ------
     InputError
-        No rows are attached or in use, a row has NaN or Inf in the dtype of the table, or an option is unknown.
+        No rows are attached or in use, the output head has none, a row has NaN or Inf in the dtype of the table, or an
+        option is unknown.
     TypeError
         An argument has the wrong type.
 
@@ -88,5 +99,9 @@ def ks_select_rows(
     >>> sorted(ks_select_rows(model))
     [5, 17]
     """
+    check_choice(table, get_args(TableName), "table")
+    shared = table == "output" and output_role(model) == "tied"
+    rows = get_output_rows(model) if table == "output" and not shared else get_rows(model)
     with torch.no_grad():
-        return select_tickets(_AttachedTables(model), alpha, method, correction, top_k, tokenizer)
+        tables = _AttachedTables(rows)
+        return select_tickets(tables, alpha, method, correction, top_k, tokenizer, "shared" if shared else table)

@@ -9,6 +9,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.visible import visible_token
 from kslottery_fast.ks.significance import pvalue_of_log
 
+from .texts import ROWS_OF
 from .ticket_data import TicketData
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ class TicketViews(TicketData):
     """How tickets are shown: as a line, in a notebook, as a frame and as a figure."""
 
     def __repr__(self) -> str:
+        table = "" if self.table == "input" else f", table={self.table!r}"
         return (
             f"Tickets({len(self)} of {self.vocab_size} rows, d={self.dimension}, alpha={self.alpha}, "
-            f"method={self.method!r}, selected_by={self.selected_by!r})"
+            f"method={self.method!r}, selected_by={self.selected_by!r}{table})"
         )
 
     def _repr_html_(self) -> str:
@@ -114,7 +116,7 @@ def _summary_of(tickets: TicketData) -> str:
 def _size(tickets: TicketData) -> str:
     k, V = len(tickets), tickets.vocab_size
     share = f" ({100 * k / V:.3g}%)" if V else ""
-    return f"{k:,} ticket{'' if k == 1 else 's'} of {V:,} rows{share}"
+    return f"{k:,} ticket{'' if k == 1 else 's'} of {V:,} {ROWS_OF[tickets.table]}{share}"
 
 
 def _html_of(tickets: TicketData) -> str:

@@ -8,21 +8,22 @@ import functools
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from kslottery_fast import ops
+from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import Method
+from kslottery_fast.base.options import Method, TableName
 from kslottery_fast.ks.significance import critical_count
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .scan_result import FORMAT, Scan, TensorShift, matrices, mean_d, significant_share
 from .tensor_files import BLOCK_BYTES, FLOATS, StoredTensor, check_reading, row_blocks
-from .tensor_names import HEAD_NAMES, locate_embedding
+from .tensor_names import HEAD_NAMES, find_tensor, locate_embedding, locate_head
 
 __all__ = ["FORMAT", "Scan", "TensorShift", "matrices", "mean_d", "scan_checkpoints", "significant_share"]
 
@@ -36,6 +37,7 @@ def scan_checkpoints(
     *,
     alpha: float = 0.05,
     method: Method = "auto",
+    table: TableName | None = None,
     block_bytes: int = BLOCK_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
@@ -51,6 +53,8 @@ def scan_checkpoints(
         Significance level of each row on its own.
     method : {"auto", "exact", "asymp", "paper"}
         How p is computed. See :func:`kslottery_fast.ks.significance.pvalues`.
+    table : {"input", "output"}, optional
+        Compare this table alone: the input embedding, or that of the output head. By default all matrices are compared.
     block_bytes : int
         The size of a block of both checkpoints. It changes the speed, never the result.
     progress : callable(done, total), optional
@@ -63,7 +67,7 @@ def scan_checkpoints(
     Raises
     ------
     InputError
-        A path is not a checkpoint, the checkpoints share no matrix, or an option is out of range.
+        A path is not a checkpoint, the checkpoints share no matrix or not this table, or an option is out of range.
     TypeError
         An argument has the wrong type.
 
@@ -80,9 +84,12 @@ def scan_checkpoints(
     [('w', 9, 9)]
     """
     check_reading(block_bytes, progress)
+    check_choice(table, (None, *get_args(TableName)), "table")
     critical_count(1000, alpha, method)  # refuses bad options before anything is read
     first, second = open_checkpoint(before, "before"), open_checkpoint(after, "after")
     pairs, skipped = _pairs(first, second)
+    if table is not None:
+        pairs, skipped = _one_table(first, pairs, table), {key: [] for key in skipped} | {"not_2d": 0}
     if not pairs:
         examples = [
             f"{path} has {', '.join([*names][:2]) or 'none'}"
@@ -92,7 +99,7 @@ def scan_checkpoints(
             f"{before} and {after} share no 2-D tensor of floats by name and shape: {'; '.join(examples)}; are "
             "they two states of one model?"
         )
-    table, notes = _embedding_name(first)
+    (embedding, notes), head = _embedding_name(first), _head_name(first)
     total = sum(tensor.nbytes for pair in pairs for tensor in pair)
     done, shifts = 0, []
     # Two different samples of one number each always have D = 1, so no such row is tested.
@@ -108,7 +115,8 @@ def scan_checkpoints(
                 progress(done >> 20, total >> 20)
         rows, d = pair[0].shape
         least = threshold(d) if rows else d  # a file may claim any d for a matrix without rows
-        shifts.append(_shift(pair[0], torch.cat(counts), inf_rows, least, pair[0].name == table))
+        marks = {"embedding": pair[0].name == embedding, "head": pair[0].name == head}
+        shifts.append(_shift(pair[0], torch.cat(counts), inf_rows, least, **marks))
     shifts.sort(key=_place)
     return Scan(str(before), str(after), alpha, method, shifts, notes=notes, **skipped)
 
@@ -136,6 +144,20 @@ def _pairs(first: Checkpoint, second: Checkpoint) -> tuple[list[tuple[StoredTens
     return pairs, skipped
 
 
+def _one_table(
+    first: Checkpoint, pairs: list[tuple[StoredTensor, StoredTensor]], table: TableName
+) -> list[tuple[StoredTensor, StoredTensor]]:
+    """The pair of the table that was asked for."""
+    found = find_tensor(first, "auto", table)
+    chosen = [pair for pair in pairs if pair[0].name == found.name]
+    if not chosen:
+        raise InputError(
+            f"{found} is not in the other checkpoint by this name and shape; ks_select_checkpoints (kslottery select) "
+            "takes two names (tensor=)"
+        )
+    return chosen
+
+
 def _embedding_name(checkpoint: Checkpoint) -> tuple[str | None, list[str]]:
     """The matrix to mark as the input embedding. Without one, a note says why."""
     try:
@@ -145,7 +167,17 @@ def _embedding_name(checkpoint: Checkpoint) -> tuple[str | None, list[str]]:
     return name, [f"the input embedding is not marked: {why_not}"] if name is None else []
 
 
-def _shift(tensor: StoredTensor, counts: Tensor, inf_rows: int, threshold: int, embedding: bool) -> TensorShift:
+def _head_name(checkpoint: Checkpoint) -> str | None:
+    """The matrix to mark as the output head, if there is one. In a tied model it is the input embedding."""
+    try:
+        return locate_head(checkpoint)[0]
+    except InputError:  # config.json is broken, which the note on the input embedding says
+        return None
+
+
+def _shift(
+    tensor: StoredTensor, counts: Tensor, inf_rows: int, threshold: int, *, embedding: bool, head: bool
+) -> TensorShift:
     rows, d = tensor.shape
     changed = int((counts > 0).sum())
     total, largest = (int(counts.sum()), int(counts.max())) if len(counts) else (0, 0)
@@ -162,6 +194,7 @@ def _shift(tensor: StoredTensor, counts: Tensor, inf_rows: int, threshold: int, 
         mean_d=total / len(counts) / d if len(counts) else None,
         max_d=largest / d if len(counts) else None,
         mean_d_changed=total / changed / d if changed else None,
+        head=head,
     )
 
 
@@ -189,4 +222,4 @@ def _place(shift: TensorShift) -> tuple[int, str, int, str]:
     """
     if shift.layer is not None:
         return 2, shift.stack, shift.layer, shift.name
-    return 0 if shift.embedding else 3 if shift.name.endswith(HEAD_NAMES) else 1, "", 0, shift.name
+    return 0 if shift.embedding else 3 if shift.head or shift.name.endswith(HEAD_NAMES) else 1, "", 0, shift.name

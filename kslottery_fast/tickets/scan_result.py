@@ -40,6 +40,8 @@ class TensorShift:
         The mean and the largest D of all rows. None if there are no rows.
     mean_d_changed : float, optional
         The mean D of the rows that changed. None if no row changed.
+    head : bool
+        Whether it is the table of the output head. In a tied model that is the input embedding.
     """
 
     name: str
@@ -56,6 +58,12 @@ class TensorShift:
     mean_d: float | None
     max_d: float | None
     mean_d_changed: float | None
+    head: bool = False
+
+    @property
+    def mark(self) -> str:
+        """How a table shows that this is one of the two tables of tokens: "*" the input, "+" the output head."""
+        return ("*" if self.embedding else "") + ("+" if self.head else "")
 
     @property
     def significant_share(self) -> float | None:
@@ -119,8 +127,13 @@ class Scan:
         lines = [
             f"significant: share of rows with p < {self.alpha:g}, each tested on its own; changed: rows with D > 0"
         ]
-        if any(shift.embedding for shift in self.tensors):
-            lines.append("*: the input embedding")
+        marks = {
+            "*": "the input embedding",
+            "+": "the output head",
+            "*+": "the input embedding and the output head, tied",
+        }
+        found = [shift.mark for shift in self.tensors]
+        lines += [f"{mark}: {meaning}" for mark, meaning in marks.items() if mark in found]
         if any(shift.significant_rows is None for shift in self.tensors):
             lines.append(f"no test: rows so short that none could reach p < {self.alpha:g}")
         for what, treated, field in (("NaN", "left out", "nan_rows"), ("Inf", "counted as values", "inf_rows")):

@@ -1,11 +1,14 @@
 """Selecting tickets: the rows of a table that fine-tuning shifted significantly."""
 
-from kslottery_fast.base.arguments import check_tokenizer
+from typing import get_args
+
+from kslottery_fast.base.arguments import check_choice, check_tokenizer
 from kslottery_fast.base.caller import warn_caller
-from kslottery_fast.base.options import Correction, Method
+from kslottery_fast.base.options import Correction, Method, TableName, TicketTable
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.ks.decision import Selection, Tables, select_in_memory, select_rows
 
+from .model_tables import table_of_both
 from .tables import Table, numbers_of_both
 from .texts import check_vocabulary
 from .tickets import Tickets
@@ -20,6 +23,7 @@ def ks_select(
     correction: Correction | None = None,
     top_k: int | None = None,
     tokenizer: Tokenizer | None = None,
+    table: TableName = "input",
 ) -> Tickets:
     """Select the tickets: the rows whose values fine-tuning shifted significantly.
 
@@ -30,9 +34,8 @@ def ks_select(
     Parameters
     ----------
     emb_before, emb_after : Tensor, array, nn.Embedding or model
-        The original and the tuned table [V, d]: float64, float32, float16 or bfloat16, with any strides. The table of a
-        model is its input embedding. Attached rows in use are read as part of it, in a copy of the table. To compare
-        output heads, pass their weights.
+        The original and the tuned table [V, d]: float64, float32, float16 or bfloat16, with any strides. Of a model, it
+        is the table that ``table`` names. Attached rows in use are read as part of it, in a copy of the table.
     alpha : float, optional
         Significance level in (0, 1). The paper uses 0.05 for each row on its own. It may be None with ``top_k``.
     method : {"auto", "exact", "asymp", "paper"}
@@ -46,6 +49,10 @@ def ks_select(
         and the number of steps; this one does not.
     tokenizer : transformers tokenizer, optional
         The tickets then keep the text of each token, see :meth:`Tickets.with_texts`.
+    table : {"input", "output"}
+        Which table of a model is compared: the input embedding, or the weight of the output head. The tickets remember
+        it. If both models are tied, "output" is the same table as "input", and the tickets say "shared". For tensors
+        and arrays it says which table they are.
 
     Returns
     -------
@@ -55,8 +62,8 @@ def ks_select(
     ------
     InputError
         The shapes differ or are not [V, d]. A table has NaN or Inf; the message names the table and its first rows. An
-        array is masked. An option is unknown. Both ``correction`` and ``top_k`` are given. The tokenizer belongs to
-        another model.
+        array is masked. A model has no output head. An option is unknown. Both ``correction`` and ``top_k`` are given.
+        The tokenizer belongs to another model.
     TypeError
         A table does not hold floats, or an argument has a wrong type.
 
@@ -77,10 +84,11 @@ def ks_select(
     """
     if tokenizer is not None:
         check_tokenizer(tokenizer)
+    check_choice(table, get_args(TableName), "table")
     names = ("emb_before", "emb_after")
-    before, after = numbers_of_both(emb_before, emb_after, names)
+    before, after = numbers_of_both(emb_before, emb_after, names, table)
     found = select_in_memory(before, after, names, alpha, method, correction, top_k)
-    return _tickets(found, correction, top_k, tokenizer)
+    return _tickets(found, correction, top_k, tokenizer, table_of_both(emb_before, emb_after, table))
 
 
 def select_tickets(
@@ -90,15 +98,18 @@ def select_tickets(
     correction: str | None,
     top_k: int | None,
     tokenizer: Tokenizer | None = None,
+    table: TicketTable = "input",
 ) -> Tickets:
     """:func:`ks_select` for a pair of tables that are not in memory."""
     if tokenizer is not None:
         check_vocabulary(tokenizer, tables.shape[0])
     found = select_rows(tables, alpha, method, correction, top_k)
-    return _tickets(found, correction, top_k, tokenizer)
+    return _tickets(found, correction, top_k, tokenizer, table)
 
 
-def _tickets(found: Selection, correction: str | None, top_k: int | None, tokenizer: Tokenizer | None) -> Tickets:
+def _tickets(
+    found: Selection, correction: str | None, top_k: int | None, tokenizer: Tokenizer | None, table: TicketTable
+) -> Tickets:
     if found.note:
         warn_caller(found.note)
     tickets = Tickets._of_selection(
@@ -111,5 +122,6 @@ def _tickets(found: Selection, correction: str | None, top_k: int | None, tokeni
         method=found.method,
         correction=correction,
         selected_by="alpha" if top_k is None else "top_k",
+        table=table,
     )
     return tickets if tokenizer is None else tickets.with_texts(tokenizer)

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from kslottery_fast.base.arguments import check_path
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, write_json
-from kslottery_fast.base.options import Selector
+from kslottery_fast.base.options import Selector, TicketTable
 from kslottery_fast.base.ticket_ids import (
     ROWS_FORMAT,
     check_digest,
@@ -20,11 +20,12 @@ from kslottery_fast.base.ticket_ids import (
     digest_of,
     integers_of,
     is_int,
+    table_of,
     texts_of,
 )
 from kslottery_fast.base.tokenizer import Tokenizer
 
-from .texts import token_texts
+from .texts import ROWS_OF, token_texts
 
 _UNITS: dict[Selector, str] = {
     "ks": "D * d",
@@ -55,6 +56,8 @@ class SelectedRows:
         float64 [k], the share of the loss's fall that the first 1, 2, ... rows account for. None without contributions.
     token_texts : tuple of str, optional
         The text of each token, see :meth:`with_texts`.
+    table : {"input", "output", "shared"}
+        Which table the rows are of, as for :class:`kslottery_fast.Tickets`.
 
     Examples
     --------
@@ -69,6 +72,7 @@ class SelectedRows:
     vocab_size: int
     cumulative: torch.Tensor | None = None
     token_texts: tuple[str, ...] | None = None
+    table: TicketTable = "input"
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -78,7 +82,8 @@ class SelectedRows:
 
     def __repr__(self) -> str:
         covers = "" if self.cumulative is None or not len(self) else f", {self.cumulative[-1]:.0%} of the loss's fall"
-        return f"SelectedRows({len(self)} of {self.vocab_size:,} rows{covers}, selected_by={self.selected_by!r})"
+        table = "" if self.table == "input" else f", table={self.table!r}"
+        return f"SelectedRows({len(self)} of {self.vocab_size:,} rows{covers}, selected_by={self.selected_by!r}{table})"
 
     def summary(self) -> str:
         """Return one line for a log or a terminal.
@@ -89,7 +94,7 @@ class SelectedRows:
         '2 of 10 rows: the largest number of occurrences'
         """
         covers = "" if self.cumulative is None or not len(self) else f", {self.cumulative[-1]:.0%} of the loss's fall"
-        return f"{len(self):,} of {self.vocab_size:,} rows{covers}: the largest {self.unit}"
+        return f"{len(self):,} of {self.vocab_size:,} {ROWS_OF[self.table]}{covers}: the largest {self.unit}"
 
     @property
     def unit(self) -> str:
@@ -120,7 +125,8 @@ class SelectedRows:
         -------
         dict
             ``format`` is ``"kslottery-rows/1"``. The attributes have their names, except ``token_texts``, which is
-            ``tokens`` and only there if known. ``digest`` is that of a ticket file.
+            ``tokens`` and only there if known. ``table`` is left out if it is "input". ``digest`` is that of a ticket
+            file.
 
         Examples
         --------
@@ -135,6 +141,8 @@ class SelectedRows:
             "values": self.values.tolist(),
             "cumulative": None if self.cumulative is None else self.cumulative.tolist(),
         }
+        if self.table != "input":  # so that files of the input embedding stay as they were
+            content["table"] = self.table
         if self.token_texts is not None:
             content["tokens"] = list(self.token_texts)
         return {**content, "digest": digest_of(content)}
@@ -195,7 +203,7 @@ class SelectedRows:
         for name, each in (("values", values), ("cumulative", shares), ("tokens", texts)):
             if each is not None and len(each) != len(ids):
                 raise InputError(f"{name} has {len(each)} entries, token_ids {len(ids)}: expected one for each row")
-        return cls(ids, values, data["selected_by"], data["vocab_size"], shares, texts)
+        return cls(ids, values, data["selected_by"], data["vocab_size"], shares, texts, table_of(data))
 
 
 def _numbers(data: Mapping[str, Any], key: str) -> torch.Tensor:

@@ -77,8 +77,7 @@ def select_rows(
     >>> list(select_rows(evidence, "ks", 1)), list(select_rows(evidence, "l2", 2))
     ([3], [5, 8])
     """
-    if not isinstance(evidence, Evidence):
-        raise TypeError(f"evidence is {shown(evidence)}: expected Evidence, as a training with a Witness gives it")
+    _check_evidence(evidence)
     check_choice(by, (*_COLUMNS, "contribution"), "by")
     enough = isinstance(k, str) and k == "enough"
     if not enough:
@@ -123,7 +122,24 @@ def row_order(
     -------
     torch.Tensor
         int64 indices into the rows of the evidence, best first.
+
+    Raises
+    ------
+    InputError
+        The selector is unknown, its contributions are missing or of other rows, or the seed is negative.
+    TypeError
+        An argument has the wrong type.
+
+    Examples
+    --------
+    >>> ids, numbers = torch.tensor([3, 5, 8]), torch.tensor([1.0, 4.0, 2.0]).double()
+    >>> evidence = Evidence(ids, torch.tensor([2, 1, 0]), numbers, numbers, torch.tensor([9, 1, 4]), 10, 4)
+    >>> row_order(evidence, "l2"), row_order(evidence, "frequency")
+    (tensor([1, 2, 0]), tensor([0, 2, 1]))
     """
+    _check_evidence(evidence)
+    check_choice(by, (*SELECTORS, "contribution"), "by")
+    check_integer(seed, "seed", 0)
     if by != "contribution":
         return SELECTORS[by](evidence, seed)
     return torch.sort(
@@ -132,15 +148,76 @@ def row_order(
 
 
 def row_values(evidence: Evidence, by: Selector, *, contributions: HasContributions | None = None) -> torch.Tensor:
-    """Return what a selector ranks the rows of the evidence by, [A]. ``contributions`` is as for :func:`row_order`."""
+    """Return what a selector ranks the rows of the evidence by.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What the training showed about each row.
+    by : {"ks", "l2", "gradient", "frequency", "contribution"}
+        The selector.
+    contributions : RowContributions, optional
+        As for :func:`row_order`.
+
+    Returns
+    -------
+    torch.Tensor
+        [A], in the order of the evidence.
+
+    Raises
+    ------
+    InputError
+        The selector is unknown, or its contributions are missing or of other rows.
+    TypeError
+        An argument has the wrong type.
+
+    Examples
+    --------
+    >>> ids, numbers = torch.tensor([3, 5, 8]), torch.tensor([1.0, 4.0, 2.0]).double()
+    >>> evidence = Evidence(ids, torch.tensor([2, 1, 0]), numbers, numbers, torch.tensor([9, 1, 4]), 10, 4)
+    >>> row_values(evidence, "frequency")
+    tensor([9, 1, 4])
+    """
+    _check_evidence(evidence)
+    check_choice(by, (*_COLUMNS, "contribution"), "by")
     if by != "contribution":
         return torch.as_tensor(getattr(evidence, _COLUMNS[by]))
-    assert contributions is not None, "asked for where there are contributions"
+    if contributions is None:
+        raise InputError("contributions is None, and by='contribution' needs them: give what row_contributions returns")
     return aligned(evidence, contributions)
 
 
 def aligned(evidence: Evidence, contributions: HasContributions) -> torch.Tensor:
-    """Return the contribution of each row of the evidence, float64 [A]. Rows without one did not move, and have 0."""
+    """Return the contribution of each row of the evidence. Rows without one did not move, and have 0.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What the training showed about each row.
+    contributions : RowContributions
+        What :func:`kslottery_fast.row_contributions` returned for the same tables.
+
+    Returns
+    -------
+    torch.Tensor
+        float64 [A], in the order of the evidence.
+
+    Raises
+    ------
+    InputError
+        The contributions are of rows that the evidence lacks.
+    TypeError
+        An argument has the wrong type.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> ids, numbers = torch.tensor([3, 5, 8]), torch.tensor([1.0, 4.0, 2.0]).double()
+    >>> evidence = Evidence(ids, torch.tensor([2, 1, 0]), numbers, numbers, torch.tensor([9, 1, 4]), 10, 4)
+    >>> aligned(evidence, SimpleNamespace(token_ids=torch.tensor([5]), contribution=torch.tensor([0.25])))
+    tensor([0.0000, 0.2500, 0.0000], dtype=torch.float64)
+    """
+    _check_evidence(evidence)
     ids, values = (getattr(contributions, name, None) for name in ("token_ids", "contribution"))
     if not isinstance(ids, torch.Tensor) or not isinstance(values, torch.Tensor):
         raise TypeError(f"contributions is {shown(contributions)}: expected what row_contributions returns")
@@ -149,6 +226,11 @@ def aligned(evidence: Evidence, contributions: HasContributions) -> torch.Tensor
     every = torch.zeros(len(evidence), dtype=torch.float64)
     every[torch.searchsorted(evidence.token_ids, ids)] = values.double()
     return every
+
+
+def _check_evidence(evidence: Any) -> None:
+    if not isinstance(evidence, Evidence):
+        raise TypeError(f"evidence is {shown(evidence)}: expected Evidence, as a training with a Witness gives it")
 
 
 def _of_a_fall(worth: torch.Tensor) -> torch.Tensor:

@@ -1,15 +1,15 @@
 """Tickets of tables that are sharded over processes: ``ks_select`` on DTensors."""
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kslottery_fast.base.arguments import check_tokenizer, shown
+from kslottery_fast.base.arguments import check_choice, check_tokenizer, shown
 from kslottery_fast.base.dtensors import is_dtensor, local
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import Correction, Method
+from kslottery_fast.base.options import Correction, Method, TableName
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.ks.decision import check_options
 from kslottery_fast.ks.tables import counts_and_largest
@@ -27,6 +27,7 @@ def ks_select_sharded(
     correction: Correction | None = None,
     top_k: int | None = None,
     tokenizer: Tokenizer | None = None,
+    table: TableName = "input",
 ) -> Tickets:
     """Select the tickets of sharded tables: :func:`kslottery_fast.ks_select` on DTensors.
 
@@ -38,7 +39,7 @@ def ks_select_sharded(
     emb_before, emb_after : DTensor
         [V, d] on one device mesh, both ``Shard(0)`` along one mesh dimension and replicated along the others. This is
         what ``fully_shard`` makes of an embedding.
-    alpha, method, correction, top_k, tokenizer
+    alpha, method, correction, top_k, tokenizer, table
         As for :func:`kslottery_fast.ks_select`.
 
     Returns
@@ -75,7 +76,8 @@ def ks_select_sharded(
     if tokenizer is not None:
         check_tokenizer(tokenizer)
     check_options(alpha, correction, top_k)
-    return select_tickets(_ShardedTables(emb_before, emb_after), alpha, method, correction, top_k, tokenizer)
+    check_choice(table, get_args(TableName), "table")
+    return select_tickets(_ShardedTables(emb_before, emb_after), alpha, method, correction, top_k, tokenizer, table)
 
 
 class _ShardedTables:

@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from kslottery_fast.base.arguments import check_integer, check_tokenizer, shown
+from kslottery_fast.base.arguments import check_choice, check_integer, check_tokenizer, shown
 from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import Correction, Method
+from kslottery_fast.base.options import Correction, Method, TableName, TicketTable
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.ks.decision import check_options
 from kslottery_fast.ks.tables import counts_and_largest, refuse_flagged
@@ -20,7 +20,7 @@ from .checkpoint import open_checkpoint
 from .select import select_tickets
 from .selected_rows import SelectedRows
 from .tensor_files import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
-from .tensor_names import find_tensor
+from .tensor_names import find_tensor, stores_one_table
 from .tickets import Tickets
 
 Progress = Callable[[int, int], None]
@@ -37,6 +37,7 @@ def ks_select_checkpoints(
     correction: Correction | None = None,
     top_k: int | None = None,
     tokenizer: Tokenizer | None = None,
+    table: TableName = "input",
     block_bytes: int = BLOCK_BYTES,
     progress: Progress | None = None,
 ) -> Tickets:
@@ -52,10 +53,14 @@ def ks_select_checkpoints(
         checkpoint, or a Hugging Face folder with either.
     tensor : str, or (str, str)
         The name of the [V, d] tensor, or two names if ``before`` and ``after`` call it differently. "auto" finds the
-        input embedding.
+        table that ``table`` names.
     alpha, method, correction, top_k, tokenizer
         As for :func:`kslottery_fast.ks_select`, with the same result as on the whole tables. The dtypes of the two
         tables may differ.
+    table : {"input", "output"}
+        Which table is compared: the input embedding, or that of the output head. The tickets remember it. A tied
+        checkpoint stores one table for both; if both checkpoints are tied, the tickets say "shared". With ``tensor`` it
+        says which table that is.
     block_bytes : int
         The size of a block of both tables. It changes the speed, never the result.
     progress : callable(done, total), optional
@@ -69,7 +74,7 @@ def ks_select_checkpoints(
     ------
     InputError
         A path is missing, is not a safetensors checkpoint, or is cut short. A shard is missing. There is no such
-        tensor, or not exactly one that may be the input embedding. The shapes differ, or the dtype is quantized. A
+        tensor, or not exactly one that may be the table. The shapes differ, or the dtype is quantized. A
         table has NaN or Inf; the message gives the first token ids. An option is unknown. The message names the file.
     TypeError
         An argument has the wrong type.
@@ -97,8 +102,9 @@ def ks_select_checkpoints(
     if tokenizer is not None:
         check_tokenizer(tokenizer)
     check_options(alpha, correction, top_k)
-    pair = _Pair(*_matching_tables(before, after, tensor), block_bytes, progress)
-    return select_tickets(pair, alpha, method, correction, top_k, tokenizer)
+    first, second, found = _matching_tables(before, after, tensor, table)
+    pair = _Pair(first, second, block_bytes, progress)
+    return select_tickets(pair, alpha, method, correction, top_k, tokenizer, found)
 
 
 def l2_select_checkpoints(
@@ -107,6 +113,7 @@ def l2_select_checkpoints(
     k: int,
     *,
     tensor: str | tuple[str, str] = "auto",
+    table: TableName = "input",
     block_bytes: int = BLOCK_BYTES,
     progress: Progress | None = None,
 ) -> SelectedRows:
@@ -114,7 +121,7 @@ def l2_select_checkpoints(
 
     Parameters
     ----------
-    before, after, tensor, block_bytes, progress
+    before, after, tensor, table, block_bytes, progress
         As for :func:`ks_select_checkpoints`.
     k : int
         How many rows. Of rows that moved equally far the lower token id comes first. Rows that did not move are never
@@ -152,7 +159,7 @@ def l2_select_checkpoints(
     """
     check_integer(k, "k", 1)
     check_reading(block_bytes, progress)
-    first, second = _matching_tables(before, after, tensor)
+    first, second, found = _matching_tables(before, after, tensor, table)
     V = first.shape[0]
     shifts = torch.zeros(V, dtype=torch.float64)
     for start, old, new in row_blocks(first, second, block_bytes):
@@ -170,7 +177,7 @@ def l2_select_checkpoints(
     if moved < k:
         warn_caller(f"only {moved} rows moved, k asked for {k}")
     k = min(k, moved)
-    return SelectedRows(ids[:k].clone(), values[:k].clone(), "l2", V)
+    return SelectedRows(ids[:k].clone(), values[:k].clone(), "l2", V, table=found)
 
 
 class _Pair:
@@ -205,13 +212,16 @@ class _Pair:
         return h
 
 
-def _matching_tables(before: Any, after: Any, tensor: Any) -> tuple[StoredTensor, StoredTensor]:
-    """The two tensors to compare, of one shape."""
+def _matching_tables(
+    before: Any, after: Any, tensor: Any, table: Any
+) -> tuple[StoredTensor, StoredTensor, TicketTable]:
+    """The two tensors to compare, of one shape, and the table that they are."""
+    check_choice(table, get_args(TableName), "table")
     names = (tensor, tensor) if isinstance(tensor, str) else tensor
     if not isinstance(names, (tuple, list)) or len(names) != 2 or not all(isinstance(name, str) for name in names):
         raise TypeError(f"tensor is {shown(tensor)}: expected 'auto', a name, or the two names in before and after")
-    first = find_tensor(open_checkpoint(before, "before"), names[0])
-    second = find_tensor(open_checkpoint(after, "after"), names[1])
+    checkpoints = open_checkpoint(before, "before"), open_checkpoint(after, "after")
+    first, second = (find_tensor(*each, table) for each in zip(checkpoints, names, strict=True))
     shapes = f"{first} is {list(first.shape)}, {second} is {list(second.shape)}"
     if first.shape[1] != second.shape[1]:
         raise InputError(f"{shapes}: rows of different lengths are not two states of one model")
@@ -222,4 +232,5 @@ def _matching_tables(before: Any, after: Any, tensor: Any) -> tuple[StoredTensor
             f"(model.resize_token_embeddings({shared}), then save_pretrained), or compare what they share: "
             f"ks_select(before[:{shared}], after[:{shared}])"
         )
-    return first, second
+    shared = table == "output" and tuple(names) == ("auto", "auto") and all(map(stores_one_table, checkpoints))
+    return first, second, "shared" if shared else table

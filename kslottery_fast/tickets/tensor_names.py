@@ -1,10 +1,11 @@
-"""Finding the input embedding of a checkpoint by the names of its tensors and by config.json."""
+"""Finding the input embedding and the output head of a checkpoint by the names of its tensors and by config.json."""
 
 import re
 from typing import Any
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
+from kslottery_fast.base.options import TableName
 
 from .checkpoint import Checkpoint
 from .tensor_files import FLOATS, StoredTensor
@@ -22,21 +23,34 @@ INPUT_NAMES = (
     "word_embedding.weight",  # XLNet
 )
 """How the names of input embeddings end. Any prefix may precede, such as "model." or "base_model.model."."""
-HEAD_NAMES = ("lm_head.weight", "embed_out.weight", "output.weight")
+HEAD_NAMES = (
+    "lm_head.weight",  # nearly all
+    "embed_out.weight",  # GPT-NeoX, Pythia
+    "output.weight",  # the original LLaMA files, InternLM
+    "proj_out.weight",  # Whisper
+    "predictions.decoder.weight",  # BERT and its kin
+    "lm_head.decoder.weight",  # RoBERTa and its kin
+    "generator_lm_head.weight",  # ELECTRA
+    "lm_loss.weight",  # XLNet
+)
+"""How the names of output heads end."""
+_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|h)\.\d+\.")
+_NO_HEAD = re.compile(r"(?<!LMHead)(?<!DoubleHeads)Model$|(?:Encoder|Classification|Answering|Choice|Regression)$")
+"""The names of architectures without a head that predicts tokens."""
 _SHOWN = 12
 
 
-def find_tensor(checkpoint: Checkpoint, name: str) -> StoredTensor:
-    """Find the [V, d] tensor ``name`` of a checkpoint, or its input embedding if the name is "auto".
+def find_tensor(checkpoint: Checkpoint, name: str, table: TableName = "input") -> StoredTensor:
+    """Find the [V, d] tensor ``name`` of a checkpoint, or one of its two tables if the name is "auto".
 
     Raises
     ------
     InputError
         There is no such tensor, or it is not a matrix of floats. For "auto", no tensor or several tensors may be the
-        input embedding; the message lists the 2-D tensors with their shapes.
+        table; the message lists the 2-D tensors with their shapes.
     """
     if name == "auto":
-        name = find_embedding(checkpoint)
+        name = find_embedding(checkpoint) if table == "input" else find_head(checkpoint)
     elif name not in checkpoint.files:
         raise InputError(f"{checkpoint.path} has no tensor {name}; {_matrices_of(checkpoint)}")
     tensor = checkpoint[name]
@@ -71,21 +85,70 @@ def find_embedding(checkpoint: Checkpoint) -> str:
 def locate_embedding(checkpoint: Checkpoint) -> tuple[str | None, str]:
     """Return the name that :func:`find_embedding` returns and "", or None and the reason if it would raise."""
     config = _config(checkpoint)
-    sizes = {part["vocab_size"] for part in config if isinstance(part.get("vocab_size"), int)}
+    sizes = _vocab_sizes(config)
     named = [name for name in checkpoint.files if _is_end_of(name, INPUT_NAMES)]
     # Seq2seq models may also store the copies that their encoder and decoder use.
     named = [name for name in named if _is_end_of(name, ("shared.weight",))] or named
     if not named and any(part.get("tie_word_embeddings") is True for part in config) and not _is_shard(checkpoint):
         named = [name for name in checkpoint.files if _is_end_of(name, HEAD_NAMES)]
+    return _only(checkpoint, named, sizes, "the input embedding")
+
+
+def find_head(checkpoint: Checkpoint) -> str:
+    """Find the name of the table that the output head multiplies by.
+
+    It ends like one of :data:`HEAD_NAMES`, is outside the layers, and has as many rows as ``vocab_size`` in
+    config.json, if there is one. The head of a tied model is not stored. In that case it is the input embedding.
+
+    Raises
+    ------
+    InputError
+        No tensor or several tensors may be the head, or the model has none.
+    """
+    name, why_not = locate_head(checkpoint)
+    if name is None:
+        raise InputError(f"{checkpoint.path}: {why_not}; name it with tensor=; {_matrices_of(checkpoint)}")
+    return name
+
+
+def locate_head(checkpoint: Checkpoint) -> tuple[str | None, str]:
+    """Return the name that :func:`find_head` returns and "", or None and the reason if it would raise."""
+    config = _config(checkpoint)
+    named = [name for name in checkpoint.files if _is_end_of(name, HEAD_NAMES) and not _LAYER.search(name)]
+    if named or _is_shard(checkpoint):
+        return _only(checkpoint, named, _vocab_sizes(config), "the output head")
+    if not config:
+        return None, "no tensor has the name of an output head, and no config.json says whether the model is tied"
+    architectures = [str(each) for each in config[0].get("architectures") or ()]
+    if architectures and all(_NO_HEAD.search(each) for each in architectures):
+        return None, f"{architectures[0]} has no output head"
+    # transformers leaves tie_word_embeddings out of config.json where it is True, which is the default.
+    if any(part.get("tie_word_embeddings") is False for part in config):
+        return None, "no tensor has the name of an output head, and config.json says that the model is not tied"
+    return locate_embedding(checkpoint)
+
+
+def stores_one_table(checkpoint: Checkpoint) -> bool:
+    """Tell whether one tensor is both the input embedding and the table of the output head: the model is tied."""
+    head = locate_head(checkpoint)[0]
+    return head is not None and head == locate_embedding(checkpoint)[0]
+
+
+def _vocab_sizes(config: list[dict[str, Any]]) -> set[int]:
+    return {part["vocab_size"] for part in config if isinstance(part.get("vocab_size"), int)}
+
+
+def _only(checkpoint: Checkpoint, named: list[str], sizes: set[int], what: str) -> tuple[str | None, str]:
+    """The only one of these tensors that has as many rows as config.json says, or None and the reason."""
     fitting = [name for name in named if not sizes or checkpoint[name].shape[:1] in {(size,) for size in sizes}]
     if len(fitting) == 1:
         return fitting[0], ""
     if not named:
-        found = "no tensor has the name of an input embedding"
+        found = f"no tensor has the name of an {what.removeprefix('the ')}"
         if _is_shard(checkpoint):
             found += ", and this is one shard of several: pass the folder or the index"
     elif fitting:
-        found = f"{len(fitting)} tensors may be the input embedding"
+        found = f"{len(fitting)} tensors may be {what}"
     else:
         expected = " or ".join(map(str, sorted(sizes)))
         found = f"{named[0]} is {list(checkpoint[named[0]].shape)}, but config.json has vocab_size {expected}"

@@ -7,10 +7,18 @@ from typing_extensions import Self
 
 from kslottery_fast.base.arguments import check_tokenizer
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import TicketTable
 from kslottery_fast.base.ticket_ids import check_texts, token_text
 from kslottery_fast.base.tokenizer import Tokenizer
 
 from .ticket_data import TicketData
+
+ROWS_OF: dict[TicketTable, str] = {
+    "input": "rows",
+    "output": "rows of the output head",
+    "shared": "rows of the tied table",
+}
+"""What the rows of a table are called after their number."""
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kslottery_fast.base.options import Correction, ResolvedMethod, SelectedBy
+from kslottery_fast.base.options import Correction, ResolvedMethod, SelectedBy, TicketTable
 from kslottery_fast.ks.significance import log_pvalues, pvalues
 
 from . import ticket_fields
@@ -28,6 +28,7 @@ class TicketData:
     correction: Correction | None = None
     selected_by: SelectedBy = "alpha"
     token_texts: tuple[str, ...] | None = None
+    table: TicketTable = "input"
 
     def __post_init__(self) -> None:
         ticket_fields.check_fields(vars(self))

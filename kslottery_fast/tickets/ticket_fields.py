@@ -1,7 +1,7 @@
 """The attributes of tickets: what may be given for them, and what must hold between them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -9,12 +9,13 @@ from torch import Tensor
 
 from kslottery_fast.base.arguments import check_choice, shown
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.options import TicketTable
 from kslottery_fast.base.ticket_ids import is_int
 from kslottery_fast.ks.corrections import CORRECTIONS
 from kslottery_fast.ks.null import METHODS
 from kslottery_fast.ks.significance import check_alpha
 
-SETTINGS = ("vocab_size", "dimension", "method", "correction", "selected_by", "alpha", "threshold_count")
+SETTINGS = ("vocab_size", "dimension", "method", "correction", "selected_by", "alpha", "threshold_count", "table")
 """The attributes that say how rows were selected."""
 
 
@@ -64,6 +65,7 @@ def _check_settings(fields: Mapping[str, Any]) -> None:
     check_choice(fields["method"], METHODS, "method")
     check_choice(fields["correction"], CORRECTIONS, "correction")
     check_choice(fields["selected_by"], ("alpha", "top_k"), "selected_by")
+    check_choice(fields["table"], get_args(TicketTable), "table")
     if fields["alpha"] is not None:
         try:
             check_alpha(fields["alpha"])

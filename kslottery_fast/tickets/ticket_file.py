@@ -27,6 +27,8 @@ ATTRIBUTES = (*SETTINGS, "threshold", *_ROWS, "statistic", "pvalue")
 def content_of(attributes: Mapping[str, Any], texts: tuple[str, ...] | None) -> dict[str, Any]:
     """Make the JSON object of all :data:`ATTRIBUTES`, without its digest."""
     content = {"format": FORMAT, **{name: _plain(attributes[name]) for name in ATTRIBUTES}}
+    if content["table"] == "input":  # so that version 0.1, which knows no other table, can read the file
+        del content["table"]
     return content if texts is None else {**content, "tokens": list(texts)}
 
 
@@ -37,6 +39,7 @@ def _plain(value: Any) -> Any:
 def fields_of(data: Any) -> dict[str, Any]:
     """Return the constructor's arguments from a parsed file, and check what the constructor cannot check."""
     check_format(data)
+    data = {"table": "input", **data}
     keys = ("format", *ATTRIBUTES, "digest")
     missing = [key for key in keys if key not in data]
     foreign = [key for key in data if key not in (*keys, "tokens")]
@@ -79,7 +82,8 @@ class TicketFiles(TicketTexts):
         -------
         dict
             ``format`` is ``"kslottery-tickets/1"``. The attributes have their names, except ``token_texts``, which is
-            ``tokens`` and only there if known, and ``log_pvalue``, which is left out. ``digest`` is "sha256:" and the
+            ``tokens`` and only there if known, and ``log_pvalue``, which is left out. ``table`` is left out if it is
+            "input". ``digest`` is "sha256:" and the
             SHA-256 of the dict without ``digest``, written as UTF-8 JSON with sorted keys, without spaces, and with
             characters beyond ASCII escaped.
 

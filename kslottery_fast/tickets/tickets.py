@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import Correction, ResolvedMethod, SelectedBy
+from kslottery_fast.base.options import Correction, ResolvedMethod, SelectedBy, TicketTable
 
 from . import subsets, ticket_fields
 from .overlap import jaccard
@@ -21,7 +21,7 @@ from .ticket_file import TicketFiles
 
 
 class Tickets(TicketViews, TicketFiles):
-    """The selected rows of an embedding table, with the evidence for each. :func:`kslottery_fast.ks_select` makes them.
+    """The selected rows of a token table, with the evidence for each. :func:`kslottery_fast.ks_select` makes them.
 
     Tickets are a sequence of token ids: ``len(tickets)``, ``for token_id in tickets``, ``5 in tickets`` and
     ``tickets[0]`` work. A slice gives Tickets, and so does a mask of bools, such as ``tickets.statistic > 0.5``.
@@ -49,6 +49,9 @@ class Tickets(TicketViews, TicketFiles):
         What decided which rows are tickets.
     token_texts : tuple of str, optional
         The text of each token, if a tokenizer was given. See :meth:`with_texts`.
+    table : {"input", "output", "shared"}
+        Which table the rows are of: the input embedding, the output head, or, if the output head was asked for and both
+        models are tied, the one table of both.
     statistic : Tensor
         float64 [k]. ``D = counts / dimension``.
     pvalue, log_pvalue : Tensor
@@ -68,7 +71,8 @@ class Tickets(TicketViews, TicketFiles):
 
     In ``a & b`` and ``a - b`` all evidence is that of ``a``. In ``a | b`` a row that is in both keeps the evidence of
     ``a``. Each row of the union passed one and the same test in at least one of the two selections, so both must have
-    been selected with the same settings; otherwise it is an InputError.
+    been selected in the same table with the same settings; otherwise it is an InputError. The tickets in ``a & b`` may
+    be of two tables: these tokens moved in both.
 
     A ticket file is a JSON object. :meth:`to_dict` returns its content.
 
@@ -101,6 +105,7 @@ class Tickets(TicketViews, TicketFiles):
         correction: Correction | None = None,
         selected_by: SelectedBy = "alpha",
         token_texts: Sequence[str] | None = None,
+        table: TicketTable = "input",
     ) -> Self:
         """Make tickets from ids and counts in any order.
 
@@ -114,6 +119,8 @@ class Tickets(TicketViews, TicketFiles):
             The attributes of that name.
         token_texts : sequence of str, optional
             The text of each token, in the order of ``token_ids``.
+        table : {"input", "output", "shared"}
+            The attribute of that name.
 
         Returns
         -------
@@ -147,7 +154,8 @@ class Tickets(TicketViews, TicketFiles):
         }
         # A file holds numbers of Python, and these may come from numpy.
         plain: dict[str, Any] = {k: v.item() if isinstance(v, np.generic) else v for k, v in numbers.items()}
-        return cls(ids, h, method=method, correction=correction, selected_by=selected_by, token_texts=texts, **plain)
+        options: dict[str, Any] = {"method": method, "correction": correction, "selected_by": selected_by}
+        return cls(ids, h, token_texts=texts, table=table, **options, **plain)
 
     @classmethod
     def _of_selection(cls, **fields: Any) -> Self:

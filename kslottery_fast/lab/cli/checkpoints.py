@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import Correction, Method, Selector
+from kslottery_fast.base.options import Correction, Method, Selector, TableName
 
 from .options import (
     AS_JSON,
@@ -46,6 +46,7 @@ def add_select(commands: Any) -> None:
             "select base-model tuned-model",
             "select base-model tuned-model -k 18 --output top18.json",
             "select base-model tuned-model --select-by l2 -k 64",
+            "select base-model tuned-model --table output --output head-tickets.json",
         ],
     )
     choice = parser.add_argument_group("selection of tickets")
@@ -61,6 +62,9 @@ def add_select(commands: Any) -> None:
     )
     choice.add_argument(
         "-k", "--top-k", type=at_least(1), metavar="N", help="take the N rows of largest D, or of largest L2 shift"
+    )
+    choice.add_argument(
+        "--table", choices=get_args(TableName), default="input", help="the input embedding, or that of the output head"
     )
     choice.add_argument(
         "--tensor",
@@ -90,7 +94,9 @@ def add_scan(commands: Any) -> None:
         f"table. All matrices are written to a folder as {', '.join(_SCAN_FILES)}.",
         ["scan base-model tuned-model"],
     )
-    _add_test(parser.add_argument_group("test"))
+    test = parser.add_argument_group("test")
+    _add_test(test)
+    test.add_argument("--table", choices=get_args(TableName), help="compare this table alone (default: all matrices)")
     group = parser.add_argument_group("output")
     group.add_argument("--output", type=place, metavar="DIR", help="folder for the files (default: scan)")
     add_force(group, "overwrite the files if they exist")
@@ -140,7 +146,8 @@ def _select(options: argparse.Namespace) -> int:
     console = RunConsole(quiet=options.quiet)
     tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
     chosen = {name: getattr(options, name) for name in ("alpha", "method", "correction", "top_k")}
-    before, after, reading = options.before, options.after, {"tensor": options.tensor}
+    before, after = options.before, options.after
+    reading = {"tensor": options.tensor, "table": options.table}
     tickets: Tickets | SelectedRows
     with warnings.catch_warnings(record=True) as notes, console.task("Comparing rows") as progress:
         warnings.simplefilter("always", RuntimeWarning)
@@ -255,10 +262,9 @@ def _scan(options: argparse.Namespace) -> int:
     from kslottery_fast.lab.report.scan_figure import scan_figure
     from kslottery_fast.tickets.scan import scan_checkpoints
 
+    test = {name: getattr(options, name) for name in ("alpha", "method", "table")}
     with RunConsole(quiet=options.quiet).task("Comparing all matrices, MiB") as progress:
-        scan = scan_checkpoints(
-            options.before, options.after, alpha=options.alpha, method=options.method, progress=progress
-        )
+        scan = scan_checkpoints(options.before, options.after, progress=progress, **test)
     if folder is None:
         print_json(scan.to_json())
         return 0
@@ -308,7 +314,7 @@ def _show_scan(scan: "Scan") -> None:
             table.add_section()
         table.add_row(
             "" if shift.layer is None or place == previous else str(shift.layer),
-            Text(shift.kind + (" *" if shift.embedding else ""), style="bold" if shift.embedding else ""),
+            Text(f"{shift.kind} {shift.mark}".rstrip(), style="bold" if shift.mark else ""),
             compact(shift.rows),
             str(shift.dimension),
             compact(shift.changed_rows) if shift.changed_rows else "–",
