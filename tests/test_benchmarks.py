@@ -166,7 +166,7 @@ def test_training_workloads_run_against_the_peers_of_their_targets(monkeypatch, 
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("case", ["tied, head follows", "untied"])
+@pytest.mark.parametrize("case", ["tied, head follows", "untied", training_workloads.BOTH])
 def test_fifty_losses_are_those_of_peft(monkeypatch, case):
     for name, value in {"LAYERS": 1, "WIDTH": 72, "BATCH": (2, 8), "LR": 1e-2}.items():
         monkeypatch.setattr(training_workloads, name, value)
@@ -176,14 +176,15 @@ def test_fifty_losses_are_those_of_peft(monkeypatch, case):
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_gradient_mask_trains_what_attached_rows_train(monkeypatch):
+@pytest.mark.parametrize("output", ["auto", "own"])
+def test_a_gradient_mask_trains_what_attached_rows_train(monkeypatch, output):
     for name, value in {"LAYERS": 1, "WIDTH": 72, "BATCH": (2, 8), "LR": 1e-2}.items():
         monkeypatch.setattr(training_workloads, name, value)
     ids = training_workloads.tokens(300)
     batches = [training_workloads.batch(300, ids, seed) for seed in range(2)]
     losses = []
     for name in ("ours", "mask"):
-        trained = training_workloads.MAKE[name](training_workloads.llama(300, tied=False), ids, "auto")
+        trained = training_workloads.MAKE[name](training_workloads.llama(300, tied=False), ids, output)
         run = training_workloads.step(*trained, batches)
         losses.append([run(turn) for turn in range(8)])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
