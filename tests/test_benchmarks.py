@@ -199,6 +199,16 @@ def test_a_peak_of_memory_counts_what_a_step_allocates(monkeypatch):
     assert dense - floor > 2 * 20_000 * 576 * 4  # a gradient and two moments, of which some memory was free before
 
 
+@pytest.mark.parametrize(
+    ("case", "bound", "verdict"),
+    [("untied", 9_234_432, "FALLS SHORT"), (training_workloads.BOTH, 10_080_256, "met")],
+)
+def test_rows_of_both_tables_may_take_their_share_of_memory_twice(monkeypatch, case, bound, verdict):
+    monkeypatch.setattr(training_checks, "in_a_process", lambda name, V, case: 0 if name == "floor" else 10_000_000)
+    record = training_checks.memory(32_000, case)
+    assert (record["bound"], record["extra"], record["verdict"]) == (bound, 10_000_000, verdict)
+
+
 def test_small_calls_between_operators_of_torch_end_no_thread():
     before = torch.get_num_threads()
     try:
