@@ -14,8 +14,7 @@ from kslottery_fast.rows.tables import check_finite, embedding_table
 
 ROWS_FILE = "ticket_rows.safetensors"
 """The file in every checkpoint. It has ``rows`` [k, d] and ``token_ids`` [k] of the set in use, ``ids.<set>`` for every
-other set that trains, ``ids.<set>.output`` for rows of the head's own, and ``other.<name>`` for all other trained
-parameters, which include the rows of those sets and of the head."""
+other set that trains, and ``other.<name>`` for all other trained parameters, which include the rows of those sets."""
 
 
 def save_checkpoint(model: nn.Module, folder: str | os.PathLike[str]) -> None:
@@ -93,8 +92,6 @@ def _trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     for name, row_set in sets.items():
         if row_set is not in_use and row_set.rows.requires_grad:
             tensors[f"ids.{name}"] = row_set.token_ids
-        if row_set.output is not None and row_set.output.rows.requires_grad:
-            tensors[f"ids.{name}.output"] = row_set.output.token_ids
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and (in_use is None or parameter is not in_use.rows):
             tensors[f"other.{name}"] = parameter
