@@ -156,7 +156,8 @@ def write_adapter(model: nn.Module, folder: Path) -> None:
     """
     if has_adapters(model):
         raise InputError(
-            "adapters of PEFT train beside the rows; save them with model.save_pretrained, and the rows with save_adapter"
+            "adapters of PEFT train beside the rows; save them with model.save_pretrained, and the rows with "
+            "save_adapter"
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="_adapter") as temporary:
