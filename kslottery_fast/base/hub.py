@@ -1,5 +1,6 @@
 """Folders on the Hugging Face Hub, through huggingface_hub: its cache, its tokens, its offline mode, its endpoint."""
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -7,7 +8,10 @@ from pathlib import Path
 
 from .arguments import check_flag, check_path, shown
 from .errors import InputError
+from .visible import visible_token
 
+TICKETS_FILE = "tickets.json"
+"""The file that holds the tickets of a repository."""
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -59,12 +63,41 @@ def found_folder(path: str | os.PathLike[str], files: Sequence[str], revision: s
         folder = huggingface_hub.snapshot_download(os.fspath(path), revision=revision, allow_patterns=list(files))
     except Exception as error:  # of huggingface_hub, or of the HTTP library of its version
         raise InputError(
-            f"{name} {str(path)!r} is neither a local folder nor a repository that the Hub gives "
+            f"{name} {str(path)!r} is neither a local path nor a repository that the Hub gives "
             f"({_first_line(error)}); check the id, the revision, your login (hf auth login) and the network"
         ) from error
     if not Path(folder, files[0]).is_file():
         raise InputError(f"{name} {str(path)!r}: the repository on the Hub has no file {files[0]}")
     return Path(folder)
+
+
+def front_matter(base_model: str | None, library: str, tags: Sequence[str]) -> str:
+    """Return the head of a README.md, which the Hub reads. A base model is named if it is the id of a repository.
+
+    Examples
+    --------
+    >>> print(front_matter("org/base", "peft", ["text"]))
+    ---
+    base_model: "org/base"
+    library_name: peft
+    tags:
+    - text
+    ---
+    <BLANKLINE>
+    """
+    base = [f"base_model: {json.dumps(base_model)}"] if base_model and is_repository(base_model) else []
+    return "\n".join(["---", *base, f"library_name: {library}", "tags:", *(f"- {tag}" for tag in tags), "---", ""])
+
+
+def table_cell(text: str) -> str:
+    r"""Return a token as it can stand between backticks in a cell of a Markdown table.
+
+    Examples
+    --------
+    >>> print(table_cell(" a|b`"))
+    ␣a\|b'
+    """
+    return visible_token(text).replace("|", "\\|").replace("`", "'")
 
 
 def check_repository(repo_id: str, revision: str | None, private: bool | None, commit_message: str | None) -> None:

@@ -92,9 +92,7 @@ def grown(model: nn.Module, plan: Plan, tokenizer: Tokenizer | None) -> Iterator
         warn_caller(warning)
 
 
-def attach_stored(
-    model: nn.Module, plan: Plan, name: str, *, freeze: bool, train_padding: bool | None = None
-) -> None:
+def attach_stored(model: nn.Module, plan: Plan, name: str, *, freeze: bool, train_padding: bool | None = None) -> None:
     """Attach the rows of an adapter, or add them to those that are attached."""
     stored, output = plan.stored, plan.output
     head_ids = stored.head_ids if output == "own" else None

@@ -48,14 +48,14 @@ def test_offline_the_cache_serves_and_nothing_is_asked(hub, monkeypatch):
     asked = len(hub.requests)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert has_rows(load_adapter(make("llama"), "org/tea"))
-    with pytest.raises(InputError, match=r"path 'org/other' is neither a local folder nor .*LocalEntryNotFound"):
+    with pytest.raises(InputError, match=r"path 'org/other' is neither a local path nor .*LocalEntryNotFound"):
         load_adapter(make("llama"), "org/other")
     assert len(hub.requests) == asked
 
 
 def test_what_is_not_there_is_said_and_the_model_stays_as_it_was(hub):
     model = make("llama")
-    with pytest.raises(InputError, match=r"path 'org/none' is neither a local folder nor a repository that the Hub"):
+    with pytest.raises(InputError, match=r"path 'org/none' is neither a local path nor a repository that the Hub"):
         load_adapter(model, "org/none")
     hub.commit("org/bare", "main", {"README.md": b"x"})
     with pytest.raises(InputError, match=r"'org/bare': the repository on the Hub has no file adapter_config.json"):
