@@ -12,7 +12,7 @@ from .visible import visible_token
 
 TICKETS_FILE = "tickets.json"
 """The file that holds the tickets of a repository."""
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def is_repository(path: str | os.PathLike[str]) -> bool:
@@ -22,8 +22,12 @@ def is_repository(path: str | os.PathLike[str]) -> bool:
     --------
     >>> is_repository("org/name"), is_repository("name"), is_repository("a/b/c"), is_repository(Path("org/name"))
     (True, False, False, False)
+    >>> is_repository("./name"), is_repository("org/tickets.json")
+    (False, False)
     """
-    return isinstance(path, str) and _REPOSITORY.fullmatch(path) is not None and not Path(path).exists()
+    if not isinstance(path, str) or path.endswith(".json"):  # else a missing file would be looked for on the Hub
+        return False
+    return _REPOSITORY.fullmatch(path) is not None and not Path(path).exists()
 
 
 def found_folder(path: str | os.PathLike[str], files: Sequence[str], revision: str | None, name: str = "path") -> Path:
@@ -118,7 +122,7 @@ def check_repository(repo_id: str, revision: str | None, private: bool | None, c
     """
     if not isinstance(repo_id, str):
         raise TypeError(f"repo_id is {shown(repo_id)}: expected the id of a repository, 'name' or 'org/name'")
-    if not re.fullmatch(rf"({_REPOSITORY.pattern})|[\w.-]+", repo_id):
+    if not re.fullmatch(rf"({_REPOSITORY.pattern})|\w[\w.-]*", repo_id):
         raise InputError(f"repo_id is {shown(repo_id)}: expected the id of a repository, 'name' or 'org/name'")
     for text, name in ((revision, "revision"), (commit_message, "commit_message")):
         if text is not None and not isinstance(text, str):

@@ -96,7 +96,7 @@ def _page(tickets: Tickets, repo_id: str, base: str | None) -> str:
     lines = [
         front_matter(base, "kslottery-fast", ["kslottery-fast", "token-embeddings"]),
         f"# {len(tickets)} tickets\n",
-        f"These are rows of the token embedding{of} that fine-tuning moved, by a two-sample KS test of each row.\n",
+        f"These are rows of a token table{of} that fine-tuning moved, by a two-sample KS test of each row.\n",
         f"{tickets.summary()}\n",
         "```python\nfrom kslottery_fast import Tickets, attach_rows\n",
         f"tickets = Tickets.load({repo_id!r})",
