@@ -112,6 +112,7 @@ def state_of(world: World) -> dict[str, torch.Tensor]:
 OPTIONAL = {"None"}
 TOKENIZER = {"tokenizer": {"None", "tokenizer"}}
 SELECTION = {"alpha": {"float"}, "correction": OPTIONAL, "top_k": {"None", "int"}, **TOKENIZER}
+HEAD_ROWS = {"output_ids": OPTIONAL, "train_padding": OPTIONAL}
 MODEL = {"model": {"model"}}
 NAME = {"name": {"str"}}
 BOOTSTRAP = {"n_bootstrap": {"int"}, "seed": {"int"}, "progress": OPTIONAL, "confidence": {"float"}}
@@ -137,8 +138,8 @@ RATES = {name: {"int", "float"} for name in ("lr", "beta1", "beta2", "eps", "wei
 
 DOORS = [
     Door("active_token_ids", lambda w: {"dataset": [{"input_ids": [1, 2]}]}, {"keys": {"strings"}}),
-    Door("add_rows", lambda w: {"model": w.attached, "name": "new", "token_ids": [7]}, NAME | TOKENIZER),
-    Door("attach_rows", lambda w: {"model": w.model, "token_ids": [3]}, ROWS | NAME | TOKENIZER),
+    Door("add_rows", lambda w: {"model": w.attached, "name": "new", "token_ids": [7]}, NAME | TOKENIZER | HEAD_ROWS),
+    Door("attach_rows", lambda w: {"model": w.model, "token_ids": [3]}, ROWS | NAME | TOKENIZER | HEAD_ROWS),
     Door(
         "certify",
         lambda w: {"model": w.model, "batches": w.batches, "alphas": [0.05]},
@@ -147,6 +148,7 @@ DOORS = [
     Door("detach_rows", lambda w: {"model": w.attached}),
     Door("embedding_table", lambda w: {"model": w.model}, MODEL),
     Door("evaluate", lambda w: {"model": w.model, "tokenizer": w.tokenizer, "examples": w.examples}, SCORED),
+    Door("get_output_rows", lambda w: {"model": w.attached}),
     Door("get_rows", lambda w: {"model": w.attached}),
     Door("has_rows", lambda w: {"model": w.attached}, MODEL),
     Door("is_tied", lambda w: {"model": w.model}, MODEL),
@@ -192,7 +194,7 @@ DOORS = [
     Door(
         "transfer_rows",
         lambda w: {"source": w.after, "target": w.before.clone(), "token_ids": [3]},
-        TOKENIZER | {"source": {"model"}, "target": {"model"}},
+        TOKENIZER | {"source": {"model"}, "target": {"model"}, "output_ids": OPTIONAL},
     ),
     Door("untie_output", lambda w: {"model": w.model}, MODEL),
     Door("use_rows", lambda w: {"model": w.attached, "name": "default"}, {"name": OPTIONAL}),

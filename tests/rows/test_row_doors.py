@@ -49,7 +49,7 @@ def test_what_is_no_model_is_refused(function, wrong):
         (lambda m: attach_rows(m, [1], name=None), "name is None: expected a string without dots"),
         (lambda m: attach_rows(m, [1], name="training"), "name is 'training': expected .* not an attribute of a"),
         (lambda m: attach_rows(m, [1], name="_modules"), "name is '_modules'"),
-        (lambda m: attach_rows(m, [1], output=None), "output is None: expected 'auto', 'frozen' or 'tied'"),
+        (lambda m: attach_rows(m, [1], output=None), "output is None: expected 'auto', 'frozen', 'tied' or 'own'"),
         (lambda m: attach_rows(m, [1], tokenizer=m), "tokenizer is an? .*: expected a tokenizer"),
         (lambda m: attach_rows(m, m), "token_ids is an? .*: expected a list of token ids"),
         (lambda m: use_rows(attach_rows(m, [1]), 3), "name is 3: expected the name of an attached set, 'def"),
