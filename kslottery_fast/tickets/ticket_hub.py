@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from kslottery_fast.base.arguments import check_path, check_tokenizer
 from kslottery_fast.base.files import write_text
@@ -78,7 +78,7 @@ class TicketHub(TicketFiles):
             check_tokenizer(tokenizer)
         if base_model_name_or_path is not None:
             check_path(base_model_name_or_path, "base_model_name_or_path")
-        tickets = self if tokenizer is None else self.with_texts(tokenizer)
+        tickets = cast("Tickets", self if tokenizer is None else self.with_texts(tokenizer))
         base = None if base_model_name_or_path is None else os.fspath(base_model_name_or_path)
         with tempfile.TemporaryDirectory() as temporary:
             tickets.save(Path(temporary, TICKETS_FILE))
