@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kslottery_fast.base.hub import front_matter, table_cell
+from kslottery_fast.base.visible import visible_text
 
 _SHOWN = 40  # tokens in the card's table
 
@@ -146,7 +147,8 @@ def _tokens(facts: CardFacts) -> str:
 def _metrics(metrics: Mapping[str, float]) -> str:
     if not metrics:
         return ""
-    lines = [f"| {table_cell(name)} | {value:.6g} |" for name, value in metrics.items()]
+    names = {name: " ".join(visible_text(name).split()).replace("|", "\\|") for name in metrics}
+    lines = [f"| {names[name]} | {value:.6g} |" for name, value in metrics.items()]
     return "\n".join(["## Numbers", "", "| measure | value |", "| --- | --- |", *lines, ""])
 
 

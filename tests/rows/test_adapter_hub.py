@@ -22,12 +22,12 @@ def hub(tmp_path):
 
 def test_what_is_pushed_loads_by_its_id_and_its_page_is_the_card(hub):
     model = tuned(make("llama"))
-    url = push_adapter(model, "org/tea", base_model_name_or_path="org/base", metrics={"NLL": 1.5})
+    url = push_adapter(model, "org/tea", base_model_name_or_path="org/base", metrics={"NLL of a|b": 1.5})
     assert url.startswith(f"{hub.endpoint}/org/tea/commit/")
     assert set(hub.files("org/tea")) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
     card = hub.files("org/tea")["README.md"].decode()
     assert card.startswith('---\nbase_model: "org/base"\nlibrary_name: peft\n')
-    assert "| NLL | 1.5 |" in card
+    assert "| NLL of a\\|b | 1.5 |" in card
     again = load_adapter(make("llama"), "org/tea")
     assert torch.equal(get_rows(again).rows, get_rows(model).rows)
     assert "Bearer hf_of_the_test" in hub.tokens
