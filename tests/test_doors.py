@@ -195,7 +195,7 @@ DOORS = [
     Door(
         "load_adapter",
         lambda w: {"model": w.model, "path": w.adapter},
-        ROWS | NAME | TOKENIZER | {"revision": OPTIONAL},
+        ROWS | NAME | TOKENIZER | {"revision": OPTIONAL, "train_padding": OPTIONAL},
     ),
     Door("merge_rows", lambda w: {"model": w.attached}),
     Door("mixed_rows", lambda w: {"model": w.attached, "names": ["default"]}, {"copies": {"int"}}),
@@ -343,6 +343,15 @@ METHODS = {
     "tokens": ({"tokenizer": None}, {"tokenizer": {"tokenizer"}}),
     "with_texts": ({"tokenizer": None}, {"tokenizer": {"tokenizer"}}),
     "check_tokenizer": ({"tokenizer": None}, {"tokenizer": {"tokenizer"}}),
+    "push_to_hub": (
+        {"repo_id": "org/name"},
+        {
+            "repo_id": {"str"},
+            "tokenizer": {"None", "tokenizer"},
+            "private": {"None"},
+            **dict.fromkeys(("revision", "commit_message", "base_model_name_or_path"), WORDS),
+        },
+    ),
     "save": ({"path": "t.json"}, {"path": {"str"}, "tokenizer": {"None", "tokenizer"}}),
 }
 
