@@ -40,7 +40,7 @@ class TicketFiles(_Trainer):
                 warn_caller(f"{folder} holds {ROWS_FILE} and no adapter: {error}")
         super().save_model(output_dir, _internal_call)
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Make the repository on the Hub, unless there would be nothing to upload."""
         if self._gives_rows and self.is_world_process_zero():
             with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +50,7 @@ class TicketFiles(_Trainer):
                     raise InputError(
                         f"push_to_hub uploads the rows as an adapter, and they cannot be one: {error}"
                     ) from None
-        super().init_hf_repo(token, private)
+        super().init_hf_repo(*args, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
