@@ -334,7 +334,7 @@ DOORS = [
     Door(
         "integrations.trainer.TicketTrainer",
         lambda w: {"model": w.model, "tickets": [3]},
-        ROWS | {"supervised_logits_only": set()},
+        ROWS | {"output_ids": OPTIONAL, "train_padding": OPTIONAL},
     ),
 ]
 
