@@ -310,8 +310,8 @@ DOORS = [
     ),
     Door(
         "tickets.selectors.row_order",
-        lambda w: {"evidence": some_evidence(), "by": "l2"},
-        {"contributions": OPTIONAL, "seed": {"int"}},
+        lambda w: {"evidence": some_evidence(), "by": "contribution"} | worth(),
+        {"seed": {"int"}},
     ),
     Door("tickets.selectors.row_values", lambda w: {"evidence": some_evidence(), "by": "contribution"} | worth()),
     Door("tickets.selectors.aligned", lambda w: {"evidence": some_evidence()} | worth()),
