@@ -22,7 +22,7 @@ pairs = [
 model, tokenizer = tiny.translator()
 
 # Catalan starts as Spanish. The noise matters when several codes start from one row.
-spanish = tokenizer.convert_tokens_to_ids("__es__")
+spanish = tokenizer.get_vocab()["__es__"]
 [catalan] = add_tokens(model, tokenizer, "__ca__", special=True, init=spanish, noise=0.01)
 attach_rows(model, [catalan])
 
