@@ -5,6 +5,7 @@ leaves the model's own languages as they are. The same works for the language to
 """
 
 import sys
+from typing import Any
 
 import tiny
 
@@ -19,6 +20,7 @@ pairs = [
     ("all", "tot"),
     ("page", "pàgina"),
 ]
+model: Any  # transformers declares generate for fewer classes than have it
 model, tokenizer = tiny.translator()
 
 # Catalan starts as Spanish. The noise matters when several codes start from one row.

@@ -118,7 +118,7 @@ def sentence_transformer(folder: str) -> "SentenceTransformer":
     return SentenceTransformer(modules=[Transformer(folder), Pooling(32)], device="cpu")
 
 
-def translator() -> tuple[Any, PreTrainedTokenizerFast]:  # Any: the type of its generate() does not fit the model
+def translator() -> tuple[M2M100ForConditionalGeneration, PreTrainedTokenizerFast]:
     """Return a random M2M100, and a tokenizer with the codes of two languages."""
     codes = tokenizer()
     codes.add_tokens(["__en__", "__es__"], special_tokens=True)
