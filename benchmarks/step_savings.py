@@ -32,8 +32,8 @@ from torch import Tensor
 from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.run_folder import open_run_folder
 from kslottery_fast.lab.experiment.settings import ExperimentSettings, RunSettings
-from kslottery_fast.lab.models.attention import quick_attention
 from kslottery_fast.lab.experiment.workshop import Workshop
+from kslottery_fast.lab.models.attention import quick_attention
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows
 
 from .experiment_step import batches, step

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, f
     from .optim.row_adamw import RowAdamW
     from .rows.adapter_file import load_adapter, save_adapter
     from .rows.attach import attach_rows, detach_rows, merge_rows, untie_output
-    from .rows.attachment import get_rows, has_rows
+    from .rows.attachment import get_output_rows, get_rows, has_rows
     from .rows.new_tokens import add_tokens
     from .rows.sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
     from .rows.tables import embedding_table, is_tied
@@ -68,6 +68,7 @@ __all__ = [
     "detach_rows",
     "embedding_table",
     "evaluate",
+    "get_output_rows",
     "get_rows",
     "has_rows",
     "is_tied",
@@ -110,6 +111,7 @@ _HOMES = {
     "detach_rows": "rows.attach",
     "embedding_table": "rows.tables",
     "evaluate": "evaluation.evaluate",
+    "get_output_rows": "rows.attachment",
     "get_rows": "rows.attachment",
     "has_rows": "rows.attachment",
     "is_tied": "rows.tables",

@@ -117,6 +117,7 @@ def state_of(world: World) -> dict[str, torch.Tensor]:
 OPTIONAL = {"None"}
 TOKENIZER = {"tokenizer": {"None", "tokenizer"}}
 SELECTION = {"alpha": {"float"}, "correction": OPTIONAL, "top_k": {"None", "int"}, **TOKENIZER}
+HEAD_ROWS = {"output_ids": OPTIONAL, "train_padding": OPTIONAL}
 MODEL = {"model": {"model"}}
 NAME = {"name": {"str"}}
 BOOTSTRAP = {"n_bootstrap": {"int"}, "seed": {"int"}, "progress": OPTIONAL, "confidence": {"float"}}
@@ -146,7 +147,6 @@ RATES = {name: {"int", "float"} for name in ("lr", "beta1", "beta2", "eps", "wei
 
 DOORS = [
     Door("active_token_ids", lambda w: {"dataset": [{"input_ids": [1, 2]}]}, {"keys": {"strings"}}),
-    Door("add_rows", lambda w: {"model": w.attached, "name": "new", "token_ids": [7]}, NAME | TOKENIZER),
     Door("attach_checkpoint", lambda w: {"model": w.model, "checkpoint": w.trained}, MODEL),
     Door(
         "add_tokens",
@@ -155,7 +155,8 @@ DOORS = [
         | {"tokenizer": {"tokenizer"}, "tokens": {"str", "strings"}, "init": {"int"}, "output_init": OPTIONAL}
         | {"noise": NUMBERS, "seed": {"int"}, "pad_to_multiple_of": {"None", "int"}},
     ),
-    Door("attach_rows", lambda w: {"model": w.model, "token_ids": [3]}, ROWS | NAME | TOKENIZER),
+    Door("add_rows", lambda w: {"model": w.attached, "name": "new", "token_ids": [7]}, NAME | TOKENIZER | HEAD_ROWS),
+    Door("attach_rows", lambda w: {"model": w.model, "token_ids": [3]}, ROWS | NAME | TOKENIZER | HEAD_ROWS),
     Door(
         "certify",
         lambda w: {"model": w.model, "batches": w.batches, "alphas": [0.05]},
@@ -169,6 +170,7 @@ DOORS = [
     Door("detach_rows", lambda w: {"model": w.attached}),
     Door("embedding_table", lambda w: {"model": w.model}, MODEL),
     Door("evaluate", lambda w: {"model": w.model, "tokenizer": w.tokenizer, "examples": w.examples}, SCORED),
+    Door("get_output_rows", lambda w: {"model": w.attached}),
     Door("get_rows", lambda w: {"model": w.attached}),
     Door("has_rows", lambda w: {"model": w.attached}, MODEL),
     Door("is_tied", lambda w: {"model": w.model}, MODEL),
@@ -193,7 +195,7 @@ DOORS = [
     Door(
         "load_adapter",
         lambda w: {"model": w.model, "path": w.adapter},
-        ROWS | NAME | TOKENIZER | {"revision": OPTIONAL},
+        ROWS | NAME | TOKENIZER | {"revision": OPTIONAL, "train_padding": OPTIONAL},
     ),
     Door("merge_rows", lambda w: {"model": w.attached}),
     Door("mixed_rows", lambda w: {"model": w.attached, "names": ["default"]}, {"copies": {"int"}}),
@@ -214,7 +216,7 @@ DOORS = [
     Door(
         "transfer_rows",
         lambda w: {"source": w.after, "target": w.before.clone(), "token_ids": [3]},
-        TOKENIZER | {"source": {"model"}, "target": {"model"}},
+        TOKENIZER | {"source": {"model"}, "target": {"model"}, "output_ids": OPTIONAL},
     ),
     Door("untie_output", lambda w: {"model": w.model}, MODEL),
     Door("use_rows", lambda w: {"model": w.attached, "name": "default"}, {"name": OPTIONAL}),
@@ -308,8 +310,8 @@ DOORS = [
     ),
     Door(
         "tickets.selectors.row_order",
-        lambda w: {"evidence": some_evidence(), "by": "l2"},
-        {"contributions": OPTIONAL, "seed": {"int"}},
+        lambda w: {"evidence": some_evidence(), "by": "contribution"} | worth(),
+        {"seed": {"int"}},
     ),
     Door("tickets.selectors.row_values", lambda w: {"evidence": some_evidence(), "by": "contribution"} | worth()),
     Door("tickets.selectors.aligned", lambda w: {"evidence": some_evidence()} | worth()),
@@ -332,7 +334,7 @@ DOORS = [
     Door(
         "integrations.trainer.TicketTrainer",
         lambda w: {"model": w.model, "tickets": [3]},
-        ROWS | {"supervised_logits_only": set()},
+        ROWS | {"output_ids": OPTIONAL, "train_padding": OPTIONAL},
     ),
 ]
 
@@ -341,6 +343,15 @@ METHODS = {
     "tokens": ({"tokenizer": None}, {"tokenizer": {"tokenizer"}}),
     "with_texts": ({"tokenizer": None}, {"tokenizer": {"tokenizer"}}),
     "check_tokenizer": ({"tokenizer": None}, {"tokenizer": {"tokenizer"}}),
+    "push_to_hub": (
+        {"repo_id": "org/name"},
+        {
+            "repo_id": {"str"},
+            "tokenizer": {"None", "tokenizer"},
+            "private": {"None"},
+            **dict.fromkeys(("revision", "commit_message", "base_model_name_or_path"), WORDS),
+        },
+    ),
     "save": ({"path": "t.json"}, {"path": {"str"}, "tokenizer": {"None", "tokenizer"}}),
 }
 

@@ -1,5 +1,6 @@
 """Folders on the Hugging Face Hub, through huggingface_hub: its cache, its tokens, its offline mode, its endpoint."""
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -7,8 +8,11 @@ from pathlib import Path
 
 from .arguments import check_flag, check_path, shown
 from .errors import InputError
+from .visible import visible_token
 
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+TICKETS_FILE = "tickets.json"
+"""The file that holds the tickets of a repository."""
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def is_repository(path: str | os.PathLike[str]) -> bool:
@@ -18,8 +22,12 @@ def is_repository(path: str | os.PathLike[str]) -> bool:
     --------
     >>> is_repository("org/name"), is_repository("name"), is_repository("a/b/c"), is_repository(Path("org/name"))
     (True, False, False, False)
+    >>> is_repository("./name"), is_repository("org/tickets.json")
+    (False, False)
     """
-    return isinstance(path, str) and _REPOSITORY.fullmatch(path) is not None and not Path(path).exists()
+    if not isinstance(path, str) or path.endswith(".json"):  # else a missing file would be looked for on the Hub
+        return False
+    return _REPOSITORY.fullmatch(path) is not None and not Path(path).exists()
 
 
 def found_folder(path: str | os.PathLike[str], files: Sequence[str], revision: str | None, name: str = "path") -> Path:
@@ -59,12 +67,41 @@ def found_folder(path: str | os.PathLike[str], files: Sequence[str], revision: s
         folder = huggingface_hub.snapshot_download(os.fspath(path), revision=revision, allow_patterns=list(files))
     except Exception as error:  # of huggingface_hub, or of the HTTP library of its version
         raise InputError(
-            f"{name} {str(path)!r} is neither a local folder nor a repository that the Hub gives "
+            f"{name} {str(path)!r} is neither a local path nor a repository that the Hub gives "
             f"({_first_line(error)}); check the id, the revision, your login (hf auth login) and the network"
         ) from error
     if not Path(folder, files[0]).is_file():
         raise InputError(f"{name} {str(path)!r}: the repository on the Hub has no file {files[0]}")
     return Path(folder)
+
+
+def front_matter(base_model: str | None, library: str, tags: Sequence[str]) -> str:
+    """Return the head of a README.md, which the Hub reads. A base model is named if it is the id of a repository.
+
+    Examples
+    --------
+    >>> print(front_matter("org/base", "peft", ["text"]))
+    ---
+    base_model: "org/base"
+    library_name: peft
+    tags:
+    - text
+    ---
+    <BLANKLINE>
+    """
+    base = [f"base_model: {json.dumps(base_model)}"] if base_model and is_repository(base_model) else []
+    return "\n".join(["---", *base, f"library_name: {library}", "tags:", *(f"- {tag}" for tag in tags), "---", ""])
+
+
+def table_cell(text: str) -> str:
+    r"""Return a token as it can stand between backticks in a cell of a Markdown table.
+
+    Examples
+    --------
+    >>> print(table_cell(" a|b`"))
+    ␣a\|b'
+    """
+    return visible_token(text).replace("|", "\\|").replace("`", "'")
 
 
 def check_repository(repo_id: str, revision: str | None, private: bool | None, commit_message: str | None) -> None:
@@ -85,7 +122,7 @@ def check_repository(repo_id: str, revision: str | None, private: bool | None, c
     """
     if not isinstance(repo_id, str):
         raise TypeError(f"repo_id is {shown(repo_id)}: expected the id of a repository, 'name' or 'org/name'")
-    if not re.fullmatch(rf"({_REPOSITORY.pattern})|[\w.-]+", repo_id):
+    if not re.fullmatch(rf"({_REPOSITORY.pattern})|\w[\w.-]*", repo_id):
         raise InputError(f"repo_id is {shown(repo_id)}: expected the id of a repository, 'name' or 'org/name'")
     for text, name in ((revision, "revision"), (commit_message, "commit_message")):
         if text is not None and not isinstance(text, str):

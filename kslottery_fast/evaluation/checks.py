@@ -2,16 +2,44 @@
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from numbers import Real
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from kslottery_fast.base.arguments import check_integer, shown, with_article
+from kslottery_fast.base.arguments import check_integer, check_path, shown, with_article
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.files import Tensors, read_safetensors
 
 T = TypeVar("T")
+
+
+def load_kind(path: Any, kind: str, names: Iterable[str], expected: str) -> tuple[Path, Tensors]:
+    """Read a safetensors file of one kind, which holds the tensors ``names``.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    kind : str
+        What its metadata says that it is.
+    names : iterable of str
+        The names of its tensors.
+    expected : str
+        What the message says that another file does not hold, and who writes it.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged, or holds something else.
+    """
+    path = check_path(path, "path")
+    tensors = read_safetensors(path, remedy="make it again")
+    if tensors.metadata.get("kind") != kind or set(tensors) != set(names):
+        raise InputError(f"{path} holds no {expected}")
+    return path, tensors
 
 
 def check_share(value: Any, name: str = "confidence") -> float:

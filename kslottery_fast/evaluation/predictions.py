@@ -10,9 +10,9 @@ from typing_extensions import Self
 
 from kslottery_fast.base.arguments import check_model, check_path
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import read_safetensors, write_safetensors
+from kslottery_fast.base.files import write_safetensors
 
-from .checks import check_batches, check_progress
+from .checks import check_batches, check_progress, load_kind
 from .generation import device_of, inference
 from .logits import IGNORE_INDEX, supervised_logits
 from .words import counted
@@ -74,10 +74,8 @@ class Predictions:
         InputError
             The file is missing or damaged, or holds something else.
         """
-        path = check_path(path, "path")
-        tensors = read_safetensors(path, remedy="make it again")
-        if tensors.metadata.get("kind") != _KIND or set(tensors) != set(_DTYPES):
-            raise InputError(f"{path} holds no predictions: expected a file that Predictions.save wrote")
+        expected = "predictions: expected a file that Predictions.save wrote"
+        path, tensors = load_kind(path, _KIND, _DTYPES, expected)
         for name, dtype in _DTYPES.items():
             if tensors[name].dtype != dtype or tensors[name].shape != tensors["target"].shape[:1]:
                 raise InputError(f"{path}: {name} is {tensors[name].dtype} {list(tensors[name].shape)}; make it again")

@@ -14,9 +14,9 @@ from typing_extensions import Self
 
 from kslottery_fast.base.arguments import check_path, shown
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import read_safetensors, write_safetensors
+from kslottery_fast.base.files import write_safetensors
 
-from .checks import check_batches, check_list
+from .checks import check_batches, check_list, load_kind
 from .logits import IGNORE_INDEX
 from .predictions import Predictions
 from .words import counted
@@ -107,10 +107,8 @@ class ReadTokens:
         InputError
             The file is missing or damaged, or holds something else.
         """
-        path = check_path(path, "path")
-        tensors = read_safetensors(path, remedy="make it again")
-        if tensors.metadata.get("kind") != _KIND or set(tensors) != set(_FIELDS):
-            raise InputError(f"{path} holds no tokens that were read: expected a file that ReadTokens.save wrote")
+        expected = "tokens that were read: expected a file that ReadTokens.save wrote"
+        path, tensors = load_kind(path, _KIND, _FIELDS, expected)
         found = {name: tensors[name] for name in _FIELDS}
         ids, length, last = found.values()
         plain = all(tensor.dtype == torch.int64 and tensor.ndim == 1 for tensor in found.values())

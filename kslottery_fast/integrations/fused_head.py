@@ -17,8 +17,7 @@ from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.rows.attachment import attached_model, row_heads
 from kslottery_fast.rows.overlay import RowHead
-
-_FLAG = "fused_lm_head"  # the argument that asks TRL's forward for log-probabilities
+from kslottery_fast.rows.switch import FUSED, passes_head_by
 
 
 def read_rows_in_fused_head(model: nn.Module) -> None:
@@ -36,9 +35,8 @@ def read_rows_in_fused_head(model: nn.Module) -> None:
     """
     owner = attached_model(model)
     fused = vars(owner).get("forward")
-    code = getattr(getattr(fused, "__func__", fused), "__code__", None)
     heads = row_heads(owner)
-    if code is None or _FLAG not in code.co_varnames or not heads:
+    if fused is None or not passes_head_by(fused) or not heads:
         return
     warn_caller(
         "TRL computes the loss from the weight of the head and does not call the head, so the rows are written into a "
@@ -47,7 +45,7 @@ def read_rows_in_fused_head(model: nn.Module) -> None:
 
     @functools.wraps(fused)  # generate looks at its signature
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if not kwargs.get(_FLAG, False):
+        if not kwargs.get(FUSED, False):
             return fused(*args, **kwargs)
         with ExitStack() as stack:
             for head in heads:

@@ -1,6 +1,5 @@
 """TicketTrainer: a Trainer of transformers that trains the rows of a few tokens and nothing else."""
 
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -9,7 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import write_text
 from kslottery_fast.base.options import OutputRole
 from kslottery_fast.evaluation.logits import supervised_logits
 from kslottery_fast.optim.row_adamw import RowAdamW
@@ -33,7 +31,7 @@ from .trainer_arguments import (
     texts_of,
     tokenizer_of,
 )
-from .trainer_checkpoint import ROWS_FILE, load_checkpoint, save_checkpoint
+from .trainer_checkpoint import ROWS_FILE, load_checkpoint
 from .trainer_checks import (
     check_one_gpu,
     check_optimizer,
@@ -42,13 +40,13 @@ from .trainer_checks import (
     check_whole_parameters,
     refusal_of,
 )
-from .trainer_hub import AdapterWriter
+from .trainer_files import TicketFiles
 from .unread import watch_unread
 
 __all__ = ["ROWS_FILE", "TicketMonitor", "TicketTrainer", "TicketTrainerMixin", "load_checkpoint"]
 
 
-class TicketTrainerMixin(AdapterWriter):
+class TicketTrainerMixin(TicketFiles):
     """Makes a Trainer, such as the SFTTrainer of TRL, train rows. Put it first among the base classes.
 
     Parameters, errors and warnings are those of :class:`TicketTrainer`.
@@ -233,35 +231,6 @@ class TicketTrainerMixin(AdapterWriter):
         if self._check_active and how["train_padding"] is None:
             how = how | {"train_padding": False}  # in Embed Tuning the row of padding stays, as in a dense table
         attach_rows(base(), ids, output=self._output, freeze=not has_adapters(model), tokenizer=self._tokenizer, **how)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        model = self.accelerator.unwrap_model(self.model)
-        if not has_rows(model):
-            super()._save(output_dir, state_dict)
-            return
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or self.args.output_dir or ".")
-        folder.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(model, folder)
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(folder)
-        # The Trainer would pickle its arguments. Nothing reads them back, so JSON is enough.
-        write_text(folder / "training_args.json", self.args.to_json_string() + "\n")
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        model = self.accelerator.unwrap_model(self.model if model is None else model)
-        if not has_rows(model):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_checkpoint(model, resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        model = self.accelerator.unwrap_model(self.model)
-        if not has_rows(model):
-            super()._load_best_model()
-        else:
-            load_checkpoint(model, str(self.state.best_model_checkpoint))
 
 
 class TicketTrainer(TicketTrainerMixin, transformers.Trainer):

@@ -103,7 +103,7 @@ def checkpoint_to_adapter(
     if stored.others:
         raise InputError(
             f"{stored.path} holds trained parameters that are not rows ({stored.others[0]}, ...), which an adapter of "
-            "rows cannot hold; load all of it with attach_checkpoint"
+            "rows cannot hold; load all of it with attach_checkpoint, and save LoRA and rows with save_lora_and_rows"
         )
     _attach(check_model(model), stored)
     try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kslottery_fast.base.visible import visible_token
+from kslottery_fast.base.hub import front_matter, table_cell
+from kslottery_fast.base.visible import visible_text
 
 _SHOWN = 40  # tokens in the card's table
 
@@ -78,7 +78,7 @@ def card(facts: CardFacts) -> str:
     if not facts.lora:
         changes = f"This adapter replaces {what} and nothing else."
     parts = [
-        _front_matter(facts.base),
+        front_matter(facts.base, "peft", ["kslottery-fast", "token-embeddings"]),
         f"# {facts.k} token rows{' and LoRA' if facts.lora else ''}\n\n{changes}\n",
         _use(facts),
         "" if facts.base else _UNNAMED,
@@ -91,15 +91,6 @@ def card(facts: CardFacts) -> str:
 
 def _rows(count: int) -> str:
     return f"{count} row" + ("s" if count != 1 else "")
-
-
-def _front_matter(base: str | None) -> str:
-    """What the Hub reads. A path of some machine is no model of the Hub."""
-    named = portable_name(base) if base else None
-    lines = [f"base_model: {json.dumps(named)}"] if named else []
-    return "\n".join(
-        ["---", *lines, "library_name: peft", "tags:", "- kslottery-fast", "- token-embeddings", "---", ""]
-    )
 
 
 def _use(facts: CardFacts) -> str:
@@ -147,7 +138,7 @@ def _loading(facts: CardFacts) -> str:
 def _tokens(facts: CardFacts) -> str:
     if not facts.tokens:
         return ""
-    lines = [f"| {token} | `{_cell(text)}` |" for token, text in list(facts.tokens.items())[:_SHOWN]]
+    lines = [f"| {token} | `{table_cell(text)}` |" for token, text in list(facts.tokens.items())[:_SHOWN]]
     rest = len(facts.tokens) - len(lines)
     more = [f"\n{rest} more are in the metadata of adapter_model.safetensors."] if rest else []
     return "\n".join(["## Tokens", "", "| id | token |", "| --- | --- |", *lines, *more, ""])
@@ -156,12 +147,9 @@ def _tokens(facts: CardFacts) -> str:
 def _metrics(metrics: Mapping[str, float]) -> str:
     if not metrics:
         return ""
-    lines = [f"| {_cell(name)} | {value:.6g} |" for name, value in metrics.items()]
+    names = {name: " ".join(visible_text(name).split()).replace("|", "\\|") for name in metrics}
+    lines = [f"| {names[name]} | {value:.6g} |" for name, value in metrics.items()]
     return "\n".join(["## Numbers", "", "| measure | value |", "| --- | --- |", *lines, ""])
-
-
-def _cell(text: str) -> str:
-    return visible_token(text).replace("|", "\\|").replace("`", "'")
 
 
 _UNNAMED = """The base model has no name that another machine could load, so none is recorded. To record one, save the

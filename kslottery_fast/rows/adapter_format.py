@@ -183,8 +183,12 @@ def read_rows(folder: Path, head_name: str | None, *, beside_lora: bool = False)
         head_ids = ids
     wanted = tensors.metadata.get(_HEAD_IDS)
     if wanted is not None and head_ids is not None and head_values is not None:
-        places = [head_ids.index(token) for token in json.loads(wanted)]
-        head_ids, head_values = json.loads(wanted), head_values[places]
+        try:
+            own = [int(token) for token in json.loads(wanted)]
+            places = [head_ids.index(token) for token in own]
+            head_ids, head_values = own, head_values[places]
+        except (ValueError, TypeError, IndexError):
+            raise InputError(f"{folder} has a damaged list of the head's tokens; save the adapter again") from None
         biases = [bias[places] for bias in biases]
     size = tensors.metadata.get(_VOCABULARY, "")
     return StoredRows(

@@ -51,7 +51,8 @@ def rows_of(
     names = {id(module): name for name, module in base_modules(owner)}
     # If the model is sharded, these gather on every process. Then the first process writes.
     rows, modules = whole(embedding.rows), input_modules(owner, embedding.token_ids)
-    own, heads = None, [] if role == "own" else _named_heads(owner, embedding, names, role, base)
+    own: list[int] | None = None
+    heads = [] if role == "own" else _named_heads(owner, embedding, names, role, base)
     head = _pinned(embedding, heads, ids, V) if heads and role == "frozen" else None
     if role == "own":
         overlaid = get_output_rows(owner)

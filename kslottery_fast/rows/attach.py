@@ -172,7 +172,7 @@ def attach_rows(
         for each in head.modules:
             overlay(each, RowHead, sets)
         guard(model)
-        sets.switch = AdapterSwitch(model)
+        sets.switch = AdapterSwitch(model, head_reads=head.role != "frozen")
     except BaseException:
         detach(model)
         raise

@@ -221,7 +221,7 @@ def _refuse_save(*_args: Any, **_kwargs: Any) -> None:
 def _refuse_push(*_args: Any, **_kwargs: Any) -> None:
     raise InputError(
         "with rows attached, push_to_hub would upload a checkpoint that from_pretrained cannot read; call "
-        "merge_rows(model) first, or upload the rows alone, which kslottery_fast.save_adapter writes"
+        "merge_rows(model) first, or upload the rows alone with kslottery_fast.rows.push_adapter"
     )
 
 

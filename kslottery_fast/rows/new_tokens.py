@@ -74,7 +74,7 @@ def add_tokens(
     ------
     InputError
         A token exists already, is given twice, or would not be read as one token. Rows are attached. A table is
-        quantized, offloaded or sharded. An option is bad. Model and tokenizer are then as they were.
+        quantized, offloaded or sharded, or could not grow. An option is bad. Model and tokenizer are then as they were.
     TypeError
         An argument has the wrong type. Model and tokenizer are then as they were.
 
@@ -111,9 +111,9 @@ def add_tokens(
         grown = _grow(model, tables, max(ids) + 1, pad_to_multiple_of)
         writes = [starts[role].placed(table, ids) for role, table in grown.all()]
         tokenizer.add_tokens(given, special_tokens=special)  # type: ignore[attr-defined]
-    except Exception as error:
+    except BaseException as error:
         before.restore()
-        if isinstance(error, InputError):
+        if isinstance(error, InputError) or not isinstance(error, Exception):
             raise
         raise InputError(
             f"the tables of model, {shown(model)}, could not grow, and nothing was changed: {error}"

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from kslottery_fast.base.caller import warn_caller
+
 _NOT_LOOKED = object()
 
 
@@ -21,6 +23,9 @@ class AdapterSwitch:
     owner : nn.Module, optional
         The model that rows are attached to. Only a weak reference is kept, since the rows are a part of it. Without a
         model the adapters are never off.
+    head_reads : bool
+        Whether the output head reads rows. If TRL has then given the model a forward that passes the head by, the first
+        forward warns.
 
     Notes
     -----
@@ -33,10 +38,11 @@ class AdapterSwitch:
     False
     """
 
-    def __init__(self, owner: nn.Module | None = None) -> None:
+    def __init__(self, owner: nn.Module | None = None, *, head_reads: bool = False) -> None:
         self._owner = None if owner is None else weakref.ref(owner)
         self._layers: tuple[Any, ...] = ()
         self._config: Any = None
+        self._head_reads, self._forward = head_reads, id(None)
         if owner is not None:
             self._look(owner)
 
@@ -63,6 +69,9 @@ class AdapterSwitch:
                     return True  # rows on a PeftModel itself, whose adapter may be a prompt, which changes no layer
                 if held.get("peft_config") is not self._config:
                     self._look(owner)
+                if self._head_reads and id(held.get("forward")) != self._forward:
+                    self._forward = id(held.get("forward"))
+                    _warn_fused(held.get("forward"))
         for layer in self._layers:  # the first layer answers if the adapters are on
             if not layer.disable_adapters:
                 return False
@@ -70,17 +79,36 @@ class AdapterSwitch:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AdapterSwitch":
         owner = None if self._owner is None else self._owner()
-        return AdapterSwitch._of(memo.get(id(owner)))
+        return AdapterSwitch._of(memo.get(id(owner)), self._head_reads)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return AdapterSwitch._of, (None if self._owner is None else self._owner(),)
+        return AdapterSwitch._of, (None if self._owner is None else self._owner(), self._head_reads)
 
     @classmethod
-    def _of(cls, owner: nn.Module | None) -> "AdapterSwitch":
+    def _of(cls, owner: nn.Module | None, head_reads: bool) -> "AdapterSwitch":
         """A switch for a model that is still being copied or read from a pickle: it looks in its first forward."""
-        made = cls()
+        made = cls(head_reads=head_reads)
         made._owner, made._config = None if owner is None else weakref.ref(owner), _NOT_LOOKED
         return made
+
+
+def passes_head_by(forward: Any) -> bool:
+    """Tell whether a model's forward is the one of TRL that computes from the weight of the head."""
+    code = getattr(getattr(forward, "__func__", forward), "__code__", None)
+    return code is not None and FUSED in code.co_varnames
+
+
+FUSED = "fused_lm_head"
+"""The argument that asks the forward of TRL for log-probabilities."""
+
+
+def _warn_fused(forward: Any) -> None:
+    if passes_head_by(forward):
+        warn_caller(
+            "this trainer of TRL computes its loss from the weight of the output head, so the rows that the head reads "
+            "are neither used nor trained there; put kslottery_fast.integrations.trainer.TicketTrainerMixin in front "
+            "of the trainer, class Mine(TicketTrainerMixin, SFTTrainer)"
+        )
 
 
 def follow_adapters(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from typing_extensions import Self
 from kslottery_fast.base.arguments import check_path, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, write_json
+from kslottery_fast.base.hub import TICKETS_FILE, found_folder, is_repository
 from kslottery_fast.base.ticket_ids import FORMAT, check_digest, check_format, digest_of, integers_of, texts_of
 from kslottery_fast.base.tokenizer import Tokenizer
 
@@ -171,13 +172,15 @@ class TicketFiles(TicketTexts):
         write_json(target, content)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what :meth:`save` wrote, and check all of it.
+    def load(cls, path: str | os.PathLike[str], *, revision: str | None = None) -> Self:
+        """Read what :meth:`save` or :meth:`push_to_hub` wrote, and check all of it.
 
         Parameters
         ----------
         path : str or path
-            A ticket file.
+            A ticket file. Or the id of a repository on the Hub, "org/name".
+        revision : str, optional
+            A branch, tag or commit of the repository.
 
         Returns
         -------
@@ -186,9 +189,9 @@ class TicketFiles(TicketTexts):
         Raises
         ------
         InputError
-            There is no such file, or it is not a ticket file. A field is missing, has a wrong type or a value out of
-            range. Fields contradict each other. The digest says that the file was changed. The message names the file
-            and the field.
+            There is no such file or repository, or it is not a ticket file. A field is missing, has a wrong type or a
+            value out of range. Fields contradict each other. The digest says that the file was changed. The message
+            names the file and the field.
         TypeError
             ``path`` is not a path.
 
@@ -203,7 +206,10 @@ class TicketFiles(TicketTexts):
         ...     Tickets.load(f"{folder}/tickets.json") == tickets
         True
         """
-        if exists(source := check_path(path)) and source.is_dir():
+        source = found_folder(path, (TICKETS_FILE,), revision)
+        if is_repository(path):
+            source /= TICKETS_FILE
+        if exists(source) and source.is_dir():
             raise InputError(f"path {source} is a folder: name a ticket file, such as {source / 'tickets.json'}")
         data = read_json(source)
         try:

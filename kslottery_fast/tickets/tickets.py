@@ -17,10 +17,10 @@ from kslottery_fast.base.options import Correction, ResolvedMethod, SelectedBy, 
 from . import subsets, ticket_fields
 from .overlap import jaccard
 from .presentation import TicketViews
-from .ticket_file import TicketFiles
+from .ticket_hub import TicketHub
 
 
-class Tickets(TicketViews, TicketFiles):
+class Tickets(TicketViews, TicketHub):
     """The selected rows of a token table, with the evidence for each. :func:`kslottery_fast.ks_select` makes them.
 
     Tickets are a sequence of token ids: ``len(tickets)``, ``for token_id in tickets``, ``5 in tickets`` and

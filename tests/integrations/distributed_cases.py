@@ -22,6 +22,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
+from distributed_head_cases import HEAD_CASES
 from tiny_models import TOKENS, batch, make
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
@@ -48,7 +49,7 @@ from kslottery_fast.rows.distributed import gather_rows, replicate_rows
 from kslottery_fast.tickets.sharded import ks_select_sharded
 
 K, D, STEPS = len(TOKENS), 16, 4
-CASES: dict[str, Callable[[], None]] = {}
+CASES: dict[str, Callable[[], None]] = dict(HEAD_CASES)
 
 
 def case(function: Callable[[], None]) -> Callable[[], None]:

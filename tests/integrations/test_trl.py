@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import datasets
 import peft
 import pytest
@@ -75,6 +77,21 @@ def test_an_sft_trainer_reads_the_rows_of_the_head(tmp_path, tiny_llama, tiny_to
     assert (weight is model.get_input_embeddings().weight) == tied
     with mixed_rows(model, ["default"] * 8), pytest.raises(InputError, match="cannot read mixed_rows in the head"):
         trainer.compute_loss(model, dict(batch))
+
+
+def test_a_trainer_without_the_mixin_says_that_it_does_not_read_the_rows_of_the_head(
+    tmp_path, tiny_llama, tiny_tokenizer
+):
+    options = {"args": config(trl.SFTConfig, tmp_path), "train_dataset": TEXTS, "processing_class": tiny_tokenizer}
+    for output, warned in (("tied", 1), ("frozen", 0)):
+        model = attach_rows(tiny_llama(tied=True), [5, 9], output=output)
+        trainer = trl.SFTTrainer(model=model, **options)
+        batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                trainer.compute_loss(model, dict(batch))
+        assert len([each for each in caught if "put kslottery_fast.integrations" in str(each.message)]) == warned
 
 
 def test_a_head_without_rows_is_left_to_trl(tmp_path, tiny_llama, tiny_tokenizer, recwarn):

@@ -22,12 +22,12 @@ def hub(tmp_path):
 
 def test_what_is_pushed_loads_by_its_id_and_its_page_is_the_card(hub):
     model = tuned(make("llama"))
-    url = push_adapter(model, "org/tea", base_model_name_or_path="org/base", metrics={"NLL": 1.5})
+    url = push_adapter(model, "org/tea", base_model_name_or_path="org/base", metrics={"NLL of a|b": 1.5})
     assert url.startswith(f"{hub.endpoint}/org/tea/commit/")
     assert set(hub.files("org/tea")) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
     card = hub.files("org/tea")["README.md"].decode()
     assert card.startswith('---\nbase_model: "org/base"\nlibrary_name: peft\n')
-    assert "| NLL | 1.5 |" in card
+    assert "| NLL of a\\|b | 1.5 |" in card
     again = load_adapter(make("llama"), "org/tea")
     assert torch.equal(get_rows(again).rows, get_rows(model).rows)
     assert "Bearer hf_of_the_test" in hub.tokens
@@ -48,14 +48,14 @@ def test_offline_the_cache_serves_and_nothing_is_asked(hub, monkeypatch):
     asked = len(hub.requests)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert has_rows(load_adapter(make("llama"), "org/tea"))
-    with pytest.raises(InputError, match=r"path 'org/other' is neither a local folder nor .*LocalEntryNotFound"):
+    with pytest.raises(InputError, match=r"path 'org/other' is neither a local path nor .*LocalEntryNotFound"):
         load_adapter(make("llama"), "org/other")
     assert len(hub.requests) == asked
 
 
 def test_what_is_not_there_is_said_and_the_model_stays_as_it_was(hub):
     model = make("llama")
-    with pytest.raises(InputError, match=r"path 'org/none' is neither a local folder nor a repository that the Hub"):
+    with pytest.raises(InputError, match=r"path 'org/none' is neither a local path nor a repository that the Hub"):
         load_adapter(model, "org/none")
     hub.commit("org/bare", "main", {"README.md": b"x"})
     with pytest.raises(InputError, match=r"'org/bare': the repository on the Hub has no file adapter_config.json"):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny_models import batch, logits, make
 from torch import nn
 
 from kslottery_fast import add_rows, attach_rows, get_rows, merge_rows, untie_output
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.rows import get_output_rows, has_rows, output_role
-from kslottery_fast.rows.adapter_file import CONFIG_FILE, load_adapter, save_adapter
+from kslottery_fast.rows.adapter_file import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
 
 peft = pytest.importorskip("peft")
 
@@ -149,6 +152,13 @@ def test_rows_of_a_head_that_do_not_fit_are_refused_and_the_model_stays_as_it_wa
     save_adapter(both(copy.deepcopy(base), *PAIRS["other"]), tmp_path / "a")
     config = json.loads((tmp_path / "a" / CONFIG_FILE).read_text())
     assert config["trainable_token_indices"] == {"model.embed_tokens": INPUT, "lm_head": OUTPUT}
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tmp_path / "a", damaged)
+    with safe_open(damaged / WEIGHTS_FILE, "pt") as file:
+        metadata = file.metadata() | {"kslottery_output_token_ids": "[3]"}
+    save_file(load_file(damaged / WEIGHTS_FILE), damaged / WEIGHTS_FILE, metadata)
+    with pytest.raises(InputError, match="has a damaged list of the head's tokens"):
+        load_adapter(base, damaged)
     with pytest.raises(InputError, match="has rows of an output head, and this model has none of that name"):
         load_adapter(base.model, tmp_path / "a")
     low = copy.deepcopy(base)

@@ -28,7 +28,7 @@ def test_every_way_out_of_a_model_with_rows_is_refused_and_open_again_without_th
     want = logits(model, batch(model))
     other = nn.Embedding(60, 16)
     for way, argument, remedy in (
-        ("push_to_hub", "org/name", "merge_rows.*save_adapter"),
+        ("push_to_hub", "org/name", "merge_rows.*push_adapter"),
         ("save_pretrained", "never", "merge_rows.*save_adapter"),
         ("set_input_embeddings", other, "merge_rows or detach_rows"),
         ("set_output_embeddings", nn.Linear(16, 60), "merge_rows or detach_rows"),

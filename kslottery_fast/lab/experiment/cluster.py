@@ -18,7 +18,7 @@ from kslottery_fast.base.extras import require_lab
 from .board import Board
 from .claims import Claim
 from .console import Forecast, ProgressCallback, RunConsole
-from .jobs import Job, begin, make_stage, take_turns
+from .jobs import Job, left, make_stage, prepare_process, take_turns
 from .plan import Experiment
 from .run_folder import RunFolder, join_run_folder, tidy
 from .settings import ExperimentSettings
@@ -41,7 +41,9 @@ class RayCluster:
 
     def threads(self) -> int:
         """The threads of each task: OMP_NUM_THREADS, by default 1."""
-        return int(os.environ.get("OMP_NUM_THREADS", "1"))
+        # OpenMP takes a list, "4,2": the number of threads at each level of nesting. It ignores what is not a number.
+        first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+        return max(1, int(first)) if first.isdecimal() else 1
 
     def __call__(self, jobs: Sequence[Job], folder: RunFolder, console: RunConsole, command: str) -> None:
         """Do every job whose stage is not finished, see :func:`~.jobs.work_through`.
@@ -51,8 +53,7 @@ class RayCluster:
         InputError
             Ray is missing, a task raised it, or a task was killed again and again.
         """
-        _, todo = begin(jobs, folder, console, self.threads)
-        if not todo:
+        if not (todo := left(jobs, folder, console, self.threads)):
             return
         with _connected() as ray:
             resources = ray.cluster_resources()
@@ -151,10 +152,7 @@ def _make(
     settings: ExperimentSettings, path: Path, cwd: Path, command: str, threads: int, stage: str, *needs: Messages
 ) -> Messages:
     """The task of one job. ``cwd`` is where paths in the settings begin."""
-    import torch
-
-    torch.set_num_threads(threads)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    prepare_process(threads)
     os.chdir(cwd)
     experiment, console = _opened(settings, path)
     console.messages.clear()

@@ -1,6 +1,7 @@
 """Jobs, each of which leaves a finished stage. That makes a command resumable, and lets several processes share it."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -93,6 +94,19 @@ def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, co
 
     waiting = once(lambda: console.say("waiting for stages that other processes make"))
     take_turns(todo, folder, do, waiting=waiting)
+
+
+def left(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, threads: Callable[[], int]) -> list[Job]:
+    """The jobs that other processes are to do, after :func:`begin`. ``threads`` are those of each of them."""
+    return begin(jobs, folder, console, threads)[1]
+
+
+def prepare_process(threads: int) -> None:
+    """Let a process that does jobs for another one use so many threads."""
+    import torch
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # before tokenizers are imported
+    torch.set_num_threads(threads)
 
 
 def begin(

@@ -24,7 +24,7 @@ from kslottery_fast.lab.models.names import DEFAULT_MODEL
 from .board import Board
 from .claims import Claim
 from .console import Forecast, ProgressCallback, RunConsole
-from .jobs import Job, begin, make_stage, take_turns
+from .jobs import Job, left, make_stage, prepare_process, take_turns
 from .plan import Experiment
 from .run_folder import RunFolder, join_run_folder, tidy
 from .settings import ExperimentSettings
@@ -75,18 +75,17 @@ class LocalWorkers:
         WorkerError
             A worker failed with another error.
         """
-        _, todo = begin(jobs, folder, console, self.threads)
-        if not todo:
+        if not (todo := left(jobs, folder, console, self.threads)):
             return
         board = Board(jobs, folder, console, self.count)
         threads = self.threads()
         console.say(f"{self.count} workers, each with {threads} thread{'' if threads == 1 else 's'}")
         with board.shown():
             self._follow(folder, board, command, threads)
-        if left := [job.title for job in todo if not folder.finished(job.stage)]:
+        if undone := [job.title for job in todo if not folder.finished(job.stage)]:
             raise InputError(
-                f"all workers were killed, perhaps because memory ran out, and {len(left)} jobs are left, "
-                f"beginning with {left[0]!r}; run the same command with fewer --workers to resume"
+                f"all workers were killed, perhaps because memory ran out, and {len(undone)} jobs are left, "
+                f"beginning with {undone[0]!r}; run the same command with fewer --workers to resume"
             )
 
     def _follow(self, folder: RunFolder, board: Board, command: str, threads: int) -> None:
@@ -225,18 +224,15 @@ class _Reporter(RunConsole):
 
 def _work(messages: Connection, settings: ExperimentSettings, path: Path, command: str, threads: int) -> None:
     """What a worker does."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _end_with_parent()
 
     def send(*message: Any) -> None:
         messages.send(message)
 
     try:
-        import torch
-
+        prepare_process(threads)
         from . import training  # noqa: F401 (slow, and the first job of another worker takes a while)
 
-        torch.set_num_threads(threads)
         with join_run_folder(path) as folder:
             _take_turns(settings, folder, command, send)
     except InputError as error:

@@ -71,5 +71,7 @@ def test_a_task_has_one_thread_unless_the_user_asks_for_more(monkeypatch):
     engine = cluster.RayCluster(None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert engine.threads() == 1
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert engine.threads() == 4
+    # The list is that of OpenMP, one number for each level of nesting. OpenMP ignores what is not a number.
+    for text, threads in (("4", 4), ("4,2", 4), (" 3 , 1", 3), ("many", 1), ("", 1), ("0", 1)):
+        monkeypatch.setenv("OMP_NUM_THREADS", text)
+        assert engine.threads() == threads

@@ -1,4 +1,4 @@
-"""What a TicketTrainer gives away: ``save_model`` and uploads to the Hub hold an adapter with its card."""
+"""The files of a TicketTrainer: checkpoints hold what trains, ``save_model`` and uploads to the Hub an adapter."""
 
 import tempfile
 from pathlib import Path
@@ -9,11 +9,12 @@ from torch import nn
 
 from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.files import write_text
 from kslottery_fast.rows.adapter_format import CONFIG_FILE
 from kslottery_fast.rows.attach import has_rows
 
 from .trainer_adapter import complete_card, write_adapter
-from .trainer_checkpoint import ROWS_FILE
+from .trainer_checkpoint import ROWS_FILE, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     _Trainer = transformers.Trainer
@@ -21,8 +22,8 @@ else:
     _Trainer = object
 
 
-class AdapterWriter(_Trainer):
-    """The part of a TicketTrainer that writes adapters. Models without rows are written as the Trainer does it."""
+class TicketFiles(_Trainer):
+    """The part of a TicketTrainer that writes and reads files. It leaves a model without rows to the Trainer."""
 
     _tokenizer: Any = None
 
@@ -39,7 +40,7 @@ class AdapterWriter(_Trainer):
                 warn_caller(f"{folder} holds {ROWS_FILE} and no adapter: {error}")
         super().save_model(output_dir, _internal_call)
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Make the repository on the Hub, unless there would be nothing to upload."""
         if self._gives_rows and self.is_world_process_zero():
             with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +50,7 @@ class AdapterWriter(_Trainer):
                     raise InputError(
                         f"push_to_hub uploads the rows as an adapter, and they cannot be one: {error}"
                     ) from None
-        super().init_hf_repo(token, private)
+        super().init_hf_repo(*args, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
@@ -67,6 +68,35 @@ class AdapterWriter(_Trainer):
             datasets = kwargs.get("dataset_tags") or kwargs.get("dataset")
             names = {name: kwargs.get(name) for name in ("language", "license", "tags")}
             complete_card(folder / "README.md", datasets=datasets, **names)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        if not has_rows(model):
+            super()._save(output_dir, state_dict)
+            return
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(model, folder)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+        # The Trainer would pickle its arguments. Nothing reads them back, so JSON is enough.
+        write_text(folder / "training_args.json", self.args.to_json_string() + "\n")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        model = self.accelerator.unwrap_model(self.model if model is None else model)
+        if not has_rows(model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_checkpoint(model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        if not has_rows(model):
+            super()._load_best_model()
+        else:
+            load_checkpoint(model, str(self.state.best_model_checkpoint))
 
     @property
     def _whole_model(self) -> nn.Module:
