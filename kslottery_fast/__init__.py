@@ -32,13 +32,15 @@ if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, f
     from .ops import row_adamw_
     from .optim.row_adamw import RowAdamW
     from .rows.adapter_file import load_adapter, save_adapter
-    from .rows.attach import attach_rows, detach_rows, merge_rows, untie_output
+    from .rows.attach import attach_rows
     from .rows.attachment import get_output_rows, get_rows, has_rows
+    from .rows.merge import detach_rows, merge_rows
     from .rows.new_tokens import add_tokens
     from .rows.sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
     from .rows.tables import embedding_table, is_tied
     from .rows.token_ids import active_token_ids
     from .rows.transfer import transfer_rows
+    from .rows.untie import untie_output
     from .tickets.attached import ks_select_rows
     from .tickets.select import ks_select
     from .tickets.stored import ks_select_checkpoints
@@ -108,7 +110,7 @@ _HOMES = {
     "attach_rows": "rows.attach",
     "certify": "evaluation.certify",
     "checkpoint_to_adapter": "integrations.trainer_adapter",
-    "detach_rows": "rows.attach",
+    "detach_rows": "rows.merge",
     "embedding_table": "rows.tables",
     "evaluate": "evaluation.evaluate",
     "get_output_rows": "rows.attachment",
@@ -121,7 +123,7 @@ _HOMES = {
     "ks_select_rows": "tickets.attached",
     "ks_statistics": "tickets.tables",
     "load_adapter": "rows.adapter_file",
-    "merge_rows": "rows.attach",
+    "merge_rows": "rows.merge",
     "mixed_rows": "rows.sets",
     "remove_rows": "rows.sets",
     "row_adamw_": "ops",
@@ -129,7 +131,7 @@ _HOMES = {
     "row_sets": "rows.sets",
     "save_adapter": "rows.adapter_file",
     "transfer_rows": "rows.transfer",
-    "untie_output": "rows.attach",
+    "untie_output": "rows.untie",
     "use_rows": "rows.sets",
 }
 _ROOMS = ("base", "evaluation", "integrations", "ks", "lab", "ops", "optim", "rows", "tickets")

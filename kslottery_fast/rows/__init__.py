@@ -2,9 +2,10 @@
 
 from .adapter_file import load_adapter, save_adapter, save_rows_adapter
 from .adapter_hub import push_adapter
-from .attach import attach_rows, detach_rows, merge_rows, untie_output
+from .attach import attach_rows
 from .attachment import attached_model, get_output_rows, get_rows, has_rows, output_role
 from .distributed import gather_rows, replicate_rows
+from .merge import detach_rows, merge_rows
 from .new_token_rows import TokenInit
 from .new_tokens import add_tokens
 from .overlay import RowEmbedding
@@ -12,6 +13,7 @@ from .sets import add_rows, mixed_rows, remove_rows, row_sets, use_rows
 from .tables import embedding_table, is_tied
 from .token_ids import TokenIds, active_token_ids, check_token_ids
 from .transfer import transfer_rows
+from .untie import untie_output
 
 __all__ = [
     "RowEmbedding",

@@ -134,6 +134,7 @@ def attach_rows(
 
     Examples
     --------
+    >>> import torch
     >>> model = attach_rows(torch.nn.Embedding(10, 4), [7, 3])
     >>> [(name, list(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
     [('row_sets.default.rows', [2, 4])]

@@ -13,7 +13,7 @@ from torch import nn
 
 from kslottery_fast import InputError, add_rows, attach_rows, get_rows, has_rows, mixed_rows, transfer_rows
 from kslottery_fast.rows import get_output_rows, output_role
-from kslottery_fast.rows.roles import NEW_TOKENS
+from kslottery_fast.rows.new_token_marks import NEW_TOKENS
 
 
 def with_new_tokens(*, tied: bool) -> T.PreTrainedModel:
