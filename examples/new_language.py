@@ -1,7 +1,7 @@
 """Teaches an M2M100 a language that it does not know, by the row of a new language code. Nothing else trains.
 
 Run it as ``python examples/new_language.py [FOLDER]``. The row goes to FOLDER (runs/new_language) as an adapter, which
-leaves the model's own languages as they are. The same works for the language tokens of Whisper.
+leaves the model's own languages as they are. Neither M2M100 nor Whisper knows Esperanto; the same works for Whisper.
 """
 
 import sys
@@ -12,22 +12,22 @@ from kslottery_fast import RowAdamW, add_tokens, attach_rows, get_rows, save_ada
 
 output = sys.argv[1] if len(sys.argv) > 1 else "runs/new_language"
 pairs = [
-    ("house", "casa"),
-    ("file", "fitxer"),
-    ("save", "desa"),
-    ("red", "vermell"),
-    ("all", "tot"),
-    ("page", "pàgina"),
+    ("house", "domo"),
+    ("file", "dosiero"),
+    ("save", "konservi"),
+    ("red", "ruĝa"),
+    ("all", "ĉio"),
+    ("page", "paĝo"),
 ]
 model, tokenizer = tiny.translator()
 
-# Catalan starts as Spanish. The noise matters when several codes start from one row.
+# Esperanto starts as Spanish. The noise matters when several codes start from one row.
 spanish = tokenizer.convert_tokens_to_ids("__es__")
-[catalan] = add_tokens(model, tokenizer, "__ca__", special=True, init=spanish, noise=0.01)
-attach_rows(model, [catalan])
+[esperanto] = add_tokens(model, tokenizer, "__eo__", special=True, init=spanish, noise=0.01)
+attach_rows(model, [esperanto])
 
 batch = tokenizer([f"__en__{word}</s>" for word, _ in pairs], return_tensors="pt", padding=True)
-labels = tokenizer([f"__ca__{word}</s>" for _, word in pairs], return_tensors="pt", padding=True)["input_ids"]
+labels = tokenizer([f"__eo__{word}</s>" for _, word in pairs], return_tensors="pt", padding=True)["input_ids"]
 labels[labels == tokenizer.pad_token_id] = -100
 inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 
@@ -42,6 +42,9 @@ for _ in range(60):
 print(f"loss: {losses[0]:.2f} -> {losses[-1]:.2f}")
 
 made = model.generate(
-    input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], forced_bos_token_id=catalan, max_new_tokens=8
+    input_ids=batch["input_ids"],
+    attention_mask=batch["attention_mask"],
+    forced_bos_token_id=esperanto,
+    max_new_tokens=8,
 )
 save_adapter(model, output)
