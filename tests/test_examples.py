@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -30,6 +31,8 @@ def run(monkeypatch, tmp_path):
     """Run an example as `python examples/NAME.py FOLDER` would; returns its variables."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    # sentence-transformers would ask the Hub whether the folder of its base model is a repository there.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
     def run(name: str) -> dict[str, object]:
         monkeypatch.setattr(sys, "argv", [name, str(tmp_path)])
