@@ -208,7 +208,7 @@ def test_what_is_pushed_is_an_adapter_with_its_card(tmp_path, hub, strategy):
     card = huggingface_hub.ModelCard.load(repo / "README.md")
     assert card.data.to_dict().items() >= {"library_name": "peft", "license": "apache-2.0"}.items()
     assert {"rows", "kslottery-fast"} <= set(card.data.tags)
-    assert "load_adapter" in card.text
+    assert 'load_adapter(base_model, "org/rows")' in card.text
     assert "| eval_loss | " in card.text
     assert not any(path.name.startswith("model") for path in repo.rglob("*"))
 
