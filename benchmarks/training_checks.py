@@ -16,7 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from .measure import pin
-from .training_workloads import CASES, MAKE, TABLES, WIDTH, K, batch, llama, step, tokens
+from .training_workloads import (
+    BOTH,
+    BOTH_TABLES,
+    MAKE,
+    TABLES,
+    WIDTH,
+    K,
+    batch,
+    cases,
+    llama,
+    peers_of,
+    role,
+    step,
+    tokens,
+)
 
 MIB = 1 << 20
 LOSS_STEPS, LOSS_BOUND = 50, 1e-5
@@ -28,7 +42,7 @@ def peak(name: str, V: int, case: str) -> int:
     model = llama(V, tied=case.startswith("tied"))
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    run = step(*MAKE[name](model, ids, "tied" if "follows" in case else "auto"), [batch(V, ids, 0), batch(V, ids, 1)])
+    run = step(*MAKE[name](model, ids, role(case)), [batch(V, ids, 0), batch(V, ids, 1)])
     for turn in range(3):
         run(turn)
     return _status("VmHWM") - before
@@ -47,9 +61,9 @@ def in_a_process(name: str, V: int, case: str) -> int:
 
 def memory(V: int, case: str) -> dict[str, Any]:
     """Peaks of all contenders, and whether ours stays within its bound over the floor."""
-    names = ["floor", "ours"] if case == "tied, head frozen" else ["floor", "ours", "peft", "mask", "dense"]
-    peaks = {name: in_a_process(name, V, case) for name in names}
-    bound = 16 * K * WIDTH + 8 * V + 8 * MIB
+    peaks = {name: in_a_process(name, V, case) for name in ("floor", "ours", *peers_of(case))}
+    tables = 2 if role(case) == "own" else 1
+    bound = tables * (16 * K * WIDTH + 8 * V) + 8 * MIB
     extra = peaks["ours"] - peaks["floor"]
     return {
         "check": "peak memory of a training step over the frozen model's",
@@ -69,7 +83,7 @@ def losses(V: int, case: str, steps: int = LOSS_STEPS) -> dict[str, Any]:
     runs = []
     for name in ("ours", "peft"):
         model = llama(V, tied=case.startswith("tied"))
-        run = step(*MAKE[name](model, ids, "tied" if "follows" in case else "auto"), batches)
+        run = step(*MAKE[name](model, ids, role(case)), batches)
         runs.append([run(turn) for turn in range(steps)])
         del model, run
     difference = max(abs(ours - theirs) for ours, theirs in zip(*runs, strict=True))
@@ -97,12 +111,11 @@ def text_of(record: dict[str, Any]) -> str:
 def run(*, quick: bool) -> list[dict[str, Any]]:
     """Print all checks while they run. Return their records."""
     records = []
-    for V in TABLES[:1] if quick else TABLES:
-        for case in CASES:
-            records.append(memory(V, case))
-            print(text_of(records[-1]), flush=True)
-    for case in ("tied, head follows", "untied"):
-        records.append(losses(TABLES[0], case, 5 if quick else LOSS_STEPS))
+    for V, case in cases(quick=quick):
+        records.append(memory(V, case))
+        print(text_of(records[-1]), flush=True)
+    for V, case in ((TABLES[0], "tied, head follows"), (TABLES[0], "untied"), (BOTH_TABLES[0], BOTH)):
+        records.append(losses(V, case, 5 if quick else LOSS_STEPS))
         print(text_of(records[-1]), flush=True)
     return records
 

@@ -1,12 +1,14 @@
 """A training step and the forward of one token with attached rows, compared with the frozen model, PEFT, dense AdamW.
 
 The model is an 8-layer LLaMA of SmolLM2's width with random weights. In the floor nothing trains but one scalar, which
-is added to the embeddings. It has the same forward and backward, and almost no optimizer.
+is added to the embeddings. It has the same forward and backward, and almost no optimizer. The floor of rows of both
+tables is the same, since a frozen head gives the hidden states their gradient too.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kslottery_fast import RowAdamW, attach_rows, get_rows, ks_select_rows
+from kslottery_fast.base.options import OutputRole
 
 from .measure import Contender
 from .workloads import Spec, Suite, Workload
@@ -24,16 +27,29 @@ WIDTH, LAYERS, K, BATCH, SEED = 576, 8, 64, (8, 32), 20_240_202
 ACTIVE = 2_253  # rows of Embed Tuning in `make demo`; METHOD.md counts as many
 TABLES = (49_152, 128_256)
 CASES = ("tied, head follows", "tied, head frozen", "untied")
+BOTH, BOTH_TABLES = "untied, rows of both tables", (32_000, 128_256)  # rows of the same tokens in each
+ROLES: dict[str, OutputRole] = {"tied, head follows": "tied", BOTH: "own"}
 STEP, TOKEN, MONITOR = "training step", "one token", "TicketMonitor"
 LR = 1e-3
 
 
 def suite(*, quick: bool = False) -> Suite:
     """All rows of the table about whole models."""
-    tables = TABLES[:1] if quick else TABLES
-    specs = [Spec(op, (V, WIDTH), torch.float32, case) for V in tables for op in (STEP, TOKEN) for case in CASES]
+    models = cases(quick=quick)
+    specs = [Spec(op, (V, WIDTH), torch.float32, case) for op in (STEP, TOKEN) for V, case in models]
     specs.append(Spec(MONITOR, (ACTIVE, WIDTH), torch.float32, "a check every 10 steps"))
     return Suite(specs, prepare)
+
+
+def cases(*, quick: bool = False) -> list[tuple[int, str]]:
+    """The size of the table and the case of every model. ``quick`` leaves out the larger tables."""
+    sizes = slice(1) if quick else slice(None)
+    return [(V, case) for V in TABLES[sizes] for case in CASES] + [(V, BOTH) for V in BOTH_TABLES[sizes]]
+
+
+def role(case: str) -> OutputRole:
+    """What the output head does about the rows, as ``attach_rows`` calls it."""
+    return ROLES.get(case, "auto")
 
 
 def prepare(spec: Spec) -> Workload:
@@ -41,20 +57,30 @@ def prepare(spec: Spec) -> Workload:
     if spec.op == MONITOR:
         return _monitor(spec)
     V, tied = spec.shape[0], spec.case.startswith("tied")
-    names = ["ours", "floor", "peft", "mask", "dense"] if spec.op == STEP else ["ours", "floor", "peft"]
-    if spec.case == "tied, head frozen":  # PEFT's head always follows; dense rows would be the whole table
-        names = ["ours", "floor"]
+    names = ["ours", "floor", *peers_of(spec.case, spec.op)]
     base, ids = llama(V, tied=tied), tokens(V)
     batches = [batch(V, ids, seed) for seed in range(4)]
     contenders = {}
     for name in names:
         model = copy.deepcopy(base) if name != names[-1] else base
-        output = "tied" if spec.case == "tied, head follows" else "auto"
-        trained = MAKE[name](model, ids, output)
+        trained = MAKE[name](model, ids, role(spec.case))
         label = "floor: frozen model" if name == "floor" else name
         run = step(*trained, batches) if spec.op == STEP else one_token(trained[0], ids)
         contenders[label] = Contender(run)
     return Workload(contenders, None, 1 if spec.op == STEP else 8)
+
+
+def peers_of(case: str, op: str = STEP) -> list[str]:
+    """Which peers a case has.
+
+    In a tied model PEFT's head always follows, and a dense table is the head. Dense AdamW without a mask on both tables
+    is left out, since the mask costs little beside it.
+    """
+    if case == "tied, head frozen":
+        return []
+    if op == TOKEN:
+        return ["peft"]
+    return ["peft", "mask"] if case == BOTH else ["peft", "mask", "dense"]
 
 
 def llama(V: int, *, tied: bool) -> LlamaForCausalLM:
@@ -87,12 +113,16 @@ def batch(V: int, ids: list[int], seed: int) -> Tensor:
     return torch.where(half, trained, torch.randint(V, BATCH, generator=generator))
 
 
-def _ours(model: Any, ids: list[int], output: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+def _ours(model: Any, ids: list[int], output: OutputRole) -> tuple[nn.Module, torch.optim.Optimizer]:
     attach_rows(model, ids, output=output)
-    return model, RowAdamW([get_rows(model).rows], lr=LR)
+    return model, RowAdamW(_trained(model), lr=LR)
 
 
-def _floor(model: Any, ids: list[int], output: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _floor(model: Any, ids: list[int], output: OutputRole) -> tuple[nn.Module, torch.optim.Optimizer]:
     del ids, output
     model.requires_grad_(False)
     scalar = nn.Parameter(torch.zeros(()))
@@ -100,27 +130,28 @@ def _floor(model: Any, ids: list[int], output: str) -> tuple[nn.Module, torch.op
     return model, torch.optim.SGD([scalar], lr=LR)
 
 
-def _peft(model: Any, ids: list[int], output: str) -> tuple[nn.Module, torch.optim.Optimizer]:
-    del output
-    config = TrainableTokensConfig(token_indices=ids, target_modules=["embed_tokens"])
-    wrapped = get_peft_model(model, config)
-    trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
-    return wrapped, torch.optim.AdamW(trained, lr=LR, weight_decay=0.0, fused=True)
+def _peft(model: Any, ids: list[int], output: OutputRole) -> tuple[nn.Module, torch.optim.Optimizer]:
+    targets = ["embed_tokens", "lm_head"] if output == "own" else ["embed_tokens"]
+    wrapped = get_peft_model(model, TrainableTokensConfig(token_indices=ids, target_modules=targets))
+    return wrapped, torch.optim.AdamW(_trained(wrapped), lr=LR, weight_decay=0.0, fused=True)
 
 
-def _dense(model: Any, ids: list[int], output: str) -> tuple[nn.Module, torch.optim.Optimizer]:
-    del ids, output
-    table = model.requires_grad_(False).get_input_embeddings().weight.requires_grad_(True)
-    return model, torch.optim.AdamW([table], lr=LR, weight_decay=0.0, fused=True)
+def _dense(model: Any, ids: list[int], output: OutputRole) -> tuple[nn.Module, torch.optim.Optimizer]:
+    del ids
+    model.requires_grad_(False)
+    model.get_input_embeddings().weight.requires_grad_(True)
+    if output == "own":
+        model.get_output_embeddings().weight.requires_grad_(True)
+    return model, torch.optim.AdamW(_trained(model), lr=LR, weight_decay=0.0, fused=True)
 
 
-def _mask(model: Any, ids: list[int], output: str) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """What people write by hand: the whole table trains, and a hook sets the gradient of the other rows to zero."""
+def _mask(model: Any, ids: list[int], output: OutputRole) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """What people write by hand: whole tables train, and a hook sets the gradient of the other rows to zero."""
     model, optimizer = _dense(model, ids, output)
-    table: Any = model.get_input_embeddings().weight  # type: ignore[operator]
-    mask = torch.zeros(len(table), 1)
-    mask[ids] = 1.0
-    table.register_hook(lambda gradient: gradient * mask)
+    for table in _trained(model):
+        mask = torch.zeros(len(table), 1)
+        mask[ids] = 1.0
+        table.register_hook(functools.partial(torch.mul, mask))
     return model, optimizer
 
 

@@ -32,7 +32,7 @@ chats = [
 
 def nll_of_new_tokens() -> float:
     """Return the mean NLL of the new tokens in the chats."""
-    texts = [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
+    texts = [str(tokenizer.apply_chat_template(chat, tokenize=False)) for chat in chats]
     ids = tokenizer(texts, return_tensors="pt", padding=True)["input_ids"]
     with torch.no_grad():
         logits = model(input_ids=ids.to(model.device)).logits[:, :-1].cpu()

@@ -7,6 +7,7 @@ the row to ``pipe.text_encoder``, a CLIPTextModel, and use its denoising loss in
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import tiny
 import torch
@@ -16,13 +17,14 @@ from torch.nn import functional as F
 from kslottery_fast import RowAdamW, add_tokens, attach_rows, get_rows
 
 output = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/textual_inversion")
+model: Any  # transformers declares that features may be tuples
 model, tokenizer = tiny.clip()
 images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))  # four photos of one cat
 prompts = ["a photo of <my-cat>", "<my-cat> on a chair", "a drawing of <my-cat>"]
 
 token = add_tokens(model, tokenizer, "<my-cat>", init={"<my-cat>": "cat"})  # starts as what "cat" is read as
 attach_rows(model, token)  # of the text model inside; everything else is frozen
-batch = tokenizer([prompt + tokenizer.eos_token for prompt in prompts], return_tensors="pt", padding=True)
+batch = tokenizer([f"{prompt}{tokenizer.eos_token}" for prompt in prompts], return_tensors="pt", padding=True)
 with torch.no_grad():
     target = model.get_image_features(pixel_values=images).pooler_output.mean(dim=0, keepdim=True)
 

@@ -4,7 +4,7 @@ The examples import this file. For your own model, load it and its tokenizer wit
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -92,8 +92,8 @@ def examples(n: int = 48) -> Examples:
     return Examples(n)
 
 
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-PIXELS = {"image_size": 8, "patch_size": 4}  # four patches
+SMALL: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+PIXELS: dict[str, Any] = {"image_size": 8, "patch_size": 4}  # four patches
 
 
 def clip() -> tuple[CLIPModel, PreTrainedTokenizerFast]:
@@ -123,9 +123,11 @@ def translator() -> tuple[M2M100ForConditionalGeneration, PreTrainedTokenizerFas
     codes = tokenizer()
     codes.add_tokens(["__en__", "__es__"], special_tokens=True)
     torch.manual_seed(0)
-    sizes = {f"{part}_{key}": 2 for part in ("encoder", "decoder") for key in ("layers", "attention_heads")}
-    widths = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "init_std": 0.2}
-    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    sizes: dict[str, Any] = {
+        f"{part}_{key}": 2 for part in ("encoder", "decoder") for key in ("layers", "attention_heads")
+    }
+    widths: dict[str, Any] = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "init_std": 0.2}
+    ids: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
     return M2M100ForConditionalGeneration(M2M100Config(vocab_size=len(codes), **sizes, **widths, **ids)).eval(), codes
 
 
@@ -138,7 +140,7 @@ def vision_language() -> tuple[LlavaForConditionalGeneration, PreTrainedTokenize
     config = LlavaConfig(
         text_config=text,
         vision_config={"model_type": "clip_vision_model", **SMALL, **PIXELS},
-        image_token_index=images.convert_tokens_to_ids("<image>"),
+        image_token_index=images.get_vocab()["<image>"],
         vision_feature_layer=-1,
     )
     return LlavaForConditionalGeneration(config).eval(), images

@@ -166,7 +166,7 @@ def test_training_workloads_run_against_the_peers_of_their_targets(monkeypatch, 
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("case", ["tied, head follows", "untied"])
+@pytest.mark.parametrize("case", ["tied, head follows", "untied", training_workloads.BOTH])
 def test_fifty_losses_are_those_of_peft(monkeypatch, case):
     for name, value in {"LAYERS": 1, "WIDTH": 72, "BATCH": (2, 8), "LR": 1e-2}.items():
         monkeypatch.setattr(training_workloads, name, value)
@@ -176,14 +176,15 @@ def test_fifty_losses_are_those_of_peft(monkeypatch, case):
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_gradient_mask_trains_what_attached_rows_train(monkeypatch):
+@pytest.mark.parametrize("output", ["auto", "own"])
+def test_a_gradient_mask_trains_what_attached_rows_train(monkeypatch, output):
     for name, value in {"LAYERS": 1, "WIDTH": 72, "BATCH": (2, 8), "LR": 1e-2}.items():
         monkeypatch.setattr(training_workloads, name, value)
     ids = training_workloads.tokens(300)
     batches = [training_workloads.batch(300, ids, seed) for seed in range(2)]
     losses = []
     for name in ("ours", "mask"):
-        trained = training_workloads.MAKE[name](training_workloads.llama(300, tied=False), ids, "auto")
+        trained = training_workloads.MAKE[name](training_workloads.llama(300, tied=False), ids, output)
         run = training_workloads.step(*trained, batches)
         losses.append([run(turn) for turn in range(8)])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
@@ -196,6 +197,16 @@ def test_a_peak_of_memory_counts_what_a_step_allocates(monkeypatch):
     monkeypatch.setattr(training_workloads, "BATCH", (2, 8))
     floor, dense = (training_checks.peak(name, 20_000, "untied") for name in ("floor", "dense"))
     assert dense - floor > 2 * 20_000 * 576 * 4  # a gradient and two moments, of which some memory was free before
+
+
+@pytest.mark.parametrize(
+    ("case", "bound", "verdict"),
+    [("untied", 9_234_432, "FALLS SHORT"), (training_workloads.BOTH, 10_080_256, "met")],
+)
+def test_rows_of_both_tables_may_take_their_share_of_memory_twice(monkeypatch, case, bound, verdict):
+    monkeypatch.setattr(training_checks, "in_a_process", lambda name, V, case: 0 if name == "floor" else 10_000_000)
+    record = training_checks.memory(32_000, case)
+    assert (record["bound"], record["extra"], record["verdict"]) == (bound, 10_000_000, verdict)
 
 
 def test_small_calls_between_operators_of_torch_end_no_thread():
