@@ -1,7 +1,8 @@
 """Teaches an M2M100 a language that it does not know, by the row of a new language code. Nothing else trains.
 
 Run it as ``python examples/new_language.py [FOLDER]``. The row goes to FOLDER (runs/new_language) as an adapter, which
-leaves the model's own languages as they are. Neither M2M100 nor Whisper knows Esperanto; the same works for Whisper.
+leaves the model's own languages as they are. The same works for the language tokens of Whisper. The tiny M2M100 here
+knows English and Spanish. The published M2M100 and Whisper know Catalan too, so take a language that they lack.
 """
 
 import sys
@@ -13,23 +14,23 @@ from kslottery_fast import RowAdamW, add_tokens, attach_rows, get_rows, save_ada
 
 output = sys.argv[1] if len(sys.argv) > 1 else "runs/new_language"
 pairs = [
-    ("house", "domo"),
-    ("file", "dosiero"),
-    ("save", "konservi"),
-    ("red", "ruĝa"),
-    ("all", "ĉio"),
-    ("page", "paĝo"),
+    ("house", "casa"),
+    ("file", "fitxer"),
+    ("save", "desa"),
+    ("red", "vermell"),
+    ("all", "tot"),
+    ("page", "pàgina"),
 ]
 model: Any  # transformers declares generate for fewer classes than have it
 model, tokenizer = tiny.translator()
 
-# Esperanto starts as Spanish. The noise matters when several codes start from one row.
+# Catalan starts as Spanish. The noise matters when several codes start from one row.
 spanish = tokenizer.get_vocab()["__es__"]
-[esperanto] = add_tokens(model, tokenizer, "__eo__", special=True, init=spanish, noise=0.01)
-attach_rows(model, [esperanto])
+[catalan] = add_tokens(model, tokenizer, "__ca__", special=True, init=spanish, noise=0.01)
+attach_rows(model, [catalan])
 
 batch = tokenizer([f"__en__{word}</s>" for word, _ in pairs], return_tensors="pt", padding=True)
-labels = tokenizer([f"__eo__{word}</s>" for _, word in pairs], return_tensors="pt", padding=True)["input_ids"]
+labels = tokenizer([f"__ca__{word}</s>" for _, word in pairs], return_tensors="pt", padding=True)["input_ids"]
 labels[labels == tokenizer.pad_token_id] = -100
 inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 
@@ -44,9 +45,6 @@ for _ in range(60):
 print(f"loss: {losses[0]:.2f} -> {losses[-1]:.2f}")
 
 made = model.generate(
-    input_ids=batch["input_ids"],
-    attention_mask=batch["attention_mask"],
-    forced_bos_token_id=esperanto,
-    max_new_tokens=8,
+    input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], forced_bos_token_id=catalan, max_new_tokens=8
 )
 save_adapter(model, output)
