@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kslottery_fast import RowAdamW, add_tokens, attach_rows, detach_rows, embedding_table, get_rows
+from kslottery_fast import RowAdamW, add_tokens, attach_rows, detach_rows, embedding_table
 from kslottery_fast.base.files import write_json
 
 from .made_up_words import HELD_OUT, PROMPTS, TRAINING
@@ -67,7 +67,8 @@ def encode(tokenizer: Any, texts: list[str]) -> dict[str, torch.Tensor]:
 
 def train(model: nn.Module, tokenizer: Any, sentences: dict[str, list[str]], *, steps: int, lr: float) -> float:
     """Train the attached rows on batches with one sentence of each word. Returns the last loss."""
-    optimizer = RowAdamW([get_rows(model).rows], lr=lr, weight_decay=0.0)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]  # of both tables, if untied
+    optimizer = RowAdamW(trained, lr=lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=steps)
     batches = [encode(tokenizer, list(texts)) for texts in zip(*sentences.values(), strict=True)]
     loss = torch.tensor(0.0)

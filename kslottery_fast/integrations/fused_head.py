@@ -17,16 +17,18 @@ from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.rows.attachment import attached_model, row_heads
 from kslottery_fast.rows.overlay import RowHead
-from kslottery_fast.rows.switch import FUSED, passes_head_by
+from kslottery_fast.rows.switch import FUSED, READS_ROWS, passes_head_by
 
 
-def read_rows_in_fused_head(model: nn.Module) -> None:
+def read_rows_in_fused_head(model: nn.Module, *, tell: bool = True) -> None:
     """Let the forward that TRL gave to a model see the rows of its head.
 
     Parameters
     ----------
     model : nn.Module
         A model with attached rows. Without a forward of TRL, or if the head reads no rows, it stays as it is.
+    tell : bool
+        Whether to warn about the cost. False is for trainings whose loss calls the head.
 
     Warns
     -----
@@ -35,23 +37,25 @@ def read_rows_in_fused_head(model: nn.Module) -> None:
     """
     owner = attached_model(model)
     fused = vars(owner).get("forward")
-    heads = row_heads(owner)
-    if fused is None or not passes_head_by(fused) or not heads:
+    if not isinstance(fused, types.MethodType) or not passes_head_by(fused) or not row_heads(owner):
         return
-    warn_caller(
-        "TRL computes the loss from the weight of the head and does not call the head, so the rows are written into a "
-        "copy of the head's table in every step; supervised_logits_only=True trains an SFTTrainer without the copy"
-    )
+    if tell:
+        warn_caller(
+            "TRL computes the loss from the weight of the head and does not call the head, so the rows are written "
+            "into a copy of the head's table in every step; supervised_logits_only=True trains an SFTTrainer without "
+            "the copy"
+        )
+    function = fused.__func__
 
     @functools.wraps(fused)  # generate looks at its signature
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if not kwargs.get(FUSED, False):
-            return fused(*args, **kwargs)
+        # Looked up in every call: merge_rows takes the rows off, and a copy of the model has heads of its own.
         with ExitStack() as stack:
-            for head in heads:
+            for head in row_heads(self) if kwargs.get(FUSED, False) else ():
                 stack.enter_context(_rows_in_weight(head))
-            return fused(*args, **kwargs)
+            return function(self, *args, **kwargs)
 
+    setattr(forward, READS_ROWS, True)
     vars(owner)["forward"] = types.MethodType(forward, owner)
 
 

@@ -111,7 +111,7 @@ class TicketTrainerMixin(TicketFiles):
         if attached:
             check_reference(self)
             follow_adapters(model)
-            read_rows_in_fused_head(model)
+            read_rows_in_fused_head(model, tell=not self._supervised_logits_only)
         self._bind_monitors()
         if attached and not isinstance(self._tickets, str):
             watch_unread(self, texts_of(self._tickets, self._tokenizer))

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 from torch import nn
 
-from kslottery_fast.base.arguments import M, check_model, check_path
+from kslottery_fast.base.arguments import M, check_model, check_path, check_tokenizer
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.rows.adapter_file import save_adapter
@@ -67,6 +67,7 @@ def checkpoint_to_adapter(
     path: str | os.PathLike[str],
     *,
     base_model_name_or_path: str | os.PathLike[str] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Write the rows of a TicketTrainer's checkpoint as an adapter that PEFT loads.
 
@@ -80,6 +81,8 @@ def checkpoint_to_adapter(
         The adapter directory, as for :func:`kslottery_fast.save_adapter`.
     base_model_name_or_path : str or path, optional
         The name of the base model, as for :func:`kslottery_fast.save_adapter`.
+    tokenizer : transformers tokenizer, optional
+        The adapter keeps its strings of the tokens, as for :func:`kslottery_fast.save_adapter`.
 
     Raises
     ------
@@ -100,6 +103,8 @@ def checkpoint_to_adapter(
     """
     stored = read_checkpoint(check_path(checkpoint, "checkpoint"))
     check_path(path)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
     if stored.others:
         raise InputError(
             f"{stored.path} holds trained parameters that are not rows ({stored.others[0]}, ...), which an adapter of "
@@ -107,7 +112,7 @@ def checkpoint_to_adapter(
         )
     _attach(check_model(model), stored)
     try:
-        save_adapter(model, path, base_model_name_or_path=base_model_name_or_path)
+        save_adapter(model, path, base_model_name_or_path=base_model_name_or_path, tokenizer=tokenizer)
     finally:
         detach_rows(model)
 

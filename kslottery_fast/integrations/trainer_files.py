@@ -11,6 +11,7 @@ from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import write_text
 from kslottery_fast.rows.adapter_format import CONFIG_FILE
+from kslottery_fast.rows.adapter_hub import name_repository
 from kslottery_fast.rows.attach import has_rows
 
 from .trainer_adapter import complete_card, write_adapter
@@ -56,7 +57,9 @@ class TicketFiles(_Trainer):
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
         pushes = self.args.hub_strategy != "end" and (self.args.hub_always_push or not busy)
         if pushes and self._gives_rows and self.is_world_process_zero():
-            self._write_adapter(Path(self.args.output_dir or "."))
+            folder = Path(self.args.output_dir or ".")
+            self._write_adapter(folder)
+            name_repository(folder / "README.md", str(self.hub_model_id))
         super()._push_from_checkpoint(checkpoint_folder)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -68,6 +71,8 @@ class TicketFiles(_Trainer):
             datasets = kwargs.get("dataset_tags") or kwargs.get("dataset")
             names = {name: kwargs.get(name) for name in ("language", "license", "tags")}
             complete_card(folder / "README.md", datasets=datasets, **names)
+            if self.hub_model_id is not None:
+                name_repository(folder / "README.md", self.hub_model_id)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model)

@@ -116,7 +116,7 @@ def _loading(facts: CardFacts) -> str:
     base, growing = repr(facts.base or "BASE"), ""
     head = f"from transformers import {facts.auto}\n\nbase_model = {facts.auto}.from_pretrained({base})\n"
     if facts.for_peft:
-        loaded = f"model = PeftModel.from_pretrained(base_model, {_HERE})\n"
+        loaded = f"model = PeftModel.from_pretrained(base_model, {HERE})\n"
         peft = f"```python\nfrom peft import PeftModel\n{head}{loaded}```\n"
     else:
         peft = f"PEFT cannot load it: PEFT drops the bias of a head whose rows it replaces.\n\n```python\n{head}```\n"
@@ -131,7 +131,7 @@ def _loading(facts: CardFacts) -> str:
         )
         tokenizer = f"from transformers import AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained({base})\n"
         argument = ", tokenizer=tokenizer"
-    ours = f"from {home} import {loader}\n{tokenizer or chr(10)}model = {loader}(base_model, {_HERE}{argument})\n"
+    ours = f"from {home} import {loader}\n{tokenizer or chr(10)}model = {loader}(base_model, {HERE}{argument})\n"
     return f"{growing}{peft}\nPEFT copies the table in every forward. This makes no copy:\n\n```python\n{ours}```\n"
 
 
@@ -156,4 +156,5 @@ _UNNAMED = """The base model has no name that another machine could load, so non
 adapter with save_adapter(..., base_model_name_or_path="its id on the Hub").
 """
 
-_HERE = '"PATH OF THIS FOLDER"'
+HERE = '"PATH OF THIS FOLDER"'
+"""What a card passes to the functions that load the adapter."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -10,9 +11,11 @@ from typing import Literal
 
 from torch import nn
 
-from kslottery_fast.base.hub import check_repository, push_folder
+from kslottery_fast.base.files import write_text
+from kslottery_fast.base.hub import check_repository, is_repository, push_folder
 from kslottery_fast.base.tokenizer import Tokenizer
 
+from .adapter_card import HERE
 from .adapter_gather import rows_of
 from .adapter_rows import write_adapter
 
@@ -79,4 +82,22 @@ def push_adapter(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "adapter")
         write_adapter(folder, about)
+        name_repository(folder / "README.md", repo_id, revision)
         return push_folder(folder, repo_id, revision=revision, private=private, commit_message=message)
+
+
+def name_repository(card: Path, repo_id: str, revision: str | None = None) -> None:
+    """Let the commands on the card of an adapter load the repository that the card is in.
+
+    Parameters
+    ----------
+    card : Path
+        Its README.md.
+    repo_id : str
+        "org/name". A name without its owner, which no command could load, leaves the card as it is.
+    revision : str, optional
+        The branch of the repository.
+    """
+    if is_repository(repo_id):
+        place = json.dumps(repo_id) + ("" if revision is None else f", revision={json.dumps(revision)}")
+        write_text(card, card.read_text(encoding="utf-8").replace(HERE, place))

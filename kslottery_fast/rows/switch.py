@@ -12,6 +12,8 @@ from torch import nn
 
 from kslottery_fast.base.caller import warn_caller
 
+from .peft_saving import tell_on_save
+
 _NOT_LOOKED = object()
 
 
@@ -51,6 +53,7 @@ class AdapterSwitch:
         owner = None if self._owner is None else self._owner()
         if owner is not None:
             self._look(owner)
+            tell_on_save(owner)
 
     def _look(self, owner: nn.Module) -> None:
         self._config = vars(owner).get("peft_config")
@@ -69,6 +72,7 @@ class AdapterSwitch:
                     return True  # rows on a PeftModel itself, whose adapter may be a prompt, which changes no layer
                 if held.get("peft_config") is not self._config:
                     self._look(owner)
+                    tell_on_save(owner)  # get_peft_model came after the rows
                 if self._head_reads and id(held.get("forward")) != self._forward:
                     self._forward = id(held.get("forward"))
                     _warn_fused(held.get("forward"))
@@ -93,13 +97,26 @@ class AdapterSwitch:
 
 
 def passes_head_by(forward: Any) -> bool:
-    """Tell whether a model's forward is the one of TRL that computes from the weight of the head."""
-    code = getattr(getattr(forward, "__func__", forward), "__code__", None)
-    return code is not None and FUSED in code.co_varnames
+    """Tell whether a model's forward is the one of TRL that computes from the weight of the head.
+
+    The autocast that accelerate puts around a forward is looked through.
+    """
+    while forward is not None:
+        function = getattr(forward, "__func__", forward)
+        if getattr(function, READS_ROWS, False):
+            return False
+        code = getattr(function, "__code__", None)
+        if code is not None and FUSED in code.co_varnames:
+            return True
+        forward = getattr(function, "__wrapped__", None)
+    return False
 
 
 FUSED = "fused_lm_head"
 """The argument that asks the forward of TRL for log-probabilities."""
+
+READS_ROWS = "_kslottery_reads_rows"
+"""The attribute of a forward of TRL that was changed to read the rows of the head."""
 
 
 def _warn_fused(forward: Any) -> None:

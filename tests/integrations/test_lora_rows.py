@@ -6,6 +6,7 @@ import copy
 import json
 import warnings
 
+import peft
 import pytest
 import torch
 from tiny_models import TOKENS, batch, logits, make
@@ -15,8 +16,6 @@ from kslottery_fast import attach_rows, detach_rows, get_rows, load_adapter, sav
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.integrations.lora_rows import load_lora_and_rows, save_lora_and_rows
 from kslottery_fast.rows import has_rows, output_role
-
-peft = pytest.importorskip("peft")
 
 ROLES = [(False, "frozen"), (True, "frozen"), (True, "tied"), (False, "own"), (True, "own")]
 
@@ -113,6 +112,13 @@ def test_peft_says_that_it_saves_without_the_rows_until_they_are_off(wrapped, tm
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         model.save_pretrained(tmp_path / "b", save_embedding_layers=False)
+
+
+def test_peft_says_so_too_if_its_adapter_came_after_the_rows(tmp_path):
+    model = peft.get_peft_model(attach_rows(make("llama"), TOKENS), lora())
+    logits(model, batch(model.get_base_model()))  # a forward is where the rows see the adapter
+    with pytest.warns(RuntimeWarning, match="PEFT saves its adapter without the attached rows"):
+        model.save_pretrained(tmp_path / "a", save_embedding_layers=False)
 
 
 def test_what_one_adapter_cannot_hold_is_refused_and_nothing_is_written(tmp_path):

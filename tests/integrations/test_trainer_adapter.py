@@ -18,11 +18,11 @@ from tiny_models import batch, logits, make
 from tiny_trainer import TOKENS, arguments, dataset, train
 from torch import nn
 
-from kslottery_fast import add_rows, attach_rows, get_rows, load_adapter, merge_rows, row_sets, use_rows
+from kslottery_fast import add_rows, add_tokens, attach_rows, get_rows, load_adapter, merge_rows, row_sets, use_rows
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.integrations.trainer import TicketTrainer
 from kslottery_fast.integrations.trainer_adapter import attach_checkpoint, checkpoint_to_adapter
-from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE, load_checkpoint
+from kslottery_fast.integrations.trainer_checkpoint import ROWS_FILE, load_checkpoint, save_checkpoint
 
 LORA = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
 
@@ -59,6 +59,18 @@ def test_a_checkpoint_becomes_an_adapter_in_one_call(trained, tmp_path):
     assert torch.equal(logits(load_adapter(make("llama"), tmp_path / "adapter"), inputs), logits(model, inputs))
     other = peft.PeftModel.from_pretrained(base, tmp_path / "adapter")
     torch.testing.assert_close(logits(other.eval(), inputs), logits(model, inputs))
+
+
+def test_the_adapter_of_a_checkpoint_keeps_the_strings_of_its_tokens(tiny_llama, tiny_tokenizer, tmp_path):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    model = tiny_llama(tied=True)
+    ids = add_tokens(model, tokenizer, ["<new>"])
+    base = copy.deepcopy(model)
+    save_checkpoint(attach_rows(model, ids), tmp_path)
+    checkpoint_to_adapter(base, tmp_path, tmp_path / "adapter", tokenizer=tokenizer)
+    fresh = copy.deepcopy(tiny_tokenizer)
+    loaded = load_adapter(tiny_llama(tied=True), tmp_path / "adapter", tokenizer=fresh)
+    assert fresh.convert_tokens_to_ids(["<new>"]) == ids == get_rows(loaded).token_ids.tolist()
 
 
 def test_all_sets_of_a_checkpoint_and_other_parameters_come_back(tmp_path):
@@ -196,7 +208,7 @@ def test_what_is_pushed_is_an_adapter_with_its_card(tmp_path, hub, strategy):
     card = huggingface_hub.ModelCard.load(repo / "README.md")
     assert card.data.to_dict().items() >= {"library_name": "peft", "license": "apache-2.0"}.items()
     assert {"rows", "kslottery-fast"} <= set(card.data.tags)
-    assert "load_adapter" in card.text
+    assert 'load_adapter(base_model, "org/rows")' in card.text
     assert "| eval_loss | " in card.text
     assert not any(path.name.startswith("model") for path in repo.rglob("*"))
 

@@ -94,6 +94,14 @@ def test_a_trainer_without_the_mixin_says_that_it_does_not_read_the_rows_of_the_
         assert len([each for each in caught if "put kslottery_fast.integrations" in str(each.message)]) == warned
 
 
+def test_no_copy_of_the_head_is_announced_where_the_loss_calls_the_head(tmp_path, tiny_llama, tiny_tokenizer, recwarn):
+    options = {"args": config(trl.SFTConfig, tmp_path), "train_dataset": TEXTS, "processing_class": tiny_tokenizer}
+    ids = tiny_tokenizer(" the is")["input_ids"]
+    model = tiny_llama(tied=True)
+    TicketSFTTrainer(model=model, tickets=ids, output="tied", supervised_logits_only=True, **options)
+    assert not [each for each in recwarn if "TRL computes" in str(each.message)]
+
+
 def test_a_head_without_rows_is_left_to_trl(tmp_path, tiny_llama, tiny_tokenizer, recwarn):
     ids = tiny_tokenizer(" the is")["input_ids"]
     options = {"args": config(trl.SFTConfig, tmp_path), "train_dataset": TEXTS, "processing_class": tiny_tokenizer}

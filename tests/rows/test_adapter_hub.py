@@ -28,6 +28,8 @@ def test_what_is_pushed_loads_by_its_id_and_its_page_is_the_card(hub):
     card = hub.files("org/tea")["README.md"].decode()
     assert card.startswith('---\nbase_model: "org/base"\nlibrary_name: peft\n')
     assert "| NLL of a\\|b | 1.5 |" in card
+    assert 'load_adapter(base_model, "org/tea")' in card
+    assert "PATH OF" not in card
     again = load_adapter(make("llama"), "org/tea")
     assert torch.equal(get_rows(again).rows, get_rows(model).rows)
     assert "Bearer hf_of_the_test" in hub.tokens
@@ -40,6 +42,8 @@ def test_a_branch_is_made_and_a_revision_names_it(hub):
     for revision, model in ((None, first), ("green", second), (hub.branches["org/tea"]["main"], first)):
         again = load_adapter(make("llama"), "org/tea", revision=revision)
         assert torch.equal(get_rows(again).rows, get_rows(model).rows)
+    card = hub.files("org/tea", "green")["README.md"].decode()
+    assert 'load_adapter(base_model, "org/tea", revision="green")' in card
 
 
 def test_offline_the_cache_serves_and_nothing_is_asked(hub, monkeypatch):

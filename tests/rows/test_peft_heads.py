@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 
+import peft
 import pytest
 import torch
 from safetensors import safe_open
@@ -17,8 +18,6 @@ from kslottery_fast import add_rows, attach_rows, get_rows, merge_rows, untie_ou
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.rows import get_output_rows, has_rows, output_role
 from kslottery_fast.rows.adapter_file import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
-
-peft = pytest.importorskip("peft")
 
 INPUT, OUTPUT = [7, 5, 40], [40, 11, 7, 2]
 PAIRS = {"other": (INPUT, OUTPUT), "equal": (INPUT, None), "one": ([7], None), "order": (INPUT, INPUT[::-1])}
