@@ -7,6 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 FORMAT = "kslottery-scan/1"
+MARKS = {
+    "*": "the input embedding",
+    "+": "the output head",
+    "*+": "the input embedding and the output head, tied",
+}
+"""What the marks of :attr:`TensorShift.mark` mean."""
 _LISTED = 5  # names in a line of the legend
 
 
@@ -127,13 +133,8 @@ class Scan:
         lines = [
             f"significant: share of rows with p < {self.alpha:g}, each tested on its own; changed: rows with D > 0"
         ]
-        marks = {
-            "*": "the input embedding",
-            "+": "the output head",
-            "*+": "the input embedding and the output head, tied",
-        }
         found = [shift.mark for shift in self.tensors]
-        lines += [f"{mark}: {meaning}" for mark, meaning in marks.items() if mark in found]
+        lines += [f"{mark}: {meaning}" for mark, meaning in MARKS.items() if mark in found]
         if any(shift.significant_rows is None for shift in self.tensors):
             lines.append(f"no test: rows so short that none could reach p < {self.alpha:g}")
         for what, treated, field in (("NaN", "left out", "nan_rows"), ("Inf", "counted as values", "inf_rows")):

@@ -23,6 +23,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from distributed_head_cases import HEAD_CASES
+from distributed_select_cases import SELECT_CASES
 from tiny_models import TOKENS, batch, make
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
@@ -49,7 +50,7 @@ from kslottery_fast.rows.distributed import gather_rows, replicate_rows
 from kslottery_fast.tickets.sharded import ks_select_sharded
 
 K, D, STEPS = len(TOKENS), 16, 4
-CASES: dict[str, Callable[[], None]] = dict(HEAD_CASES)
+CASES: dict[str, Callable[[], None]] = HEAD_CASES | SELECT_CASES
 
 
 def case(function: Callable[[], None]) -> Callable[[], None]:
@@ -259,46 +260,6 @@ def tickets_of_sharded_rows_are_those_of_whole_ones() -> None:
         rows.copy_(distribute_tensor(get_rows(whole).rows.detach(), rows.device_mesh, rows.placements))
     assert ks_select_rows(model) == ks_select_rows(whole)
     assert ks_select_rows(model).token_ids.tolist() == [TOKENS[1]]
-
-
-@case
-def select_on_shards_gives_the_tickets_of_the_whole_tables() -> None:
-    mesh = init_device_mesh("cpu", (2,))
-    generator = torch.Generator().manual_seed(0)
-    before = torch.randn(61, 64, generator=generator)
-    after = before.clone()
-    after[::3] += 0.8 * torch.rand(21, 1, generator=generator)
-    tables = [distribute_tensor(table, mesh, [Shard(0)]) for table in (before, after)]
-    for options in ({}, {"alpha": 0.3}, {"correction": "bh"}, {"top_k": 5}, {"method": "paper"}):
-        got = ks_select_sharded(*tables, **options)
-        assert got == ks_select(before, after, **options)
-        assert len(got) > 0
-    only_last = before.clone()
-    only_last[60] += 9.0  # nothing to gather from the first process
-    assert ks_select_sharded(tables[0], distribute_tensor(only_last, mesh, [Shard(0)])).token_ids.tolist() == [60]
-
-
-@case
-def select_on_the_table_that_fsdp2_sharded() -> None:
-    mesh = init_device_mesh("cpu", (2,))
-    tuned = make("llama")
-    with torch.no_grad():
-        tuned.get_input_embeddings().weight[[7, 30]] += 4
-    before, after = (fully_shard(model, mesh=mesh) for model in (make("llama"), tuned))
-    tickets = ks_select_sharded(embedding_table(before), embedding_table(after))
-    assert sorted(tickets.token_ids.tolist()) == [7, 30]
-
-
-@case
-def nan_in_one_shard_is_an_error_on_both_processes() -> None:
-    mesh = init_device_mesh("cpu", (2,))
-    before, after = torch.randn(10, 8), torch.randn(10, 8)
-    dist.broadcast(before, 0)
-    dist.broadcast(after, 0)
-    after[8, 2], after[9, 1] = float("nan"), float("inf")
-    tables = [distribute_tensor(table, mesh, [Shard(0)]) for table in (before, after)]
-    for options in ({}, {"top_k": 2}):
-        raises("NaN or Inf in 2 rows (token ids 8, 9)", lambda options=options: ks_select_sharded(*tables, **options))
 
 
 @case

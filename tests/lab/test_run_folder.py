@@ -151,6 +151,27 @@ def test_the_grid_of_the_last_call_is_recorded_and_binds_nothing(tmp_path):
     assert read_header(tmp_path) == {"format": KIND, "settings": SETTINGS, "grid": larger}
 
 
+@pytest.mark.parametrize(
+    ("settings", "recorded"),
+    [
+        ({"corpus": "pairs.tsv", "model": "smollm2-135m"}, True),
+        ({"corpus": "catalogues", "model": "./model"}, True),
+        ({"corpus": "catalogues", "model": "smollm2-135m"}, False),  # names, although files are called so
+        ({"corpus": "catalogues", "model": "HuggingFaceTB/SmolLM2-360M"}, False),
+        ({"corpus": "{folder}/pairs.tsv", "model": "{folder}/model"}, False),
+    ],
+)
+def test_the_directory_is_recorded_only_for_relative_paths_that_exist(tmp_path, monkeypatch, settings, recorded):
+    monkeypatch.chdir(tmp_path)
+    for name in ("pairs.tsv", "model", "catalogues", "smollm2-135m"):
+        (tmp_path / name).touch()
+    settings = {name: value.format(folder=tmp_path) for name, value in settings.items()}
+    with open_run_folder(tmp_path / "run", settings, GRID, keep=True):
+        pass
+    expected = {"directory": str(tmp_path)} if recorded else {}
+    assert read_header(tmp_path / "run") == {"format": KIND, "settings": settings, "grid": GRID, **expected}
+
+
 def leave_checkpoint(folder, stage):
     checkpoint = folder.checkpoints(stage) / "checkpoint-5"
     checkpoint.mkdir(parents=True)

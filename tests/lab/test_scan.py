@@ -9,11 +9,13 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 from safetensors.torch import save_file
 
 from kslottery_fast import InputError, ks_statistics
 from kslottery_fast.ks.significance import critical_count
 from kslottery_fast.lab.cli import main as cli
+from kslottery_fast.lab.report.picture import TICKET
 from kslottery_fast.lab.report.scan_figure import MAX_KINDS, scan_figure
 from kslottery_fast.tickets.scan import TensorShift, mean_d, scan_checkpoints
 
@@ -254,12 +256,34 @@ def test_the_picture_holds_any_number_of_kinds_and_always_the_embedding(models):
     picture = scan_figure(scan.__class__(**(scan.__dict__ | {"tensors": many})))
     labels = [label.get_text() for label in picture.figure.axes[0].get_yticklabels()]
     assert len(labels) == MAX_KINDS
-    assert labels[0] == "wte"
+    assert labels[0] == "wte *"
     assert "kind 59" in labels
     assert "kind 1" not in labels
     assert f"the {MAX_KINDS} of 61 kinds" in picture.caption
     flat = scan_figure(scan.__class__(**(scan.__dict__ | {"tensors": many[:1]})))
     assert len(flat.figure.axes) == 1  # no layers, no map
+    assert "Orange" not in scan_figure(scan.__class__(**(scan.__dict__ | {"tensors": many[1:]}))).caption
+
+
+def test_the_picture_marks_both_tables_of_tokens(models):
+    picture = scan_figure(scan_checkpoints(*models[:2]))
+    labels = [label.get_text() for label in picture.figure.axes[0].get_yticklabels()]
+    colours = [bar.get_facecolor() for bar in picture.figure.axes[0].patches]
+    marked = [label for label, colour in zip(labels, colours, strict=True) if colour == to_rgba(TICKET)]
+    assert marked == ["embed_tokens *", "lm_head +"]
+    assert " Orange: the input embedding (*), the output head (+). Percentages" in picture.caption
+
+
+def test_one_table_alone_is_scanned_on_request(models, tmp_path, capsys):
+    before, after, _ = models
+    folder = tmp_path / "head"
+    assert cli.main(["scan", str(before), str(after), "--table", "output", "--output", str(folder)]) == 0
+    (entry,) = json.loads((folder / "scan.json").read_text())["tensors"]
+    assert (entry["kind"], entry["head"], entry["embedding"], entry["changed_rows"]) == ("lm_head", True, False, 0)
+    assert capsys.readouterr().out.startswith("0 of 1 matrix changed\n")
+    assert cli.main(["scan", str(before), str(after), "--table", "input", "--json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)["tensors"]
+    assert (entry["kind"], entry["head"], entry["changed_rows"]) == ("embed_tokens", False, 50)
 
 
 def test_the_map_shows_the_mean_of_each_layer_and_nothing_outside_the_layers(models):

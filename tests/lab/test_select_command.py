@@ -89,6 +89,23 @@ def test_rows_of_largest_l2_shift_are_written_as_rows_that_are_taken_as_token_id
     assert sorted(json.loads(captured.out)["token_ids"]) == list(range(10, 35))
 
 
+def test_tickets_of_the_output_head_are_selected_on_request(models, tiny_llama, tmp_path, capsys):
+    before, tuned = tiny_llama(), tiny_llama()
+    with torch.no_grad():
+        tuned.lm_head.weight[[7, 200]] += 3
+    tuned.save_pretrained("tuned")
+    assert cli.main(["select", "before", "tuned", "--table", "output", "--output", "head.json"]) == 0
+    tickets = Tickets.load("head.json")
+    assert tickets == ks_select(before.lm_head, tuned.lm_head, table="output")
+    assert (sorted(tickets), tickets.table) == ([7, 200], "output")
+    assert "rows of the output head" in capsys.readouterr().out.splitlines()[0]
+    assert cli.main(["select", "before", "tuned", "--table", "output", "--select-by", "l2", "-k", "1", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert (len(content["token_ids"]), content["table"]) == (1, "output")
+    assert cli.main(["select", "before", "after", "--table", "output"]) == 0
+    assert len(Tickets.load("tickets.json")) == 0, "the input embedding moved, the head did not"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -31,7 +31,8 @@ def add_job(commands: Any) -> None:
         "stage is made twice. If a process is killed, the next one that asks for its\n"
         "stage takes it over: at once on the same machine, and elsewhere after three\n"
         "minutes. Without STAGE, the command does every job that no other process does,\n"
-        "until none is left.\n\n"
+        "until none is left. Relative paths in the settings begin where the experiment was\n"
+        "begun, so the command may be called in any directory.\n\n"
         "Exit codes: 0 if the stage is finished, now or before; 75 if a stage that it\n"
         "needs is not finished, or if another process makes it now; 2 for an error; 130\n"
         "if interrupted.",
@@ -48,12 +49,14 @@ def add_job(commands: Any) -> None:
 def _job(options: argparse.Namespace) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # before tokenizers are imported
     from kslottery_fast.lab.experiment.console import RunConsole
+    from kslottery_fast.lab.experiment.directory import in_directory
     from kslottery_fast.lab.experiment.jobs import work_through
     from kslottery_fast.lab.experiment.plan import Experiment
     from kslottery_fast.lab.experiment.run_folder import join_run_folder, read_header
 
-    settings = ExperimentSettings.recorded(read_header(options.folder), options.folder)
-    with join_run_folder(options.folder) as folder:
+    header = read_header(options.folder)
+    settings = ExperimentSettings.recorded(header, options.folder)
+    with in_directory(header, options.folder) as path, join_run_folder(path) as folder:
         jobs = Experiment(settings, folder, console := RunConsole(quiet=options.quiet)).jobs()
         if options.stage is None:
             work_through(jobs, folder, console, options.command)

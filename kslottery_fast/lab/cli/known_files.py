@@ -11,7 +11,8 @@ MODEL = "config.json"
 
 FILES: dict[str, dict[str, str]] = {
     RUN: {
-        "run.json": "the settings of an experiment; a later call there needs the same `settings` and may change `grid`",
+        "run.json": "the settings of an experiment; a later call there needs the same `settings`, may change `grid`, "
+        "and finds relative paths in `directory`, if there is one",
         "summary.json": "the results of an experiment: scores of every arm and language, tickets, certificate, advice",
         "environment.json": "the environment of an experiment: versions, system, commands, licences, seconds by stage",
         "report.html": "the report of an experiment; open it in a browser",

@@ -3,7 +3,7 @@
 The results of a stage are in ``stages/<name>/``. This folder appears by one rename when the stage is complete, so a
 stage is finished if and only if its folder exists. A process that was killed leaves a hidden temporary folder, which
 the next run removes. Several processes may make stages of one folder, see :mod:`.claims`. ``run.json`` holds the
-format, the settings that bind the folder, and the grid of the latest call.
+format, the settings that bind the folder, the grid of the latest call, and the directory in which relative paths begin.
 
 A training that is not finished keeps a checkpoint in ``checkpoints/<stage>/``, outside the stages, so that it outlives
 its process. The checkpoint is removed when the stage is finished.
@@ -26,6 +26,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import atomic_directory, read_json, write_json
 
 from .claims import Claims
+from .directory import directory_entry
 from .settings import differences
 
 KIND = "kslottery-experiment/1"
@@ -69,10 +70,11 @@ class RunFolder:
         return Claims(self.path / "claims")
 
     def keep_grid(self, grid: Mapping[str, Any]) -> None:
-        """Record the grid of this call in ``run.json``."""
+        """Record the grid of this call, and the directory in which its relative paths begin, in ``run.json``."""
         header = read_json(self.path / "run.json")
-        if header["grid"] != dict(grid):
-            write_json(self.path / "run.json", {**header, "grid": dict(grid)})
+        now = {**header, "grid": dict(grid), **directory_entry(header["settings"])}
+        if now != header:
+            write_json(self.path / "run.json", now)
 
     @contextlib.contextmanager
     def write_stage(self, stage: str, environment: Callable[[], dict[str, Any]] = dict) -> Iterator[Path]:
@@ -139,7 +141,8 @@ def open_run_folder(
         path.mkdir(parents=True, exist_ok=True)
         with _lock(path):
             if not run._begun():
-                write_json(header, {"format": KIND, "settings": dict(settings), "grid": dict(grid)})
+                parts = {"settings": dict(settings), "grid": dict(grid), **directory_entry(settings)}
+                write_json(header, {"format": KIND, **parts})
             (path / "stages").mkdir(exist_ok=True)
             tidy(run)
             try:
@@ -215,7 +218,7 @@ def check_run_folder(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Read ``run.json`` from the folder of an experiment: its ``settings`` and ``grid``.
+    """Read ``run.json`` from the folder of an experiment: its ``settings``, ``grid`` and maybe ``directory``.
 
     Raises
     ------

@@ -7,13 +7,13 @@ from typing import Any
 
 from kslottery_fast.lab.experiment.specs import FACTS, shown_rates
 
-from .words import about, chosen_rows, listed, selector_name, way_of
+from .words import Outcome, about, chosen_rows, listed, options_of, selector_name, way_of
 
 SIMPLE = ("frequency", "random")
 """Selectors that need no Embed Tuning. The answer says whether one of them may do as well."""
 
 
-def answer(found: Mapping[str, Any] | None, where: str = "") -> str:
+def answer(found: Mapping[str, Any] | None, where: str = "", on_test: Mapping[str, Outcome] | None = None) -> str:
     r"""Say how many rows are enough for which share of the gain, which to take, and what may do as well.
 
     Parameters
@@ -22,6 +22,9 @@ def answer(found: Mapping[str, Any] | None, where: str = "") -> str:
         The entry ``recommendation`` of a language in ``summary.json``, or that of the mean over languages.
     where : str, optional
         What the numbers are about, such as "in the mean over 2 languages".
+    on_test : mapping, optional
+        How other selectors did on the test pairs, compared with the set to take and at its size. Where that differs
+        from what the validation pairs say, the line says both.
 
     Returns
     -------
@@ -38,6 +41,9 @@ def answer(found: Mapping[str, Any] | None, where: str = "") -> str:
     On the validation pairs, 18 trained rows are enough for 83% of Embed Tuning's gain, 64 for 92% and 208 for 95%.
     Take l2@64, which trains the 64 rows of largest L2 shift.
     Frequency may do as well at 208 rows.
+    >>> found["as_good"] = [{"arm": "frequency@64", "rows": 64}]
+    >>> print(answer(found, on_test={"frequency": "worse"}).partition("shift. ")[2])
+    Frequency may do as well at 64 rows (it does worse on the test pairs).
     """
     start = f"{where[:1].upper()}{where[1:]}, on the validation pairs," if where else "On the validation pairs,"
     if found is None:
@@ -55,7 +61,7 @@ def answer(found: Mapping[str, Any] | None, where: str = "") -> str:
     parts = [f"{start} {_enough(found['kept'])}."]
     if len(found["kept"]) > 1:
         parts.append(f"{_take(found)}.")
-    if also := _also(found):
+    if also := _also(found, on_test or {}):
         parts.append(f"{also}.")
     return " ".join(parts)
 
@@ -158,7 +164,7 @@ def _take(found: Mapping[str, Any]) -> str:
     )
 
 
-def _also(found: Mapping[str, Any]) -> str:
+def _also(found: Mapping[str, Any], on_test: Mapping[str, Outcome]) -> str:
     """Which simpler selectors may do as well. If one of them is to be taken: whether KS may."""
     own = FACTS[_name(found["take"])]
     compared = SIMPLE if own.selector not in SIMPLE else ("ks",)
@@ -169,9 +175,26 @@ def _also(found: Mapping[str, Any]) -> str:
             made = "" if facts.trains == own.trains else " trained" if facts.trains else " copied"
             noun = "row" if one["rows"] == 1 else "rows"
             name, count = selector_name(facts.selector), about(one["rows"])
-            told[facts.selector] = f"{name} may do as well at {count}{made} {noun}"
+            but = _but(found, one, on_test.get(facts.selector))
+            told[facts.selector] = f"{name} may do as well at {count}{made} {noun}{but}"
     text = listed(list(told.values())) if told else ""
     return text[:1].upper() + text[1:]
+
+
+def _but(found: Mapping[str, Any], one: Mapping[str, Any], outcome: Outcome | None) -> str:
+    """What the test pairs say about a selector that may do as well, if they say something else.
+
+    They were asked at the size of the set to take. That it does worse there says nothing against more rows, and that it
+    does better says nothing about fewer.
+    """
+    taken = next(each for each in found["kept"] if each["arm"] == found["take"])
+    made = [(FACTS[_name(each["arm"])].trains, options_of(each["arm"], without="draw")) for each in (one, taken)]
+    more = one["rows"] - taken["rows"]
+    if made[0] != made[1] or outcome not in ("better", "worse") or (more > 0 if outcome == "worse" else more < 0):
+        return ""
+    plural = FACTS[_name(one["arm"])].selector == "random"
+    place = f" at {about(taken['rows'])}" if more else ""
+    return f" ({'they do' if plural else 'it does'} {outcome}{place} on the test pairs)"
 
 
 def _name(arm: str) -> str:

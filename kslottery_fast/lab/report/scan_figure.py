@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kslottery_fast.tickets.scan import Scan, TensorShift, matrices, mean_d, significant_share
+from kslottery_fast.tickets.scan_result import MARKS
 
 from .picture import DOTS, INK, MODEL_COLOURS, MUTED, PAPER, TICKET, Picture, add_title, lie_bars_down, panels, style
 from .words import number, percent
@@ -24,9 +25,9 @@ Kinds = Mapping[str, Sequence[TensorShift]]
 
 
 def scan_figure(scan: Scan) -> Picture:
-    """Draw the mean D of each kind of matrix as bars (the embedding in orange) and by layer as a map."""
+    """Draw the mean D of each kind of matrix as bars (the tables of tokens in orange) and by layer as a map."""
     every = scan.by_kind()
-    kept = sorted(every, key=lambda kind: (not _is_embedding(every[kind]), -(mean_d(every[kind]) or 0)))[:MAX_KINDS]
+    kept = sorted(every, key=lambda kind: (not _mark(every[kind]), -(mean_d(every[kind]) or 0)))[:MAX_KINDS]
     kinds = {kind: shifts for kind, shifts in every.items() if kind in kept}
     layers = 1 + max((shift.layer for shift in scan.tensors if shift.layer is not None), default=-1)
     with style():
@@ -38,6 +39,8 @@ def scan_figure(scan: Scan) -> Picture:
             _layers(figure, grid[0, 1], kinds, layers)
         title = add_title(figure, f"Shift of the rows of {matrices(len(scan.tensors))}")
     values = "; ".join(f"{kind} {number(mean_d(shifts), 4)}" for kind, shifts in kinds.items())
+    marks = [mark for mark in map(_mark, kinds.values()) if mark]
+    orange = f" Orange: {', '.join(f'{MARKS[mark]} ({mark})' for mark in dict.fromkeys(marks))}." if marks else ""
     few = (
         f" The figure shows the {MAX_KINDS} of {len(every)} kinds of matrices that moved furthest."
         if len(every) > MAX_KINDS
@@ -47,25 +50,27 @@ def scan_figure(scan: Scan) -> Picture:
         "scan",
         title,
         f"Bars of the mean D of each kind of matrix, and a map over layers. {values}.",
-        f"Mean KS statistic D over the rows of each kind of matrix, {scan.before} compared with {scan.after}. Orange: "
-        f"the input embedding. Percentages: rows with p < {scan.alpha:g}. Right: mean D by layer.{few}",
+        f"Mean KS statistic D over the rows of each kind of matrix, {scan.before} compared with {scan.after}.{orange} "
+        f"Percentages: rows with p < {scan.alpha:g}. Right: mean D by layer.{few}",
         figure,
     )
 
 
-def _is_embedding(shifts: Sequence[TensorShift]) -> bool:
-    return any(shift.embedding for shift in shifts)
+def _mark(shifts: Sequence[TensorShift]) -> str:
+    """How the kind is marked if it is a table of tokens, see :attr:`TensorShift.mark`."""
+    return next((shift.mark for shift in shifts if shift.mark), "")
 
 
 def _bars(axes: Axes, kinds: Kinds) -> None:
     values = [mean_d(shifts) or 0.0 for shifts in kinds.values()]
-    embedding = [_is_embedding(shifts) for shifts in kinds.values()]
+    marks = [_mark(shifts) for shifts in kinds.values()]
     found = map(significant_share, kinds.values())
     shares = ["no test" if share is None else percent(share, 1) for share in found]
-    bars = axes.barh(range(len(kinds)), values, 0.62, color=[TICKET if it else DOTS for it in embedding])
+    bars = axes.barh(range(len(kinds)), values, 0.62, color=[TICKET if mark else DOTS for mark in marks])
     axes.bar_label(bars, shares, padding=3, size=6.5, color=INK)
-    axes.set_yticks(range(len(kinds)), list(kinds), size=7)
-    for label in (label for label, it in zip(axes.get_yticklabels(), embedding, strict=True) if it):
+    names = [f"{kind} {mark}".rstrip() for kind, mark in zip(kinds, marks, strict=True)]
+    axes.set_yticks(range(len(kinds)), names, size=7)
+    for label in (label for label, mark in zip(axes.get_yticklabels(), marks, strict=True) if mark):
         label.set(color=TICKET, weight="bold")
     axes.set_ylim(len(kinds) - 0.5, -0.5)  # the first kind on top
     lie_bars_down(axes)

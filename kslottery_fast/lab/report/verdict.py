@@ -47,9 +47,10 @@ def verdict(language: Mapping[str, Any]) -> str:
     Returns
     -------
     str
-        One line, computed from the validation pairs.
+        One line, computed from the validation pairs. Where the test pairs differ about another selector, it says both.
     """
-    return answer(language["recommendation"])
+    found = language["recommendation"]
+    return answer(found, on_test=_tested(found, language["selectors"]))
 
 
 def verdict_over(summary: Mapping[str, Any]) -> str:
@@ -65,8 +66,10 @@ def verdict_over(summary: Mapping[str, Any]) -> str:
     str
         One line: that of the language if there is one, otherwise that of the mean over languages.
     """
-    count = len(summary["languages"])
-    return answer(summary["recommendation"], f"in the mean over {count} languages" if count > 1 else "")
+    languages, found = list(summary["languages"].values()), summary["recommendation"]
+    if len(languages) == 1:
+        return answer(found, on_test=_tested(found, languages[0]["selectors"]))
+    return answer(found, f"in the mean over {len(languages)} languages", _tested(found, summary["selectors"]))
 
 
 def on_test(language: Mapping[str, Any]) -> str:
@@ -177,6 +180,14 @@ def _others(groups: Sequence[Mapping[str, Any]], best: Best) -> dict[Outcome, di
                     outcome = _REVERSED[against[best.selector][name]["outcome"]]
                     found.setdefault(outcome, {})[name] = group["rows"]
     return found
+
+
+def _tested(found: Mapping[str, Any] | None, groups: Sequence[Mapping[str, Any]]) -> dict[str, Outcome]:
+    """How the other selectors did on the test pairs, compared with the set to take and at its size."""
+    if found is None or found["take"] is None:
+        return {}
+    others = _others(groups, Best(found["take"], {}))
+    return {selector: outcome for outcome, names in others.items() for selector in names}
 
 
 def _done(others: Mapping[Outcome, Mapping[str, float]]) -> list[str]:

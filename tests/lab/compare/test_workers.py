@@ -17,6 +17,7 @@ import pytest
 from same_stages import SMALL, SMALL_STAGES, assert_same_stages
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.files import write_json
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.cli.jobs import NOT_NOW
 from kslottery_fast.lab.experiment import workers
@@ -76,6 +77,27 @@ def test_printed_jobs_read_what_they_need_alone_and_one_after_the_other_complete
     capsys.readouterr()
     assert cli.main(command) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1  # the report alone
+
+
+def test_a_job_finds_relative_paths_from_any_directory(arguments, compare_world, tmp_path, capsys, monkeypatch):
+    relative = ("--model", "model", "--corpus", "pairs.tsv")
+    monkeypatch.chdir(compare_world)
+    assert cli.main(arguments(tmp_path / "run", *relative, "--arms", "frequency@4", "--print-jobs")) == 0
+    header = read_header(tmp_path / "run")
+    assert header["directory"] == str(compare_world)
+    assert not {"directory", *header["settings"]}.intersection(header["grid"])
+    monkeypatch.chdir(tmp_path)
+    for stage in ("es.corpus", "es.untuned"):
+        assert cli.main(["job", "run", stage]) == 0, capsys.readouterr().err
+        assert RunFolder(tmp_path / "run").finished(stage)
+    assert Path.cwd() == tmp_path, "the directory is changed for the time of the job"
+    write_json(tmp_path / "run" / "run.json", {**header, "directory": str(tmp_path / "moved")})
+    assert cli.main(["job", "run", "es.0.embed"]) == 2
+    told = capsys.readouterr().err
+    assert f"(corpus 'pairs.tsv' and model 'model') begin in {tmp_path / 'moved'}, which is no directory here" in told
+    monkeypatch.chdir(compare_world)
+    assert cli.main(arguments(tmp_path / "run", *relative, "--arms", "frequency@4", "--print-jobs")) == 0
+    assert read_header(tmp_path / "run") == header, "a later call records its own directory"
 
 
 def test_a_job_says_by_its_exit_code_whether_it_is_done_cannot_be_done_yet_or_does_not_exist(

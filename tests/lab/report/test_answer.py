@@ -114,6 +114,34 @@ def test_if_frequency_itself_is_to_be_taken_the_answer_says_whether_ks_may_do_as
     assert answer(found_among(frequent, equal)).endswith("KS may do as well at 64 rows.")
 
 
+@pytest.mark.parametrize(
+    ("arm", "rows", "outcome", "ending"),
+    [
+        ("frequency@64", 64, "worse", "Frequency may do as well at 64 rows (it does worse on the test pairs)."),
+        ("frequency@64", 64, "better", "Frequency may do as well at 64 rows (it does better on the test pairs)."),
+        ("frequency@64", 64, "tie", "Frequency may do as well at 64 rows."),
+        ("frequency@18", 18, "worse", "Frequency may do as well at 18 rows (it does worse at 64 on the test pairs)."),
+        ("frequency@18", 18, "better", "Frequency may do as well at 18 rows."),
+        ("frequency@208", 208, "worse", "Frequency may do as well at 208 rows."),
+        (
+            "frequency@208",
+            208,
+            "better",
+            "Frequency may do as well at 208 rows (it does better at 64 on the test pairs).",
+        ),
+        ("frequency@64:lr=0.1", 64, "worse", "Frequency may do as well at 64 rows."),  # tested with other options
+        ("transfer-frequency@64", 64, "worse", "Frequency may do as well at 64 copied rows."),
+        ("random@64:draw=1", 64, "worse", "Random rows may do as well at 64 rows (they do worse on the test pairs)."),
+    ],
+)
+def test_where_the_test_pairs_differ_from_validation_the_answer_says_both(arm, rows, outcome, ending):
+    found = found_among(MIDDLE, model(arm, rows, 2.1, 2.04, 2.16))
+    found["take"] = found["arm"] = "partial@64"
+    found["as_good"] = [{"arm": arm, "rows": rows}]
+    selector = "random" if arm.startswith("random") else "frequency"
+    assert answer(found, on_test={selector: outcome, "l2": "worse"}).endswith(ending)
+
+
 def test_one_size_is_answered_without_a_choice():
     found = found_among(MIDDLE)
     assert answer(found) == "On the validation pairs, 64 trained rows are enough for 95% of Embed Tuning's gain."

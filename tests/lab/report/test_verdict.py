@@ -41,6 +41,20 @@ def test_the_verdict_is_the_answer_from_validation(plain):
     assert realistic(rows=60).summary["verdict"] == verdict(plain)
 
 
+def test_the_verdict_says_where_the_test_pairs_differ(plain):
+    told = recommendation("frequency@64")
+    told["as_good"] = [{"arm": "partial@64", "rows": 64}]
+    worse = [compared("64", 64, ks=2.1, frequency=2.0), compared("18", 18, ks=1.0, frequency=2.0)]
+    language = changed(plain, recommendation=told, selectors=worse)
+    ending = "KS may do as well at 64 rows (it does worse on the test pairs)."
+    assert verdict(language).endswith(ending)
+    assert verdict_over({"languages": {"es": language}, "recommendation": told, "selectors": []}).endswith(ending)
+    equal = changed(language, selectors=[compared("64", 64, ks=2.0, frequency=2.0)])
+    assert verdict(equal).endswith("KS may do as well at 64 rows.")
+    several = {"languages": {"es": equal, "ca": equal}, "recommendation": told, "selectors": worse}
+    assert verdict_over(several).endswith(ending), "that of the mean over languages"
+
+
 def test_the_test_pairs_are_told_by_share_interval_and_the_other_selectors(plain):
     assert on_test(plain) == (
         "On the test pairs, training the 55 rows of largest D recovers 95% (92% to 98%) of Embed Tuning's gain. At "
