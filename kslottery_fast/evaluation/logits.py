@@ -25,7 +25,7 @@ def supervised_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch
     Parameters
     ----------
     model : nn.Module
-        A transformers model with an output head, decoder-only or encoder-decoder.
+        A transformers model with an output head: decoder-only, encoder-decoder, or a masked language model.
     batch : mapping
         ``input_ids`` [B, T], usually ``attention_mask`` [B, T], and ``labels`` [B, T] with -100 at positions that are
         not supervised. Labels are aligned with the inputs, as transformers expects them. The shift by one that a
@@ -79,6 +79,8 @@ def supervised_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch
                 )
             inputs["decoder_input_ids"] = whole.prepare_decoder_input_ids_from_labels(labels=labels)
         targets = labels
+    elif getattr(whole, "loss_type", None) == "ForMaskedLM":
+        targets = labels  # it predicts the token at the position itself
     else:
         # Position t predicts token t + 1. The last position has nothing to predict.
         targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)

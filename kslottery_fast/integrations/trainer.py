@@ -12,6 +12,7 @@ from kslottery_fast.base.options import OutputRole
 from kslottery_fast.evaluation.logits import supervised_logits
 from kslottery_fast.optim.row_adamw import RowAdamW
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows, has_rows, output_role
+from kslottery_fast.rows.new_token_marks import new_tokens
 from kslottery_fast.rows.padding import check_train_padding
 from kslottery_fast.rows.roles import check_output_ids
 from kslottery_fast.rows.switch import follow_adapters
@@ -113,7 +114,7 @@ class TicketTrainerMixin(TicketFiles):
             follow_adapters(model)
             read_rows_in_fused_head(model, tell=not self._supervised_logits_only)
         self._bind_monitors()
-        if attached and not isinstance(self._tickets, str):
+        if attached and not (self._check_active or self._trains_all):
             watch_unread(self, texts_of(self._tickets, self._tokenizer))
 
     def add_callback(self, callback: Any) -> None:
@@ -206,7 +207,7 @@ class TicketTrainerMixin(TicketFiles):
             return True
         else:
             ids = active_vocabulary(self._train_dataset, model) if self._check_active else ids
-            check_attached(ids, get_rows(model).row_sets.current(), self._tokenizer)
+            check_attached(ids, get_rows(model).row_sets.current(), self._tokenizer, new_tokens(model))
         if any(value is not None for value in self._how.values()):
             raise InputError(
                 "output_ids and train_padding are for rows that the trainer attaches, and it attaches none here; pass "
@@ -223,7 +224,8 @@ class TicketTrainerMixin(TicketFiles):
             ids = active_vocabulary(self._train_dataset, model)
         else:
             rows = table_shape(input_embedding(model))[0]
-            ids = check_token_ids(self._tickets, rows, "tickets", tokenizer=self._tokenizer)
+            added = new_tokens(model)
+            ids = check_token_ids(self._tickets, rows, "tickets", tokenizer=self._tokenizer, new_tokens=added)
         # PEFT has frozen its base model already; freezing here would switch its adapters off. The rows go on the base
         # model, so that save_pretrained of the PeftModel still writes its adapter.
         base: Any = getattr(model, "get_base_model", lambda: model)
@@ -240,15 +242,16 @@ class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
     ----------
     *args, **kwargs
         The arguments of the Trainer.
-    tickets : TokenIds, "active", "none" or None
+    tickets : TokenIds, "active", "added", "none" or None
         The tokens whose rows train: Tickets, the path of a ticket file, or token ids. Strings of tokens are taken where
         ``processing_class`` is a tokenizer, and Tickets that keep the texts of their tokens must fit it. The rows are
         attached if they are not yet, which freezes the rest of the model. If PEFT put adapters into the model, what
         trains stays as PEFT set it, so that adapters and rows train together.
 
         ``"active"`` trains the active vocabulary of ``train_dataset`` (Embed Tuning). Every batch is then checked for
-        other tokens. With None, the model must have attached rows already. ``"none"`` attaches nothing and trains all
-        that is trainable in the model, as a plain Trainer does.
+        other tokens. ``"added"`` trains the rows of added tokens, as for :func:`kslottery_fast.attach_rows`. With None,
+        the model must have attached rows already. ``"none"`` attaches nothing and trains all that is trainable in the
+        model, as a plain Trainer does.
     output : {"auto", "frozen", "tied", "own"}
         What the output head does, as for :func:`kslottery_fast.attach_rows`. With "own" rows of the head train too.
     output_ids : TokenIds, optional

@@ -14,12 +14,12 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.ticket_ids import read_ticket_ids, token_text
 from kslottery_fast.rows.roles import check_output
 from kslottery_fast.rows.rowset import RowSet
-from kslottery_fast.rows.token_ids import TokenIds, check_token_ids
+from kslottery_fast.rows.token_ids import ADDED, TokenIds, check_token_ids
 from kslottery_fast.tickets.tickets import Tickets
 
 from .active_vocabulary import check_dataset
 
-WORDS = ("active", "none")
+WORDS = ("active", "none", ADDED)
 """The words that ``tickets=`` accepts. Any other str is the path of a ticket file."""
 
 
@@ -94,23 +94,25 @@ def read_tickets(tickets: Any, tokenizer: Any, dataset: Any) -> Any:
             return read_ticket_ids(tickets)
         except InputError as error:
             raise InputError(
-                f"tickets is {str(tickets)!r}: expected Tickets, token ids, 'active', 'none' or the path of a ticket "
-                f"file ({error})"
+                f"tickets is {str(tickets)!r}: expected Tickets, token ids, 'active', 'added', 'none' or the path "
+                f"of a ticket file ({error})"
             ) from None
     if isinstance(tickets, Tickets) and tokenizer is not None:
         tickets.check_tokenizer(tokenizer)
     return tickets
 
 
-def check_attached(tickets: TokenIds, row_set: RowSet, tokenizer: Any) -> None:
+def check_attached(tickets: TokenIds, row_set: RowSet, tokenizer: Any, added: Sequence[int] = ()) -> None:
     """Refuse tickets that are not those of the attached rows. Their order does not matter.
+
+    ``added`` are the tokens that were added to the model.
 
     Raises
     ------
     InputError
         The tickets are of other tokens.
     """
-    wanted = check_token_ids(tickets, row_set.vocab_size, "tickets", tokenizer=tokenizer)
+    wanted = check_token_ids(tickets, row_set.vocab_size, "tickets", tokenizer=tokenizer, new_tokens=added)
     if not torch.equal(wanted.sort().values, row_set.token_ids.cpu().sort().values):
         raise InputError("the rows attached to the model are not those of tickets; call detach_rows first")
 

@@ -186,10 +186,9 @@ def read_rows(folder: Path, head_name: str | None, *, beside_lora: bool = False)
         try:
             own = [int(token) for token in json.loads(wanted)]
             places = [head_ids.index(token) for token in own]
-            head_ids, head_values = own, head_values[places]
+            head_ids, head_values, biases = own, head_values[places], [bias[places] for bias in biases]
         except (ValueError, TypeError, IndexError):
             raise InputError(f"{folder} has a damaged list of the head's tokens; save the adapter again") from None
-        biases = [bias[places] for bias in biases]
     size = tensors.metadata.get(_VOCABULARY, "")
     return StoredRows(
         ids,

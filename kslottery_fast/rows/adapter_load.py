@@ -24,6 +24,7 @@ from .heads import head_rows, output_head
 from .sets import add_rows
 from .tables import check_finite, input_embedding, is_tied, table_shape
 from .token_ids import check_token_ids
+from .undo import ModelState
 
 
 @dataclass
@@ -79,11 +80,13 @@ def planned(folder: Path, model: nn.Module, tokenizer: Tokenizer | None, *, besi
 @contextmanager
 def grown(model: nn.Module, plan: Plan, tokenizer: Tokenizer | None) -> Iterator[None]:
     """Grow a model before the block and the tokenizer after it. If the block fails, both are as they were."""
-    plan.growth.grow(model)
+    before = ModelState(model) if plan.growth.after > plan.growth.before else None
     try:
+        plan.growth.grow(model)
         yield
     except BaseException:
-        plan.growth.shrink(model)
+        if before is not None:
+            before.restore()
         raise
     plan.growth.teach(tokenizer)
     head_keeps_rows = output_head(model) is not None and (plan.output != "tied" or not is_tied(model))

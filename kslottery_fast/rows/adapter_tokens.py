@@ -20,7 +20,9 @@ from torch import nn
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.tokenizer import Tokenizer
 
-from .tables import input_embedding, table_shape
+from .heads import output_head
+from .new_token_rows import mean_row
+from .tables import input_embedding, input_modules, table_shape
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -107,20 +109,21 @@ class Growth:
         """Grow the tables by transformers' own method. New rows are the mean of the table, which no seed changes."""
         if self.after == self.before:
             return
-        owner = cast(Any, model)
-        with torch.random.fork_rng(devices=[]):  # the new rows are drawn, and then overwritten
+        owner, device = cast(Any, model), input_embedding(model).weight.device
+        some = torch.arange(min(16, self.before))  # enough to recognize copies of the table
+        copies = len(input_modules(model, some))
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):  # new rows are drawn, then overwritten
             owner.resize_token_embeddings(self.after, mean_resizing=False)
-        head = owner.get_output_embeddings() if hasattr(owner, "get_output_embeddings") else None
+        modules: list[Any] = [*input_modules(model, some)]
+        if len(modules) != copies:
+            raise InputError(
+                f"{type(owner).__name__} grew some of its tables, but left one with {self.before} rows; resize the "
+                "base model yourself, with all of its tables, and load the adapter then"
+            )
         with torch.no_grad():
-            for module in (input_embedding(owner), head):
+            for module in (*modules, output_head(model)):
                 if module is not None and len(module.weight) == self.after:
-                    mean = module.weight[: self.before].float().mean(dim=0)
-                    module.weight[self.before :] = mean.to(module.weight.dtype)
-
-    def shrink(self, model: nn.Module) -> None:
-        """Undo :meth:`grow`."""
-        if self.after != self.before:
-            cast(Any, model).resize_token_embeddings(self.before, mean_resizing=False)
+                    module.weight[self.before :] = mean_row(module.weight, self.before).to(module.weight.dtype)
 
     def teach(self, tokenizer: Tokenizer | None) -> None:
         """Add the missing tokens to the tokenizer, in their order."""

@@ -128,9 +128,9 @@ def attach_rows(
     Warns
     -----
     RuntimeWarning
-        The row of ``padding_idx`` will not train. Or ``output="auto"`` keeps the head as it is, and the tokenizer has
-        tokens among ``token_ids`` that were added since it was loaded: the model will not learn to predict them. Once,
-        in the first training forward that reads rows whose ``requires_grad`` is False.
+        The row of ``padding_idx`` will not train. Or ``output="auto"`` keeps the head as it is, and ``token_ids`` has
+        tokens that are new, as the tokenizer or the values of their rows tell: the model will not learn to predict
+        them. Once, in the first training forward that reads rows whose ``requires_grad`` is False.
 
     Examples
     --------

@@ -100,12 +100,29 @@ def get_output_rows(model: nn.Module) -> RowHead:
             f"the output head has no rows of its own: they were attached with output={kept.output!r}; call detach_rows "
             "and then attach_rows(model, token_ids, output='own')"
         )
-    return row_heads(owner)[0]
+    return own_row_heads(owner)[0]
 
 
 def row_heads(model: nn.Module) -> list[RowHead]:
     """Return the output heads that read rows, their own or those of the input."""
     return [module for module in model.modules() if isinstance(module, RowHead)]
+
+
+def own_row_heads(model: nn.Module) -> list[RowHead]:
+    """Return the output heads of a model that was attached with ``output="own"``.
+
+    Raises
+    ------
+    InputError
+        There is none any more, because the head was replaced.
+    """
+    found = row_heads(model)
+    if not found:
+        raise InputError(
+            "the output head that the rows were attached to is no longer in the model; call detach_rows, which "
+            "restores the rest of the model"
+        )
+    return found
 
 
 def attached_model(model: nn.Module) -> nn.Module:

@@ -52,11 +52,7 @@ def own_heads(model: nn.Module) -> list[nn.Module]:
             f"output='own' needs a model with an output head, and {type(model).__name__} has none; load it as a "
             "language model (AutoModelForCausalLM and the like), or use output='frozen'"
         )
-    if any(isinstance(getattr(head, part, None), nn.Module) for part in ("base_layer", "original_module")):
-        raise InputError(
-            f"the output head is wrapped by PEFT ({type(head).__name__}), which trains it itself; take its name "
-            "(lm_head, ...) out of target_modules, modules_to_save and trainable_token_indices, or use output='frozen'"
-        )
+    _refuse_wrapped(model, head)
     weight: Any = getattr(head, "weight", None)
     if not torch.is_tensor(weight):
         raise InputError(f"output='own' needs a head with one weight, and {type(head).__name__} has none")
@@ -74,7 +70,7 @@ def tied_heads(model: nn.Module, embedding: nn.Embedding, token_ids: torch.Tenso
     Raises
     ------
     InputError
-        There is none, or one that does more than multiply.
+        There is none, or one that is wrapped by PEFT or does more than multiply.
     """
     heads = table_users(model, embedding.weight)[1]
     if not heads:
@@ -87,8 +83,21 @@ def tied_heads(model: nn.Module, embedding: nn.Embedding, token_ids: torch.Tenso
     columns = torch.cat([token_ids, _some_columns(table_shape(embedding)[0])]).unique()
     rows = base_rows(embedding, columns)
     for head in heads:
+        _refuse_wrapped(model, head)
         check_head(head, columns, rows, "tied")
     return heads
+
+
+def _refuse_wrapped(model: nn.Module, head: nn.Module) -> None:
+    """Refuse a head that is a layer of PEFT or is inside one. PEFT would merge it into the table that rows replace."""
+    for module in model.modules():
+        inner = [module._modules.get(part) for part in ("base_layer", "original_module")]
+        if any(each is not None and (module is head or each is head) for each in inner):
+            raise InputError(
+                f"the output head is wrapped by PEFT ({type(module).__name__}), which trains it itself; take its name "
+                "(lm_head, ...) out of target_modules, modules_to_save and trainable_token_indices, or use "
+                "output='frozen'"
+            )
 
 
 def _some_columns(vocab_size: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from kslottery_fast.base.arguments import M, check_model
 from kslottery_fast.base.errors import InputError
 
-from .attachment import all_attachments, attachment, detach, row_heads
+from .attachment import all_attachments, attachment, detach, own_row_heads
 from .overlay import RowEmbedding
 from .rowset import RowSet
 from .tables import PlacedRows, check_finite, check_writable, place_rows, write_rows
@@ -83,7 +83,7 @@ def merge_rows(model: M) -> M:
             "the embedding that the rows were attached to is no longer in the model, so there is nothing to merge; "
             "call detach_rows, which restores the rest of the model"
         )
-    heads = row_heads(owner) if kept.output == "own" else []
+    heads = own_row_heads(owner) if kept.output == "own" else []
     sets, row_set = embeddings[0].row_sets, embeddings[0].row_sets.current()
     others = [repr(name) for name in sets if name != sets.active]
     if others:

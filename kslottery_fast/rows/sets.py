@@ -15,7 +15,7 @@ from kslottery_fast.base.arguments import M, check_integer, check_model, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.tokenizer import Tokenizer
 
-from .attachment import attached_model, get_rows, has_rows, output_role, row_heads
+from .attachment import attached_model, get_rows, has_rows, output_role, own_row_heads
 from .new_set import new_row_set
 from .new_token_marks import new_tokens
 from .overlay import RowEmbedding
@@ -116,8 +116,8 @@ def add_rows(
             raise InputError("the embeddings of encoder and decoder differ in these rows; they cannot share a set")
     head, own_ids = None, None
     if role == "own":
-        head = row_heads(attached_model(model))[0]
-        own_ids = head_ids(head, ids, output_ids, tokenizer)
+        head = own_row_heads(attached_model(model))[0]
+        own_ids = head_ids(head, ids, output_ids, tokenizer, new_tokens(model))
     made = new_row_set(primary, ids, head=head, output_ids=own_ids, train_padding=train_padding is True)
     warn_padding(primary, ids, role, train_padding, tokenizer)
     sets[name] = made

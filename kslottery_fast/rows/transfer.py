@@ -14,6 +14,7 @@ from kslottery_fast.base.tokenizer import Tokenizer
 
 from .attachment import get_rows, has_rows
 from .heads import head_bias, head_rows, output_head, own_heads
+from .new_token_marks import new_tokens
 from .overlay import Overlay, RowHead
 from .roles import check_output, check_output_ids, head_ids
 from .tables import (
@@ -103,8 +104,7 @@ def transfer_rows(
     InputError
         The tables are of different dimension, or have no values (device meta). The ids are bad. A row holds NaN or Inf.
         The target has attached rows or cannot be written. ``output="tied"`` was given for a target that is not tied.
-        ``output="own"`` was given for a
-        table, or for a model without a head. The target is then as it was.
+        ``output="own"`` was given for a table, or for a model without a head. The target is then as it was.
     TypeError
         Source or target is neither a model nor a table of floats.
 
@@ -131,7 +131,8 @@ def transfer_rows(
             f"source has rows of dimension {origin.shape[1]}, but target has rows of dimension {table.shape[1]}"
         )
     either: TableName = "input" if isinstance(target, nn.Module) else "output"  # a tensor may be of either table
-    ids = check_token_ids(token_ids, table.shape[0], tokenizer=tokenizer, table=either)
+    added = _added_to(source, target)
+    ids = check_token_ids(token_ids, table.shape[0], tokenizer=tokenizer, new_tokens=added, table=either)
     check_token_ids(ids, origin.shape[0], "token_ids (in the source)")
     if isinstance(target, nn.Module):
         check_writable(input_embedding(target), "transfer rows into")
@@ -145,7 +146,7 @@ def transfer_rows(
         copies = [] if output == "tied" else table_copies(target)
         placed = place_rows(modules, ids, values)
         if output == "own":
-            placed += _head_rows(source, target, ids, output_ids, tokenizer)
+            placed += _head_rows(source, target, ids, output_ids, tokenizer, added)
         split_roles(target, copies)
         write_rows(placed)
     return target
@@ -202,15 +203,25 @@ def _with_attached(values: Tensor, module: Overlay, ids: Tensor) -> Tensor:
     return torch.where((slots >= 0).unsqueeze(1), module.rows[slots.clamp(min=0)], values)
 
 
+def _added_to(*owners: Any) -> list[int]:
+    """The tokens that were added to one of two models."""
+    return sorted({token for owner in owners if isinstance(owner, nn.Module) for token in new_tokens(owner)})
+
+
 def _head_rows(
-    source: Any, target: nn.Module, ids: Tensor, output_ids: TokenIds | None, tokenizer: Tokenizer | None
+    source: Any,
+    target: nn.Module,
+    ids: Tensor,
+    output_ids: TokenIds | None,
+    tokenizer: Tokenizer | None,
+    added: list[int],
 ) -> list[PlacedRows]:
     """Rows of the source's head, and entries of its bias, to be written into the head of the target."""
     origin = output_head(source) if isinstance(source, nn.Module) else None
     if origin is None:
         raise InputError("output='own' needs a source that is a model with an output head; pass output='frozen'")
     heads = own_heads(target)
-    own = head_ids(heads[0], ids, output_ids, tokenizer)
+    own = head_ids(heads[0], ids, output_ids, tokenizer, added)
     height, dimension = table_shape(origin)
     check_token_ids(own, height, "output_ids (in the source)")
     if dimension != table_shape(heads[0])[1]:
@@ -228,6 +239,9 @@ def _head_rows(
     values = values.to(cast(Tensor, heads[0].weight).dtype)
     check_finite(values, own, "cannot transfer into the head")
     placed = place_rows(heads, own, values)
-    if bias is not None and getattr(heads[0], "bias", None) is not None:
+    kept: Any = getattr(heads[0], "bias", None)
+    if bias is not None and kept is not None:
+        bias = bias.to(kept.dtype)
+        check_finite(bias[:, None], own, "cannot transfer into the bias of the head")
         placed += place_rows(heads, own, bias, "bias")
     return placed

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from transformers import (
+    BertConfig,
+    BertForMaskedLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -206,3 +208,14 @@ def test_a_model_that_was_compiled_and_run_before_is_refused(tiny_llama):
 def test_what_is_no_model_or_batch_is_refused_by_name(model, name):
     with pytest.raises(TypeError, match=f"{name} is"):
         supervised_logits(model, [1, 2])
+
+
+def test_a_masked_language_model_predicts_the_token_at_the_position_itself():
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = BertForMaskedLM(BertConfig(vocab_size=60, initializer_range=0.5, **sizes)).eval()
+    ids = torch.tensor([[7, 5, 9, 40], [3, 8, 2, 11]])
+    labels = ids.where(torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0]]) == 1, -100)
+    logits, targets = supervised_logits(model, {"input_ids": ids, "labels": labels})
+    assert targets.tolist() == [5, 40, 3]
+    want = model(input_ids=ids, labels=labels).loss
+    torch.testing.assert_close(torch.nn.functional.cross_entropy(logits, targets), want)

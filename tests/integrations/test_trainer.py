@@ -113,7 +113,7 @@ def test_tickets_may_be_the_path_of_a_ticket_file_or_strings_of_tokens(tmp_path,
     with pytest.raises(InputError, match=r"tickets has the string .*: pass tokenizer="):
         TicketTrainer(model=model, tickets=texts, **options)
     with pytest.raises(
-        InputError, match=r"^tickets is 'all': expected Tickets, token ids, 'active', 'none' or the path"
+        InputError, match=r"^tickets is 'all': expected Tickets, token ids, 'active', 'added', 'none' or the path"
     ):
         TicketTrainer(model=model, tickets="all", **options)
     assert not has_rows(model)

@@ -10,10 +10,12 @@ from tiny_trainer import TOKENS, arguments, dataset, losses, train
 from transformers import Seq2SeqTrainingArguments
 from transformers.integrations import TensorBoardCallback
 
+from kslottery_fast import InputError, attach_rows
 from kslottery_fast.integrations.monitor import TicketMonitor
 from kslottery_fast.integrations.seq2seq_trainer import TicketSeq2SeqTrainer
 from kslottery_fast.integrations.trainer import TicketTrainer
-from kslottery_fast.rows.attach import get_rows
+from kslottery_fast.rows.attach import get_rows, output_role
+from kslottery_fast.rows.new_token_marks import mark_new_tokens
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -127,3 +129,18 @@ def test_a_seq2seq_trainer_generates_with_the_rows_and_loads_the_best_model(tmp_
     inputs = {key: torch.tensor([each[key] for each in data[:6]]) for key in ("input_ids", "attention_mask")}
     again = model.generate(**inputs)
     np.testing.assert_array_equal(best[:, : again.shape[1]], again.numpy())
+
+
+def test_the_word_for_added_tokens_trains_their_rows(tmp_path):
+    with pytest.raises(InputError, match="tickets is 'added', and no token was added to this model"):
+        train(make("llama"), tmp_path, tickets="added")
+    model = make("llama")
+    mark_new_tokens([model.get_input_embeddings()], [40, 7])
+    trainer = train(model, tmp_path, tickets="added", max_steps=1)
+    assert get_rows(model).token_ids.tolist() == [7, 40]
+    assert output_role(trainer.model) == "tied"
+    train(model, tmp_path, tickets="added", max_steps=1)  # the same rows are attached already
+    other = make("llama")
+    mark_new_tokens([other.get_input_embeddings()], [40, 7])
+    with pytest.raises(InputError, match="the rows attached to the model are not those of tickets"):
+        train(attach_rows(other, [7]), tmp_path, tickets="added")

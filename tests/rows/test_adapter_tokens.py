@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_models import make
 from torch import nn
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.rows.adapter_file import WEIGHTS_FILE, load_adapter, save_adapter, save_rows_adapter
-from kslottery_fast.rows.attach import attach_rows, get_rows, has_rows
+from kslottery_fast.rows.attach import attach_rows, get_rows, has_rows, untie_output
 from kslottery_fast.rows.tables import embedding_table
 
 NEW = ["<tea>", "<cup>"]
@@ -173,3 +174,38 @@ def test_rows_without_a_model_keep_their_strings_too(tiny_tokenizer, tiny_llama,
 def test_metrics_are_names_and_numbers(metrics, tiny_llama, tmp_path):
     with pytest.raises(TypeError, match=r"metrics (is|has)"):
         save_adapter(attach_rows(tiny_llama(), [3]), tmp_path / "a", metrics=metrics)
+
+
+def test_a_model_whose_copies_of_the_table_do_not_all_grow_is_refused_and_as_it_was(tiny_tokenizer, tmp_path):
+    base = make("m2m100")
+    base.resize_token_embeddings(len(tiny_tokenizer), mean_resizing=False)
+    untie_output(base)  # encoder and decoder have copies, which transformers does not resize
+    trained = copy.deepcopy(tiny_tokenizer)
+    trained.add_tokens(NEW)
+    modules = ["model.shared", "model.encoder.embed_tokens", "model.decoder.embed_tokens"]
+    options = {"vocab_size": len(trained), "input_modules": modules, "tokenizer": trained}
+    save_rows_adapter(NEW, torch.ones(2, 16), tmp_path / "a", **options)
+    before = {name: (value, value.clone()) for name, value in base.state_dict(keep_vars=True).items()}
+    with pytest.raises(InputError, match="grew some of its tables, but left one with"):
+        load_adapter(base, tmp_path / "a", tokenizer=copy.deepcopy(tiny_tokenizer))
+    for name, value in base.state_dict(keep_vars=True).items():
+        assert value is before[name][0], name
+        assert torch.equal(value, before[name][1]), name
+    assert base.config.vocab_size == len(tiny_tokenizer)
+
+
+def test_a_model_that_fails_while_it_grows_is_as_it_was(fresh, tiny_tokenizer, tmp_path, monkeypatch):
+    model, trained = grown(fresh(), tiny_tokenizer)
+    save_adapter(model, tmp_path / "a", tokenizer=trained)
+    base = fresh()
+    table, resize = embedding_table(base), type(base).resize_token_embeddings
+
+    def half(self: nn.Module, *args: object, **kwargs: object) -> None:
+        resize(self, *args, **kwargs)
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(type(base), "resize_token_embeddings", half)
+    with pytest.raises(MemoryError):
+        load_adapter(base, tmp_path / "a", tokenizer=copy.deepcopy(tiny_tokenizer))
+    assert embedding_table(base) is table
+    assert base.config.vocab_size == len(tiny_tokenizer)

@@ -249,3 +249,40 @@ def test_a_mixed_batch_for_joined_positions_is_refused_for_a_head_of_its_own():
     inputs = batch(model)
     with mixed_rows(model, ["default", None]), pytest.raises(InputError, match="joins the positions of all examples"):
         supervised_logits(model, {**inputs, "labels": inputs["input_ids"]})
+
+
+def test_the_word_for_added_tokens_is_known_to_the_head_and_to_transfers():
+    model = attach_rows(with_new_tokens(tied=False), [7, 5], output="own", output_ids="added")
+    assert get_output_rows(model).token_ids.tolist() == [V, V + 1]
+    add_rows(model, "fr", "added", output_ids="added")
+    assert get_rows(model).row_sets["fr"].output.token_ids.tolist() == [V, V + 1]
+    source, target = with_new_tokens(tied=False), with_new_tokens(tied=False)
+    with torch.no_grad():
+        source.lm_head.weight.fill_(1.0)
+        source.get_input_embeddings().weight.fill_(2.0)
+    transfer_rows(source, target, "added", output="own", output_ids="added")
+    assert (target.lm_head.weight == 1.0).all(dim=1).nonzero().flatten().tolist() == [V, V + 1]
+    assert (target.get_input_embeddings().weight == 2.0).all(dim=1).nonzero().flatten().tolist() == [V, V + 1]
+
+
+def test_a_bias_that_does_not_fit_the_dtype_of_the_target_is_not_transferred():
+    source, target = make("phi", tied=False), make("phi", tied=False).half()
+    with torch.no_grad():
+        source.lm_head.bias[7] = 1e6
+    before = copy.deepcopy(target.state_dict())
+    with pytest.raises(InputError, match="cannot transfer into the bias of the head: 1 of 2 rows"):
+        transfer_rows(source, target, [7, 9], output="own")
+    assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_that_a_resize_has_just_made_are_warned_of_without_a_tokenizer(tied):
+    model = make("llama", tied=tied)
+    model.resize_token_embeddings(V + 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        attach_rows(copy.deepcopy(model), list(range(V)))
+        attach_rows(copy.deepcopy(model), [V, V + 1], output="frozen")
+    role = "tied" if tied else "own"
+    with pytest.warns(RuntimeWarning, match=rf"2 of the token ids \({V}, {V + 1}\) .*Pass output='{role}' so that"):
+        attach_rows(model, [7, V + 1, V])

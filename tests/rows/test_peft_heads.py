@@ -166,3 +166,19 @@ def test_rows_of_a_head_that_do_not_fit_are_refused_and_the_model_stays_as_it_wa
         load_adapter(low, tmp_path / "a")
     assert not has_rows(low)
     assert not has_rows(base)
+
+
+def test_bias_entries_that_are_too_few_are_refused(tmp_path):
+    base = base_of("phi", tied=False)
+    with pytest.warns(RuntimeWarning, match="the output head has a bias"):
+        save_adapter(both(copy.deepcopy(base), *PAIRS["other"]), tmp_path / "a")
+    with safe_open(tmp_path / "a" / WEIGHTS_FILE, "pt") as file:
+        metadata = file.metadata()
+    tensors = {
+        key: value[:2] if key.endswith("bias") else value
+        for key, value in load_file(tmp_path / "a" / WEIGHTS_FILE).items()
+    }
+    save_file(tensors, tmp_path / "a" / WEIGHTS_FILE, metadata)
+    with pytest.raises(InputError, match="has a damaged list of the head's tokens"):
+        load_adapter(base, tmp_path / "a")
+    assert not has_rows(base)

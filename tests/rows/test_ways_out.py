@@ -7,12 +7,13 @@ import huggingface_hub
 import peft
 import pytest
 import torch
-from tiny_models import TOKENS, batch, logits, make, tuned
+from tiny_models import TOKENS, V, batch, logits, make, tuned
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from kslottery_fast import attach_rows, detach_rows, has_rows, merge_rows
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.rows import get_output_rows
 from kslottery_fast.rows.tables import is_tied
 
 
@@ -103,3 +104,30 @@ def test_peft_on_a_head_that_keeps_its_own_rows_is_fine():
     model = attach_rows(make("llama", tied=False), TOKENS)
     assert not is_tied(model)
     assert has_rows(peft.get_peft_model(model, CONFIGS["LoRA on the head"]))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIGS["LoRA on the head"],
+        peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"]),
+        peft.LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices={"lm_head": [3]}),
+    ],
+)
+@pytest.mark.parametrize("output", ["tied", "own"])
+def test_a_tied_head_that_peft_has_wrapped_gets_no_rows(output, config):
+    model = peft.get_peft_model(make("llama"), config)
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    with pytest.raises(InputError, match=r"the output head is wrapped by PEFT .*or use output='frozen'"):
+        attach_rows(model.get_base_model(), TOKENS, output=output, freeze=False)
+    assert not has_rows(model)
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+
+
+def test_a_head_that_was_replaced_is_named_and_the_rest_can_be_detached():
+    model = attach_rows(make("llama", tied=False), TOKENS, output="own")
+    model.lm_head = nn.Linear(16, V, bias=False)
+    for act in (merge_rows, get_output_rows):
+        with pytest.raises(InputError, match=r"the output head .* no longer in the model; call detach_rows"):
+            act(model)
+    assert not has_rows(detach_rows(model))
