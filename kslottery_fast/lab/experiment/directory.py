@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.data.corpora import CATALOGUES
 from kslottery_fast.lab.models.names import MODELS
 
-_NAMED = {"corpus": CATALOGUES, "model": MODELS}
+_NAMED: dict[str, Container[str]] = {"corpus": CATALOGUES, "model": MODELS}
 """Settings that may be paths, and the names that are none even if a file is called so."""
 
 
