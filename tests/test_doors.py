@@ -165,7 +165,7 @@ DOORS = [
     Door(
         "checkpoint_to_adapter",
         lambda w: {"model": w.model, "checkpoint": w.trained, "path": w.folder / "made_adapter"},
-        MODEL | PATH | {"base_model_name_or_path": {"None", "str"}},
+        MODEL | PATH | TOKENIZER | {"base_model_name_or_path": {"None", "str"}},
     ),
     Door("detach_rows", lambda w: {"model": w.attached}),
     Door("embedding_table", lambda w: {"model": w.model}, MODEL),
