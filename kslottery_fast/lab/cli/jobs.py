@@ -31,8 +31,8 @@ def add_job(commands: Any) -> None:
         "stage is made twice. If a process is killed, the next one that asks for its\n"
         "stage takes it over: at once on the same machine, and elsewhere after three\n"
         "minutes. Without STAGE, the command does every job that no other process does,\n"
-        "until none is left. Relative paths in the settings begin where the experiment was\n"
-        "begun, so the command may be called in any directory.\n\n"
+        "until none is left. It may be called in any directory: relative paths in the\n"
+        "settings begin where the experiment was begun.\n\n"
         "Exit codes: 0 if the stage is finished, now or before; 75 if a stage that it\n"
         "needs is not finished, or if another process makes it now; 2 for an error; 130\n"
         "if interrupted.",

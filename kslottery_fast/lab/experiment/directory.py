@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.data.corpora import CATALOGUES
 from kslottery_fast.lab.models.names import MODELS
 
-_NAMED: dict[str, Container[str]] = {"corpus": CATALOGUES, "model": MODELS}
+_NAMED: Mapping[str, Collection[str]] = {"corpus": CATALOGUES, "model": MODELS}
 """Settings that may be paths, and the names that are none even if a file is called so."""
 
 
@@ -72,7 +72,7 @@ def in_directory(header: Mapping[str, Any], folder: Path) -> Iterator[Path]:
 
 def _relative(settings: Mapping[str, Any], *, existing: bool = False) -> dict[str, str]:
     """The settings that are relative paths: all that may be, or those that exist."""
-    found = {}
+    found: dict[str, str] = {}
     for name, names in _NAMED.items():
         value = settings.get(name)
         if value and value not in names and not Path(value).expanduser().is_absolute():
