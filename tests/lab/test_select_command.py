@@ -96,7 +96,7 @@ def test_tickets_of_the_output_head_are_selected_on_request(models, tiny_llama, 
     tuned.save_pretrained("tuned")
     assert cli.main(["select", "before", "tuned", "--table", "output", "--output", "head.json"]) == 0
     tickets = Tickets.load("head.json")
-    assert tickets == ks_select(before.lm_head, tuned.lm_head, table="output")
+    assert tickets == ks_select(before.lm_head.weight, tuned.lm_head.weight, table="output")
     assert (sorted(tickets), tickets.table) == ([7, 200], "output")
     assert "rows of the output head" in capsys.readouterr().out.splitlines()[0]
     assert cli.main(["select", "before", "tuned", "--table", "output", "--select-by", "l2", "-k", "1", "--json"]) == 0
