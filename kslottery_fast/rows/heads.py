@@ -92,7 +92,8 @@ def _refuse_wrapped(model: nn.Module, head: nn.Module) -> None:
     """Refuse a head that is a layer of PEFT or is inside one. PEFT would merge it into the table that rows replace."""
     for module in model.modules():
         inner = [module._modules.get(part) for part in ("base_layer", "original_module")]
-        if any(each is not None and (module is head or each is head) for each in inner):
+        around = any(each is not None and (module is head or each is head) for each in inner)
+        if around or (module is head and type(head).__module__.startswith("peft.")):
             raise InputError(
                 f"the output head is wrapped by PEFT ({type(module).__name__}), which trains it itself; take its name "
                 "(lm_head, ...) out of target_modules, modules_to_save and trainable_token_indices, or use "

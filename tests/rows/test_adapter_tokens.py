@@ -179,7 +179,9 @@ def test_metrics_are_names_and_numbers(metrics, tiny_llama, tmp_path):
 def test_a_model_whose_copies_of_the_table_do_not_all_grow_is_refused_and_as_it_was(tiny_tokenizer, tmp_path):
     base = make("m2m100")
     base.resize_token_embeddings(len(tiny_tokenizer), mean_resizing=False)
-    untie_output(base)  # encoder and decoder have copies, which transformers does not resize
+    untie_output(base)
+    for part in (base.model.encoder, base.model.decoder):  # copies, which transformers does not resize
+        part.embed_tokens = copy.deepcopy(base.model.shared)
     trained = copy.deepcopy(tiny_tokenizer)
     trained.add_tokens(NEW)
     modules = ["model.shared", "model.encoder.embed_tokens", "model.decoder.embed_tokens"]

@@ -281,7 +281,7 @@ def test_rows_that_a_resize_has_just_made_are_warned_of_without_a_tokenizer(tied
     model.resize_token_embeddings(V + 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        attach_rows(copy.deepcopy(model), list(range(V)))
+        attach_rows(copy.deepcopy(model), list(range(1, V)))
         attach_rows(copy.deepcopy(model), [V, V + 1], output="frozen")
     role = "tied" if tied else "own"
     with pytest.warns(RuntimeWarning, match=rf"2 of the token ids \({V}, {V + 1}\) .*Pass output='{role}' so that"):
