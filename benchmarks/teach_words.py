@@ -87,9 +87,8 @@ def score(model: nn.Module, tokenizer: Any, ids: list[int]) -> Score:
     right, after, said = [], [], []
     for own, word in enumerate(WORDS):
         for text in HELD_OUT[word]:
-            batch = encode(
-                tokenizer, [text.replace(word, other) for other in WORDS]
-            )  # of one length: one token differs
+            # The sentences have one length, since they differ in one token.
+            batch = encode(tokenizer, [text.replace(word, other) for other in WORDS])
             losses = _token_losses(model, batch)
             right.append(int(losses.sum(dim=1).argmin()) == own)
             place = batch["input_ids"][own].tolist().index(ids[own])
