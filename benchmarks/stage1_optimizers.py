@@ -51,9 +51,6 @@ class PlainAdam(Optimizer):
     second_moment : {"element", "row"}
         "row" keeps one second moment for each row. It is the running mean of the mean of the row's squared gradients,
         as in TorchRec's and FBGEMM's row-wise optimizers for embedding tables. The state is [k, 1].
-    lazy : bool
-        Whether a row whose gradient is 0 keeps its moments and does not move, as with ``torch.optim.SparseAdam``. Bias
-        correction counts all updates.
 
     Examples
     --------
@@ -75,9 +72,8 @@ class PlainAdam(Optimizer):
         eps: float = 1e-8,
         *,
         second_moment: Literal["element", "row"] = "element",
-        lazy: bool = False,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "second_moment": second_moment, "lazy": lazy})
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "second_moment": second_moment})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -96,20 +92,17 @@ class PlainAdam(Optimizer):
             state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(grad), exp_avg_sq=torch.zeros_like(square))
         state["step"] += 1
         step = int(state["step"])
-        # A lazy row that this batch does not read keeps everything.
-        read = (grad != 0).any(dim=1) if group["lazy"] else slice(None)
-        moment = state["exp_avg"][read].lerp(grad[read], 1 - beta1)
-        second = state["exp_avg_sq"][read].lerp(square[read], 1 - beta2)
+        moment = state["exp_avg"].lerp_(grad, 1 - beta1)
+        second = state["exp_avg_sq"].lerp_(square, 1 - beta2)
         denominator = (second / (1 - beta2**step)).sqrt() + group["eps"]
-        param[read] -= group["lr"] / (1 - beta1**step) * moment / denominator
-        state["exp_avg"][read], state["exp_avg_sq"][read] = moment, second
+        param -= group["lr"] / (1 - beta1**step) * moment / denominator
 
 
 @dataclass(frozen=True)
 class Method:
     """An optimizer of stage 1 and its numbers, without those that it does not have.
 
-    ``adam`` is the RowAdamW with which everything else is trained. As ``Recipe.optimizer`` a method makes any other.
+    ``adam`` and ``lazy`` are RowAdamW. As ``Recipe.optimizer`` a method makes any other.
 
     Parameters
     ----------
@@ -145,7 +138,9 @@ class Method:
     def settings(self) -> dict[str, Any]:
         """The settings of the experiment that it decides."""
         numbers = {"stage1_eps": self.eps, "stage1_beta2": self.beta2, "learning_rate": self.learning_rate}
-        return {name: value for name, value in numbers.items() if value is not None}
+        return {name: value for name, value in numbers.items() if value is not None} | {
+            "stage1_lazy": self.optimizer == "lazy"
+        }
 
     def __call__(self, params: Iterable[nn.Parameter], recipe: Recipe) -> Optimizer:
         """Make the optimizer."""
@@ -156,8 +151,7 @@ class Method:
             recipe.learning_rate,
             (0.9, recipe.beta2),
             recipe.eps,
-            second_moment="row" if self.optimizer == "row" else "element",
-            lazy=self.optimizer == "lazy",
+            second_moment="row",
         )
 
 

@@ -98,7 +98,7 @@ class StudyCell(Cell):
     def recipe(self, spec: ArmSpec, learning_rate: float) -> Recipe:
         """How an arm is trained."""
         recipe = super().recipe(spec, learning_rate)
-        return recipe if self.method.optimizer == "adam" else replace(recipe, optimizer=self.method)
+        return recipe if self.method.optimizer in ("adam", "lazy") else replace(recipe, optimizer=self.method)
 
 
 class Study:

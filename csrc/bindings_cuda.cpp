@@ -29,12 +29,12 @@ void ks_decide(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Addr
 // table, row_ids, master, grad, exp_avg, exp_avg_sq; (step, lr, lr_dtype, whole_grad), the first two on the device or
 // 0; k; (step, lr, beta1, beta2, eps, weight_decay)
 using UpdateArgs =
-    std::tuple<MatrixArgs, Address, Address, MatrixArgs, Address, Address, std::tuple<Address, Address, int32_t, bool>,
+    std::tuple<MatrixArgs, Address, Address, MatrixArgs, Address, Address, std::tuple<Address, Address, int32_t, bool, Address>,
                int64_t, std::tuple<int64_t, double, double, double, double, double>>;
 
 cuda::RowUpdate row_update(const UpdateArgs &args) {
     const auto &[table, row_ids, master, grad, exp_avg, exp_avg_sq, scalars, k, hyper] = args;
-    const auto &[step_at, lr_at, lr_dtype, whole_grad] = scalars;
+    const auto &[step_at, lr_at, lr_dtype, whole_grad, read] = scalars;
     const auto &[step, lr, beta1, beta2, eps, weight_decay] = hyper;
     cuda::RowUpdate update{};
     update.table = output(table);
@@ -49,6 +49,7 @@ cuda::RowUpdate row_update(const UpdateArgs &args) {
     update.lr = pointer<const void>(lr_at);
     update.lr_dtype = static_cast<DType>(lr_dtype);
     update.whole_grad = whole_grad;
+    update.read = pointer<uint8_t>(read);
     return update;
 }
 
@@ -61,17 +62,17 @@ void row_adamw_step(const std::vector<UpdateArgs> &args, Address state, Address 
     cuda::row_adamw(updates.data(), static_cast<int64_t>(updates.size()), control, on(device, stream));
 }
 
-// With the arguments of the CPU's function.
+// With the arguments of the CPU's function, but for `read`, the workspace of a lazy update, in place of `lazy`.
 void row_adamw(const MatrixArgs &table, Address row_ids, int64_t k, Address master, const MatrixArgs &grad,
                Address exp_avg, Address exp_avg_sq, int64_t step, double lr, double beta1, double beta2, double eps,
-               double weight_decay, int device, Address stream) {
+               double weight_decay, Address read, int device, Address stream) {
     const cuda::RowUpdate update = row_update({table,
                                                row_ids,
                                                master,
                                                grad,
                                                exp_avg,
                                                exp_avg_sq,
-                                               {0, 0, 0, false},
+                                               {0, 0, 0, false, read},
                                                k,
                                                {step, lr, beta1, beta2, eps, weight_decay}});
     cuda::row_adamw(&update, 1, {}, on(device, stream));

@@ -68,14 +68,16 @@ struct AdamW {
 // One AdamW update of k rows of a table, in place, as torch.optim.AdamW on the sub-table table[row_ids]. master [k,
 // cols] float32 or null: the exact values of the rows where the table's dtype is narrower. It is updated, and the table
 // gets its rounding. grad [k, cols]. exp_avg, exp_avg_sq [k, cols] float32 (float64 for a float64 table), contiguous.
-// row_ids [k] distinct, or null for the rows 0..k-1.
+// row_ids [k] distinct, or null for the rows 0..k-1. With lazy a row whose gradient is all zero is left as it is, with
+// its moments, as by torch.optim.SparseAdam.
 void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master, const Matrix &grad,
-               void *exp_avg, void *exp_avg_sq, const AdamW &hyper, int threads);
+               void *exp_avg, void *exp_avg_sq, const AdamW &hyper, bool lazy, int threads);
 
 // The same, but if grad holds NaN or infinity nothing is written. Returns whether the update was made. *step is the
 // number of updates made so far. It goes up by one if the update was made. hyper.step is not used.
 bool row_adamw_if_finite(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master,
-                         const Matrix &grad, void *exp_avg, void *exp_avg_sq, float *step, AdamW hyper, int threads);
+                         const Matrix &grad, void *exp_avg, void *exp_avg_sq, float *step, AdamW hyper, bool lazy,
+                         int threads);
 
 // Whether no element is NaN or infinite.
 bool all_finite(const Matrix &matrix, int threads);
@@ -116,7 +118,8 @@ void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *dec
 // the table (an id outside ends the kernel as a failed assert does). If step is not null, it is a float32 in device
 // memory with the number of updates made so far. It goes up by one, and hyper.step is not used. If lr is not null, it
 // is a float32 or float64 in device memory and replaces hyper.lr. With whole_grad, grad is the gradient of the whole
-// table, and row_ids names its rows too.
+// table, and row_ids names its rows too. If read is not null, the update is lazy: a row whose gradient is all zero is
+// left as it is. read is then a workspace of k bytes, all 0, in which the others are marked.
 struct RowUpdate {
     MutableMatrix table;
     const int64_t *row_ids;
@@ -129,6 +132,7 @@ struct RowUpdate {
     const void *lr;
     DType lr_dtype;
     bool whole_grad;
+    uint8_t *read;
 };
 
 // What a step reads in device memory besides its tables. All pointers may be null. state is three int32, zeros before
@@ -141,7 +145,8 @@ struct StepControl {
     bool skip_nonfinite;
 };
 
-// One AdamW update of each of `count` tables, with one launch for every 16 of them (two with skip_nonfinite). The bits
+// One AdamW update of each of `count` tables, with one launch for every 16 of them, another one with skip_nonfinite, and
+// another one if an update is lazy. The bits
 // are those of the CPU's row_adamw, with one exception. If step numbers are on the device, the powers of the betas are
 // computed there, by a pow that may differ from the host's by two units in the last place of a double. The moments
 // still have the CPU's bits. The change of a parameter has a relative error of up to 4e-16 / (1 - beta^step), with the

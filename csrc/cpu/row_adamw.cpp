@@ -39,9 +39,41 @@ bool in_place(const M &matrix) {
     return matrix.dtype == dtype_of(C{}) && matrix.col_stride == 1;
 }
 
+// Whether any of the numbers is not zero. A row with a gradient ends the search within its first numbers.
+inline bool any_nonzero(const double *values, int64_t n) {
+    return std::any_of(values, values + n, [](double value) { return value != 0; });
+}
+
+// In blocks, whose inner loop the compiler can make vector code of. NaN counts as different from 0.
+inline bool any_nonzero(const float *values, int64_t n) {
+    constexpr int64_t kBlock = 64;
+    for (int64_t first = 0; first < n; first += kBlock) {
+        int found = 0;
+        for (int64_t i = first; i < std::min(first + kBlock, n); ++i) found |= values[i] != 0;
+        if (found) return true;
+    }
+    return false;
+}
+
+// Whether a row of a gradient holds a number other than zero, in the type of the computation.
+template <typename C>
+bool has_gradient(const Matrix &grad, int64_t row) {
+    C copy[kSpan];
+    for (int64_t col = 0; col < grad.cols; col += kSpan) {
+        const int64_t n = std::min(kSpan, grad.cols - col);
+        if (in_place<C>(grad)) {
+            if (any_nonzero(static_cast<const C *>(grad.data) + offset(grad, row, col), n)) return true;
+        } else {
+            load_span(grad, row, col, n, copy);
+            if (any_nonzero(copy, n)) return true;
+        }
+    }
+    return false;
+}
+
 template <typename C>
 bool update_rows(const MutableMatrix &table, const int64_t *row_ids, int64_t k, C *master, const Matrix &grad,
-                 C *exp_avg, C *exp_avg_sq, const AdamW &hyper, bool only_finite, int threads) {
+                 C *exp_avg, C *exp_avg_sq, const AdamW &hyper, bool lazy, bool only_finite, int threads) {
     const AdamWCoefficients<C> coefficients = coefficients_of<C>(hyper);
     const AdamWSpan<C> update = adamw_span(C{});
     const int64_t cols = table.cols;
@@ -52,6 +84,7 @@ bool update_rows(const MutableMatrix &table, const int64_t *row_ids, int64_t k, 
     return parallel_for_if(k, grain, threads, look, [&](int64_t lo, int64_t hi) {
         C grad_copy[kSpan], param_copy[kSpan];
         for (int64_t i = lo; i < hi; ++i) {
+            if (lazy && !has_gradient<C>(grad, i)) continue;
             const int64_t row = row_ids ? row_ids[i] : i;
             for (int64_t col = 0; col < cols; col += kSpan) {
                 const int64_t n = std::min(kSpan, cols - col), at = i * cols + col;
@@ -90,7 +123,7 @@ void check_rows(const int64_t *row_ids, int64_t k, int64_t rows) {
 }
 
 bool update(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master, const Matrix &grad,
-            void *exp_avg, void *exp_avg_sq, const AdamW &hyper, bool only_finite, int threads) {
+            void *exp_avg, void *exp_avg_sq, const AdamW &hyper, bool lazy, bool only_finite, int threads) {
     KSL_CHECK(grad.rows == k && grad.cols == table.cols, "grad is [", grad.rows, ", ", grad.cols, "], expected [", k,
               ", ", table.cols, "]");
     KSL_CHECK(hyper.step >= 1, "step is ", hyper.step, ", but steps count from 1");
@@ -98,25 +131,26 @@ bool update(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void 
     if (table.dtype == DType::kFloat64) {
         KSL_CHECK(!master, "master is for tables narrower than float32");
         return update_rows<double>(table, row_ids, k, nullptr, grad, static_cast<double *>(exp_avg),
-                                   static_cast<double *>(exp_avg_sq), hyper, only_finite, threads);
+                                   static_cast<double *>(exp_avg_sq), hyper, lazy, only_finite, threads);
     } else {
         KSL_CHECK(!master || table.dtype != DType::kFloat32, "master is for tables narrower than float32");
         return update_rows<float>(table, row_ids, k, static_cast<float *>(master), grad, static_cast<float *>(exp_avg),
-                                  static_cast<float *>(exp_avg_sq), hyper, only_finite, threads);
+                                  static_cast<float *>(exp_avg_sq), hyper, lazy, only_finite, threads);
     }
 }
 
 }  // namespace
 
 void row_adamw(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master, const Matrix &grad,
-               void *exp_avg, void *exp_avg_sq, const AdamW &hyper, int threads) {
-    update(table, row_ids, k, master, grad, exp_avg, exp_avg_sq, hyper, false, threads);
+               void *exp_avg, void *exp_avg_sq, const AdamW &hyper, bool lazy, int threads) {
+    update(table, row_ids, k, master, grad, exp_avg, exp_avg_sq, hyper, lazy, false, threads);
 }
 
 bool row_adamw_if_finite(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void *master,
-                         const Matrix &grad, void *exp_avg, void *exp_avg_sq, float *step, AdamW hyper, int threads) {
+                         const Matrix &grad, void *exp_avg, void *exp_avg_sq, float *step, AdamW hyper, bool lazy,
+                         int threads) {
     hyper.step = static_cast<int64_t>(*step) + 1;
-    const bool made = update(table, row_ids, k, master, grad, exp_avg, exp_avg_sq, hyper, true, threads);
+    const bool made = update(table, row_ids, k, master, grad, exp_avg, exp_avg_sq, hyper, lazy, true, threads);
     if (made) *step += 1;
     return made;
 }

@@ -90,7 +90,7 @@ __device__ C next_param(const AdamWCoefficients<C> &c, C param, C exp_avg, C exp
 // The place of a thread's pack of a tile in the state, in the table and in the gradient.
 template <int kWidth>
 struct Place {
-    int64_t element, row = 0, col = 0;  // row: of the table, by way of row_ids
+    int64_t element, i = 0, row = 0, col = 0;  // i: of the k rows; row: of the table, by way of row_ids
     int64_t grad_row = 0;
     bool exists;
 
@@ -98,11 +98,16 @@ struct Place {
         element = (tile * kThreads + static_cast<int>(threadIdx.x)) * kWidth;
         exists = element < u.k * u.table.cols;
         if (!exists) return;
-        const int64_t i = quotient(element, u.table.cols);
+        i = quotient(element, u.table.cols);
         col = element - i * u.table.cols;
         row = u.row_ids ? u.row_ids[i] : i;
         KSL_DEVICE_CHECK(0 <= row && row < u.table.rows, "a row id is outside the table");
         grad_row = u.whole_grad ? row : i;
+    }
+
+    // A lazy update passes over rows without a gradient, as over packs that do not exist.
+    __device__ void leave_out_unread(const RowUpdate &u) {
+        if (u.read && exists) exists = u.read[i] != 0;
     }
 };
 
@@ -161,6 +166,7 @@ template <typename C, int kWidth>
 __device__ void update_table(const Table &table, const StepControl &control, Scalars<C> &shared, int64_t tile) {
     const RowUpdate &u = table.update;
     Place<kWidth> place(u, tile);
+    place.leave_out_unread(u);
     Operands<C, kWidth> operands;
     operands.load(u, place);  // in flight while two threads compute
     compute_scalars(table, control, shared);
@@ -173,6 +179,7 @@ __device__ void update_table(const Table &table, const StepControl &control, Sca
         tile += gridDim.x;
         if (tile >= table.tiles) return;
         place = Place<kWidth>(u, tile);
+        place.leave_out_unread(u);
         operands.load(u, place);
     }
 }
@@ -253,6 +260,38 @@ __global__ void __launch_bounds__(kThreads) nonfinite_kernel(const __grid_consta
     }
 }
 
+// Mark the row of each pack whose gradient holds a number other than 0, after the division by GradScaler's scale.
+template <typename C, int kWidth>
+__device__ void mark_read(const RowUpdate &u, const StepControl &control, int64_t tile) {
+    const Place<kWidth> place(u, tile);
+    if (!place.exists) return;
+    C grad[kWidth];
+    load_elements(u.grad.dtype, u.grad.data, offset(u.grad, place.grad_row, place.col), grad);
+    const C scale = control.grad_scale ? static_cast<C>(*control.grad_scale) : C(1);
+    bool found = false;
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) found |= grad[j] / scale != 0;
+    if (found) u.read[place.i] = 1;  // all who write, write the same
+}
+
+__global__ void __launch_bounds__(kThreads) mark_kernel(const __grid_constant__ Step step) {
+    int64_t before = 0;
+    for (int i = 0; i < step.count; ++i) {
+        const Table &table = step.tables[i];
+        const RowUpdate &u = table.update;
+        for (int64_t tile = first_tile(before); u.read && tile < table.tiles; tile += gridDim.x) {
+            if (u.table.dtype == DType::kFloat64) {
+                table.packs ? mark_read<double, kPack<double>>(u, step.control, tile)
+                            : mark_read<double, 1>(u, step.control, tile);
+            } else {
+                table.packs ? mark_read<float, kPack<float>>(u, step.control, tile)
+                            : mark_read<float, 1>(u, step.control, tile);
+            }
+        }
+        before += table.tiles;
+    }
+}
+
 Table prepared(const RowUpdate &u) {
     const int64_t grad_rows = u.whole_grad ? u.table.rows : u.k;
     KSL_CHECK(u.grad.rows == grad_rows && u.grad.cols == u.table.cols, "grad is [", u.grad.rows, ", ", u.grad.cols,
@@ -283,9 +322,10 @@ void row_adamw(const RowUpdate *updates, int64_t count, const StepControl &contr
         KSL_CHECK(control.state || !updates[i].step, "a step number on the device needs the control's state");
     }
     KSL_CHECK(control.state || !control.skip_nonfinite, "skip_nonfinite needs the control's state");
+    const bool lazy = std::any_of(updates, updates + count, [](const RowUpdate &u) { return u.read; });
     // All gradients are looked at before any table is written.
-    for (const bool looking : {true, false}) {
-        if (looking && !control.skip_nonfinite) continue;
+    for (const auto kernel : {nonfinite_kernel, mark_kernel, update_kernel}) {
+        if ((kernel == nonfinite_kernel && !control.skip_nonfinite) || (kernel == mark_kernel && !lazy)) continue;
         for (int64_t first = 0; first < count; first += kTables) {
             Step step{};
             step.control = control;
@@ -296,7 +336,6 @@ void row_adamw(const RowUpdate *updates, int64_t count, const StepControl &contr
                 step.tables[i] = prepared(updates[first + i]);
                 tiles += step.tables[i].tiles;
             }
-            const auto kernel = looking ? nonfinite_kernel : update_kernel;
             // Beyond the number of blocks that the device holds at once, blocks take turns. There is at least one,
             // because step numbers advance even if no row is updated.
             const int64_t blocks = std::min(tiles, resident_blocks(kernel, kThreads, 0, stream));

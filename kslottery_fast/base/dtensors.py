@@ -24,6 +24,12 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
 
 
+def cuts_rows(tensor: Tensor) -> bool:
+    """Tell whether this process may hold a part of a row. Only a matrix has several rows."""
+    placements = tensor.placements if is_dtensor(tensor) else ()  # type: ignore[attr-defined]
+    return any(not (place.is_replicate() or (tensor.dim() == 2 and place.is_shard(0))) for place in placements)
+
+
 def is_partitioned(tensor: Tensor) -> bool:
     """Tell whether DeepSpeed ZeRO-3 keeps a parameter in parts."""
     return hasattr(tensor, "ds_id")

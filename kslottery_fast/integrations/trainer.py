@@ -69,13 +69,15 @@ class TicketTrainerMixin(TicketFiles):
         train_padding: bool | None = None,
         supervised_logits_only: bool = False,
         nonfinite: Literal["raise", "skip"] = "raise",
+        lazy: bool = False,
         **kwargs: Any,
     ) -> None:
         given = by_name(super().__init__, args, kwargs)
-        check_arguments(given, output, nonfinite, supervised_logits_only)
+        check_arguments(given, output, nonfinite, supervised_logits_only, lazy)
         check_output_ids(output_ids, output)
         check_train_padding(train_padding)
         self._supervised_logits_only, self._nonfinite, self._output = supervised_logits_only, nonfinite, output
+        self._lazy = lazy
         self._how: dict[str, Any] = {"output_ids": output_ids, "train_padding": train_padding}
         self._train_dataset: Any = given.get("train_dataset")
         self._tokenizer = tokenizer_of(given.get("processing_class"))
@@ -103,7 +105,7 @@ class TicketTrainerMixin(TicketFiles):
             check_one_gpu(self)
         if attached:
             check_whole_parameters(self)
-        check_optimizer(self, self._nonfinite)
+        check_optimizer(self, self._nonfinite, lazy=self._lazy)
         if self._supervised_logits_only:
             check_plain_loss(self)
         if attached and self._tickets is not None and not self._trains_all:
@@ -155,6 +157,7 @@ class TicketTrainerMixin(TicketFiles):
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
                 nonfinite=self._nonfinite,
+                lazy=self._lazy,
             )
         # Older releases do not take the model.
         return self.optimizer if self.optimizer is not None else super().create_optimizer()
@@ -263,6 +266,9 @@ class TicketTrainer(TicketTrainerMixin, transformers.Trainer):
     nonfinite : {"raise", "skip"}
         What to do about NaN or Inf in a gradient, as for :class:`kslottery_fast.RowAdamW`. ``"raise"`` raises
         InputError before anything is written. ``"skip"`` leaves the step out, and the log counts ``skipped_steps``.
+    lazy : bool
+        Leave rows without a gradient in a step at rest, as for :class:`kslottery_fast.RowAdamW`. The KS test then finds
+        the rows that matter more often.
 
     Raises
     ------

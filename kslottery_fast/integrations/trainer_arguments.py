@@ -31,7 +31,9 @@ def by_name(init: Callable[..., None], args: Sequence[Any], kwargs: Mapping[str,
     return {**first, **dict(zip(names, args, strict=False)), **kwargs}
 
 
-def check_arguments(given: Mapping[str, Any], output: Any, nonfinite: Any, supervised_logits_only: Any) -> None:
+def check_arguments(
+    given: Mapping[str, Any], output: Any, nonfinite: Any, supervised_logits_only: Any, lazy: Any
+) -> None:
     """Refuse arguments of a wrong kind, each by its name, before anything is changed.
 
     Raises
@@ -44,6 +46,7 @@ def check_arguments(given: Mapping[str, Any], output: Any, nonfinite: Any, super
     check_output(output)
     check_choice(nonfinite, ("raise", "skip"), "nonfinite")
     check_flag(supervised_logits_only, "supervised_logits_only")
+    check_flag(lazy, "lazy")
     model = given.get("model")
     if isinstance(model, str):
         raise InputError(

@@ -31,11 +31,12 @@ def check_whole_parameters(trainer: transformers.Trainer) -> None:
         )
 
 
-def check_optimizer(trainer: transformers.Trainer, nonfinite: str) -> None:
-    """Refuse an ``optim`` other than AdamW, and ``nonfinite`` for an optimizer that the caller passes."""
+def check_optimizer(trainer: transformers.Trainer, nonfinite: str, *, lazy: bool) -> None:
+    """Refuse an ``optim`` other than AdamW, and ``nonfinite`` and ``lazy`` for an optimizer that the caller passes."""
     if trainer.optimizer is not None or trainer.optimizer_cls_and_kwargs is not None:
-        if nonfinite != "raise":
-            raise InputError("nonfinite is for the Trainer's own RowAdamW; set it on the optimizer that you pass")
+        for name, given in (("nonfinite", nonfinite != "raise"), ("lazy", lazy)):
+            if given:
+                raise InputError(f"{name} is for the Trainer's own RowAdamW; set it on the optimizer that you pass")
         return
     optim: Any = trainer.args.optim
     name = getattr(optim, "value", optim)

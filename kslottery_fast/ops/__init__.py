@@ -169,6 +169,7 @@ def row_adamw_(
     eps: float,
     weight_decay: float,
     master: Tensor | None = None,
+    lazy: bool = False,
 ) -> None:
     """One AdamW update of some rows of a table, in place. It is torch.optim.AdamW on ``table[rows]``.
 
@@ -194,6 +195,8 @@ def row_adamw_(
     master : Tensor or None
         [k, d] contiguous float32, only for a float16 or bfloat16 table: the exact values of the rows. It is updated,
         and the table gets its rounding. Without it, an update below half a unit of the table is lost.
+    lazy : bool
+        Leave a row whose gradient is all zero as it is, with its moments and its master row.
 
     Raises
     ------
@@ -216,9 +219,11 @@ def row_adamw_(
     require_tensors_or_none(rows=rows, master=master)
     require_integers(step=step)
     require_numbers(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+    check_flag(lazy, "lazy")
     torch.ops.kslottery.row_adamw_(
         table, rows, grad, exp_avg, exp_avg_sq,
         step=step, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, master=master,
+        lazy=lazy,
     )  # fmt: skip
 
 
@@ -241,6 +246,7 @@ def row_adamw_step_(
     skip_nonfinite: bool = False,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
+    lazy: list[bool] | None = None,
 ) -> None:
     """One optimizer step: :func:`row_adamw_` for several tables at once. On CUDA one launch serves up to 16 tables.
 
@@ -273,6 +279,9 @@ def row_adamw_step_(
         float32 scalar on the device, from GradScaler. Gradients are divided by it.
     found_inf : Tensor or None
         float32 scalar on the device, from GradScaler. The step is left out unless it is 0.
+    lazy : list of bool, optional
+        For each table, as for row_adamw_. By default no table is updated lazily. On CUDA one more launch then reads
+        the gradients. A gradient counts as zero after its division by ``grad_scale``.
 
     Raises
     ------
@@ -297,14 +306,14 @@ def row_adamw_step_(
     )  # fmt: skip
     require_lists((Tensor, type(None)), "tensors or None", rows=rows)
     require_lists(NUMBERS, "numbers", beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
-    require_lists(bool, "bools", whole_grads=whole_grads)
+    require_lists(bool, "bools", whole_grads=whole_grads, **({} if lazy is None else {"lazy": lazy}))
     require_tensors(control=control)
     require_tensors_or_none(grad_scale=grad_scale, found_inf=found_inf)
     check_flag(skip_nonfinite, "skip_nonfinite")
     torch.ops.kslottery.row_adamw_step_(
         tables, rows, grads, exp_avgs, exp_avg_sqs, masters, steps, lrs, control,
         beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, whole_grads=whole_grads,
-        skip_nonfinite=skip_nonfinite, grad_scale=grad_scale, found_inf=found_inf,
+        skip_nonfinite=skip_nonfinite, grad_scale=grad_scale, found_inf=found_inf, lazy=lazy,
     )  # fmt: skip
 
 

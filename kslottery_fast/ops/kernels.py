@@ -62,13 +62,17 @@ def row_adamw_(*tensors: Any, **options: Any) -> None:
 
 def update_rows(update: RowUpdate) -> None:
     """Make an update without torch's dispatcher, which takes as long as the update of a few rows."""
-    table, rows, _, exp_avg, exp_avg_sq, step, *_, master = update
+    table, rows, _, exp_avg, exp_avg_sq, step, *_, master, lazy = update
     if (call := native.caller(table.device)) is None:
         reference.update_rows(update)
     else:
         schemas.check_row_update(update)
         row_ids = None if rows is None else rows.contiguous()
-        call("row_adamw", *_matrices(update, row_ids), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step, *update.numbers)
+        marks = _marks(exp_avg) if lazy and call.offers("row_adamw_step") else None
+        pointers = exp_avg.data_ptr(), exp_avg_sq.data_ptr()
+        # On CUDA the marks stand for the flag.
+        flag = _pointer(marks) if call.offers("row_adamw_step") else lazy
+        call("row_adamw", *_matrices(update, row_ids), *pointers, step, *update.numbers, flag)
     _mark_written(table, exp_avg, exp_avg_sq, master)
 
 
@@ -78,7 +82,7 @@ def update_rows_if_finite(update: RowUpdate, step: Tensor) -> bool:
     ``step`` is a float32 tensor with the number of updates made so far. It goes up by one. No torch operator is used,
     because those take longer than the update of a few rows.
     """
-    table, rows, grad, exp_avg, exp_avg_sq, *_, master = update
+    table, rows, grad, exp_avg, exp_avg_sq, *_, master, _ = update
     if (call := native.caller()) is None:
         if not all_finite(grad):
             return False
@@ -89,7 +93,7 @@ def update_rows_if_finite(update: RowUpdate, step: Tensor) -> bool:
         schemas.check_step(step)
         row_ids = None if rows is None else rows.contiguous()
         pointers = exp_avg.data_ptr(), exp_avg_sq.data_ptr(), step.data_ptr()
-        if not call("row_adamw_if_finite", *_matrices(update, row_ids), *pointers, *update.numbers):
+        if not call("row_adamw_if_finite", *_matrices(update, row_ids), *pointers, *update.numbers, update.lazy):
             return False
     _mark_written(table, exp_avg, exp_avg_sq, master, step)
     return True
@@ -97,7 +101,7 @@ def update_rows_if_finite(update: RowUpdate, step: Tensor) -> bool:
 
 def _matrices(update: RowUpdate, row_ids: Tensor | None) -> tuple[_Matrix, int, int, int, _Matrix]:
     """The tensors of an update as the native functions take them. ``row_ids`` must live until they have returned."""
-    table, _, grad, *_, master = update
+    table, _, grad, *_, master, _ = update
     return _matrix(table), _pointer(row_ids), grad.shape[0], _pointer(master), _matrix(grad)
 
 
@@ -113,7 +117,9 @@ def row_adamw_step_(*tensors: Any, **options: Any) -> None:
         _update_in_turn(update)
         return
     row_ids = [None if ids is None else ids.contiguous() for ids in update.rows]  # copies live until the launch
-    described = [_described(update, i, ids) for i, ids in enumerate(row_ids)]
+    lazy = update.lazy or [False] * len(row_ids)
+    marks = [_marks(moment) if rests else None for moment, rests in zip(update.exp_avgs, lazy, strict=True)]
+    described = [_described(update, i, *each) for i, each in enumerate(zip(row_ids, marks, strict=True))]
     flags = control.data_ptr(), _pointer(update.grad_scale), _pointer(update.found_inf), update.skip_nonfinite
     call("row_adamw_step", described, *flags)
     _mark_written(*update.tables, *update.exp_avgs, *update.exp_avg_sqs, *update.masters, control)
@@ -124,7 +130,12 @@ def row_adamw_step_(*tensors: Any, **options: Any) -> None:
             step += 1
 
 
-def _described(update: StepUpdate, i: int, row_ids: Tensor | None) -> tuple[Any, ...]:
+def _marks(exp_avg: Tensor) -> Tensor:
+    """The workspace in which the CUDA kernel of a lazy update marks the rows with a gradient."""
+    return exp_avg.new_zeros(len(exp_avg), dtype=torch.uint8)
+
+
+def _described(update: StepUpdate, i: int, row_ids: Tensor | None, marks: Tensor | None) -> tuple[Any, ...]:
     """One table's part of a step, as csrc/bindings_cuda.cpp takes it. Scalars on the CPU are passed by value."""
     step, lr, device = update.steps[i], update.lrs[i], update.control.device
     at = step.data_ptr() if step.device == device else 0, lr.data_ptr() if lr.device == device else 0
@@ -132,9 +143,9 @@ def _described(update: StepUpdate, i: int, row_ids: Tensor | None) -> tuple[Any,
     rate = 0.0 if at[1] else float(lr)
     hyper = update.beta1[i], update.beta2[i], update.eps[i], update.weight_decay[i]
     pointers = update.exp_avgs[i].data_ptr(), update.exp_avg_sqs[i].data_ptr()
-    scalars = (*at, DTYPE_CODES[lr.dtype], update.whole_grads[i]), len(update.exp_avgs[i]), (count, rate, *hyper)
+    scalars = (*at, DTYPE_CODES[lr.dtype], update.whole_grads[i], _pointer(marks))
     matrices = _matrix(update.tables[i]), _pointer(row_ids), _pointer(update.masters[i]), _matrix(update.grads[i])
-    return (*matrices, *pointers, *scalars)
+    return (*matrices, *pointers, scalars, len(update.exp_avgs[i]), (count, rate, *hyper))
 
 
 def _update_in_turn(update: StepUpdate) -> None:

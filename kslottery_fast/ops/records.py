@@ -22,6 +22,7 @@ class RowUpdate(NamedTuple):
     eps: float
     weight_decay: float
     master: Tensor | None = None  # float32 [k, d]
+    lazy: bool = False
 
     @property
     def numbers(self) -> tuple[float, float, float, float, float]:
@@ -49,12 +50,14 @@ class StepUpdate(NamedTuple):
     skip_nonfinite: bool = False
     grad_scale: Tensor | None = None
     found_inf: Tensor | None = None
+    lazy: list[bool] | None = None
 
     def part(self, i: int, *, grad: Tensor, step: int, lr: float) -> RowUpdate:
         """The update of one table, with the gradient of its rows and with step and lr as numbers."""
         master = self.masters[i] if self.masters[i].numel() else None
         tensors = self.tables[i], self.rows[i], grad, self.exp_avgs[i], self.exp_avg_sqs[i]
-        return RowUpdate(*tensors, step, lr, self.beta1[i], self.beta2[i], self.eps[i], self.weight_decay[i], master)
+        hyper = self.beta1[i], self.beta2[i], self.eps[i], self.weight_decay[i]
+        return RowUpdate(*tensors, step, lr, *hyper, master, self.lazy is not None and self.lazy[i])
 
 
 _TYPES: dict[Any, str] = {
@@ -64,6 +67,7 @@ _TYPES: dict[Any, str] = {
     list[Tensor | None]: "Tensor?{}[]",
     list[float]: "float[]",
     list[bool]: "bool[]",
+    list[bool] | None: "bool[]?",
     int: "int",
     float: "float",
     bool: "bool",

@@ -147,7 +147,7 @@ def _update_rows(
     left_out: Tensor | None = None,
 ) -> None:
     """The update itself. The scalars here stand for its step and lr. If ``left_out`` is true, nothing changes."""
-    table, rows, grad, exp_avg, exp_avg_sq, _, _, beta1, beta2, eps, _, master = update
+    table, rows, grad, exp_avg, exp_avg_sq, _, _, beta1, beta2, eps, _, master, lazy = update
     dtype = exp_avg.dtype
     current = table if rows is None else table.index_select(0, rows)
     param = current.to(dtype) if master is None else master
@@ -157,9 +157,14 @@ def _update_rows(
     square = exp_avg_sq * beta2 + grad * (1 - beta2) * grad
     param = param * decay + average * step_size / (square.sqrt() / root_bias2 + eps)
 
+    kept = None if left_out is None else left_out
+    if lazy:
+        unread = (grad == 0).all(dim=1, keepdim=True)
+        kept = unread if kept is None else unread | kept
+
     def write(target: Tensor, old: Tensor, new: Tensor) -> None:
         new = new.to(target.dtype)
-        new = new if left_out is None else torch.where(left_out, old, new)
+        new = new if kept is None else torch.where(kept, old, new)
         if target is table and rows is not None:
             table.index_copy_(0, rows, new)
         else:

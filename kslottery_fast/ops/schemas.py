@@ -109,7 +109,7 @@ def row_adamw_(*tensors: Any, **options: Any) -> None:
 
 def check_row_update(update: RowUpdate) -> None:
     """Check the arguments of row_adamw_. This is written for speed, as an update of a few rows takes hardly longer."""
-    table, rows, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, master = update
+    table, rows, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, master, _ = update
     check_matrix("table", table)
     check_matrix("grad", grad)
     state = (exp_avg, exp_avg_sq) if master is None else (exp_avg, exp_avg_sq, master)

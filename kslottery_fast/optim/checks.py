@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.arguments import check_flag, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.rows.tables import TABLE_DTYPES
 
 from .trained_rows import check_rows
 
-_OPTIONS = ("params", "lr", "betas", "eps", "weight_decay", "rows")
+_OPTIONS = ("params", "lr", "betas", "eps", "weight_decay", "lazy", "rows")
 _UNSUPPORTED = ("amsgrad", "maximize", "differentiable")  # options of torch.optim.AdamW that change its result
 _NOTES = (
     *("name", "param_names", "capturable", "foreach", "fused", "decoupled_weight_decay"),
@@ -40,6 +40,7 @@ def check_hyperparameters(group: dict[str, Any]) -> None:
         value = _number(group[name], name)
         if not 0 <= value < math.inf:
             raise InputError(f"{name} is {value}, expected a finite number of at least 0")
+    check_flag(group.get("lazy", False), "lazy")
     betas = group["betas"]
     if not isinstance(betas, (tuple, list)):
         raise TypeError(f"betas is {shown(betas)}: expected two numbers in [0, 1), such as (0.9, 0.999)")

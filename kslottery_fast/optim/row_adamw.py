@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from kslottery_fast.base.arguments import check_choice, check_flag, shown
-from kslottery_fast.base.dtensors import is_dtensor
+from kslottery_fast.base.dtensors import cuts_rows, is_dtensor
 from kslottery_fast.base.errors import DivergedError, InputError
 from kslottery_fast.ops import kernels, row_adamw_
 from kslottery_fast.ops.schemas import LEFT_OUT
@@ -31,8 +31,9 @@ class RowAdamW(RowOptimizer):
 
     The update is that of ``torch.optim.AdamW`` on the sub-table ``weight[rows]``. No other row is read or written,
     neither by the update nor by momentum or weight decay. As in torch, a row whose gradient is zero keeps moving by its
-    momentum. The moments are float32 [k, d]. A float16 or bfloat16 table also gets float32 master rows, so that small
-    updates add up. Do not write to such rows from elsewhere while they train, because the master rows overwrite them.
+    momentum, unless the update is lazy. The moments are float32 [k, d]. A float16 or bfloat16 table also gets float32
+    master rows, so that small updates add up. Do not write to such rows from elsewhere while they train, because the
+    master rows overwrite them.
 
     Parameters
     ----------
@@ -49,6 +50,10 @@ class RowAdamW(RowOptimizer):
         Number added to the denominator, at least 0.
     weight_decay : float
         Decoupled weight decay, at least 0.
+    lazy : bool
+        Leave a row whose gradient is all zero in a step as it is, without momentum and weight decay. Bias correction
+        counts all steps. This is the update of ``torch.optim.SparseAdam``, which adds ``eps`` before the bias
+        correction and not after it. A parameter of one dimension is one row.
     nonfinite : {"raise", "skip"}
         What to do about NaN or Inf in a gradient. "raise" raises InputError before anything is written. "skip" leaves
         the whole step out and counts it in ``skipped_steps``.
@@ -107,6 +112,7 @@ class RowAdamW(RowOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
+        lazy: bool = False,
         nonfinite: Literal["raise", "skip"] = "raise",
         capturable: bool = False,
     ) -> None:
@@ -121,7 +127,7 @@ class RowAdamW(RowOptimizer):
         self._skipped = 0
         self._control: dict[torch.device, Tensor] = {}  # row_adamw_step_'s
         self._rows = TrainedRows()
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "rows": None}
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "lazy": lazy, "rows": None}
         check_hyperparameters(defaults)
         super().__init__(listed_params(params), {**defaults, "capturable": capturable})
 
@@ -203,6 +209,13 @@ class RowAdamW(RowOptimizer):
             raise InputError(
                 "capturable=True does not take DTensors: each process would decide alone which steps to leave out"
             )
+        for update in updates:
+            if update.group["lazy"] and cuts_rows(update.param):
+                raise InputError(
+                    f"lazy=True does not take a DTensor of shape {list(update.param.shape)} whose rows are cut "
+                    f"({update.param.placements}): a process does not see whether the whole row has a gradient. Shard "
+                    "it along dimension 0, or give it a group with lazy=False"
+                )
         for device, batch in by_device.items():
             if self.capturable or device.type == "cuda":
                 self._update_together(device, batch)

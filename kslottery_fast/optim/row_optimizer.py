@@ -30,6 +30,8 @@ class RowOptimizer(Optimizer):
         """Torch also calls this with a loaded state, which holds no attribute of this class."""
         super().__setstate__(state)
         self.__dict__.setdefault("_rows", TrainedRows())  # pickles of version 0.1 have none
+        for group in (self.defaults, *self.param_groups):
+            group.setdefault("lazy", False)  # states of torch's AdamW and of version 0.1 have none
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, with the same checks as in the constructor.

@@ -40,6 +40,7 @@ def row_update(update: Update, state: dict[str, Any], step: int) -> RowUpdate:
         float(group["eps"]),
         float(group["weight_decay"]),
         None if master is None else as_matrix(master),
+        group["lazy"],
     )
 
 
@@ -61,6 +62,7 @@ def update_together(
         beta2=[float(update.group["betas"][1]) for update in updates],
         eps=[float(update.group["eps"]) for update in updates],
         weight_decay=[float(update.group["weight_decay"]) for update in updates],
+        lazy=[update.group["lazy"] for update in updates],
         whole_grads=[update.grad is update.param.grad for update in updates],
         **options,
     )

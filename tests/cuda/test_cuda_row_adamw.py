@@ -66,7 +66,7 @@ def as_step(parts, steps, lrs, **hyper):
     return (*lists, steps, lrs), per_table | {name: [hyper.get(name, HYPER[name])] * len(parts) for name in names}
 
 
-def update_on_the_cpu(values, **changes):
+def update_on_the_cpu(values, *, lazy=False, **changes):
     """The same update by the native CPU kernel, which no fixture has replaced."""
     library = native.module()
     assert library is not None
@@ -83,6 +83,7 @@ def update_on_the_cpu(values, **changes):
         values["exp_avg_sq"].data_ptr(),
         hyper["step"],
         *(hyper[name] for name in ("lr", "beta1", "beta2", "eps", "weight_decay")),
+        lazy,
         1,
     )
 
@@ -341,12 +342,64 @@ class TestOneStepOfManyTables:
         assert changed == [True] * len(written) + [False] * len(read)
 
 
+class TestLazy:
+    """Rows without a gradient are left as they are, in tiles that hold parts of one row or several rows."""
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("d", WIDTHS)
+    def test_equals_the_cpu_bit_for_bit(self, seeded, d, dtype):
+        got = arguments(d, dtype, rows=None)
+        got["grad"][[0, 3, 6]] = 0.0
+        got["grad"][3, d - 1] = 1.0  # in the last tile of its row
+        got["grad"][6, 0] = -0.0
+        expected, before = copied(got), copied(got)
+        seeded.row_adamw_(**got, step=3, **HYPER, lazy=True)
+        update_on_the_cpu(expected, step=3, lazy=True)
+        assert_same_bits(got, expected)
+        for name in ("table", "exp_avg", "exp_avg_sq"):
+            same = (got[name] == before[name]).all(dim=1)
+            assert same[[0, 6]].all()
+            assert not same[[1, 2, 3, 4, 5]].any() or name == "table"
+
+    def test_in_a_step_of_many_tables_with_whole_gradients_and_a_scale(self, seeded):
+        parts = [arguments(5 + 37 * (i % 7), DTYPES[i % 4], rows=None if i % 3 == 0 else ROWS) for i in range(19)]
+        lazy = [i % 2 == 0 for i in range(19)]
+        for part in parts:
+            part["grad"][1] = 0.0
+        parts[0]["grad"][2] = 1e-45  # 0 after the division
+        expected = [copied(part) for part in parts]
+        lists, hyper = as_step(parts, [torch.tensor(2.0) for _ in parts], [torch.tensor(0.01)] * 19)
+        for i, part in enumerate(parts):
+            if part["rows"] is not None:
+                lists[2][i] = torch.full_like(part["table"], math.nan).index_copy_(0, ROWS, part["grad"])
+                hyper["whole_grads"][i] = True
+        scale = torch.tensor(8.0)
+        seeded.row_adamw_step_(*lists, torch.zeros(3, dtype=torch.int32), **hyper, lazy=lazy, grad_scale=scale)
+        for part, reference, leaves in zip(parts, expected, lazy, strict=True):
+            kept, state = reference["grad"], reference["exp_avg"].dtype
+            reference["grad"] = kept.to(state) / scale.to(state)
+            update_on_the_cpu(reference, step=3, lr=float(torch.tensor(0.01)), lazy=leaves)
+            assert_same_bits(part, reference | {"grad": kept})
+        assert torch.equal(parts[0]["exp_avg"][2], arguments(5, rows=None)["exp_avg"][2])
+
+    def test_a_step_that_is_left_out_stays_out(self, cuda):
+        part = arguments(140)
+        part["grad"][1] = 0.0
+        part["grad"][2, 7] = math.inf
+        before, step = copied(part), torch.tensor(2.0)
+        lists, hyper = as_step([part], [step], [torch.tensor(0.1)])
+        control = torch.zeros(3, dtype=torch.int32)
+        cuda.row_adamw_step_(*lists, control, **hyper, lazy=[True], skip_nonfinite=True)
+        assert_same_bits(part, before)
+        assert (step.item(), control.tolist()) == (2.0, [0, 0, 1])
+
+
 def test_the_launcher_checks_what_it_is_given(shim):
     table = torch.zeros(2, 2)
     matrix = ops.kernels._matrix(table)
-    scalars, hyper = (1, 0, 1, False), (1, 0.1, 0.9, 0.999, 1e-8, 0.0)
-    good = (matrix, 0, 0, matrix, table.data_ptr(), table.data_ptr(), (0, 0, 1, False), 2, hyper)
-    whole, three = (0, 0, 1, True), ops.kernels._matrix(torch.zeros(3, 2))
+    scalars, hyper = (1, 0, 1, False, 0), (1, 0.1, 0.9, 0.999, 1e-8, 0.0)
+    good = (matrix, 0, 0, matrix, table.data_ptr(), table.data_ptr(), (0, 0, 1, False, 0), 2, hyper)
+    whole, three = (0, 0, 1, True, 0), ops.kernels._matrix(torch.zeros(3, 2))
     for update, message in [
         ((*good[:6], scalars, 2, hyper), "a step number on the device needs the control's state"),
         ((*good[:8], (0, *hyper[1:])), "step is 0, but steps count from 1"),

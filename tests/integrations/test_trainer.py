@@ -271,6 +271,7 @@ def test_several_gpus_in_one_process_are_refused_and_the_model_stays_as_it_was(t
         ("tickets", [None, "a", 3, 0.5, ["a"], [], "model", "tokenizer"]),
         ("output", [None, "a", 3, [], "model"]),
         ("nonfinite", [None, "a", 3, []]),
+        ("lazy", [None, "a", 3, []]),
         ("supervised_logits_only", [None, "a", 3, []]),
     ],
 )

@@ -128,8 +128,30 @@ def test_an_optimizer_that_the_caller_passes_is_used_whatever_the_arguments_say(
     trainer = TicketTrainer(args=arguments(tmp_path, optim="adafactor", max_steps=1), **options)
     trainer.train()
     assert trainer.optimizer.optimizer is optimizer
-    with pytest.raises(InputError, match="nonfinite is for the Trainer's own RowAdamW"):
-        TicketTrainer(args=arguments(tmp_path), nonfinite="skip", **options)
+    for name, value in (("nonfinite", "skip"), ("lazy", True)):
+        with pytest.raises(InputError, match=f"{name} is for the Trainer's own RowAdamW"):
+            TicketTrainer(args=arguments(tmp_path), **{name: value}, **options)
+
+
+def test_a_lazy_trainer_leaves_rows_at_rest_that_a_batch_does_not_read(tmp_path):
+    data = [{"input_ids": [1, token, 2], "labels": [1, token, 2]} for token in (5, 6, 6)]
+    args = arguments(tmp_path, max_steps=3, per_device_train_batch_size=1, data_seed=0)
+    moved = {}
+    for lazy in (False, True):
+        model = attach_rows(make("llama"), [5, 6])
+        steps = []
+
+        class Watch(transformers.TrainerCallback):
+            def on_optimizer_step(self, *_, steps=steps, rows=get_rows(model).rows, **__):
+                steps.append((rows.detach().clone(), rows.grad.any(dim=1).tolist()))
+
+        trainer = TicketTrainer(model=model, args=args, train_dataset=data, callbacks=[Watch()], lazy=lazy)
+        assert trainer.create_optimizer().param_groups[0]["lazy"] is lazy
+        trainer.train()
+        pairs = zip(steps, steps[1:], strict=False)
+        moved[lazy] = [(old[0] != new[0]).any(dim=1).tolist() == new[1] for old, new in pairs]
+    assert all(moved[True])
+    assert not all(moved[False])
 
 
 @pytest.mark.parametrize("how", ["FSDP", "DeepSpeed ZeRO-3"])

@@ -141,7 +141,7 @@ STAGE1: dict[str, Make] = {
     "adam": partial(RowAdamW, lr=1e-2),
     "eps": partial(RowAdamW, lr=1e-2, eps=1e-4),
     "row": partial(PlainAdam, lr=1e-2, second_moment="row"),
-    "lazy": partial(PlainAdam, lr=1e-2, lazy=True),
+    "lazy": partial(RowAdamW, lr=1e-2, lazy=True),
     "sgd": partial(torch.optim.SGD, lr=3.0, momentum=0.9),
 }
 

@@ -182,6 +182,8 @@ def _add_setting(group: Any, field: Any) -> None:
         options["choices"] = metadata["choices"]
     elif field.name == "seed":
         options |= {"type": one_seed, "metavar": "N"}
+    elif isinstance(field.default, bool):
+        options["action"] = argparse.BooleanOptionalAction
     elif isinstance(field.default, int) or field.name == "contribution_examples":
         options |= {"type": at_least(1), "metavar": "N"}
     elif isinstance(field.default, float):

@@ -171,7 +171,7 @@ class Cell:
         return ArmSpec("transfer", self.shop.settings.alpha if by_alpha else len(self.tickets))
 
     def recipe(self, spec: ArmSpec, learning_rate: float) -> "Recipe":
-        """How an arm of this cell is trained. Embed Tuning and the frozen arms have their own beta2 and eps."""
+        """How an arm of this cell is trained. Embed Tuning and the frozen arms have an optimizer of their own."""
         from .training import Recipe  # slow: imports transformers
 
         settings = self.shop.settings
@@ -183,7 +183,9 @@ class Cell:
             learning_rate=learning_rate,
             seed=self.seed,
         )
-        return replace(recipe, beta2=settings.stage1_beta2, eps=settings.stage1_eps) if spec.facts.stage1 else recipe
+        if not spec.facts.stage1:
+            return recipe
+        return replace(recipe, beta2=settings.stage1_beta2, eps=settings.stage1_eps, lazy=settings.stage1_lazy)
 
     def train(
         self,

@@ -57,7 +57,12 @@ COMPARE_ARMS = (
 
 Dtype = Literal["auto", "bfloat16", "float32"]
 
-BEFORE_THEY_EXISTED = {"stage1_beta2": 0.999, "stage1_eps": 1e-8, "contribution_examples": None}
+BEFORE_THEY_EXISTED = {
+    "stage1_beta2": 0.999,
+    "stage1_eps": 1e-8,
+    "stage1_lazy": False,
+    "contribution_examples": None,
+}
 """Settings that older folders do not record, and the values with which those folders were made."""
 
 TASK, SELECTION, TRAINING, EVALUATION = "model and data", "selection of tickets", "training", "evaluation"
@@ -124,7 +129,10 @@ class RunSettings:
         0.999, TRAINING, "decay rate of Adam's second moment in Embed Tuning, from 0 to below 1"
     )
     stage1_eps: float = option(
-        3e-4, TRAINING, "number that Adam adds to the denominator in Embed Tuning; a larger one holds rare rows back"
+        1e-8, TRAINING, "number that Adam adds to the denominator in Embed Tuning; a larger one holds rare rows back"
+    )
+    stage1_lazy: bool = option(
+        True, TRAINING, "Embed Tuning updates a row only if the batch reads it, so that momentum carries no rare row"
     )
     steps: int = option(150, TRAINING, "updates of each training")
     batch_size: int = option(16, TRAINING, "examples per update")
@@ -166,8 +174,10 @@ class RunSettings:
         # The optimizer computes in float32. An eps that is 0 there would turn a gradient of 0 into 0 / 0.
         if not (_is_number(self.stage1_eps) and 2.0**-126 <= self.stage1_eps < 2.0**127):
             raise InputError(
-                f"stage1_eps is {self.stage1_eps}; expected a positive number in the range of float32, such as 3e-4"
+                f"stage1_eps is {self.stage1_eps}; expected a positive number in the range of float32, such as 1e-8"
             )
+        if not isinstance(self.stage1_lazy, bool):
+            raise TypeError(f"stage1_lazy is {self.stage1_lazy!r}; expected True or False")
         counts: tuple[str, ...] = ("train", "validation", "test", "top_k", "steps", "batch_size", "micro_batch_size")
         if self.contribution_examples is not None:
             counts += ("contribution_examples",)

@@ -27,7 +27,7 @@ class ArmFacts:
     seeded : bool
         Whether it differs between training seeds.
     stage1 : bool
-        Whether it trains with ``stage1_beta2`` and ``stage1_eps``, as Embed Tuning does.
+        Whether it trains with ``stage1_beta2``, ``stage1_eps`` and ``stage1_lazy``, as Embed Tuning does.
     draws : bool
         Whether it draws rows or directions at random, and so may have several draws.
     selector : str or None

@@ -57,6 +57,8 @@ class Recipe:
         Decay rate of the second moment.
     eps : float
         Number added to the denominator.
+    lazy : bool
+        Leave rows without a gradient at rest, as ``RowAdamW(lazy=True)`` does.
     optimizer : callable, optional
         Takes the trainable parameters and this recipe, and returns the optimizer. By default it is RowAdamW. Its
         ``repr`` is part of the key of the checkpoints.
@@ -70,6 +72,7 @@ class Recipe:
     seed: int
     beta2: float = 0.999
     eps: float = 1e-8
+    lazy: bool = False
     optimizer: "MakeOptimizer | None" = None
 
 
@@ -266,6 +269,7 @@ def train_parameters(
             callbacks=[_Watch(progress, before_update), *([saver] if saver else [])],
             optimizers=(recipe.optimizer(trained, recipe) if recipe.optimizer else None, None),
             supervised_logits_only=True,
+            lazy=recipe.lazy,
             tickets="none",  # whatever trains: rows, LoRA, a prefix, the whole table
         )
         trainer.remove_callback(PrinterCallback)
