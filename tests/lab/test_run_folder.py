@@ -247,6 +247,7 @@ def test_a_full_disk_is_named_and_what_is_finished_stays(tmp_path):
         ({"stage1_eps": 0.0}, "stage1_eps is 0.0; expected a positive number in the range of float32"),
         ({"stage1_eps": 1e-46}, "stage1_eps is 1e-46"),
         ({"stage1_eps": "1e-8"}, "stage1_eps is 1e-8"),
+        ({"stage1_lazy": 1}, "stage1_lazy is 1; expected True or False"),
         ({"steps": 0}, "steps is 0; expected an integer of at least 1"),
         ({"contribution_examples": 0}, "contribution_examples is 0; expected an integer of at least 1"),
         ({"seed": -1}, "seed is -1; expected an integer of at least 0"),
@@ -279,8 +280,8 @@ def test_a_folder_from_before_a_setting_existed_resumes_with_the_value_that_made
     with open_run_folder(tmp_path, {**now, **BEFORE_THEY_EXISTED}, GRID) as folder:
         assert folder.finished("corpus")
     with (
-        pytest.raises(InputError, match=r"other settings \(stage1_eps: 1e-08 there, 0.0001 here\)"),
-        open_run_folder(tmp_path, {**now, "stage1_eps": 1e-4}, GRID),
+        pytest.raises(InputError, match=r"other settings \(stage1_lazy: False there, True here\)"),
+        open_run_folder(tmp_path, now, GRID),
     ):
         pass
 

@@ -177,7 +177,7 @@ class RunSettings:
                 f"stage1_eps is {self.stage1_eps}; expected a positive number in the range of float32, such as 1e-8"
             )
         if not isinstance(self.stage1_lazy, bool):
-            raise TypeError(f"stage1_lazy is {self.stage1_lazy!r}; expected True or False")
+            raise InputError(f"stage1_lazy is {self.stage1_lazy!r}; expected True or False")
         counts: tuple[str, ...] = ("train", "validation", "test", "top_k", "steps", "batch_size", "micro_batch_size")
         if self.contribution_examples is not None:
             counts += ("contribution_examples",)

@@ -92,7 +92,7 @@ def test_the_optimizer_of_stage_1_is_that_of_embed_tuning_and_frozen_arms_alone(
 
     class Recording(RowAdamW):
         def __init__(self, *arguments, **options):
-            seen.append((options["betas"], options["eps"]))
+            seen.append((options["betas"], options["eps"], options["lazy"]))
             super().__init__(*arguments, **options)
 
     monkeypatch.setattr("kslottery_fast.integrations.trainer.RowAdamW", Recording)
@@ -105,7 +105,7 @@ def test_the_optimizer_of_stage_1_is_that_of_embed_tuning_and_frozen_arms_alone(
         for spec in settings.specs:
             with cell.home(spec).write_stage(str(spec)) as stage:
                 ARMS[spec.name].make(cell, spec, stage, lambda *_: None)
-    stage1, others = ((0.9, 0.95), 1e-3), ((0.9, 0.999), 1e-8)
+    stage1, others = ((0.9, 0.95), 1e-3, True), ((0.9, 0.999), 1e-8, False)
     assert seen == [stage1] * 2 + [others] * 2
     assert {name for name, facts in FACTS.items() if facts.stage1} == {"embed", "frozen", "frozen-frequency"}
 

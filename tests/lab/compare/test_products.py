@@ -37,8 +37,12 @@ def test_every_arm_stands_in_csv_latex_and_page(finished, summary):
 def test_the_optimizer_of_stage_1_is_recorded_and_stands_in_the_table_of_settings(finished, summary):
     recorded = read_header(finished)["settings"]
     page = (finished / "report.html").read_text(encoding="utf-8")
-    for name, shown in (("stage1_beta2", "0.999"), ("stage1_eps", "0.0003")):
-        assert recorded[name] == summary["settings"][name] == float(shown)
+    for name, value, shown in (
+        ("stage1_beta2", 0.999, "0.999"),
+        ("stage1_eps", 1e-8, "1e-08"),
+        ("stage1_lazy", True, "True"),
+    ):
+        assert recorded[name] == summary["settings"][name] == value
         assert re.search(rf">{name}</t[dh]>\s*<td[^>]*>(<[^>]*>)*{shown}<", page), name
 
 

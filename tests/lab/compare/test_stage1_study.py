@@ -17,7 +17,7 @@ from kslottery_fast.lab.experiment.trained import TrainedRows
 
 @pytest.fixture(scope="module")
 def study(compare_world, tmp_path_factory) -> Study:
-    sizes = {"train": 8, "validation": 3, "test": 2, "steps": 2, "batch_size": 4, "micro_batch_size": 4}
+    sizes = {"train": 8, "validation": 3, "test": 2, "steps": 4, "batch_size": 2, "micro_batch_size": 2}
     paths = {"model": str(compare_world / "model"), "corpus": str(compare_world / "pairs.tsv"), "dtype": "float32"}
     base = RunSettings(**paths, **sizes, learning_rate=0.05, alpha=0.3, n_bootstrap=5)
     return Study(base, tmp_path_factory.mktemp("study"), RunConsole(quiet=True))
