@@ -35,8 +35,8 @@ void row_adamw(const MatrixArgs &table, Address row_ids, int64_t k, Address mast
                Address exp_avg, Address exp_avg_sq, int64_t step, double lr, double beta1, double beta2, double eps,
                double weight_decay, bool lazy, int threads) {
     ksl::row_adamw(output(table), pointer<const int64_t>(row_ids), k, pointer<void>(master), input(grad),
-                   pointer<void>(exp_avg), pointer<void>(exp_avg_sq), {lr, beta1, beta2, eps, weight_decay, step},
-                   lazy, threads);
+                   pointer<void>(exp_avg), pointer<void>(exp_avg_sq), {lr, beta1, beta2, eps, weight_decay, step}, lazy,
+                   threads);
 }
 
 bool row_adamw_if_finite(const MatrixArgs &table, Address row_ids, int64_t k, Address master, const MatrixArgs &grad,
@@ -44,8 +44,7 @@ bool row_adamw_if_finite(const MatrixArgs &table, Address row_ids, int64_t k, Ad
                          double eps, double weight_decay, bool lazy, int threads) {
     return ksl::row_adamw_if_finite(output(table), pointer<const int64_t>(row_ids), k, pointer<void>(master),
                                     input(grad), pointer<void>(exp_avg), pointer<void>(exp_avg_sq),
-                                    pointer<float>(step), {lr, beta1, beta2, eps, weight_decay, 0}, lazy,
-                                   threads);
+                                    pointer<float>(step), {lr, beta1, beta2, eps, weight_decay, 0}, lazy, threads);
 }
 
 bool all_finite(const MatrixArgs &matrix, int threads) { return ksl::all_finite(input(matrix), threads); }

@@ -28,9 +28,9 @@ void ks_decide(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Addr
 
 // table, row_ids, master, grad, exp_avg, exp_avg_sq; (step, lr, lr_dtype, whole_grad), the first two on the device or
 // 0; k; (step, lr, beta1, beta2, eps, weight_decay)
-using UpdateArgs =
-    std::tuple<MatrixArgs, Address, Address, MatrixArgs, Address, Address, std::tuple<Address, Address, int32_t, bool, Address>,
-               int64_t, std::tuple<int64_t, double, double, double, double, double>>;
+using UpdateArgs = std::tuple<MatrixArgs, Address, Address, MatrixArgs, Address, Address,
+                              std::tuple<Address, Address, int32_t, bool, Address>, int64_t,
+                              std::tuple<int64_t, double, double, double, double, double>>;
 
 cuda::RowUpdate row_update(const UpdateArgs &args) {
     const auto &[table, row_ids, master, grad, exp_avg, exp_avg_sq, scalars, k, hyper] = args;

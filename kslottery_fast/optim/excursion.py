@@ -25,7 +25,8 @@ def adam_excursion(
     r"""Return how far Adam moves a number that receives one gradient and then none.
 
     All updates go in one direction, against the gradient. The result is therefore the length of the path and the
-    distance from the start at once. It is the same for AdamW without weight decay, and for :class:`RowAdamW`.
+    distance from the start at once. It is the same for AdamW without weight decay, and for :class:`RowAdamW`. With
+    lazy updates the row rests after the first of them, so that ``steps=1`` gives the distance.
 
     Parameters
     ----------

@@ -212,8 +212,8 @@ class RowAdamW(RowOptimizer):
         for update in updates:
             if update.group["lazy"] and cuts_rows(update.param):
                 raise InputError(
-                    f"lazy=True does not take a DTensor of shape {list(update.param.shape)} whose rows are cut "
-                    f"({update.param.placements}): a process does not see whether the whole row has a gradient. Shard "
+                    f"lazy=True does not take a DTensor of shape {list(update.param.shape)} whose rows are cut: "
+                    "a process does not see whether the whole row has a gradient. Shard "
                     "it along dimension 0, or give it a group with lazy=False"
                 )
         for device, batch in by_device.items():

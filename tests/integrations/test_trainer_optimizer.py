@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -139,16 +140,16 @@ def test_a_lazy_trainer_leaves_rows_at_rest_that_a_batch_does_not_read(tmp_path)
     moved = {}
     for lazy in (False, True):
         model = attach_rows(make("llama"), [5, 6])
-        steps = []
+        trained, steps = get_rows(model).rows, []
 
         class Watch(transformers.TrainerCallback):
-            def on_optimizer_step(self, *_, steps=steps, rows=get_rows(model).rows, **__):
+            def on_optimizer_step(self, *_, steps=steps, rows=trained, **__):
                 steps.append((rows.detach().clone(), rows.grad.any(dim=1).tolist()))
 
         trainer = TicketTrainer(model=model, args=args, train_dataset=data, callbacks=[Watch()], lazy=lazy)
         assert trainer.create_optimizer().param_groups[0]["lazy"] is lazy
         trainer.train()
-        pairs = zip(steps, steps[1:], strict=False)
+        pairs = itertools.pairwise(steps)
         moved[lazy] = [(old[0] != new[0]).any(dim=1).tolist() == new[1] for old, new in pairs]
     assert all(moved[True])
     assert not all(moved[False])

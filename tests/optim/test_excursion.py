@@ -44,6 +44,12 @@ def test_the_formula_is_what_an_optimizer_does(optimizer, dtype, rel, eps, betas
         assert found == pytest.approx(moved, rel=rel)
 
 
+@pytest.mark.parametrize("start_step", [1, 30])
+def test_a_lazy_update_is_the_first_of_the_sum_alone(start_step):
+    moved = simulated("RowAdamW", torch.float32, steps=25, start_step=start_step, lazy=True)
+    assert adam_excursion(GRADS, 1, start_step=start_step) == pytest.approx(moved, rel=1e-5)
+
+
 def test_a_schedule_weighs_every_update_by_its_own_learning_rate():
     rates = np.linspace(1e-2, 0, 20, endpoint=False)
     moved = simulated("torch", torch.float64, steps=20, start_step=3, rates=rates)

@@ -8,12 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from optim_cases import ROWS, D, V, gradients, table
 from torch import nn
 
 from kslottery_fast import RowAdamW
 from kslottery_fast.base.errors import InputError
-
-from optim_cases import ROWS, D, V, gradients, table
 
 
 def sparse_gradients(steps: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -148,7 +147,7 @@ def test_a_nan_in_a_row_that_is_otherwise_zero_is_found(bad):
 
 @pytest.mark.parametrize("bad", [1, 0, "yes", None, np.bool_(True)])
 def test_another_lazy_is_refused(bad):
-    with pytest.raises(TypeError, match="lazy is .*: expected True or False"):
+    with pytest.raises(TypeError, match=r"lazy is .*: expected True or False"):
         RowAdamW([table()], lazy=bad)
 
 
@@ -169,7 +168,7 @@ def test_a_dtensor_whose_rows_are_cut_is_refused():
             optimizer = RowAdamW([param], lazy=True)
             before = param.full_tensor().clone()
             if refused:
-                with pytest.raises(InputError, match="lazy=True does not take a DTensor of shape .* whose rows are cut"):
+                with pytest.raises(InputError, match=r"lazy=True .* DTensor of shape .* whose rows are cut"):
                     optimizer.step()
                 assert torch.equal(param.full_tensor(), before)
                 assert not optimizer.state

@@ -235,7 +235,10 @@ def test_what_are_no_parameters_is_named(params, message):
             "param_group has 'weight_decy', which is no option of RowAdamW; did you mean 'weight_decay'",
         ),
         ({"row": [1]}, "param_group has 'row', which is no option of RowAdamW; did you mean 'rows'"),
-        ({"stride": 3}, "'stride', which is no option of RowAdamW; expected some of params, lr.*keys of your own can be"),
+        (
+            {"stride": 3},
+            "'stride', which is no option of RowAdamW; expected some of params.*keys of your own can be",
+        ),
         ({3: 4}, "param_group has 3, which is no option"),
         ({"nonfinite": "skip"}, "param_group has 'nonfinite', which is for the whole optimizer; pass it to RowAdamW"),
         ({"capturable": True}, "param_group has 'capturable', which is for the whole optimizer; pass it to RowAdamW"),

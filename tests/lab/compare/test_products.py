@@ -40,7 +40,7 @@ def test_the_optimizer_of_stage_1_is_recorded_and_stands_in_the_table_of_setting
     for name, value, shown in (
         ("stage1_beta2", 0.999, "0.999"),
         ("stage1_eps", 1e-8, "1e-08"),
-        ("stage1_lazy", True, "True"),
+        ("stage1_lazy", True, "yes"),
     ):
         assert recorded[name] == summary["settings"][name] == value
         assert re.search(rf">{name}</t[dh]>\s*<td[^>]*>(<[^>]*>)*{shown}<", page), name
