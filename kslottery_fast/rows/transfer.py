@@ -85,10 +85,12 @@ def transfer_rows(
         Distinct token ids, Tickets of the target's table, or the path of a ticket file. With a ``tokenizer`` also
         strings, each of which is one token.
     output : {"auto", "frozen", "tied", "own"}
-        What happens to the head of a target model. With "frozen" and "auto" it keeps the old rows, and that of a tied
-        model gets a table for them, as after :func:`kslottery_fast.untie_output`. With "tied" the head of a tied model
-        sees the new rows too. With "own" the head gets the rows that the head of the source has, and if both heads have
-        a bias, these entries of it; source and target have to be models.
+        What happens to the head of a target model. With "frozen" it keeps the old rows, and that of a tied model gets a
+        table for them, as after :func:`kslottery_fast.untie_output`. With "tied" the head of a tied model sees the new
+        rows too. With "own" the head gets the rows that the head of the source has, and if both heads have a bias,
+        these entries of it; source and target have to be models. "auto" is "frozen", unless :func:`kslottery_fast.add_tokens` made
+        some of the tokens, which no head has learned. It is then "tied" for a tied target. For others it is "own" for
+        these tokens, if the source has a head.
     output_ids : TokenIds, optional
         The tokens whose rows of the head are copied, where they differ from ``token_ids``. Needs ``output="own"``.
     tokenizer : transformers tokenizer, optional
@@ -133,6 +135,8 @@ def transfer_rows(
     either: TableName = "input" if isinstance(target, nn.Module) else "output"  # a tensor may be of either table
     added = _added_to(source, target)
     ids = check_token_ids(token_ids, table.shape[0], tokenizer=tokenizer, new_tokens=added, table=either)
+    if output == "auto":
+        output, output_ids = _role_of_added(source, target, ids, added)
     check_token_ids(ids, origin.shape[0], "token_ids (in the source)")
     if isinstance(target, nn.Module):
         check_writable(input_embedding(target), "transfer rows into")
@@ -206,6 +210,17 @@ def _with_attached(values: Tensor, module: Overlay, ids: Tensor) -> Tensor:
 def _added_to(*owners: Any) -> list[int]:
     """The tokens that were added to one of two models."""
     return sorted({token for owner in owners if isinstance(owner, nn.Module) for token in new_tokens(owner)})
+
+
+def _role_of_added(source: Any, target: Any, ids: Tensor, added: list[int]) -> tuple[OutputRole, TokenIds | None]:
+    """What "auto" means, as for ``attach_rows``: the head gets what was learned of tokens that were added."""
+    ours = [token for token in ids.tolist() if token in added]
+    if not ours or not isinstance(target, nn.Module) or output_head(target) is None:
+        return "frozen", None
+    if is_tied(target):
+        return "tied", None
+    has_head = isinstance(source, nn.Module) and output_head(source) is not None
+    return ("own", ours) if has_head else ("frozen", None)
 
 
 def _head_rows(

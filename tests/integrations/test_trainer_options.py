@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,29 @@ def test_tensorboard_gets_the_numbers_of_the_training_and_of_the_monitor(tmp_pat
     assert [step for name, _, step in writer.scalars if name == "train/ticket_overlap"] == [4]
     assert {value for name, value, _ in writer.scalars if name == "train/skipped_steps"} == {0}
     assert '"model_type": "llama"' in writer.texts["model_config"]
+
+
+def test_report_to_tensorboard_writes_a_file_of_events(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+
+    trainer = TicketTrainer(
+        model=make("llama"),
+        args=arguments(tmp_path, max_steps=2, save_strategy="no", report_to=["tensorboard"]),
+        train_dataset=dataset(),
+        tickets=TOKENS,
+        callbacks=[TicketMonitor(every=1)],
+    )
+    trainer.train()
+    (path,) = tmp_path.rglob("events.out.tfevents.*")
+    found, data = {}, path.read_bytes()
+    while data:  # length, its checksum, the event, its checksum
+        (length,) = struct.unpack("<Q", data[:8])
+        event = Event.FromString(data[12 : 12 + length])
+        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        data = data[16 + length :]
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert [found["train/loss", step] for step in (1, 2)] == pytest.approx(losses, abs=1e-4)
+    assert {step for name, step in found if name == "train/tickets"} == {1, 2}
 
 
 @pytest.mark.parametrize("name", ["t5", "m2m100"])

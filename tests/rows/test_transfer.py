@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from tiny_models import TOKENS, V, make, tuned
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.rows.attach import get_rows
+from kslottery_fast.rows.attach import attach_rows, get_rows
+from kslottery_fast.rows.merge import merge_rows
+from kslottery_fast.rows.new_token_marks import mark_new_tokens
 from kslottery_fast.rows.sets import use_rows
 from kslottery_fast.rows.tables import embedding_table, is_tied
 from kslottery_fast.rows.transfer import transfer_rows
@@ -35,6 +39,29 @@ def test_a_tied_transfer_changes_the_head_too():
     transfer_rows(source, target, TOKENS, output="tied")
     assert is_tied(target)
     assert torch.equal(embedding_table(target)[TOKENS], embedding_table(source)[TOKENS])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_was_learned_of_an_added_token_reaches_the_head_by_default(tied):
+    base = make("llama", tied=tied)
+    base.resize_token_embeddings(V + 1)
+    mark_new_tokens([base.get_input_embeddings()], [V])
+    source, target = copy.deepcopy(base), copy.deepcopy(base)
+    head = base.get_output_embeddings().weight.detach().clone()
+    attach_rows(source, [5, V], output="auto")
+    with torch.no_grad():
+        for rows in (parameter for parameter in source.parameters() if parameter.requires_grad):
+            rows.add_(torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)))
+    transfer_rows(source, target, [5, V])
+    assert is_tied(target) == tied
+    ids = torch.tensor([[1, 5, V, 7]])
+    with torch.no_grad():
+        assert torch.equal(target(ids).logits, merge_rows(source)(ids).logits)
+    old = target.get_output_embeddings().weight[5]
+    assert torch.equal(old, head[5]) != tied  # an old token of an untied model keeps its row of the head
+    for tensor in (torch.zeros(V + 1, 16), torch.ones(V + 1, 16)):
+        transfer_rows(source, tensor, [V])
+        transfer_rows(tensor, copy.deepcopy(base), [V])
 
 
 def test_transfer_refuses_what_does_not_fit_and_writes_nothing():
