@@ -29,7 +29,8 @@ from kslottery_fast.evaluation.logits import supervised_logits
 from kslottery_fast.integrations.batches import GroupedBatches
 from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.run_folder import open_run_folder
-from kslottery_fast.lab.experiment.settings import ExperimentSettings, RunSettings
+from kslottery_fast.lab.experiment.run_settings import RunSettings
+from kslottery_fast.lab.experiment.settings import ExperimentSettings
 from kslottery_fast.lab.experiment.workshop import Workshop
 from kslottery_fast.rows.attach import attach_rows
 

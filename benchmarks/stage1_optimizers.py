@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from kslottery_fast.lab.experiment.settings import RunSettings
+from kslottery_fast.lab.experiment.run_settings import RunSettings
 from kslottery_fast.lab.experiment.training import Recipe
 
 Name = Literal["adam", "row", "lazy", "sgd"]

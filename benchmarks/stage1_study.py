@@ -42,7 +42,8 @@ from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.jobs import work_through
 from kslottery_fast.lab.experiment.plan import Experiment
 from kslottery_fast.lab.experiment.run_folder import open_run_folder
-from kslottery_fast.lab.experiment.settings import ExperimentSettings, RunSettings
+from kslottery_fast.lab.experiment.run_settings import RunSettings
+from kslottery_fast.lab.experiment.settings import ExperimentSettings
 from kslottery_fast.lab.experiment.specs import ArmSpec
 from kslottery_fast.lab.experiment.trained import TrainedRows
 from kslottery_fast.lab.experiment.training import Recipe

@@ -31,7 +31,8 @@ from torch import Tensor
 
 from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.run_folder import open_run_folder
-from kslottery_fast.lab.experiment.settings import ExperimentSettings, RunSettings
+from kslottery_fast.lab.experiment.run_settings import RunSettings
+from kslottery_fast.lab.experiment.settings import ExperimentSettings
 from kslottery_fast.lab.experiment.workshop import Workshop
 from kslottery_fast.lab.models.attention import quick_attention
 from kslottery_fast.rows.attach import attach_rows, detach_rows, get_rows

@@ -88,9 +88,9 @@ def transfer_rows(
         What happens to the head of a target model. With "frozen" it keeps the old rows, and that of a tied model gets a
         table for them, as after :func:`kslottery_fast.untie_output`. With "tied" the head of a tied model sees the new
         rows too. With "own" the head gets the rows that the head of the source has, and if both heads have a bias,
-        these entries of it; source and target have to be models. "auto" is "frozen", unless some of the tokens are those
-        of :func:`kslottery_fast.add_tokens`, which no head has learned. It is then "tied" for a tied target. For others
-        it is "own" for these tokens, if the source has a head.
+        these entries of it; source and target have to be models. "auto" is "frozen", unless some of the tokens are from
+        :func:`kslottery_fast.add_tokens`, so that no head has learned them. It is then "tied" for a tied target. For
+        others it is "own" for these tokens, if the source has a head.
     output_ids : TokenIds, optional
         The tokens whose rows of the head are copied, where they differ from ``token_ids``. Needs ``output="own"``.
     tokenizer : transformers tokenizer, optional

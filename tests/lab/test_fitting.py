@@ -10,7 +10,8 @@ import torch
 from kslottery_fast.base import memory
 from kslottery_fast.lab.experiment import workers
 from kslottery_fast.lab.experiment.run_folder import RunFolder
-from kslottery_fast.lab.experiment.settings import ExperimentSettings, RunSettings
+from kslottery_fast.lab.experiment.run_settings import RunSettings
+from kslottery_fast.lab.experiment.settings import ExperimentSettings
 from kslottery_fast.lab.experiment.workers import LocalWorkers, fitting
 
 

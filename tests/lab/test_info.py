@@ -17,7 +17,8 @@ from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.cli.explain import describe
 from kslottery_fast.lab.cli.info import describe_installation
 from kslottery_fast.lab.experiment.run_folder import RunFolder
-from kslottery_fast.lab.experiment.settings import ExperimentSettings, RunSettings
+from kslottery_fast.lab.experiment.run_settings import RunSettings
+from kslottery_fast.lab.experiment.settings import ExperimentSettings
 
 SETTINGS = ExperimentSettings.of_run(RunSettings(model="tiny", seed=3))
 HEADER = {"format": "kslottery-experiment/1", "settings": SETTINGS.binding, "grid": SETTINGS.grid}

@@ -14,7 +14,7 @@ from kslottery_fast.base.files import read_json
 from kslottery_fast.evaluation.scores import BLEU_TOKENIZERS
 from kslottery_fast.integrations.resuming import Checkpoints
 from kslottery_fast.lab.experiment.run_folder import KIND, open_run_folder, read_header
-from kslottery_fast.lab.experiment.settings import BEFORE_THEY_EXISTED, BleuTokenizer, RunSettings, differences
+from kslottery_fast.lab.experiment.run_settings import BEFORE_THEY_EXISTED, BleuTokenizer, RunSettings, differences
 
 SETTINGS = {"alpha": 0.05, "seed": 0}
 GRID = {"seeds": [0]}

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 from kslottery_fast.base.files import read_json
 from kslottery_fast.evaluation.encoding import Example
+from kslottery_fast.lab.experiment.run_settings import RunSettings
 from kslottery_fast.lab.experiment.scoring import PARAPHRASE, SCORE, score
-from kslottery_fast.lab.experiment.settings import RunSettings
 
 EXAMPLES = {"test": [Example("The house", " La casa")] * 3, "validation": [Example("The dog", " El perro")] * 2}
 

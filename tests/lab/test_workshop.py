@@ -6,7 +6,7 @@ import torch
 from kslottery_fast.evaluation.encoding import Example, collate, encode
 from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.run_folder import RunFolder
-from kslottery_fast.lab.experiment.settings import RunSettings
+from kslottery_fast.lab.experiment.run_settings import RunSettings
 from kslottery_fast.lab.experiment.workshop import Workshop
 from kslottery_fast.rows.attach import attach_rows, get_rows
 

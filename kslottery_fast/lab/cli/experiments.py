@@ -7,15 +7,8 @@ from typing import Any, get_args
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import Selector
-from kslottery_fast.lab.experiment.settings import (
-    COMPARE_ARMS,
-    EVALUATION,
-    SELECTION,
-    TASK,
-    TRAINING,
-    ExperimentSettings,
-    RunSettings,
-)
+from kslottery_fast.lab.experiment.run_settings import EVALUATION, SELECTION, TASK, TRAINING, RunSettings
+from kslottery_fast.lab.experiment.settings import COMPARE_ARMS, ExperimentSettings
 
 from .carry_out import carry_out
 from .jobs import print_jobs

@@ -29,7 +29,8 @@ from kslottery_fast.tickets.tickets import Tickets
 
 from .console import ProgressCallback
 from .run_folder import read_header
-from .settings import ExperimentSettings, RunSettings
+from .run_settings import RunSettings
+from .settings import ExperimentSettings
 from .trained import TrainedRows
 from .workshop import Workshop
 

@@ -27,7 +27,7 @@ from kslottery_fast.base.files import atomic_directory, read_json, write_json
 
 from .claims import Claims
 from .directory import directory_entry
-from .settings import differences
+from .run_settings import differences
 
 KIND = "kslottery-experiment/1"
 _OLDER = ("kslottery-run/1", "kslottery-comparison-run/1")

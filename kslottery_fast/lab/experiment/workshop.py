@@ -20,7 +20,7 @@ from kslottery_fast.tickets.evidence import token_counts
 
 from .console import ProgressCallback, RunConsole
 from .run_folder import RunFolder
-from .settings import RunSettings
+from .run_settings import RunSettings
 from .trained import TrainedRows
 
 if TYPE_CHECKING:

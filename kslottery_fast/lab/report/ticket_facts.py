@@ -13,7 +13,7 @@ import torch
 from kslottery_fast.base.options import Selector
 from kslottery_fast.ks.significance import critical_count
 from kslottery_fast.lab.experiment.cell import Cell
-from kslottery_fast.lab.experiment.settings import ALPHA_GRID
+from kslottery_fast.lab.experiment.run_settings import ALPHA_GRID
 from kslottery_fast.lab.experiment.specs import ArmSpec
 from kslottery_fast.tickets.evidence import SELECTORS, frequency_ranks
 from kslottery_fast.tickets.overlap import jaccard, overlap_matrix

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from kslottery_fast.base.files import read_json, write_json
 from kslottery_fast.evaluation.basis import Basis
 from kslottery_fast.lab.cli import main as cli
-from kslottery_fast.lab.experiment.settings import RunSettings
+from kslottery_fast.lab.experiment.run_settings import RunSettings
 from kslottery_fast.tickets.evidence import SELECTORS
 from kslottery_fast.tickets.tickets import Tickets
 

@@ -6,13 +6,8 @@ from pathlib import Path
 import pytest
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.lab.experiment.settings import (
-    BEFORE_THEY_EXISTED,
-    ArmSpec,
-    ExperimentSettings,
-    RunSettings,
-    parse_arm,
-)
+from kslottery_fast.lab.experiment.run_settings import BEFORE_THEY_EXISTED, RunSettings
+from kslottery_fast.lab.experiment.settings import ArmSpec, ExperimentSettings, parse_arm
 
 
 def settings(**changes) -> ExperimentSettings:

@@ -13,7 +13,8 @@ from kslottery_fast.lab.experiment.cell import Cell
 from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.plan import Experiment
 from kslottery_fast.lab.experiment.run_folder import RunFolder, open_run_folder
-from kslottery_fast.lab.experiment.settings import ExperimentSettings, RunSettings
+from kslottery_fast.lab.experiment.run_settings import RunSettings
+from kslottery_fast.lab.experiment.settings import ExperimentSettings
 from kslottery_fast.lab.experiment.specs import FACTS, ArmSpec, parse_arm
 from kslottery_fast.lab.experiment.trained import TrainedRows
 

@@ -11,7 +11,7 @@ from benchmarks.stage1_optimizers import Method, PlainAdam
 from benchmarks.stage1_study import Setting, Study, chosen, main, means
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.lab.experiment.console import RunConsole
-from kslottery_fast.lab.experiment.settings import RunSettings
+from kslottery_fast.lab.experiment.run_settings import RunSettings
 from kslottery_fast.lab.experiment.trained import TrainedRows
 
 
