@@ -1,7 +1,7 @@
 """Which tensor of one checkpoint is which of another, where wrappers and versions call them differently.
 
-Wrapping, saving and loading change how names begin: "model.", "module.", "_orig_mod." and "language_model.model." appear
-and disappear. How they end stays. So names that only one checkpoint has are aligned by their longest common ending.
+Wrapping, saving and loading change how names begin: "model.", "module.", "_orig_mod." and "language_model.model." come
+and go. How they end stays. So names that only one checkpoint has are aligned by their longest common ending.
 """
 
 from collections import Counter

@@ -107,10 +107,11 @@ class TicketViews(TicketData):
 def _summary_of(tickets: TicketData) -> str:
     """One line for a log or a terminal."""
     bound = f"D >= {tickets.threshold:.4f} ({tickets.threshold_count}/{tickets.dimension})"
+    test = f"{tickets.method} KS test{left_out(tickets)}"
     if tickets.selected_by == "top_k":
-        return f"{_size(tickets)}: {bound}, the largest D whatever their p-value, {tickets.method} KS test{left_out(tickets)}"
+        return f"{_size(tickets)}: {bound}, the largest D whatever their p-value, {test}"
     level = f"alpha {tickets.alpha:g}{_CORRECTIONS[tickets.correction]}"
-    return f"{_size(tickets)}: {bound}, {level}, {tickets.method} KS test{left_out(tickets)}"
+    return f"{_size(tickets)}: {bound}, {level}, {test}"
 
 
 def _size(tickets: TicketData) -> str:

@@ -66,9 +66,9 @@ def ks_select(
     Raises
     ------
     InputError
-        The shapes differ (with ``rows="shared"`` the lengths of the rows) or are not [V, d]. A table has NaN or Inf; the message names the table and its first rows. An
-        array is masked. A model has no output head. An option is unknown. Both ``correction`` and ``top_k`` are given.
-        The tokenizer belongs to another model.
+        The shapes differ (with ``rows="shared"``, the lengths of the rows) or are not [V, d]. A table has NaN or Inf;
+        the message names the table and its first rows. An array is masked. A model has no output head. An option is
+        unknown. Both ``correction`` and ``top_k`` are given. The tokenizer belongs to another model.
     TypeError
         A table does not hold floats, or an argument has a wrong type.
 

@@ -133,8 +133,8 @@ class SelectedRows:
         -------
         dict
             ``format`` is ``"kslottery-rows/1"``. The attributes have their names, except ``token_texts``, which is
-            ``tokens`` and only there if known. ``table`` is left out if it is "input", ``vocab_size_after`` if it is None. ``digest`` is that of a ticket
-            file.
+            ``tokens`` and only there if known. ``table`` is left out if it is "input", and ``vocab_size_after`` if it
+            is None. ``digest`` is that of a ticket file.
 
         Examples
         --------
