@@ -225,7 +225,7 @@ def test_a_scan_of_version_0_1_is_read(tmp_path):
     file.write_text(json.dumps(content))
     with pytest.raises(InputError, match="missing notes"):
         Scan.load(file)
-    with pytest.raises(InputError, match="none.json"):
+    with pytest.raises(InputError, match=r"none\.json"):
         Scan.load(tmp_path / "none.json")
     with pytest.raises(TypeError, match="path is 3"):
         Scan.load(3)  # type: ignore[arg-type]

@@ -21,7 +21,6 @@ from .options import (
     probability,
     refuse_existing,
 )
-
 from .pairing import add_pairing, pairing
 
 if TYPE_CHECKING:
