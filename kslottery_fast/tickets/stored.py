@@ -254,6 +254,8 @@ def _matching_tables(
     if renaming and not isinstance(tensor, str):
         raise InputError("tensor has the names in before and after: leave name_map (--map) out, or the second name")
     checkpoints = open_checkpoint(before, "before"), open_checkpoint(after, "after")
+    for note in checkpoints[0].notes + checkpoints[1].notes:
+        warn_caller(note)
     first = find_tensor(checkpoints[0], names[0], table)
     other = _name_after(*checkpoints, first, tensor, renaming) if isinstance(tensor, str) else names[1]
     second = find_tensor(checkpoints[1], other, table)
