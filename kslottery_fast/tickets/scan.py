@@ -76,7 +76,8 @@ def scan_checkpoints(
     block_bytes : int
         The size of a block of both checkpoints. It changes the speed, never the result.
     progress : callable(done, total), optional
-        Called after every block with the MiB of both checkpoints.
+        Called after every block with the MiB of both checkpoints, and once before the first one if they are fetched
+        from elsewhere.
 
     Returns
     -------
@@ -116,6 +117,8 @@ def scan_checkpoints(
     (embedding, notes), head = _embedding_name(first), _head_name(first)
     read = pairs.matrices + pairs.vectors
     total, done = sum(_bytes_of(pair, _height(pair)) for pair in read), 0
+    if progress is not None and any(tensor.remote for pair in read for tensor in pair):
+        progress(0, total >> 20)  # says what will be fetched before anything is
     # Two different samples of one number each always have D = 1, so no such row is tested.
     threshold = functools.cache(lambda d: critical_count(d, alpha, method) if d > 1 else 2)
 

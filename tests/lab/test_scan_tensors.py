@@ -52,7 +52,8 @@ def test_each_row_of_each_expert_is_tested_and_one_line_tells_of_all(state, tmp_
     assert shift.mean_d == pytest.approx(means.mean().item())
 
 
-def test_all_experts_that_were_shifted_are_told(state, tmp_path, capsys):
+def test_all_experts_that_were_shifted_are_told(state, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # so that no name is folded
     tuned = state | {EXPERTS: state[EXPERTS] + 1}
     paths = saved(tmp_path, state, tuned)
     assert cli.main(["scan", *paths, "--output", str(tmp_path / "scan")]) == 0
