@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from kslottery_fast.base.arguments import check_choice, check_integer, check_tokenizer, shown
-from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import Correction, Method, TableName, TicketTable
 from kslottery_fast.base.tokenizer import Tokenizer
@@ -18,7 +17,7 @@ from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 from .checkpoint import open_checkpoint
 from .select import select_tickets
-from .selected_rows import SelectedRows
+from .selected_rows import SelectedRows, largest_shifts
 from .tensor_files import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
 from .tensor_names import find_tensor, stores_one_table
 from .tickets import Tickets
@@ -172,12 +171,7 @@ def l2_select_checkpoints(
             f"{first} or {second} has NaN or Inf in {len(bad)} rows, the first of them {bad[:5]}: the checkpoint is "
             "damaged, or its training diverged"
         )
-    values, ids = torch.sort(shifts, descending=True, stable=True)
-    moved = int((values > 0).sum())
-    if moved < k:
-        warn_caller(f"only {moved} rows moved, k asked for {k}")
-    k = min(k, moved)
-    return SelectedRows(ids[:k].clone(), values[:k].clone(), "l2", V, table=found)
+    return largest_shifts(shifts, k, found)
 
 
 class _Pair:
