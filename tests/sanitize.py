@@ -31,8 +31,8 @@ TESTS = (
     "tests/optim/test_optim_refusals.py",
     "tests/rows/test_rows.py",
     "tests/tickets/test_checkpoints.py",
-    "tests/tickets/test_tensor_files.py",
-    "tests/tickets/test_unfit_checkpoints.py",
+    "tests/checkpoints/test_safetensors_files.py",
+    "tests/checkpoints/test_unfit_checkpoints.py",
 )
 # Loaded before Python, which is not built with them. ASan has to find __cxa_throw at once, hence libstdc++.
 RUNTIMES = {"address": ("libasan.so", "libstdc++.so"), "undefined": ("libubsan.so",)}

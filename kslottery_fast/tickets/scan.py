@@ -17,13 +17,14 @@ from kslottery_fast import ops
 from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import Method, TableName
+from kslottery_fast.checkpoints.checkpoint import Checkpoint
+from kslottery_fast.checkpoints.opening import open_checkpoint
+from kslottery_fast.checkpoints.tensor_names import HEAD_NAMES, find_tensor, locate_embedding, locate_head
+from kslottery_fast.checkpoints.tensors import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
 from kslottery_fast.ks.significance import critical_count
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
-from .checkpoint import Checkpoint, open_checkpoint
 from .scan_result import FORMAT, Scan, TensorShift, matrices, mean_d, significant_share
-from .tensor_files import BLOCK_BYTES, FLOATS, StoredTensor, check_reading, row_blocks
-from .tensor_names import HEAD_NAMES, find_tensor, locate_embedding, locate_head
 
 __all__ = ["FORMAT", "Scan", "TensorShift", "matrices", "mean_d", "scan_checkpoints", "significant_share"]
 
@@ -92,8 +93,7 @@ def scan_checkpoints(
         pairs, skipped = _one_table(first, pairs, table), {key: [] for key in skipped} | {"not_2d": 0}
     if not pairs:
         examples = [
-            f"{path} has {', '.join([*names][:2]) or 'none'}"
-            for path, names in ((before, first.files), (after, second.files))
+            f"{path} has {', '.join([*names][:2]) or 'none'}" for path, names in ((before, first), (after, second))
         ]
         raise InputError(
             f"{before} and {after} share no 2-D tensor of floats by name and shape: {'; '.join(examples)}; are "
@@ -124,18 +124,18 @@ def scan_checkpoints(
 def _pairs(first: Checkpoint, second: Checkpoint) -> tuple[list[tuple[StoredTensor, StoredTensor]], dict[str, Any]]:
     """The matrices that can be compared, and the fields of Scan that name all others."""
     skipped: dict[str, Any] = {
-        "only_before": sorted(first.files.keys() - second.files.keys()),
-        "only_after": sorted(second.files.keys() - first.files.keys()),
+        "only_before": sorted(first.keys() - second.keys()),
+        "only_after": sorted(second.keys() - first.keys()),
         "other_shape": [],
         "quantized": [],
         "not_2d": 0,
     }
     pairs = []
-    for name in sorted(first.files.keys() & second.files.keys()):
+    for name in sorted(first.keys() & second.keys()):
         pair = first[name], second[name]
         if any(len(tensor.shape) != 2 or tensor.shape[1] == 0 for tensor in pair):
             skipped["not_2d"] += 1
-        elif any(tensor.dtype not in FLOATS for tensor in pair):
+        elif any(tensor.floats is None for tensor in pair):
             skipped["quantized"].append(name)
         elif pair[0].shape != pair[1].shape:
             skipped["other_shape"].append(name)

@@ -11,15 +11,15 @@ from kslottery_fast.base.arguments import check_choice, check_integer, check_tok
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import Correction, Method, TableName, TicketTable
 from kslottery_fast.base.tokenizer import Tokenizer
+from kslottery_fast.checkpoints.opening import open_checkpoint
+from kslottery_fast.checkpoints.tensor_names import find_tensor, stores_one_table
+from kslottery_fast.checkpoints.tensors import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
 from kslottery_fast.ks.decision import check_options
 from kslottery_fast.ks.tables import counts_and_largest, refuse_flagged
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
-from .checkpoint import open_checkpoint
 from .select import select_tickets
 from .selected_rows import SelectedRows, largest_shifts
-from .tensor_files import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
-from .tensor_names import find_tensor, stores_one_table
 from .tickets import Tickets
 
 Progress = Callable[[int, int], None]

@@ -14,8 +14,8 @@ from kslottery_fast.base.files import read_json, write_json
 from kslottery_fast.base.hub import TICKETS_FILE, found_folder, is_repository
 from kslottery_fast.base.ticket_ids import FORMAT, check_digest, check_format, digest_of, integers_of, texts_of
 from kslottery_fast.base.tokenizer import Tokenizer
+from kslottery_fast.checkpoints.file_errors import exists
 
-from .file_errors import exists
 from .texts import TicketTexts
 from .ticket_fields import SETTINGS
 

@@ -25,11 +25,11 @@ from kslottery_fast import (
     merge_rows,
     transfer_rows,
 )
+from kslottery_fast.checkpoints.tensor_names import HEAD_NAMES
 from kslottery_fast.rows import add_rows, get_output_rows, use_rows
 from kslottery_fast.tickets import SelectedRows
 from kslottery_fast.tickets.scan import scan_checkpoints
 from kslottery_fast.tickets.stored import ks_select_checkpoints, l2_select_checkpoints
-from kslottery_fast.tickets.tensor_names import HEAD_NAMES
 
 MOVED = {"input": [3, 9], "output": [5, 9, 11]}
 

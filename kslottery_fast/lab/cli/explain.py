@@ -144,14 +144,14 @@ def _model(path: Path) -> Facts:
 
 def _weights(path: Path, config: Facts) -> Facts:
     """The size of the embedding table, whether the head is tied, and how many parameters there are."""
-    from kslottery_fast.tickets.checkpoint import open_checkpoint
-    from kslottery_fast.tickets.tensor_names import HEAD_NAMES, locate_embedding
+    from kslottery_fast.checkpoints.opening import open_checkpoint
+    from kslottery_fast.checkpoints.tensor_names import HEAD_NAMES, locate_embedding
 
     try:
         checkpoint = open_checkpoint(path)
     except InputError as error:
         return {"vocab_size": config.get("vocab_size"), "dimension": config.get("hidden_size"), "weights": str(error)}
-    tensors = {name: checkpoint[name] for name in checkpoint.files}
+    tensors = dict(checkpoint)
     name, why_not = locate_embedding(checkpoint)
     table: Facts = {"embedding": name if name else f"not found: {why_not}"}
     if name:

@@ -14,8 +14,9 @@ import torch
 from stored_tables import NAME, D, V, refused, write
 
 from kslottery_fast import InputError
-from kslottery_fast.tickets import tensor_files
-from kslottery_fast.tickets.checkpoint import open_checkpoint
+from kslottery_fast.checkpoints import safetensors_file
+from kslottery_fast.checkpoints.opening import open_checkpoint
+from kslottery_fast.checkpoints.tensors import row_blocks
 from kslottery_fast.tickets.scan import scan_checkpoints
 from kslottery_fast.tickets.stored import ks_select_checkpoints
 
@@ -119,9 +120,9 @@ def test_tensors_may_stand_in_any_order_and_be_empty(tmp_path):
     path = tmp_path / "good.safetensors"
     header = f"{{{entry(4, 12)}, {entry(0, 4, 'b')}, {entry(4, 4, 'empty')}}}".encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + torch.arange(3.0).numpy().tobytes())
-    tensors = tensor_files.read_header(path)
+    tensors = safetensors_file.read_header(path)
     assert {name: tensor.shape for name, tensor in tensors.items()} == {NAME: (2, 1), "b": (1, 1), "empty": (0, 1)}
-    ((_, block, _),) = tensor_files.row_blocks(tensors[NAME], tensors[NAME], 1 << 20)
+    ((_, block, _),) = row_blocks(tensors[NAME], tensors[NAME], 1 << 20)
     assert block.tolist() == [[1.0], [2.0]]
 
 
@@ -196,7 +197,7 @@ def test_a_file_that_becomes_another_while_its_header_is_read_is_an_error(pair, 
     def replace(*_args: object) -> None:
         pair[1].rename(pair[0])
 
-    monkeypatch.setattr(tensor_files, "safe_open", replace)
+    monkeypatch.setattr(safetensors_file, "safe_open", replace)
     refused(*pair, f"{pair[0]} changed while it was read")
 
 
@@ -228,21 +229,21 @@ def test_a_file_that_becomes_another_between_header_and_rows_is_an_error(pair, c
     first, second = (open_checkpoint(path)[NAME] for path in pair)
     change(pair[1])
     with pytest.raises(InputError, match=r"after\.safetensors changed while it was read: .*; try again"):
-        next(tensor_files.row_blocks(first, second, 1 << 20))
+        next(row_blocks(first, second, 1 << 20))
 
 
 def test_a_file_that_is_gone_between_header_and_rows_is_an_error(pair):
     first, second = (open_checkpoint(path)[NAME] for path in pair)
     pair[1].unlink()
     with pytest.raises(InputError, match=r"after\.safetensors cannot be read: No such file or directory"):
-        next(tensor_files.row_blocks(first, second, 1 << 20))
+        next(row_blocks(first, second, 1 << 20))
 
 
 def test_too_little_address_space_is_an_error(pair, monkeypatch):
     def none(*_args: object) -> None:
         raise MemoryError("Cannot allocate memory (os error 12)")
 
-    monkeypatch.setattr(tensor_files, "safe_open", none)
+    monkeypatch.setattr(safetensors_file, "safe_open", none)
     refused(*pair, f"{pair[0]} cannot be read: Cannot allocate memory")
 
 
@@ -250,7 +251,7 @@ def test_a_block_that_cannot_be_mapped_is_an_error(pair, monkeypatch):
     def none(*_args: object, **_options: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(tensor_files.mmap, "mmap", none)
+    monkeypatch.setattr(safetensors_file.mmap, "mmap", none)
     refused(*pair, f"{pair[0]} cannot be read: Cannot allocate memory")
 
 
@@ -265,7 +266,7 @@ def test_a_file_that_may_not_be_read(pair, monkeypatch):
 def test_blocks_cover_every_row_once_and_never_exceed_their_size(pair):
     first, second = (open_checkpoint(path)[NAME] for path in pair)
     rows = 0
-    for start, before, after in tensor_files.row_blocks(first, second, 5 * 2 * D * 4 + 3):
+    for start, before, after in row_blocks(first, second, 5 * 2 * D * 4 + 3):
         assert start == rows
         assert before.shape == after.shape
         assert len(before) == min(5, V - start)

@@ -1,56 +1,20 @@
-"""A checkpoint on disk: which files hold its tensors. Nothing is ever unpickled."""
+"""Opening a checkpoint: what a path names, and which files hold its tensors."""
 
 import os
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kslottery_fast.base.arguments import check_path
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
 
 from . import file_errors
-from .tensor_files import FLOATS, StoredTensor, read_header
+from .checkpoint import Checkpoint, ShardedTensors
+from .safetensors_file import read_header
+from .tensors import StoredTensor
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-
-
-class Checkpoint:
-    """The tensors of a checkpoint by name. The header of a file is read when it is first needed.
-
-    Parameters
-    ----------
-    path : Path
-        What the user named: a file or a folder.
-    files : mapping of str to Path
-        The file of each tensor.
-    index : Path, optional
-        The index of a sharded checkpoint, which ``files`` comes from.
-    """
-
-    def __init__(self, path: Path, files: Mapping[str, Path], index: Path | None = None) -> None:
-        self.path, self.files, self.index = path, files, index
-        self.folder = path if path.is_dir() else path.parent
-        self._headers: dict[Path, dict[str, StoredTensor]] = {}
-
-    def __getitem__(self, name: str) -> StoredTensor:
-        """The tensor ``name``, which must be one of ``self.files``."""
-        file = self.files[name]
-        if self.index is not None and not file_errors.exists(file):
-            raise InputError(
-                f"{file}: no such file, but {self.index} names it: the checkpoint lacks a shard; {file_errors.AGAIN}"
-            )
-        if file not in self._headers:
-            self._headers[file] = read_header(file)
-        if name not in self._headers[file]:
-            raise InputError(
-                f"{file} has no tensor {name}, but {self.index} says so: they are of different checkpoints"
-            )
-        return self._headers[file][name]
-
-    def matrices(self) -> list[StoredTensor]:
-        """All 2-D tensors of a floating dtype, sorted by name."""
-        tensors = (self[name] for name in sorted(self.files))
-        return [tensor for tensor in tensors if len(tensor.shape) == 2 and tensor.dtype in FLOATS]
 
 
 def open_checkpoint(path: str | os.PathLike[str], name: str = "path") -> Checkpoint:
@@ -92,7 +56,7 @@ def open_checkpoint(path: str | os.PathLike[str], name: str = "path") -> Checkpo
 
 
 def _single(path: Path, file: Path) -> Checkpoint:
-    return Checkpoint(path, dict.fromkeys(read_header(file), file))
+    return Checkpoint(str(path), read_header(file), partial(_config, file.parent))
 
 
 def _folder(folder: Path) -> Checkpoint:
@@ -129,4 +93,29 @@ def _sharded(path: Path, index: Path) -> Checkpoint:
             raise InputError(f"{index} names the shard {shard}, which lies outside its folder")
         if Path(shard).suffix in file_errors.PICKLES:
             raise file_errors.pickled(index.parent / shard)
-    return Checkpoint(path, {name: index.parent / shard for name, shard in shards.items()}, index)
+    files = {name: index.parent / shard for name, shard in shards.items()}
+    tensors = ShardedTensors(files, partial(_shard, index), partial(_lacking, index))
+    return Checkpoint(str(path), tensors, partial(_config, index.parent))
+
+
+def _shard(index: Path, file: Path) -> dict[str, StoredTensor]:
+    if not file_errors.exists(file):
+        raise InputError(
+            f"{file}: no such file, but {index} names it: the checkpoint lacks a shard; {file_errors.AGAIN}"
+        )
+    return read_header(file)
+
+
+def _lacking(index: Path, file: Path, name: str) -> InputError:
+    return InputError(f"{file} has no tensor {name}, but {index} says so: they are of different checkpoints")
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    """The config.json of a folder, if it has one."""
+    path = folder / "config.json"
+    if not path.exists():
+        return None
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not the config of a model: expected a JSON object")
+    return content

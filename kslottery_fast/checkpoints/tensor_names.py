@@ -4,11 +4,10 @@ import re
 from typing import Any
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.files import read_json
 from kslottery_fast.base.options import TableName
 
 from .checkpoint import Checkpoint
-from .tensor_files import FLOATS, StoredTensor
+from .tensors import StoredTensor
 
 INPUT_NAMES = (
     "embed_tokens.weight",  # LLaMA, Mistral, Qwen, Gemma, Phi, OPT, ...
@@ -51,10 +50,10 @@ def find_tensor(checkpoint: Checkpoint, name: str, table: TableName = "input") -
     """
     if name == "auto":
         name = find_embedding(checkpoint) if table == "input" else find_head(checkpoint)
-    elif name not in checkpoint.files:
-        raise InputError(f"{checkpoint.path} has no tensor {name}; {_matrices_of(checkpoint)}")
+    elif name not in checkpoint:
+        raise InputError(f"{checkpoint.source} has no tensor {name}; {_matrices_of(checkpoint)}")
     tensor = checkpoint[name]
-    if tensor.dtype not in FLOATS:
+    if tensor.floats is None:
         raise InputError(
             f"{tensor} has dtype {tensor.dtype}: expected F64, F32, F16 or BF16; compare checkpoints from before the "
             "quantization, or dequantize and save them"
@@ -78,7 +77,7 @@ def find_embedding(checkpoint: Checkpoint) -> str:
     """
     name, why_not = locate_embedding(checkpoint)
     if name is None:
-        raise InputError(f"{checkpoint.path}: {why_not}; name it with tensor=; {_matrices_of(checkpoint)}")
+        raise InputError(f"{checkpoint.source}: {why_not}; name it with tensor=; {_matrices_of(checkpoint)}")
     return name
 
 
@@ -86,11 +85,11 @@ def locate_embedding(checkpoint: Checkpoint) -> tuple[str | None, str]:
     """Return the name that :func:`find_embedding` returns and "", or None and the reason if it would raise."""
     config = _config(checkpoint)
     sizes = _vocab_sizes(config)
-    named = [name for name in checkpoint.files if _is_end_of(name, INPUT_NAMES)]
+    named = [name for name in checkpoint if _is_end_of(name, INPUT_NAMES)]
     # Seq2seq models may also store the copies that their encoder and decoder use.
     named = [name for name in named if _is_end_of(name, ("shared.weight",))] or named
     if not named and any(part.get("tie_word_embeddings") is True for part in config) and not _is_shard(checkpoint):
-        named = [name for name in checkpoint.files if _is_end_of(name, HEAD_NAMES)]
+        named = [name for name in checkpoint if _is_end_of(name, HEAD_NAMES)]
     return _only(checkpoint, named, sizes, "the input embedding")
 
 
@@ -107,14 +106,14 @@ def find_head(checkpoint: Checkpoint) -> str:
     """
     name, why_not = locate_head(checkpoint)
     if name is None:
-        raise InputError(f"{checkpoint.path}: {why_not}; name it with tensor=; {_matrices_of(checkpoint)}")
+        raise InputError(f"{checkpoint.source}: {why_not}; name it with tensor=; {_matrices_of(checkpoint)}")
     return name
 
 
 def locate_head(checkpoint: Checkpoint) -> tuple[str | None, str]:
     """Return the name that :func:`find_head` returns and "", or None and the reason if it would raise."""
     config = _config(checkpoint)
-    named = [name for name in checkpoint.files if _is_end_of(name, HEAD_NAMES) and not _LAYER.search(name)]
+    named = [name for name in checkpoint if _is_end_of(name, HEAD_NAMES) and not _LAYER.search(name)]
     if named or _is_shard(checkpoint):
         return _only(checkpoint, named, _vocab_sizes(config), "the output head")
     if not config:
@@ -157,12 +156,9 @@ def _only(checkpoint: Checkpoint, named: list[str], sizes: set[int], what: str) 
 
 def _config(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """config.json, and the configs inside it: multimodal models have one for the text model."""
-    path = checkpoint.folder / "config.json"
-    if not path.exists():
+    content = checkpoint.config()
+    if content is None:
         return []
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not the config of a model: expected a JSON object")
     return [content, *(part for part in content.values() if isinstance(part, dict))]
 
 
@@ -171,7 +167,7 @@ def _is_end_of(name: str, ends: tuple[str, ...]) -> bool:
 
 
 def _is_shard(checkpoint: Checkpoint) -> bool:
-    return re.search(r"-\d+-of-\d+\.safetensors$", checkpoint.path.name) is not None
+    return re.search(r"-\d+-of-\d+\.safetensors$", checkpoint.source) is not None
 
 
 def _matrices_of(checkpoint: Checkpoint) -> str:
