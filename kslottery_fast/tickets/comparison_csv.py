@@ -1,10 +1,8 @@
 """All rows of a comparison as CSV."""
 
-import csv
-import io
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .comparison_result import TableComparison
@@ -15,23 +13,24 @@ _NUMBERS = ("statistic", "pvalue", "log_pvalue", "l2", "relative_l2", "cosine")
 
 def csv_text(found: "TableComparison") -> str:
     """Return a line for each row, by token id. A number that does not exist is an empty field."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["token_id", *(_ABOUT if found.tokens else ()), "status", "count", *_NUMBERS])
-    writer.writerows(_lines(found))
-    return buffer.getvalue()
+    headings = ["token_id", *(_ABOUT if found.tokens else ()), "status", "count", *_NUMBERS]
+    return "".join(",".join(fields) + "\n" for fields in [headings, *_lines(found)])
 
 
-def _lines(found: "TableComparison") -> Iterator[list[Any]]:
+def _lines(found: "TableComparison") -> Iterator[list[str]]:
     columns = [getattr(found, name).tolist() for name in ("counts", *_NUMBERS)]
     tokens = found.tokens
-    about = [] if tokens is None else [tokens.texts, tokens.classes, [int(each) for each in tokens.leading_space]]
-    for row, status in enumerate(found.statuses()):
-        known = row < len(found.counts)
-        numbers = [column[row] if known else math.nan for column in columns]
-        yield [
-            row,
-            *(column[row] for column in about),
-            status,
-            *("" if math.isnan(number) else number for number in numbers),
-        ]
+    about = [] if tokens is None else [map(_quoted, tokens.texts), tokens.classes, map(_flag, tokens.leading_space)]
+    for row, (status, *known_of) in enumerate(zip(found.statuses(), *about, strict=True)):
+        shared = row < len(found.counts)
+        numbers = [column[row] if shared else math.nan for column in columns]
+        yield [str(row), *known_of, status, *("" if math.isnan(number) else str(number) for number in numbers)]
+
+
+def _quoted(text: str | None) -> str:
+    """A text in quotes. The csv module would leave a lone carriage return without them, and readers refuse that."""
+    return "" if text is None else '"' + text.replace('"', '""') + '"'
+
+
+def _flag(value: object) -> str:
+    return str(int(bool(value)))

@@ -201,7 +201,8 @@ class TableComparison:
             No row is selected, or fewer than ``top_k``.
         """
         correction = self.correction if top_k is None else None
-        return select_tickets(_Measured(self), self.alpha, self.method, correction, top_k, table=self.table)
+        tables = CountedTables(self.counts, self.dimension, (self.before, self.after))
+        return select_tickets(tables, self.alpha, self.method, correction, top_k, table=self.table)
 
     def l2_rows(self, k: int) -> SelectedRows:
         """Return the rows that moved furthest in the L2 norm.
@@ -336,12 +337,11 @@ class TableComparison:
         return csv_text(self)
 
 
-class _Measured:
-    """The counts of a comparison as a pair of tables. See :class:`kslottery_fast.ks.decision.Tables`."""
+class CountedTables:
+    """Two tables of which only the counts are known. See :class:`kslottery_fast.ks.decision.Tables`."""
 
-    def __init__(self, found: TableComparison) -> None:
-        self.shape, self.names = (len(found.counts), found.dimension), (found.before, found.after)
-        self._counts = found.counts
+    def __init__(self, counts: Tensor, dimension: int, names: tuple[str, str]) -> None:
+        self.shape, self.names, self._counts = (len(counts), dimension), names, counts
 
     def counts(self, threshold: int = 0) -> Tensor:
         """The counts h, int64 [n]."""

@@ -114,7 +114,7 @@ def token_classes(tokenizer: Tokenizer, vocab_size: int) -> TokenClasses:
 
 
 def text_class(text: str) -> str:
-    """Return the class of a text by its characters.
+    r"""Return the class of a text by its characters.
 
     Letters decide if there are any, then digits, then punctuation and symbols.
 
@@ -128,7 +128,7 @@ def text_class(text: str) -> str:
 
     Examples
     --------
-    >>> [text_class(text) for text in (" the", "x86", "3.", "=>", "\\n\\n", "Москва", "x≤Ω")]
+    >>> [text_class(text) for text in (" the", "x86", "3.", "=>", "\n\n", "Москва", "x≤Ω")]
     ['Latin', 'Latin', 'digits', 'punctuation and symbols', 'white space', 'Cyrillic', 'mixed scripts']
     """
     kinds = {unicodedata.category(sign)[0] for sign in text}
