@@ -15,6 +15,7 @@ from kslottery_fast.checkpoints.opening import open_checkpoint
 from kslottery_fast.checkpoints.tensor_names import find_tensor, stores_one_table
 from kslottery_fast.checkpoints.tensors import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
 from kslottery_fast.ks.decision import check_options
+from kslottery_fast.ks.order import reordered_rows
 from kslottery_fast.ks.tables import counts_and_largest, refuse_flagged
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
@@ -183,6 +184,7 @@ class _Pair:
         self.names = (str(before), str(after))
         self._block_bytes, self._progress = block_bytes, progress
         self._done = self._total = 0
+        self._identical = False
 
     def counts(self, threshold: int = 0) -> Tensor:
         """See :class:`kslottery_fast.ks.decision.Tables`. NaN and Inf are refused after all rows were read."""
@@ -191,10 +193,11 @@ class _Pair:
         h, flags = torch.zeros(V, dtype=torch.int64), torch.zeros(V, dtype=torch.uint8)
         # One number stands for a row: Inf if the row of that table is not finite, else 0.
         marks = torch.zeros(V, 1), torch.zeros(V, 1)
-        known = 0
+        known, self._identical = 0, True
         for start, first, second in row_blocks(self.before, self.after, self._block_bytes):
             here = slice(start, start + len(first))
-            h[here], flags[here] = counts_and_largest(first, second, threshold, known)
+            h[here], flags[here], identical = counts_and_largest(first, second, threshold, known)
+            self._identical &= identical
             known = max(known, int(h[here].max()))
             bad = torch.nonzero(flags[here] & _NOT_FINITE)[:, 0]
             for mark, block in zip(marks, (first, second), strict=True):
@@ -204,6 +207,14 @@ class _Pair:
                 self._progress(self._done, self._total)
         refuse_flagged(*marks, flags, _NOT_FINITE, self.names)
         return h
+
+    def reordered(self) -> Tensor:
+        """See :class:`kslottery_fast.ks.decision.Tables`. It reads the tables again, unless they are identical."""
+        found = [torch.empty(0, dtype=torch.int64)]
+        if not self._identical:
+            blocks = row_blocks(self.before, self.after, self._block_bytes)
+            found += [start + reordered_rows(first, second) for start, first, second in blocks]
+        return torch.cat(found)
 
 
 def _matching_tables(
