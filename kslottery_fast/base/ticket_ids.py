@@ -20,6 +20,8 @@ from .options import TicketTable
 FORMAT = "kslottery-tickets/1"
 ROWS_FORMAT = "kslottery-rows/1"
 """The format of rows that another selector than the KS test chose."""
+COMPARISON = "comparison"
+"""The key of the comparison that ``kslottery select --json`` prints beside the tickets. The digest leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def digest_of(content: Mapping[str, Any]) -> str:
 
 def check_digest(data: Mapping[str, Any]) -> None:
     """Refuse the content of a file that was changed after it was written."""
-    if data["digest"] != digest_of({key: value for key, value in data.items() if key != "digest"}):
+    if data["digest"] != digest_of({key: data[key] for key in data if key not in ("digest", COMPARISON)}):
         raise InputError("digest does not match: the file was changed after it was written; select the tickets again")
 
 

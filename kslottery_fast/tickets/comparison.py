@@ -181,7 +181,7 @@ def _compared(
     if tokenizer is not None:
         check_vocabulary(tokenizer, max(heights))
     measured = measure_rows(blocks, min(heights), names)
-    tables = CountedTables(measured.counts, dimension, names)
+    tables = CountedTables(measured.counts, dimension, names, measured.identical)
     selected = select_rows(tables, test.alpha, test.method, test.correction, top_k=None)
     found = TableComparison(
         before=names[0],

@@ -201,7 +201,8 @@ class TableComparison:
             No row is selected, or fewer than ``top_k``.
         """
         correction = self.correction if top_k is None else None
-        tables = CountedTables(self.counts, self.dimension, (self.before, self.after))
+        identical = self.status_codes[: len(self.counts)] == STATUSES.index("identical")
+        tables = CountedTables(self.counts, self.dimension, (self.before, self.after), identical)
         return select_tickets(tables, self.alpha, self.method, correction, top_k, table=self.table)
 
     def l2_rows(self, k: int) -> SelectedRows:
@@ -338,14 +339,19 @@ class TableComparison:
 
 
 class CountedTables:
-    """Two tables of which only the counts are known. See :class:`kslottery_fast.ks.decision.Tables`."""
+    """Two tables of which only the differences are known. See :class:`kslottery_fast.ks.decision.Tables`."""
 
-    def __init__(self, counts: Tensor, dimension: int, names: tuple[str, str]) -> None:
-        self.shape, self.names, self._counts = (len(counts), dimension), names, counts
+    def __init__(self, counts: Tensor, dimension: int, names: tuple[str, str], identical: Tensor) -> None:
+        self.shape, self.names = (len(counts), dimension), names
+        self._counts, self._identical = counts, identical
 
     def counts(self, threshold: int = 0) -> Tensor:
         """The counts h, int64 [n]."""
         return self._counts
+
+    def reordered(self) -> Tensor:
+        """The rows that hold the same values in another order, int64 [k], ascending."""
+        return torch.nonzero((self._counts == 0) & ~self._identical)[:, 0]
 
 
 def status_codes(measured: RowDifferences, significant: Tensor, rows_before: int, rows_after: int) -> Tensor:

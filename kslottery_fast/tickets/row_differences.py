@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kslottery_fast import ops
+from kslottery_fast.ks.order import reordered_rows
 from kslottery_fast.ks.tables import refuse_flagged
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
@@ -81,7 +82,8 @@ def measure_rows(blocks: Blocks, V: int, names: tuple[str, str]) -> RowDifferenc
         bad = torch.nonzero(flagged & _NOT_FINITE)[:, 0]
         for mark, block in zip(marks, (x, y), strict=True):
             mark[here][bad[~torch.isfinite(block[bad]).all(dim=1)].cpu()] = torch.inf
-        same = _identical(x, y, h)
+        same = h == 0  # D cannot see order
+        same[reordered_rows(x, y, h).to(h.device)] = False
         identical[here] = same.cpu()
         for rows in torch.nonzero(~same)[:, 0].split(max(1, _PIECE // max(1, x.shape[1]))):
             numbers[:, start + rows.cpu()] = _distances(x[rows].double(), y[rows].double()).cpu()
@@ -95,16 +97,6 @@ def memory_blocks(before: Tensor, after: Tensor, block_bytes: int) -> Iterator[t
     step = max(1, block_bytes // row_bytes)
     for start in range(0, len(before), step):
         yield start, before[start : start + step], after[start : start + step]
-
-
-def _identical(x: Tensor, y: Tensor, h: Tensor) -> Tensor:
-    """Which rows hold equal numbers in the same places. D cannot see order, so rows with h = 0 are looked at again."""
-    candidates = torch.nonzero(h == 0)[:, 0]
-    if len(candidates) == len(h):  # no copy of the rows, which are often all
-        return (x == y).all(dim=1)
-    same = torch.zeros_like(h, dtype=torch.bool)
-    same[candidates] = (x[candidates] == y[candidates]).all(dim=1)
-    return same
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
