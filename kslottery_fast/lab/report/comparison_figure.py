@@ -12,7 +12,7 @@ from kslottery_fast.tickets.comparison import STATUSES, TableComparison
 
 from . import picture
 from .picture import CONTRIBUTION, DOTS, INK, MODEL_COLOURS, MUTED, RIGHT, TICKET, VIOLATION, Picture, panels, style
-from .point_labels import MAX_LABEL_TRIALS, label_points
+from .point_labels import label_points
 from .row_figures import MAX_VECTOR_POINTS
 
 _LOOKS = (
@@ -25,6 +25,7 @@ _LOOKS = (
     (CONTRIBUTION, "X"),
 )
 """Colour and mark of each class of tokens. The marks differ too, so nothing depends on colour alone."""
+_OBSTACLES = 2000  # points that labels keep away from; those of smaller D lie far below the labels
 _TITLE = "Shift of the changed rows"
 
 
@@ -34,13 +35,13 @@ def comparison_figure(found: TableComparison) -> Picture:
     rows = np.flatnonzero((codes != STATUSES.index("identical")) & (l2 > 0))
     with style():
         figure, axes = panels(4.0)
+        axes.set_xlabel("L2 shift of the row (log scale)")  # before the labels of points, which fix the layout
+        axes.set_ylabel("KS statistic D")
         if len(rows):
             title = _points(figure, axes, found, rows)
         else:
             axes.text(0.5, 0.5, "No row moved", transform=axes.transAxes, ha="center", color=MUTED)
             title = picture.add_title(figure, _TITLE)
-        axes.set_xlabel("L2 shift of the row (log scale)")
-        axes.set_ylabel("KS statistic D")
     test = f"alpha = {found.alpha:g}" + (f" with the correction {found.correction}" if found.correction else "")
     labels = " The rows of largest D have labels, as far as they fit." if found.tokens else ""
     line = f" Dashed line: the smallest significant D, {found.threshold_count / found.dimension:.4f}, at {test}."
@@ -74,7 +75,7 @@ def _points(figure: Any, axes: Axes, found: TableComparison, rows: np.ndarray) -
     axes.set_ylim(-0.02 * d.max(), 1.06 * max(d.max(), 1 / found.dimension))
     title = picture.add_legend(figure, axes, _TITLE, 4)
     if found.tokens is not None:
-        first = rows[np.lexsort((rows, -d))][:MAX_LABEL_TRIALS]
+        first = rows[np.lexsort((rows, -d))][:_OBSTACLES]
         texts = {int(row): found.tokens.texts[row] for row in first}
         points = [(float(found.l2[row]), float(found.statistic[row]), text) for row, text in texts.items() if text]
         label_points(figure, axes, points)
