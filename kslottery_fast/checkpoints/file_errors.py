@@ -6,6 +6,8 @@ import safetensors
 
 from kslottery_fast.base.errors import InputError
 
+from .hub_address import FORMS
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 AGAIN = "copy or download it again"
 _SHOWN = 300  # characters of a path that the system refuses
@@ -18,6 +20,15 @@ def exists(path: Path) -> bool:
     except OSError as error:
         text = str(path) if len(str(path)) < _SHOWN else f"{str(path)[:_SHOWN]}..."
         raise InputError(f"{text} cannot be read: {error.strerror}") from None
+
+
+def nothing(path: Path, name: str) -> InputError:
+    """There is nothing at this path, and it is no address on the Hub either."""
+    if path.is_symlink():
+        return InputError(f"{name} is {path}: a symbolic link to {path.readlink()}, where nothing is; {AGAIN}")
+    return InputError(
+        f"{name} is {path}: no such file or folder, and no repository of the Hugging Face Hub, which is {FORMS}"
+    )
 
 
 def unreadable(path: Path, error: OSError | MemoryError) -> InputError:

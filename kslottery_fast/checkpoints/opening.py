@@ -11,20 +11,24 @@ from kslottery_fast.base.files import read_json
 
 from . import file_errors
 from .checkpoint import Checkpoint, ShardedTensors
+from .hub_address import hub_address
+from .hub_checkpoint import INDEX, SINGLE, cached_folder, open_repository
+from .hub_client import offline
 from .safetensors_file import read_header
+from .shards import lacking, read_together, shard_names
 from .tensors import StoredTensor
-
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 def open_checkpoint(path: str | os.PathLike[str], name: str = "path") -> Checkpoint:
-    """Open a ``.safetensors`` file, the index of a sharded checkpoint, or a Hugging Face folder.
+    """Open a checkpoint: a file, the index of a sharded checkpoint, a folder, or a repository of the Hub.
 
     Parameters
     ----------
     path : str or path
         The file or folder. In a folder the order is that of transformers: ``model.safetensors``, then its index, then
-        the only other ``.safetensors`` file.
+        all other ``.safetensors`` files together. A str may also be a repository of the Hugging Face Hub: ``org/name``,
+        ``org/name@revision`` or ``hf://org/name/file@revision``. Only its headers and the wanted rows are fetched. A
+        file or folder of that name comes first.
     name : str
         What an error message calls ``path``.
 
@@ -40,12 +44,17 @@ def open_checkpoint(path: str | os.PathLike[str], name: str = "path") -> Checkpo
     TypeError
         ``path`` is not a path.
     """
-    path = check_path(path, name, "a path; ks_select compares models and tables in memory")
-    if not file_errors.exists(path):
-        raise InputError(
-            f"{name} is {path}: no such file or folder; download a model of the Hugging Face Hub first "
-            "(hf download NAME --local-dir FOLDER)"
-        )
+    local = check_path(path, name, "a path; ks_select compares models and tables in memory")
+    if (address := hub_address(path)) is not None:
+        if not offline():
+            return open_repository(address, name)
+        local = cached_folder(address, name)
+    elif not file_errors.exists(local):
+        raise file_errors.nothing(local, name)
+    return _local(local)
+
+
+def _local(path: Path) -> Checkpoint:
     if path.is_dir():
         return _folder(path)
     if path.name.endswith(".index.json"):
@@ -73,8 +82,8 @@ def _folder(folder: Path) -> Checkpoint:
     if len(found) == 1:
         return _single(folder, found[0])
     if found:
-        names = ", ".join(file.name for file in found[:4]) + (", ..." if len(found) > 4 else "")
-        raise InputError(f"{folder} has {len(found)} safetensors files and no {INDEX}: pass one of them ({names})")
+        tensors, note = read_together(str(folder), {file.name: file for file in found}, read_header)
+        return Checkpoint(str(folder), tensors, partial(_config, folder), (note,))
     for file in sorted(folder.iterdir()):
         if file.suffix in file_errors.PICKLES and not file.name.startswith(("training_args", "optimizer", "scheduler")):
             raise file_errors.pickled(file)
@@ -84,17 +93,12 @@ def _folder(folder: Path) -> Checkpoint:
 
 
 def _sharded(path: Path, index: Path) -> Checkpoint:
-    content = read_json(index)
-    shards = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise InputError(f"{index} is not the index of a checkpoint: expected weight_map, a file name for each tensor")
+    shards = shard_names(index, read_json(index))
     for shard in shards.values():
-        if Path(shard).is_absolute() or ".." in Path(shard).parts:
-            raise InputError(f"{index} names the shard {shard}, which lies outside its folder")
         if Path(shard).suffix in file_errors.PICKLES:
             raise file_errors.pickled(index.parent / shard)
     files = {name: index.parent / shard for name, shard in shards.items()}
-    tensors = ShardedTensors(files, partial(_shard, index), partial(_lacking, index))
+    tensors = ShardedTensors(files, partial(_shard, index), partial(lacking, index))
     return Checkpoint(str(path), tensors, partial(_config, index.parent))
 
 
@@ -104,10 +108,6 @@ def _shard(index: Path, file: Path) -> dict[str, StoredTensor]:
             f"{file}: no such file, but {index} names it: the checkpoint lacks a shard; {file_errors.AGAIN}"
         )
     return read_header(file)
-
-
-def _lacking(index: Path, file: Path, name: str) -> InputError:
-    return InputError(f"{file} has no tensor {name}, but {index} says so: they are of different checkpoints")
 
 
 def _config(folder: Path) -> dict[str, Any] | None:

@@ -6,7 +6,9 @@ A KS statistic does not see order, so it is 0 for both. Here the numbers are com
 import torch
 from torch import Tensor
 
+from kslottery_fast import ops
 from kslottery_fast.ops.kernels import all_finite
+from kslottery_fast.ops.schemas import HAS_NAN
 
 _WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 _FIRST, _LARGEST = 1 << 18, 1 << 22  # bytes of a block of both tables: it stays in the cache for its second reading
@@ -80,10 +82,12 @@ def reordered_rows(before: Tensor, after: Tensor, counts: Tensor | None = None) 
     step = max(1, _LARGEST // max(1, before.shape[1] * (before.element_size() + after.element_size())))
     found = [torch.empty(0, dtype=torch.int64)]
     for ids in equal.split(step) if len(equal) else ():
-        # A view of rows that follow each other, and else a copy of them.
-        rows: slice | Tensor = ids if int(ids[-1] - ids[0]) >= len(ids) else slice(int(ids[0]), int(ids[-1]) + 1)
-        differs = (before[rows] != after[rows]).any(dim=1)
-        found.append(ids[differs.to(ids.device)].cpu())
+        low, high = int(ids[0]), int(ids[-1]) + 1
+        if high - low <= 2 * len(ids):  # to compare a few more rows costs less than a copy of these
+            differs = (before[low:high] != after[low:high]).any(dim=1)[ids - low]
+        else:
+            differs = (before[ids] != after[ids]).any(dim=1)
+        found.append(ids[differs].cpu())
     return torch.cat(found)
 
 
@@ -99,3 +103,39 @@ def order_note(names: tuple[str, str], rows: Tensor) -> str:
         f"no row of {names[1]} holds other values than in {names[0]}, but {several} them in another order (token ids "
         f"{ids}): the KS test compares the values of a row, not their order; look for permuted columns"
     )
+
+
+def counts_and_order(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The exact h of every row of two tables, and the rows that hold the same values in another order.
+
+    Rows that are identical at the start of both tables are only read.
+
+    Parameters
+    ----------
+    before, after : Tensor
+        Two [V, d] tables that :func:`kslottery_fast.ops.ks_statistics` accepts.
+
+    Returns
+    -------
+    h : Tensor
+        int64 [V]. A row with NaN has -1.
+    flags : Tensor
+        uint8 [V], as from :func:`kslottery_fast.ops.ks_statistics`.
+    reordered : Tensor
+        bool [V].
+
+    Examples
+    --------
+    >>> before = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    >>> h, _, reordered = counts_and_order(before, torch.tensor([[1.0, 2.0], [4.0, 3.0], [7.0, 8.0]]))
+    >>> h.tolist(), reordered.tolist()
+    ([0, 0, 2], [False, True, False])
+    """
+    same = identical_start(before, after)
+    h, flags = (torch.zeros(len(before), dtype=dtype) for dtype in (torch.int64, torch.uint8))
+    reordered = torch.zeros(len(before), dtype=torch.bool)
+    if same < len(before):
+        counts, flags[same:] = ops.ks_statistics(before[same:], after[same:])
+        h[same:] = torch.where(flags[same:] & HAS_NAN != 0, -1, counts)
+        reordered[same + reordered_rows(before[same:], after[same:], h[same:])] = True
+    return h, flags, reordered

@@ -1,14 +1,14 @@
 """What became of each row between two tables, in memory or on disk, in one pass."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast, get_args
 
 from kslottery_fast.base.arguments import check_choice, check_tokenizer
 from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import Correction, Method, ResolvedMethod, TableName, TicketTable
+from kslottery_fast.base.options import ComparedRows, Correction, Method, ResolvedMethod, TableName, TicketTable
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.checkpoints.tensors import BLOCK_BYTES, check_reading, row_blocks
 from kslottery_fast.ks.corrections import check_correction
@@ -20,7 +20,7 @@ from .comparison_result import STATUSES, CountedTables, TableComparison, status_
 from .model_tables import table_of_both
 from .row_differences import Blocks, measure_rows, memory_blocks
 from .stored import _matching_tables
-from .tables import Table, numbers_of_both
+from .tables import Table, numbers_of_both, shared_rows
 from .texts import check_vocabulary
 
 __all__ = ["STATUSES", "TableComparison", "compare_checkpoints", "compare_tables"]
@@ -35,6 +35,7 @@ def compare_tables(
     correction: Correction | None = None,
     tokenizer: Tokenizer | None = None,
     table: TableName = "input",
+    rows: ComparedRows = "all",
 ) -> TableComparison:
     """Tell what became of each row between two tables: identical, moved or significant, and how far it moved.
 
@@ -52,6 +53,9 @@ def compare_tables(
         the comparison has no texts.
     table : {"input", "output"}
         Which table of a model is compared, as for :func:`kslottery_fast.ks_select`.
+    rows : {"all", "shared"}
+        With "shared", tables of different heights are compared too. The rows that only one of them has are "new" or
+        "gone".
 
     Returns
     -------
@@ -85,9 +89,11 @@ def compare_tables(
         check_tokenizer(tokenizer)
     check_choice(table, get_args(TableName), "table")
     names = ("before", "after")
-    first, second = table_pair(*numbers_of_both(before, after, names, table), names)
+    check_choice(rows, get_args(ComparedRows), "rows")
+    *tables, sizes = shared_rows(*numbers_of_both(before, after, names, table, rows), names, rows)
+    first, second = table_pair(tables[0], tables[1], names)
     blocks = memory_blocks(first, second, BLOCK_BYTES)
-    heights = len(first), len(second)
+    heights = sizes or (len(first), len(second))
     return _compared(blocks, names, heights, first.shape[1], test, table_of_both(before, after, table), tokenizer)
 
 
@@ -101,6 +107,8 @@ def compare_checkpoints(
     correction: Correction | None = None,
     tokenizer: Tokenizer | None = None,
     table: TableName = "input",
+    rows: ComparedRows = "all",
+    name_map: Mapping[str, str] | None = None,
     block_bytes: int = BLOCK_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> TableComparison:
@@ -110,7 +118,7 @@ def compare_checkpoints(
     ----------
     before, after : str or path
         The original and the tuned model, as for :func:`kslottery_fast.ks_select_checkpoints`.
-    tensor, table, block_bytes, progress
+    tensor, table, rows, name_map, block_bytes, progress
         As for :func:`kslottery_fast.ks_select_checkpoints`.
     alpha, method, correction, tokenizer
         As for :func:`compare_tables`.
@@ -127,7 +135,7 @@ def compare_checkpoints(
     Warns
     -----
     RuntimeWarning
-        The tokenizer failed.
+        The tokenizer failed, or the two tables have different names.
 
     Examples
     --------
@@ -148,7 +156,7 @@ def compare_checkpoints(
     check_reading(block_bytes, progress)
     if tokenizer is not None:
         check_tokenizer(tokenizer)
-    first, second, found = _matching_tables(before, after, tensor, table)
+    first, second, found = _matching_tables(before, after, tensor, table, rows, name_map)
     blocks = _with_progress(row_blocks(first, second, block_bytes), min(first.height, second.height), progress)
     names, heights = (str(first), str(second)), (first.height, second.height)
     return _compared(blocks, names, heights, first.width, test, found, tokenizer)

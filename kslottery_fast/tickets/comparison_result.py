@@ -203,7 +203,9 @@ class TableComparison:
         correction = self.correction if top_k is None else None
         identical = self.status_codes[: len(self.counts)] == STATUSES.index("identical")
         tables = CountedTables(self.counts, self.dimension, (self.before, self.after), identical)
-        return select_tickets(tables, self.alpha, self.method, correction, top_k, table=self.table)
+        heights = self.rows_before, self.rows_after
+        sizes = None if heights[0] == heights[1] else heights
+        return select_tickets(tables, self.alpha, self.method, correction, top_k, None, self.table, sizes)
 
     def l2_rows(self, k: int) -> SelectedRows:
         """Return the rows that moved furthest in the L2 norm.
@@ -227,7 +229,9 @@ class TableComparison:
         RuntimeWarning
             Fewer than k rows moved.
         """
-        return largest_shifts(self.l2, check_integer(k, "k", 1), self.table)
+        return largest_shifts(
+            self.l2, check_integer(k, "k", 1), self.table, (self.rows_before, self.rows_after)
+        )
 
     def with_tokens(self, tokenizer: Tokenizer) -> Self:
         """Return the same comparison with the text and the class of each token.

@@ -211,3 +211,25 @@ def test_what_cannot_be_compared_is_refused(pair, tmp_path):
         found.status(40)
     with pytest.raises(InputError, match="k is 0: expected at least 1"):
         found.l2_rows(0)
+
+
+@pytest.mark.parametrize("taller", ["before", "after"])
+def test_rows_that_one_table_has_are_new_or_gone(pair, tmp_path, taller):
+    before, after = pair[0], torch.cat([pair[1], torch.ones(3, D)])
+    if taller == "before":
+        before, after = after, before
+    with pytest.raises(InputError, match="rows='shared' compares the 40 rows that both have"):
+        compare_tables(before, after)
+    found = compare_tables(before, after, rows="shared")
+    only = "new" if taller == "after" else "gone"
+    assert found.statuses()[40:] == [only] * 3
+    assert (len(found), found.numbers[only], found.changed, found.status(42)) == (43, 3, 13, only)
+    assert found.tickets() == ks_select(before, after, rows="shared")
+    assert (found.l2_rows(3).vocab_size, found.l2_rows(3).vocab_size_after) == (len(before), len(after))
+    last = list(csv.DictReader(io.StringIO(found.to_csv())))[-1]
+    assert (last["status"], last["statistic"], last["l2"]) == (only, "", "")
+    paths = [write(tmp_path / f"{name}.safetensors", table) for name, table in (("a", before), ("b", after))]
+    stored = compare_checkpoints(*paths, rows="shared")
+    assert torch.equal(stored.status_codes, found.status_codes)
+    assert stored.tickets() == found.tickets()
+    assert f"3 {only} (6.98%)" in found.summary()
