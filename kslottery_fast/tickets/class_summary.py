@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,15 +75,11 @@ def summarize_classes(
     counts = torch.zeros(len(found), len(statuses), dtype=torch.int64)
     counts.index_put_((group[kept], status[kept].long()), torch.tensor(1), accumulate=True)
     means = {name: _means(values, group[: len(values)], len(found)) for name, values in numbers.items()}
-    summaries = [
-        ClassSummary(
-            name,
-            int(counts[place].sum()),
-            **dict(zip(statuses, counts[place].tolist(), strict=True)),
-            **{f"mean_{key}": values[place] for key, values in means.items()},
-        )
-        for place, name in enumerate(found)
-    ]
+    summaries = []
+    for place, name in enumerate(found):
+        fields: dict[str, Any] = dict(zip(statuses, counts[place].tolist(), strict=True))
+        fields |= {f"mean_{key}": values[place] for key, values in means.items()}
+        summaries.append(ClassSummary(name, int(counts[place].sum()), **fields))
     return sorted(summaries, key=lambda each: (-each.changed, -each.rows, each.name))
 
 

@@ -229,9 +229,7 @@ class TableComparison:
         RuntimeWarning
             Fewer than k rows moved.
         """
-        return largest_shifts(
-            self.l2, check_integer(k, "k", 1), self.table, (self.rows_before, self.rows_after)
-        )
+        return largest_shifts(self.l2, check_integer(k, "k", 1), self.table, (self.rows_before, self.rows_after))
 
     def with_tokens(self, tokenizer: Tokenizer) -> Self:
         """Return the same comparison with the text and the class of each token.

@@ -256,5 +256,5 @@ def largest_shifts(shifts: torch.Tensor, k: int, table: TicketTable, heights: tu
         warn_caller(f"only {moved} rows moved, k asked for {k}")
     k = min(k, moved)
     V, other = heights
-    fields: dict[str, Any] = {"table": table, "vocab_size_after": None if V == other else other}
+    fields: dict[str, Any] = {"table": table, "vocab_size_after": None if other == V else other}
     return SelectedRows(ids[:k].clone(), values[:k].clone(), "l2", V, **fields)
