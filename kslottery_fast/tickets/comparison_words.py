@@ -23,7 +23,7 @@ def summary_lines(found: "TableComparison") -> list[str]:
     changed = found.medians()
     if (l2 := changed["median_l2"]) is not None:
         relative, cosine = changed["median_relative_l2"], changed["median_cosine"]
-        norm = "" if relative is None else f" ({_percent(relative)} of the norm of the row)"
+        norm = "" if relative is None else f" ({share_text(relative)} of the norm of the row)"
         angle = "" if cosine is None else f", cosine {cosine:.4g}"
         lines.append(f"Medians of the changed rows: L2 shift {l2:.4g}{norm}, D {changed['median_d']:.4f}{angle}.")
     if found.tokens is not None and found.changed:
@@ -54,7 +54,7 @@ def reading(found: "TableComparison") -> str:
 def _counts(found: "TableComparison") -> str:
     V = len(found)
     parts = [
-        f"{number:,} {STATUS_WORDS[status]} ({_percent(number / V)})"
+        f"{number:,} {STATUS_WORDS[status]} ({share_text(number / V)})"
         for status, number in found.numbers.items()
         if number
     ]
@@ -74,8 +74,14 @@ def _class_lines(found: "TableComparison") -> list[str]:
     return lines
 
 
-def _percent(share: float) -> str:
-    """A share with three digits, which never rounds to 0% or 100% what is neither."""
+def share_text(share: float) -> str:
+    """Return a share with three digits, which is never rounded to 0% or 100% if it is neither.
+
+    Examples
+    --------
+    >>> share_text(0.125), share_text(0.99999), share_text(1e-7), share_text(1)
+    ('12.5%', 'over 99.9%', 'under 0.001%', '100%')
+    """
     text = f"{100 * share:.3g}%"
     if share < 1 and text == "100%":
         return "over 99.9%"

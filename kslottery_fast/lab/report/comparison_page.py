@@ -13,7 +13,7 @@ from kslottery_fast.base.version import installed_version
 from kslottery_fast.ks.significance import pvalue_of_log
 from kslottery_fast.tickets.class_summary import ClassSummary
 from kslottery_fast.tickets.comparison import STATUSES, TableComparison
-from kslottery_fast.tickets.comparison_words import STATUS_WORDS, reading
+from kslottery_fast.tickets.comparison_words import STATUS_WORDS, reading, share_text
 
 from .comparison_figure import comparison_figure
 from .page import assets, html_templates
@@ -44,7 +44,7 @@ def comparison_page(found: TableComparison) -> str:
         HTML.
     """
     templates = html_templates()
-    templates.filters["log_p"] = pvalue_of_log
+    templates.filters |= {"log_p": pvalue_of_log, "share": share_text}
     picture = comparison_figure(found)
     svg = picture.svg()
     chosen = _largest(found)
