@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, f
     from .rows.transfer import transfer_rows
     from .rows.untie import untie_output
     from .tickets.attached import ks_select_rows
+    from .tickets.comparison import TableComparison, compare_checkpoints, compare_tables
     from .tickets.select import ks_select
     from .tickets.stored import ks_select_checkpoints
     from .tickets.tables import ks_statistics
@@ -57,6 +58,7 @@ __all__ = [
     "KsResult",
     "RowAdamW",
     "RowContributions",
+    "TableComparison",
     "TicketSeq2SeqTrainer",
     "TicketTrainer",
     "Tickets",
@@ -67,6 +69,8 @@ __all__ = [
     "attach_rows",
     "certify",
     "checkpoint_to_adapter",
+    "compare_checkpoints",
+    "compare_tables",
     "detach_rows",
     "embedding_table",
     "evaluate",
@@ -100,6 +104,7 @@ _HOMES = {
     "KsResult": "ks.twosample",
     "RowAdamW": "optim.row_adamw",
     "RowContributions": "evaluation.contribution_result",
+    "TableComparison": "tickets.comparison",
     "TicketSeq2SeqTrainer": "integrations.seq2seq_trainer",
     "TicketTrainer": "integrations.trainer",
     "Tickets": "tickets.tickets",
@@ -110,6 +115,8 @@ _HOMES = {
     "attach_rows": "rows.attach",
     "certify": "evaluation.certify",
     "checkpoint_to_adapter": "integrations.trainer_adapter",
+    "compare_checkpoints": "tickets.comparison",
+    "compare_tables": "tickets.comparison",
     "detach_rows": "rows.merge",
     "embedding_table": "rows.tables",
     "evaluate": "evaluation.evaluate",

@@ -116,6 +116,7 @@ def state_of(world: World) -> dict[str, torch.Tensor]:
 
 OPTIONAL = {"None"}
 TOKENIZER = {"tokenizer": {"None", "tokenizer"}}
+TEST = {"alpha": {"float"}, "correction": OPTIONAL, **TOKENIZER}
 SELECTION = {"alpha": {"float"}, "correction": OPTIONAL, "top_k": {"None", "int"}, **TOKENIZER}
 HEAD_ROWS = {"output_ids": OPTIONAL, "train_padding": OPTIONAL}
 MODEL = {"model": {"model"}}
@@ -167,6 +168,12 @@ DOORS = [
         lambda w: {"model": w.model, "checkpoint": w.trained, "path": w.folder / "made_adapter"},
         MODEL | PATH | TOKENIZER | {"base_model_name_or_path": {"None", "str"}},
     ),
+    Door(
+        "compare_checkpoints",
+        lambda w: {"before": w.checkpoints[0], "after": w.checkpoints[1]},
+        TEST | {"tensor": {"str"}, "block_bytes": {"int"}, "progress": OPTIONAL, "name_map": OPTIONAL},
+    ),
+    Door("compare_tables", lambda w: {"before": w.before, "after": w.after}, TEST | TABLES),
     Door("detach_rows", lambda w: {"model": w.attached}),
     Door("embedding_table", lambda w: {"model": w.model}, MODEL),
     Door("evaluate", lambda w: {"model": w.model, "tokenizer": w.tokenizer, "examples": w.examples}, SCORED),
@@ -319,6 +326,11 @@ DOORS = [
         "tickets.l2_select_checkpoints",
         lambda w: {"before": w.checkpoints[0], "after": w.checkpoints[1], "k": 1},
         {"k": {"int"}, "tensor": {"str"}, "name_map": OPTIONAL, "block_bytes": {"int"}, "progress": OPTIONAL},
+    ),
+    Door(
+        "tickets.token_classes.token_classes",
+        lambda w: {"tokenizer": w.tokenizer, "vocab_size": 320},
+        {"tokenizer": {"tokenizer"}, "vocab_size": {"int"}},
     ),
     Door("integrations.pretrained.choose_device", lambda w: {"device": "cpu"}),
     Door(

@@ -37,3 +37,6 @@ SharedRole: TypeAlias = Literal["auto", "frozen", "tied"]
 
 BleuTokenizer: TypeAlias = Literal["13a", "intl", "char", "zh", "none", "flores101", "flores200"]
 """The tokenizers of sacrebleu that need no further package, and the two of spBLEU, which need a SentencePiece model."""
+
+RowStatus: TypeAlias = Literal["identical", "reordered", "moved", "significant", "new", "gone"]
+"""What became of a row between two tables, as :class:`kslottery_fast.tickets.TableComparison` explains."""

@@ -20,6 +20,8 @@ from .options import TicketTable
 FORMAT = "kslottery-tickets/1"
 ROWS_FORMAT = "kslottery-rows/1"
 """The format of rows that another selector than the KS test chose."""
+COMPARISON = "comparison"
+"""The key of the comparison that ``kslottery select --json`` prints beside the tickets. The digest leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def digest_of(content: Mapping[str, Any]) -> str:
 
 def check_digest(data: Mapping[str, Any]) -> None:
     """Refuse the content of a file that was changed after it was written."""
-    if data["digest"] != digest_of({key: value for key, value in data.items() if key != "digest"}):
+    if data["digest"] != digest_of({key: data[key] for key in data if key not in ("digest", COMPARISON)}):
         raise InputError("digest does not match: the file was changed after it was written; select the tickets again")
 
 
@@ -137,11 +139,21 @@ def token_text(tokenizer: Any, token: int) -> str:
     A piece that is not text by itself, such as a part of a UTF-8 character, keeps the tokenizer's own spelling.
     """
     piece = tokenizer.convert_ids_to_tokens(token)
-    text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    return piece_text(str(piece), tokenizer.decode([token], clean_up_tokenization_spaces=False))
+
+
+def piece_text(piece: str, text: str) -> str:
+    """The text of a token, from its spelling in the tokenizer and its decoded text.
+
+    Examples
+    --------
+    >>> piece_text("▁the", "the"), piece_text("<0xE2>", "\N{REPLACEMENT CHARACTER}")
+    (' the', '<0xE2>')
+    """
     if not text or "\N{REPLACEMENT CHARACTER}" in text:
-        return str(piece)
+        return piece
     # SentencePiece marks the start of a word with U+2581 and drops it when it decodes a single piece.
-    return f" {text}" if str(piece).startswith("▁") and not text.startswith(" ") else text
+    return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
 
 
 def check_texts(token_ids: Sequence[int], texts: Sequence[str], tokenizer: Any) -> None:

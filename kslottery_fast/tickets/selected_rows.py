@@ -10,6 +10,7 @@ import torch
 from typing_extensions import Self
 
 from kslottery_fast.base.arguments import check_path
+from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, write_json
 from kslottery_fast.base.options import Selector, TicketTable
@@ -224,3 +225,36 @@ def _numbers(data: Mapping[str, Any], key: str) -> torch.Tensor:
     if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
         raise InputError(f"{key} must be a list of numbers")
     return torch.tensor(values, dtype=torch.int64 if all(map(is_int, values)) else torch.float64)
+
+
+def largest_shifts(shifts: torch.Tensor, k: int, table: TicketTable, heights: tuple[int, int]) -> SelectedRows:
+    """Select the k rows of largest L2 shift. Of equal ones the lower token id comes first.
+
+    Parameters
+    ----------
+    shifts : Tensor
+        float64, the L2 norm of the change of each row that both tables have. Rows that did not move are never selected.
+    k : int
+        How many rows.
+    table : {"input", "output", "shared"}
+        Which table they are of.
+    heights : (int, int)
+        The numbers of rows of both tables.
+
+    Returns
+    -------
+    SelectedRows
+
+    Warns
+    -----
+    RuntimeWarning
+        Fewer than k rows moved.
+    """
+    values, ids = torch.sort(shifts, descending=True, stable=True)
+    moved = int((values > 0).sum())
+    if moved < k:
+        warn_caller(f"only {moved} rows moved, k asked for {k}")
+    k = min(k, moved)
+    V, other = heights
+    fields: dict[str, Any] = {"table": table, "vocab_size_after": None if other == V else other}
+    return SelectedRows(ids[:k].clone(), values[:k].clone(), "l2", V, **fields)

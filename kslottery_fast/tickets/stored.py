@@ -23,7 +23,7 @@ from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 from .aligned import aligned_names, check_name_map
 from .select import select_tickets
-from .selected_rows import SelectedRows
+from .selected_rows import SelectedRows, largest_shifts
 from .tickets import Tickets
 
 Progress = Callable[[int, int], None]
@@ -186,13 +186,7 @@ def l2_select_checkpoints(
             f"{first} or {second} has NaN or Inf in {len(bad)} rows, the first of them {bad[:5]}: the checkpoint is "
             "damaged, or its training diverged"
         )
-    values, ids = torch.sort(shifts, descending=True, stable=True)
-    moved = int((values > 0).sum())
-    if moved < k:
-        warn_caller(f"only {moved} rows moved, k asked for {k}")
-    k = min(k, moved)
-    taller = second.height if first.height != second.height else None
-    return SelectedRows(ids[:k].clone(), values[:k].clone(), "l2", first.height, table=found, vocab_size_after=taller)
+    return largest_shifts(shifts, k, found, (first.height, second.height))
 
 
 class _Pair:

@@ -12,7 +12,15 @@ from kslottery_fast.base.arguments import check_path, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, write_json
 from kslottery_fast.base.hub import TICKETS_FILE, found_folder, is_repository
-from kslottery_fast.base.ticket_ids import FORMAT, check_digest, check_format, digest_of, integers_of, texts_of
+from kslottery_fast.base.ticket_ids import (
+    COMPARISON,
+    FORMAT,
+    check_digest,
+    check_format,
+    digest_of,
+    integers_of,
+    texts_of,
+)
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.checkpoints.file_errors import exists
 
@@ -45,7 +53,7 @@ def fields_of(data: Any) -> dict[str, Any]:
     data = {"table": "input", "vocab_size_after": None, **data}
     keys = ("format", *ATTRIBUTES, "digest")
     missing = [key for key in keys if key not in data]
-    foreign = [key for key in data if key not in (*keys, "tokens")]
+    foreign = [key for key in data if key not in (*keys, "tokens", COMPARISON)]
     if missing or foreign:
         raise InputError(f"missing {', '.join(missing)}" if missing else f"unknown key {foreign[0]!r}")
     rows, texts = {key: integers_of(data, key) for key in _ROWS}, texts_of(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -38,6 +39,11 @@ def error(capsys, *arguments: str, progress: bool = True) -> str:
     return lines[-1]
 
 
+def tickets_of(lines: list[str]) -> list[str]:
+    """The printed lines from the tickets on, which follow the summary of all rows."""
+    return lines[next(place for place, line in enumerate(lines) if re.match(r"[\d,]+ (tickets?|of) ", line)) :]
+
+
 def test_it_writes_the_tickets_with_texts_and_shows_the_first_ones(models, tiny_tokenizer, tmp_path, capsys):
     assert cli.main(["select", "before", "after", "--limit", "3", "--output", "found/tickets.json"]) == 0
     tickets = Tickets.load(tmp_path / "found" / "tickets.json")
@@ -45,6 +51,8 @@ def test_it_writes_the_tickets_with_texts_and_shows_the_first_ones(models, tiny_
     assert list(tickets.token_texts) == models.tokens(tiny_tokenizer)
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
+    assert lines[0] == "320 rows of 32 numbers: 295 identical (92.2%), 25 significant (7.81%)."
+    lines = tickets_of(lines)
     assert lines[0].startswith("25 tickets of 320 rows")
     assert lines[1].split() == ["rank", "token", "id", "token", "D", "p"]
     rank, token, _text, statistic, pvalue = lines[3].split()
@@ -78,7 +86,7 @@ def test_rows_of_largest_l2_shift_are_written_as_rows_that_are_taken_as_token_id
     assert (list(rows), rows.selected_by, rows.vocab_size) == ([100], "l2", 320)
     assert rows.values.tolist() == pytest.approx([1e-3 * 32**0.5], rel=1e-3)
     assert get_rows(attach_rows(tuned, "tickets.json")).token_ids.tolist() == [100]
-    lines = capsys.readouterr().out.splitlines()
+    lines = tickets_of(capsys.readouterr().out.splitlines())
     assert lines[0] == "1 of 320 rows: the largest L2 shift"
     assert lines[1].split() == ["rank", "token", "id", "L2", "shift"]
     with pytest.raises(InputError, match="the rows were selected by 'l2' and have no KS statistics"):
@@ -98,7 +106,7 @@ def test_tickets_of_the_output_head_are_selected_on_request(models, tiny_llama, 
     tickets = Tickets.load("head.json")
     assert tickets == ks_select(before.lm_head.weight, tuned.lm_head.weight, table="output")
     assert (sorted(tickets), tickets.table) == ([7, 200], "output")
-    assert "rows of the output head" in capsys.readouterr().out.splitlines()[0]
+    assert "rows of the output head" in tickets_of(capsys.readouterr().out.splitlines())[0]
     assert cli.main(["select", "before", "tuned", "--table", "output", "--select-by", "l2", "-k", "1", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert (len(content["token_ids"]), content["table"]) == (1, "output")
@@ -126,7 +134,7 @@ def test_without_a_tokenizer_the_table_has_ids_alone(models, tmp_path, capsys):
     for file in (tmp_path / "after").glob("token*"):
         file.unlink()
     assert cli.main(["select", "before", "after/model.safetensors"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split() == ["rank", "token", "id", "D", "p"]
+    assert tickets_of(capsys.readouterr().out.splitlines())[1].split() == ["rank", "token", "id", "D", "p"]
     assert Tickets.load("tickets.json").token_texts is None
 
 
@@ -157,7 +165,7 @@ def test_nothing_selected_says_why(models, capsys):
     assert cli.main(["select", "before", "after", "--alpha", "1e-30"]) == 0
     captured = capsys.readouterr()
     assert "note: no row of 32 numbers can be significant at alpha 1e-30" in captured.err
-    assert captured.out.splitlines()[0].startswith("0 tickets of 320 rows")
+    assert tickets_of(captured.out.splitlines())[0].startswith("0 tickets of 320 rows")
     assert len(Tickets.load("tickets.json")) == 0
 
 
@@ -172,7 +180,7 @@ def test_a_file_that_exists_is_overwritten_only_with_force(models, capsys):
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_selection(models, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("kslottery_fast.tickets.stored.ks_select_checkpoints", None)
+    monkeypatch.setattr("kslottery_fast.tickets.comparison.compare_checkpoints", None)
     (tmp_path / "file").write_text("mine")
     for output in ("file/tickets.json", "file/deeper/tickets.json", "x" * 5000, "/proc/tickets.json"):
         before = set(tmp_path.rglob("*"))
@@ -207,6 +215,6 @@ def test_ctrl_c_promises_nothing_to_go_on_with(models, monkeypatch, capsys):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kslottery_fast.tickets.stored.ks_select_checkpoints", interrupted)
+    monkeypatch.setattr("kslottery_fast.tickets.comparison.compare_checkpoints", interrupted)
     assert cli.main(["select", "before", "after"]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "kslottery: interrupted"

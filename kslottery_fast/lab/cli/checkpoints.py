@@ -3,12 +3,14 @@
 import argparse
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import Correction, Method, Selector, TableName
 
+from .comparison import add_comparison_files, comparison_files, write_comparison
 from .options import (
     AS_JSON,
     Parser,
@@ -25,8 +27,11 @@ from .pairing import add_pairing, pairing
 
 if TYPE_CHECKING:
     from kslottery_fast.lab.experiment.console import RunConsole
+    from kslottery_fast.tickets.comparison import TableComparison
     from kslottery_fast.tickets.selected_rows import SelectedRows
     from kslottery_fast.tickets.tickets import Tickets
+
+    T = TypeVar("T", Tickets, SelectedRows)
 
 _CHECKPOINT = "model folder, .safetensors file, or .index.json of a sharded checkpoint"
 _SCAN_FILES = ("scan.json", "scan.csv", "scan.png")
@@ -41,9 +46,11 @@ def add_select(commands: Any) -> None:
         "find the tickets of two checkpoints",
         "Tickets are the rows of the embedding table that shifted significantly. They are\n"
         "printed as a table and written to a file, with the texts of the tokens if either\n"
-        "folder holds a tokenizer. The tables are read in blocks, so they may be of any size.",
+        "folder holds a tokenizer. A summary says what became of all rows. The tables are\n"
+        "read in blocks, so they may be of any size.",
         [
             "select base-model tuned-model",
+            "select base-model tuned-model --report rows.html --csv rows.csv",
             "select base-model tuned-model -k 18 --output top18.json",
             "select base-model tuned-model --select-by l2 -k 64",
             "select base-model tuned-model --table output --output head-tickets.json",
@@ -80,7 +87,8 @@ def add_select(commands: Any) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--limit", type=at_least(0), default=20, metavar="N", help="rows in the table")
     group.add_argument("--output", type=place, metavar="FILE", help="file for the tickets (default: tickets.json)")
-    add_force(group, "overwrite the file if it exists")
+    add_comparison_files(group)
+    add_force(group, "overwrite files that exist")
     add_results(parser, group, as_json=f"{AS_JSON}, and write no file")
 
 
@@ -135,8 +143,9 @@ def _tensor(text: str) -> str | tuple[str, str]:
 
 def _output(options: argparse.Namespace, default: str) -> Path | None:
     """The file or folder to write. None with ``--json``, which writes nothing."""
-    if options.json and (options.output or options.force):
-        raise InputError("--json writes no file; leave out --output and --force, or --json")
+    files = [f"--{name}" for name in ("output", "force", "report", "csv", "plot") if getattr(options, name, None)]
+    if options.json and files:
+        raise InputError(f"--json writes no file; leave out {' and '.join(files)}, or --json")
     return None if options.json else options.output or Path(default)
 
 
@@ -145,36 +154,36 @@ def _select(options: argparse.Namespace) -> int:
     output = _output(options, "tickets.json")
     if output is not None:
         _check_file(output, force=options.force)
+    files = comparison_files(options)
     _check_inputs(options)
     from kslottery_fast.integrations.tokenizers import load_tokenizer
+    from kslottery_fast.ks.decision import check_options
     from kslottery_fast.lab.experiment.console import RunConsole
-    from kslottery_fast.tickets.stored import ks_select_checkpoints, l2_select_checkpoints
+    from kslottery_fast.tickets.comparison import compare_checkpoints
 
+    check_options(options.alpha, options.correction, options.top_k)
     console = RunConsole(quiet=options.quiet)
     tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
-    chosen = {name: getattr(options, name) for name in ("alpha", "method", "correction", "top_k")}
-    before, after = options.before, options.after
-    reading = {"tensor": options.tensor, "table": options.table, **pairing(options)}
-    tickets: Tickets | SelectedRows
+    test = {name: getattr(options, name) for name in ("alpha", "method", "correction")}
+    reading = {"tensor": options.tensor, "table": options.table, "tokenizer": tokenizer, **pairing(options)}
     with warnings.catch_warnings(record=True) as notes, console.task("Comparing rows") as progress:
         warnings.simplefilter("always", RuntimeWarning)
-        if options.select_by == "l2":
-            tickets = l2_select_checkpoints(before, after, options.top_k, progress=progress, **reading)
-        else:
-            tickets = ks_select_checkpoints(before, after, progress=progress, **reading, **chosen)
+        found = compare_checkpoints(options.before, options.after, progress=progress, **reading, **test)
+        tickets = found.l2_rows(options.top_k) if options.select_by == "l2" else found.tickets(options.top_k)
     for note in notes:
         console.note(str(note.message))
-    if tokenizer is None and len(tickets):
-        tokenizer = _own_tokenizer(options, tickets, console)
-    if tokenizer is not None:
-        tickets = tickets.with_texts(tokenizer)
+    if tokenizer is None and (found.changed or files):
+        found = _with_own_tokens(options, found, console)
+    tickets = _with_texts(tickets, found, console)
     if output is None:
-        print_json(tickets.to_dict())
+        print_json({**tickets.to_dict(), "comparison": found.to_dict()})
         return 0
     output.parent.mkdir(parents=True, exist_ok=True)
     tickets.save(output)
+    write_comparison(found, files)
+    print(found.summary())
     _show_tickets(tickets, options.limit)
-    print(f"Written to {output}")
+    print(f"Written to {', '.join(map(str, [output, *files.values()]))}")
     return 0
 
 
@@ -214,20 +223,28 @@ def _check_file(path: Path, *, force: bool) -> None:
     refuse_existing([path], force=force)
 
 
-def _own_tokenizer(options: argparse.Namespace, tickets: "Tickets | SelectedRows", console: "RunConsole") -> Any:
-    """The tokenizer in the folder of AFTER, or of BEFORE, if there is one that fits."""
+def _with_own_tokens(options: argparse.Namespace, found: "TableComparison", console: "RunConsole") -> "TableComparison":
+    """The comparison with the tokens of the tokenizer in the folder of AFTER, or of BEFORE, if there is one."""
     from kslottery_fast.integrations.tokenizers import load_tokenizer, tokenizer_folder
 
     folder = tokenizer_folder(options.after, options.before)
-    if folder is None:
-        return None
     try:
-        tokenizer = load_tokenizer(folder)
-        tickets.with_texts(tokenizer)
+        return found if folder is None else found.with_tokens(load_tokenizer(folder))
     except InputError as error:
         console.note(f"token ids are shown without their texts: {error}")
-        return None
-    return tokenizer
+        return found
+
+
+def _with_texts(tickets: "T", found: "TableComparison", console: "RunConsole") -> "T":
+    """The tickets with the texts of their tokens, if each of them has one."""
+    if found.tokens is None:
+        return tickets
+    texts = [found.tokens.texts[token] for token in tickets]
+    if None in texts:
+        lacking = list(tickets)[texts.index(None)]
+        console.note(f"token ids are shown without their texts: the tokenizer has no token {lacking}")
+        return tickets
+    return replace(tickets, token_texts=tuple(map(str, texts)))
 
 
 def _show_tickets(tickets: "Tickets | SelectedRows", limit: int) -> None:

@@ -71,6 +71,27 @@ def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures:
     str
         HTML.
     """
+    templates = html_templates()
+    shared = {
+        "summary": summary,
+        "languages": [{"code": code, **_view(summary, code)} for code in summary["languages"]],
+    }
+    content = _content(summary, environment, {picture.name: picture for picture in pictures})
+    linked = link_first_uses(templates.get_template("body.html.j2").render(shared | content))
+    header, end, body = linked.partition("</header>")
+    return templates.get_template("page.html.j2").render(
+        **shared,
+        header=Markup(header + end),
+        body=Markup(body),
+        contents=[
+            {"level": level, "id": Markup(place), "text": Markup(text)} for level, place, text in _HEADING.findall(body)
+        ],
+        **assets(templates),
+    )
+
+
+def html_templates() -> Environment:
+    """Return the templates of HTML pages. All data is escaped, and invisible characters are made visible."""
     templates = _environment(autoescape=True, finalize=_visible)
     templates.filters |= {
         "certified": certified_text,
@@ -83,25 +104,17 @@ def render(summary: Mapping[str, Any], environment: Mapping[str, Any], pictures:
         "pvalue": words.pvalue_text,
         "token": visible_token,
     }
-    shared = {
-        "summary": summary,
-        "languages": [{"code": code, **_view(summary, code)} for code in summary["languages"]],
-    }
-    content = _content(summary, environment, {picture.name: picture for picture in pictures})
-    linked = link_first_uses(templates.get_template("body.html.j2").render(shared | content))
-    header, end, body = linked.partition("</header>")
+    return templates
+
+
+def assets(templates: Environment) -> dict[str, str]:
+    """Return the style sheet and the script of a page, and the hash of the script for the policy of the page."""
     script = templates.get_template("page.js.j2").render()
-    return templates.get_template("page.html.j2").render(
-        **shared,
-        header=Markup(header + end),
-        body=Markup(body),
-        contents=[
-            {"level": level, "id": Markup(place), "text": Markup(text)} for level, place, text in _HEADING.findall(body)
-        ],
-        css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
+    return {
+        "css": Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
 
 
 def _content(

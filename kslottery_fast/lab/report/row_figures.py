@@ -9,21 +9,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
-from matplotlib.transforms import Bbox
 
 from kslottery_fast.ks.ecdf import largest_gap
 
 from . import picture
 from .picture import DOTS, INK, PAPER, TICKET, WIDTH, Picture, add_legend, colour_of, panels, token_label
+from .point_labels import label_points
 from .words import plural, rows_noun
 
 MAX_VECTOR_POINTS = 5000  # a larger cloud of points becomes one bitmap; as vectors it would take megabytes
 MAX_PANELS = 6
-MAX_LABELS = 24
-MAX_LABEL_TRIALS = 200  # measuring the labels of thousands of tickets would take minutes
 _CLOUD: dict[str, Any] = {"s": 5, "color": DOTS, "alpha": 0.6, "linewidths": 0, "label": "other active rows"}
 _MARKS: dict[str, Any] = {"s": 17, "color": TICKET, "edgecolors": PAPER, "linewidths": 0.4, "zorder": 3}
 _GAP: dict[str, Any] = {"color": TICKET, "lw": 2, "solid_capstyle": "butt", "label": "D, the largest gap"}
@@ -147,7 +143,9 @@ def frequency(code: str, data: MovedRows, of: str = "") -> Picture:
     axes.set_xlabel("Occurrences of the token in the training corpus (log scale)")
     axes.set_ylabel("KS statistic D")
     title = add_legend(figure, axes, f"D by corpus frequency{of}", 4)
-    _label_points(figure, axes, data.tickets)
+    ranked = sorted(data.tickets, key=lambda ticket: (-ticket["statistic"], ticket["token_id"]))
+    points = [(max(float(ticket["count"]), 0.5), ticket["statistic"], ticket["token"]) for ticket in ranked]
+    label_points(figure, axes, points)
     return Picture(
         f"frequency-{code}",
         title,
@@ -210,29 +208,3 @@ def _step(axes: Axes, values: np.ndarray, low: float, high: float, colour: str, 
     x = np.concatenate([[min(low, values.min())], np.sort(values), [max(high, values.max())]])
     y = np.concatenate([[0], np.arange(1, len(values) + 1) / len(values), [1]])
     axes.step(x, y, where="post", color=colour, lw=1.3, label=label)
-
-
-def _label_points(figure: Figure, axes: Axes, tickets: Sequence[Mapping[str, Any]]) -> None:
-    """Label as many tickets as fit, the largest D first. No label touches another label, a ticket or a line."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # nothing can be measured before the layout is fixed
-    figure.set_layout_engine("none")
-    renderer = canvas.get_renderer()
-    ranked = sorted(tickets, key=lambda ticket: (-ticket["statistic"], ticket["token_id"]))
-    points = [(max(float(ticket["count"]), 0.5), ticket["statistic"]) for ticket in ranked]
-    pixels: Any = axes.transData.transform(points) if points else []
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels]
-    taken += [line.get_window_extent(renderer).padded(3) for line in axes.get_lines()]
-    frame, labels = axes.get_window_extent(renderer), 0
-    for ticket, point in list(zip(ranked, points, strict=True))[:MAX_LABEL_TRIALS]:
-        for dx, dy, side in ((4, 0, "left"), (-4, 0, "right"), (0, 7, "center"), (0, -7, "center")):
-            label = axes.annotate(token_label(ticket["token"]), point, (dx, dy), textcoords="offset points")
-            label.set(ha=side, va="center_baseline", size=6.5)
-            box = label.get_window_extent(renderer)
-            if frame.x0 < box.x0 and box.x1 < frame.x1 and box.y1 < frame.y1 and not box.count_overlaps(taken):
-                taken.append(box)
-                labels += 1
-                break
-            label.remove()
-        if labels == MAX_LABELS:
-            return

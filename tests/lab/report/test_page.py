@@ -5,54 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections import Counter
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
+from html_page import ATTACK, Page
 from report_samples import ARMS, Sample, comparison, realistic, top_k
 
 from kslottery_fast.lab.report.figures import pictures
 from kslottery_fast.lab.report.page import render
 from kslottery_fast.lab.report.row_figures import ecdf, histogram
 from kslottery_fast.lab.report.words import arm_label
-
-
-class Page(HTMLParser):
-    """Collects what the tests need, and fails on tags that are not nested."""
-
-    VOID = frozenset({"meta", "br", "img", "link", "hr"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: Counter[str] = Counter()
-        self.attributes: list[tuple[str, str, str]] = []
-        self.text = ""
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not {"style", "script"} & set(self.open):
-            self.text += data
-
-    def values(self, name: str) -> list[str]:
-        return [value for _, attribute, value in self.attributes if attribute == name]
 
 
 def render_page(data: Sample) -> str:
@@ -113,9 +75,6 @@ def test_page_loads_nothing_and_runs_only_the_script_that_its_policy_names(compa
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{allowed}'"
     assert policy in parsed.values("content")
     assert not re.search("innerHTML|eval|fetch|import|http", script)
-
-
-ATTACK = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
 
 
 def test_whatever_comes_from_data_is_escaped():
