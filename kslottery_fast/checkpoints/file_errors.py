@@ -52,8 +52,7 @@ def pickled(path: Path) -> InputError:
 def gguf(path: Path) -> InputError:
     """The file is a GGUF file."""
     return InputError(
-        f"{path} is a GGUF file: load it with transformers (from_pretrained(..., gguf_file=...)) and "
-        "save it as safetensors, or use the checkpoint that it was made from"
+        f"{path} is a GGUF file whose name says otherwise: rename it, so that its name ends in .gguf"
     )
 
 

@@ -11,6 +11,7 @@ from kslottery_fast.base.files import read_json
 
 from . import file_errors
 from .checkpoint import Checkpoint, ShardedTensors
+from .gguf_file import first_part, open_gguf
 from .safetensors_file import read_header
 from .tensors import StoredTensor
 
@@ -50,6 +51,8 @@ def open_checkpoint(path: str | os.PathLike[str], name: str = "path") -> Checkpo
         return _folder(path)
     if path.name.endswith(".index.json"):
         return _sharded(path, path)
+    if path.suffix == ".gguf":
+        return open_gguf(path)
     if path.suffix in file_errors.PICKLES:
         raise file_errors.pickled(path)
     return _single(path, path)
@@ -66,8 +69,8 @@ def _folder(folder: Path) -> Checkpoint:
         return _sharded(folder, folder / INDEX)
     if (folder / "adapter_config.json").exists():
         raise InputError(
-            f"{folder} holds an adapter, not a model: merge it into its base model (merge_and_unload of PEFT, or "
-            "merge_rows) and save that"
+            f"{folder} holds an adapter, not a model: give it as AFTER and its base model as BEFORE, or merge it into "
+            "its base model (merge_and_unload of PEFT, or merge_rows) and save that"
         )
     found = sorted(folder.glob("*.safetensors"))
     if len(found) == 1:
@@ -78,8 +81,12 @@ def _folder(folder: Path) -> Checkpoint:
     for file in sorted(folder.iterdir()):
         if file.suffix in file_errors.PICKLES and not file.name.startswith(("training_args", "optimizer", "scheduler")):
             raise file_errors.pickled(file)
-        if file.suffix == ".gguf":
-            raise file_errors.gguf(file)
+    models = sorted({first_part(file) for file in folder.glob("*.gguf")})
+    if len(models) == 1:
+        return open_gguf(models[0])
+    if models:
+        names = ", ".join(file.name for file in models[:4]) + (", ..." if len(models) > 4 else "")
+        raise InputError(f"{folder} has {len(models)} GGUF files: pass one of them ({names})")
     raise InputError(f"{folder} holds no checkpoint: it has neither {SINGLE} nor {INDEX}")
 
 

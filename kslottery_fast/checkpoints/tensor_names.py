@@ -20,12 +20,13 @@ INPUT_NAMES = (
     "backbone.embedding.weight",  # Mamba, as its authors save it
     "backbone.embeddings.weight",  # and as transformers does
     "word_embedding.weight",  # XLNet
+    "token_embd.weight",  # GGUF
 )
 """How the names of input embeddings end. Any prefix may precede, such as "model." or "base_model.model."."""
 HEAD_NAMES = (
     "lm_head.weight",  # nearly all
     "embed_out.weight",  # GPT-NeoX, Pythia
-    "output.weight",  # the original LLaMA files, InternLM
+    "output.weight",  # the original LLaMA files, InternLM, GGUF
     "proj_out.weight",  # Whisper
     "predictions.decoder.weight",  # BERT and its kin
     "lm_head.decoder.weight",  # RoBERTa and its kin
@@ -33,7 +34,7 @@ HEAD_NAMES = (
     "lm_loss.weight",  # XLNet
 )
 """How the names of output heads end."""
-_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|h)\.\d+\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|blk|h)\.\d+\.")
 _NO_HEAD = re.compile(r"(?<!LMHead)(?<!DoubleHeads)Model$|(?:Encoder|Classification|Answering|Choice|Regression)$")
 """The names of architectures without a head that predicts tokens."""
 _SHOWN = 12
@@ -54,6 +55,8 @@ def find_tensor(checkpoint: Checkpoint, name: str, table: TableName = "input") -
         raise InputError(f"{checkpoint.source} has no tensor {name}; {_matrices_of(checkpoint)}")
     tensor = checkpoint[name]
     if tensor.floats is None:
+        if tensor.note:
+            raise InputError(f"{tensor} {tensor.note}")
         raise InputError(
             f"{tensor} has dtype {tensor.dtype}: expected F64, F32, F16 or BF16; compare checkpoints from before the "
             "quantization, or dequantize and save them"
@@ -85,11 +88,11 @@ def locate_embedding(checkpoint: Checkpoint) -> tuple[str | None, str]:
     """Return the name that :func:`find_embedding` returns and "", or None and the reason if it would raise."""
     config = _config(checkpoint)
     sizes = _vocab_sizes(config)
-    named = [name for name in checkpoint if _is_end_of(name, INPUT_NAMES)]
+    named = [name for name in checkpoint if is_end_of(name, INPUT_NAMES)]
     # Seq2seq models may also store the copies that their encoder and decoder use.
-    named = [name for name in named if _is_end_of(name, ("shared.weight",))] or named
+    named = [name for name in named if is_end_of(name, ("shared.weight",))] or named
     if not named and any(part.get("tie_word_embeddings") is True for part in config) and not _is_shard(checkpoint):
-        named = [name for name in checkpoint if _is_end_of(name, HEAD_NAMES)]
+        named = [name for name in checkpoint if is_end_of(name, HEAD_NAMES)]
     return _only(checkpoint, named, sizes, "the input embedding")
 
 
@@ -113,7 +116,7 @@ def find_head(checkpoint: Checkpoint) -> str:
 def locate_head(checkpoint: Checkpoint) -> tuple[str | None, str]:
     """Return the name that :func:`find_head` returns and "", or None and the reason if it would raise."""
     config = _config(checkpoint)
-    named = [name for name in checkpoint if _is_end_of(name, HEAD_NAMES) and not _LAYER.search(name)]
+    named = [name for name in checkpoint if is_end_of(name, HEAD_NAMES) and not _LAYER.search(name)]
     if named or _is_shard(checkpoint):
         return _only(checkpoint, named, _vocab_sizes(config), "the output head")
     if not config:
@@ -162,7 +165,8 @@ def _config(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     return [content, *(part for part in content.values() if isinstance(part, dict))]
 
 
-def _is_end_of(name: str, ends: tuple[str, ...]) -> bool:
+def is_end_of(name: str, ends: tuple[str, ...]) -> bool:
+    """Tell whether a name ends with the parts of one of these."""
     return any(name == end or name.endswith("." + end) for end in ends)
 
 

@@ -28,7 +28,7 @@ from .scan_result import FORMAT, Scan, TensorShift, matrices, mean_d, significan
 
 __all__ = ["FORMAT", "Scan", "TensorShift", "matrices", "mean_d", "scan_checkpoints", "significant_share"]
 
-_LAYER = re.compile(r"^(?P<stack>.*?)(?:^|\.)(?:layers|layer|blocks|block|h)\.(?P<number>\d+)\.(?P<kind>.+)$")
+_LAYER = re.compile(r"^(?P<stack>.*?)(?:^|\.)(?:layers|layer|blocks|block|blk|h)\.(?P<number>\d+)\.(?P<kind>.+)$")
 _WRAPPERS = re.compile(r"^(?:base_model\.|model\.|transformer\.|language_model\.|_orig_mod\.)+")
 
 
