@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from kslottery_fast.base.errors import InputError
@@ -81,3 +83,15 @@ def rounding_warning(before: StoredTensor, after: StoredTensor) -> str | None:
     return None
 
 
+def rounding_notes(pairs: Iterable[tuple[StoredTensor, StoredTensor]]) -> list[str]:
+    """Say in a line for each kind of pair what quantization does to the comparison of many matrices."""
+    kinds = Counter((x.note, y.note) for x, y in pairs if rounding_warning(x, y) is not None)
+    return [_rounding_note(before, after, count) for (before, after), count in kinds.most_common()]
+
+
+def _rounding_note(before: str, after: str, count: int) -> str:
+    what = f"{count:,} {'matrix is' if count == 1 else 'matrices are'} quantized in "
+    if before == after:
+        return f"{what}both ({before}): a row that training never touched moves if a row that shares its scale did"
+    sides = [f"{name} ({note})" for name, note in (("BEFORE", before), ("AFTER", after)) if note]
+    return f"{what}{' and '.join(sides)}: rounding moves every row, also those that training never touched"

@@ -10,9 +10,9 @@ from .fp8 import FORMATS, SCALE_NAMES, with_scale
 from .tensors import StoredTensor
 
 _PACKED = {
-    "quant_state.bitsandbytes__nf4": "packed 4-bit of bitsandbytes (NF4)",
-    "quant_state.bitsandbytes__fp4": "packed 4-bit of bitsandbytes (FP4)",
-    "absmax": "packed 4-bit of bitsandbytes",
+    "bitsandbytes__nf4": "packed 4-bit floats of bitsandbytes (NF4)",
+    "bitsandbytes__fp4": "packed 4-bit floats of bitsandbytes (FP4)",
+    "absmax": "packed 4-bit floats of bitsandbytes",
     "SCB": "8-bit integers of bitsandbytes",
     "weight_scale_2": "packed 4-bit floats of ModelOpt (NVFP4)",
     "qzeros": "packed integers of GPTQ or AWQ",
@@ -85,8 +85,9 @@ class Decoded(Mapping[str, StoredTensor]):
         if not self._modules:
             for name in self._stored:
                 self._modules.setdefault(_parts(name)[0], []).append(name)
-        # bitsandbytes names what belongs to "a.weight" "a.weight.absmax".
-        return self._modules[module] + self._modules.get(f"{module}weight.", [])
+        # bitsandbytes names what belongs to a.weight a.weight.absmax and a.weight.quant_state.bitsandbytes__nf4.
+        inside = ("", "weight.", "weight.quant_state.")
+        return [name for each in inside for name in self._modules.get(module + each, [])]
 
 
 def packed_format(tensor: StoredTensor, siblings: list[str]) -> str | None:

@@ -80,6 +80,7 @@ def find_embedding(checkpoint: Checkpoint) -> str:
     """
     name, why_not = locate_embedding(checkpoint)
     if name is None:
+        _refuse_packed(checkpoint, INPUT_NAMES)
         raise InputError(f"{checkpoint.source}: {why_not}; name it with tensor=; {_matrices_of(checkpoint)}")
     return name
 
@@ -109,6 +110,7 @@ def find_head(checkpoint: Checkpoint) -> str:
     """
     name, why_not = locate_head(checkpoint)
     if name is None:
+        _refuse_packed(checkpoint, HEAD_NAMES)
         raise InputError(f"{checkpoint.source}: {why_not}; name it with tensor=; {_matrices_of(checkpoint)}")
     return name
 
@@ -134,6 +136,14 @@ def stores_one_table(checkpoint: Checkpoint) -> bool:
     """Tell whether one tensor is both the input embedding and the table of the output head: the model is tied."""
     head = locate_head(checkpoint)[0]
     return head is not None and head == locate_embedding(checkpoint)[0]
+
+
+def _refuse_packed(checkpoint: Checkpoint, ends: tuple[str, ...]) -> None:
+    """Say that the table is packed. Formats that do so give it a name of its own."""
+    packed = tuple(end.replace("weight", last) for end in ends for last in ("qweight", "weight_packed"))
+    for name in checkpoint:
+        if is_end_of(name, packed) and checkpoint[name].note:
+            raise InputError(f"{checkpoint[name]} {checkpoint[name].note}")
 
 
 def _vocab_sizes(config: list[dict[str, Any]]) -> set[int]:

@@ -18,7 +18,7 @@ from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import Method, TableName
 from kslottery_fast.checkpoints.checkpoint import Checkpoint
-from kslottery_fast.checkpoints.opening import open_checkpoint
+from kslottery_fast.checkpoints.pairs import open_pair, rounding_notes
 from kslottery_fast.checkpoints.tensor_names import HEAD_NAMES, find_tensor, locate_embedding, locate_head
 from kslottery_fast.checkpoints.tensors import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
 from kslottery_fast.ks.significance import critical_count
@@ -87,7 +87,7 @@ def scan_checkpoints(
     check_reading(block_bytes, progress)
     check_choice(table, (None, *get_args(TableName)), "table")
     critical_count(1000, alpha, method)  # refuses bad options before anything is read
-    first, second = open_checkpoint(before, "before"), open_checkpoint(after, "after")
+    first, second = open_pair(before, after)
     pairs, skipped = _pairs(first, second)
     if table is not None:
         pairs, skipped = _one_table(first, pairs, table), {key: [] for key in skipped} | {"not_2d": 0}
@@ -100,6 +100,7 @@ def scan_checkpoints(
             "they two states of one model?"
         )
     (embedding, notes), head = _embedding_name(first), _head_name(first)
+    notes += [*dict.fromkeys([*first.notes, *second.notes]), *rounding_notes(pairs)]
     total = sum(tensor.nbytes for pair in pairs for tensor in pair)
     done, shifts = 0, []
     # Two different samples of one number each always have D = 1, so no such row is tested.
@@ -110,7 +111,7 @@ def scan_checkpoints(
             h, flags = ops.ks_statistics(x, y)
             counts.append(h[flags & HAS_NAN == 0])
             inf_rows += int((flags == HAS_INF).sum())
-            done += x.nbytes + y.nbytes
+            done += sum(len(x) * tensor.nbytes // tensor.height for tensor in pair)
             if progress is not None:
                 progress(done >> 20, total >> 20)
         rows, d = pair[0].shape
