@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,7 +129,8 @@ def apply_adapter(folder: Path, base: Checkpoint) -> Checkpoint:
     over.join_tied()
     count = len(over.tensors)
     note = f"{folder} is an adapter; it changes {count} tensor{'s' * (count != 1)} of {base.source}"
-    return Checkpoint(str(folder), ChainMap(over.tensors, base), base.config, (*base.notes, note))  # type: ignore[arg-type]
+    tensors: Mapping[str, StoredTensor] = ChainMap(over.tensors, base)  # type: ignore[arg-type]
+    return Checkpoint(str(folder), tensors, over.config, (*base.notes, note))
 
 
 class _Over:
@@ -162,6 +164,12 @@ class _Over:
                 and torch.equal(tensor.values, other.values)
             ):
                 del self.tensors[name]
+
+    def config(self) -> dict[str, Any] | None:
+        """The config of the base. It does not tell the size of a vocabulary that was resized with the adapter."""
+        config = self._base.config()
+        resized = any(name in self._base and self._base[name].shape != self.tensors[name].shape for name in self.tensors)
+        return _without_sizes(config) if config and resized else config
 
     def _target(self, name: str) -> tuple[str, StoredTensor]:
         """The name that the base gives a tensor, and the tensor that the adapter lies over."""
@@ -214,6 +222,12 @@ class _Over:
             f"{self._folder} has {what}, but {base.name} of {self._base.source} is {list(base.shape)}: give the base "
             "model of the adapter as BEFORE, and if its vocabulary was resized for the training, resize it too"
         )
+
+
+def _without_sizes(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without vocab_size, also in the configs inside it."""
+    parts = {name: _without_sizes(part) if isinstance(part, dict) else part for name, part in config.items()}
+    return {name: part for name, part in parts.items() if name != "vocab_size"}
 
 
 def _same_tensor(name: str, others: Iterable[str]) -> str | None:
