@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +48,10 @@ class AdaptedTensor(StoredTensor):
         """A dtype that holds the numbers of the base and of the adapter."""
         dtype = torch.promote_types(self.base.floats or torch.float32, self.values.dtype)
         return dtype if self.product is None else torch.promote_types(dtype, torch.float32)
+
+    def derived_from(self, other: StoredTensor) -> Callable[[int, Tensor], Tensor] | None:
+        """See :meth:`StoredTensor.derived_from`."""
+        return self.over if other is self.base else None
 
     def over(self, start: int, block: Tensor) -> Tensor:
         """Return rows of the base from ``start`` on as the adapter makes them. It leaves the others as they are."""
@@ -168,7 +172,9 @@ class _Over:
     def config(self) -> dict[str, Any] | None:
         """The config of the base. It does not tell the size of a vocabulary that was resized with the adapter."""
         config = self._base.config()
-        resized = any(name in self._base and self._base[name].shape != self.tensors[name].shape for name in self.tensors)
+        resized = any(
+            name in self._base and self._base[name].shape != self.tensors[name].shape for name in self.tensors
+        )
         return _without_sizes(config) if config and resized else config
 
     def _target(self, name: str) -> tuple[str, StoredTensor]:

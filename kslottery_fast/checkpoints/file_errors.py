@@ -51,9 +51,7 @@ def pickled(path: Path) -> InputError:
 
 def gguf(path: Path) -> InputError:
     """The file is a GGUF file."""
-    return InputError(
-        f"{path} is a GGUF file whose name says otherwise: rename it, so that its name ends in .gguf"
-    )
+    return InputError(f"{path} is a GGUF file whose name says otherwise: rename it, so that its name ends in .gguf")
 
 
 def foreign(path: Path, start: bytes) -> InputError:

@@ -17,8 +17,8 @@ from .tensors import STORED, RowReader, StoredTensor
 FORMATS = {"F8_E4M3": "E4M3", "F8_E5M2": "E5M2"}
 """The 8-bit floats that are read, by their codes in the safetensors format."""
 SCALE_NAMES = ("weight_scale_inv", "weight_scale")
-"""How the scale of a ``weight`` is called: by DeepSeek and transformers, and by FBGEMM, compressed-tensors and ModelOpt.
-The stored numbers are multiplied by it, also by the one whose name ends in "inv"."""
+"""How the scale of a ``weight`` is called: by DeepSeek and transformers, and by FBGEMM, compressed-tensors and
+ModelOpt. The stored numbers are multiplied by it, also by the one whose name ends in "inv"."""
 _BLOCK = (128, 128)  # of DeepSeek, where config.json has no weight_block_size
 _SCALE_DTYPES = STORED.keys() & {"F64", "F32", "F16", "BF16", "F8_E8M0"}
 _OF_ACTIVATIONS = re.compile(r"(?:input|output|k|v|q|kv|activation)_(?:act_)?scale")
@@ -177,7 +177,9 @@ def scale_names(name: str, siblings: Sequence[str]) -> tuple[list[str], list[str
     return known, unknown
 
 
-def _grid(stored: StoredTensor, scale: StoredTensor, config: Callable[[], Mapping[str, Any] | None]) -> tuple[Grid, str] | None:
+def _grid(
+    stored: StoredTensor, scale: StoredTensor, config: Callable[[], Mapping[str, Any] | None]
+) -> tuple[Grid, str] | None:
     """How the scales lie, and this in words. None if their shape or dtype is not understood."""
     if scale.dtype not in _SCALE_DTYPES or len(stored.shape) < 2:
         return None

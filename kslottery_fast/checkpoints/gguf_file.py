@@ -16,7 +16,6 @@ from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 
-from . import file_errors
 from .checkpoint import Checkpoint
 from .gguf_header import GgufEntry, GgufHeader, read_gguf_header
 from .safetensors_file import FileTensor

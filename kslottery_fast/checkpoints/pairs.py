@@ -72,8 +72,8 @@ def rounding_warning(before: StoredTensor, after: StoredTensor) -> str | None:
         )
     if before.note != after.note:
         return (
-            f"the tables were quantized in two ways ({before.note}; {after.note}): rounding moves every row, also those "
-            "that training never touched; compare two checkpoints of one precision if you can"
+            f"the tables were quantized in two ways ({before.note}; {after.note}): rounding moves every row, also "
+            "those that training never touched; compare two checkpoints of one precision if you can"
         )
     if any(form in before.note for form in _SHARED_SCALES):
         return (

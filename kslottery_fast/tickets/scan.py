@@ -18,6 +18,7 @@ from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import Method, TableName
 from kslottery_fast.checkpoints.checkpoint import Checkpoint
+from kslottery_fast.checkpoints.gguf_names import named_alike
 from kslottery_fast.checkpoints.pairs import open_pair, rounding_notes
 from kslottery_fast.checkpoints.tensor_names import HEAD_NAMES, find_tensor, locate_embedding, locate_head
 from kslottery_fast.checkpoints.tensors import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
@@ -87,7 +88,7 @@ def scan_checkpoints(
     check_reading(block_bytes, progress)
     check_choice(table, (None, *get_args(TableName)), "table")
     critical_count(1000, alpha, method)  # refuses bad options before anything is read
-    first, second = open_pair(before, after)
+    first, second = named_alike(*open_pair(before, after))
     pairs, skipped = _pairs(first, second)
     if table is not None:
         pairs, skipped = _one_table(first, pairs, table), {key: [] for key in skipped} | {"not_2d": 0}

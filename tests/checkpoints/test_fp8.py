@@ -105,7 +105,9 @@ def test_scales_may_be_powers_of_two_in_8_bits(tmp_path):
         f"{NAME}_scale_inv": {"dtype": "F8_E8M0", "shape": [3, 2], "data_offsets": [V * D, V * D + 6]},
     }
     text = json.dumps(header).encode()
-    data = stored.view(torch.uint8).numpy().tobytes() + scales.to(torch.float8_e8m0fnu).view(torch.uint8).numpy().tobytes()
+    data = (
+        stored.view(torch.uint8).numpy().tobytes() + scales.to(torch.float8_e8m0fnu).view(torch.uint8).numpy().tobytes()
+    )
     (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
     rows = open_checkpoint(tmp_path / "a.safetensors")[NAME].rows(0, V)
     assert torch.equal(rows, stored.float() * in_blocks(scales, 128, 128, V, D))
@@ -117,7 +119,9 @@ def test_two_fp8_checkpoints_are_compared_as_their_numbers_are(tmp_path, recwarn
     after[[5, 17]] = (3 * before[[5, 17]].float() + 1).to(FORMATS[0])
     scales = table(1, V, 1).abs()
     paths = [
-        write(tmp_path / f"{name}.safetensors", each, **{SCALE: scales, "model.embed_tokens.input_scale": torch.ones(())})
+        write(
+            tmp_path / f"{name}.safetensors", each, **{SCALE: scales, "model.embed_tokens.input_scale": torch.ones(())}
+        )
         for name, each in (("a", before), ("b", after))
     ]
     tickets = ks_select_checkpoints(*paths, block_bytes=7 * 8 * D)
@@ -150,17 +154,26 @@ def test_an_after_all_in_fp8_is_compared_and_the_rounding_is_told(tmp_path):
 def test_one_scale_for_all_rows_is_told_where_both_are_quantized(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / f"{name}.safetensors", table().to(FORMATS[0]), **{SCALE: torch.tensor(2.0)})
-    with pytest.warns(RuntimeWarning, match="no row"), pytest.warns(RuntimeWarning, match="both tables were quantized .* moves if a row that shares its scale did"):
+    with (
+        pytest.warns(RuntimeWarning, match="no row"),
+        pytest.warns(RuntimeWarning, match="both tables were quantized .* moves if a row that shares its scale did"),
+    ):
         ks_select_checkpoints(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
 
 
 @pytest.mark.parametrize(
     ("others", "parts"),
     [
-        ({SCALE: (V, 2)}, ["scales model.embed_tokens.weight_scale of dtype F32 and shape [300, 2]: expected one scale"]),
+        (
+            {SCALE: (V, 2)},
+            ["scales model.embed_tokens.weight_scale of dtype F32 and shape [300, 2]: expected one scale"],
+        ),
         ({SCALE: (D,)}, ["shape [200]"]),
         ({"model.embed_tokens.scale_weight": ()}, ["scales that are not understood (model.embed_tokens.scale_weight)"]),
-        ({SCALE: (), f"{NAME}_scale_2": ()}, ["not understood (model.embed_tokens.weight_scale and", "weight_scale_2)"]),
+        (
+            {SCALE: (), f"{NAME}_scale_2": ()},
+            ["not understood (model.embed_tokens.weight_scale and", "weight_scale_2)"],
+        ),
         ({SCALE: (), f"{NAME}_scale_inv": ()}, ["weight_scale and model.embed_tokens.weight_scale_inv)"]),
     ],
 )
@@ -190,10 +203,14 @@ def test_packed_formats_are_refused_by_name(tmp_path, dtype, others, kind):
     refused(path, path, f"{path}, tensor {NAME} holds", kind, "compare the checkpoint from before the quantization")
 
 
-@pytest.mark.parametrize(("last", "beside", "kind"), [("qweight", "qzeros", "GPTQ or AWQ"), ("weight_packed", "weight_scale", "compressed")])
+@pytest.mark.parametrize(
+    ("last", "beside", "kind"), [("qweight", "qzeros", "GPTQ or AWQ"), ("weight_packed", "weight_scale", "compressed")]
+)
 def test_a_packed_embedding_under_another_name_is_told(tmp_path, last, beside, kind):
     others = {f"model.embed_tokens.{beside}": torch.ones(3)}
-    path = write(tmp_path / "a.safetensors", torch.zeros(V, 4, dtype=torch.int32), f"model.embed_tokens.{last}", **others)
+    path = write(
+        tmp_path / "a.safetensors", torch.zeros(V, 4, dtype=torch.int32), f"model.embed_tokens.{last}", **others
+    )
     refused(path, path, f"model.embed_tokens.{last} holds packed", kind, "compare the checkpoint from before")
 
 

@@ -86,7 +86,9 @@ def test_two_gguf_files_of_one_type_are_compared_as_their_numbers_are(tmp_path, 
 def test_gguf_against_safetensors_finds_both_tables_and_warns_of_rounding(tmp_path, moved):
     path = write(tmp_path / "before.safetensors", moved[0])
     write_gguf(tmp_path / "after.gguf", {EMBEDDING: (moved[1], "Q8_0"), "output.weight": (moved[0], "F32")})
-    with pytest.warns(RuntimeWarning, match=r"after\.gguf, tensor token_embd.weight was quantized \(GGUF Q8_0\).*round"):
+    with pytest.warns(
+        RuntimeWarning, match=r"after\.gguf, tensor token_embd.weight was quantized \(GGUF Q8_0\).*round"
+    ):
         tickets = ks_select_checkpoints(path, tmp_path / "after.gguf")
     assert sorted(tickets) == [5, 17]
     save_file({"lm_head.weight": moved[0].clone(), "model.embed_tokens.weight": moved[0]}, path)
@@ -104,7 +106,9 @@ def test_a_gguf_file_without_a_head_is_tied(tmp_path, moved):
 def test_two_types_of_one_model_warn(tmp_path, moved):
     write_gguf(tmp_path / "a.gguf", {EMBEDDING: (moved[0], "Q8_0")})
     write_gguf(tmp_path / "b.gguf", {EMBEDDING: (moved[1], "Q4_0")})
-    with pytest.warns(RuntimeWarning, match=r"quantized in two ways \(GGUF Q8_0; GGUF Q4_0\): rounding moves every row"):
+    with pytest.warns(
+        RuntimeWarning, match=r"quantized in two ways \(GGUF Q8_0; GGUF Q4_0\): rounding moves every row"
+    ):
         ks_select_checkpoints(tmp_path / "a.gguf", tmp_path / "b.gguf")
 
 
@@ -121,7 +125,9 @@ def test_a_folder_with_one_model_is_opened_and_with_several_is_not(tmp_path, mov
 def test_a_model_in_parts_is_one_checkpoint(tmp_path, moved):
     first, second = (tmp_path / f"m-0000{part}-of-00002.gguf" for part in (1, 2))
     write_gguf(first, {EMBEDDING: (moved[0], "F32")})
-    with pytest.raises(InputError, match=r"m-00002-of-00002\.gguf: no such file, but m-00001-of-00002\.gguf is one of 2"):
+    with pytest.raises(
+        InputError, match=r"m-00002-of-00002\.gguf: no such file, but m-00001-of-00002\.gguf is one of 2"
+    ):
         open_gguf(first)
     write_gguf(second, {"output.weight": (moved[1], "Q8_0")})
     for path in (first, second, tmp_path):
@@ -207,3 +213,43 @@ def test_scan_of_two_gguf_files_marks_the_tables(tmp_path, moved):
     scan = scan_checkpoints(tmp_path / "a.gguf", tmp_path / "b.gguf")
     found = [(shift.kind, shift.layer, shift.mark, shift.changed_rows) for shift in scan.tensors]
     assert found == [("token_embd", None, "*", 2), ("ffn_up", 0, "", 2), ("output", None, "+", 2)]
+
+
+LLAMA = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output.weight": "lm_head.weight",
+    "blk.1.attn_q.weight": "model.layers.1.self_attn.q_proj.weight",
+    "blk.1.attn_k.weight": "model.layers.1.self_attn.k_proj.weight",
+    "blk.1.attn_v.weight": "model.layers.1.self_attn.v_proj.weight",
+    "blk.1.attn_output.weight": "model.layers.1.self_attn.o_proj.weight",
+    "blk.1.ffn_down.weight": "model.layers.1.mlp.down_proj.weight",
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "language_model."])
+@pytest.mark.parametrize("reversed_", [False, True])
+def test_scan_of_gguf_against_safetensors_pairs_the_matrices(tmp_path, prefix, reversed_):
+    tensors = {name: table(seed) for seed, name in enumerate(LLAMA)}
+    write_gguf(tmp_path / "a.gguf", {name: (each, "F32") for name, each in tensors.items()}, blocks=2)
+    others = {prefix + LLAMA[name]: each.clone() for name, each in tensors.items()}
+    others[f"{prefix}lm_head.weight"][7] += 3
+    save_file(others | {"vision.layers.1.mlp.down_proj.weight": table(9)}, tmp_path / "b.safetensors")
+    paths = [tmp_path / "a.gguf", tmp_path / "b.safetensors"]
+    scan = scan_checkpoints(*(paths[::-1] if reversed_ else paths))
+    compared = {name for own, name in LLAMA.items() if "attn_q" not in own and "attn_k" not in own}
+    assert {shift.name: shift.changed_rows for shift in scan.tensors} == {
+        prefix + name: int(name == "lm_head.weight") for name in compared
+    }
+    assert [shift.mark for shift in scan.tensors if shift.name.endswith("embed_tokens.weight")] == ["*"]
+    assert scan.notes == [
+        f"2 tensors of {paths[0]} are not compared: the conversion to GGUF may have put their rows in another order or "
+        "changed their numbers (attention queries and keys)"
+    ]
+
+
+def test_an_architecture_without_names_is_told(tmp_path):
+    write_gguf(tmp_path / "a.gguf", {"x.weight": (table(), "F32")}, architecture="of-tomorrow")
+    save_file({"x.weight": table(), EMBEDDING: table()}, tmp_path / "b.safetensors")
+    scan = scan_checkpoints(tmp_path / "a.gguf", tmp_path / "b.safetensors")
+    assert [shift.name for shift in scan.tensors] == ["x.weight"]
+    assert "the package gguf does not know the names of the architecture 'of-tomorrow'" in scan.notes

@@ -108,7 +108,7 @@ def _parser(
 ) -> Parser:
     parser = add_command(commands, name, run, purpose, text, examples, "BEFORE", "AFTER")
     parser.add_argument("before", type=place, metavar="BEFORE", help=f"the original model: {_CHECKPOINT}")
-    parser.add_argument("after", type=place, metavar="AFTER", help="the fine-tuned model, likewise")
+    parser.add_argument("after", type=place, metavar="AFTER", help="the fine-tuned model, likewise, or a PEFT adapter")
     return parser
 
 
