@@ -148,11 +148,11 @@ class _Over:
         """Apply the part of a module."""
         if part.factors or part.rows is not None or "weight" in part.whole:
             name, tensor = self._target(f"{module}.weight")
-            tensor = replace(part.whole.get("weight", tensor), name=name)
+            tensor = replace(part.whole["weight"], name=name) if "weight" in part.whole else tensor
             self.tensors[name] = self._adapted(tensor, part) if part.factors or part.rows is not None else tensor
         if part.bias is not None or "bias" in part.whole:
             name, tensor = self._target(f"{module}.bias")
-            tensor = replace(part.whole.get("bias", tensor), name=name)
+            tensor = replace(part.whole["bias"], name=name) if "bias" in part.whole else tensor
             self.tensors[name] = tensor if part.bias is None else self._with_entries(tensor, part.ids, part.bias)
 
     def join_tied(self) -> None:
