@@ -153,10 +153,10 @@ def _scale(folder: Path, module: str, part: Part, config: Mapping[str, Any]) -> 
         fitting = [patterns[key] for key in patterns if re.match(rf"(.*\.)?({key})$", module)]
     except (re.error, TypeError):
         fitting = [None]
-    alpha = fitting[0] if fitting else config.get("lora_alpha")
+    alpha: Any = fitting[0] if fitting else config.get("lora_alpha")
     if type(alpha) not in (int, float) or not rank:
         raise InputError(f"{folder}: alpha {alpha!r} and rank {rank} of {module} give no scale; save the adapter again")
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
 def _ids(folder: Path, module: str, config: Mapping[str, Any]) -> list[int]:

@@ -143,18 +143,25 @@ def with_scale(
     kind = f"FP8 {FORMATS[stored.dtype]}"
     scale = tensors[known[0]] if known else None
     height, width = max(1, stored.height), max(1, stored.width)
-    found = (Grid(height, (height, width)), "without scales") if scale is None else _grid(stored, scale, config)
-    if scale is not None and found is None:
-        return replace(
-            stored,
-            note=f"is FP8 of shape {list(stored.shape)} with scales {scale.name} of dtype {scale.dtype} and shape "
-            f"{list(scale.shape)}: expected one scale, one for each row, or one for each block of 128 x 128 (or "
-            f"weight_block_size of config.json); {_REMEDY}",
-        )
+    found: tuple[Grid, str] | None = Grid(height, (height, width)), "without scales"
+    if scale is not None:
+        found = _grid(stored, scale, config)
+    if found is None:
+        # There is a scale: without one there is always a grid.
+        assert scale is not None
+        return replace(stored, note=_unknown_form(stored, scale))
     grid, form = found
     read = stored.nbytes + (0 if scale is None else scale.nbytes)
     about = (stored.source, stored.name, stored.dtype, stored.shape, read)
     return Fp8Tensor(*about, stored, scale, grid, note=f"{kind} {form}")
+
+
+def _unknown_form(stored: StoredTensor, scale: StoredTensor) -> str:
+    return (
+        f"is FP8 of shape {list(stored.shape)} with scales {scale.name} of dtype {scale.dtype} and shape "
+        f"{list(scale.shape)}: expected one scale, one for each row, or one for each block of 128 x 128 (or "
+        f"weight_block_size of config.json); {_REMEDY}"
+    )
 
 
 def scale_names(name: str, siblings: Sequence[str]) -> tuple[list[str], list[str]]:
