@@ -14,6 +14,15 @@ from kslottery_fast.base.arguments import check_integer, shown
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes that the kernels read, by their codes in the safetensors format. All others are integers or quantized."""
+STORED = {
+    **FLOATS,
+    "U8": torch.uint8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+if hasattr(torch, "float8_e8m0fnu"):  # since torch 2.7
+    STORED["F8_E8M0"] = torch.float8_e8m0fnu
+"""The dtypes whose rows can be read as they are stored, to be decoded: the bytes of GGUF, and 8-bit floats."""
 CODES = {dtype: code for code, dtype in FLOATS.items()}
 BLOCK_BYTES = 32 << 20
 """The size of a block of both tables: enough work for all threads, and small enough to stay in a cache."""

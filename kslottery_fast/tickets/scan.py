@@ -18,7 +18,7 @@ from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import Method, TableName
 from kslottery_fast.checkpoints.checkpoint import Checkpoint
-from kslottery_fast.checkpoints.opening import open_checkpoint
+from kslottery_fast.checkpoints.pairs import open_pair, rounding_notes
 from kslottery_fast.checkpoints.tensor_names import HEAD_NAMES, find_tensor, locate_embedding, locate_head
 from kslottery_fast.checkpoints.tensors import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
 from kslottery_fast.ks.significance import critical_count
@@ -28,7 +28,7 @@ from .scan_result import FORMAT, Scan, TensorShift, matrices, mean_d, significan
 
 __all__ = ["FORMAT", "Scan", "TensorShift", "matrices", "mean_d", "scan_checkpoints", "significant_share"]
 
-_LAYER = re.compile(r"^(?P<stack>.*?)(?:^|\.)(?:layers|layer|blocks|block|h)\.(?P<number>\d+)\.(?P<kind>.+)$")
+_LAYER = re.compile(r"^(?P<stack>.*?)(?:^|\.)(?:layers|layer|blocks|block|blk|h)\.(?P<number>\d+)\.(?P<kind>.+)$")
 _WRAPPERS = re.compile(r"^(?:base_model\.|model\.|transformer\.|language_model\.|_orig_mod\.)+")
 
 
@@ -59,7 +59,8 @@ def scan_checkpoints(
     block_bytes : int
         The size of a block of both checkpoints. It changes the speed, never the result.
     progress : callable(done, total), optional
-        Called after every block with the MiB of both checkpoints.
+        Called after every block with the MiB of both checkpoints. If something lies on the Hub, the first call comes
+        before it is fetched.
 
     Returns
     -------
@@ -87,7 +88,7 @@ def scan_checkpoints(
     check_reading(block_bytes, progress)
     check_choice(table, (None, *get_args(TableName)), "table")
     critical_count(1000, alpha, method)  # refuses bad options before anything is read
-    first, second = open_checkpoint(before, "before"), open_checkpoint(after, "after")
+    first, second = open_pair(before, after)
     pairs, skipped = _pairs(first, second)
     if table is not None:
         pairs, skipped = _one_table(first, pairs, table), {key: [] for key in skipped} | {"not_2d": 0}
@@ -100,8 +101,11 @@ def scan_checkpoints(
             "they two states of one model?"
         )
     (embedding, notes), head = _embedding_name(first), _head_name(first)
+    notes += [*dict.fromkeys([*first.notes, *second.notes]), *rounding_notes(pairs)]
     total = sum(tensor.nbytes for pair in pairs for tensor in pair)
     done, shifts = 0, []
+    if progress is not None and any(tensor.remote for pair in pairs for tensor in pair):
+        progress(0, total >> 20)  # before anything is fetched
     # Two different samples of one number each always have D = 1, so no such row is tested.
     threshold = functools.cache(lambda d: critical_count(d, alpha, method) if d > 1 else 2)
     for pair in pairs:
@@ -110,7 +114,7 @@ def scan_checkpoints(
             h, flags = ops.ks_statistics(x, y)
             counts.append(h[flags & HAS_NAN == 0])
             inf_rows += int((flags == HAS_INF).sum())
-            done += x.nbytes + y.nbytes
+            done += sum(len(x) * tensor.nbytes // tensor.height for tensor in pair)
             if progress is not None:
                 progress(done >> 20, total >> 20)
         rows, d = pair[0].shape

@@ -12,7 +12,7 @@ from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import Correction, Method, TableName, TicketTable
 from kslottery_fast.base.tokenizer import Tokenizer
-from kslottery_fast.checkpoints.opening import open_checkpoint
+from kslottery_fast.checkpoints.pairs import open_pair, rounding_warning
 from kslottery_fast.checkpoints.tensor_names import find_tensor, stores_one_table
 from kslottery_fast.checkpoints.tensors import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
 from kslottery_fast.ks.decision import check_options
@@ -220,8 +220,8 @@ def _matching_tables(
     names = (tensor, tensor) if isinstance(tensor, str) else tensor
     if not isinstance(names, (tuple, list)) or len(names) != 2 or not all(isinstance(name, str) for name in names):
         raise TypeError(f"tensor is {shown(tensor)}: expected 'auto', a name, or the two names in before and after")
-    checkpoints = open_checkpoint(before, "before"), open_checkpoint(after, "after")
-    for note in checkpoints[0].notes + checkpoints[1].notes:
+    checkpoints = open_pair(before, after)
+    for note in dict.fromkeys(checkpoints[0].notes + checkpoints[1].notes):
         warn_caller(note)
     first, second = (find_tensor(*each, table) for each in zip(checkpoints, names, strict=True))
     shapes = f"{first} is {list(first.shape)}, {second} is {list(second.shape)}"
@@ -234,5 +234,7 @@ def _matching_tables(
             f"(model.resize_token_embeddings({shared}), then save_pretrained), or compare what they share: "
             f"ks_select(before[:{shared}], after[:{shared}])"
         )
+    if warning := rounding_warning(first, second):
+        warn_caller(warning)
     shared = table == "output" and tuple(names) == ("auto", "auto") and all(map(stores_one_table, checkpoints))
     return first, second, "shared" if shared else table
