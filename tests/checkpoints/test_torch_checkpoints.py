@@ -83,7 +83,7 @@ def test_a_pickle_that_could_run_code_is_refused_in_our_own_words(pair, tmp_path
     ):
         torch.save(content, tmp_path / name)
         refused(pair[0], tmp_path / name, f"{tmp_path / name} is a pickle of {held}, which can run code", "writes safe")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
         torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "jit.pt"))
     refused(pair[0], tmp_path / "jit.pt", "is a pickle of a TorchScript program")
 

@@ -1,6 +1,7 @@
 """The commands about two checkpoints on disk: ``kslottery select`` for tickets, ``scan`` for every matrix."""
 
 import argparse
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -269,8 +270,9 @@ def _scan(options: argparse.Namespace) -> int:
     test = {name: getattr(options, name) for name in ("alpha", "method", "table")}
     console = RunConsole(quiet=options.quiet)
     with console.task("Comparing all matrices, MiB") as progress:
-        announced = _announced(progress, console)
-        scan = scan_checkpoints(options.before, options.after, progress=announced, **test)
+        on_hub = not all(isinstance(each, Path) for each in (options.before, options.after))
+        told = _announced(progress, console) if on_hub else progress
+        scan = scan_checkpoints(options.before, options.after, progress=told, **test)
     if folder is None:
         print_json(scan.to_json())
         return 0
@@ -285,11 +287,13 @@ def _scan(options: argparse.Namespace) -> int:
 
 
 def _announced(progress: Callable[[int, int], None], console: "RunConsole") -> Callable[[int, int], None]:
-    """A progress that says first how much is read, if it is told so before the first block: from the Hub."""
+    """A progress that says with its first call, before anything is fetched, how much is read."""
+    calls = itertools.count()
 
     def announced(done: int, total: int) -> None:
-        if done == 0 and total:
-            console.note(f"{total:,} MiB are compared, and what lies on the Hub is fetched")
+        if next(calls) == 0:
+            size = f"{total:,} MiB" if total else "less than 1 MiB"
+            console.note(f"{size} of matrices are compared, and those on the Hub are fetched")
         progress(done, total)
 
     return announced
