@@ -21,8 +21,8 @@ class FakeHub(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, handler: type[Handler] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.branches: dict[str, dict[str, str]] = {}
         self.commits: dict[str, dict[str, bytes]] = {}
         self.requests: list[str] = []
@@ -138,10 +138,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def fake_hub(folder: Path) -> Iterator[FakeHub]:
+def fake_hub(folder: Path, handler: type[Handler] | None = None) -> Iterator[FakeHub]:
     """Let huggingface_hub of this process ask a fake Hub, with an empty cache in the folder."""
     constants = huggingface_hub.constants
-    with FakeHub() as hub, pytest.MonkeyPatch.context() as patch:
+    with FakeHub(handler) as hub, pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "ENDPOINT", hub.endpoint)
         patch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"

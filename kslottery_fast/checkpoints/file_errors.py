@@ -6,6 +6,8 @@ import safetensors
 
 from kslottery_fast.base.errors import InputError
 
+from .hub_address import FORMS
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 AGAIN = "copy or download it again"
 _SHOWN = 300  # characters of a path that the system refuses
@@ -18,6 +20,20 @@ def exists(path: Path) -> bool:
     except OSError as error:
         text = str(path) if len(str(path)) < _SHOWN else f"{str(path)[:_SHOWN]}..."
         raise InputError(f"{text} cannot be read: {error.strerror}") from None
+
+
+def nothing(path: Path, name: str) -> InputError:
+    """There is nothing at this path, and it is no address on the Hub either."""
+    if path.is_symlink():
+        return dangling(path)
+    return InputError(
+        f"{name} is {path}: no such file or folder, and no repository of the Hugging Face Hub, which is {FORMS}"
+    )
+
+
+def dangling(path: Path) -> InputError:
+    """The path is a symbolic link to nothing."""
+    return InputError(f"{path} is a symbolic link to {path.readlink()}, which does not exist; {AGAIN}")
 
 
 def unreadable(path: Path, error: OSError | MemoryError) -> InputError:
@@ -41,12 +57,19 @@ def damaged(path: Path, reason: str) -> InputError:
     return InputError(f"{path} is cut short or damaged ({reason}); {AGAIN}")
 
 
-def pickled(path: Path) -> InputError:
-    """The file is a pickle."""
+def pickled(path: Path, what: str = "") -> InputError:
+    """The file is a pickle of more than tensors, or it has the name of another format."""
+    held = f" of {what}" if what else ""
     return InputError(
-        f"{path} is a pickle, which can run code when it is read, so it is not read here; if you trust it, convert it: "
+        f"{path} is a pickle{held}, which can run code when it is read, so it is not read here; only tensors in a file "
+        f"named .bin, .pt or .pth are. If you trust it, convert it: "
         f"AutoModelForCausalLM.from_pretrained({str(path.parent)!r}).save_pretrained(NEW_FOLDER) writes safetensors"
     )
+
+
+def foreign_pickle(path: Path, reason: str) -> InputError:
+    """Torch cannot read the file, and not because of what it would run."""
+    return InputError(f"{path} is cut short, damaged or no PyTorch file ({reason}); {AGAIN}")
 
 
 def gguf(path: Path) -> InputError:

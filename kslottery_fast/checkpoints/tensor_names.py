@@ -7,6 +7,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import TableName
 
 from .checkpoint import Checkpoint
+from .shards import is_shard
 from .tensors import StoredTensor
 
 INPUT_NAMES = (
@@ -92,7 +93,11 @@ def locate_embedding(checkpoint: Checkpoint) -> tuple[str | None, str]:
     named = [name for name in checkpoint if is_end_of(name, INPUT_NAMES)]
     # Seq2seq models may also store the copies that their encoder and decoder use.
     named = [name for name in named if is_end_of(name, ("shared.weight",))] or named
-    if not named and any(part.get("tie_word_embeddings") is True for part in config) and not _is_shard(checkpoint):
+    if (
+        not named
+        and any(part.get("tie_word_embeddings") is True for part in config)
+        and not is_shard(checkpoint.source)
+    ):
         named = [name for name in checkpoint if is_end_of(name, HEAD_NAMES)]
     return _only(checkpoint, named, sizes, "the input embedding")
 
@@ -119,7 +124,7 @@ def locate_head(checkpoint: Checkpoint) -> tuple[str | None, str]:
     """Return the name that :func:`find_head` returns and "", or None and the reason if it would raise."""
     config = _config(checkpoint)
     named = [name for name in checkpoint if is_end_of(name, HEAD_NAMES) and not _LAYER.search(name)]
-    if named or _is_shard(checkpoint):
+    if named or is_shard(checkpoint.source):
         return _only(checkpoint, named, _vocab_sizes(config), "the output head")
     if not config:
         return None, "no tensor has the name of an output head, and no config.json says whether the model is tied"
@@ -157,7 +162,7 @@ def _only(checkpoint: Checkpoint, named: list[str], sizes: set[int], what: str) 
         return fitting[0], ""
     if not named:
         found = f"no tensor has the name of an {what.removeprefix('the ')}"
-        if _is_shard(checkpoint):
+        if is_shard(checkpoint.source):
             found += ", and this is one shard of several: pass the folder or the index"
     elif fitting:
         found = f"{len(fitting)} tensors may be {what}"
@@ -178,10 +183,6 @@ def _config(checkpoint: Checkpoint) -> list[dict[str, Any]]:
 def is_end_of(name: str, ends: tuple[str, ...]) -> bool:
     """Tell whether a name ends with the parts of one of these."""
     return any(name == end or name.endswith("." + end) for end in ends)
-
-
-def _is_shard(checkpoint: Checkpoint) -> bool:
-    return re.search(r"-\d+-of-\d+\.safetensors$", checkpoint.source) is not None
 
 
 def _matrices_of(checkpoint: Checkpoint) -> str:

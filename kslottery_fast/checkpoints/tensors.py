@@ -77,6 +77,11 @@ class StoredTensor(ABC):
         return FLOATS.get(self.dtype)
 
     @property
+    def remote(self) -> bool:
+        """Whether the rows are fetched from another machine."""
+        return False
+
+    @property
     def height(self) -> int:
         """The number of rows."""
         return math.prod(self.shape[:-1])

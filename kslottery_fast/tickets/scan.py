@@ -60,7 +60,8 @@ def scan_checkpoints(
     block_bytes : int
         The size of a block of both checkpoints. It changes the speed, never the result.
     progress : callable(done, total), optional
-        Called after every block with the MiB of both checkpoints.
+        Called after every block with the MiB of both checkpoints. If something lies on the Hub, the first call comes
+        before it is fetched.
 
     Returns
     -------
@@ -104,6 +105,8 @@ def scan_checkpoints(
     notes += [*dict.fromkeys([*first.notes, *second.notes]), *rounding_notes(pairs)]
     total = sum(tensor.nbytes for pair in pairs for tensor in pair)
     done, shifts = 0, []
+    if progress is not None and any(tensor.remote for pair in pairs for tensor in pair):
+        progress(0, total >> 20)  # before anything is fetched
     # Two different samples of one number each always have D = 1, so no such row is tested.
     threshold = functools.cache(lambda d: critical_count(d, alpha, method) if d > 1 else 2)
     for pair in pairs:

@@ -221,6 +221,8 @@ def _matching_tables(
     if not isinstance(names, (tuple, list)) or len(names) != 2 or not all(isinstance(name, str) for name in names):
         raise TypeError(f"tensor is {shown(tensor)}: expected 'auto', a name, or the two names in before and after")
     checkpoints = open_pair(before, after)
+    for note in dict.fromkeys(checkpoints[0].notes + checkpoints[1].notes):
+        warn_caller(note)
     first, second = (find_tensor(*each, table) for each in zip(checkpoints, names, strict=True))
     shapes = f"{first} is {list(first.shape)}, {second} is {list(second.shape)}"
     if first.shape[1] != second.shape[1]:

@@ -19,8 +19,7 @@ def test_a_path_that_is_missing(pair, tmp_path):
         pair[0],
         tmp_path / "none",
         str(tmp_path / "none"),
-        "no such file or folder",
-        "download a model of the Hugging Face Hub first",
+        "no such file or folder, and no repository of the Hugging Face Hub, which is org/name, org/name@revision",
     )
 
 
@@ -67,7 +66,12 @@ def test_a_pickle_is_never_read_and_the_message_says_how_to_convert_it(pair, tmp
 
 
 def test_folders_with_something_else_in_them(pair, tables, tmp_path):
-    refused(pair[0], pair[0].parent, "has 2 safetensors files and no model.safetensors.index.json", "after.safetensors")
+    refused(
+        pair[0],
+        pair[0].parent,
+        "has 2 weight files and no index, and after.safetensors and before.safetensors both have a tensor model.embed",
+        "so they are not one checkpoint: pass one of them (after.safetensors, before.safetensors)",
+    )
     folder = tmp_path / "adapter"
     write(folder / "adapter_model.safetensors", tables[0])
     (folder / "adapter_config.json").write_text("{}")
@@ -163,5 +167,5 @@ def test_what_is_not_a_path_is_refused_by_name(pair):
         for name, arguments in (("before", (value, pair[1])), ("after", (pair[0], value))):
             with pytest.raises(TypeError, match=f"^{name} is {told}: expected a path; ks_select compares models"):
                 ks_select_checkpoints(*arguments)
-    with pytest.raises(InputError, match=r"^before is gpt2: no such file or folder; download"):
+    with pytest.raises(InputError, match=r"^before is gpt2: no such file or folder, and no repository"):
         ks_select_checkpoints("gpt2", pair[1])
