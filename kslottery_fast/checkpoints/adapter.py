@@ -15,8 +15,9 @@ from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 
-from .adapter_parts import WEIGHTS, Part, is_adapter, read_config, read_parts, whole
+from .adapter_parts import OLD_WEIGHTS, WEIGHTS, Part, is_adapter, read_config, read_parts, whole
 from .checkpoint import Checkpoint
+from .pickle_file import read_pickle
 from .safetensors_file import read_header
 from .tensor_names import HEAD_NAMES, is_end_of, locate_head
 from .tensors import RowReader, StoredTensor
@@ -123,13 +124,15 @@ def apply_adapter(folder: Path, base: Checkpoint) -> Checkpoint:
         A file is missing or damaged, the adapter is of another kind, or it does not fit the base.
     """
     config = read_config(folder)
-    if not (folder / WEIGHTS).exists():
-        raise InputError(f"{folder} has no {WEIGHTS}: save the adapter again with a PEFT that writes safetensors")
+    path = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).exists()), None)
+    if path is None:
+        raise InputError(f"{folder} has no {WEIGHTS}: save the adapter again, or copy all of its files")
+    stored = read_header(path) if path.name == WEIGHTS else read_pickle(path)
     over = _Over(folder, base, bool(config.get("fan_in_fan_out")))
-    for module, part in read_parts(folder, config, read_header(folder / WEIGHTS)).items():
+    for module, part in read_parts(folder, config, stored).items():
         over.put(module, part)
     if not over.tensors:
-        raise InputError(f"{folder / WEIGHTS} holds no tensors; save the adapter again")
+        raise InputError(f"{path} holds no tensors; save the adapter again")
     over.join_tied()
     count = len(over.tensors)
     note = f"{folder} is an adapter; it changes {count} tensor{'s' * (count != 1)} of {base.source}"

@@ -16,7 +16,7 @@ from kslottery_fast.base.files import read_json
 
 from .tensors import StoredTensor
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, OLD_WEIGHTS = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _PREFIX = "base_model.model."
 _KINDS = ("LORA", "TRAINABLE_TOKENS", "KSLOTTERY_ROWS")
 _VARIANTS = (
@@ -84,7 +84,8 @@ class Part:
 
 def is_adapter(folder: Path) -> bool:
     """Tell whether a folder holds an adapter and no model."""
-    return (folder / CONFIG).is_file() and not any(folder.glob("model*.safetensors*"))
+    models = ("model*.safetensors*", "pytorch_model*")
+    return (folder / CONFIG).is_file() and not any(any(folder.glob(each)) for each in models)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

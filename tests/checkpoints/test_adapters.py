@@ -15,6 +15,7 @@ from tiny_models import TOKENS, V, make, tuned
 from kslottery_fast import get_rows, merge_rows, save_adapter
 from kslottery_fast.checkpoints.pairs import open_pair
 from kslottery_fast.checkpoints.tensors import row_blocks
+from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.tickets.scan import scan_checkpoints
 from kslottery_fast.tickets.stored import ks_select_checkpoints, l2_select_checkpoints
 
@@ -112,11 +113,12 @@ def test_rows_of_an_adapter_are_the_ones_that_moved(bases, tmp_path, recwarn, ti
     )
     scan = scan_checkpoints(base, tmp_path / "adapter")
     assert [(shift.name, shift.changed_rows) for shift in scan.tensors if shift.changed_rows] == [(EMBEDDING, 3)]
-    assert scan.notes == [f"{tmp_path / 'adapter'} is an adapter; it changes 1 tensor of {base}"]
+    told = f"{tmp_path / 'adapter'} is an adapter; it changes 1 tensor of {base}"
+    assert scan.notes == [told]
     if tied:
         head = ks_select_checkpoints(base, tmp_path / "adapter", alpha=0.9, table="output")
         assert (head.table, set(head)) == ("shared", set(tickets))
-    assert not [note for note in recwarn.list if note.category is RuntimeWarning]
+    assert {str(note.message) for note in recwarn.list if note.category is RuntimeWarning} == {told}
 
 
 @pytest.mark.parametrize(("tied", "output"), [(False, "frozen"), (True, "tied"), (True, "frozen"), (True, "own")])
@@ -144,6 +146,29 @@ def test_bias_entries_of_the_head(bases, tmp_path):
     _, second = open_pair(bases("phi"), tmp_path / "adapter")
     merge_rows(model)
     assert torch.equal(second["lm_head.bias"].rows(0, 1)[0], model.state_dict()["lm_head.bias"])
+
+
+def test_weights_that_an_older_peft_pickled(bases, tmp_path):
+    config = peft.TrainableTokensConfig(target_modules=["embed_tokens"], token_indices=TOKENS)
+    merged = tune(make("llama", tied=False), config, tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+    for given in (tmp_path / "adapter", path.with_suffix(".bin")):
+        _, second = open_pair(bases(), given)
+        assert torch.equal(second[EMBEDDING].rows(0, V), merged[EMBEDDING])
+
+
+def test_select_prints_what_moved_and_what_rounding_does(bases, tmp_path, capsys):
+    config = peft.TrainableTokensConfig(target_modules=["embed_tokens"], token_indices=TOKENS)
+    tune(make("llama", tied=False), config, tmp_path / "adapter")
+    assert cli.main(["select", str(bases()), str(tmp_path / "adapter"), "--alpha", "0.9", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["token_ids"]) <= set(TOKENS)
+    table = load_file(bases() / "model.safetensors")[EMBEDDING]
+    save_file({EMBEDDING: table.to(torch.float8_e4m3fn)}, tmp_path / "fp8.safetensors")
+    assert cli.main(["select", str(bases()), str(tmp_path / "fp8.safetensors"), "--alpha", "0.9", "--json"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "was quantized (FP8 E4M3 without scales) and the other table was not: rounding moves every row" in told
 
 
 def test_rows_of_the_base_are_read_once(bases, tmp_path, monkeypatch):
