@@ -184,7 +184,7 @@ DOORS = [
     Door(
         "ks_select_checkpoints",
         lambda w: {"before": w.checkpoints[0], "after": w.checkpoints[1]},
-        SELECTION | {"tensor": {"str"}, "block_bytes": {"int"}, "progress": OPTIONAL},
+        SELECTION | {"tensor": {"str"}, "name_map": OPTIONAL, "block_bytes": {"int"}, "progress": OPTIONAL},
     ),
     Door(
         "ks_select_rows",
@@ -301,7 +301,7 @@ DOORS = [
     Door(
         "tickets.scan.scan_checkpoints",
         lambda w: {"before": w.checkpoints[0], "after": w.checkpoints[1]},
-        {"alpha": {"float"}, "table": OPTIONAL, "block_bytes": {"int"}, "progress": OPTIONAL},
+        {"alpha": {"float"}, "table": OPTIONAL, "name_map": OPTIONAL, "block_bytes": {"int"}, "progress": OPTIONAL},
     ),
     Door(
         "tickets.selectors.select_rows",
@@ -318,7 +318,7 @@ DOORS = [
     Door(
         "tickets.l2_select_checkpoints",
         lambda w: {"before": w.checkpoints[0], "after": w.checkpoints[1], "k": 1},
-        {"k": {"int"}, "tensor": {"str"}, "block_bytes": {"int"}, "progress": OPTIONAL},
+        {"k": {"int"}, "tensor": {"str"}, "name_map": OPTIONAL, "block_bytes": {"int"}, "progress": OPTIONAL},
     ),
     Door("integrations.pretrained.choose_device", lambda w: {"device": "cpu"}),
     Door(

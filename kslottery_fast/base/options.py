@@ -23,6 +23,9 @@ TableName: TypeAlias = Literal["input", "output"]
 TicketTable: TypeAlias = Literal["input", "output", "shared"]
 """Which table tickets are of. "shared" is the one table of a tied model, where the output head was asked for."""
 
+ComparedRows: TypeAlias = Literal["all", "shared"]
+"""Which rows of two tables are compared. "all" refuses tables of different heights, "shared" takes what both have."""
+
 OutputRole: TypeAlias = Literal["auto", "frozen", "tied", "own"]
 """What the output head does about attached rows, as :func:`kslottery_fast.attach_rows` explains."""
 

@@ -36,12 +36,15 @@ class TicketIds:
         The text of each token, if the tickets were saved with a tokenizer.
     table : {"input", "output", "shared"}
         Which table of a model the rows are of.
+    vocab_size_after : int, or None
+        The number of rows of the tuned table, if that is another one. The tickets are among the rows that both have.
     """
 
     token_ids: torch.Tensor
     vocab_size: int
     token_texts: tuple[str, ...] | None
     table: TicketTable = "input"
+    vocab_size_after: int | None = None
 
 
 def read_ticket_ids(path: str | os.PathLike[str]) -> TicketIds:
@@ -60,10 +63,11 @@ def read_ticket_ids(path: str | os.PathLike[str]) -> TicketIds:
         if not is_int(data["vocab_size"]):
             raise InputError(f"vocab_size is {data['vocab_size']!r}: expected an integer")
         ids, texts, table = integers_of(data, "token_ids"), texts_of(data), table_of(data)
+        check_other_size(data.get("vocab_size_after"), data["vocab_size"])
         check_digest(data)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return TicketIds(ids, data["vocab_size"], texts, table)
+    return TicketIds(ids, data["vocab_size"], texts, table, data.get("vocab_size_after"))
 
 
 def check_format(data: Any, formats: Sequence[str] = (FORMAT,)) -> None:
@@ -100,6 +104,14 @@ def table_of(data: Mapping[str, Any]) -> TicketTable:
     table: TicketTable = data.get("table", "input")
     check_choice(table, get_args(TicketTable), "table")
     return table
+
+
+def check_other_size(value: Any, vocab_size: int) -> None:
+    """Refuse a number of rows of the tuned table that is none, or not another one than that of the original."""
+    if value is not None and not (is_int(value) and value >= 0 and value != vocab_size):
+        raise InputError(
+            f"vocab_size_after is {value!r}: expected null, or a number of rows other than vocab_size, {vocab_size}"
+        )
 
 
 def digest_of(content: Mapping[str, Any]) -> str:

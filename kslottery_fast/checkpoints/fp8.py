@@ -72,11 +72,6 @@ class Fp8Tensor(StoredTensor):
         """bfloat16 holds every 8-bit float exactly. A product with a scale needs float32."""
         return torch.bfloat16 if self.scale is None else torch.float32
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row as numbers, which bounds the memory of a block."""
-        return self.width * self.floats.itemsize
-
     def rows(self, start: int, stop: int, /) -> Tensor:
         """See :meth:`StoredTensor.rows`."""
         with self.opened() as reader:

@@ -54,11 +54,6 @@ class GgufTensor(StoredTensor):
         """The package gguf returns float32."""
         return torch.float32
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row as numbers, which bounds the memory of a block."""
-        return self.width * self.floats.itemsize
-
     def rows(self, start: int, stop: int, /) -> Tensor:
         """See :meth:`StoredTensor.rows`."""
         with self.opened() as reader:

@@ -167,7 +167,7 @@ def row_blocks(before: StoredTensor, after: StoredTensor, block_bytes: int) -> I
         A file has changed or gone since its header was read, or a connection broke.
     """
     V = min(before.height, after.height)
-    step = max(1, block_bytes // max(1, before.row_bytes + after.row_bytes))
+    step = max(1, block_bytes // max(1, _held_bytes(before) + _held_bytes(after)))
     derive = after.derived_from(before)
     with before.opened() as first, nullcontext(first) if derive else after.opened() as second:
         for start in range(0, V, step):
@@ -177,3 +177,8 @@ def row_blocks(before: StoredTensor, after: StoredTensor, block_bytes: int) -> I
                     reader.read_ahead(stop, min(V, stop + step))
             rows = first.rows(start, stop)
             yield start, rows, derive(start, rows) if derive else second.rows(start, stop)
+
+
+def _held_bytes(tensor: StoredTensor) -> int:
+    """Bytes of a row in memory. Those of a quantized row are more than were read."""
+    return max(tensor.row_bytes, tensor.width * tensor.floats.itemsize if tensor.floats else 0)

@@ -17,6 +17,7 @@ from kslottery_fast.base.options import Method
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 from .corrections import adjust, check_correction
+from .order import order_note, reordered_rows
 from .significance import check_alpha, critical_count, pvalues, resolve_table_method
 from .tables import counts_and_largest, refuse_flagged, same_memory, table_pair
 
@@ -68,6 +69,12 @@ class Tables(Protocol):
             NaN or Inf in a table. The message names its rows.
         """
 
+    def reordered(self) -> Tensor:
+        """The rows that hold the same values in another order, int64 [k], ascending.
+
+        It is asked for where :meth:`counts` were all 0, and never before.
+        """
+
 
 class TablesInMemory:
     """Two [V, d] tensors on one device."""
@@ -75,12 +82,17 @@ class TablesInMemory:
     def __init__(self, before: Tensor, after: Tensor, names: tuple[str, str]) -> None:
         self.before, self.after, self.names = before, after, names
         self.shape = (before.shape[0], before.shape[1])
+        self._identical = False
 
     def counts(self, threshold: int = 0) -> Tensor:
         """See :class:`Tables`."""
-        h, flags = counts_and_largest(self.before, self.after, threshold)
+        h, flags, self._identical = counts_and_largest(self.before, self.after, threshold)
         self._refuse(flags)
         return h
+
+    def reordered(self) -> Tensor:
+        """See :class:`Tables`."""
+        return reordered_rows(self.before, self.after) if not self._identical else torch.empty(0, dtype=torch.int64)
 
     def reached(self, threshold: int) -> tuple[Tensor, Tensor]:
         """The rows whose h reaches the threshold and their h, in the order of :class:`Selection`.
@@ -176,8 +188,7 @@ def select_rows(
     note = None
     if V and len(ids) < (top_k or 1):
         if largest == 0:
-            both = f"no row differs between {tables.names[0]} and {tables.names[1]}"
-            note = f"{both}: nothing was trained, or both are the same model"
+            note = _why_none(tables)
         else:
             note = _why_so_few(largest, d, threshold, len(ids), level, correction, top_k)
     return Selection(ids, counts, tables.shape, threshold, alpha, method, note)
@@ -210,6 +221,14 @@ def _on_host(*parts: Tensor) -> list[Tensor]:
     if parts[0].device.type == "cpu":
         return [part.to(torch.int64) for part in parts]
     return list(torch.cat([part.to(torch.int64) for part in parts]).cpu().split([len(part) for part in parts]))
+
+
+def _why_none(tables: Tables) -> str:
+    rows = tables.reordered()
+    if len(rows):
+        return order_note(tables.names, rows)
+    both = f"no row differs between {tables.names[0]} and {tables.names[1]}"
+    return f"{both}: all are identical, so nothing was trained, or both are the same model"
 
 
 def _why_so_few(

@@ -14,6 +14,7 @@ from kslottery_fast.base.dtensors import is_dtensor
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops.schemas import HAS_NAN
 
+from .order import identical_start
 from .samples import KERNEL_DTYPES, check_dense, tensor_view
 
 _DIVERGED = "training diverged; lower the learning rate, warm up longer or clip gradients"
@@ -62,8 +63,10 @@ def table_pair(before: Any, after: Any, names: tuple[str, str]) -> tuple[Tensor,
     return tables[0], tables[1].to(tables[0].device)
 
 
-def counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int = 0) -> tuple[Tensor, Tensor]:
+def counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int = 0) -> tuple[Tensor, Tensor, bool]:
     """The counts h that reach a threshold, and the largest h, in one pass over two tables.
+
+    Tables that are identical are found to be so, which D cannot tell: it is 0 for values in another order too.
 
     The largest h is wanted even if no row is significant. So the pass asks for every h that exceeds the largest one so
     far. It begins with a few rows that are spread over the table, and the first blocks are small. After that nearly all
@@ -85,7 +88,17 @@ def counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int
         Elsewhere exact or 0. A row with NaN has -1.
     flags : Tensor
         uint8 [V], as from :func:`kslottery_fast.ops.ks_statistics`.
+    identical : bool
+        Whether all rows were seen to hold the same finite numbers. If it is False, they may still.
     """
+    same, V = identical_start(before, after), len(before)
+    h, flags = before.new_zeros(V, dtype=torch.int64), before.new_zeros(V, dtype=torch.uint8)
+    if same < V:
+        h[same:], flags[same:] = _counts_and_largest(before[same:], after[same:], threshold, known)
+    return h, flags, same == V
+
+
+def _counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int) -> tuple[Tensor, Tensor]:
     V = len(before)
     if V <= _SMALL:
         return ops.ks_statistics(before, after, min(threshold, known + 1))

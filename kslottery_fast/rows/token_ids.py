@@ -171,7 +171,8 @@ def _check_table(tickets: HasTokenIds, vocab_size: int, name: str, table: TableN
             "attach_rows(model, token_ids, output='own', output_ids=tickets) trains rows of the head; list(tickets) "
             "are the token ids alone"
         )
-    if tickets.vocab_size != vocab_size:
+    # Tickets of the rows that two tables share are tickets of both.
+    if vocab_size not in (tickets.vocab_size, getattr(tickets, "vocab_size_after", None)):
         raise InputError(
             f"{name}: these tickets are of a table with {tickets.vocab_size} rows, but this one has "
             f"{vocab_size}; select the tickets of this model, or load the model of these tickets"

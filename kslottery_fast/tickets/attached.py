@@ -9,6 +9,7 @@ from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.dtensors import whole
 from kslottery_fast.base.options import Correction, Method, TableName
 from kslottery_fast.base.tokenizer import Tokenizer
+from kslottery_fast.ks.order import reordered_rows
 from kslottery_fast.ks.tables import counts_and_largest
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 from kslottery_fast.rows.attach import get_output_rows, get_rows, output_role
@@ -37,13 +38,17 @@ class _AttachedTables:
 
     def counts(self, threshold: int = 0) -> torch.Tensor:
         """See :class:`kslottery_fast.ks.decision.Tables`."""
-        h, flags = counts_and_largest(self.before, self.after, threshold)
+        h, flags, _ = counts_and_largest(self.before, self.after, threshold)
         if bool((flags & (HAS_NAN | HAS_INF)).any()):
             check_finite(self.after, self.ids, f"training diverged, lower the learning rate ({self.after.dtype} table)")
             check_finite(self.before, self.ids, "the table itself is damaged, load the checkpoint again")
         counts = torch.zeros(self.shape[0], dtype=torch.int64, device=h.device)
         counts[self.ids] = h
         return counts
+
+    def reordered(self) -> torch.Tensor:
+        """See :class:`kslottery_fast.ks.decision.Tables`."""
+        return self.ids.cpu()[reordered_rows(self.before, self.after)].sort().values
 
 
 def ks_select_rows(

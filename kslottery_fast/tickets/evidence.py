@@ -34,18 +34,27 @@ class TrainedTable:
         int64 [A], their h = d * D.
     shape : (int, int)
         V and d.
+    differs : Tensor, optional
+        bool [A], which of them hold other numbers than before or the same in another order. By default those of h > 0.
     """
 
     names = ("the original table", "the tuned table")
 
-    def __init__(self, token_ids: Tensor, counts: Tensor, shape: tuple[int, int]) -> None:
+    def __init__(
+        self, token_ids: Tensor, counts: Tensor, shape: tuple[int, int], differs: Tensor | None = None
+    ) -> None:
         self.token_ids, self.trained_counts, self.shape = token_ids, counts, shape
+        self.differs = counts > 0 if differs is None else differs
 
     def counts(self, threshold: int = 0) -> Tensor:
         """Return h of every row, int64 [V]."""
         every = torch.zeros(self.shape[0], dtype=torch.int64)
         every[self.token_ids] = self.trained_counts
         return every
+
+    def reordered(self) -> Tensor:
+        """Return the rows that hold the same values in another order, int64 [k], ascending."""
+        return self.token_ids[self.differs & (self.trained_counts == 0)].sort().values
 
     def significant(self, alpha: float, method: str, correction: str | None) -> tuple[int, ...]:
         """Return the token ids that the test selects at alpha, ascending. There may be none."""
@@ -117,8 +126,10 @@ class Evidence:
         counts : Tensor, optional
             h at another point of the trajectory.
         """
-        h = self.counts if counts is None else counts
-        return TrainedTable(self.token_ids, h, (self.vocab_size, self.dimension))
+        shape = self.vocab_size, self.dimension
+        if counts is not None:
+            return TrainedTable(self.token_ids, counts, shape)
+        return TrainedTable(self.token_ids, self.counts, shape, self.l2 > 0)
 
     def significant(self, alpha: float, method: str, correction: str | None, counts: Tensor | None = None) -> int:
         """Count the rows that :func:`kslottery_fast.ks_select` selects at alpha. ``counts`` is as for :meth:`table`."""

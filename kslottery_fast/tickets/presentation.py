@@ -9,7 +9,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.visible import visible_token
 from kslottery_fast.ks.significance import pvalue_of_log
 
-from .texts import ROWS_OF
+from .texts import left_out, of_rows
 from .ticket_data import TicketData
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class TicketViews(TicketData):
     def __repr__(self) -> str:
         table = "" if self.table == "input" else f", table={self.table!r}"
         return (
-            f"Tickets({len(self)} of {self.vocab_size} rows, d={self.dimension}, alpha={self.alpha}, "
+            f"Tickets({len(self)} of {self.compared_rows} rows, d={self.dimension}, alpha={self.alpha}, "
             f"method={self.method!r}, selected_by={self.selected_by!r}{table})"
         )
 
@@ -107,16 +107,17 @@ class TicketViews(TicketData):
 def _summary_of(tickets: TicketData) -> str:
     """One line for a log or a terminal."""
     bound = f"D >= {tickets.threshold:.4f} ({tickets.threshold_count}/{tickets.dimension})"
+    test = f"{tickets.method} KS test{left_out(tickets)}"
     if tickets.selected_by == "top_k":
-        return f"{_size(tickets)}: {bound}, the largest D whatever their p-value, {tickets.method} KS test"
+        return f"{_size(tickets)}: {bound}, the largest D whatever their p-value, {test}"
     level = f"alpha {tickets.alpha:g}{_CORRECTIONS[tickets.correction]}"
-    return f"{_size(tickets)}: {bound}, {level}, {tickets.method} KS test"
+    return f"{_size(tickets)}: {bound}, {level}, {test}"
 
 
 def _size(tickets: TicketData) -> str:
-    k, V = len(tickets), tickets.vocab_size
+    k, V = len(tickets), tickets.compared_rows
     share = f" ({100 * k / V:.3g}%)" if V else ""
-    return f"{k:,} ticket{'' if k == 1 else 's'} of {V:,} {ROWS_OF[tickets.table]}{share}"
+    return f"{k:,} ticket{'' if k == 1 else 's'} of {V:,} {of_rows(tickets)}{share}"
 
 
 def _html_of(tickets: TicketData) -> str:

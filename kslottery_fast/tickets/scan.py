@@ -1,4 +1,4 @@
-"""How far every matrix moved between two checkpoints: the KS test on each row of each 2-D tensor.
+"""How far every tensor moved between two checkpoints: the KS test on each row of each matrix, and vectors in numbers.
 
 The paper tunes the embedding because its rows shift more than those of any other matrix. A scan compares all matrices.
 It holds one block of rows in memory at a time.
@@ -6,31 +6,37 @@ It holds one block of rows in memory at a time.
 
 import functools
 import os
-import re
-from collections.abc import Callable
-from typing import Any, get_args
+from collections.abc import Callable, Mapping
+from typing import get_args
 
-import torch
 from torch import Tensor
 
-from kslottery_fast import ops
 from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import Method, TableName
+from kslottery_fast.base.options import ComparedRows, Method, TableName
 from kslottery_fast.checkpoints.checkpoint import Checkpoint
 from kslottery_fast.checkpoints.gguf_names import named_alike
 from kslottery_fast.checkpoints.pairs import open_pair, rounding_notes
-from kslottery_fast.checkpoints.tensor_names import HEAD_NAMES, find_tensor, locate_embedding, locate_head
-from kslottery_fast.checkpoints.tensors import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
+from kslottery_fast.checkpoints.tensor_names import HEAD_NAMES, locate_embedding, locate_head
+from kslottery_fast.checkpoints.tensors import BLOCK_BYTES, check_reading
 from kslottery_fast.ks.significance import critical_count
-from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
-from .scan_result import FORMAT, Scan, TensorShift, matrices, mean_d, significant_share
+from .aligned import check_name_map
+from .scan_measures import matrix_shift, vector_shift
+from .scan_pairs import Pair, nothing_shared, only_table, pair_tensors
+from .scan_result import FORMAT, Scan
+from .scan_shifts import TensorShift, VectorShift, matrices, mean_d, significant_share
 
-__all__ = ["FORMAT", "Scan", "TensorShift", "matrices", "mean_d", "scan_checkpoints", "significant_share"]
-
-_LAYER = re.compile(r"^(?P<stack>.*?)(?:^|\.)(?:layers|layer|blocks|block|blk|h)\.(?P<number>\d+)\.(?P<kind>.+)$")
-_WRAPPERS = re.compile(r"^(?:base_model\.|model\.|transformer\.|language_model\.|_orig_mod\.)+")
+__all__ = [
+    "FORMAT",
+    "Scan",
+    "TensorShift",
+    "VectorShift",
+    "matrices",
+    "mean_d",
+    "scan_checkpoints",
+    "significant_share",
+]
 
 
 def scan_checkpoints(
@@ -40,12 +46,17 @@ def scan_checkpoints(
     alpha: float = 0.05,
     method: Method = "auto",
     table: TableName | None = None,
+    rows: ComparedRows = "all",
+    name_map: Mapping[str, str] | None = None,
     block_bytes: int = BLOCK_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
-    """Compare every row of every matrix that two checkpoints share.
+    """Compare every row of every matrix that two checkpoints share, and every number of all other tensors of floats.
 
-    Two tensors are compared if they are matrices of floats and have the same name and shape.
+    Two tensors are compared if they have one name and shape. Wrappers and versions change how names begin. So tensors
+    whose names only one checkpoint has are aligned: two of one shape are the same tensor if their names share the
+    longest ending, such as "model.h.0.w" and "module.model.h.0.w". The result says so. Of a 3-D tensor, such as the
+    experts of a layer [E, V, d], all E * V rows are compared.
 
     Parameters
     ----------
@@ -56,12 +67,18 @@ def scan_checkpoints(
     method : {"auto", "exact", "asymp", "paper"}
         How p is computed. See :func:`kslottery_fast.ks.significance.pvalues`.
     table : {"input", "output"}, optional
-        Compare this table alone: the input embedding, or that of the output head. By default all matrices are compared.
+        Compare this table alone: the input embedding, or that of the output head. By default all tensors are compared.
+    rows : {"all", "shared"}
+        What happens to matrices of different heights, such as the embedding after tokens were added. With "all" they
+        are named and left out. With "shared" the first rows are compared, those that both have.
+    name_map : mapping of str to str, optional
+        What tensors of ``before`` are called in ``after``, where the names cannot be aligned: names, or how names
+        begin, such as ``{"model": "model.language_model"}``.
     block_bytes : int
         The size of a block of both checkpoints. It changes the speed, never the result.
     progress : callable(done, total), optional
-        Called after every block with the MiB of both checkpoints. If something lies on the Hub, the first call comes
-        before it is fetched.
+        Called after every block with the MiB of both checkpoints, and once before the first one if they are fetched
+        from elsewhere.
 
     Returns
     -------
@@ -70,13 +87,15 @@ def scan_checkpoints(
     Raises
     ------
     InputError
-        A path is not a checkpoint, the checkpoints share no matrix or not this table, or an option is out of range.
+        A path is not a checkpoint, the checkpoints share no matrix or not this table, ``name_map`` does not fit, or an
+        option is out of range.
     TypeError
         An argument has the wrong type.
 
     Examples
     --------
     >>> import tempfile
+    >>> import torch
     >>> from safetensors.torch import save_file
     >>> matrix = torch.randn(9, 64, generator=torch.Generator().manual_seed(0))
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -88,79 +107,62 @@ def scan_checkpoints(
     """
     check_reading(block_bytes, progress)
     check_choice(table, (None, *get_args(TableName)), "table")
+    check_choice(rows, get_args(ComparedRows), "rows")
+    renaming = check_name_map(name_map)
     critical_count(1000, alpha, method)  # refuses bad options before anything is read
     first, second = named_alike(*open_pair(before, after))
-    pairs, skipped = _pairs(first, second)
+    pairs = pair_tensors(first, second, rows, renaming)
+    if not pairs.matrices:
+        raise nothing_shared(first, second, pairs)
     if table is not None:
-        pairs, skipped = _one_table(first, pairs, table), {key: [] for key in skipped} | {"not_2d": 0}
-    if not pairs:
-        examples = [
-            f"{path} has {', '.join([*names][:2]) or 'none'}" for path, names in ((before, first), (after, second))
-        ]
-        raise InputError(
-            f"{before} and {after} share no 2-D tensor of floats by name and shape: {'; '.join(examples)}; are "
-            "they two states of one model?"
-        )
+        pairs = only_table(first, pairs, table)
     (embedding, notes), head = _embedding_name(first), _head_name(first)
-    notes += [*dict.fromkeys([*first.notes, *second.notes]), *rounding_notes(pairs)]
-    total = sum(tensor.nbytes for pair in pairs for tensor in pair)
-    done, shifts = 0, []
-    if progress is not None and any(tensor.remote for pair in pairs for tensor in pair):
-        progress(0, total >> 20)  # before anything is fetched
+    notes += [*dict.fromkeys([*first.notes, *second.notes]), *rounding_notes(pairs.matrices)]
+    read = pairs.matrices + pairs.vectors
+    total, done = sum(_bytes_of(pair, _height(pair)) for pair in read), 0
+    if progress is not None and any(tensor.remote for pair in read for tensor in pair):
+        progress(0, total >> 20)  # says what will be fetched before anything is
     # Two different samples of one number each always have D = 1, so no such row is tested.
     threshold = functools.cache(lambda d: critical_count(d, alpha, method) if d > 1 else 2)
-    for pair in pairs:
-        counts, inf_rows = [torch.empty(0, dtype=torch.int64)], 0
-        for _, x, y in row_blocks(*pair, block_bytes):
-            h, flags = ops.ks_statistics(x, y)
-            counts.append(h[flags & HAS_NAN == 0])
-            inf_rows += int((flags == HAS_INF).sum())
-            done += sum(len(x) * tensor.nbytes // tensor.height for tensor in pair)
-            if progress is not None:
-                progress(done >> 20, total >> 20)
-        rows, d = pair[0].shape
-        least = threshold(d) if rows else d  # a file may claim any d for a matrix without rows
+
+    def seen(pair: Pair, block: Tensor) -> None:
+        nonlocal done
+        done += _bytes_of(pair, len(block))
+        if progress is not None:
+            progress(done >> 20, total >> 20)
+
+    shifts = []
+    for pair in pairs.matrices:
         marks = {"embedding": pair[0].name == embedding, "head": pair[0].name == head}
-        shifts.append(_shift(pair[0], torch.cat(counts), inf_rows, least, **marks))
-    shifts.sort(key=_place)
-    return Scan(str(before), str(after), alpha, method, shifts, notes=notes, **skipped)
+        # A file may claim any d for a matrix without rows.
+        least = threshold(pair[0].width) if _height(pair) else pair[0].width
+        shifts.append(matrix_shift(pair, block_bytes, functools.partial(seen, pair), least, marks))
+    vectors = [vector_shift(pair, block_bytes, functools.partial(seen, pair)) for pair in pairs.vectors]
+    return Scan(
+        str(before),
+        str(after),
+        alpha,
+        method,
+        tensors=sorted(shifts, key=_place),
+        vectors=sorted(vectors, key=_place_of_vector),
+        notes=notes,
+        rows=rows,
+        renamed=pairs.renamed,
+        only_before=pairs.only_before,
+        only_after=pairs.only_after,
+        other_shape=pairs.other_shape,
+        quantized=pairs.quantized,
+        not_2d=pairs.not_2d,
+    )
 
 
-def _pairs(first: Checkpoint, second: Checkpoint) -> tuple[list[tuple[StoredTensor, StoredTensor]], dict[str, Any]]:
-    """The matrices that can be compared, and the fields of Scan that name all others."""
-    skipped: dict[str, Any] = {
-        "only_before": sorted(first.keys() - second.keys()),
-        "only_after": sorted(second.keys() - first.keys()),
-        "other_shape": [],
-        "quantized": [],
-        "not_2d": 0,
-    }
-    pairs = []
-    for name in sorted(first.keys() & second.keys()):
-        pair = first[name], second[name]
-        if any(len(tensor.shape) != 2 or tensor.shape[1] == 0 for tensor in pair):
-            skipped["not_2d"] += 1
-        elif any(tensor.floats is None for tensor in pair):
-            skipped["quantized"].append(name)
-        elif pair[0].shape != pair[1].shape:
-            skipped["other_shape"].append(name)
-        else:
-            pairs.append(pair)
-    return pairs, skipped
+def _height(pair: Pair) -> int:
+    """How many rows both have."""
+    return min(tensor.height for tensor in pair)
 
 
-def _one_table(
-    first: Checkpoint, pairs: list[tuple[StoredTensor, StoredTensor]], table: TableName
-) -> list[tuple[StoredTensor, StoredTensor]]:
-    """The pair of the table that was asked for."""
-    found = find_tensor(first, "auto", table)
-    chosen = [pair for pair in pairs if pair[0].name == found.name]
-    if not chosen:
-        raise InputError(
-            f"{found} is not in the other checkpoint by this name and shape; ks_select_checkpoints (kslottery select) "
-            "takes two names (tensor=)"
-        )
-    return chosen
+def _bytes_of(pair: Pair, rows: int) -> int:
+    return rows * sum(tensor.row_bytes for tensor in pair)
 
 
 def _embedding_name(checkpoint: Checkpoint) -> tuple[str | None, list[str]]:
@@ -180,46 +182,6 @@ def _head_name(checkpoint: Checkpoint) -> str | None:
         return None
 
 
-def _shift(
-    tensor: StoredTensor, counts: Tensor, inf_rows: int, threshold: int, *, embedding: bool, head: bool
-) -> TensorShift:
-    rows, d = tensor.shape
-    changed = int((counts > 0).sum())
-    total, largest = (int(counts.sum()), int(counts.max())) if len(counts) else (0, 0)
-    return TensorShift(
-        tensor.name,
-        *_parts(tensor.name),
-        rows=rows,
-        dimension=d,
-        embedding=embedding,
-        nan_rows=rows - len(counts),
-        inf_rows=inf_rows,
-        changed_rows=changed,
-        significant_rows=int((counts >= threshold).sum()) if threshold <= d else None,
-        mean_d=total / len(counts) / d if len(counts) else None,
-        max_d=largest / d if len(counts) else None,
-        mean_d_changed=total / changed / d if changed else None,
-        head=head,
-    )
-
-
-def _parts(name: str) -> tuple[str, int | None, str]:
-    """Stack, layer and kind of a tensor.
-
-    >>> _parts("model.layers.7.self_attn.q_proj.weight"), _parts("transformer.wte.weight")
-    (('', 7, 'self_attn.q_proj'), ('', None, 'wte'))
-    >>> _parts("model.encoder.layers.0.fc1.weight"), _parts("model.layers.1.mlp.experts.13.up_proj.weight")
-    (('encoder', 0, 'encoder fc1'), ('', 1, 'mlp.experts.*.up_proj'))
-    """
-    short = _WRAPPERS.sub("", name).removesuffix(".weight")
-    match = _LAYER.match(short)
-    if match is None:
-        return "", None, short
-    kind = re.sub(r"\bexperts\.\d+\.", "experts.*.", match["kind"])
-    stack = match["stack"]
-    return stack, int(match["number"]), f"{stack} {kind}" if stack else kind
-
-
 def _place(shift: TensorShift) -> tuple[int, str, int, str]:
     """The sort key of the order in which a token passes the matrices.
 
@@ -228,3 +190,8 @@ def _place(shift: TensorShift) -> tuple[int, str, int, str]:
     if shift.layer is not None:
         return 2, shift.stack, shift.layer, shift.name
     return 0 if shift.embedding else 3 if shift.head or shift.name.endswith(HEAD_NAMES) else 1, "", 0, shift.name
+
+
+def _place_of_vector(shift: VectorShift) -> tuple[bool, str, int, str]:
+    """The same order for vectors: those outside the layers, then the layers."""
+    return shift.layer is not None, shift.stack, shift.layer or 0, shift.name

@@ -4,12 +4,12 @@ from typing import get_args
 
 from kslottery_fast.base.arguments import check_choice, check_tokenizer
 from kslottery_fast.base.caller import warn_caller
-from kslottery_fast.base.options import Correction, Method, TableName, TicketTable
+from kslottery_fast.base.options import ComparedRows, Correction, Method, TableName, TicketTable
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.ks.decision import Selection, Tables, select_in_memory, select_rows
 
 from .model_tables import table_of_both
-from .tables import Table, numbers_of_both
+from .tables import Table, numbers_of_both, shared_rows
 from .texts import check_vocabulary
 from .tickets import Tickets
 
@@ -24,6 +24,7 @@ def ks_select(
     top_k: int | None = None,
     tokenizer: Tokenizer | None = None,
     table: TableName = "input",
+    rows: ComparedRows = "all",
 ) -> Tickets:
     """Select the tickets: the rows whose values fine-tuning shifted significantly.
 
@@ -53,6 +54,10 @@ def ks_select(
         Which table of a model is compared: the input embedding, or the weight of the output head. The tickets remember
         it. If both models are tied, "output" is the same table as "input", and the tickets say "shared". For tensors
         and arrays it says which table they are.
+    rows : {"all", "shared"}
+        What happens to tables of different heights, such as after tokens were added. With "all" they are refused. With
+        "shared" the first rows are compared, those that both have, and only they count as tests. The tickets remember
+        both heights.
 
     Returns
     -------
@@ -61,9 +66,9 @@ def ks_select(
     Raises
     ------
     InputError
-        The shapes differ or are not [V, d]. A table has NaN or Inf; the message names the table and its first rows. An
-        array is masked. A model has no output head. An option is unknown. Both ``correction`` and ``top_k`` are given.
-        The tokenizer belongs to another model.
+        The shapes differ (with ``rows="shared"``, the lengths of the rows) or are not [V, d]. A table has NaN or Inf;
+        the message names the table and its first rows. An array is masked. A model has no output head. An option is
+        unknown. Both ``correction`` and ``top_k`` are given. The tokenizer belongs to another model.
     TypeError
         A table does not hold floats, or an argument has a wrong type.
 
@@ -86,9 +91,11 @@ def ks_select(
         check_tokenizer(tokenizer)
     check_choice(table, get_args(TableName), "table")
     names = ("emb_before", "emb_after")
-    before, after = numbers_of_both(emb_before, emb_after, names, table)
+    check_choice(rows, get_args(ComparedRows), "rows")
+    before, after = numbers_of_both(emb_before, emb_after, names, table, rows)
+    before, after, sizes = shared_rows(before, after, names, rows)
     found = select_in_memory(before, after, names, alpha, method, correction, top_k)
-    return _tickets(found, correction, top_k, tokenizer, table_of_both(emb_before, emb_after, table))
+    return _tickets(found, correction, top_k, tokenizer, table_of_both(emb_before, emb_after, table), sizes)
 
 
 def select_tickets(
@@ -99,23 +106,30 @@ def select_tickets(
     top_k: int | None,
     tokenizer: Tokenizer | None = None,
     table: TicketTable = "input",
+    sizes: tuple[int, int] | None = None,
 ) -> Tickets:
-    """:func:`ks_select` for a pair of tables that are not in memory."""
+    """:func:`ks_select` for a pair of tables that are not in memory. ``sizes`` are their heights where these differ."""
     if tokenizer is not None:
-        check_vocabulary(tokenizer, tables.shape[0])
+        check_vocabulary(tokenizer, max(sizes or tables.shape[:1]))
     found = select_rows(tables, alpha, method, correction, top_k)
-    return _tickets(found, correction, top_k, tokenizer, table)
+    return _tickets(found, correction, top_k, tokenizer, table, sizes)
 
 
 def _tickets(
-    found: Selection, correction: str | None, top_k: int | None, tokenizer: Tokenizer | None, table: TicketTable
+    found: Selection,
+    correction: str | None,
+    top_k: int | None,
+    tokenizer: Tokenizer | None,
+    table: TicketTable,
+    sizes: tuple[int, int] | None,
 ) -> Tickets:
     if found.note:
         warn_caller(found.note)
     tickets = Tickets._of_selection(
         token_ids=found.token_ids,
         counts=found.counts,
-        vocab_size=found.shape[0],
+        vocab_size=sizes[0] if sizes else found.shape[0],
+        vocab_size_after=sizes[1] if sizes else None,
         dimension=found.shape[1],
         threshold_count=found.threshold_count,
         alpha=found.alpha,

@@ -17,6 +17,7 @@ from kslottery_fast.base.ticket_ids import (
     ROWS_FORMAT,
     check_digest,
     check_format,
+    check_other_size,
     digest_of,
     integers_of,
     is_int,
@@ -25,7 +26,7 @@ from kslottery_fast.base.ticket_ids import (
 )
 from kslottery_fast.base.tokenizer import Tokenizer
 
-from .texts import ROWS_OF, token_texts
+from .texts import left_out, of_rows, tallest, token_texts
 
 _UNITS: dict[Selector, str] = {
     "ks": "D * d",
@@ -58,6 +59,8 @@ class SelectedRows:
         The text of each token, see :meth:`with_texts`.
     table : {"input", "output", "shared"}
         Which table the rows are of, as for :class:`kslottery_fast.Tickets`.
+    vocab_size_after : int, optional
+        The number of rows of the tuned table, if that is another one. The rows are of those that both tables have.
 
     Examples
     --------
@@ -73,6 +76,7 @@ class SelectedRows:
     cumulative: torch.Tensor | None = None
     token_texts: tuple[str, ...] | None = None
     table: TicketTable = "input"
+    vocab_size_after: int | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -94,7 +98,8 @@ class SelectedRows:
         '2 of 10 rows: the largest number of occurrences'
         """
         covers = "" if self.cumulative is None or not len(self) else f", {self.cumulative[-1]:.0%} of the loss's fall"
-        return f"{len(self):,} of {self.vocab_size:,} {ROWS_OF[self.table]}{covers}: the largest {self.unit}"
+        tested = self.vocab_size if self.vocab_size_after is None else min(self.vocab_size, self.vocab_size_after)
+        return f"{len(self):,} of {tested:,} {of_rows(self)}{covers}: the largest {self.unit}{left_out(self)}"
 
     @property
     def unit(self) -> str:
@@ -116,7 +121,10 @@ class SelectedRows:
         TypeError
             It is not a tokenizer.
         """
-        return replace(self, token_texts=tuple(token_texts(tokenizer, self.token_ids, self.vocab_size)))
+        return replace(
+            self,
+            token_texts=tuple(token_texts(tokenizer, self.token_ids, tallest(self.vocab_size, self.vocab_size_after))),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the file as a dict, which JSON can hold.
@@ -125,8 +133,8 @@ class SelectedRows:
         -------
         dict
             ``format`` is ``"kslottery-rows/1"``. The attributes have their names, except ``token_texts``, which is
-            ``tokens`` and only there if known. ``table`` is left out if it is "input". ``digest`` is that of a ticket
-            file.
+            ``tokens`` and only there if known. ``table`` is left out if it is "input", and ``vocab_size_after`` if it
+            is None. ``digest`` is that of a ticket file.
 
         Examples
         --------
@@ -143,6 +151,8 @@ class SelectedRows:
         }
         if self.table != "input":  # so that files of the input embedding stay as they were
             content["table"] = self.table
+        if self.vocab_size_after is not None:
+            content["vocab_size_after"] = self.vocab_size_after
         if self.token_texts is not None:
             content["tokens"] = list(self.token_texts)
         return {**content, "digest": digest_of(content)}
@@ -199,11 +209,13 @@ class SelectedRows:
             raise InputError(f"selected_by is {json.dumps(data['selected_by'])}: expected one of {get_args(Selector)}")
         if not is_int(data["vocab_size"]):
             raise InputError(f"vocab_size is {data['vocab_size']!r}: expected an integer")
+        other = data.get("vocab_size_after")
+        check_other_size(other, data["vocab_size"])
         values, shares = _numbers(data, "values"), None if data["cumulative"] is None else _numbers(data, "cumulative")
         for name, each in (("values", values), ("cumulative", shares), ("tokens", texts)):
             if each is not None and len(each) != len(ids):
                 raise InputError(f"{name} has {len(each)} entries, token_ids {len(ids)}: expected one for each row")
-        return cls(ids, values, data["selected_by"], data["vocab_size"], shares, texts, table_of(data))
+        return cls(ids, values, data["selected_by"], data["vocab_size"], shares, texts, table_of(data), other)
 
 
 def _numbers(data: Mapping[str, Any], key: str) -> torch.Tensor:

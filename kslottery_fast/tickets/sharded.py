@@ -12,6 +12,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import Correction, Method, TableName
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.ks.decision import check_options
+from kslottery_fast.ks.order import reordered_rows
 from kslottery_fast.ks.tables import counts_and_largest
 
 from .select import select_tickets
@@ -106,16 +107,10 @@ class _ShardedTables:
 
     def counts(self, threshold: int = 0) -> Tensor:
         """See :class:`kslottery_fast.ks.decision.Tables`. The result is the same on all processes."""
-        h, flags = counts_and_largest(self.before, self.after, threshold)
+        h, flags, _ = counts_and_largest(self.before, self.after, threshold)
         rows = torch.nonzero((h != 0) | (flags != 0))[:, 0]
-        sizes = self._gather(torch.tensor([len(self.before), len(rows)], device=h.device))
-        offset = sum(int(size[0]) for size in sizes[: dist.get_rank(self.group)])
         # A row that is not finite travels as -1, so that all processes raise the same error.
-        found = torch.stack([rows + offset, torch.where(flags[rows] != 0, -1, h[rows])], dim=1)
-        longest = max(int(size[1]) for size in sizes)
-        padded = torch.nn.functional.pad(found, (0, 0, 0, longest - len(found)))
-        gathered = self._gather(padded)
-        ids, h = torch.cat([part[: int(size[1])] for part, size in zip(gathered, sizes, strict=True)]).unbind(1)
+        ids, h = self._of_all(rows, torch.where(flags[rows] != 0, -1, h[rows]))
         bad = ids[h < 0].tolist()
         if bad:
             first = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
@@ -124,6 +119,22 @@ class _ShardedTables:
                 "a checkpoint is damaged"
             )
         return torch.zeros(self.shape[0], dtype=torch.int64, device=h.device).index_put_((ids,), h)
+
+    def reordered(self) -> Tensor:
+        """See :class:`kslottery_fast.ks.decision.Tables`. The result is the same on all processes."""
+        rows = reordered_rows(self.before, self.after).to(self.before.device)
+        return self._of_all(rows, rows)[0].cpu()
+
+    def _of_all(self, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of all shards, as rows of the whole table, and an int64 value of each."""
+        sizes = self._gather(torch.tensor([len(self.before), len(rows)], device=rows.device))
+        offset = sum(int(size[0]) for size in sizes[: dist.get_rank(self.group)])
+        found = torch.stack([rows + offset, values], dim=1)
+        longest = max(int(size[1]) for size in sizes)
+        padded = torch.nn.functional.pad(found, (0, 0, 0, longest - len(found)))
+        gathered = self._gather(padded)
+        every = torch.cat([part[: int(size[1])] for part, size in zip(gathered, sizes, strict=True)])
+        return every[:, 0], every[:, 1]
 
     def _gather(self, part: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(part) for _ in range(dist.get_world_size(self.group))]

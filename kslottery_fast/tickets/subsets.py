@@ -104,7 +104,7 @@ def union(tickets: T, other: "Tickets") -> T:
     InputError
         The two were selected with different settings.
     """
-    names = ["table", "dimension", "method", "correction", "selected_by"]
+    names = ["table", "vocab_size_after", "dimension", "method", "correction", "selected_by"]
     names += ["alpha"] if tickets.selected_by == "alpha" else []
     for name in names:
         ours, theirs = getattr(tickets, name), getattr(other, name)

@@ -5,14 +5,18 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor, nn
 
+from kslottery_fast.base.dtensors import is_dtensor
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.options import TableName
+from kslottery_fast.base.options import ComparedRows, TableName
 from kslottery_fast.ks.tables import counts_in_memory
 
 from .model_tables import numbers_of
 
 Table: TypeAlias = Tensor | nn.Module | np.ndarray
 """A [V, d] table of floats: a tensor, a Parameter, an array, an nn.Embedding, or a model with an input embedding."""
+
+Heights: TypeAlias = tuple[int, int]
+"""The numbers of rows of two tables."""
 
 
 def ks_statistics(before: Table, after: Table) -> Tensor:
@@ -49,7 +53,9 @@ def ks_statistics(before: Table, after: Table) -> Tensor:
     return counts_in_memory(*numbers_of_both(before, after, names), names)
 
 
-def numbers_of_both(before: Any, after: Any, names: tuple[str, str], table: TableName = "input") -> tuple[Any, Any]:
+def numbers_of_both(
+    before: Any, after: Any, names: tuple[str, str], table: TableName = "input", rows: ComparedRows = "all"
+) -> tuple[Any, Any]:
     """The tables of two modules, tensors or arrays. Anything else is returned as it is.
 
     Raises
@@ -63,13 +69,35 @@ def numbers_of_both(before: Any, after: Any, names: tuple[str, str], table: Tabl
     tables = numbers_of(before, names[0], table), numbers_of(after, names[1], table)
     if isinstance(before, nn.Module) and isinstance(after, nn.Module):
         (V, d), (other_V, other_d) = tables[0].shape, tables[1].shape
-        if d == other_d and other_V != V:
-            shared = min(V, other_V)
-            call = "embedding_table({})" if table == "input" else "{}.get_output_embeddings().weight"
-            first, second = (f"{call.format(name)}[:{shared}]" for name in ("before", "after"))
+        if d == other_d and other_V != V and rows == "all":
+            of_table = "" if table == "input" else f", table={table!r}"
             raise InputError(
                 f"{names[0]} has {V} rows and {names[1]} has {other_V}: was the vocabulary resized between them? "
-                "Compare the rows that they share: "
-                f"ks_select({first}, {second}{'' if table == 'input' else ', table=' + repr(table)})"
+                f"ks_select(before, after{of_table}, rows='shared') compares the {min(V, other_V)} rows that both have"
             )
     return tables
+
+
+def shared_rows(before: Any, after: Any, names: tuple[str, str], rows: ComparedRows) -> tuple[Any, Any, Heights | None]:
+    """The rows that two tables both have, and the heights of the tables where these differ.
+
+    What are no two tables of one width is returned as it is, for :func:`kslottery_fast.ks.tables.table_pair` to refuse.
+
+    Raises
+    ------
+    InputError
+        The heights differ, and all rows are to be compared.
+    """
+    plain = all(isinstance(each, (Tensor, np.ndarray)) and each.ndim == 2 for each in (before, after))
+    if not plain or any(isinstance(each, Tensor) and is_dtensor(each) for each in (before, after)):
+        return before, after, None
+    V, other = len(before), len(after)
+    if other == V or before.shape[1] != after.shape[1]:
+        return before, after, None
+    shared = min(V, other)
+    if rows == "all":
+        raise InputError(
+            f"{names[0]} is {list(before.shape)} and {names[1]} is {list(after.shape)}: was the vocabulary resized "
+            f"between them? rows='shared' compares the {shared} rows that both have"
+        )
+    return before[:shared], after[:shared], (V, other)

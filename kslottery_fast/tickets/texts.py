@@ -1,6 +1,7 @@
 """The texts of tokens, and a check that a tokenizer fits a table."""
 
 from dataclasses import replace
+from typing import Protocol
 
 from torch import Tensor
 from typing_extensions import Self
@@ -13,12 +14,51 @@ from kslottery_fast.base.tokenizer import Tokenizer
 
 from .ticket_data import TicketData
 
+
+class HasSizes(Protocol):
+    """Selected rows that know their tables."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of rows of the original table."""
+
+    @property
+    def vocab_size_after(self) -> int | None:
+        """The number of rows of the tuned table, if that is another one."""
+
+    @property
+    def table(self) -> TicketTable:
+        """Which table it is."""
+
+
 ROWS_OF: dict[TicketTable, str] = {
     "input": "rows",
     "output": "rows of the output head",
     "shared": "rows of the tied table",
 }
 """What the rows of a table are called after their number."""
+
+
+def tallest(vocab_size: int, vocab_size_after: int | None) -> int:
+    """The number of rows of the taller of two tables: the tokenizer may be that of either model."""
+    return vocab_size if vocab_size_after is None else max(vocab_size, vocab_size_after)
+
+
+def of_rows(tickets: HasSizes) -> str:
+    """Say which rows were compared, after their number.
+
+    Their table has a name if it is not the input embedding.
+    """
+    return f"{'' if tickets.vocab_size_after is None else 'shared '}{ROWS_OF[tickets.table]}"
+
+
+def left_out(tickets: HasSizes) -> str:
+    """Say which rows were not compared, since only one of the two tables has them. Empty if there are none."""
+    if tickets.vocab_size_after is None:
+        return ""
+    count = abs(tickets.vocab_size_after - tickets.vocab_size)
+    rows = f"{count:,} row{'' if count == 1 else 's'}"
+    return f"; {rows} {'new' if tickets.vocab_size_after > tickets.vocab_size else 'gone'} and not compared"
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
@@ -98,7 +138,7 @@ class TicketTexts(TicketData):
         >>> tickets.tokens(tokenizer)
         ['cat', 'sat']
         """
-        return token_texts(tokenizer, self.token_ids, self.vocab_size)
+        return token_texts(tokenizer, self.token_ids, tallest(self.vocab_size, self.vocab_size_after))
 
     def with_texts(self, tokenizer: Tokenizer) -> Self:
         """Return equal tickets that keep the text of each token in ``token_texts``.
@@ -166,5 +206,5 @@ class TicketTexts(TicketData):
         if self.token_texts is None:
             self.tokens(tokenizer)
         else:
-            check_vocabulary(tokenizer, self.vocab_size)
+            check_vocabulary(tokenizer, tallest(self.vocab_size, self.vocab_size_after))
             check_texts(self.token_ids.tolist(), self.token_texts, tokenizer)

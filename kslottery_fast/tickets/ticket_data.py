@@ -29,6 +29,7 @@ class TicketData:
     selected_by: SelectedBy = "alpha"
     token_texts: tuple[str, ...] | None = None
     table: TicketTable = "input"
+    vocab_size_after: int | None = None
 
     def __post_init__(self) -> None:
         ticket_fields.check_fields(vars(self))
@@ -47,6 +48,11 @@ class TicketData:
     def log_pvalue(self) -> Tensor:
         """Natural logarithm of :attr:`pvalue`, exact even if that underflows to 0."""
         return log_pvalues(self.counts, self.dimension, self.method)
+
+    @property
+    def compared_rows(self) -> int:
+        """How many rows were compared: those that both tables have."""
+        return self.vocab_size if self.vocab_size_after is None else min(self.vocab_size, self.vocab_size_after)
 
     @property
     def threshold(self) -> float:

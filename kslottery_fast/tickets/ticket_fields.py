@@ -10,12 +10,22 @@ from torch import Tensor
 from kslottery_fast.base.arguments import check_choice, shown
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import TicketTable
-from kslottery_fast.base.ticket_ids import is_int
+from kslottery_fast.base.ticket_ids import check_other_size, is_int
 from kslottery_fast.ks.corrections import CORRECTIONS
 from kslottery_fast.ks.null import METHODS
 from kslottery_fast.ks.significance import check_alpha
 
-SETTINGS = ("vocab_size", "dimension", "method", "correction", "selected_by", "alpha", "threshold_count", "table")
+SETTINGS = (
+    "vocab_size",
+    "dimension",
+    "method",
+    "correction",
+    "selected_by",
+    "alpha",
+    "threshold_count",
+    "table",
+    "vocab_size_after",
+)
 """The attributes that say how rows were selected."""
 
 
@@ -50,7 +60,8 @@ def check_fields(fields: Mapping[str, Any]) -> None:
     if texts is not None and len(tuple_of_texts(texts)) != len(ids):
         raise InputError(f"token_texts has {len(texts)} entries, token_ids {len(ids)}: expected one text per row")
     if len(ids):
-        _check_rows(ids, h, fields["vocab_size"], fields["dimension"], fields["threshold_count"])
+        V, other = fields["vocab_size"], fields["vocab_size_after"]
+        _check_rows(ids, h, V if other is None else min(V, other), fields["dimension"], fields["threshold_count"])
 
 
 def _check_settings(fields: Mapping[str, Any]) -> None:
@@ -58,6 +69,7 @@ def _check_settings(fields: Mapping[str, Any]) -> None:
         value, least = fields[name], 0 if name == "vocab_size" else 1
         if not is_int(value) or value < least:
             raise InputError(f"{name} is {shown(value)}: expected an integer of at least {least}")
+    check_other_size(fields["vocab_size_after"], fields["vocab_size"])
     d, threshold = fields["dimension"], fields["threshold_count"]
     if threshold > d + 1:
         rows = f"rows of {d} number{'' if d == 1 else 's'}"

@@ -30,6 +30,8 @@ def content_of(attributes: Mapping[str, Any], texts: tuple[str, ...] | None) -> 
     content = {"format": FORMAT, **{name: _plain(attributes[name]) for name in ATTRIBUTES}}
     if content["table"] == "input":  # so that version 0.1, which knows no other table, can read the file
         del content["table"]
+    if content["vocab_size_after"] is None:
+        del content["vocab_size_after"]
     return content if texts is None else {**content, "tokens": list(texts)}
 
 
@@ -40,7 +42,7 @@ def _plain(value: Any) -> Any:
 def fields_of(data: Any) -> dict[str, Any]:
     """Return the constructor's arguments from a parsed file, and check what the constructor cannot check."""
     check_format(data)
-    data = {"table": "input", **data}
+    data = {"table": "input", "vocab_size_after": None, **data}
     keys = ("format", *ATTRIBUTES, "digest")
     missing = [key for key in keys if key not in data]
     foreign = [key for key in data if key not in (*keys, "tokens")]
@@ -84,9 +86,9 @@ class TicketFiles(TicketTexts):
         dict
             ``format`` is ``"kslottery-tickets/1"``. The attributes have their names, except ``token_texts``, which is
             ``tokens`` and only there if known, and ``log_pvalue``, which is left out. ``table`` is left out if it is
-            "input". ``digest`` is "sha256:" and the
-            SHA-256 of the dict without ``digest``, written as UTF-8 JSON with sorted keys, without spaces, and with
-            characters beyond ASCII escaped.
+            "input", and ``vocab_size_after`` if it is None. ``digest`` is "sha256:" and the SHA-256 of the dict without
+            ``digest``, written as UTF-8 JSON with sorted keys, without spaces, and with characters beyond ASCII
+            escaped.
 
         Examples
         --------

@@ -52,6 +52,9 @@ class Tickets(TicketViews, TicketHub):
     table : {"input", "output", "shared"}
         Which table the rows are of: the input embedding, the output head, or, if the output head was asked for and both
         models are tied, the one table of both.
+    vocab_size_after : int, optional
+        The number of rows of the tuned table, if that is another one (``rows="shared"``). Only the rows that both
+        tables have were compared and count as tests, :attr:`compared_rows` of them. The tickets are of both tables.
     statistic : Tensor
         float64 [k]. ``D = counts / dimension``.
     pvalue, log_pvalue : Tensor
@@ -106,6 +109,7 @@ class Tickets(TicketViews, TicketHub):
         selected_by: SelectedBy = "alpha",
         token_texts: Sequence[str] | None = None,
         table: TicketTable = "input",
+        vocab_size_after: int | None = None,
     ) -> Self:
         """Make tickets from ids and counts in any order.
 
@@ -120,6 +124,8 @@ class Tickets(TicketViews, TicketHub):
         token_texts : sequence of str, optional
             The text of each token, in the order of ``token_ids``.
         table : {"input", "output", "shared"}
+            The attribute of that name.
+        vocab_size_after : int, optional
             The attribute of that name.
 
         Returns
@@ -151,6 +157,7 @@ class Tickets(TicketViews, TicketHub):
             "dimension": dimension,
             "threshold_count": threshold_count,
             "alpha": alpha,
+            "vocab_size_after": vocab_size_after,
         }
         # A file holds numbers of Python, and these may come from numpy.
         plain: dict[str, Any] = {k: v.item() if isinstance(v, np.generic) else v for k, v in numbers.items()}

@@ -17,7 +17,7 @@ from kslottery_fast.ks.significance import critical_count
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.report.picture import TICKET
 from kslottery_fast.lab.report.scan_figure import MAX_KINDS, scan_figure
-from kslottery_fast.tickets.scan import TensorShift, mean_d, scan_checkpoints
+from kslottery_fast.tickets.scan import Scan, TensorShift, mean_d, scan_checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,8 @@ def test_every_figure_is_that_of_the_whole_matrix(models, block_bytes):
         else:
             assert shift.mean_d_changed is None
         assert (shift.nan_rows, shift.inf_rows) == (0, 0)
-    assert scan.not_2d == len(states[0]) - len(expected)
+    assert {vector.name for vector in scan.vectors} == states[0].keys() - expected
+    assert scan.not_2d == 0
     assert scan.notes == []
 
 
@@ -77,11 +78,17 @@ def test_the_embedding_is_first_the_head_last_and_layers_between_them_in_order(m
 def odd_pair(tmp_path, monkeypatch):
     """a.safetensors and b.safetensors in the working directory: most of what cannot be compared is in them."""
     monkeypatch.chdir(tmp_path)
-    common = {"h.0.w.weight": torch.randn(9, 64), "h.0.bias": torch.zeros(3), "conv": torch.zeros(2, 2, 2)}
+    common = {"h.0.w.weight": torch.randn(9, 64), "h.0.bias": torch.zeros(3), "conv": torch.zeros(2, 2, 2, 2)}
+    common |= {"ids": torch.arange(4), "empty": torch.zeros(0)}
     short = torch.randn(5, 3)  # p of the largest h of 3 + 3 numbers is 0.1
     first = {**common, "short": short, "old": torch.zeros(2, 2), "q": torch.zeros(4, 8).to(torch.int8)}
-    first |= {"resized": torch.zeros(4, 8), "wte.weight": torch.randn(20, 16)}
-    second = first | {"new": torch.zeros(2, 2), "resized": torch.zeros(5, 8), "short": short + 10}
+    first |= {"resized": torch.zeros(4, 8), "wte.weight": torch.randn(20, 16), "norm": torch.ones(3)}
+    second = first | {
+        "new": torch.zeros(2, 2),
+        "resized": torch.zeros(5, 8),
+        "short": short + 10,
+        "norm": torch.zeros(2),
+    }
     second["wte.weight"] = first["wte.weight"].clone()
     second["wte.weight"][[3, 4], 0] = torch.nan
     second["wte.weight"][[4, 5, 6, 7], 1] = torch.inf
@@ -94,7 +101,8 @@ def odd_pair(tmp_path, monkeypatch):
 def test_what_cannot_be_compared_is_told_and_why(odd_pair):
     scan = scan_checkpoints(*odd_pair)
     assert (scan.only_before, scan.only_after) == (["old"], ["new"])
-    assert (scan.other_shape, scan.quantized, scan.not_2d) == (["resized"], ["q"], 2)
+    assert (scan.other_shape, scan.quantized, scan.not_2d) == (["norm", "resized"], ["q"], 2)
+    assert [vector.name for vector in scan.vectors] == ["conv", "h.0.bias"]
     shifts = {shift.name: shift for shift in scan.tensors}
     assert list(shifts) == ["wte.weight", "short", "h.0.w.weight"]
     assert shifts["wte.weight"].nan_rows == 2
@@ -117,9 +125,10 @@ def test_the_table_names_what_is_not_in_it(odd_pair, capsys):
         "WARNING: Inf in 1 matrix, counted as values: wte.weight (3 rows)",
         "not compared, only in a.safetensors: old",
         "not compared, only in b.safetensors: new",
-        "not compared, of different shapes: resized",
+        "not compared, of different shapes: norm, resized",
+        "--rows shared compares the rows that matrices of different heights both have",
         "not compared, not of floats (quantized?): q",
-        "not compared, not matrices (biases, norms): 2 tensors",
+        "not compared, neither matrices nor floats: 2 tensors",
         "Written to scan: scan.json, scan.csv, scan.png",
     ):
         assert line in out.splitlines()
@@ -154,15 +163,19 @@ def test_json_csv_picture_and_terminal_agree(models, tmp_path, capsys):
     assert cli.main(["scan", str(before), str(after), "--json"]) == 0
     captured = capsys.readouterr()
     content = json.loads(captured.out)
-    assert "Comparing all matrices, MiB: done" in captured.err
+    assert "Comparing all tensors, MiB: done" in captured.err
     for options in ([], ["--force", "--quiet"]):  # an older scan is overwritten
         assert cli.main(["scan", str(before), str(after), "--output", str(folder), *options]) == 0
-    assert capsys.readouterr().err.count("Comparing all matrices, MiB: done") == 1
+    assert capsys.readouterr().err.count("Comparing all tensors, MiB: done") == 1
     assert json.loads((folder / "scan.json").read_text()) == content
     with (folder / "scan.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    assert [line["name"] for line in lines] == [entry["name"] for entry in content["tensors"]]
-    assert [float(line["max_d"]) for line in lines] == [entry["max_d"] for entry in content["tensors"]]
+    matrices, vectors = (content[kind] for kind in ("tensors", "vectors"))
+    assert [line["name"] for line in lines] == [entry["name"] for entry in matrices + vectors]
+    assert [float(line["max_d"]) for line in lines[: len(matrices)]] == [entry["max_d"] for entry in matrices]
+    assert [float(line["max_abs"]) for line in lines[len(matrices) :]] == [entry["max_abs"] for entry in vectors]
+    assert Scan.from_json(content).to_json() == content
+    assert Scan.load(folder) == Scan.load(folder / "scan.json") == Scan.from_json(content)
     assert matplotlib.image.imread(folder / "scan.png").std() > 0.01
     assert cli.main(["scan", str(before), str(after), "--output", str(folder), "--force"]) == 0
     out = capsys.readouterr().out
@@ -173,7 +186,10 @@ def test_json_csv_picture_and_terminal_agree(models, tmp_path, capsys):
     assert "self_attn" not in out, "what did not change is not in the table"
     assert cli.main(["scan", str(before), str(before), "--output", str(tmp_path / "none")]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"0 of {len(content['tensors'])} matrices changed\nsignificant: share of rows")
+    unchanged = (
+        f"0 of {len(matrices)} matrices changed\n0 of {len(vectors)} vectors changed\nsignificant: share of rows"
+    )
+    assert out.startswith(unchanged)
 
 
 def test_files_that_exist_are_not_overwritten(models, tmp_path, capsys):
@@ -218,7 +234,7 @@ def test_bad_input_is_named(models, tmp_path):
     with pytest.raises(InputError, match="no such file or folder"):
         scan_checkpoints(before, tmp_path / "none")
     save_file({"x": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match=r"share no 2-D tensor of floats by name and shape: .*other.safetensors has x"):
+    with pytest.raises(InputError, match=r"share no matrix of floats by name and shape: .*other.safetensors has x"):
         scan_checkpoints(before, tmp_path / "other.safetensors")
 
 

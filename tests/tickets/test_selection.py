@@ -104,7 +104,7 @@ def test_one_pass_finds_the_tickets_and_where_there_are_none_the_largest_d(
     significant = expected >= tickets.threshold_count
     assert sorted(tickets.token_ids.tolist()) == torch.nonzero(significant)[:, 0].tolist()
     assert tickets.counts.tolist() == expected[tickets.token_ids].tolist()
-    assert V <= sum(read) <= V * 1.05
+    assert (V if shift else 0) <= sum(read) <= V * 1.05  # identical tables need no test
     if shift and not significant.any():
         assert f"the largest D is {expected.max().item() / D:.4f}" in str(notes[0].message)
     assert bool(notes) == (not significant.any())

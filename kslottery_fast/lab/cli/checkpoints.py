@@ -23,10 +23,10 @@ from .options import (
     probability,
     refuse_existing,
 )
+from .pairing import add_pairing, pairing
 
 if TYPE_CHECKING:
     from kslottery_fast.lab.experiment.console import RunConsole
-    from kslottery_fast.tickets.scan import Scan
     from kslottery_fast.tickets.selected_rows import SelectedRows
     from kslottery_fast.tickets.tickets import Tickets
 
@@ -75,6 +75,7 @@ def add_select(commands: Any) -> None:
         metavar="NAME[,NAME]",
         help="name of the table; two names if BEFORE and AFTER call it differently",
     )
+    add_pairing(choice)
     choice.add_argument(
         "--tokenizer", type=place, metavar="DIR", help="folder of the tokenizer (default: that of AFTER or BEFORE)"
     )
@@ -92,13 +93,19 @@ def add_scan(commands: Any) -> None:
         "scan",
         _scan,
         "measure how far every matrix of two checkpoints shifted",
-        "Every row of every matrix is tested. The matrices that changed are printed as a\n"
-        f"table. All matrices are written to a folder as {', '.join(_SCAN_FILES)}.",
-        ["scan base-model tuned-model"],
+        "Every row of every matrix is tested, also those of fused experts. Of vectors, such as\n"
+        "norms and biases, the change is measured. What changed is printed. All tensors are\n"
+        f"written to a folder as {', '.join(_SCAN_FILES)}.",
+        [
+            "scan base-model tuned-model",
+            "scan base-model tuned-model --rows shared",
+            "scan text-model vision-model --map model=model.language_model",
+        ],
     )
     test = parser.add_argument_group("test")
     _add_test(test)
-    test.add_argument("--table", choices=get_args(TableName), help="compare this table alone (default: all matrices)")
+    test.add_argument("--table", choices=get_args(TableName), help="compare this table alone (default: all tensors)")
+    add_pairing(test)
     group = parser.add_argument_group("output")
     group.add_argument("--output", type=place, metavar="DIR", help="folder for the files (default: scan)")
     add_force(group, "overwrite the files if they exist")
@@ -151,7 +158,7 @@ def _select(options: argparse.Namespace) -> int:
     tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
     chosen = {name: getattr(options, name) for name in ("alpha", "method", "correction", "top_k")}
     before, after = options.before, options.after
-    reading = {"tensor": options.tensor, "table": options.table}
+    reading = {"tensor": options.tensor, "table": options.table, **pairing(options)}
     tickets: Tickets | SelectedRows
     with warnings.catch_warnings(record=True) as notes, console.task("Comparing rows") as progress:
         warnings.simplefilter("always", RuntimeWarning)
@@ -269,9 +276,12 @@ def _scan(options: argparse.Namespace) -> int:
     from kslottery_fast.lab.report.scan_figure import scan_figure
     from kslottery_fast.tickets.scan import scan_checkpoints
 
+    from .scan_table import show_scan
+
     test = {name: getattr(options, name) for name in ("alpha", "method", "table")}
+    test |= pairing(options)
     console = RunConsole(quiet=options.quiet)
-    with console.task("Comparing all matrices, MiB") as progress:
+    with console.task("Comparing all tensors, MiB") as progress:
         on_hub = not all(isinstance(each, Path) for each in (options.before, options.after))
         told = _announced(progress, console) if on_hub else progress
         scan = scan_checkpoints(options.before, options.after, progress=told, **test)
@@ -283,7 +293,7 @@ def _scan(options: argparse.Namespace) -> int:
     write_text(folder / "scan.csv", scan.to_csv())
     with atomic_path(folder / "scan.png") as temporary:
         picture.write_png(temporary)
-    _show_scan(scan)
+    show_scan(scan)
     print(f"Written to {folder}: {', '.join(_SCAN_FILES)}")
     return 0
 
@@ -309,45 +319,3 @@ def _check_folder(folder: Path, *, force: bool) -> None:
         raise InputError(f"--output {folder} is a file; give a folder")
     check_writable(folder, folder, "--output")
     refuse_existing([folder / name for name in _SCAN_FILES], force=force)
-
-
-def _show_scan(scan: "Scan") -> None:
-    """Print a line for each matrix that changed, by layer, and what was not compared. Nothing depends on colour."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from kslottery_fast.lab.report.words import compact, number, percent
-    from kslottery_fast.tickets.scan_result import matrices
-
-    console = Console(highlight=False)
-    padding = (0, 1 + (console.width >= 100), 0, 0)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=padding)
-    table.add_column("layer", justify="right")
-    table.add_column("matrix", overflow="fold")
-    for heading in ("rows", "d", "changed\nrows", "signi-\nficant", "D mean", "D max", "D mean,\nchanged"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    previous = None
-    for shift in scan.tensors:
-        if not (shift.changed_rows or shift.nan_rows):
-            continue
-        place = shift.stack, shift.layer
-        if previous not in (None, place):
-            table.add_section()
-        table.add_row(
-            "" if shift.layer is None or place == previous else str(shift.layer),
-            Text(f"{shift.kind} {shift.mark}".rstrip(), style="bold" if shift.mark else ""),
-            compact(shift.rows),
-            str(shift.dimension),
-            compact(shift.changed_rows) if shift.changed_rows else "–",
-            "no test" if shift.significant_rows is None else percent(shift.significant_share, 1),
-            *(number(value, 4) for value in (shift.mean_d, shift.max_d, shift.mean_d_changed)),
-        )
-        previous = place
-    changed = sum(shift.changed_rows > 0 for shift in scan.tensors)
-    console.print(f"{changed:,} of {matrices(len(scan.tensors))} changed", markup=False)
-    if table.rows:
-        console.print(table)
-    for line in scan.legend():
-        console.print(line, markup=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kslottery_fast.tickets.scan import Scan, TensorShift, matrices, mean_d, significant_share
-from kslottery_fast.tickets.scan_result import MARKS
+from kslottery_fast.tickets.scan_shifts import MARKS
 
 from .picture import DOTS, INK, MODEL_COLOURS, MUTED, PAPER, TICKET, Picture, add_title, lie_bars_down, panels, style
 from .words import number, percent
