@@ -181,12 +181,14 @@ struct Loops : GenericLoops {
     }
 
     // The whole bit map of wanted buckets is in registers, where a permutation looks up 32 of them at once.
-    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions) {
+    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions,
+                               int fold = 0) {
         static_assert(kMaxBucketBits == 11, "four registers hold 2^11 bits");
         const __m512i w0 = _mm512_load_si512(wanted), w1 = _mm512_load_si512(wanted + 32);
         const __m512i w2 = _mm512_load_si512(wanted + 64), w3 = _mm512_load_si512(wanted + 96);
         const __m512i one = _mm512_set1_epi16(1), fifteen = _mm512_set1_epi16(15), upper = _mm512_set1_epi16(64);
         const __m512i sixteen = _mm512_set1_epi32(16);
+        const __m128i to_word = _mm_cvtsi32_si128(4 + fold);
         __m512i position = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         int64_t count = 0;
         const auto append = [&](uint32_t mask) {
@@ -196,7 +198,7 @@ struct Loops : GenericLoops {
         };
         for (int64_t i = 0; i < n; i += 32) {
             const __m512i location = _mm512_loadu_si512(locations + i);
-            const __m512i word = _mm512_srli_epi16(location, 4);
+            const __m512i word = _mm512_srl_epi16(location, to_word);
             const __m512i bits =
                 _mm512_mask_blend_epi16(_mm512_test_epi16_mask(word, upper), _mm512_permutex2var_epi16(w0, word, w1),
                                         _mm512_permutex2var_epi16(w2, word, w3));

@@ -167,11 +167,13 @@ struct GenericLoops {
     }
 
     // Writes the positions of the values whose bucket is wanted and returns how many. May write a block beyond them.
-    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions) {
+    // With a fold, the bit map is that of 2^fold buckets joined.
+    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions,
+                               int fold = 0) {
         int64_t count = 0;
         for (int64_t i = 0; i < n; ++i) {
             positions[count] = static_cast<int32_t>(i);
-            count += (wanted[locations[i] / kLanes] >> (locations[i] % kLanes)) & 1;
+            count += (wanted[locations[i] / kLanes >> fold] >> (locations[i] % kLanes)) & 1;
         }
         return count;
     }

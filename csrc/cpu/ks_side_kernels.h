@@ -120,6 +120,7 @@ struct SideWorkspace {
     ~SideWorkspace() {
         delete[] zoom_memory;
         delete[] keys_;
+        delete[] locations_;
     }
     SideWorkspace(const SideWorkspace &) = delete;
     SideWorkspace &operator=(const SideWorkspace &) = delete;
@@ -136,20 +137,32 @@ struct SideWorkspace {
         return reinterpret_cast<Key *>(keys_);
     }
 
+    // Room for the locations of this number of values.
+    uint16_t *locations(int64_t count) {
+        if (count > locations_capacity_) {
+            delete[] locations_;
+            locations_ = nullptr;
+            locations_ = new uint16_t[count + kSlack];
+            locations_capacity_ = count;
+        }
+        return locations_;
+    }
+
     struct Part {  // a bucket that is looked into
         int32_t i, j, nx, ny;  // how many values of x and y come before it, and are in it
         int64_t begin;         // of its keys, those of x and then those of y
     };
 
     static constexpr int64_t kSlack = 64;   // vector loops read and write whole blocks
-    static constexpr int64_t kBlock = 8192; // values whose locations are kept at a time
+    static constexpr int64_t kBlock = 4096;  // values that are located at a time
+    static constexpr int64_t kKept = int64_t{1} << 22;  // locations that are kept; of longer rows none are
     static constexpr int kBits = 13, kBuckets = 1 << kBits, kCoarseBits = 11;
 
     // The map of values to buckets. A float is stored as a double, which holds it exactly.
     double low, scale;
     int bits;
 
-    uint16_t x_location[kBlock + kSlack], y_location[kBlock + kSlack];
+    uint16_t location[kBlock + kSlack];
     int32_t position[kBlock + kSlack];
     alignas(64) int32_t x_count[kBuckets], y_count[kBuckets];    // later the number of keys that are copied already
     alignas(64) int32_t x_before[kBuckets], y_before[kBuckets];  // how many values come before a bucket
@@ -168,7 +181,8 @@ struct SideWorkspace {
 
   private:
     uint64_t *keys_ = nullptr;  // or 32-bit keys
-    int64_t capacity_ = 0;
+    uint16_t *locations_ = nullptr;
+    int64_t capacity_ = 0, locations_capacity_ = 0;
 };
 
 struct Wanted {
@@ -194,7 +208,7 @@ struct SideKernels {
     bool (*shared_row)(const SharedSide<T> &shared, const T *other, Search<Key> &search, SideWorkspace &w);
     uint8_t (*special)(const T *values, int64_t n);
     bool (*fit)(const T *x, int64_t n, const T *y, int64_t m, SideWorkspace &w);
-    bool (*count)(const SideWorkspace &map, const T *values, int64_t n, uint16_t *location, int32_t *counts);
+    bool (*count)(const SideWorkspace &map, const T *values, int64_t n, uint16_t *block, int32_t *counts);
     Wanted (*plan)(Search<Key> &search, SideWorkspace &w);
     void (*gather)(const SideWorkspace &plan, const T *values, int64_t n, const int64_t *begin, int32_t *done,
                    SideWorkspace &w, Key *keys);

@@ -22,6 +22,40 @@ struct Output {
     DType at;  // the type of the places: an integer, or float64
 };
 
+// Workspaces that are taken for a chunk of rows and given back. Long rows need large ones, and a chunk may be one row.
+class Workspaces {
+  public:
+    class Taken {
+      public:
+        explicit Taken(Workspaces &from) : from_(from), workspace_(from.take()) {}
+        ~Taken() { from_.give(std::move(workspace_)); }
+        Taken(const Taken &) = delete;
+        Taken &operator=(const Taken &) = delete;
+        SideWorkspace &operator*() { return *workspace_; }
+
+      private:
+        Workspaces &from_;
+        std::unique_ptr<SideWorkspace> workspace_;
+    };
+
+  private:
+    std::unique_ptr<SideWorkspace> take() {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (free_.empty()) return std::unique_ptr<SideWorkspace>(new SideWorkspace);
+        auto last = std::move(free_.back());
+        free_.pop_back();
+        return last;
+    }
+
+    void give(std::unique_ptr<SideWorkspace> workspace) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        free_.push_back(std::move(workspace));
+    }
+
+    std::mutex mutex_;
+    std::vector<std::unique_ptr<SideWorkspace>> free_;
+};
+
 template <typename T>
 const SideKernels<T> &kernels_of() {
     if constexpr (std::is_same_v<T, float>) {
@@ -115,6 +149,7 @@ template <typename T>
 void shared_rows(const Matrix &x, const Matrix &y, const Output &out, int threads) {
     using Key = element_key_t<T>;
     const bool is_x = is_shared(x);
+    Workspaces workspaces;
     const Matrix &one = is_x ? x : y, &many = is_x ? y : x;
     const int64_t n = x.cols, m = y.cols, gcd = std::gcd(n, m);
     RowReader<T> one_row(one);
@@ -131,13 +166,13 @@ void shared_rows(const Matrix &x, const Matrix &y, const Output &out, int thread
         const T *other = many_rows.row(0);
         counts.resize(SideWorkspace::kBuckets);
         by_buckets = kernels.fit(is_x ? values : other, n, is_x ? other : values, m, *w) &&
-                     kernels.count(*w, values, one.cols, w->x_location, counts.data());
+                     kernels.count(*w, values, one.cols, w->location, counts.data());
         shared = {is_x, one.cols, sorted.data(), counts.data(), w->low, w->scale, w->bits};
     }
     for_rows(many, Matrix{nullptr, many.rows, by_buckets ? 2048 : 64, 0, 0, many.dtype}, threads,
              [&](int64_t first, int64_t last) {
                  RowReader<T> rows(many);
-                 const auto w = by_buckets ? std::make_unique<SideWorkspace>() : nullptr;
+                 Workspaces::Taken w(workspaces);
                  std::vector<Key> keys, other_scratch;
                  for (int64_t r = first; r < last; ++r) {
                      const T *row = rows.row(r);
@@ -161,10 +196,11 @@ template <typename T>
 void bucket_rows(const Matrix &x, const Matrix &y, const Output &out, int threads) {
     const int64_t n = x.cols, m = y.cols, gcd = std::gcd(n, m);
     const SideKernels<T> &kernels = kernels_of<T>();
+    Workspaces workspaces;
     const bool cut = threads > 1 && n + m >= kLongFrom && x.rows < 4 * threads;
     for_rows(x, y, cut ? 1 : threads, [&](int64_t first, int64_t last) {
         RowReader<T> x_rows(x), y_rows(y);
-        const auto w = std::make_unique<SideWorkspace>();
+        Workspaces::Taken w(workspaces);
         for (int64_t r = first; r < last; ++r) {
             auto search = new_search<element_key_t<T>>(n, m, gcd, out.sides);
             const T *x_row = x_rows.row(r), *y_row = y_rows.row(r);

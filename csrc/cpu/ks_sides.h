@@ -163,10 +163,10 @@ uint8_t special_values(const T *values, int64_t n) {
 }
 
 template <typename T>
-LinearMap<element_compute_t<T>> side_map(const SideWorkspace &w, int bits) {
+LinearMap<element_compute_t<T>> side_map(const SideWorkspace &w) {
     using C = element_compute_t<T>;
-    const C buckets = static_cast<C>(int64_t{1} << bits), all = static_cast<C>(int64_t{1} << w.bits);
-    return {static_cast<C>(w.low), static_cast<C>(w.scale) * (buckets / all), buckets - 1, bits - 4};
+    const C top = static_cast<C>((int64_t{1} << w.bits) - 1);
+    return {static_cast<C>(w.low), static_cast<C>(w.scale), top, w.bits - 4};
 }
 
 inline int side_bits(int64_t n, int64_t m) {
@@ -180,11 +180,9 @@ template <typename T>
 bool fit_sides(const T *x, int64_t n, const T *y, int64_t m, SideWorkspace &w, bool again) {
     using Map = LinearMap<element_compute_t<T>>;
     Map map;
-    if (again) map = side_map<T>(w, w.bits);
+    if (again) map = side_map<T>(w);
     const int bits = side_bits(n, m);
     if (!(again ? map.refit(x, n, y, m, bits) : map.fit(x, n, y, m, bits))) return false;
-    const auto coarse = map.scale / 256;
-    if (coarse * 256 != map.scale) return false;  // the scale of the coarse map has to be exact too
     w.low = map.low;
     w.scale = map.scale;
     w.bits = bits;
@@ -211,16 +209,23 @@ void count_locations(const uint16_t *location, int64_t n, int32_t *counts, const
     for (; i < n; ++i) ++counts[location[i]];
 }
 
-// Adds values to a table of counts. `location` has room for a block. Returns false if one is NaN or infinite.
-template <typename T>
-bool count_side(const SideWorkspace &w, const T *values, int64_t n, uint16_t *location, int32_t *counts) {
-    const auto map = side_map<T>(w, w.bits);
+// Adds values to a table of counts. The locations are kept, or (kKeep false) a block has room for those of a block.
+// Returns false if a value is NaN or infinite.
+template <bool kKeep, typename T>
+bool locate_and_count(const SideWorkspace &w, const T *values, int64_t n, uint16_t *location, int32_t *counts) {
+    const auto map = side_map<T>(w);
     for (int64_t begin = 0; begin < n; begin += SideWorkspace::kBlock) {
         const int64_t length = smaller(n - begin, SideWorkspace::kBlock);
-        if (!Loops::locate(map, values + begin, length, location)) return false;
-        count_locations<64 / sizeof(T)>(location, length, counts, reinterpret_cast<const char *>(values + n + begin));
+        uint16_t *const here = kKeep ? location + begin : location;
+        if (!Loops::locate(map, values + begin, length, here)) return false;
+        count_locations<64 / sizeof(T)>(here, length, counts, reinterpret_cast<const char *>(values + begin + length));
     }
     return true;
+}
+
+template <typename T>
+bool count_side(const SideWorkspace &w, const T *values, int64_t n, uint16_t *block, int32_t *counts) {
+    return locate_and_count<false>(w, values, n, block, counts);
 }
 
 template <typename Key>
@@ -248,37 +253,33 @@ Wanted plan_sides(Search<Key> &s, SideWorkspace &w) {
     return wanted;
 }
 
-// Copies the keys of the wanted buckets among n values of a block, whose locations are known.
+// Copies the keys of the wanted buckets. The locations of the values are known.
 template <typename T, typename Key>
-void gather_block(const SideWorkspace &plan, const T *values, int64_t n, const uint16_t *location,
-                  const int64_t *begin, int32_t *done, int32_t *position, Key *keys) {
-    const int64_t found = Loops::find_wanted(location, n, plan.wanted, position);
-    for (int64_t k = 0; k < found; ++k) {
-        const int at = location[position[k]];
-        keys[begin[at] + done[at]++] = side_key(values[position[k]]);
+void gather_located(const SideWorkspace &plan, const T *values, int64_t n, const uint16_t *location,
+                    const int64_t *begin, int32_t *done, SideWorkspace &w, Key *keys) {
+    const int fold = plan.bits > SideWorkspace::kCoarseBits ? plan.bits - SideWorkspace::kCoarseBits : 0;
+    for (int64_t start = 0; start < n; start += SideWorkspace::kBlock) {
+        const int64_t length = smaller(n - start, SideWorkspace::kBlock);
+        const uint16_t *const here = location + start;
+        const int64_t found = fold == 0 ? Loops::find_wanted(here, length, plan.wanted, w.position)
+                                        : Loops::find_wanted(here, length, plan.coarse, w.position, fold);
+        for (int64_t k = 0; k < found; ++k) {
+            const int at = here[w.position[k]];
+            if (fold != 0 && !(plan.wanted[at / kLanes] >> at % kLanes & 1)) continue;
+            keys[begin[at] + done[at]++] = side_key(values[start + w.position[k]]);
+        }
     }
 }
 
-// The same for values of any number, which are located again: first by a coarse map whose wanted buckets fit registers.
+// The same for values whose locations are not known.
 template <typename T, typename Key>
 void gather_side(const SideWorkspace &plan, const T *values, int64_t n, const int64_t *begin, int32_t *done,
                  SideWorkspace &w, Key *keys) {
-    using C = element_compute_t<T>;
-    const int bits = smaller(plan.bits, SideWorkspace::kCoarseBits);
-    const auto fine = side_map<T>(plan, plan.bits), coarse = side_map<T>(plan, bits);
-    const uint16_t *wanted = plan.bits > bits ? plan.coarse : plan.wanted;
+    const auto map = side_map<T>(plan);
     for (int64_t start = 0; start < n; start += SideWorkspace::kBlock) {
         const int64_t length = smaller(n - start, SideWorkspace::kBlock);
-        Loops::locate(coarse, values + start, length, w.x_location);
-        const int64_t found = Loops::find_wanted(w.x_location, length, wanted, w.position);
-        for (int64_t k = 0; k < found; ++k) {
-            const T value = values[start + w.position[k]];
-            C t = (static_cast<C>(value) - fine.low) * fine.scale;
-            t = t > 0 ? t : 0;
-            t = t < fine.top ? t : fine.top;
-            const int at = location_of(static_cast<int32_t>(t), fine.lane_bits);
-            if (plan.wanted[at / kLanes] >> at % kLanes & 1) keys[begin[at] + done[at]++] = side_key(value);
-        }
+        Loops::locate(map, values + start, length, w.location);
+        gather_located(plan, values + start, length, w.location, begin, done, w, keys);
     }
 }
 
@@ -312,7 +313,8 @@ constexpr int64_t kSideBucketsFrom = 192;  // shorter rows are not worth the tab
 template <typename T>
 uint8_t row_sides(const T *x, const T *y, Search<element_key_t<T>> &s, SideWorkspace &w) {
     using Key = element_key_t<T>;
-    const int64_t n = s.n, m = s.m, block = SideWorkspace::kBlock;
+    const int64_t n = s.n, m = s.m;
+    const bool keep = n + m <= SideWorkspace::kKept;
     uint8_t flags = 0;
     const auto check = [&] { flags = special_values(x, n) | special_values(y, m); };
     if (n == m && same_bits(x, y, n)) {
@@ -324,14 +326,17 @@ uint8_t row_sides(const T *x, const T *y, Search<element_key_t<T>> &s, SideWorks
     for (bool first = true; good; first = false) {
         std::memset(w.x_count, 0, sizeof(int32_t) << w.bits);
         std::memset(w.y_count, 0, sizeof(int32_t) << w.bits);
-        good = count_side(w, x, n, w.x_location, w.x_count) && count_side(w, y, m, w.y_location, w.y_count);
+        uint16_t *const x_location = keep ? w.locations(n + m + SideWorkspace::kSlack) : w.location;
+        uint16_t *const y_location = keep ? x_location + n + SideWorkspace::kSlack : w.location;
+        const auto count = keep ? locate_and_count<true, T> : locate_and_count<false, T>;
+        good = count(w, x, n, x_location, w.x_count) && count(w, y, m, y_location, w.y_count);
         if (!good) break;
         const Wanted wanted = plan_sides(s, w);
         if (first && wanted.values > (n + m) / 4 && fit_sides(x, n, y, m, w, true)) continue;
         Key *keys = w.template keys<Key>(wanted.values);
-        if (larger(n, m) <= block) {
-            gather_block(w, x, n, w.x_location, w.x_begin, w.x_count, w.position, keys);
-            gather_block(w, y, m, w.y_location, w.y_begin, w.y_count, w.position, keys);
+        if (keep) {
+            gather_located(w, x, n, x_location, w.x_begin, w.x_count, w, keys);
+            gather_located(w, y, m, y_location, w.y_begin, w.y_count, w, keys);
         } else {
             gather_side(w, x, n, w.x_begin, w.x_count, w, keys);
             gather_side(w, y, m, w.y_begin, w.y_count, w, keys);
@@ -356,7 +361,7 @@ bool shared_row(const SharedSide<T> &shared, const T *other, Search<element_key_
     w.bits = shared.bits;
     std::memcpy(kept, shared.counts, sizeof(int32_t) << w.bits);
     std::memset(counts, 0, sizeof(int32_t) << w.bits);
-    if (!count_side(w, other, size, w.x_location, counts)) return false;
+    if (!count_side(w, other, size, w.location, counts)) return false;
     const Wanted wanted = plan_sides(s, w);
     Key *keys = w.template keys<Key>(wanted.values);
     for (int64_t k = 0; k < wanted.parts; ++k) {

@@ -16,6 +16,8 @@ from torch import Tensor
 from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
 
+from .ranks import dense_ranks, needs_ranks
+
 
 class SupportsArray(Protocol):
     """A numpy array, or what numpy can read as one, such as a pandas Series."""
@@ -36,7 +38,6 @@ class _Unnamed:
 Sample: TypeAlias = Tensor | SupportsArray | Sequence[Any] | float
 UNNAMED: Any = _Unnamed()
 KERNEL_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_EXACT = 2**53  # every integer up to here is a float64
 
 
 @dataclass
@@ -76,8 +77,8 @@ def gather_samples(x: Any, y: Any, axis: Any) -> Samples:
     device = next((t.device for t in (x_data, y_data) if isinstance(t, Tensor)), torch.device("cpu"))
     dtype = np.result_type(_numpy_dtype(x_data), _numpy_dtype(y_data))
     values = None
-    if _needs_ranks(x_data, y_data, dtype):
-        x_data, y_data, values = _ranks(_numpy(x_data), _numpy(y_data))
+    if _needs_ranks(x_data, y_data):
+        x_data, y_data, values = dense_ranks(_numpy(x_data), _numpy(y_data))
     x_tensor, y_tensor = (_kernel_tensor(data).to(device) for data in (x_data, y_data))
     ndim = max(x_tensor.ndim, y_tensor.ndim)
     axes = _normalize_axes(axis, ndim)
@@ -177,22 +178,15 @@ def _numpy_dtype(data: Any) -> np.dtype[Any]:
 
 
 def _numpy(data: Any) -> npt.NDArray[Any]:
-    return data.cpu().numpy() if isinstance(data, Tensor) else data
+    if not isinstance(data, Tensor):
+        return data
+    return (data.double() if data.is_floating_point() else data).cpu().numpy()
 
 
-def _needs_ranks(x: Any, y: Any, dtype: np.dtype[Any]) -> bool:
-    """Tell whether distinct values would be ties in float64: long doubles, or integers beyond 2^53."""
-    if dtype.kind == "f":
-        return dtype.itemsize > 8
-    return dtype.itemsize == 8 and any(bool(((a > _EXACT) | (a < -_EXACT)).any()) for a in map(_numpy, (x, y)))
-
-
-def _ranks(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[Any, Any, npt.NDArray[Any]]:
-    """Replace the values by dense ranks. The KS statistic depends on their order alone."""
-    values, inverse = np.unique(np.concatenate([x.reshape(-1), y.reshape(-1)]), return_inverse=True)
-    ranks = inverse.reshape(-1).astype(np.float64)
-    ranks[np.isnan(values)[inverse.reshape(-1)]] = np.nan
-    return ranks[: x.size].reshape(x.shape), ranks[x.size :].reshape(y.shape), values
+def _needs_ranks(x: Any, y: Any) -> bool:
+    """Tell whether float64 cannot hold a sample. A tensor is not copied to the CPU unless it holds long integers."""
+    kinds = [data for data in (x, y) if _numpy_dtype(data).itemsize > 8 or _numpy_dtype(data).kind in "iu"]
+    return any(needs_ranks(_numpy(data)) for data in kinds)
 
 
 def _kernel_tensor(data: Any) -> Tensor:

@@ -23,6 +23,7 @@ from .samples import UNNAMED, Sample, Samples, gather_samples
 from .small_samples import small_sample_warning
 
 _ALTERNATIVES = {"t": "two-sided", "g": "greater", "l": "less"}
+_SIDES = {"two-sided": "larger", "greater": "plus", "less": "minus"}
 _ADVICE = "See documentation for sample size requirements."
 _ALL_NAN = f"too small; all returned values will be NaN. {_ADVICE}"
 _TOO_SMALL = f"One or more sample arguments is {_ALL_NAN}"
@@ -204,13 +205,20 @@ class _Test:
 
 
 class _Ragged(NamedTuple):
-    """A sample [R, n], and a mask of the values that count."""
+    """A sample [R, n], and a mask of the values that count. A sample that R rows share has one row here."""
 
     values: Tensor
     keep: Tensor
+    rows: int
+
+    def sizes(self) -> Tensor:
+        """How many values count in each row."""
+        return self.keep.sum(1).expand(self.rows)
 
     def dense(self, rows: Tensor, size: int) -> Tensor:
         """The values that count in these rows. Each of the rows has ``size`` of them."""
+        if len(self.values) < self.rows:
+            return self.values[self.keep].expand(len(rows), size)
         return self.values[rows][self.keep[rows]].reshape(-1, size)
 
 
@@ -239,14 +247,16 @@ def _fill(test: _Test, samples: Samples) -> None:
 
 
 def _ragged(sample: Tensor, keep: Tensor | None, rows: Tensor, omit_nan: bool) -> _Ragged:
-    values = sample[rows]
-    keep = torch.ones_like(values, dtype=torch.bool) if keep is None else keep[rows]
-    return _Ragged(values, keep & ~torch.isnan(values) if omit_nan else keep)
+    shared = all(tensor is None or tensor.stride(0) == 0 for tensor in (sample, keep))
+    chosen = rows[:1] if shared else rows  # one row of a shared sample is enough
+    values = sample[chosen]
+    keep = torch.ones_like(values, dtype=torch.bool) if keep is None else keep[chosen]
+    return _Ragged(values, keep & ~torch.isnan(values) if omit_nan else keep, len(rows))
 
 
 def _fill_ragged(test: _Test, rows: Integers, x: _Ragged, y: _Ragged) -> bool:
     """Test rows where values are left out, in one batch per pair of sizes. Return whether a sample was empty."""
-    sizes = torch.stack([x.keep.sum(1), y.keep.sum(1)], dim=1)
+    sizes = torch.stack([x.sizes(), y.sizes()], dim=1)
     found_empty = False
     for n, m in torch.unique(sizes, dim=0).tolist():
         members = torch.nonzero((sizes[:, 0] == n) & (sizes[:, 1] == m))[:, 0]
@@ -260,16 +270,10 @@ def _fill_ragged(test: _Test, rows: Integers, x: _Ragged, y: _Ragged) -> bool:
 def _fill_rows(test: _Test, rows: Integers, x: Tensor, y: Tensor) -> npt.NDArray[np.bool_]:
     """Test x [R, n] against y [R, m], n, m > 0, and write into ``rows`` of the results. Return which rows hold NaN."""
     n, m = x.shape[1], y.shape[1]
-    plus, minus, plus_at, minus_at, flags = (result.cpu().numpy() for result in ops.ks_rows(x, y))
+    found = ops.ks_rows(x, y, _SIDES[test.alternative])
+    plus, minus, plus_at, minus_at, flags = (result.cpu().numpy() for result in found)
     has_nan = (flags & HAS_NAN) != 0
-    below = np.full(len(rows), test.alternative == "less")
-    if test.alternative == "two-sided":
-        below = minus > plus
-        tied = np.flatnonzero((minus == plus) & (plus > 0))
-        if len(tied):
-            # scipy compares the two in floating point, where equal fractions may differ in the last bit.
-            at = torch.from_numpy(tied).to(x.device)
-            below[tied] = -_gap(x[at], y[at], minus_at[tied]) > _gap(x[at], y[at], plus_at[tied])
+    below = minus > plus if test.alternative == "two-sided" else np.full(len(rows), test.alternative == "less")
     counts = np.where(below, minus, plus)[~has_nan]
     resolved, fallback = resolve_method(n, m, test.alternative, test.method, certain=not counts.any())
     if fallback is not None and counts.size:
@@ -280,14 +284,6 @@ def _fill_rows(test: _Test, rows: Integers, x: Tensor, y: Tensor) -> npt.NDArray
     test.location[good] = np.where(below, minus_at, plus_at)[~has_nan]
     test.sign[good] = np.where(below, -1.0, 1.0)[~has_nan]
     return has_nan
-
-
-def _gap(x: Tensor, y: Tensor, at: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """F_x - F_y at one value per row, rounded as in scipy."""
-    level = torch.from_numpy(at).to(x.device)[:, None]
-    counts = ((x <= level).sum(1), (y <= level).sum(1))
-    fx, fy = (c.cpu().numpy() / size for c, size in zip(counts, (x.shape[1], y.shape[1]), strict=True))
-    return fx - fy
 
 
 def _result(test: _Test, samples: Samples, shape: tuple[int, ...]) -> KsResult:
