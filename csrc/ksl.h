@@ -42,9 +42,9 @@ enum : uint8_t { kHasNaN = 1, kHasInf = 2 };
 // or Inf. The other outputs of a row with NaN are -1 and NaN.
 //
 // sides asks for one side alone. kLarger asks for the one that a two-sided test reports: the larger, and of equal ones
-// minus if its difference is larger in float64. A side that was not asked for, or is not reported, is 0 at NaN (or at 0).
-// Values of any two types are compared exactly. If both are of one integer type, plus_at and minus_at are int64_t or
-// uint64_t in place of double.
+// minus if its difference is larger in float64. A side that was not asked for, or is not reported, is 0 at NaN (or at
+// 0). Values of any two types are compared exactly. If both are of one integer type, plus_at and minus_at are int64_t
+// or uint64_t in place of double.
 enum class Sides : int32_t { kBoth = 0, kPlus = 1, kMinus = 2, kLarger = 3 };
 void ks_rows(const Matrix &x, const Matrix &y, Sides sides, int64_t *plus, int64_t *minus, void *plus_at,
              void *minus_at, uint8_t *flags, int threads);

@@ -233,8 +233,8 @@ struct Loops : GenericLoops {
             __m512i below = _mm512_setzero_si512();
             for (int32_t j = 0; j < n; ++j) {
                 const __m512i key = _mm512_set1_epi64(static_cast<int64_t>(from[j]));
-                const __mmask16 mask = _mm512_kunpackb(_mm512_cmple_epu64_mask(key, second),
-                                                       _mm512_cmple_epu64_mask(key, first));
+                const __mmask16 mask =
+                    _mm512_kunpackb(_mm512_cmple_epu64_mask(key, second), _mm512_cmple_epu64_mask(key, first));
                 below = _mm512_mask_add_epi32(below, mask, below, one);
             }
             return below;

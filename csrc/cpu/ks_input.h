@@ -75,9 +75,8 @@ class RowReader {
         const int64_t *data = static_cast<const int64_t *>(matrix_.data) + r * matrix_.row_stride;
         if (matrix_.col_stride == 1 && flip == 0) return data;
         if (r < first_ || r >= first_ + count_) {
-            copy_block(r, [&](int64_t k, int64_t j) {
-                return data[k * matrix_.row_stride + j * matrix_.col_stride] ^ flip;
-            });
+            copy_block(
+                r, [&](int64_t k, int64_t j) { return data[k * matrix_.row_stride + j * matrix_.col_stride] ^ flip; });
         }
         return buffer_.data() + (r - first_) * matrix_.cols;
     }

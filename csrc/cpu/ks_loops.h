@@ -264,13 +264,15 @@ struct GenericLoops {
         }
         bound_sides(s, nx, ny, high, low, x_start, y_start);
         constexpr int64_t kMost = sizeof(W) > 4 ? kNever : INT32_MAX;
-        const W up = static_cast<W>(s.up < kMost ? s.up : kMost), down = static_cast<W>(s.down < kMost ? s.down : kMost);
+        const W up = static_cast<W>(s.up < kMost ? s.up : kMost),
+                down = static_cast<W>(s.down < kMost ? s.down : kMost);
         for (int row = 0; row < rows; ++row) {
             uint32_t bits = 0;
             for (int k = 0; k < kLanes; ++k) {
                 const int32_t place = row * kLanes + k, cx = w.x_count[place], cy = w.y_count[place];
                 const W here = x_start[k] * x_unit - y_start[k] * y_unit;
-                const bool plus = (cx > 0) & (here + cx * x_unit >= up), minus = (cy > 0) & (cy * y_unit - here >= down);
+                const bool plus = (cx > 0) & (here + cx * x_unit >= up),
+                           minus = (cy > 0) & (cy * y_unit - here >= down);
                 bits |= static_cast<uint32_t>(plus | minus) << k;
                 w.x_before[place] = x_start[k];
                 w.y_before[place] = y_start[k];

@@ -10,8 +10,8 @@
 
 namespace ksl {
 
-// An element of the engine: float, double, or int64_t. Key is the type of its ordered keys. Compute is the type in which
-// its bucket is found. The conversion to it is monotone, which is all that a bucket needs.
+// An element of the engine: float, double, or int64_t. Key is the type of its ordered keys. Compute is the type in
+// which its bucket is found. The conversion to it is monotone, which is all that a bucket needs.
 template <typename T>
 struct Element {
     using Key = key_t<T>;
@@ -148,13 +148,13 @@ struct SideWorkspace {
         return locations_;
     }
 
-    struct Part {  // a bucket that is looked into
+    struct Part {              // a bucket that is looked into
         int32_t i, j, nx, ny;  // how many values of x and y come before it, and are in it
         int64_t begin;         // of its keys, those of x and then those of y
     };
 
-    static constexpr int64_t kSlack = 64;   // vector loops read and write whole blocks
-    static constexpr int64_t kBlock = 4096;  // values that are located at a time
+    static constexpr int64_t kSlack = 64;               // vector loops read and write whole blocks
+    static constexpr int64_t kBlock = 4096;             // values that are located at a time
     static constexpr int64_t kKept = int64_t{1} << 22;  // locations that are kept; of longer rows none are
     static constexpr int kBits = 13, kBuckets = 1 << kBits, kCoarseBits = 11;
 
@@ -206,7 +206,6 @@ struct SideKernels {
     using Key = element_key_t<T>;
     uint8_t (*row)(const T *x, const T *y, Search<Key> &search, SideWorkspace &w);
     bool (*shared_row)(const SharedSide<T> &shared, const T *other, Search<Key> &search, SideWorkspace &w);
-    uint8_t (*special)(const T *values, int64_t n);
     bool (*fit)(const T *x, int64_t n, const T *y, int64_t m, SideWorkspace &w);
     bool (*count)(const SideWorkspace &map, const T *values, int64_t n, uint16_t *block, int32_t *counts);
     Wanted (*plan)(Search<Key> &search, SideWorkspace &w);

@@ -85,8 +85,7 @@ std::pair<bool, bool> shown(const Search<Key> &s, Sides sides) {
     if (sides != Sides::kLarger) return {sides != Sides::kMinus, sides != Sides::kPlus};
     const Side<Key> &plus = s.plus, &minus = s.minus;
     if (!plus.found || !minus.found) return {plus.found, minus.found};
-    const bool below =
-        minus.count > plus.count || (minus.count == plus.count && minus.difference > plus.difference);
+    const bool below = minus.count > plus.count || (minus.count == plus.count && minus.difference > plus.difference);
     return {!below, below};
 }
 
@@ -148,6 +147,7 @@ constexpr int64_t kFewOf = 48;
 template <typename T>
 void shared_rows(const Matrix &x, const Matrix &y, const Output &out, int threads) {
     using Key = element_key_t<T>;
+    IeeeMode ieee;
     const bool is_x = is_shared(x);
     Workspaces workspaces;
     const Matrix &one = is_x ? x : y, &many = is_x ? y : x;
@@ -204,8 +204,8 @@ void bucket_rows(const Matrix &x, const Matrix &y, const Output &out, int thread
         for (int64_t r = first; r < last; ++r) {
             auto search = new_search<element_key_t<T>>(n, m, gcd, out.sides);
             const T *x_row = x_rows.row(r), *y_row = y_rows.row(r);
-            const uint8_t flags = cut ? long_row(x_row, y_row, search, kernels, *w, threads)
-                                      : kernels.row(x_row, y_row, search, *w);
+            const uint8_t flags =
+                cut ? long_row(x_row, y_row, search, kernels, *w, threads) : kernels.row(x_row, y_row, search, *w);
             write_row<T>(out, r, flags, search);
         }
     });

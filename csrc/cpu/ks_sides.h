@@ -261,11 +261,18 @@ void gather_located(const SideWorkspace &plan, const T *values, int64_t n, const
     for (int64_t start = 0; start < n; start += SideWorkspace::kBlock) {
         const int64_t length = smaller(n - start, SideWorkspace::kBlock);
         const uint16_t *const here = location + start;
-        const int64_t found = fold == 0 ? Loops::find_wanted(here, length, plan.wanted, w.position)
-                                        : Loops::find_wanted(here, length, plan.coarse, w.position, fold);
+        int64_t found = Loops::find_wanted(here, length, fold == 0 ? plan.wanted : plan.coarse, w.position, fold);
+        if (fold != 0) {
+            int64_t kept = 0;  // without a branch, which would be mispredicted for every fourth value
+            for (int64_t k = 0; k < found; ++k) {
+                const int32_t position = w.position[k];
+                w.position[kept] = position;
+                kept += plan.wanted[here[position] / kLanes] >> here[position] % kLanes & 1;
+            }
+            found = kept;
+        }
         for (int64_t k = 0; k < found; ++k) {
             const int at = here[w.position[k]];
-            if (fold != 0 && !(plan.wanted[at / kLanes] >> at % kLanes & 1)) continue;
             keys[begin[at] + done[at]++] = side_key(values[start + w.position[k]]);
         }
     }
@@ -379,7 +386,6 @@ template <typename T>
 constexpr SideKernels<T> side_kernels() {
     return {row_sides<T>,
             shared_row<T>,
-            special_values<T>,
             fit_once<T>,
             count_side<T>,
             plan_sides<element_key_t<T>>,

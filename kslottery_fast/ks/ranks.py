@@ -38,8 +38,8 @@ def dense_ranks(x: Array, y: Array) -> tuple[npt.NDArray[np.float64], npt.NDArra
 
     Notes
     -----
-    Values of two types are compared exactly, such as int64 with uint64 or float64. Their promoted dtype is float64, which
-    may round a value of ``values``.
+    Values of two types are compared exactly, such as int64 with uint64 or float64. Their promoted dtype is float64,
+    which may round a value of ``values``.
 
     Examples
     --------

@@ -47,13 +47,13 @@ def ks_rows(x: Tensor, y: Tensor, sides: str = "both") -> tuple[Tensor, Tensor, 
     Parameters
     ----------
     x : Tensor
-        [R, n] float32, float64, float16 or bfloat16, or int64 or uint64, with any strides. A sample that all rows share,
-        with a stride of 0, is sorted once.
+        [R, n] float32, float64, float16 or bfloat16, or int64 or uint64, with any strides. A sample that all rows
+        share, with a stride of 0, is sorted once.
     y : Tensor
         [R, m], likewise. Floating dtypes may differ. Integers have one dtype.
     sides : {"both", "plus", "minus", "larger"}
-        What is asked for. One side takes less work than both. "larger" is the side that a two-sided test reports. A side
-        that was not asked for is 0.
+        What is asked for. One side takes less work than both. "larger" is the side that a two-sided test reports. A
+        side that was not asked for is 0.
 
     Returns
     -------
@@ -62,8 +62,8 @@ def ks_rows(x: Tensor, y: Tensor, sides: str = "both") -> tuple[Tensor, Tensor, 
     minus : Tensor
         int64 [R], D- * L.
     plus_at, minus_at : Tensor
-        float64 [R], the values where scipy.stats.ks_2samp finds them. A row with NaN has NaN, and so has a side that was
-        not asked for. Of integers, the dtype of the samples, with 0 in place of NaN.
+        float64 [R], the values where scipy.stats.ks_2samp finds them. A row with NaN has NaN, and so has a side that
+        was not asked for. Of integers, the dtype of the samples, with 0 in place of NaN.
     flags : Tensor
         uint8 [R]: 1 where either row holds NaN, 2 where either holds Inf, 3 for both. Inf compares as usual. None of
         the outputs is differentiable.

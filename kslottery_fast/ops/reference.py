@@ -26,17 +26,31 @@ _FLIP = -(2**63)
 def ks_rows(x: Tensor, y: Tensor, sides: str = "both") -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See ``kslottery_fast.ops.ks_rows``."""
     outputs = schemas.ks_rows(x, y, sides)
+    if x.dtype == torch.uint64:  # torch neither sorts nor compares it
+        plus, minus, plus_at, minus_at, flags = outputs
+        signed = plus, minus, plus_at.view(torch.int64), minus_at.view(torch.int64), flags
+        _fill(x.view(torch.int64) ^ _FLIP, y.view(torch.int64) ^ _FLIP, sides, signed, nowhere=_FLIP)
+        signed[2].bitwise_xor_(_FLIP)
+        signed[3].bitwise_xor_(_FLIP)
+    else:
+        _fill(x, y, sides, outputs)
+    return outputs
+
+
+_Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _fill(x: Tensor, y: Tensor, sides: str, outputs: _Outputs, *, nowhere: int = 0) -> None:
     block = max(1, _BLOCK_ELEMENTS // (x.shape[1] + y.shape[1]))
     for start in range(0, x.shape[0], block):
         part = slice(start, start + block)
         for output, value in zip(outputs, _ks_block(x[part], y[part]), strict=True):
             output[part] = value
-    show_sides(x, y, sides, outputs)
-    return outputs
+    show_sides(x, y, sides, outputs, nowhere=nowhere)
 
 
-def show_sides(x: Tensor, y: Tensor, sides: str, outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> None:
-    """Clear the side that was not asked for, in the results for both sides."""
+def show_sides(x: Tensor, y: Tensor, sides: str, outputs: _Outputs, *, nowhere: int = 0) -> None:
+    """Clear the side that was not asked for, in the results for both. Its place is NaN or, of integers, nowhere."""
     plus, minus, plus_at, minus_at, flags = outputs
     below = torch.full_like(flags, sides == "minus", dtype=torch.bool)
     if sides == "both":
@@ -49,7 +63,7 @@ def show_sides(x: Tensor, y: Tensor, sides: str, outputs: tuple[Tensor, Tensor, 
     has_nan = flags & HAS_NAN != 0
     for side, at, hidden in ((plus, plus_at, below), (minus, minus_at, ~below)):
         side.masked_fill_(hidden & ~has_nan, 0)
-        at[hidden] = math.nan if at.is_floating_point() else 0
+        at[hidden] = math.nan if at.is_floating_point() else nowhere
 
 
 def _gap(x: Tensor, y: Tensor, at: Tensor) -> float:
@@ -61,9 +75,6 @@ def _ks_block(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Ten
     # A common type that holds both exactly: float64 if one of them is, else float32. Integers have one type.
     dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
     integers = x.dtype in schemas.INTEGER_CODES
-    if x.dtype == torch.uint64:  # torch has no sort for it
-        plus, minus, plus_at, minus_at, flags = _ks_block(*(tensor.view(torch.int64) ^ _FLIP for tensor in (x, y)))
-        return plus, minus, (plus_at ^ _FLIP).view(x.dtype), (minus_at ^ _FLIP).view(x.dtype), flags
     dtype = x.dtype if integers else dtype
     x, y = x.to(dtype).sort(dim=1).values, y.to(dtype).sort(dim=1).values
     n, m = x.shape[1], y.shape[1]
