@@ -75,7 +75,7 @@ def _matrix_cdf(n: int, d: Floats) -> Floats:
     for k in np.unique(sizes).tolist():
         chosen = sizes == k
         cdf[chosen] = _middle_entries(n, k, k - n * d[chosen])
-    return cdf * math.exp(_log_factorial_ratio(n))
+    return cdf * (math.factorial(n) / n**n)  # of integers: rounded once
 
 
 def _middle_entries(n: int, k: int, h: Floats) -> Floats:
