@@ -16,6 +16,8 @@ from torch import Tensor
 from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
 
+from .columns import as_array, check_convertible, check_same_clock
+from .dates import rank_dates
 from .ranks import dense_ranks, needs_ranks
 
 
@@ -67,12 +69,14 @@ def gather_samples(x: Any, y: Any, axis: Any) -> Samples:
     Raises
     ------
     InputError
-        Ragged input, shapes that do not broadcast, a bad axis, or a tensor without numbers (meta).
+        Ragged input, shapes that do not broadcast, a bad axis, a tensor without numbers (meta), or numbers too long.
     TypeError
-        Complex numbers, strings or objects, and nested, sparse or quantized tensors.
+        Complex numbers, strings, objects that are not numbers, and nested, sparse, packed or quantized tensors.
     """
     x_data, x_mask = _read(x, "data1")
     y_data, y_mask = _read(y, "data2")
+    check_same_clock(x, y)
+    x_data, y_data, dates = rank_dates(x_data, y_data)
     tensors = isinstance(x_data, Tensor) or isinstance(y_data, Tensor)
     device = next((t.device for t in (x_data, y_data) if isinstance(t, Tensor)), torch.device("cpu"))
     dtype = np.result_type(_numpy_dtype(x_data), _numpy_dtype(y_data))
@@ -103,8 +107,8 @@ def gather_samples(x: Any, y: Any, axis: Any) -> Samples:
         kept_shape=kept_shape,
         tensors=tensors,
         device=device,
-        dtype=dtype,
-        ranked_values=values,
+        dtype=dtype if dates is None else dates.dtype,
+        ranked_values=values if dates is None else dates,
     )
 
 
@@ -156,15 +160,17 @@ def _read(value: Any, name: str) -> tuple[Any, npt.NDArray[np.bool_] | None]:
         check_dense(value, name)
         if value.is_complex():
             raise TypeError(f"{name} is {value.dtype}: expected real numbers")
+        check_convertible(value.dtype, name)
         return torch.atleast_1d(value.detach()), None
-    mask = np.atleast_1d(np.ma.getmaskarray(value)) if np.ma.is_masked(value) else None
+    mask = (
+        np.atleast_1d(np.ma.getmaskarray(value))
+        if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value)
+        else None
+    )
     if value is None or isinstance(value, (str, torch.nn.Module)):
         raise TypeError(f"{name} is {shown(value)}: expected an array or a list of numbers")
-    try:
-        array = np.atleast_1d(np.asarray(value))
-    except ValueError as error:
-        raise InputError(f"{name} is not a rectangular array: {error}") from None
-    if array.dtype.kind not in "fiub":
+    array = np.atleast_1d(as_array(value, name))
+    if array.dtype.kind not in "fiubMm":
         raise TypeError(f"{name} has dtype {array.dtype}: expected real numbers")
     return array, mask
 

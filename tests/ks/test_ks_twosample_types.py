@@ -57,6 +57,18 @@ def test_the_result_unpacks_prints_copies_and_pickles_like_scipys() -> None:
     assert "log_pvalue=" in repr(result)
 
 
+def test_all_fields_are_in_the_dictionary_as_scipys_are() -> None:
+    samples = [1.0, 2.0, 3.0, 9.0], [2.0, 3.0, 4.0]
+    ours, theirs = ks_2samp(*samples), stats.ks_2samp(*samples)
+    fields = ours._asdict()
+    log_p = fields.pop("log_pvalue")
+    assert fields == theirs._asdict()
+    assert log_p == ours.log_pvalue
+    changed = ours._replace(pvalue=0.5, statistic_sign=1)
+    assert (changed.statistic, changed.pvalue, changed.statistic_sign) == (ours.statistic, 0.5, 1)
+    assert changed.statistic_location == ours.statistic_location
+
+
 def quantized() -> torch.Tensor:
     with warnings.catch_warnings():  # torch deprecates them
         warnings.simplefilter("ignore")
