@@ -18,7 +18,7 @@ from typing import Any
 
 from kslottery_fast.base.files import write_json
 
-from . import ks_workloads, row_workloads, training_checks, training_workloads
+from . import ks_workloads, row_workloads, training_checks, training_workloads, two_sample_workloads
 from .measure import Timing, machine, pin, take_turns
 from .reporting import RESULTS, duration, line, ratio_text
 from .targets import ratios, targets_of, verdict
@@ -35,6 +35,8 @@ COLUMNS = (  # heading, width (negative: text, to the left)
     ("GB/s", 6),
     ("/ floor", 7),
     ("x scipy", 8),
+    ("x axis", 7),
+    ("x presorted", 11),
     ("x sort", 7),
     ("x torch", 8),
     ("x float32", 9),
@@ -48,6 +50,8 @@ LEGEND = """\
 GB/s      bytes of both tables (row ops: bytes read and written) / median
 / floor   times as long as reading the same bytes on as many threads, see memory.py
 x scipy   times as fast as scipy.stats.ks_2samp row by row (50 rows, extrapolated; ks_2samp: the whole batch)
+x axis    times as fast as scipy.stats.ks_2samp(axis=1) of the same rows
+x presorted  times as fast as numpy.searchsorted of each row in a sorted reference (sorting it is not counted)
 x sort    times as fast as sorting both rows by numpy.sort (adversarial rows: or torch.sort, if that is faster), as many
           threads, in float32
           training step, one token: the same step or forward of the frozen model, see training_workloads.py
@@ -99,7 +103,7 @@ def text_of(record: dict[str, Any]) -> str:
 
 def measured(turns: int, quick: bool, only: str) -> Iterator[tuple[Spec, dict[str, Any]]]:
     """Measure one row after the other."""
-    for module in (ks_workloads, row_workloads, training_workloads):
+    for module in (ks_workloads, two_sample_workloads, row_workloads, training_workloads):
         suite = module.suite(quick=quick)
         for spec in suite.specs:
             if only in str(spec):

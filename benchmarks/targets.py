@@ -9,6 +9,7 @@ import torch
 from .ks_workloads import PREFIX
 from .reporting import Target
 from .training_workloads import BOTH, BOTH_TABLES, MONITOR, STEP, TOKEN, WIDTH
+from .two_sample_workloads import COLUMNS, REFERENCE_SPEC, SHAPES, column_spec
 from .workloads import Spec
 
 LLAMA = (32_000, 4_096)
@@ -34,6 +35,8 @@ for _V, _times in ((49_152, 1.25), (128_256, 1.6)):
     TARGETS |= {specs[TOKEN]: (TOKEN_FLOOR,) for specs in (_frozen, _untied)}
 for _V in BOTH_TABLES:
     TARGETS |= {Spec(op, (_V, WIDTH), FLOAT32, BOTH): (STEP_FLOOR, Target("x PEFT", 1.5)) for op in (STEP, TOKEN)}
+TARGETS |= {column_spec(COLUMNS, *shape): (Target("x scipy", times),) for shape, times in SHAPES.items()}
+TARGETS[REFERENCE_SPEC] = (Target("x presorted", 1 / 2),)
 NEVER_SLOWER = (Target("x sort", 1 / 2.5),)  # than 2.5 times the best sort of both rows
 
 
@@ -58,6 +61,8 @@ def ratios(medians: Mapping[str, float]) -> dict[str, float]:
         found["/ floor"] = ours / min(floors)
     for ratio, names in {
         "x scipy": ("scipy",),
+        "x axis": ("scipy axis",),
+        "x presorted": ("presorted",),
         "x sort": ("numpy sort", "torch sort"),
         "x torch": ("torch",),
         "x float32": ("float32",),

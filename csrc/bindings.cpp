@@ -12,8 +12,14 @@ using ksl::Address, ksl::input, ksl::MatrixArgs, ksl::output, ksl::pointer;
 
 void ks_rows(const MatrixArgs &x, const MatrixArgs &y, Address plus, Address minus, Address plus_at, Address minus_at,
              Address flags, int threads) {
-    ksl::ks_rows(input(x), input(y), pointer<int64_t>(plus), pointer<int64_t>(minus), pointer<double>(plus_at),
-                 pointer<double>(minus_at), pointer<uint8_t>(flags), threads);
+    ksl::ks_rows(input(x), input(y), ksl::Sides::kBoth, pointer<int64_t>(plus), pointer<int64_t>(minus),
+                 pointer<void>(plus_at), pointer<void>(minus_at), pointer<uint8_t>(flags), threads);
+}
+
+void ks_sides(const MatrixArgs &x, const MatrixArgs &y, int32_t sides, Address plus, Address minus, Address plus_at,
+              Address minus_at, Address flags, int threads) {
+    ksl::ks_rows(input(x), input(y), static_cast<ksl::Sides>(sides), pointer<int64_t>(plus), pointer<int64_t>(minus),
+                 pointer<void>(plus_at), pointer<void>(minus_at), pointer<uint8_t>(flags), threads);
 }
 
 void ks_statistics(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Address h, Address flags, int threads) {
@@ -73,6 +79,7 @@ PYBIND11_MODULE(_C, m) {
 #endif
     m.def("active_isa", &ksl::active_isa);
     m.def("ks_rows", &ks_rows, no_gil);
+    m.def("ks_sides", &ks_sides, no_gil);
     m.def("ks_statistics", &ks_statistics, no_gil);
     m.def("ks_decide", &ks_decide, no_gil);
     m.def("ks_outside_probability", &ks_outside_probability, no_gil);

@@ -10,7 +10,8 @@
 
 namespace ksl {
 
-enum class DType : int32_t { kFloat64 = 0, kFloat32 = 1, kFloat16 = 2, kBFloat16 = 3 };
+// The integers are for ks_rows on the CPU only.
+enum class DType : int32_t { kFloat64 = 0, kFloat32 = 1, kFloat16 = 2, kBFloat16 = 3, kInt64 = 4, kUInt64 = 5 };
 
 // A read-only [rows, cols] matrix. Strides count elements, not bytes, and may be anything.
 struct Matrix {
@@ -39,8 +40,14 @@ enum : uint8_t { kHasNaN = 1, kHasInf = 2 };
 // So for n = m = d both count in units of 1 / d, and D = max(plus, minus) / d. plus_at[r] and minus_at[r] (optional,
 // may be null) are the sample values where scipy.stats.ks_2samp finds them. flags[r] tells whether either row holds NaN
 // or Inf. The other outputs of a row with NaN are -1 and NaN.
-void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at, double *minus_at,
-             uint8_t *flags, int threads);
+//
+// sides asks for one side alone. kLarger asks for the one that a two-sided test reports: the larger, and of equal ones
+// minus if its difference is larger in float64. A side that was not asked for, or is not reported, is 0 at NaN (or at
+// 0). Values of any two types are compared exactly. If both are of one integer type, plus_at and minus_at are int64_t
+// or uint64_t in place of double.
+enum class Sides : int32_t { kBoth = 0, kPlus = 1, kMinus = 2, kLarger = 3 };
+void ks_rows(const Matrix &x, const Matrix &y, Sides sides, int64_t *plus, int64_t *minus, void *plus_at,
+             void *minus_at, uint8_t *flags, int threads);
 
 // h[r] = max(plus[r], minus[r]) for two tables of one shape where that reaches the threshold, else 0. This is the quick
 // way if sides and places are not wanted. Rows with NaN give -1. A threshold saves work, because an h below it need not
@@ -108,7 +115,7 @@ struct Stream {
 std::string unavailable();
 std::string unavailable(int device);
 
-// Bit for bit the results of the functions of these names above.
+// Bit for bit the results of the functions of these names above, for both sides and the four floating types.
 void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at, double *minus_at,
              uint8_t *flags, Stream stream);
 void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t *h, uint8_t *flags, Stream stream);

@@ -20,11 +20,12 @@ from benchmarks import (
     threads,
     training_checks,
     training_workloads,
+    two_sample_workloads,
 )
 from benchmarks.experiment_step import step
 from benchmarks.measure import Contender, Timing, take_turns
 from benchmarks.workloads import Spec, Workload
-from kslottery_fast import ks_statistics
+from kslottery_fast import ks_2samp, ks_statistics
 from kslottery_fast.evaluation.encoding import Example, collate, encode
 
 SELECT = Spec("ks_select", (32_000, 4_096), torch.float32, "every row shifted")
@@ -80,8 +81,23 @@ def test_tables_are_reproducible_and_change_as_many_rows_as_their_case_says(case
     assert first[0].data_ptr() != first[1].data_ptr()
 
 
+def test_the_presorted_peer_computes_what_we_compute():
+    rng = np.random.default_rng(0)
+    sample, reference = rng.normal(size=20), rng.normal(size=300)
+    got = two_sample_workloads.presorted_statistic(sample, np.sort(reference))
+    assert got == pytest.approx(ks_2samp(sample, reference).statistic, abs=1e-15)
+
+
+@pytest.mark.parametrize("op", [two_sample_workloads.COLUMNS, two_sample_workloads.COLUMNS_KERNEL])
+def test_the_workloads_of_columns_have_the_peers_of_their_targets(op, monkeypatch):
+    monkeypatch.setattr(two_sample_workloads, "SHAPES", {(3, 40, 30): 1})
+    workload = two_sample_workloads.prepare(two_sample_workloads.column_spec(op, 3, 40, 30))
+    assert all(contender.run(0) is not None for contender in workload.contenders.values())
+    assert "x scipy" in targets.ratios(dict.fromkeys(workload.contenders, 1.0))
+
+
 def test_every_target_belongs_to_a_row_of_the_full_table():
-    modules = ks_workloads, row_workloads, training_workloads
+    modules = ks_workloads, two_sample_workloads, row_workloads, training_workloads
     assert set(targets.TARGETS) <= {spec for module in modules for spec in module.suite().specs}
 
 

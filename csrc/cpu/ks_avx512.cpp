@@ -75,6 +75,48 @@ struct Loops : GenericLoops {
         return _mm512_cmp_ps_mask(nan, nan, _CMP_UNORD_Q) == 0;
     }
 
+    static bool locate(const LinearMap<double> &map, const double *values, int64_t n, uint16_t *locations) {
+        __m512d nan = _mm512_setzero_pd();
+        locate_doubles(map, n, locations, [&](int64_t i, __mmask8 mask) {
+            const __m512d v = _mm512_maskz_loadu_pd(mask, values + i);
+            nan = _mm512_fmadd_pd(v, _mm512_setzero_pd(), nan);
+            return v;
+        });
+        return _mm512_cmp_pd_mask(nan, nan, _CMP_UNORD_Q) == 0;
+    }
+
+    static bool locate(const LinearMap<double> &map, const int64_t *values, int64_t n, uint16_t *locations) {
+        locate_doubles(map, n, locations, [&](int64_t i, __mmask8 mask) {
+            return _mm512_cvtepi64_pd(_mm512_maskz_loadu_epi64(mask, values + i));
+        });
+        return true;
+    }
+
+    // value(i, mask) loads 8 values from place i on, and nothing outside the mask.
+    template <typename F>
+    static void locate_doubles(const LinearMap<double> &map, int64_t n, uint16_t *locations, F &&value) {
+        const __m512d low = _mm512_set1_pd(map.low), scale = _mm512_set1_pd(map.scale), top = _mm512_set1_pd(map.top);
+        const __m512d zero = _mm512_setzero_pd();
+        const Locations location(map.lane_bits);
+        const auto buckets = [&](int64_t i, __mmask8 mask) {
+            const __m512d t = _mm512_mul_pd(_mm512_sub_pd(value(i, mask), low), scale);
+            return _mm512_cvttpd_epi32(_mm512_min_pd(_mm512_max_pd(t, zero), top));
+        };
+        const auto pair = [&](int64_t i, uint32_t mask) {
+            const __m256i first = buckets(i, static_cast<__mmask8>(mask));
+            const __m256i second = buckets(i + 8, static_cast<__mmask8>(mask >> 8));
+            return _mm512_cvtepi32_epi16(_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1));
+        };
+        const auto store = [&](int64_t i, uint32_t mask) {
+            const __m256i first = pair(i, mask), second = pair(i + 16, mask >> 16);
+            const __m512i bucket = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+            _mm512_storeu_si512(locations + i, location(bucket));
+        };
+        int64_t i = 0;
+        for (; i + 32 <= n; i += 32) store(i, ~uint32_t{0});
+        if (i < n) store(i, (uint32_t{1} << (n - i)) - 1);
+    }
+
     template <typename T>
     static bool locate(const BitMap<T> &map, const T *values, int64_t n, uint16_t *locations) {
         const __m512i magnitude_bits = _mm512_set1_epi16(0x7fff);
@@ -139,12 +181,14 @@ struct Loops : GenericLoops {
     }
 
     // The whole bit map of wanted buckets is in registers, where a permutation looks up 32 of them at once.
-    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions) {
+    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions,
+                               int fold = 0) {
         static_assert(kMaxBucketBits == 11, "four registers hold 2^11 bits");
         const __m512i w0 = _mm512_load_si512(wanted), w1 = _mm512_load_si512(wanted + 32);
         const __m512i w2 = _mm512_load_si512(wanted + 64), w3 = _mm512_load_si512(wanted + 96);
         const __m512i one = _mm512_set1_epi16(1), fifteen = _mm512_set1_epi16(15), upper = _mm512_set1_epi16(64);
         const __m512i sixteen = _mm512_set1_epi32(16);
+        const __m128i to_word = _mm_cvtsi32_si128(4 + fold);
         __m512i position = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         int64_t count = 0;
         const auto append = [&](uint32_t mask) {
@@ -154,7 +198,7 @@ struct Loops : GenericLoops {
         };
         for (int64_t i = 0; i < n; i += 32) {
             const __m512i location = _mm512_loadu_si512(locations + i);
-            const __m512i word = _mm512_srli_epi16(location, 4);
+            const __m512i word = _mm512_srl_epi16(location, to_word);
             const __m512i bits =
                 _mm512_mask_blend_epi16(_mm512_test_epi16_mask(word, upper), _mm512_permutex2var_epi16(w0, word, w1),
                                         _mm512_permutex2var_epi16(w2, word, w3));
@@ -164,6 +208,84 @@ struct Loops : GenericLoops {
             append(mask >> 16);
         }
         return count;
+    }
+
+    static void rank(const uint32_t *keys, int32_t nx, int32_t ny, const uint32_t *candidates, int32_t *of_x,
+                     int32_t *of_y) {
+        const __m512i candidate = _mm512_loadu_si512(candidates), one = _mm512_set1_epi32(1);
+        const auto count = [&](const uint32_t *from, int32_t n) {
+            __m512i below = _mm512_setzero_si512();
+            for (int32_t j = 0; j < n; ++j) {
+                const __m512i key = _mm512_set1_epi32(static_cast<int32_t>(from[j]));
+                below = _mm512_mask_add_epi32(below, _mm512_cmple_epu32_mask(key, candidate), below, one);
+            }
+            return below;
+        };
+        _mm512_storeu_si512(of_x, count(keys, nx));
+        _mm512_storeu_si512(of_y, count(keys + nx, ny));
+    }
+
+    static void rank(const uint64_t *keys, int32_t nx, int32_t ny, const uint64_t *candidates, int32_t *of_x,
+                     int32_t *of_y) {
+        const __m512i first = _mm512_loadu_si512(candidates), second = _mm512_loadu_si512(candidates + 8);
+        const __m512i one = _mm512_set1_epi32(1);
+        const auto count = [&](const uint64_t *from, int32_t n) {
+            __m512i below = _mm512_setzero_si512();
+            for (int32_t j = 0; j < n; ++j) {
+                const __m512i key = _mm512_set1_epi64(static_cast<int64_t>(from[j]));
+                const __mmask16 mask =
+                    _mm512_kunpackb(_mm512_cmple_epu64_mask(key, second), _mm512_cmple_epu64_mask(key, first));
+                below = _mm512_mask_add_epi32(below, mask, below, one);
+            }
+            return below;
+        };
+        _mm512_storeu_si512(of_x, count(keys, nx));
+        _mm512_storeu_si512(of_y, count(keys + nx, ny));
+    }
+
+    template <typename Key>
+    static void plan(Search<Key> &s, SideWorkspace &w, int rows) {
+        if (s.n * s.x_unit >= kNarrow) {
+            GenericLoops::plan(s, w, rows);
+            return;
+        }
+        const __m512i x_unit = _mm512_set1_epi32(static_cast<int32_t>(s.x_unit));
+        const __m512i y_unit = _mm512_set1_epi32(static_cast<int32_t>(s.y_unit)), zero = _mm512_setzero_si512();
+        __m512i x = zero, y = zero, high = zero, low = zero;
+        const auto difference = [&](__m512i i, __m512i j) {
+            return _mm512_sub_epi32(_mm512_mullo_epi32(i, x_unit), _mm512_mullo_epi32(j, y_unit));
+        };
+        for (int at = 0; at < rows * kLanes; at += kLanes) {
+            x = _mm512_add_epi32(x, _mm512_load_si512(w.x_count + at));
+            y = _mm512_add_epi32(y, _mm512_load_si512(w.y_count + at));
+            const __m512i here = difference(x, y);
+            high = _mm512_max_epi32(high, here);
+            low = _mm512_min_epi32(low, here);
+        }
+        int32_t nx[kLanes], ny[kLanes], highest[kLanes], lowest[kLanes], x_start[kLanes], y_start[kLanes];
+        _mm512_storeu_si512(nx, x);
+        _mm512_storeu_si512(ny, y);
+        _mm512_storeu_si512(highest, high);
+        _mm512_storeu_si512(lowest, low);
+        bound_sides(s, nx, ny, highest, lowest, x_start, y_start);
+        const auto limit = [](int64_t bound) { return static_cast<int32_t>(bound < INT32_MAX ? bound : INT32_MAX); };
+        const __m512i up = _mm512_set1_epi32(limit(s.up)), down = _mm512_set1_epi32(limit(s.down));
+        x = _mm512_loadu_si512(x_start);
+        y = _mm512_loadu_si512(y_start);
+        for (int row = 0; row < rows; ++row) {
+            const int at = row * kLanes;
+            const __m512i cx = _mm512_load_si512(w.x_count + at), cy = _mm512_load_si512(w.y_count + at);
+            _mm512_store_si512(w.x_before + at, x);
+            _mm512_store_si512(w.y_before + at, y);
+            const __m512i x_next = _mm512_add_epi32(x, cx), y_next = _mm512_add_epi32(y, cy);
+            const __mmask16 plus =
+                _mm512_mask_cmpge_epi32_mask(_mm512_test_epi32_mask(cx, cx), difference(x_next, y), up);
+            const __mmask16 minus = _mm512_mask_cmpge_epi32_mask(_mm512_test_epi32_mask(cy, cy),
+                                                                 _mm512_sub_epi32(zero, difference(x, y_next)), down);
+            w.wanted[row] = static_cast<uint16_t>(plus | minus);
+            x = x_next;
+            y = y_next;
+        }
     }
 
     using GenericLoops::search;

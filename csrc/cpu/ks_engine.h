@@ -17,6 +17,7 @@
 
 #include "adamw_loop.h"
 #include "finite_loop.h"
+#include "ks_sides.h"
 #include "ks_zoom.h"
 
 namespace ksl {
@@ -125,7 +126,7 @@ Outcome row_statistic(const T *x, const T *y, int64_t n, Goal goal, Workspace &w
     if (n < kBucketsFrom) return zoom_row(x, y, n, goal, w);
     MapOf<T> map;
     const int bits = bucket_bits(n), rows = (1 << bits) / kLanes;
-    if (same == -1 || !map.fit(x, y, n, bits)) return zoom_row(x, y, n, goal, w);
+    if (same == -1 || !map.fit(x, n, y, n, bits)) return zoom_row(x, y, n, goal, w);
     int64_t best = goal.floor;
     for (bool first = true;; first = false) {
         if (!Loops::locate(map, x, n, w.x_location) || !Loops::locate(map, y, n, w.y_location)) {
@@ -135,7 +136,7 @@ Outcome row_statistic(const T *x, const T *y, int64_t n, Goal goal, Workspace &w
         best = bounds.lower > best ? bounds.lower : best;
         if (best >= goal.stop || bounds.upper <= best) return {best, 0};
         const Wanted wanted = list_wanted<T>(map, rows, bounds, best, w);
-        if (first && wanted.values > n / 2 && map.refit(x, y, n, bits)) continue;
+        if (first && wanted.values > n / 2 && map.refit(x, n, y, n, bits)) continue;
         return {look_into(wanted, x, y, n, goal, best, w), 0};
     }
 }
@@ -147,6 +148,9 @@ constexpr Kernels kernels(const char *isa) {
             row_statistic<double>,
             row_statistic<Float16>,
             row_statistic<BFloat16>,
+            side_kernels<float>(),
+            side_kernels<double>(),
+            side_kernels<int64_t>(),
             adamw_span<float>,
             adamw_span<double>,
             finite_span<uint16_t>,

@@ -12,6 +12,7 @@
 
 #include "../dtypes.h"
 #include "../ksl.h"
+#include "../parallel.h"
 
 namespace ksl {
 
@@ -30,6 +31,16 @@ class IeeeMode {
 #endif
 };
 
+// f(first, last) over chunks of about 2^17 values, long enough to pay for their buffers and short enough to balance.
+template <typename F>
+void for_rows(const Matrix &x, const Matrix &y, int threads, F &&f) {
+    const int64_t grain = (int64_t{1} << 17) / (x.cols + y.cols + 1);
+    parallel_for(0, x.rows, grain, threads, [&](int64_t first, int64_t last) {
+        IeeeMode ieee;
+        f(first, last);
+    });
+}
+
 // row(r) is row r of the matrix as contiguous T, which holds every value of the matrix's dtype exactly. It is the
 // matrix's own memory if possible, and otherwise a copy that is valid until the next call. If the columns are strided,
 // a block of rows is copied at a time, because in a transposed table one cache line holds pieces of several rows.
@@ -39,6 +50,7 @@ class RowReader {
     explicit RowReader(const Matrix &matrix) : matrix_(matrix) {}
 
     const T *row(int64_t r) {
+        if constexpr (std::is_same_v<T, int64_t>) return integers(r);
         return dispatch(matrix_.dtype, [&](auto tag) -> const T * {
             using From = decltype(tag);
             constexpr bool kSame = std::is_same_v<From, T>;
@@ -57,19 +69,36 @@ class RowReader {
     }
 
   private:
+    // Integers as int64_t in their order: uint64_t less 2^63.
+    const int64_t *integers(int64_t r) {
+        const int64_t flip = matrix_.dtype == DType::kUInt64 ? INT64_MIN : 0;
+        const int64_t *data = static_cast<const int64_t *>(matrix_.data) + r * matrix_.row_stride;
+        if (matrix_.col_stride == 1 && flip == 0) return data;
+        if (r < first_ || r >= first_ + count_) {
+            copy_block(
+                r, [&](int64_t k, int64_t j) { return data[k * matrix_.row_stride + j * matrix_.col_stride] ^ flip; });
+        }
+        return buffer_.data() + (r - first_) * matrix_.cols;
+    }
+
     static constexpr int64_t kBlockRows = 16, kBlockElements = 1 << 17;
 
     template <typename From>
     void copy(int64_t r, const From *data) {
-        const int64_t cols = matrix_.cols, step = matrix_.col_stride;
+        const int64_t row_step = matrix_.row_stride, step = matrix_.col_stride;
+        copy_block(r, [&](int64_t k, int64_t j) { return widen(data + k * row_step + j * step); });
+    }
+
+    // value(k, j) is value j of row r + k.
+    template <typename F>
+    void copy_block(int64_t r, F &&value) {
+        const int64_t cols = matrix_.cols;
         first_ = r;
-        count_ = step == 1 ? 1 : std::clamp<int64_t>(kBlockElements / cols, 1, kBlockRows);
+        count_ = matrix_.col_stride == 1 ? 1 : std::clamp<int64_t>(kBlockElements / cols, 1, kBlockRows);
         count_ = std::min(count_, matrix_.rows - r);
         buffer_.resize(static_cast<size_t>(count_ * cols));
         for (int64_t j = 0; j < cols; ++j) {
-            for (int64_t k = 0; k < count_; ++k) {
-                buffer_[k * cols + j] = widen(data + k * matrix_.row_stride + j * step);
-            }
+            for (int64_t k = 0; k < count_; ++k) buffer_[k * cols + j] = value(k, j);
         }
     }
 

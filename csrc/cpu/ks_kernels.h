@@ -8,6 +8,7 @@
 #include "../adamw.h"
 #include "../dtypes.h"
 #include "../ksl.h"
+#include "ks_side_kernels.h"
 
 namespace ksl {
 
@@ -98,6 +99,9 @@ struct Kernels {
     Kernel<double> float64;
     Kernel<Float16> float16;
     Kernel<BFloat16> bfloat16;
+    SideKernels<float> sides_float32;
+    SideKernels<double> sides_float64;
+    SideKernels<int64_t> sides_int64;
     AdamWSpan<float> adamw_float32;
     AdamWSpan<double> adamw_float64;
     FiniteSpan<uint16_t> finite_16_bits;

@@ -48,24 +48,25 @@ struct GenericLoops {
 
     // Writes the location of each value's bucket. Returns false if NaN or infinity is among the values (0 * infinity is
     // NaN, and so is 0 * NaN). The buffer of locations is written in whole blocks, beyond n.
-    template <typename T>
-    static bool locate(const LinearMap<T> &map, const T *values, int64_t n, uint16_t *locations) {
+    template <typename T, typename V>
+    static bool locate(const LinearMap<T> &map, const V *values, int64_t n, uint16_t *locations) {
         T nan[kLanes] = {};
         int64_t i = 0;
         for (; i + kLanes <= n; i += kLanes) locate_block(map, values + i, locations + i, nan);
         if (i < n) {
-            T rest[kLanes] = {};
+            V rest[kLanes] = {};
             for (int64_t k = i; k < n; ++k) rest[k - i] = values[k];
             locate_block(map, rest, locations + i, nan);
         }
         return total(nan) == 0;
     }
 
-    template <typename T>
-    static void locate_block(const LinearMap<T> &map, const T *values, uint16_t *locations, T *nan) {
+    template <typename T, typename V>
+    static void locate_block(const LinearMap<T> &map, const V *values, uint16_t *locations, T *nan) {
         for (int k = 0; k < kLanes; ++k) {
-            nan[k] += values[k] * T{0};
-            T t = (values[k] - map.low) * map.scale;
+            const T value = static_cast<T>(values[k]);
+            nan[k] += value * T{0};
+            T t = (value - map.low) * map.scale;
             t = t > 0 ? t : 0;
             t = t < map.top ? t : map.top;
             locations[k] = location_of(static_cast<int32_t>(t), map.lane_bits);
@@ -166,11 +167,13 @@ struct GenericLoops {
     }
 
     // Writes the positions of the values whose bucket is wanted and returns how many. May write a block beyond them.
-    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions) {
+    // With a fold, the bit map is that of 2^fold buckets joined.
+    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions,
+                               int fold = 0) {
         int64_t count = 0;
         for (int64_t i = 0; i < n; ++i) {
             positions[count] = static_cast<int32_t>(i);
-            count += (wanted[locations[i] / kLanes] >> (locations[i] % kLanes)) & 1;
+            count += (wanted[locations[i] / kLanes >> fold] >> (locations[i] % kLanes)) & 1;
         }
         return count;
     }
@@ -197,6 +200,87 @@ struct GenericLoops {
             }
         }
         return largest;
+    }
+
+    // How many of the nx keys of x, and of the ny keys of y that follow them, are at most each of kLanes candidates.
+    template <typename Key>
+    static void rank(const Key *keys, int32_t nx, int32_t ny, const Key *candidates, int32_t *of_x, int32_t *of_y) {
+        Key candidate[kLanes];
+        std::memcpy(candidate, candidates, sizeof candidate);
+        int32_t x[kLanes] = {}, y[kLanes] = {};
+        for (int32_t j = 0; j < nx; ++j) {
+            for (int k = 0; k < kLanes; ++k) x[k] += keys[j] <= candidate[k];
+        }
+        for (int32_t j = nx; j < nx + ny; ++j) {
+            for (int k = 0; k < kLanes; ++k) y[k] += keys[j] <= candidate[k];
+        }
+        std::memcpy(of_x, x, sizeof x);
+        std::memcpy(of_y, y, sizeof y);
+    }
+
+    // Where each lane of the tables starts, and the bounds that the edges of all buckets give.
+    template <typename W, typename Key>
+    static void bound_sides(Search<Key> &s, const int32_t *nx, const int32_t *ny, const W *high, const W *low,
+                            int32_t *x_start, int32_t *y_start) {
+        int32_t x = 0, y = 0;
+        for (int k = 0; k < kLanes; ++k) {
+            x_start[k] = x;
+            y_start[k] = y;
+            const int64_t start = x * s.x_unit - y * s.y_unit;
+            reached(s, start + high[k]);
+            reached(s, start + low[k]);
+            x += nx[k];
+            y += ny[k];
+        }
+    }
+
+    // Bounds both sides by the edges of the buckets, then marks the buckets that may hold a candidate and notes how
+    // many values come before each.
+    template <typename Key>
+    static void plan(Search<Key> &s, SideWorkspace &w, int rows) {
+        if (s.n * s.x_unit < kNarrow) {
+            plan_in<int32_t>(s, w, rows);
+        } else {
+            plan_in<int64_t>(s, w, rows);
+        }
+    }
+
+    static constexpr int64_t kNarrow = int64_t{1} << 30;
+
+    template <typename W, typename Key>
+    static void plan_in(Search<Key> &s, SideWorkspace &w, int rows) {
+        const W x_unit = static_cast<W>(s.x_unit), y_unit = static_cast<W>(s.y_unit);
+        W at[kLanes] = {}, high[kLanes] = {}, low[kLanes] = {};
+        int32_t nx[kLanes] = {}, ny[kLanes] = {}, x_start[kLanes], y_start[kLanes];
+        for (int row = 0; row < rows; ++row) {
+            for (int k = 0; k < kLanes; ++k) {
+                const int32_t cx = w.x_count[row * kLanes + k], cy = w.y_count[row * kLanes + k];
+                nx[k] += cx;
+                ny[k] += cy;
+                at[k] += cx * x_unit - cy * y_unit;
+                high[k] = at[k] > high[k] ? at[k] : high[k];
+                low[k] = at[k] < low[k] ? at[k] : low[k];
+            }
+        }
+        bound_sides(s, nx, ny, high, low, x_start, y_start);
+        constexpr int64_t kMost = sizeof(W) > 4 ? kNever : INT32_MAX;
+        const W up = static_cast<W>(s.up < kMost ? s.up : kMost),
+                down = static_cast<W>(s.down < kMost ? s.down : kMost);
+        for (int row = 0; row < rows; ++row) {
+            uint32_t bits = 0;
+            for (int k = 0; k < kLanes; ++k) {
+                const int32_t place = row * kLanes + k, cx = w.x_count[place], cy = w.y_count[place];
+                const W here = x_start[k] * x_unit - y_start[k] * y_unit;
+                const bool plus = (cx > 0) & (here + cx * x_unit >= up),
+                           minus = (cy > 0) & (cy * y_unit - here >= down);
+                bits |= static_cast<uint32_t>(plus | minus) << k;
+                w.x_before[place] = x_start[k];
+                w.y_before[place] = y_start[k];
+                x_start[k] += cx;
+                y_start[k] += cy;
+            }
+            w.wanted[row] = static_cast<uint16_t>(bits);
+        }
     }
 };
 

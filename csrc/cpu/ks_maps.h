@@ -69,21 +69,24 @@ struct LinearMap {
     static constexpr int kPieces = 8, kSample = kPieces * kLanes;
 
     // Pieces of x and y by turns, from all over the row. The first half of the lanes is x, the other y.
-    static void draw_sample(const T *x, const T *y, int64_t n, T *sample) {
-        const int64_t step = n / kPieces;
+    template <typename V>
+    static void draw_sample(const V *x, int64_t n, const V *y, int64_t m, T *sample) {
+        const int64_t x_step = n / kPieces, y_step = m / kPieces;
         for (int piece = 0; piece < kPieces; ++piece) {
             for (int i = 0; i < kHalf; ++i) {
-                const int64_t at = step >= kHalf ? piece * step + i : (piece * kHalf + i) % n;
-                sample[piece * kLanes + i] = x[at];
-                sample[piece * kLanes + kHalf + i] = y[at];
+                const int64_t x_at = x_step >= kHalf ? piece * x_step + i : (piece * kHalf + i) % n;
+                const int64_t y_at = y_step >= kHalf ? piece * y_step + i : (piece * kHalf + i) % m;
+                sample[piece * kLanes + i] = static_cast<T>(x[x_at]);
+                sample[piece * kLanes + kHalf + i] = static_cast<T>(y[y_at]);
             }
         }
     }
 
     // Over +-5 mean absolute deviations, which are +-4 standard deviations for normal data.
-    bool fit(const T *x, const T *y, int64_t n, int bucket_bits) {
+    template <typename V>
+    bool fit(const V *x, int64_t n, const V *y, int64_t m, int bucket_bits) {
         T sample[kSample];
-        draw_sample(x, y, n, sample);
+        draw_sample(x, n, y, m, sample);
         T sums[kLanes] = {};
         for (int i = 0; i < kSample; i += kLanes) {
             for (int k = 0; k < kLanes; ++k) sums[k] += sample[i + k];
@@ -102,9 +105,10 @@ struct LinearMap {
     // Fits without outliers. Returns false if that makes no great difference. It uses the medians of the lanes' largest
     // and smallest values, which a few outliers do not change. For 8 normal values these are at +-1.4 standard
     // deviations.
-    bool refit(const T *x, const T *y, int64_t n, int bucket_bits) {
+    template <typename V>
+    bool refit(const V *x, int64_t n, const V *y, int64_t m, int bucket_bits) {
         T sample[kSample], least[kLanes], most[kLanes];
-        draw_sample(x, y, n, sample);
+        draw_sample(x, n, y, m, sample);
         for (int k = 0; k < kLanes; ++k) least[k] = most[k] = sample[k];
         for (int i = kLanes; i < kSample; i += kLanes) {
             for (int k = 0; k < kLanes; ++k) {
@@ -144,7 +148,7 @@ struct BitMap {
     uint16_t base, limit;
     int shift, lane_bits;
 
-    bool fit(const T *x, const T *y, int64_t n, int bucket_bits) {
+    bool fit(const T *x, int64_t n, const T *y, int64_t, int bucket_bits) {
         uint16_t most[kLanes];
         draw_largest(x, y, n, most);
         uint16_t largest = 0;
@@ -155,7 +159,7 @@ struct BitMap {
 
     // Fits without outliers. Returns false if that makes no great difference. It uses the median of the lanes' largest
     // values. For 8 normal values it is at 1.7 standard deviations.
-    bool refit(const T *x, const T *y, int64_t n, int bucket_bits) {
+    bool refit(const T *x, int64_t n, const T *y, int64_t, int bucket_bits) {
         uint16_t most[kLanes];
         draw_largest(x, y, n, most);
         const uint16_t a = median_of_half(most), b = median_of_half(most + kHalf);

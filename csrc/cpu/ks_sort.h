@@ -1,6 +1,4 @@
-// The plain exact way. It sorts the keys of both samples and walks through them side by side.
-//
-// Unlike the bucket engine, it gives each side's maximum and its place, and it takes samples of different sizes.
+// The plain exact way: the keys of both samples are sorted. It takes samples of any size and values of any two types.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-#include "../ks_keys.h"
+#include "ks_side_kernels.h"
 
 namespace ksl {
 
@@ -40,51 +38,37 @@ void sort_keys(Key *keys, int64_t n, Key *scratch) {
     if (from != keys) std::memcpy(keys, from, static_cast<size_t>(n) * sizeof(Key));
 }
 
-// One side of the statistic: the exact maximum, and the place that scipy.stats.ks_2samp reports for it.
-//
-// scipy takes the first largest i / n - j / m, computed in float64, over the sorted x followed by the sorted y. Of
-// places with the same exact difference, the one with the largest float64 wins, which rounding decides. After that, a
-// value that is in x wins over one that is not, and then the smaller value wins.
+// Walks through sorted keys x [n] and y [m] side by side. The caller has checked that n / gcd * m fits int64.
 template <typename Key>
-struct Side {
-    int64_t count = 0;
-    double difference = 0;
-    bool in_x = false, found = false;
-    Key at = 0;
-
-    void offer(int64_t new_count, double new_difference, bool new_in_x, Key new_at) {
-        const bool better = !found || new_count > count || new_difference > difference ||
-                            (new_difference == difference && new_in_x && !in_x);
-        if (better) *this = {new_count, new_difference, new_in_x, true, new_at};
-    }
-};
-
-template <typename Key>
-struct Sides {
-    Side<Key> plus, minus;
-};
-
-// Walks through sorted keys x [n] and y [m]. Counts are in units of gcd / (n * m). The caller has checked that n / gcd
-// * m fits int64.
-template <typename Key>
-Sides<Key> walk_sorted(const Key *x, int64_t n, const Key *y, int64_t m, int64_t gcd) {
-    const int64_t x_unit = m / gcd, y_unit = n / gcd;
-    Sides<Key> sides;
+void walk_sorted(const Key *x, const Key *y, Search<Key> &s) {
     int64_t i = 0, j = 0;
-    while (i < n || j < m) {
-        const Key at = j == m || (i < n && x[i] <= y[j]) ? x[i] : y[j];
+    while (i < s.n || j < s.m) {
+        const Key at = j == s.m || (i < s.n && !(y[j] < x[i])) ? x[i] : y[j];
         const int64_t before = i;
-        while (i < n && x[i] == at) ++i;
-        while (j < m && y[j] == at) ++j;
-        // Both sides are at least 0, because the last value of all has difference 0.
-        const int64_t count = i * x_unit - j * y_unit;
-        if (count < sides.plus.count && -count < sides.minus.count) continue;
-        const double difference =
-            static_cast<double>(i) / static_cast<double>(n) - static_cast<double>(j) / static_cast<double>(m);
-        if (count >= sides.plus.count) sides.plus.offer(count, difference, i > before, at);
-        if (-count >= sides.minus.count) sides.minus.offer(-count, -difference, i > before, at);
+        while (i < s.n && x[i] == at) ++i;
+        while (j < s.m && y[j] == at) ++j;
+        consider(s, i, j, i > before, at);
     }
-    return sides;
+}
+
+// The same for a long sorted sample and a short one. Between two values of the short one, the difference is largest at
+// the last value of the long one, or at the value before. So a binary search for each value of the short one is enough.
+template <typename Key>
+void search_sorted(const Key *longer, int64_t n, const Key *shorter, int64_t m, bool longer_is_x, Search<Key> &s) {
+    const auto place = [&](int64_t of_longer, int64_t of_shorter, bool in_longer, bool in_shorter, Key at) {
+        consider(s, longer_is_x ? of_longer : of_shorter, longer_is_x ? of_shorter : of_longer,
+                 longer_is_x ? in_longer : in_shorter, at);
+    };
+    const Key *const end = longer + n, *from = longer;
+    for (int64_t j = 0; j < m;) {
+        const Key at = shorter[j];
+        const Key *const first = std::lower_bound(from, end, at);
+        if (first > from) place(first - longer, j, true, false, first[-1]);
+        while (j < m && shorter[j] == at) ++j;
+        from = std::upper_bound(first, end, at);
+        place(from - longer, j, from > first, true, at);
+    }
+    if (from < end) place(n, m, true, false, end[-1]);
 }
 
 }  // namespace ksl

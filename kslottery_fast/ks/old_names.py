@@ -43,7 +43,10 @@ def renamed(
                 if former not in kwargs:
                     continue
                 if now in kwargs:
-                    raise TypeError(f"{function.__name__}() got {former} and {now}, two names of one argument")
+                    raise TypeError(
+                        f"{function.__name__}() got multiple values for argument now known as `{now}`: "
+                        f"{former} and {now} are two names of one argument"
+                    )
                 if former not in silently:
                     warn_caller(
                         f"{function.__name__}() takes {now} now, which was called {former}: the former name will be "

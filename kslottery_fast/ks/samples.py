@@ -16,6 +16,10 @@ from torch import Tensor
 from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
 
+from .columns import as_array, check_convertible, check_same_clock
+from .dates import rank_dates
+from .ranks import dense_ranks, needs_ranks
+
 
 class SupportsArray(Protocol):
     """A numpy array, or what numpy can read as one, such as a pandas Series."""
@@ -36,7 +40,6 @@ class _Unnamed:
 Sample: TypeAlias = Tensor | SupportsArray | Sequence[Any] | float
 UNNAMED: Any = _Unnamed()
 KERNEL_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_EXACT = 2**53  # every integer up to here is a float64
 
 
 @dataclass
@@ -66,18 +69,20 @@ def gather_samples(x: Any, y: Any, axis: Any) -> Samples:
     Raises
     ------
     InputError
-        Ragged input, shapes that do not broadcast, a bad axis, or a tensor without numbers (meta).
+        Ragged input, shapes that do not broadcast, a bad axis, a tensor without numbers (meta), or numbers too long.
     TypeError
-        Complex numbers, strings or objects, and nested, sparse or quantized tensors.
+        Complex numbers, strings, objects that are not numbers, and nested, sparse, packed or quantized tensors.
     """
     x_data, x_mask = _read(x, "data1")
     y_data, y_mask = _read(y, "data2")
+    check_same_clock(x, y)
+    x_data, y_data, dates = rank_dates(x_data, y_data)
     tensors = isinstance(x_data, Tensor) or isinstance(y_data, Tensor)
     device = next((t.device for t in (x_data, y_data) if isinstance(t, Tensor)), torch.device("cpu"))
     dtype = np.result_type(_numpy_dtype(x_data), _numpy_dtype(y_data))
     values = None
-    if _needs_ranks(x_data, y_data, dtype):
-        x_data, y_data, values = _ranks(_numpy(x_data), _numpy(y_data))
+    if _needs_ranks(x_data, y_data):
+        x_data, y_data, values = dense_ranks(_numpy(x_data), _numpy(y_data))
     x_tensor, y_tensor = (_kernel_tensor(data).to(device) for data in (x_data, y_data))
     ndim = max(x_tensor.ndim, y_tensor.ndim)
     axes = _normalize_axes(axis, ndim)
@@ -102,8 +107,8 @@ def gather_samples(x: Any, y: Any, axis: Any) -> Samples:
         kept_shape=kept_shape,
         tensors=tensors,
         device=device,
-        dtype=dtype,
-        ranked_values=values,
+        dtype=dtype if dates is None else dates.dtype,
+        ranked_values=values if dates is None else dates,
     )
 
 
@@ -155,15 +160,17 @@ def _read(value: Any, name: str) -> tuple[Any, npt.NDArray[np.bool_] | None]:
         check_dense(value, name)
         if value.is_complex():
             raise TypeError(f"{name} is {value.dtype}: expected real numbers")
+        check_convertible(value.dtype, name)
         return torch.atleast_1d(value.detach()), None
-    mask = np.atleast_1d(np.ma.getmaskarray(value)) if np.ma.is_masked(value) else None
+    mask = (
+        np.atleast_1d(np.ma.getmaskarray(value))
+        if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value)
+        else None
+    )
     if value is None or isinstance(value, (str, torch.nn.Module)):
         raise TypeError(f"{name} is {shown(value)}: expected an array or a list of numbers")
-    try:
-        array = np.atleast_1d(np.asarray(value))
-    except ValueError as error:
-        raise InputError(f"{name} is not a rectangular array: {error}") from None
-    if array.dtype.kind not in "fiub":
+    array = np.atleast_1d(as_array(value, name))
+    if array.dtype.kind not in "fiubMm":
         raise TypeError(f"{name} has dtype {array.dtype}: expected real numbers")
     return array, mask
 
@@ -177,22 +184,15 @@ def _numpy_dtype(data: Any) -> np.dtype[Any]:
 
 
 def _numpy(data: Any) -> npt.NDArray[Any]:
-    return data.cpu().numpy() if isinstance(data, Tensor) else data
+    if not isinstance(data, Tensor):
+        return data
+    return (data.double() if data.is_floating_point() else data).cpu().numpy()
 
 
-def _needs_ranks(x: Any, y: Any, dtype: np.dtype[Any]) -> bool:
-    """Tell whether distinct values would be ties in float64: long doubles, or integers beyond 2^53."""
-    if dtype.kind == "f":
-        return dtype.itemsize > 8
-    return dtype.itemsize == 8 and any(bool(((a > _EXACT) | (a < -_EXACT)).any()) for a in map(_numpy, (x, y)))
-
-
-def _ranks(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[Any, Any, npt.NDArray[Any]]:
-    """Replace the values by dense ranks. The KS statistic depends on their order alone."""
-    values, inverse = np.unique(np.concatenate([x.reshape(-1), y.reshape(-1)]), return_inverse=True)
-    ranks = inverse.reshape(-1).astype(np.float64)
-    ranks[np.isnan(values)[inverse.reshape(-1)]] = np.nan
-    return ranks[: x.size].reshape(x.shape), ranks[x.size :].reshape(y.shape), values
+def _needs_ranks(x: Any, y: Any) -> bool:
+    """Tell whether float64 cannot hold a sample. A tensor is not copied to the CPU unless it holds long integers."""
+    kinds = [data for data in (x, y) if _numpy_dtype(data).itemsize > 8 or _numpy_dtype(data).kind in "iu"]
+    return any(needs_ranks(_numpy(data)) for data in kinds)
 
 
 def _kernel_tensor(data: Any) -> Tensor:

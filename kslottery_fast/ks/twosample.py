@@ -17,12 +17,14 @@ from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ops.schemas import HAS_NAN
 
+from .joining import check_atol, join_close
 from .null import Floats, Integers, null_pvalues, resolve_method
 from .old_names import renamed
 from .samples import UNNAMED, Sample, Samples, gather_samples
 from .small_samples import small_sample_warning
 
 _ALTERNATIVES = {"t": "two-sided", "g": "greater", "l": "less"}
+_SIDES = {"two-sided": "larger", "greater": "plus", "less": "minus"}
 _ADVICE = "See documentation for sample size requirements."
 _ALL_NAN = f"too small; all returned values will be NaN. {_ADVICE}"
 _TOO_SMALL = f"One or more sample arguments is {_ALL_NAN}"
@@ -83,9 +85,15 @@ class KsResult(_Pair):
         """The arguments with which copy and pickle make the result again."""
         return tuple(self), dict(vars(self))
 
+    def _asdict(self) -> dict[str, Any]:
+        """All fields, as scipy's result gives them, and ``log_pvalue``."""
+        return {"statistic": self.statistic, "pvalue": self.pvalue, **vars(self)}
+
+    def _replace(self, **fields: Any) -> Self:
+        return type(self)(**{**self._asdict(), **fields})
+
     def __repr__(self) -> str:
-        fields = {"statistic": self.statistic, "pvalue": self.pvalue, **vars(self)}
-        return f"KsResult({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
+        return f"KsResult({', '.join(f'{name}={value!r}' for name, value in self._asdict().items())})"
 
 
 @renamed({"x": "data1", "y": "data2", "mode": "method"}, silently=["mode"])  # scipy takes mode silently too
@@ -98,26 +106,30 @@ def ks_2samp(
     axis: int | Sequence[int] | None = UNNAMED,
     nan_policy: Literal["propagate", "omit", "raise"] = "propagate",
     keepdims: bool = False,
+    atol: float = 0.0,
 ) -> KsResult:
     """Two-sample Kolmogorov-Smirnov test along an axis: ``scipy.stats.ks_2samp`` for all rows at once.
 
     The arguments, numbers, warnings and rules are those of scipy 1.17, with these differences. Samples of two or more
     dimensions need an ``axis``. Tensors are taken as well. If scipy warns once per row, there is one warning. If n = m
     and p is 1, rounding may take scipy's sum above 1. Then scipy warns and returns the asymptotic value. This function
-    returns 1.
+    returns 1. And ``method="exact"`` is exact for one-sided tests of unequal sizes where scipy falls back.
 
     Parameters
     ----------
     data1, data2 : tensor or array_like
         Samples of shape [..., n] and [..., m] if they lie along the last axis. n and m may differ, and the other
         dimensions broadcast. Any float, integer or bool dtype. Values are compared exactly, and infinities are values
-        like any other. Masked values are left out.
+        like any other. Masked values are left out. Dates and durations are compared exactly too, and NaT counts as NaN.
+        Columns of pandas may be nullable, and objects may be numbers. Their missing values count as NaN.
     alternative : {"two-sided", "less", "greater"}
         With F and G the distribution functions of ``data1`` and ``data2``, "less" uses D- = sup(G - F), "greater" uses
         D+ = sup(F - G), and "two-sided" uses D = max(D+, D-). As in scipy, the first letter decides.
     method : {"auto", "exact", "asymp"}
-        "auto" is exact up to max(n, m) = 10,000. "exact" falls back to "asymp", with a RuntimeWarning, where scipy
-        does. As in scipy, this argument may also be called ``mode``.
+        "auto" is exact up to max(n, m) = 10,000. Like scipy, it falls back to "asymp", with a RuntimeWarning, in
+        one-sided tests of unequal sizes with more lattice paths than float64 can count. "exact" is exact there too. It
+        falls back only where n m / gcd(n, m)^2 reaches 2^31. As in scipy, this argument may also be called ``mode``,
+        without a warning. New code should call it ``method``.
     axis : int, sequence of int, or None
         The axis of the samples. ``axis=0`` gives what scipy gives by default. ``axis=-1`` tests row against row. None
         tests all values of ``data1`` against all values of ``data2``. Samples of one dimension need no axis. For others
@@ -126,6 +138,11 @@ def ks_2samp(
         What NaN in a row does: give NaN as result, be left out, or raise InputError.
     keepdims : bool
         Keep the reduced axes with size 1.
+    atol : float
+        Values that lie at most this far apart become ties. That is for numbers that only rounding tells apart, such as
+        0.2 - 0.1 and 0.3 - 0.2. The values of both samples are sorted together. Neighbours whose difference, in
+        float64, is at most ``atol`` belong to one group. So a group is a chain, and may be wider than ``atol`` as a
+        whole. Each value counts as the largest of its group. By default values are compared exactly.
 
     Returns
     -------
@@ -136,10 +153,10 @@ def ks_2samp(
     Raises
     ------
     InputError
-        An unknown option, no ``axis`` for samples of two or more dimensions, shapes that do not broadcast, or NaN with
-        ``nan_policy="raise"``. InputError is a ValueError.
+        An unknown option, a negative ``atol``, no ``axis`` for samples of two or more dimensions, shapes that do not
+        broadcast, or NaN with ``nan_policy="raise"``. InputError is a ValueError.
     TypeError
-        Samples that are not real numbers.
+        Samples that are not real numbers, or dates with numbers.
 
     Warns
     -----
@@ -161,7 +178,10 @@ def ks_2samp(
     True
     """
     full = _check_options(alternative, method, nan_policy, keepdims)
+    tolerance = check_atol(atol)
     samples = gather_samples(data1, data2, axis)
+    if tolerance > 0:
+        samples = join_close(samples, tolerance)
     rows = len(samples.x)
     test = _Test(full, method, nan_policy, *np.full((5, rows), np.nan))
     if 0 in (samples.x.shape[1], samples.y.shape[1]):
@@ -204,13 +224,20 @@ class _Test:
 
 
 class _Ragged(NamedTuple):
-    """A sample [R, n], and a mask of the values that count."""
+    """A sample [R, n], and a mask of the values that count. A sample that R rows share has one row here."""
 
     values: Tensor
     keep: Tensor
+    rows: int
+
+    def sizes(self) -> Tensor:
+        """How many values count in each row."""
+        return self.keep.sum(1).expand(self.rows)
 
     def dense(self, rows: Tensor, size: int) -> Tensor:
         """The values that count in these rows. Each of the rows has ``size`` of them."""
+        if len(self.values) < self.rows:
+            return self.values[self.keep].expand(len(rows), size)
         return self.values[rows][self.keep[rows]].reshape(-1, size)
 
 
@@ -239,14 +266,16 @@ def _fill(test: _Test, samples: Samples) -> None:
 
 
 def _ragged(sample: Tensor, keep: Tensor | None, rows: Tensor, omit_nan: bool) -> _Ragged:
-    values = sample[rows]
-    keep = torch.ones_like(values, dtype=torch.bool) if keep is None else keep[rows]
-    return _Ragged(values, keep & ~torch.isnan(values) if omit_nan else keep)
+    shared = all(tensor is None or tensor.stride(0) == 0 for tensor in (sample, keep))
+    chosen = rows[:1] if shared else rows  # one row of a shared sample is enough
+    values = sample[chosen]
+    keep = torch.ones_like(values, dtype=torch.bool) if keep is None else keep[chosen]
+    return _Ragged(values, keep & ~torch.isnan(values) if omit_nan else keep, len(rows))
 
 
 def _fill_ragged(test: _Test, rows: Integers, x: _Ragged, y: _Ragged) -> bool:
     """Test rows where values are left out, in one batch per pair of sizes. Return whether a sample was empty."""
-    sizes = torch.stack([x.keep.sum(1), y.keep.sum(1)], dim=1)
+    sizes = torch.stack([x.sizes(), y.sizes()], dim=1)
     found_empty = False
     for n, m in torch.unique(sizes, dim=0).tolist():
         members = torch.nonzero((sizes[:, 0] == n) & (sizes[:, 1] == m))[:, 0]
@@ -260,16 +289,10 @@ def _fill_ragged(test: _Test, rows: Integers, x: _Ragged, y: _Ragged) -> bool:
 def _fill_rows(test: _Test, rows: Integers, x: Tensor, y: Tensor) -> npt.NDArray[np.bool_]:
     """Test x [R, n] against y [R, m], n, m > 0, and write into ``rows`` of the results. Return which rows hold NaN."""
     n, m = x.shape[1], y.shape[1]
-    plus, minus, plus_at, minus_at, flags = (result.cpu().numpy() for result in ops.ks_rows(x, y))
+    found = ops.ks_rows(x, y, _SIDES[test.alternative])
+    plus, minus, plus_at, minus_at, flags = (result.cpu().numpy() for result in found)
     has_nan = (flags & HAS_NAN) != 0
-    below = np.full(len(rows), test.alternative == "less")
-    if test.alternative == "two-sided":
-        below = minus > plus
-        tied = np.flatnonzero((minus == plus) & (plus > 0))
-        if len(tied):
-            # scipy compares the two in floating point, where equal fractions may differ in the last bit.
-            at = torch.from_numpy(tied).to(x.device)
-            below[tied] = -_gap(x[at], y[at], minus_at[tied]) > _gap(x[at], y[at], plus_at[tied])
+    below = minus > plus if test.alternative == "two-sided" else np.full(len(rows), test.alternative == "less")
     counts = np.where(below, minus, plus)[~has_nan]
     resolved, fallback = resolve_method(n, m, test.alternative, test.method, certain=not counts.any())
     if fallback is not None and counts.size:
@@ -282,20 +305,15 @@ def _fill_rows(test: _Test, rows: Integers, x: Tensor, y: Tensor) -> npt.NDArray
     return has_nan
 
 
-def _gap(x: Tensor, y: Tensor, at: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """F_x - F_y at one value per row, rounded as in scipy."""
-    level = torch.from_numpy(at).to(x.device)[:, None]
-    counts = ((x <= level).sum(1), (y <= level).sum(1))
-    fx, fy = (c.cpu().numpy() / size for c, size in zip(counts, (x.shape[1], y.shape[1]), strict=True))
-    return fx - fy
-
-
 def _result(test: _Test, samples: Samples, shape: tuple[int, ...]) -> KsResult:
     location: Any = test.location
     known = ~np.isnan(location)
-    if samples.ranked_values is not None:
+    if samples.ranked_values is not None and samples.ranked_values.size:
         found = samples.ranked_values[np.where(known, location, 0).astype(np.int64)]
-        location = found if known.all() else np.where(known, found.astype(np.float64), np.nan)
+        if found.dtype.kind in "Mm":
+            location = np.where(known, found, np.array("NaT", found.dtype))
+        else:
+            location = found if known.all() else np.where(known, found.astype(np.float64), np.nan)
     parts: list[Any] = [test.statistic, test.pvalue, location, test.sign, test.log_pvalue]
     if samples.tensors:
         parts = [torch.from_numpy(np.array(v, dtype=np.float64)).reshape(shape).to(samples.device) for v in parts]
@@ -304,6 +322,6 @@ def _result(test: _Test, samples: Samples, shape: tuple[int, ...]) -> KsResult:
             parts[2], parts[3] = location.astype(samples.dtype), test.sign.astype(np.int8)
         parts = [v.reshape(shape)[()] for v in parts]
     else:
-        parts = [v.astype(np.float64).reshape(shape) for v in parts]
+        parts = [(v if v.dtype.kind in "Mm" else v.astype(np.float64)).reshape(shape) for v in parts]
     statistic, p, location, sign, log_p = parts
     return KsResult(statistic, p, statistic_location=location, statistic_sign=sign, log_pvalue=log_p)

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def ks_rows(x: Tensor, y: Tensor, sides: str = "both") -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Exact two-sample Kolmogorov-Smirnov statistics, row by row, for both sides.
 
     With F and G the right-continuous empirical distribution functions of ``x[r]`` and ``y[r]``, the two sides are D+ =
@@ -47,9 +47,13 @@ def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     Parameters
     ----------
     x : Tensor
-        [R, n] float32, float64, float16 or bfloat16, with any strides.
+        [R, n] float32, float64, float16 or bfloat16, or int64 or uint64, with any strides. A sample that all rows
+        share, with a stride of 0, is sorted once.
     y : Tensor
-        [R, m], likewise. The dtypes may differ.
+        [R, m], likewise. Floating dtypes may differ. Integers have one dtype.
+    sides : {"both", "plus", "minus", "larger"}
+        What is asked for. One side takes less work than both. "larger" is the side that a two-sided test reports. A
+        side that was not asked for is 0.
 
     Returns
     -------
@@ -58,7 +62,8 @@ def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     minus : Tensor
         int64 [R], D- * L.
     plus_at, minus_at : Tensor
-        float64 [R], the values where scipy.stats.ks_2samp finds them. A row with NaN has NaN.
+        float64 [R], the values where scipy.stats.ks_2samp finds them. A row with NaN has NaN, and so has a side that
+        was not asked for. Of integers, the dtype of the samples, with 0 in place of NaN.
     flags : Tensor
         uint8 [R]: 1 where either row holds NaN, 2 where either holds Inf, 3 for both. Inf compares as usual. None of
         the outputs is differentiable.
@@ -66,7 +71,7 @@ def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     Raises
     ------
     InputError
-        Not two matrices with the same number of rows on one device, or a sample without values.
+        Not two matrices with the same number of rows on one device, a sample without values, or unknown sides.
     TypeError
         Not tensors.
 
@@ -78,7 +83,7 @@ def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     (0.5, 2.0, 0)
     """
     require_tensors(x=x, y=y)
-    return torch.ops.kslottery.ks_rows(x, y)
+    return torch.ops.kslottery.ks_rows(x, y, sides)
 
 
 def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Tensor, Tensor]:

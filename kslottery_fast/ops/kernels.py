@@ -16,22 +16,30 @@ from kslottery_fast.base.errors import InputError
 
 from . import native, reference, schemas
 from .records import RowUpdate, StepUpdate
-from .schemas import DTYPE_CODES, LEFT_OUT, LIBRARY, NAMESPACE
+from .schemas import DTYPE_CODES, INTEGER_CODES, LEFT_OUT, LIBRARY, NAMESPACE, SIDES
 
 _Matrix = tuple[int, int, int, int, int, int]
+_CODES = DTYPE_CODES | INTEGER_CODES
 
 
 def _matrix(tensor: Tensor) -> _Matrix:
     """Return a matrix as csrc/bindings.cpp takes it, with any strides and without a copy."""
-    return (tensor.data_ptr(), *tensor.shape, *tensor.stride(), DTYPE_CODES[tensor.dtype])
+    return (tensor.data_ptr(), *tensor.shape, *tensor.stride(), _CODES[tensor.dtype])
 
 
-def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Run ks_rows natively."""
+def ks_rows(x: Tensor, y: Tensor, sides: str = "both") -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Run ks_rows natively: on CUDA both sides of floating types, of which those that are asked for are shown."""
     if (call := native.caller(x.device)) is None:
-        return reference.ks_rows(x, y)
-    outputs = schemas.ks_rows(x, y)
-    call("ks_rows", _matrix(x), _matrix(y), *(output.data_ptr() for output in outputs))
+        return reference.ks_rows(x, y, sides)
+    outputs = schemas.ks_rows(x, y, sides)
+    pointers = [output.data_ptr() for output in outputs]
+    if call.offers("ks_sides"):
+        call("ks_sides", _matrix(x), _matrix(y), SIDES[sides], *pointers)
+    elif x.dtype in INTEGER_CODES:
+        return reference.ks_rows(x, y, sides)
+    else:
+        call("ks_rows", _matrix(x), _matrix(y), *pointers)
+        reference.show_sides(x, y, sides, outputs)
     return outputs
 
 
@@ -221,14 +229,14 @@ def _pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _no_gradient(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
+def _no_gradient(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: tuple[Tensor, ...]) -> None:
     # The outputs jump where the order of values changes. That derivative is of no use, and torch would warn of a
     # missing one.
     ctx.mark_non_differentiable(*output)
 
 
-def _no_backward(ctx: Any, *_grads: Any) -> tuple[None, None]:
-    return None, None
+def _no_backward(ctx: Any, *_grads: Any) -> tuple[None, None, None]:
+    return None, None, None
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:

@@ -19,22 +19,63 @@ from .schemas import HAS_INF, HAS_NAN, LEFT_OUT
 
 _BLOCK_ELEMENTS = 1 << 21
 """How many values one block of rows may hold. They take about 100 MB of sorted copies and int64 ranks."""
+_FLIP = -(2**63)
+"""The bit by which uint64 and int64 of the same order differ."""
 
 
-def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def ks_rows(x: Tensor, y: Tensor, sides: str = "both") -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See ``kslottery_fast.ops.ks_rows``."""
-    outputs = schemas.ks_rows(x, y)
+    outputs = schemas.ks_rows(x, y, sides)
+    if x.dtype == torch.uint64:  # torch neither sorts nor compares it
+        plus, minus, plus_at, minus_at, flags = outputs
+        signed = plus, minus, plus_at.view(torch.int64), minus_at.view(torch.int64), flags
+        _fill(x.view(torch.int64) ^ _FLIP, y.view(torch.int64) ^ _FLIP, sides, signed, nowhere=_FLIP)
+        signed[2].bitwise_xor_(_FLIP)
+        signed[3].bitwise_xor_(_FLIP)
+    else:
+        _fill(x, y, sides, outputs)
+    return outputs
+
+
+_Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _fill(x: Tensor, y: Tensor, sides: str, outputs: _Outputs, *, nowhere: int = 0) -> None:
     block = max(1, _BLOCK_ELEMENTS // (x.shape[1] + y.shape[1]))
     for start in range(0, x.shape[0], block):
         part = slice(start, start + block)
         for output, value in zip(outputs, _ks_block(x[part], y[part]), strict=True):
             output[part] = value
-    return outputs
+    show_sides(x, y, sides, outputs, nowhere=nowhere)
+
+
+def show_sides(x: Tensor, y: Tensor, sides: str, outputs: _Outputs, *, nowhere: int = 0) -> None:
+    """Clear the side that was not asked for, in the results for both. Its place is NaN or, of integers, nowhere."""
+    plus, minus, plus_at, minus_at, flags = outputs
+    below = torch.full_like(flags, sides == "minus", dtype=torch.bool)
+    if sides == "both":
+        return
+    if sides == "larger":
+        below = minus > plus
+        for row in torch.nonzero((minus == plus) & (plus > 0))[:, 0].tolist():
+            # scipy compares the two in floating point, where equal fractions may differ in the last bit.
+            below[row] = -_gap(x[row], y[row], minus_at[row]) > _gap(x[row], y[row], plus_at[row])
+    has_nan = flags & HAS_NAN != 0
+    for side, at, hidden in ((plus, plus_at, below), (minus, minus_at, ~below)):
+        side.masked_fill_(hidden & ~has_nan, 0)
+        at[hidden] = math.nan if at.is_floating_point() else nowhere
+
+
+def _gap(x: Tensor, y: Tensor, at: Tensor) -> float:
+    """F - G at one value, rounded as in scipy."""
+    return int((x <= at).sum()) / len(x) - int((y <= at).sum()) / len(y)
 
 
 def _ks_block(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    # A common type that holds both exactly: float64 if one of them is, else float32.
+    # A common type that holds both exactly: float64 if one of them is, else float32. Integers have one type.
     dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
+    integers = x.dtype in schemas.INTEGER_CODES
+    dtype = x.dtype if integers else dtype
     x, y = x.to(dtype).sort(dim=1).values, y.to(dtype).sort(dim=1).values
     n, m = x.shape[1], y.shape[1]
     gcd = math.gcd(n, m)
@@ -46,8 +87,11 @@ def _ks_block(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Ten
     plus, minus = difference.amax(dim=1), -difference.amin(dim=1)  # never negative: the difference ends at 0
     # scipy.stats.ks_2samp picks the place by float64 differences, whose rounding may separate exact ties.
     rounded = i.double() / n - j.double() / m
-    plus_at = values.gather(1, rounded.argmax(dim=1, keepdim=True)).squeeze(1).double()
-    minus_at = values.gather(1, rounded.argmin(dim=1, keepdim=True)).squeeze(1).double()
+    plus_at = values.gather(1, rounded.argmax(dim=1, keepdim=True)).squeeze(1)
+    minus_at = values.gather(1, rounded.argmin(dim=1, keepdim=True)).squeeze(1)
+    if integers:
+        return plus, minus, plus_at, minus_at, torch.zeros_like(plus, dtype=torch.uint8)
+    plus_at, minus_at = plus_at.double(), minus_at.double()
     nan = values.isnan().any(dim=1)
     flags = HAS_NAN * nan.to(torch.uint8) + HAS_INF * values.isinf().any(dim=1).to(torch.uint8)
     return (

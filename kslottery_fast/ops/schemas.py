@@ -19,8 +19,9 @@ from .records import RowUpdate, StepUpdate, schema_of
 NAMESPACE = "kslottery"
 
 SCHEMAS = {
-    # x [R, n], y [R, m] -> int64 [R], int64 [R], float64 [R], float64 [R], uint8 [R]
-    "ks_rows": "(Tensor x, Tensor y) -> (Tensor plus, Tensor minus, Tensor plus_at, Tensor minus_at, Tensor flags)",
+    # x [R, n], y [R, m] -> int64 [R], int64 [R], float64 [R], float64 [R], uint8 [R]; places of integers are integers
+    "ks_rows": "(Tensor x, Tensor y, str sides='both') -> "
+    "(Tensor plus, Tensor minus, Tensor plus_at, Tensor minus_at, Tensor flags)",
     # [V, d], [V, d] -> int64 [V], uint8 [V]
     "ks_statistics": "(Tensor before, Tensor after, int threshold=0) -> (Tensor h, Tensor flags)",
     # [V, d], [V, d] -> bool [V], uint8 [V]
@@ -39,6 +40,12 @@ SCHEMAS = {
 
 DTYPE_CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 """The DType codes of csrc/ksl.h."""
+
+INTEGER_CODES = {torch.int64: 4, torch.uint64: 5}
+"""Those of the integers that ks_rows takes."""
+
+SIDES = {"both": 0, "plus": 1, "minus": 2, "larger": 3}
+"""The Sides codes of csrc/ksl.h."""
 
 HAS_NAN, HAS_INF = 1, 2
 """The bits of a row's flags."""
@@ -79,10 +86,13 @@ def check_same_device(**tensors: Tensor | None) -> None:
             raise InputError(f"{name} is on {tensor.device}, {first_name} on {first.device}; move them to one device")
 
 
-def check_samples(x: Tensor, y: Tensor) -> None:
+def check_samples(x: Tensor, y: Tensor, sides: str) -> None:
     """Check the arguments of ks_rows."""
-    check_matrix("x", x)
-    check_matrix("y", y)
+    if sides not in SIDES:
+        raise InputError(f"sides is {sides!r}; expected one of {', '.join(map(repr, SIDES))}")
+    if x.dtype not in INTEGER_CODES or x.dtype != y.dtype or y.layout is not x.layout or x.dim() != 2 or y.dim() != 2:
+        check_matrix("x", x)
+        check_matrix("y", y)
     check_same_device(x=x, y=y)
     if x.shape[0] != y.shape[0]:
         raise InputError(f"x has {x.shape[0]} rows and y has {y.shape[0]}; row r is tested against row r")
@@ -230,15 +240,16 @@ def check_row_embedding_backward(grad_out: Tensor, slots: Tensor, ids: Tensor, k
         raise InputError(f"k is {k}; expected the number of trained rows")
 
 
-def ks_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def ks_rows(x: Tensor, y: Tensor, sides: str = "both") -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Check the arguments of ks_rows and make its outputs, not filled."""
-    check_samples(x, y)
+    check_samples(x, y, sides)
     rows = x.shape[0]
+    place = x.dtype if x.dtype in INTEGER_CODES else torch.float64
     return (
         x.new_empty(rows, dtype=torch.int64),
         x.new_empty(rows, dtype=torch.int64),
-        x.new_empty(rows, dtype=torch.float64),
-        x.new_empty(rows, dtype=torch.float64),
+        x.new_empty(rows, dtype=place),
+        x.new_empty(rows, dtype=place),
         x.new_empty(rows, dtype=torch.uint8),
     )
 

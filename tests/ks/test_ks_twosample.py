@@ -156,7 +156,7 @@ def test_arguments_go_by_scipys_names_and_by_their_former_ones_with_a_warning() 
     with pytest.warns(DeprecationWarning, match=r"ks_2samp\(\) takes data[12] now, which was called [xy]") as caught:
         assert ks_2samp(x=x, y=y, alternative="less", method="asymp") == ours  # type: ignore[call-arg]
     assert [(note.category, note.filename) for note in caught] == [(DeprecationWarning, __file__)] * 2
-    with pytest.raises(TypeError, match="got mode and method, two names of one argument"):
+    with pytest.raises(TypeError, match="got multiple values for argument now known as `method`"):
         ks_2samp(x, y, mode="asymp", method="asymp")  # type: ignore[call-arg]
 
 
@@ -252,9 +252,28 @@ def test_exact_falls_back_with_scipys_warnings() -> None:
     }
     assert_like_scipy(x, y, method="exact")
     # One-sided with n != m: the number of paths overflows float64. Not for equal rows, whose p is 1 anyway.
-    assert_like_scipy(x[:600], y[:599], method="exact", alternative="less")
+    assert_like_scipy(x[:600], y[:599], alternative="less")
     assert_like_scipy(x[:600], y[:599], alternative="greater")
     assert_like_scipy(np.zeros(600), np.zeros(599), alternative="greater")
+
+
+def test_exact_is_exact_where_scipy_cannot_count_the_paths_of_one_side() -> None:
+    x, y = np.arange(881.0), np.arange(369.0) * 881 / 369 + 160.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = ks_2samp(x, y, alternative="greater", method="exact")
+    h = round(float(ours.statistic) * math.lcm(881, 369))
+    inside = [1] + [0] * 881  # paths from (0, 0) to (i, j) that stay below the difference h
+    for j in range(370):
+        for i in range(882):
+            inside[i] += inside[i - 1] if i else 0
+            if i * 369 - j * 881 >= h:
+                inside[i] = 0
+    total = math.comb(881 + 369, 369)
+    assert ours.pvalue == pytest.approx((total - inside[881]) / total, rel=1e-12)
+    assert ours.pvalue < 1e-6
+    theirs = assert_like_scipy(x, y, alternative="greater")  # "auto" is asymptotic here, as in scipy
+    assert theirs.pvalue != pytest.approx(ours.pvalue, rel=1e-3)
 
 
 def test_where_scipys_sum_exceeds_one_p_is_one() -> None:

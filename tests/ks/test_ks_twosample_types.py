@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.ks import ks_2samp
+from kslottery_fast.ks import ks_2samp, twosample
 
 FIELDS = ("statistic", "pvalue", "statistic_location", "statistic_sign")
 
@@ -55,6 +55,18 @@ def test_the_result_unpacks_prints_copies_and_pickles_like_scipys() -> None:
         assert vars(again) == vars(result)
     assert repr(result).startswith("KsResult(statistic=np.float64(0.333")
     assert "log_pvalue=" in repr(result)
+
+
+def test_all_fields_are_in_the_dictionary_as_scipys_are() -> None:
+    samples = [1.0, 2.0, 3.0, 9.0], [2.0, 3.0, 4.0]
+    ours, theirs = ks_2samp(*samples), stats.ks_2samp(*samples)
+    fields = ours._asdict()
+    log_p = fields.pop("log_pvalue")
+    assert fields == theirs._asdict()
+    assert log_p == ours.log_pvalue
+    changed = ours._replace(pvalue=0.5, statistic_sign=1)
+    assert (changed.statistic, changed.pvalue, changed.statistic_sign) == (ours.statistic, 0.5, 1)
+    assert changed.statistic_location == ours.statistic_location
 
 
 def quantized() -> torch.Tensor:
@@ -118,3 +130,42 @@ def quantized() -> torch.Tensor:
 def test_bad_input_is_named(arguments: Any, options: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ks_2samp(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "exact"),
+    [
+        (np.full(10, 2**60 + 1), np.full(10, float(2**60)), 1.0),
+        (np.full(10, 2**60), np.full(10, float(2**60)), 0.0),
+        (np.array([2**63 + 1, 2**64 - 1], np.uint64), np.array([2**63 - 1, -(2**63)], np.int64), 1.0),
+        (np.array([2**62 + 1, 5], np.uint64), np.array([2**62, 5], np.int64), 0.5),
+        (np.array([2**64 - 1], np.uint64), np.array([2.0**64]), 1.0),
+        (np.array([2**63 - 1]), np.array([2.0**63]), 1.0),
+        (np.array([-(2**63)]), np.array([-(2.0**63)]), 0.0),
+        (np.array([2**60 + 1, -(2**60) - 1, 3]), np.array([2.0**60, -(2.0**60), 3.5]), 1 / 3),
+    ],
+)
+def test_long_integers_are_compared_exactly_with_values_of_another_type(x, y, exact):
+    assert ks_2samp(x, y).statistic == exact
+    assert ks_2samp(y, x).statistic == exact
+    assert ks_2samp(torch.from_numpy(x), torch.from_numpy(y)).statistic == exact
+
+
+def test_nan_beside_long_integers_is_still_nan():
+    x, y = np.array([2**60 + 1, 7]), np.array([2.0**60, np.nan])
+    assert np.isnan(ks_2samp(x, y).statistic)
+    assert ks_2samp(x, y, nan_policy="omit").statistic == 0.5
+
+
+def test_a_shared_reference_is_never_copied_per_row(monkeypatch):
+    rng = np.random.default_rng(0)
+    reference, rows = rng.normal(size=1000), rng.normal(size=(7, 20))
+    reference[3] = np.nan
+    seen = []
+    real = twosample.ops.ks_rows
+    monkeypatch.setattr(twosample.ops, "ks_rows", lambda x, y, sides: seen.append(x.stride(0)) or real(x, y, sides))
+    result = ks_2samp(reference, rows, axis=-1, nan_policy="omit")
+    want = [stats.ks_2samp(reference, row, nan_policy="omit") for row in rows]
+    assert seen == [0, 0]
+    np.testing.assert_array_equal(result.statistic_location, [one.statistic_location for one in want])
+    np.testing.assert_allclose(result.pvalue, [one.pvalue for one in want], rtol=1e-10)

@@ -11,9 +11,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.ks import deep_paths, lattice
 from kslottery_fast.ks import null as ks_pvalues
 from kslottery_fast.ks import significance as table_stats
 from kslottery_fast.ks.null import null_pvalues, resolve_method
@@ -87,7 +87,7 @@ def test_the_table_for_4096_gives_the_exact_fraction(h: int) -> None:
 @pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 1), (3, 5), (4, 6), (6, 4), (10, 3), (12, 18), (9, 9), (1, 7)])
 def test_the_lattice_recursion_counts_every_path(n: int, m: int, alternative: str) -> None:
     expected = exact_by_counting(n, m, alternative)
-    p, log_p = ks_pvalues._lattice_pvalues(np.arange(len(expected)), n, m, alternative != "two-sided")
+    p, log_p = lattice.lattice_pvalues(np.arange(len(expected)), n, m, alternative != "two-sided")
     np.testing.assert_allclose(p, [float(e) for e in expected], rtol=1e-13)
     np.testing.assert_allclose(log_p, [log_of(e) for e in expected], rtol=1e-12, atol=1e-12)
 
@@ -97,26 +97,85 @@ def test_the_lattice_recursion_counts_every_path(n: int, m: int, alternative: st
 def test_the_native_recursion_gives_the_bits_of_the_numpy_one(n: int, m: int, one_sided: bool) -> None:
     lcm = math.lcm(n, m)
     counts = np.unique(np.linspace(0, lcm, 37).astype(np.int64))
-    wanted = ks_pvalues._outside_probability(counts, n, m, one_sided, ks_pvalues._step)
-    np.testing.assert_array_equal(ks_pvalues._path_pvalues(counts, n, m, one_sided)[0], wanted)
+    wanted = lattice._outside_probability(counts, n, m, one_sided)
+    np.testing.assert_array_equal(lattice._path_pvalues(counts, n, m, one_sided)[0], wanted)
 
 
-@pytest.mark.parametrize(("n", "m", "d"), [(900, 700, 0.9), (2000, 1001, 0.8), (700, 699, 1.0), (5000, 301, 0.97)])
-def test_native_logarithms_are_those_of_the_recursion_on_logarithms(n: int, m: int, d: float) -> None:
-    counts = np.array([int(d * math.lcm(n, m))])
-    wanted = ks_pvalues._outside_probability(counts, n, m, False, ks_pvalues._log_step)
-    p, log_p = ks_pvalues._path_pvalues(counts, n, m, False)
-    assert p[0] < 1e-280
-    np.testing.assert_allclose(log_p, wanted, rtol=1e-12)
+def paths_outside(n: int, m: int, h: int, one_sided: bool) -> Fraction:
+    """The share of the lattice paths from (0, 0) to (n, m) that reach a difference of h, counted in integers."""
+    g = math.gcd(n, m)
+    inside = [1] + [0] * n
+    for j in range(m + 1):
+        for i in range(n + 1):
+            difference = i * (m // g) - j * (n // g)
+            inside[i] += inside[i - 1] if i else 0
+            if (difference if one_sided else abs(difference)) >= h:
+                inside[i] = 0
+    total = math.comb(n + m, n)
+    return Fraction(total - inside[n], total)
 
 
-@pytest.mark.parametrize(
-    ("n", "d"), [(600, 0.5), (8192, 0.2), (8192, 0.31), (30_000, 0.9), (500_000, 0.05), (5_000, 0.999)]
-)
-def test_leaving_out_negligible_terms_changes_no_logarithm(n: int, d: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    narrowed = ks_pvalues._log_smirnov(n, d)
-    monkeypatch.setattr(ks_pvalues, "_FEW_TERMS", n + 1)
-    assert narrowed == pytest.approx(ks_pvalues._log_smirnov(n, d), rel=1e-14)
+DEEP = [
+    (600, 500, 0.9),
+    (500, 499, 1.0),
+    (399, 400, 0.8),
+    (2000, 101, 0.97),
+    (500, 250, 0.9),
+    (1, 7, 0.4),
+    (12, 18, 0.6),
+]
+
+
+@pytest.mark.parametrize("one_sided", [False, True])
+@pytest.mark.parametrize(("n", "m", "d"), DEEP)
+def test_logarithms_by_first_passages_are_those_of_counted_paths(n: int, m: int, d: float, one_sided: bool) -> None:
+    h = int(d * math.lcm(n, m))
+    wanted = log_of(paths_outside(n, m, h, one_sided))
+    assert deep_paths.log_outside_probability(h, n, m, one_sided) == pytest.approx(wanted, rel=1e-14, abs=1e-12)
+
+
+def test_first_passages_agree_with_the_recursion_where_few_levels_are_remembered() -> None:
+    counts = np.array([int(d * 1500 * 1499) for d in (0.62, 0.75, 0.99)])  # p is from 1e-280 down to 1e-870
+    native = lattice._path_pvalues(counts, 1500, 1499, False)[1]
+    ours = [deep_paths.log_outside_probability(int(h), 1500, 1499, False) for h in counts]
+    np.testing.assert_allclose(ours, native, rtol=1e-13)
+
+
+def test_only_pvalues_below_the_range_of_float64_count_as_deep() -> None:
+    for n, m in ((1500, 1499), (400, 5000)):
+        for h in np.linspace(1, math.lcm(n, m), 60).astype(np.int64).tolist():
+            if deep_paths.is_deep(h, n, m):
+                assert deep_paths.log_outside_probability(h, n, m, False) < math.log(1e-280)
+        assert deep_paths.is_deep(math.lcm(n, m), n, m)
+
+
+def test_separated_samples_of_unequal_size_take_no_time_and_give_the_closed_form() -> None:
+    ks_pvalues._memory.cache_clear()
+    start = time.process_time()
+    p, log_p = null_pvalues(np.array([9999 * 10000]), 9999, 10000, "two-sided", "exact")
+    assert time.process_time() - start < 0.2
+    assert p[0] == 0
+    assert log_p[0] == pytest.approx(log_of(Fraction(2, math.comb(19999, 9999))), rel=1e-14)
+
+
+def test_one_sided_exact_pvalues_exist_where_the_number_of_paths_overflows() -> None:
+    p = null_pvalues(np.array([881 * 369]), 881, 369, "less", "exact")[0]
+    assert p[0] == pytest.approx(1 / math.comb(881 + 369, 369), rel=1e-12, abs=1e-300)
+    h = 70_000
+    p = null_pvalues(np.array([h]), 881, 369, "less", "exact")[0]
+    assert p[0] == pytest.approx(float(paths_outside(881, 369, h, True)), rel=1e-12)
+
+
+def test_pvalues_below_the_smallest_normal_float_are_rounded_once() -> None:
+    p = null_pvalues(np.array([530 * 529]), 530, 529, "two-sided", "exact")[0]
+    assert 0 < p[0] < 1e-310
+    assert p[0] == float(Fraction(2, math.comb(1059, 529)))
+
+
+def test_a_certain_statistic_has_p_one() -> None:
+    for n in (1, 2, 3, 7, 11, 4096):
+        assert null_pvalues(np.array([1]), n, n, "two-sided", "exact")[0][0] == 1.0
+    assert null_pvalues(np.array([1, 2]), 3, 2, "two-sided", "exact")[0].tolist() == [1.0, 1.0]
 
 
 def test_thousands_of_deep_asymptotic_logarithms_take_less_than_two_seconds() -> None:
@@ -130,7 +189,7 @@ def test_thousands_of_deep_asymptotic_logarithms_take_less_than_two_seconds() ->
 def test_the_closed_form_and_the_lattice_agree_where_both_apply() -> None:
     counts = np.array([1, 2, 7, 30, 64, 150, 299, 300])
     closed = null_pvalues(counts, 300, 300, "two-sided", "exact")[1]
-    np.testing.assert_allclose(ks_pvalues._lattice_pvalues(counts, 300, 300, False)[1], closed, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(lattice.lattice_pvalues(counts, 300, 300, False)[1], closed, rtol=1e-11, atol=1e-13)
 
 
 def test_one_table_per_sizes_serves_all_counts_and_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +228,7 @@ def test_the_table_for_4096_costs_less_than_ten_milliseconds() -> None:
 @pytest.mark.parametrize(("n", "m"), [(400, 300), (1000, 999), (520, 511)])
 def test_unequal_sizes_match_scipy_over_the_whole_range(n: int, m: int) -> None:
     lcm = math.lcm(n, m)
-    counts = np.array([max(1, int(d * lcm)) for d in (0.003, 0.01, 0.05, 0.2, 0.5, 0.8)])
+    counts = np.array([max(1, int(d * lcm)) for d in (0.003, 0.01, 0.05, 0.2, 0.5, 0.75)])
     g = math.gcd(n, m)
     for alternative in ("two-sided",) if n + m > 1000 else ("two-sided", "less"):
         expected = [_scipy_exact(n, m, g, int(h), alternative) for h in counts]
@@ -211,11 +270,6 @@ def test_asymptotic_logarithms_continue_smoothly_where_scipy_underflows(alternat
 
 def test_asymptotic_logarithm_at_the_largest_statistic_is_minus_infinity() -> None:
     assert log_pvalues(20_000, 20_000, "asymp").item() == -math.inf
-
-
-def test_asymptotic_values_are_those_of_kstwo() -> None:
-    p = pvalues([1, 5, 23, 60], 100, "asymp")
-    np.testing.assert_allclose(p, stats.kstwo.sf(np.array([1, 5, 23, 60]) / 100, 50), rtol=1e-13)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.05, 0.001, 1e-12, 1e-200])

@@ -19,7 +19,7 @@ import warnings
 import numpy as np
 import scipy.stats
 import torch
-from ks_cases import CASES, DTYPES, LAYOUTS, SIZES, expected, lay_out, make_pair
+from ks_cases import CASES, DTYPES, LAYOUTS, SIZES, Expected, expected, lay_out, make_pair
 
 from kslottery_fast import ks_2samp, ops
 from kslottery_fast.base.errors import InputError
@@ -45,10 +45,15 @@ def check_batch(rng: np.random.Generator) -> tuple[int, int, list[str]]:
     layouts = str(rng.choice(LAYOUTS)), str(rng.choice(LAYOUTS))
     threads = int(rng.integers(1, 3))
     x, y = make_pair(case, rng, rows, n, m, dtypes)
+    shared = int(rng.integers(2)) if rng.random() < 0.2 else None  # which sample is the same for all rows
+    if shared is not None:
+        x, y = (sample[:1].repeat(rows, 1) if shared == i else sample for i, sample in enumerate((x, y)))
     want = expected(x, y)
     x, y = lay_out(x, layouts[0]), lay_out(y, layouts[1])
+    if shared is not None:
+        x, y = (sample[:1].expand_as(sample) if shared == i else sample for i, sample in enumerate((x, y)))
     torch.set_num_threads(threads)
-    where = f"{case}, n={n}, m={m}, {dtypes}, {layouts}, {threads} threads"
+    where = f"{case}, n={n}, m={m}, {dtypes}, {layouts}, shared {shared}, {threads} threads"
     differences = []
 
     def compare(what: str, got: torch.Tensor, wanted: np.ndarray) -> None:
@@ -56,8 +61,14 @@ def check_batch(rng: np.random.Generator) -> tuple[int, int, list[str]]:
             row = int(np.flatnonzero(got.numpy() != wanted)[0])
             differences.append(f"{where}: {what}[{row}] is {got[row]}, expected {wanted[row]}")
 
-    for name, got, wanted in zip(want._fields, ops.ks_rows(x, y), want, strict=True):
-        compare(f"ks_rows {name}", got, wanted)
+    for sides in ops.schemas.SIDES:
+        for name, got, wanted in zip(want._fields, ops.ks_rows(x, y, sides), of_sides(x, y, want, sides), strict=True):
+            compare(f"ks_rows {sides} {name}", got, wanted)
+    for integers in (as_integers(x, y), as_integers(x, y, torch.uint64)):
+        for name, got, wanted in zip(
+            want._fields, ops.ks_rows(*integers), ops.reference.ks_rows(*integers), strict=True
+        ):
+            compare(f"ks_rows of {integers[0].dtype} {name}", got, wanted.numpy())
     if n == m:
         h = np.maximum(want.plus, want.minus)
         got_h, flags = ops.ks_statistics(x, y)
@@ -75,6 +86,23 @@ def check_batch(rng: np.random.Generator) -> tuple[int, int, list[str]]:
     for row in checked:
         differences += compare_with_scipy(x[row], y[row], f"{where}, row {row}")
     return rows, len(checked), differences
+
+
+def as_integers(x: torch.Tensor, y: torch.Tensor, dtype: torch.dtype = torch.int64) -> tuple[torch.Tensor, ...]:
+    """Integers in the order of the values, beyond 2^53 where doubles are: the bits of the values."""
+    pair = []
+    for sample in (x, y):
+        bits = sample.double().view(torch.int64)
+        ordered = torch.where(bits < 0, bits ^ torch.iinfo(torch.int64).max, bits)
+        pair.append(ordered if dtype == torch.int64 else (ordered ^ torch.iinfo(torch.int64).min).view(dtype))
+    return tuple(pair)
+
+
+def of_sides(x: torch.Tensor, y: torch.Tensor, want: Expected, sides: str) -> list[np.ndarray]:
+    """What is left of the expected results if these sides are asked for."""
+    outputs = [torch.from_numpy(field.copy()) for field in want]
+    ops.reference.show_sides(x, y, sides, tuple(outputs))
+    return [output.numpy() for output in outputs]
 
 
 def compare_with_scipy(x: torch.Tensor, y: torch.Tensor, where: str) -> list[str]:

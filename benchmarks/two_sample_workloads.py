@@ -1,0 +1,96 @@
+"""ks_2samp on many columns: the cases that loops over scipy are replaced for, in float64 with asymptotic p-values."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import scipy.stats
+import torch
+
+from kslottery_fast import ks_2samp, ops
+
+from .measure import Contender
+from .workloads import Spec, Suite, Workload
+
+SEED = 20_240_203
+SHIFT = 0.05  # of each second sample, in standard deviations
+SCIPY_VALUES = 4_000_000  # values that scipy gets in a turn; its time is scaled to all rows
+SHAPES = {  # rows, n, m: how many times as fast as a loop over scipy to reach on two cores
+    (2_000, 576, 576): 300,
+    (5_000, 2_000, 1_500): 120,
+    (200, 100_000, 80_000): 60,
+    (20, 1_000_000, 1_000_000): 150,
+}
+REFERENCE = (500, 20, 100_000)  # rows and their size, against one reference of that size
+COLUMNS, COLUMNS_KERNEL, ONE_REFERENCE = "ks_2samp", "ks_rows, larger side", "ks_2samp, 1 ref"
+
+Array = npt.NDArray[np.float64]
+
+
+def column_spec(op: str, rows: int, n: int, m: int) -> Spec:
+    """The row of a table for one of SHAPES."""
+    return Spec(op, (rows, n), torch.float64, f"against {m:,} values")
+
+
+REFERENCE_SPEC = Spec(ONE_REFERENCE, REFERENCE[:2], torch.float64, f"one reference of {REFERENCE[2]:,} values")
+
+
+def suite(*, quick: bool = False) -> Suite:
+    """The cases, each by ks_2samp and by its kernel alone. Quick: without the two that take long."""
+    shapes = list(SHAPES)[: 2 if quick else None]
+    specs = [column_spec(op, *shape) for shape in shapes for op in (COLUMNS, COLUMNS_KERNEL)]
+    return Suite([*specs, REFERENCE_SPEC], prepare)
+
+
+def prepare(spec: Spec) -> Workload:
+    """The data and the contenders of one row."""
+    if spec == REFERENCE_SPEC:
+        return _one_reference(*REFERENCE)
+    (shape,) = (shape for shape in SHAPES if column_spec(spec.op, *shape) == spec)
+    return _columns(spec.op, *shape)
+
+
+def _columns(op: str, rows: int, n: int, m: int) -> Workload:
+    rng = np.random.default_rng(SEED)
+    x, y = rng.normal(size=(rows, n)), rng.normal(SHIFT, size=(rows, m))
+    tensors = torch.from_numpy(x), torch.from_numpy(y)
+    few = min(rows, max(1, SCIPY_VALUES // (n + m)))
+
+    def loop(turn: int) -> object:
+        del turn
+        return [scipy.stats.ks_2samp(x[row], y[row], method="asymp").pvalue for row in range(few)]
+
+    def ours(turn: int) -> object:
+        del turn
+        if op == COLUMNS_KERNEL:
+            return ops.ks_rows(*tensors, "larger")
+        return ks_2samp(x, y, method="asymp", axis=1)
+
+    contenders = {"ours": Contender(ours), "scipy": Contender(loop, rows / few)}
+    if op == COLUMNS:
+        # scipy's own loop along an axis.
+        contenders["scipy axis"] = Contender(
+            lambda turn: scipy.stats.ks_2samp(x[:few], y[:few], method="asymp", axis=1), rows / few
+        )
+    return Workload(contenders, x.nbytes + y.nbytes)
+
+
+def _one_reference(rows: int, n: int, size: int) -> Workload:
+    rng = np.random.default_rng(SEED)
+    x, reference = rng.normal(SHIFT, size=(rows, n)), rng.normal(size=size)
+    ordered = np.sort(reference)
+    contenders = {
+        "ours": Contender(lambda turn: ks_2samp(x, reference, method="asymp", axis=1)),
+        "presorted": Contender(lambda turn: [presorted_statistic(row, ordered) for row in x]),
+    }
+    return Workload(contenders, None)
+
+
+def presorted_statistic(sample: Array, ordered: Array) -> float:
+    """D of a sample against a sorted reference, by numpy.searchsorted."""
+    sample = np.sort(sample)
+    below = np.searchsorted(sample, sample, side="right") / sample.size
+    at = np.searchsorted(ordered, sample, side="right") / ordered.size
+    before = np.searchsorted(sample, sample, side="left") / sample.size
+    until = np.searchsorted(ordered, sample, side="left") / ordered.size
+    return float(max(np.abs(below - at).max(), np.abs(before - until).max()))

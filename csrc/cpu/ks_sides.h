@@ -1,0 +1,398 @@
+// The bucket engine for both sides of the statistic and their places, for samples of any two sizes.
+//
+// Included by ks_engine.h once for each instruction set; KSL_ISA is the namespace of its copy.
+//
+// A row goes through these steps:
+//   1. fit: a monotone map of values to buckets, fitted to a small sample.
+//   2. count: two tables of counts, one increment for each value.
+//   3. plan: the differences at the edges of the buckets are lower bounds of both maxima. Buckets that can reach a
+//      bound are looked into. That they only reach it is enough, since the place of the maximum needs all ties.
+//   4. gather: the keys of these buckets. Rows that are longer than a block are read and located a second time.
+//   5. look: all keys of a bucket compared with all others, or first cut into finer buckets.
+// plus has its maximum at a value of x, and minus at a value of y. So a bucket without x cannot hold plus.
+#pragma once
+
+#include "ks_side_kernels.h"
+#include "ks_zoom.h"
+
+namespace ksl {
+namespace KSL_ISA {
+namespace {
+
+inline uint32_t side_key(float value) { return key_of(value); }
+inline uint64_t side_key(double value) { return key_of(value); }
+inline uint64_t side_key(int64_t value) { return static_cast<uint64_t>(value) ^ kSignBit; }
+
+// Whether a bucket may hold a candidate, by how many values come before it and are in it.
+template <typename Key>
+bool may_hold(const Search<Key> &s, int64_t i, int64_t j, int64_t nx, int64_t ny) {
+    const int64_t at = i * s.x_unit - j * s.y_unit;
+    return (nx > 0 && at + nx * s.x_unit >= s.up) || (ny > 0 && ny * s.y_unit - at >= s.down);
+}
+
+template <typename Key>
+void look_into_few(const Key *keys, int32_t nx, int32_t ny, int64_t i, int64_t j, Search<Key> &s) {
+    int32_t below_x[kLanes], below_y[kLanes];
+    for (int32_t begin = 0; begin < nx + ny; begin += kLanes) {
+        Loops::rank(keys, nx, ny, keys + begin, below_x, below_y);
+        const int32_t lanes = smaller<int32_t>(nx + ny - begin, kLanes);
+        for (int32_t k = 0; k < lanes; ++k) {
+            consider(s, i + below_x[k], j + below_y[k], begin + k < nx, keys[begin + k]);
+        }
+    }
+}
+
+// Counts in four tables by turns, as count_keys in ks_zoom.h does.
+template <typename Key>
+void count_side_keys(const Key *keys, int64_t n, Key low, int shift, int64_t buckets, int32_t *count,
+                     SideWorkspace &w) {
+    constexpr int kTables = 4;
+    auto &tables = w.zoom_tables;
+    for (auto &table : tables) std::memset(table, 0, static_cast<size_t>(buckets) * sizeof *table);
+    int64_t i = 0;
+    for (; i + kTables <= n; i += kTables) {
+        for (int k = 0; k < kTables; ++k) ++tables[k][(keys[i + k] - low) >> shift];
+    }
+    for (; i < n; ++i) ++tables[0][(keys[i] - low) >> shift];
+    for (int64_t b = 0; b < buckets; ++b) count[b] = tables[0][b] + tables[1][b] + tables[2][b] + tables[3][b];
+}
+
+// Looks at one range of keys, by the scheme of zoom in ks_zoom.h. keys holds nx of x and then ny of y, each in any
+// order; i and j values come before them. Keys and scratch are overwritten.
+template <typename Key>
+void look_into(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t i, int64_t j, Search<Key> &s, SideWorkspace &w,
+               char *memory) {
+    if (!may_hold(s, i, j, nx, ny)) return;
+    if (nx + ny < kZoomFrom) {
+        look_into_few(keys, static_cast<int32_t>(nx), static_cast<int32_t>(ny), i, j, s);
+        return;
+    }
+    Key low = keys[0], high = keys[0];
+    for (int64_t k = 1; k < nx + ny; ++k) {
+        low = smaller(low, keys[k]);
+        high = larger(high, keys[k]);
+    }
+    int shift = 0, bits = 5;
+    while (bits < SideWorkspace::kZoomBits && int64_t{2} << bits < nx + ny) ++bits;
+    while ((high - low) >> shift >> bits != 0) ++shift;
+
+    const int64_t buckets = static_cast<int64_t>((high - low) >> shift) + 1;
+    auto *parts = reinterpret_cast<SideWorkspace::Part *>(memory);
+    auto *x_begin = reinterpret_cast<int64_t *>(parts + buckets), *y_begin = x_begin + buckets;
+    auto *x_count = reinterpret_cast<int32_t *>(y_begin + buckets), *y_count = x_count + buckets;
+    memory = reinterpret_cast<char *>(y_count + buckets);
+    count_side_keys(keys, nx, low, shift, buckets, x_count, w);
+    count_side_keys(keys + nx, ny, low, shift, buckets, y_count, w);
+    int64_t at_x = i, at_y = j;
+    for (int64_t b = 0; b < buckets; ++b) {
+        at_x += x_count[b];
+        at_y += y_count[b];
+        if (shift == 0 && (x_count[b] | y_count[b]) != 0) {
+            consider(s, at_x, at_y, x_count[b] > 0, static_cast<Key>(low + static_cast<Key>(b)));
+        } else {
+            reached(s, at_x * s.x_unit - at_y * s.y_unit);
+        }
+    }
+    if (shift == 0) return;
+
+    int64_t count = 0, end = 0;
+    at_x = i, at_y = j;
+    for (int64_t b = 0; b < buckets; ++b) {
+        const int32_t cx = x_count[b], cy = y_count[b];
+        const bool wanted = may_hold(s, at_x, at_y, cx, cy);
+        x_begin[b] = wanted ? end : -1;
+        y_begin[b] = wanted ? end + cx : -1;
+        if (wanted) {
+            parts[count++] = {static_cast<int32_t>(at_x), static_cast<int32_t>(at_y), cx, cy, end};
+            end += int64_t{cx} + cy;
+        }
+        at_x += cx;
+        at_y += cy;
+    }
+    gather_wanted(keys, nx, low, shift, x_begin, scratch);
+    gather_wanted(keys + nx, ny, low, shift, y_begin, scratch);
+    for (int64_t k = 0; k < count; ++k) {
+        const SideWorkspace::Part &part = parts[k];
+        look_into(scratch + part.begin, part.nx, part.ny, keys + part.begin, part.i, part.j, s, w, memory);
+    }
+}
+
+// The buckets that reach farthest beyond the bounds come first. They are likely to raise them beyond most others.
+template <typename Key>
+void look_into_parts(const SideWorkspace::Part *parts, int64_t count, Key *keys, Key *scratch, Search<Key> &s,
+                     SideWorkspace &w) {
+    const int64_t up = s.up, down = s.down;  // by the bounds of the beginning, each part has its turn once
+    const auto excess = [&](const SideWorkspace::Part &part) {
+        const int64_t at = part.i * s.x_unit - part.j * s.y_unit;
+        return larger<int64_t>(part.nx > 0 ? at + part.nx * s.x_unit - up : -1,
+                               part.ny > 0 ? part.ny * s.y_unit - at - down : -1);
+    };
+    int64_t farthest = 0;
+    for (int64_t k = 0; k < count; ++k) farthest = larger(farthest, excess(parts[k]));
+    const int64_t least = count > 2 ? farthest / 2 : -1;
+    for (const bool first : {true, false}) {
+        for (int64_t k = 0; k < count; ++k) {
+            const SideWorkspace::Part &part = parts[k];
+            if ((excess(part) > least) != first) continue;
+            look_into(keys + part.begin, part.nx, part.ny, scratch + part.begin, part.i, part.j, s, w, w.zoom_memory);
+        }
+    }
+}
+
+template <typename T>
+uint8_t special_values(const T *values, int64_t n) {
+    if constexpr (std::is_integral_v<T>) {
+        return 0;
+    } else {
+        constexpr int64_t kPiece = 1024;
+        bits_t<T> largest = 0;
+        for (int64_t begin = 0; begin < n; begin += kPiece) {
+            const int64_t end = smaller(begin + kPiece, n);
+            bits_t<T> most = 0;
+            bool infinite = false;
+            for (int64_t k = begin; k < end; ++k) {
+                const bits_t<T> magnitude = bits_of(values[k]) & kMagnitude<T>;
+                most = magnitude > most ? magnitude : most;
+                infinite |= magnitude == BitsOf<T>::kInfinity;
+            }
+            if (infinite) largest |= 1;
+            if (most > BitsOf<T>::kInfinity) largest |= 2;
+        }
+        return static_cast<uint8_t>((largest & 1 ? kHasInf : 0) | (largest & 2 ? kHasNaN : 0));
+    }
+}
+
+template <typename T>
+LinearMap<element_compute_t<T>> side_map(const SideWorkspace &w) {
+    using C = element_compute_t<T>;
+    const C top = static_cast<C>((int64_t{1} << w.bits) - 1);
+    return {static_cast<C>(w.low), static_cast<C>(w.scale), top, w.bits - 4};
+}
+
+inline int side_bits(int64_t n, int64_t m) {
+    const int most = larger(n, m) <= SideWorkspace::kBlock ? SideWorkspace::kCoarseBits : SideWorkspace::kBits;
+    int bits = 6;
+    while (bits < most && int64_t{4} << bits < n + m) ++bits;
+    return bits;
+}
+
+template <typename T>
+bool fit_sides(const T *x, int64_t n, const T *y, int64_t m, SideWorkspace &w, bool again) {
+    using Map = LinearMap<element_compute_t<T>>;
+    Map map;
+    if (again) map = side_map<T>(w);
+    const int bits = side_bits(n, m);
+    if (!(again ? map.refit(x, n, y, m, bits) : map.fit(x, n, y, m, bits))) return false;
+    w.low = map.low;
+    w.scale = map.scale;
+    w.bits = bits;
+    return true;
+}
+
+template <typename T>
+bool fit_once(const T *x, int64_t n, const T *y, int64_t m, SideWorkspace &w) {
+    return fit_sides(x, n, y, m, w, false);
+}
+
+// One increment for each value. kLine values are a line of the cache, and the next row is prefetched meanwhile.
+template <int kLine>
+void count_locations(const uint16_t *location, int64_t n, int32_t *counts, const char *next) {
+    int64_t i = 0;
+    for (; i + kLine <= n; i += kLine) {
+        __builtin_prefetch(next + i / kLine * 64, 0, 2);
+        for (int k = 0; k < kLine; k += 4) {
+            uint64_t four;
+            std::memcpy(&four, location + i + k, sizeof four);
+            for (int bit = 0; bit < 64; bit += 16) ++counts[(four >> bit) & 0xffff];
+        }
+    }
+    for (; i < n; ++i) ++counts[location[i]];
+}
+
+// Adds values to a table of counts. The locations are kept, or (kKeep false) a block has room for those of a block.
+// Returns false if a value is NaN or infinite.
+template <bool kKeep, typename T>
+bool locate_and_count(const SideWorkspace &w, const T *values, int64_t n, uint16_t *location, int32_t *counts) {
+    const auto map = side_map<T>(w);
+    for (int64_t begin = 0; begin < n; begin += SideWorkspace::kBlock) {
+        const int64_t length = smaller(n - begin, SideWorkspace::kBlock);
+        uint16_t *const here = kKeep ? location + begin : location;
+        if (!Loops::locate(map, values + begin, length, here)) return false;
+        count_locations<64 / sizeof(T)>(here, length, counts, reinterpret_cast<const char *>(values + begin + length));
+    }
+    return true;
+}
+
+template <typename T>
+bool count_side(const SideWorkspace &w, const T *values, int64_t n, uint16_t *block, int32_t *counts) {
+    return locate_and_count<false>(w, values, n, block, counts);
+}
+
+template <typename Key>
+Wanted plan_sides(Search<Key> &s, SideWorkspace &w) {
+    const int rows = (1 << w.bits) / kLanes, lane_bits = w.bits - 4;
+    Loops::plan(s, w, rows);
+    std::memset(w.coarse, 0, sizeof w.coarse);
+    Wanted wanted{0, 0};
+    for (int row = 0; row < rows; ++row) {
+        for (uint32_t bits = w.wanted[row]; bits != 0; bits &= bits - 1) {
+            const int lane = __builtin_ctz(bits), at = row * kLanes + lane;
+            const int32_t cx = w.x_count[at], cy = w.y_count[at];
+            w.parts[wanted.parts++] = {w.x_before[at], w.y_before[at], cx, cy, wanted.values};
+            w.x_begin[at] = wanted.values;
+            w.y_begin[at] = wanted.values + cx;
+            w.x_count[at] = w.y_count[at] = 0;
+            wanted.values += int64_t{cx} + cy;
+            if (w.bits > SideWorkspace::kCoarseBits) {
+                const int bucket = (lane << lane_bits | row) >> (w.bits - SideWorkspace::kCoarseBits);
+                const uint16_t coarse = location_of(bucket, SideWorkspace::kCoarseBits - 4);
+                w.coarse[coarse / kLanes] |= static_cast<uint16_t>(1u << coarse % kLanes);
+            }
+        }
+    }
+    return wanted;
+}
+
+// Copies the keys of the wanted buckets. The locations of the values are known.
+template <typename T, typename Key>
+void gather_located(const SideWorkspace &plan, const T *values, int64_t n, const uint16_t *location,
+                    const int64_t *begin, int32_t *done, SideWorkspace &w, Key *keys) {
+    const int fold = plan.bits > SideWorkspace::kCoarseBits ? plan.bits - SideWorkspace::kCoarseBits : 0;
+    for (int64_t start = 0; start < n; start += SideWorkspace::kBlock) {
+        const int64_t length = smaller(n - start, SideWorkspace::kBlock);
+        const uint16_t *const here = location + start;
+        int64_t found = Loops::find_wanted(here, length, fold == 0 ? plan.wanted : plan.coarse, w.position, fold);
+        if (fold != 0) {
+            int64_t kept = 0;  // without a branch, which would be mispredicted for every fourth value
+            for (int64_t k = 0; k < found; ++k) {
+                const int32_t position = w.position[k];
+                w.position[kept] = position;
+                kept += plan.wanted[here[position] / kLanes] >> here[position] % kLanes & 1;
+            }
+            found = kept;
+        }
+        for (int64_t k = 0; k < found; ++k) {
+            const int at = here[w.position[k]];
+            keys[begin[at] + done[at]++] = side_key(values[start + w.position[k]]);
+        }
+    }
+}
+
+// The same for values whose locations are not known.
+template <typename T, typename Key>
+void gather_side(const SideWorkspace &plan, const T *values, int64_t n, const int64_t *begin, int32_t *done,
+                 SideWorkspace &w, Key *keys) {
+    const auto map = side_map<T>(plan);
+    for (int64_t start = 0; start < n; start += SideWorkspace::kBlock) {
+        const int64_t length = smaller(n - start, SideWorkspace::kBlock);
+        Loops::locate(map, values + start, length, w.location);
+        gather_located(plan, values + start, length, w.location, begin, done, w, keys);
+    }
+}
+
+// The whole row by its keys alone.
+template <typename T, typename Key>
+void look_into_row(const T *x, const T *y, Search<Key> &s, SideWorkspace &w) {
+    const int64_t all = s.n + s.m;
+    Key *keys = w.template keys<Key>(all);
+    for (int64_t k = 0; k < s.n; ++k) keys[k] = side_key(x[k]);
+    for (int64_t k = 0; k < s.m; ++k) keys[s.n + k] = side_key(y[k]);
+    look_into(keys, s.n, s.m, keys + all + SideWorkspace::kSlack / 2, 0, 0, s, w, w.zoom_memory);
+}
+
+template <typename T>
+bool same_bits(const T *x, const T *y, int64_t n) {
+    constexpr int64_t kFew = 64;
+    if (std::memcmp(x, y, static_cast<size_t>(smaller(n, kFew)) * sizeof(T)) != 0) return false;
+    return std::memcmp(x, y, static_cast<size_t>(n) * sizeof(T)) == 0;
+}
+
+// All differences of a row and its copy are 0, so that scipy's place is the smallest value.
+template <typename T, typename Key>
+void find_smallest(const T *x, Search<Key> &s) {
+    Key least = side_key(x[0]);
+    for (int64_t k = 1; k < s.n; ++k) least = smaller(least, side_key(x[k]));
+    consider(s, 0, 0, true, least);
+}
+
+constexpr int64_t kSideBucketsFrom = 192;  // shorter rows are not worth the tables
+
+template <typename T>
+uint8_t row_sides(const T *x, const T *y, Search<element_key_t<T>> &s, SideWorkspace &w) {
+    using Key = element_key_t<T>;
+    const int64_t n = s.n, m = s.m;
+    const bool keep = n + m <= SideWorkspace::kKept;
+    uint8_t flags = 0;
+    const auto check = [&] { flags = special_values(x, n) | special_values(y, m); };
+    if (n == m && same_bits(x, y, n)) {
+        check();
+        if (!(flags & kHasNaN)) find_smallest(x, s);
+        return flags;
+    }
+    bool good = n + m >= kSideBucketsFrom && fit_sides(x, n, y, m, w, false);
+    for (bool first = true; good; first = false) {
+        std::memset(w.x_count, 0, sizeof(int32_t) << w.bits);
+        std::memset(w.y_count, 0, sizeof(int32_t) << w.bits);
+        uint16_t *const x_location = keep ? w.locations(n + m + SideWorkspace::kSlack) : w.location;
+        uint16_t *const y_location = keep ? x_location + n + SideWorkspace::kSlack : w.location;
+        const auto count = keep ? locate_and_count<true, T> : locate_and_count<false, T>;
+        good = count(w, x, n, x_location, w.x_count) && count(w, y, m, y_location, w.y_count);
+        if (!good) break;
+        const Wanted wanted = plan_sides(s, w);
+        if (first && wanted.values > (n + m) / 4 && fit_sides(x, n, y, m, w, true)) continue;
+        Key *keys = w.template keys<Key>(wanted.values);
+        if (keep) {
+            gather_located(w, x, n, x_location, w.x_begin, w.x_count, w, keys);
+            gather_located(w, y, m, y_location, w.y_begin, w.y_count, w, keys);
+        } else {
+            gather_side(w, x, n, w.x_begin, w.x_count, w, keys);
+            gather_side(w, y, m, w.y_begin, w.y_count, w, keys);
+        }
+        look_into_parts(w.parts, wanted.parts, keys, keys + wanted.values + SideWorkspace::kSlack / 2, s, w);
+        return flags;
+    }
+    check();
+    if (!(flags & kHasNaN)) look_into_row(x, y, s, w);
+    return flags;
+}
+
+// A row whose one side is shared. Its keys are sorted, so a bucket's are in one piece. Returns false if the other side
+// holds NaN or infinity.
+template <typename T>
+bool shared_row(const SharedSide<T> &shared, const T *other, Search<element_key_t<T>> &s, SideWorkspace &w) {
+    using Key = element_key_t<T>;
+    const int64_t size = shared.is_x ? s.m : s.n;
+    int32_t *kept = shared.is_x ? w.x_count : w.y_count, *counts = shared.is_x ? w.y_count : w.x_count;
+    w.low = shared.low;
+    w.scale = shared.scale;
+    w.bits = shared.bits;
+    std::memcpy(kept, shared.counts, sizeof(int32_t) << w.bits);
+    std::memset(counts, 0, sizeof(int32_t) << w.bits);
+    if (!count_side(w, other, size, w.location, counts)) return false;
+    const Wanted wanted = plan_sides(s, w);
+    Key *keys = w.template keys<Key>(wanted.values);
+    for (int64_t k = 0; k < wanted.parts; ++k) {
+        const SideWorkspace::Part &part = w.parts[k];
+        const int64_t from = shared.is_x ? part.i : part.j, count = shared.is_x ? part.nx : part.ny;
+        Key *to = keys + part.begin + (shared.is_x ? 0 : part.nx);
+        std::memcpy(to, shared.sorted + from, static_cast<size_t>(count) * sizeof(Key));
+    }
+    gather_side(w, other, size, shared.is_x ? w.y_begin : w.x_begin, counts, w, keys);
+    look_into_parts(w.parts, wanted.parts, keys, keys + wanted.values + SideWorkspace::kSlack / 2, s, w);
+    return true;
+}
+
+template <typename T>
+constexpr SideKernels<T> side_kernels() {
+    return {row_sides<T>,
+            shared_row<T>,
+            fit_once<T>,
+            count_side<T>,
+            plan_sides<element_key_t<T>>,
+            gather_side<T, element_key_t<T>>,
+            look_into_parts<element_key_t<T>>};
+}
+
+}  // namespace
+}  // namespace KSL_ISA
+}  // namespace ksl
