@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, f
     from .integrations.seq2seq_trainer import TicketSeq2SeqTrainer
     from .integrations.trainer import TicketTrainer
     from .integrations.trainer_adapter import attach_checkpoint, checkpoint_to_adapter
+    from .ks.frame_result import KsFrameResult
+    from .ks.frames import ks_frames
     from .ks.twosample import KsResult, ks_2samp
     from .ops import row_adamw_
     from .optim.row_adamw import RowAdamW
@@ -54,6 +56,7 @@ __all__ = [
     "Evaluation",
     "Example",
     "InputError",
+    "KsFrameResult",
     "KsResult",
     "RowAdamW",
     "RowContributions",
@@ -75,6 +78,7 @@ __all__ = [
     "has_rows",
     "is_tied",
     "ks_2samp",
+    "ks_frames",
     "ks_select",
     "ks_select_checkpoints",
     "ks_select_rows",
@@ -97,6 +101,7 @@ _HOMES = {
     "Evaluation": "evaluation.evaluate",
     "Example": "evaluation.encoding",
     "InputError": "base.errors",
+    "KsFrameResult": "ks.frame_result",
     "KsResult": "ks.twosample",
     "RowAdamW": "optim.row_adamw",
     "RowContributions": "evaluation.contribution_result",
@@ -118,6 +123,7 @@ _HOMES = {
     "has_rows": "rows.attachment",
     "is_tied": "rows.tables",
     "ks_2samp": "ks.twosample",
+    "ks_frames": "ks.frames",
     "ks_select": "tickets.select",
     "ks_select_checkpoints": "tickets.stored",
     "ks_select_rows": "tickets.attached",

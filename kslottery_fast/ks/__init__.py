@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from .corrections import CORRECTIONS, adjust, benjamini_hochberg
+from .frame_result import ColumnTest, KsFrameResult
+from .frames import ks_frames
 from .significance import (
     asymptotic_threshold,
     check_alpha,
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CORRECTIONS",
+    "ColumnTest",
+    "KsFrameResult",
     "KsResult",
     "SmallSampleWarning",
     "adjust",
@@ -27,6 +31,7 @@ __all__ = [
     "check_alpha",
     "critical_count",
     "ks_2samp",
+    "ks_frames",
     "log_pvalues",
     "pvalues",
     "resolve_table_method",
