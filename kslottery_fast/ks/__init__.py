@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .accumulator import KsAccumulator
 from .corrections import CORRECTIONS, adjust, benjamini_hochberg
 from .significance import (
     asymptotic_threshold,
@@ -12,6 +13,8 @@ from .significance import (
     resolve_table_method,
 )
 from .small_samples import small_sample_warning
+from .stream import ks_stream
+from .stream_result import KsStreamResult
 from .twosample import KsResult, ks_2samp
 
 if TYPE_CHECKING:
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CORRECTIONS",
+    "KsAccumulator",
     "KsResult",
+    "KsStreamResult",
     "SmallSampleWarning",
     "adjust",
     "asymptotic_threshold",
@@ -27,6 +32,7 @@ __all__ = [
     "check_alpha",
     "critical_count",
     "ks_2samp",
+    "ks_stream",
     "log_pvalues",
     "pvalues",
     "resolve_table_method",
