@@ -44,21 +44,23 @@ def _partitions(collection: Any, name: str) -> list[Any]:
     columns = getattr(collection, "columns", None)
     if columns is not None and getattr(collection, "ndim", 1) == 2 and len(columns) != 1:
         listed = ", ".join(map(repr, list(columns)[:5]))
-        raise InputError(
-            f"{name} is a dataframe of {len(columns)} columns ({listed}): choose one, as {name}[{listed[:20]}]"
-        )
+        raise InputError(f"{name} is a dataframe of {len(columns)} columns ({listed}): choose one of them")
     if not hasattr(collection, "to_delayed"):
         raise TypeError(f"{name} is {shown(collection)}: expected a Dask array, or a column of a Dask dataframe")
     parts = collection.to_delayed()
     return list(parts.ravel() if hasattr(parts, "ravel") else parts)
 
 
-def _count(empty: KsAccumulator, side: int, part: Any, name: str) -> KsAccumulator:
-    seen = empty.empty()
+def count_chunk(seen: KsAccumulator, side: int, chunk: Any, name: str) -> KsAccumulator:
+    """Count a chunk of one sample. An error names it."""
     try:
-        return seen.update(x=part) if side == X else seen.update(y=part)
+        return seen.update(x=chunk) if side == X else seen.update(y=chunk)
     except (InputError, TypeError) as error:
         raise type(error)(f"{name}: {error}") from None
+
+
+def _count(empty: KsAccumulator, side: int, part: Any, name: str) -> KsAccumulator:
+    return count_chunk(empty.empty(), side, part, name)
 
 
 def _merge(counted: list[KsAccumulator]) -> KsAccumulator:

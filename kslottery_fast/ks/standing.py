@@ -135,8 +135,6 @@ def _best_place(
     best = best[side * gaps == (side * gaps).max()]
     in_x = points.counts[X][best] > 0
     at = int(best[np.argmax(in_x)])  # the first one in x, or the first one
+    count = int(side * sizes.difference(i[at : at + 1], j[at : at + 1])[0])
     gap = float(i[at] / sizes.n - j[at] / sizes.m)
-    before = (-int(points.high[at]), -int(points.low[at]))
-    return Place(
-        int(side * sizes.difference(i[at : at + 1], j[at : at + 1])[0]), side * gap, bool(in_x.any()), before, gap
-    )
+    return Place(count, side * gap, bool(in_x.any()), (-int(points.high[at]), -int(points.low[at])), gap)

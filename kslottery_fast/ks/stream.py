@@ -13,8 +13,7 @@ from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 
 from .accumulator import Alternative, KsAccumulator, NanPolicy
-from .bucket_counts import X
-from .dask_stream import count_partitions, is_dask
+from .dask_stream import count_chunk, count_partitions, is_dask
 from .samples import Sample
 from .stream_result import KsStreamResult
 
@@ -61,8 +60,8 @@ def ks_stream(
     -------
     KsStreamResult
         The same statistic, location, sign and p-value as from :func:`kslottery_fast.ks_2samp`, bit for bit. ``passes``
-        says how many passes were made. ``exact`` is False if ``max_passes`` was too small. Then ``statistic`` is a lower
-        bound, and ``bounds`` has both.
+        says how many passes were made. ``exact`` is False if ``max_passes`` was too small. Then ``statistic`` is a
+        lower bound, and ``bounds`` has both.
 
     Raises
     ------
@@ -144,8 +143,7 @@ def _cut(array: Any) -> Iterator[Any]:
 
 
 def _count(seen: KsAccumulator, side: int, name: str, chunks: Iterable[Any]) -> None:
-    for number, chunk in enumerate(chunks):
-        try:
-            seen.update(x=chunk) if side == X else seen.update(y=chunk)
-        except (InputError, TypeError) as error:
-            raise type(error)(f"{name}: chunk {number}: {error}") from None
+    number = 0
+    for chunk in chunks:
+        count_chunk(seen, side, chunk, f"{name}: chunk {number}")
+        number += 1

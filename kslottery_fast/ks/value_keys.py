@@ -1,8 +1,8 @@
 """Order-preserving keys of numbers: unsigned integers that are in order, and equal, exactly where the numbers are.
 
-A float is a float64 first. Its key ``high`` is a uint64, as in csrc/ks_buckets.h. An integer beyond 2^53 may lie between
-two floats. Its ``high`` is the key of the largest float64 that is not above it, and ``low`` is the rest, in 0..2047. For
-every other number ``low`` is 0. So integers and floats of all dtypes are compared exactly.
+A float is a float64 first. Its key ``high`` is a uint64, as in csrc/ks_buckets.h. An integer beyond 2^53 may lie
+between two floats. Its ``high`` is the key of the largest float64 that is not above it, and ``low`` is the rest, in
+0..2047. For every other number ``low`` is 0. So integers and floats of all dtypes are compared exactly.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def read_numbers(values: Any, name: str) -> Numbers:
 
 
 def blocks_of(numbers: Numbers) -> Iterator[tuple[Numbers, Keys | None]]:
-    """Yield the numbers in pieces: as contiguous float64 or float32 and None, or as keys ``(high, low)`` if that is needed.
+    """Yield the numbers in pieces: as contiguous float64 or float32 and None, or as keys ``(high, low)`` if needed.
 
     Numbers that are contiguous floats already are one piece, without a copy.
     """
