@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .accumulator import KsAccumulator
 from .corrections import CORRECTIONS, adjust, benjamini_hochberg
 from .frame_result import ColumnTest, KsFrameResult
 from .frames import ks_frames
@@ -14,6 +15,8 @@ from .significance import (
     resolve_table_method,
 )
 from .small_samples import small_sample_warning
+from .stream import ks_stream
+from .stream_result import KsStreamResult
 from .twosample import KsResult, ks_2samp
 
 if TYPE_CHECKING:
@@ -22,8 +25,10 @@ if TYPE_CHECKING:
 __all__ = [
     "CORRECTIONS",
     "ColumnTest",
+    "KsAccumulator",
     "KsFrameResult",
     "KsResult",
+    "KsStreamResult",
     "SmallSampleWarning",
     "adjust",
     "asymptotic_threshold",
@@ -32,6 +37,7 @@ __all__ = [
     "critical_count",
     "ks_2samp",
     "ks_frames",
+    "ks_stream",
     "log_pvalues",
     "pvalues",
     "resolve_table_method",
