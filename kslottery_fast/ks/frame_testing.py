@@ -16,6 +16,7 @@ from .twosample import ks_2samp
 
 _GROUP_BYTES = 1 << 28  # of the columns that are read from a file together, both tables
 _BATCH_VALUES = 1 << 22  # that are copied into one batch of ks_2samp, both samples
+_STREAMED = 16  # columns that are tested in passes together, which take about 7 MB each
 _WIDTH = 8  # bytes of a value, at most
 
 
@@ -50,9 +51,9 @@ class Findings:
             try:
                 x, y = _Sample(*measure.numbers(reference[name])), _Sample(*measure.numbers(current[name]))
             except (ArithmeticError, ValueError) as error:
-                self.skipped[name] = f"values that {measure.cast} cannot hold ({str(error).partition(chr(10))[0]})"
+                self.skipped[name] = cannot_hold(measure, error)
                 continue
-            reason = why_not(len(x.values), len(y.values)) or (_CONSTANT if same_constant(x.values, y.values) else None)
+            reason = why_not(len(x.values), len(y.values)) or (CONSTANT if same_constant(x.values, y.values) else None)
             if reason is None:
                 pairs[name] = _Pair(x, y, measure)
             else:
@@ -99,7 +100,12 @@ class _Pair(NamedTuple):
         return len(self.x.values), len(self.y.values), self.x.missing, self.y.missing
 
 
-_CONSTANT = "constant, with the same value in both tables"
+CONSTANT = "constant, with the same value in both tables"
+
+
+def cannot_hold(measure: Measure, error: Exception) -> str:
+    """Return the reason if a value does not fit into the type that both columns get."""
+    return f"values that {measure.cast} cannot hold ({str(error).partition(chr(10))[0]})"
 
 
 def why_not(n: int, m: int) -> str | None:
@@ -110,9 +116,17 @@ def why_not(n: int, m: int) -> str | None:
     return f"all values are missing in {where}"
 
 
+def too_large(reference: Source, current: Source) -> bool:
+    """Tell whether a column is too large to be read whole from a file."""
+    rows = reference.rows + current.rows
+    return (reference.on_disk or current.on_disk) and _WIDTH * rows > _GROUP_BYTES
+
+
 def groups(measures: Mapping[str, Measure], reference: Source, current: Source) -> Iterator[dict[str, Measure]]:
     """Divide columns into groups that are read together."""
-    most = max(1, _GROUP_BYTES // (_WIDTH * (reference.rows + current.rows)))
+    most = _STREAMED
+    if not too_large(reference, current):
+        most = max(1, _GROUP_BYTES // (_WIDTH * (reference.rows + current.rows)))
     names = list(measures)
     for start in range(0, len(names), most):
         yield {name: measures[name] for name in names[start : start + most]}

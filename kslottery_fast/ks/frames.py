@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kslottery_fast.base.arguments import check_choice, shown
@@ -15,9 +15,10 @@ from kslottery_fast.base.options import Correction
 from .corrections import adjust, check_correction
 from .frame_columns import Measure, common_measure
 from .frame_files import open_file
+from .frame_passes import find_in_passes
 from .frame_result import Alternative, ColumnTest, KsFrameResult, KsMethod
 from .frame_tables import Source, Table, memory_table
-from .frame_testing import Finding, Findings, groups
+from .frame_testing import Finding, Findings, groups, too_large
 from .significance import check_alpha
 
 
@@ -30,6 +31,7 @@ def ks_frames(
     method: KsMethod = "auto",
     *,
     alternative: Alternative = "two-sided",
+    progress: Callable[[int, int], None] | None = None,
 ) -> KsFrameResult:
     """Two-sample Kolmogorov-Smirnov test of every numeric column of two tables.
 
@@ -52,6 +54,8 @@ def ks_frames(
         How p-values are computed, as in :func:`ks_2samp`.
     alternative : {"two-sided", "less", "greater"}
         As in :func:`ks_2samp`, with the reference as ``data1``.
+    progress : callable(done, total), optional
+        Called with the number of columns that are done, and of all.
 
     Returns
     -------
@@ -81,8 +85,9 @@ def ks_frames(
 
     A column that holds one value, the same in both tables, is left out. If the two values differ, D is 1.
 
-    Columns of equal sizes are tested in one batch. A column of a file that is longer than 256 MiB is tested in a few
-    passes over its row groups. D is the same.
+    Columns of equal sizes are tested in one batch. If a column of both tables together takes more than 256 MiB and comes
+    from a file, the columns are tested in a few passes over the row groups, as :func:`ks_stream` does. The results are the
+    same.
 
     Examples
     --------
@@ -99,12 +104,21 @@ def ks_frames(
     check_correction(correction)
     check_choice(method, ("auto", "exact", "asymp"), "method")
     check_choice(alternative, ("two-sided", "less", "greater"), "alternative")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress is {shown(progress)}: expected a function (done, total), or None")
     chosen = _check_columns(columns)
     tables = _open(reference, "reference"), _open(current, "current")
     findings = Findings(method, alternative)
     measures = _measures(*tables, chosen, findings.skipped)
+    done, passes = 0, too_large(*tables)
     for group in groups(measures, *tables):
-        findings.in_memory(group, *(table.read(list(group)) for table in tables))
+        if passes:
+            find_in_passes(findings, group, *tables)
+        else:
+            findings.in_memory(group, *(table.read(list(group)) for table in tables))
+        done += len(group)
+        if progress is not None:
+            progress(done, len(measures))
     order = [name for name in measures if name in findings.tested]
     adjusted = adjust([findings.tested[name].pvalue for name in order], correction).tolist()
     tests = tuple(_line(name, findings.tested[name], p, alpha) for name, p in zip(order, adjusted, strict=True))
