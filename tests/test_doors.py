@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import peft
+import pyarrow
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -66,6 +67,7 @@ class World:
     lora: Any
     both: Any
     trained: Any
+    frame: Any
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,7 @@ def world(tiny_llama, tiny_tokenizer, tmp_path_factory):
         lora=lora,
         both=folder / "saved_both",
         trained=folder / "trained",
+        frame=pyarrow.table({"c": [1.0, 2.0]}),
     )
 
 
@@ -179,6 +182,11 @@ DOORS = [
         lambda w: {"data1": [1.0, 2.0], "data2": [2.0, 3.0]},
         # "gpt2" is "greater", as in scipy. A number is a sample of one, and an empty sample gives NaN.
         {name: NUMBERS | {"empty"} for name in ("data1", "data2")} | {"axis": {"None", "int"}, "alternative": {"str"}},
+    ),
+    Door(
+        "ks_frames",
+        lambda w: {"reference": w.frame, "current": w.frame},
+        {"columns": OPTIONAL, "alpha": {"float"}, "correction": OPTIONAL, "progress": OPTIONAL},
     ),
     Door("ks_select", lambda w: {"emb_before": w.before, "emb_after": w.after}, SELECTION | TABLES),
     Door(

@@ -101,7 +101,7 @@ def common_measure(first: pa.DataType, second: pa.DataType) -> Measure | str:
     >>> common_measure(pa.int64(), pa.float32()).kind
     'number'
     >>> common_measure(pa.string(), pa.string()), common_measure(pa.bool_(), pa.int8())
-    ('not numeric: string', 'different types: bool and int8')
+    ('not numeric: text', 'different types: bool and int8')
     """
     import pyarrow as pa
 
@@ -168,8 +168,9 @@ def _name(kind: pa.DataType) -> str:
     from pyarrow import types
 
     if types.is_dictionary(kind):
-        return f"categories of {kind.value_type}"
-    return str(kind)
+        return f"categories of {_name(kind.value_type)}"
+    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return "text" if texts else str(kind)
 
 
 def _decimal_words(column: Any) -> Values:

@@ -45,8 +45,8 @@ def open_csv(path: Path) -> Source:
         return _open_large(path, layout)
     with reading(str(path), "CSV"):
         table = csv.read_csv(str(path), parse_options=layout)
-    _refuse_other_encodings(table.schema, str(path))
-    return arrow_table(table, str(path))
+        _refuse_other_encodings(table.schema, str(path))
+        return arrow_table(table, str(path))  # reads the names, which may be of another encoding
 
 
 @dataclass

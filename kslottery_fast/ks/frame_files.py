@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kslottery_fast.base.arguments import check_path, shown
+from kslottery_fast.base.arguments import check_path
 from kslottery_fast.base.errors import InputError
 
 from .frame_csv import open_csv
@@ -51,7 +51,7 @@ def open_file(path: Any, name: str) -> Source:
     """
     place = check_path(path, name)
     if not place.exists():
-        raise InputError(f"{name} {shown(str(path))}: no such file")
+        raise InputError(f"{name} {place}: no such file")
     if place.is_dir():
         files = sorted(place.rglob("*.parquet"))
         if not files:

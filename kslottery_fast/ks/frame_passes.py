@@ -86,7 +86,8 @@ class _Column:
         if self.seen.passes == _MOST_PASSES:
             low, high = self.seen.bounds()
             findings.skipped[name] = (
-                f"after {_MOST_PASSES} passes, D is known to be between {low:.9g} and {high:.9g}; test this column in memory"
+                f"after {_MOST_PASSES} passes, D is known to be between {low:.9g} and {high:.9g}; "
+                "test this column in memory"
             )
             return False
         self.seen = following

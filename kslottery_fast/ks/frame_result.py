@@ -90,9 +90,9 @@ class KsFrameResult(Sequence[ColumnTest]):
     >>> result = kslottery_fast.ks_frames(reference, reference.assign(age=reference["age"] + 20))
     >>> result
     1 of 1 column drifted (p < 0.05)
-    column   n   m  missing       D  location  sign        p  drifted
-    age     40  40     0, 0  0.5000        39     +  6.6e-05  yes
-    not tested: city (not numeric: large_string)
+    column   n   m  missing       D  location  sign       p  drifted
+    age     40  40     0, 0  0.5000        39     +  6.6e-5  yes
+    not tested: city (not numeric: text)
     >>> result["age"].statistic, result.drifted
     (0.5, ['age'])
     """

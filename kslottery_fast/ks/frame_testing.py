@@ -70,8 +70,9 @@ class Findings:
         result = ks_2samp(x, y, self.alternative, self.method, axis=-1)
         numbers = [result.statistic, result.statistic_location, result.statistic_sign, result.pvalue, result.log_pvalue]
         rows = zip(*map(np.atleast_1d, numbers), strict=True)
+        own = np.result_type(x.dtype, y.dtype).type  # the locations of several rows are float64
         for name, pair, (statistic, location, sign, p, log_p) in zip(names, chosen, rows, strict=True):
-            self.add(name, pair.measure, pair.sizes, (statistic, location, sign, p, log_p))
+            self.add(name, pair.measure, pair.sizes, (statistic, own(location), sign, p, log_p))
 
     def add(self, name: str, measure: Measure, sizes: tuple[int, int, int, int], numbers: tuple[Any, ...]) -> None:
         """Keep what a test gave. A p-value of NaN is none."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
+
+import torch
 
 from kslottery_fast.base.arguments import check_choice, shown
 from kslottery_fast.base.errors import InputError
@@ -85,9 +87,8 @@ def ks_frames(
 
     A column that holds one value, the same in both tables, is left out. If the two values differ, D is 1.
 
-    Columns of equal sizes are tested in one batch. If a column of both tables together takes more than 256 MiB and comes
-    from a file, the columns are tested in a few passes over the row groups, as :func:`ks_stream` does. The results are the
-    same.
+    Columns of equal sizes are tested in one batch. Files whose columns take more than 256 MiB each, both tables
+    together, are read in pieces, in a few passes, as :func:`ks_stream` does. The results are the same.
 
     Examples
     --------
@@ -96,7 +97,7 @@ def ks_frames(
     >>> current = pa.table({"age": range(20, 60), "income": range(25, 65), "city": ["Oslo"] * 40})
     >>> result = ks_frames(reference, current, correction="bonferroni")
     >>> result.drifted, result.skipped
-    (['income'], {'city': 'not numeric: string'})
+    (['income'], {'city': 'not numeric: text'})
     >>> result["income"].statistic, result["income"].statistic_location
     (0.625, 24)
     """
@@ -104,8 +105,9 @@ def ks_frames(
     check_correction(correction)
     check_choice(method, ("auto", "exact", "asymp"), "method")
     check_choice(alternative, ("two-sided", "less", "greater"), "alternative")
-    if progress is not None and not callable(progress):
-        raise TypeError(f"progress is {shown(progress)}: expected a function (done, total), or None")
+    # Models and tokenizers can be called too, but not with two numbers. Tokenizers have a length, functions have none.
+    if progress is not None and (not callable(progress) or isinstance(progress, (torch.nn.Module, Sized))):
+        raise TypeError(f"progress is {shown(progress)}: expected a function progress(done, total), or None")
     chosen = _check_columns(columns)
     tables = _open(reference, "reference"), _open(current, "current")
     findings = Findings(method, alternative)
@@ -122,7 +124,9 @@ def ks_frames(
     order = [name for name in measures if name in findings.tested]
     adjusted = adjust([findings.tested[name].pvalue for name in order], correction).tolist()
     tests = tuple(_line(name, findings.tested[name], p, alpha) for name, p in zip(order, adjusted, strict=True))
-    return KsFrameResult(tests, findings.skipped, alpha, correction, method, alternative)
+    names = dict.fromkeys([*tables[0].types, *tables[1].types])
+    skipped = {name: findings.skipped[name] for name in names if name in findings.skipped}
+    return KsFrameResult(tests, skipped, alpha, correction, method, alternative)
 
 
 def _check_columns(columns: Any) -> list[str] | None:

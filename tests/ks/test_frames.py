@@ -28,6 +28,7 @@ def numbers(n=60, shift=0.0):
         "short": (RNG.normal(size=n) + shift).astype(np.float32),
         "integer": RNG.integers(0, 20, n) + int(2 * shift),
         "flag": RNG.random(n) < 0.3 + shift / 4,
+        "count": RNG.integers(0, 20, n) - int(2 * shift),
         "text": np.array(["a", "b"] * (n // 2)),
     }
 
@@ -40,7 +41,7 @@ LIBRARIES = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "pyarrow": pa.table
 @pytest.mark.parametrize("other", LIBRARIES)
 def test_every_numeric_column_gives_what_scipy_gives(library, other):
     result = ks_frames(LIBRARIES[library](REFERENCE), LIBRARIES[other](CURRENT))
-    assert [test.column for test in result] == ["float", "short", "integer", "flag"]
+    assert [test.column for test in result] == ["float", "short", "integer", "flag", "count"]
     for test in result:
         x, y = (np.asarray(table[test.column], dtype=np.float64) for table in (REFERENCE, CURRENT))
         expected = scipy.stats.ks_2samp(x, y)
@@ -54,7 +55,7 @@ def test_every_numeric_column_gives_what_scipy_gives(library, other):
         assert (test.n, test.m, test.missing_reference, test.missing_current) == (60, 50, 0, 0)
     assert list(result.skipped) == ["text"]
     types = {test.column: type(test.statistic_location) for test in result}
-    assert types == {"float": float, "short": float, "integer": int, "flag": bool}
+    assert types == {"float": float, "short": float, "integer": int, "flag": bool, "count": int}
 
 
 @pytest.mark.parametrize("correction", [None, "bonferroni", "bh"])
@@ -111,7 +112,7 @@ def test_columns_that_cannot_be_tested_are_named_and_the_others_are_tested():
     assert [test.column for test in result] == ["good", "moved constant"]
     assert (result["moved constant"].statistic, result["moved constant"].statistic_location) == (1.0, 7)
     assert result.skipped == {
-        "text": "not numeric: large_string",
+        "text": "not numeric: text",
         "mixed": "not numeric: object of mixed values; convert it with astype(float)",
         "number or flag": "different types: int64 and bool",
         "missing": "all values are missing in both tables",
@@ -223,7 +224,7 @@ def test_the_result_is_a_table_of_every_library_and_json():
     result = ks_frames(reference, current, correction="bonferroni")
     content = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert content["format"] == "kslottery-drift/1"
-    assert content["skipped"] == {"c": "not numeric: string"}
+    assert content["skipped"] == {"c": "not numeric: text"}
     assert [line["statistic_location"] for line in content["columns"]] == [2, "-inf"]
     assert [line["adjusted_pvalue"] for line in content["columns"]] == pytest.approx([1.0, 4 / 70], rel=1e-14)
     read = pd.read_csv(io.StringIO(result.to_csv()))
@@ -240,8 +241,9 @@ def test_the_table_of_a_result_begins_with_the_smallest_p_and_names_what_it_lack
     reference = pd.DataFrame(RNG.normal(size=(40, 25)))
     text = repr(ks_frames(reference.assign(t="a"), (reference + np.arange(25) / 25).assign(t="b"))).splitlines()
     assert text[0].endswith("of 25 columns drifted (p < 0.05)")
-    assert [line.split()[0] for line in text[2:5]] == ["24", "23", "22"] or text[2].split()[0] in ("22", "23", "24")
-    assert text[-2:] == ["... and 5 more", "not tested: t (not numeric: large_string)"]
+    assert len(text) == 24
+    assert {line.split()[0] for line in text[2:6]} <= {str(column) for column in range(15, 25)}
+    assert text[-2:] == ["... and 5 more", "not tested: t (not numeric: text)"]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def add_drift(commands: Any) -> None:
         "--output",
         type=place,
         metavar="FILE",
-        help="file for the results of all columns, .json or .csv (default: none)",
+        help="file for all results, .json or .csv (default: none)",
     )
     add_force(group, "overwrite the file if it exists")
     group.add_argument("--exit-zero", action="store_true", help=f"exit with 0 instead of {DRIFT} if a column drifted")

@@ -198,6 +198,10 @@ def _json(path: Path, what: str | None) -> Facts:
         facts = {name: item for name, item in value.items() if not isinstance(item, (list, dict))}
         matrices = len(value.get("tensors", []))
         return {"what": known_files.FILES[SCAN]["scan.json"], **facts, "matrices": matrices}
+    if kind == "kslottery-drift":
+        facts = {name: item for name, item in value.items() if name not in ("columns", "skipped")}
+        counts = {name: len(value.get(name, [])) for name in ("columns", "skipped")}
+        return {"what": "the columns of two tables that `kslottery drift` tested", **facts, **counts}
     if kind.startswith("kslottery-") and "settings" in value:
         return {"what": known_files.FILES[RUN]["run.json"], **value}
     if "packages" in value and "system" in value:
