@@ -115,17 +115,13 @@ def test_types_of_a_large_csv_fit_all_rows_as_if_it_were_read_whole(tmp_path, mo
     text = "a;b;c;d;e\n1; 2 ;;x;2026-01-01\n2;NA;;y;2026-01-02 12:00:00\n2.5;3;;1;\n"
     path = tmp_path / "mixed.csv"
     path.write_text(text, encoding="utf-8")
-    streamed = ks_frames(
-        path, pl.DataFrame({"a": [7.5], "b": [9], "c": [1], "d": [1], "e": [datetime.datetime(2027, 1, 1)]})
-    )
-    assert {test.column: (test.n, test.missing_reference) for test in streamed} == {
-        "a": (3, 0),
-        "b": (2, 1),
-        "e": (2, 1),
-    }
+    later = [datetime.datetime(2027, 1, 1)]
+    streamed = ks_frames(path, pl.DataFrame({"a": [7.5], "b": [9], "c": [1], "d": [1], "e": later}))
+    found = {test.column: (test.n, test.missing_reference) for test in streamed}
+    assert found == {"a": (3, 0), "b": (2, 1), "e": (2, 1)}
     assert streamed.skipped == {"c": "all values are missing", "d": "different types: text and int64"}
     monkeypatch.undo()
-    whole = ks_frames(path, pl.DataFrame({"a": [7.5], "b": [9], "e": [datetime.datetime(2027, 1, 1)]}))
+    whole = ks_frames(path, pl.DataFrame({"a": [7.5], "b": [9], "e": later}))
     assert whole.tests == streamed.tests
 
 

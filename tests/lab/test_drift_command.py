@@ -14,11 +14,11 @@ from kslottery_fast.lab.cli import main as cli
 
 @pytest.fixture
 def tables(tmp_path, monkeypatch):
+    """The files reference.parquet and current.csv in the working directory, in which the column age drifted."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    reference = pd.DataFrame(
-        {"age": rng.normal(40, 9, 200), "income": rng.normal(size=200), "city": ["Rome", "Oslo"] * 100}
-    )
+    numbers = {"age": rng.normal(40, 9, 200), "income": rng.normal(size=200)}
+    reference = pd.DataFrame({**numbers, "city": ["Rome", "Oslo"] * 100})
     current = reference.sample(frac=0.9, random_state=0).assign(age=lambda frame: frame["age"] + 20)
     reference.to_parquet("reference.parquet")
     current.to_csv("current.csv", index=False)
@@ -34,30 +34,19 @@ def test_it_shows_the_columns_and_exits_with_3_if_one_drifted(tables, capsys):
     assert lines[3].split()[:3] == ["age", "200", "180"]
     assert lines[3].split()[-1] == "yes"
     assert lines[4].split()[-1] == "no"
-    assert lines[5] == "not tested: city (not numeric: string)" or lines[5].startswith(
-        "not tested: city (different types"
-    )
+    assert lines[5] == "not tested: city (not numeric: text)"
     assert "Testing columns: done" in captured.err
     assert cli.main(["drift", "reference.parquet", "current.csv", "--exit-zero", "--limit", "1", "-q"]) == 0
     captured = capsys.readouterr()
     assert "... and 1 more" in captured.out
     assert captured.err == ""
-    assert cli.main(["drift", "reference.parquet", "current.csv", "--columns", "income"]) == 0
+    assert cli.main(["drift", "reference.parquet", "current.csv", "--columns", "income", "--limit", "0"]) == 0
 
 
 def test_results_are_printed_or_written_as_json_or_csv(tables, tmp_path, capsys):
     expected = ks_frames(*tables, alpha=0.01, correction="bh", method="asymp").to_dict()["columns"]
-    command = [
-        "drift",
-        "reference.parquet",
-        "current.csv",
-        "--alpha",
-        "0.01",
-        "--correction",
-        "bh",
-        "--method",
-        "asymp",
-    ]
+    options = ["--alpha", "0.01", "--correction", "bh", "--method", "asymp"]
+    command = ["drift", "reference.parquet", "current.csv", *options]
     before = set(tmp_path.iterdir())
     assert cli.main([*command, "--json"]) == 3
     assert set(tmp_path.iterdir()) == before
@@ -68,32 +57,35 @@ def test_results_are_printed_or_written_as_json_or_csv(tables, tmp_path, capsys)
     assert "Written to out/drift.json" in capsys.readouterr().out
     assert cli.main([*command, "--output", "drift.csv"]) == 3
     assert pd.read_csv("drift.csv")["adjusted_pvalue"].tolist() == [line["adjusted_pvalue"] for line in expected]
+    capsys.readouterr()
     assert cli.main(["info", "out/drift.json", "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
+    facts = json.loads(capsys.readouterr().out)
     assert (facts["what"], facts["drifted"]) == ("the columns of two tables that `kslottery drift` tested", ["age"])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("reference", "options", "message"),
     [
-        (["nowhere.parquet", "current.csv"], "reference 'nowhere.parquet': no such file"),
+        ("nowhere.parquet", [], "reference nowhere.parquet: no such file"),
         (
-            ["reference.parquet", "current.csv", "--columns", "agee"],
-            "columns names 'agee', which reference.parquet lacks; did",
+            "reference.parquet",
+            ["--columns", "agee"],
+            "columns names 'agee', which reference.parquet lacks; did you mean",
         ),
-        (["reference.parquet", "current.csv", "--columns", "city"], "no column can be tested: city ("),
-        (["reference.parquet", "current.csv", "--json", "--output", "a.json"], "--json writes no file"),
-        (["reference.parquet", "current.csv", "--output", "a.txt"], "expected a name that ends in .json or .csv"),
-        (["reference.parquet", "current.csv", "--output", "current.csv"], "current.csv exists; give another --output"),
-        (["reference.parquet", "other.csv"], "reference.parquet and other.csv have no column in common"),
-        (["reference.parquet", "current.csv", "--correction", "holm"], "invalid choice: 'holm'"),
+        ("reference.parquet", ["--columns", "city"], "no column can be tested: city (not numeric: text)"),
+        ("reference.parquet", ["--json", "--output", "a.json"], "--json writes no file"),
+        ("reference.parquet", ["--output", "a.txt"], "expected a name that ends in .json or .csv"),
+        ("reference.parquet", ["--output", "current.csv"], "current.csv exists; give another --output"),
+        ("other.csv", [], "other.csv and current.csv have no column in common"),
+        ("reference.parquet", ["--correction", "holm"], "invalid choice: 'holm'"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(tables, arguments, message, tmp_path, capsys):
+@pytest.mark.usefixtures("tables")
+def test_bad_input_is_one_line_and_exit_code_2(reference, options, message, tmp_path, capsys):
     (tmp_path / "other.csv").write_text("x,y\n1,2\n")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     try:
-        code = cli.main(["drift", *arguments, "-q"])
+        code = cli.main(["drift", reference, "current.csv", *options, "-q"])
     except SystemExit as stop:  # argparse ends by itself
         code = stop.code
     lines = capsys.readouterr().err.splitlines()
