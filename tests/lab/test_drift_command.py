@@ -70,7 +70,7 @@ def test_results_are_printed_or_written_as_json_or_csv(tables, tmp_path, capsys)
         (
             "reference.parquet",
             ["--columns", "agee"],
-            "columns names 'agee', which reference.parquet lacks; did you mean",
+            "columns names 'agee', which reference.parquet lacks; did you",
         ),
         ("reference.parquet", ["--columns", "city"], "no column can be tested: city (not numeric: text)"),
         ("reference.parquet", ["--json", "--output", "a.json"], "--json writes no file"),
