@@ -56,7 +56,7 @@ class Measure:
         if missing:
             column = column.drop_null()
         if isinstance(column, pa.ChunkedArray):
-            column = column.combine_chunks()
+            column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         if self.kind == "decimal":
             return _decimal_words(column), missing
         if self.cast is not None and self.kind != "boolean":

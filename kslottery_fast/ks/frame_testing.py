@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kslottery_fast.base.memory import available_memory_bytes
+
 from .frame_columns import Measure, Values, beyond_float64, same_constant
 from .frame_result import Alternative, KsMethod
 from .frame_tables import Source
@@ -17,6 +19,7 @@ from .twosample import ks_2samp
 _GROUP_BYTES = 1 << 28  # of the columns that are read from a file together, both tables
 _BATCH_VALUES = 1 << 22  # that are copied into one batch of ks_2samp, both samples
 _STREAMED = 16  # columns that are tested in passes together, which take about 7 MB each
+_SHARE = 8  # of the memory that is free: reading, joining and sorting a column take a few times its size
 _WIDTH = 8  # bytes of a value, at most
 
 
@@ -118,9 +121,11 @@ def why_not(n: int, m: int) -> str | None:
 
 
 def too_large(reference: Source, current: Source) -> bool:
-    """Tell whether a column is too large to be read whole from a file."""
-    rows = reference.rows + current.rows
-    return (reference.on_disk or current.on_disk) and _WIDTH * rows > _GROUP_BYTES
+    """Tell whether a column of both tables is too large to be read whole from a file."""
+    if not (reference.on_disk or current.on_disk):
+        return False
+    size = _WIDTH * (reference.rows + current.rows)
+    return size > _GROUP_BYTES and size > available_memory_bytes() // _SHARE
 
 
 def groups(measures: Mapping[str, Measure], reference: Source, current: Source) -> Iterator[dict[str, Measure]]:

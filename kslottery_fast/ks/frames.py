@@ -87,8 +87,9 @@ def ks_frames(
 
     A column that holds one value, the same in both tables, is left out. If the two values differ, D is 1.
 
-    Columns of equal sizes are tested in one batch. Files whose columns take more than 256 MiB each, both tables
-    together, are read in pieces, in a few passes, as :func:`ks_stream` does. The results are the same.
+    Columns of equal sizes are tested in one batch. Columns of files are read in groups of up to 256 MiB. If a single
+    column of both tables takes more than that, and more than an eighth of the free memory, the files are read in
+    pieces, in a few passes, as :func:`kslottery_fast.ks_stream` does. The results are the same.
 
     Examples
     --------

@@ -54,6 +54,7 @@ def write(folder, name, content):
 def in_pieces(monkeypatch):
     """Let no column fit into memory."""
     monkeypatch.setattr(frame_testing, "_GROUP_BYTES", 1)
+    monkeypatch.setattr(frame_testing, "available_memory_bytes", lambda: 0)
     monkeypatch.setattr(frame_testing, "_STREAMED", 3)
     monkeypatch.setattr(frame_csv, "_WHOLE", 0)
 
