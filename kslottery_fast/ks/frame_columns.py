@@ -108,7 +108,7 @@ def common_measure(first: pa.DataType, second: pa.DataType) -> Measure | str:
     kinds = _kind(first), _kind(second)
     if "missing" in kinds:
         return "all values are missing"
-    if kinds[0] != kinds[1] or (kinds[0] is None and first != second):
+    if kinds[0] != kinds[1] or (kinds[0] is None and _name(first) != _name(second)):
         return f"different types: {_name(first)} and {_name(second)}"
     kind = kinds[0]
     if kind is None:

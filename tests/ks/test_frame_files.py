@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ import pytest
 
 from kslottery_fast import InputError, ks_frames
 from kslottery_fast.ks import frame_csv, frame_passes, frame_testing
+from kslottery_fast.ks.accumulator import KsAccumulator
 
 RNG = np.random.default_rng(1)
 
@@ -56,6 +58,7 @@ def in_pieces(monkeypatch):
     monkeypatch.setattr(frame_testing, "_GROUP_BYTES", 1)
     monkeypatch.setattr(frame_testing, "available_memory_bytes", lambda: 0)
     monkeypatch.setattr(frame_testing, "_STREAMED", 3)
+    monkeypatch.setattr(frame_passes, "KsAccumulator", functools.partial(KsAccumulator, buckets=256))
     monkeypatch.setattr(frame_csv, "_WHOLE", 0)
 
 
@@ -101,10 +104,8 @@ def test_values_that_do_not_fit_leave_a_column_out_in_passes_too(tmp_path):
 
 @pytest.mark.usefixtures("in_pieces")
 def test_a_column_whose_d_takes_too_many_passes_is_named_with_its_bounds(tmp_path, monkeypatch):
-    from kslottery_fast.ks.accumulator import KsAccumulator
-
     monkeypatch.setattr(frame_passes, "_MOST_PASSES", 1)
-    monkeypatch.setattr(frame_passes, "KsAccumulator", lambda alternative: KsAccumulator(alternative, buckets=16))
+    monkeypatch.setattr(frame_passes, "KsAccumulator", functools.partial(KsAccumulator, buckets=16))
     values = pa.table({"a": RNG.normal(size=300)})
     path = write(tmp_path, "a.parquet", values)
     result = ks_frames(path, write(tmp_path, "b.parquet", pa.table({"a": RNG.normal(size=300)})))
