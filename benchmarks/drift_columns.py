@@ -3,7 +3,7 @@
     python -m benchmarks.drift_columns            prints a table; --quick for smaller tables
 
 The tables are DataFrames of pandas. The three take turns in one process, and the median of each is shown. All give
-the same statistics.
+the same statistics, up to the last digit, where scipy rounds differently.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def measure(columns: int, n: int, m: int, turns: int) -> dict[str, float]:
             table.to_parquet(path)
         expected = loop(reference, current)
         for found in (ks_frames(reference, current, method="asymp"), ks_frames(*paths, method="asymp")):
-            assert [test.statistic for test in found] == expected
+            assert np.allclose([test.statistic for test in found], expected, rtol=1e-12, atol=0)
         ways = {
             "loop over scipy": Contender(lambda _: loop(reference, current)),
             "ks_frames": Contender(lambda _: ks_frames(reference, current, method="asymp")),

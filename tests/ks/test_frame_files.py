@@ -58,7 +58,7 @@ def in_pieces(monkeypatch):
     monkeypatch.setattr(frame_testing, "_GROUP_BYTES", 1)
     monkeypatch.setattr(frame_testing, "available_memory_bytes", lambda: 0)
     monkeypatch.setattr(frame_testing, "_STREAMED", 3)
-    monkeypatch.setattr(frame_passes, "KsAccumulator", functools.partial(KsAccumulator, buckets=256))
+    monkeypatch.setattr(frame_passes, "KsAccumulator", functools.partial(KsAccumulator, buckets=4096))
     monkeypatch.setattr(frame_csv, "_WHOLE", 0)
 
 

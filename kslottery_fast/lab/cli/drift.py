@@ -139,8 +139,8 @@ def _show(result: "KsFrameResult", limit: int) -> None:
 
     console = Console(highlight=False)
     console.print(result.summary(), markup=False, soft_wrap=True)
-    heading, *lines = result.lines(limit)
-    if lines:
+    if cells := result.lines(limit):
+        heading, *lines = cells
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         for at, name in enumerate(heading):
             table.add_column(name, justify="left" if at == 0 else "right", overflow="fold")
