@@ -58,8 +58,8 @@ void ks_outside_probability(const int64_t *counts, int64_t k, int64_t n, int64_t
 
 // Sorted disjoint intervals of ordered float64 keys, each cut into buckets of one width. A key of interval i is in
 // bucket bases[i] + ((key - starts[i]) >> shifts[i]) if key - starts[i] <= lasts[i]. Over all intervals lies a grid of
-// cells of 2^cell_shift keys, counted from starts[0]: cells[c] is the last interval that starts at or before cell c,
-// and there is one more cell than the last interval reaches.
+// cells of 2^cell_shift keys, counted from starts[0]. cells[2 * c] is the last interval that starts at or before the
+// first key of cell c, and cells[2 * c + 1] the last that starts at or before its last key.
 struct KeyIntervals {
     const uint64_t *starts, *lasts;
     const uint8_t *shifts;

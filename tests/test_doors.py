@@ -199,6 +199,13 @@ DOORS = [
         lambda w: {"model": w.attached, "alpha": 0.5, "top_k": 1},
         SELECTION | {"alpha": {"None", "float"}},
     ),
+    Door(
+        "ks_stream",
+        lambda w: {"x_chunks": [[1.0, 2.0]], "y_chunks": [[2.0, 3.0]]},
+        # An empty list has no chunks, and an empty sample gives NaN.
+        {name: {"empty"} for name in ("x_chunks", "y_chunks")} | {"max_passes": {"int"}},
+    ),
+    Door("ks.KsAccumulator", lambda w: {}),
     Door("ks_statistics", lambda w: {"before": w.before, "after": w.after}, TABLES),
     Door(
         "load_adapter",

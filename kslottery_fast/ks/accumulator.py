@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from .zoom import Plan, first_plan, next_plan
 
 Alternative = Literal["two-sided", "less", "greater"]
 NanPolicy = Literal["propagate", "omit", "raise"]
+METHODS = ("auto", "exact", "asymp")
 
 
 class KsAccumulator:
@@ -94,6 +96,7 @@ class KsAccumulator:
         self._found: Any = (CollectedKeys if plan.keeps_keys else BucketCounts)(plan.partition)
         self._seen, self._nans = [0, 0], [0, 0]
         self._dtype: np.dtype[Any] | None = None
+        self._now: Standing | None = None  # what is known, until another value comes
 
     def __repr__(self) -> str:
         return f"KsAccumulator(pass {self._passes}: {self._seen[X]:,} values of x and {self._seen[Y]:,} of y)"
@@ -143,6 +146,7 @@ class KsAccumulator:
         for side, numbers in chunks:
             if self._nan_policy == "raise" and numbers.dtype.kind == "f" and bool(np.isnan(numbers).any()):
                 raise InputError(f"{'xy'[side]} contains nan values")
+        self._now = None
         for side, numbers in chunks:
             nans = self._found.add(side, numbers)
             self._nans[side] += nans
@@ -184,6 +188,7 @@ class KsAccumulator:
             )
         if other is self:
             raise InputError("other is the accumulator itself: expected another one")
+        self._now = None
         self._found.merge(other._found)
         for side in (X, Y):
             self._seen[side] += other._seen[side]
@@ -226,9 +231,9 @@ class KsAccumulator:
         >>> KsAccumulator().update(x=[1, 2], y=[2, 3]).bounds()
         (0.5, 0.5)
         """
-        if self._is_nan():
-            return float("nan"), float("nan")
         standing = self._earlier
+        if standing is None and self._is_nan():
+            return float("nan"), float("nan")
         if standing is None or self.sizes == tuple(standing.sizes):
             standing = self._standing()
         return standing.low / standing.sizes.lcm, standing.high / standing.sizes.lcm
@@ -255,7 +260,7 @@ class KsAccumulator:
             return None
         plan = next_plan(standing, self._bits, self._keep)
         other = self.empty()
-        other._start(standing, plan, self._passes + 1)
+        other._start(replace(standing, left=None), plan, self._passes + 1)  # the plan has what is left
         return other
 
     def result(self, method: Literal["auto", "exact", "asymp"] = "auto") -> KsStreamResult:
@@ -281,7 +286,7 @@ class KsAccumulator:
         >>> KsAccumulator().update(x=[1, 2, 3], y=[4, 5, 6]).result().statistic
         np.float64(1.0)
         """
-        check_choice(method, ("auto", "exact", "asymp"), "method")
+        check_choice(method, METHODS, "method")
         if self._is_nan():
             return empty_result(self, omitted=self._nan_policy == "omit" and any(self._nans))
         return make_result(self, self._standing(), self._alternative, method, self._dtype)
@@ -290,6 +295,11 @@ class KsAccumulator:
         return 0 in self._seen or (self._nan_policy == "propagate" and any(self._nans))
 
     def _standing(self) -> Standing:
+        if self._now is None:
+            self._now = self._look()
+        return self._now
+
+    def _look(self) -> Standing:
         sizes = Sizes(*self._seen)
         if self._earlier is not None and self._earlier.sizes != sizes:
             raise InputError(

@@ -75,7 +75,10 @@ class BucketCounts:
         buckets = self.partition.place(keys, low)
         inside = buckets >= 0
         buckets, keys = buckets[inside], keys[inside]
-        self.counts[side] += np.bincount(buckets, minlength=self.partition.size)
+        if buckets.size < self.partition.size // 16:
+            np.add.at(self.counts[side], buckets, 1)
+        else:
+            self.counts[side] += np.bincount(buckets, minlength=self.partition.size)
         new = self.states[buckets] == NO_KEY
         self.first_keys[buckets[new]] = keys[new]
         self.states[buckets[new]] = ONE_KEY

@@ -16,7 +16,7 @@ Integers: TypeAlias = npt.NDArray[np.int64]
 Small: TypeAlias = npt.NDArray[np.uint8]
 
 NOWHERE = -1
-_CELL_BITS = 16  # the grid that narrows a search has up to 2^16 cells
+_CELL_BITS = 18  # the grid that narrows a search has up to 2^18 cells, as fine as the buckets of the first pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +105,11 @@ class Partition:
         first, end = int(self.starts[0]), int(self.starts[-1]) + int(self.lasts[-1])
         shift = max(0, (end - first).bit_length() - _CELL_BITS)
         cells = ((end - first) >> shift) + 1
-        edges = np.arange(cells, dtype=np.uint64) * np.uint64(1 << shift) + self.starts[0]
-        before = np.searchsorted(self.starts, edges, side="right") - 1
-        return np.concatenate([before, [len(self.starts) - 1]]).astype(np.int32), shift
+        firsts = np.arange(cells, dtype=np.uint64) * np.uint64(1 << shift) + self.starts[0]
+        ends = firsts + np.uint64((1 << shift) - 1)
+        ends[-1] = np.iinfo(np.uint64).max  # all that follows; the sum may have wrapped around
+        found = [np.searchsorted(self.starts, keys, side="right") - 1 for keys in (firsts, ends)]
+        return np.ascontiguousarray(np.stack(found, axis=1).astype(np.int32)), shift
 
     def place(self, high: Keys, low: Keys | None) -> Integers:
         """Return the bucket of each key, and NOWHERE outside the intervals."""

@@ -7,12 +7,13 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from torch import Tensor
+from torch.nn import Module
 
-from kslottery_fast.base.arguments import check_integer, shown
+from kslottery_fast.base.arguments import check_choice, check_integer, shown
 from kslottery_fast.base.caller import warn_caller
 from kslottery_fast.base.errors import InputError
 
-from .accumulator import Alternative, KsAccumulator, NanPolicy
+from .accumulator import METHODS, Alternative, KsAccumulator, NanPolicy
 from .dask_stream import count_chunk, count_partitions, is_dask
 from .samples import Sample
 from .stream_result import KsStreamResult
@@ -90,9 +91,10 @@ def ks_stream(
     ...     return (rng.normal(shift, size=10_000) for _ in range(20))
     >>> result = ks_stream(lambda: chunks(0, 0.0), lambda: chunks(1, 0.01))
     >>> round(float(result.statistic), 5), result.exact
-    (0.00673, True)
+    (0.00386, True)
     """
     check_integer(max_passes, "max_passes", 1)
+    check_choice(method, METHODS, "method")
     seen: KsAccumulator | None = KsAccumulator(alternative, nan_policy=nan_policy, buckets=buckets, keep=keep)
     sources = [_source(x_chunks, "x_chunks", max_passes), _source(y_chunks, "y_chunks", max_passes)]
     while True:
@@ -119,11 +121,11 @@ def _source(chunks: Any, name: str, max_passes: int) -> Source:
     """Return a function that counts all chunks of a sample."""
     if is_dask(chunks):
         return lambda seen, side: count_partitions(seen, side, chunks, name)
-    if isinstance(chunks, (np.ndarray, Tensor)):
+    if isinstance(chunks, Tensor) or (hasattr(chunks, "__array__") and not isinstance(chunks, type)):
         return lambda seen, side: _count(seen, side, name, _cut(chunks))
     if isinstance(chunks, Iterator) and max_passes > 1:
         raise InputError(f"{name} is {shown(chunks)}: {_AGAIN}")
-    if callable(chunks) and not isinstance(chunks, type) and not hasattr(chunks, "parameters"):
+    if callable(chunks) and not isinstance(chunks, (type, Module)) and not hasattr(chunks, "__len__"):
         return lambda seen, side: _count(seen, side, name, _called(chunks, name))
     if isinstance(chunks, (str, bytes, dict)) or not isinstance(chunks, Iterable):
         raise TypeError(f"{name} is {shown(chunks)}: expected chunks, or a function that returns an iterable of chunks")
@@ -138,12 +140,10 @@ def _called(chunks: Callable[[], Any], name: str) -> Iterable[Any]:
 
 
 def _cut(array: Any) -> Iterator[Any]:
-    flat = array.reshape(-1)
+    flat = array.reshape(-1) if isinstance(array, Tensor) else np.ravel(array, order="K")  # "K": no copy of a file
     return (flat[start : start + _SLICE] for start in range(0, len(flat), _SLICE))
 
 
 def _count(seen: KsAccumulator, side: int, name: str, chunks: Iterable[Any]) -> None:
-    number = 0
-    for chunk in chunks:
+    for number, chunk in enumerate(chunks):
         count_chunk(seen, side, chunk, f"{name}: chunk {number}")
-        number += 1

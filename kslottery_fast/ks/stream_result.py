@@ -140,8 +140,8 @@ def _values(count: int, n: int, m: int, alternative: str, method: str) -> tuple[
 def huge_pvalue(d: float, n: int, m: int, one_sided: bool) -> tuple[Any, Any]:
     """Return the asymptotic p-value of samples that are too large for scipy, and its natural logarithm.
 
-    With effective sizes of 2^31 and more, kstwo of scipy 1.17 returns NaN or 1e-6 where 1e-43 is right. Here Kolmogorov's
-    limit is taken, with the argument corrected by Vrbik (2018). The relative error is below 1e-7 at these sizes.
+    With effective sizes of 2^31 and more, kstwo of scipy 1.17 returns NaN or 1e-6 where 1e-43 is right. Here
+    Kolmogorov's limit is taken, with the argument corrected by Vrbik (2018). Its relative error is below 1e-7 there.
     """
     small, large = sorted((float(n), float(m)))
     size = large / (large + small) * small
