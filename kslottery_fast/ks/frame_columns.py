@@ -76,7 +76,7 @@ class Measure:
         assert self.cast is not None
         if self.kind == "decimal":
             return float(number) / 10.0**self.cast.scale
-        unit = "D" if self.kind == "date" else self.cast.unit
+        unit: Any = "D" if self.kind == "date" else self.cast.unit
         if self.kind == "duration":
             return float(number) / 1000 ** _UNITS.index(unit)
         text = str(np.datetime64(int(number), unit))
