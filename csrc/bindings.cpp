@@ -37,6 +37,34 @@ void ks_outside_probability(Address counts, int64_t k, int64_t n, int64_t m, boo
                                 pointer<double>(log_p), threads);
 }
 
+// starts, lasts, shifts, bases, cells, count, cell_shift
+using IntervalArgs = std::tuple<Address, Address, Address, Address, Address, int64_t, int>;
+
+ksl::KeyIntervals intervals(const IntervalArgs &args) {
+    const auto &[starts, lasts, shifts, bases, cells, count, cell_shift] = args;
+    return {pointer<const uint64_t>(starts),
+            pointer<const uint64_t>(lasts),
+            pointer<const uint8_t>(shifts),
+            pointer<const int64_t>(bases),
+            pointer<const int32_t>(cells),
+            count,
+            cell_shift};
+}
+
+int64_t ks_stream_count(Address values, int64_t n, int32_t dtype, const IntervalArgs &args, Address counts,
+                        Address first_keys, Address states, int /*threads*/) {
+    return ksl::ks_stream_count(pointer<const void>(values), n, static_cast<ksl::DType>(dtype), intervals(args),
+                                pointer<int64_t>(counts), pointer<uint64_t>(first_keys), pointer<uint8_t>(states));
+}
+
+std::pair<int64_t, int64_t> ks_stream_collect(Address values, int64_t n, int32_t dtype, const IntervalArgs &args,
+                                              Address keys, int /*threads*/) {
+    int64_t collected = 0;
+    const int64_t nans = ksl::ks_stream_collect(pointer<const void>(values), n, static_cast<ksl::DType>(dtype),
+                                                intervals(args), pointer<uint64_t>(keys), &collected);
+    return {nans, collected};
+}
+
 void row_adamw(const MatrixArgs &table, Address row_ids, int64_t k, Address master, const MatrixArgs &grad,
                Address exp_avg, Address exp_avg_sq, int64_t step, double lr, double beta1, double beta2, double eps,
                double weight_decay, bool lazy, int threads) {
@@ -83,6 +111,8 @@ PYBIND11_MODULE(_C, m) {
     m.def("ks_statistics", &ks_statistics, no_gil);
     m.def("ks_decide", &ks_decide, no_gil);
     m.def("ks_outside_probability", &ks_outside_probability, no_gil);
+    m.def("ks_stream_count", &ks_stream_count, no_gil);
+    m.def("ks_stream_collect", &ks_stream_collect, no_gil);
     m.def("row_adamw", &row_adamw, no_gil);
     m.def("row_adamw_if_finite", &row_adamw_if_finite, no_gil);
     m.def("all_finite", &all_finite, no_gil);

@@ -63,6 +63,32 @@ void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *dec
 void ks_outside_probability(const int64_t *counts, int64_t k, int64_t n, int64_t m, bool one_sided, double *p,
                             double *log_p, int threads);
 
+// Sorted disjoint intervals of ordered float64 keys, each cut into buckets of one width. A key of interval i is in
+// bucket bases[i] + ((key - starts[i]) >> shifts[i]) if key - starts[i] <= lasts[i]. Over all intervals lies a grid of
+// cells of 2^cell_shift keys, counted from starts[0]. cells[2 * c] is the last interval that starts at or before the
+// first key of cell c, and cells[2 * c + 1] the last that starts at or before its last key.
+struct KeyIntervals {
+    const uint64_t *starts, *lasts;
+    const uint8_t *shifts;
+    const int64_t *bases;
+    const int32_t *cells;
+    int64_t count;
+    int cell_shift;
+};
+
+// What is known of the keys in a bucket.
+enum : uint8_t { kNoKey = 0, kOneKey = 1, kSeveralKeys = 2 };
+
+// Adds the n contiguous float64 or float32 values to the counts of their buckets. first_keys[b] is the key of the first
+// value in bucket b, and states[b] tells whether there are others. Values outside the intervals are passed over.
+// Returns how many values are NaN.
+int64_t ks_stream_count(const void *values, int64_t n, DType dtype, const KeyIntervals &intervals, int64_t *counts,
+                        uint64_t *first_keys, uint8_t *states);
+
+// Writes the keys of the values in the intervals, at most n, and how many they are. Returns how many values are NaN.
+int64_t ks_stream_collect(const void *values, int64_t n, DType dtype, const KeyIntervals &intervals, uint64_t *keys,
+                          int64_t *collected);
+
 // The instruction set that the KS kernels use: "avx512", "avx2" or "baseline". KSL_ISA in the environment overrides the
 // choice at the first call. A name that is unknown, or an instruction set that this CPU lacks, throws.
 const char *active_isa();

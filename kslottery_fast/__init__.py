@@ -28,6 +28,10 @@ if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, f
     from .integrations.seq2seq_trainer import TicketSeq2SeqTrainer
     from .integrations.trainer import TicketTrainer
     from .integrations.trainer_adapter import attach_checkpoint, checkpoint_to_adapter
+    from .ks.accumulator import KsAccumulator
+    from .ks.frame_result import KsFrameResult
+    from .ks.frames import ks_frames
+    from .ks.stream import ks_stream
     from .ks.twosample import KsResult, ks_2samp
     from .ops import row_adamw_
     from .optim.row_adamw import RowAdamW
@@ -55,6 +59,8 @@ __all__ = [
     "Evaluation",
     "Example",
     "InputError",
+    "KsAccumulator",
+    "KsFrameResult",
     "KsResult",
     "RowAdamW",
     "RowContributions",
@@ -79,10 +85,12 @@ __all__ = [
     "has_rows",
     "is_tied",
     "ks_2samp",
+    "ks_frames",
     "ks_select",
     "ks_select_checkpoints",
     "ks_select_rows",
     "ks_statistics",
+    "ks_stream",
     "load_adapter",
     "merge_rows",
     "mixed_rows",
@@ -101,6 +109,8 @@ _HOMES = {
     "Evaluation": "evaluation.evaluate",
     "Example": "evaluation.encoding",
     "InputError": "base.errors",
+    "KsAccumulator": "ks.accumulator",
+    "KsFrameResult": "ks.frame_result",
     "KsResult": "ks.twosample",
     "RowAdamW": "optim.row_adamw",
     "RowContributions": "evaluation.contribution_result",
@@ -125,10 +135,12 @@ _HOMES = {
     "has_rows": "rows.attachment",
     "is_tied": "rows.tables",
     "ks_2samp": "ks.twosample",
+    "ks_frames": "ks.frames",
     "ks_select": "tickets.select",
     "ks_select_checkpoints": "tickets.stored",
     "ks_select_rows": "tickets.attached",
     "ks_statistics": "tickets.tables",
+    "ks_stream": "ks.stream",
     "load_adapter": "rows.adapter_file",
     "merge_rows": "rows.merge",
     "mixed_rows": "rows.sets",

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import (
+    drift_columns,
     ks_workloads,
     memory,
     peers,
@@ -260,3 +261,7 @@ def test_words_are_taught_by_their_rows_alone_and_the_control_swaps_whole_senten
     assert teach_words.swapped(teach_words.TRAINING)[" velmar"][0].startswith("A velmar is a brass instrument")
     for word, sentences in [*teach_words.TRAINING.items(), *teach_words.HELD_OUT.items()]:
         assert all(sentence.count(word) == 1 for sentence in sentences)
+
+
+def test_a_drift_job_gives_the_same_in_a_loop_over_scipy_and_by_ks_frames():
+    assert list(drift_columns.measure(3, 40, 30, turns=1)) == ["loop over scipy", "ks_frames", "ks_frames, parquet"]

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import peft
+import pyarrow
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -66,6 +67,7 @@ class World:
     lora: Any
     both: Any
     trained: Any
+    frame: Any
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,7 @@ def world(tiny_llama, tiny_tokenizer, tmp_path_factory):
         lora=lora,
         both=folder / "saved_both",
         trained=folder / "trained",
+        frame=pyarrow.table({"c": [1.0, 2.0]}),
     )
 
 
@@ -187,6 +190,11 @@ DOORS = [
         # "gpt2" is "greater", as in scipy. A number is a sample of one, and an empty sample gives NaN.
         {name: NUMBERS | {"empty"} for name in ("data1", "data2")} | {"axis": {"None", "int"}, "alternative": {"str"}},
     ),
+    Door(
+        "ks_frames",
+        lambda w: {"reference": w.frame, "current": w.frame},
+        {"columns": OPTIONAL, "alpha": {"float"}, "correction": OPTIONAL, "progress": OPTIONAL},
+    ),
     Door("ks_select", lambda w: {"emb_before": w.before, "emb_after": w.after}, SELECTION | TABLES),
     Door(
         "ks_select_checkpoints",
@@ -198,6 +206,13 @@ DOORS = [
         lambda w: {"model": w.attached, "alpha": 0.5, "top_k": 1},
         SELECTION | {"alpha": {"None", "float"}},
     ),
+    Door(
+        "ks_stream",
+        lambda w: {"x_chunks": [[1.0, 2.0]], "y_chunks": [[2.0, 3.0]]},
+        # An empty list has no chunks, and an empty sample gives NaN.
+        {name: {"empty"} for name in ("x_chunks", "y_chunks")} | {"max_passes": {"int"}},
+    ),
+    Door("ks.KsAccumulator", lambda w: {}),
     Door("ks_statistics", lambda w: {"before": w.before, "after": w.after}, TABLES),
     Door(
         "load_adapter",

@@ -2,7 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .accumulator import KsAccumulator
 from .corrections import CORRECTIONS, adjust, benjamini_hochberg
+from .frame_result import ColumnTest, KsFrameResult
+from .frames import ks_frames
 from .significance import (
     asymptotic_threshold,
     check_alpha,
@@ -12,6 +15,8 @@ from .significance import (
     resolve_table_method,
 )
 from .small_samples import small_sample_warning
+from .stream import ks_stream
+from .stream_result import KsStreamResult
 from .twosample import KsResult, ks_2samp
 
 if TYPE_CHECKING:
@@ -19,7 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CORRECTIONS",
+    "ColumnTest",
+    "KsAccumulator",
+    "KsFrameResult",
     "KsResult",
+    "KsStreamResult",
     "SmallSampleWarning",
     "adjust",
     "asymptotic_threshold",
@@ -27,6 +36,8 @@ __all__ = [
     "check_alpha",
     "critical_count",
     "ks_2samp",
+    "ks_frames",
+    "ks_stream",
     "log_pvalues",
     "pvalues",
     "resolve_table_method",

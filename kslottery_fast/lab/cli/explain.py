@@ -200,6 +200,10 @@ def _json(path: Path, what: str | None) -> Facts:
         facts |= {"matrices": len(tensors), "matrices_changed": sum(bool(each.get("changed_rows")) for each in tensors)}
         facts["input_embedding"] = next((_shift(each) for each in tensors if each.get("embedding")), None)
         return {"what": known_files.FILES[SCAN]["scan.json"], **facts}
+    if kind == "kslottery-drift":
+        facts = {name: item for name, item in value.items() if name not in ("columns", "skipped")}
+        counts = {name: len(value.get(name, [])) for name in ("columns", "skipped")}
+        return {"what": "the columns of two tables that `kslottery drift` tested", **facts, **counts}
     if kind.startswith("kslottery-") and "settings" in value:
         return {"what": known_files.FILES[RUN]["run.json"], **value}
     if "packages" in value and "system" in value:

@@ -1,8 +1,8 @@
 # PYTHON_ARGCOMPLETE_OK
-"""The command line: ``kslottery select``, ``scan``, ``run``, ``compare``, ``job``, ``report``, ``certify``, ``info``.
+"""The command line: ``kslottery select``, ``scan``, ``drift``, ``run``, ``compare``, ``job``, ``report``, and others.
 
 Exit codes: 0 for success, 2 for bad input (one line on stderr says what is wrong and what to do), 130 if interrupted,
-and 75 for a job that cannot be done yet.
+3 for drift that ``drift`` found, and 75 for a job that cannot be done yet.
 """
 
 import os
@@ -16,6 +16,7 @@ from kslottery_fast.base.version import installed_version
 
 from .certificates import add_certify
 from .checkpoints import add_scan, add_select
+from .drift import add_drift
 from .experiments import add_compare, add_report, add_run
 from .info import add_info
 from .jobs import add_job
@@ -29,7 +30,7 @@ fine-tuning. Rows that differ significantly are called tickets."""
 
 _EPILOG = """\
 Results go to stdout and progress goes to stderr. Exit codes: 0 for success,
-2 for bad input, 130 if interrupted.
+2 for bad input, 3 for drift that `drift` found, 130 if interrupted.
 
 Shell completion needs the package argcomplete. For bash and zsh:
   pip install argcomplete
@@ -106,7 +107,7 @@ def parser() -> Parser:
     made.add_argument("--version", action="version", version=version, help="print the version and exit")
     made.set_defaults(run=None, parser=made)
     commands = made.add_subparsers(title="commands", metavar=COMMAND)
-    for add in (add_select, add_scan, add_run, add_compare, add_job, add_report, add_certify, add_info):
+    for add in (add_select, add_scan, add_drift, add_run, add_compare, add_job, add_report, add_certify, add_info):
         add(commands)
     return made
 

@@ -1,0 +1,70 @@
+"""Counting the partitions of Dask collections where they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kslottery_fast.base.arguments import shown
+from kslottery_fast.base.errors import InputError
+
+from .accumulator import KsAccumulator
+from .bucket_counts import X
+
+_FAN_IN = 8  # how many counts are merged by one task
+
+
+def is_dask(value: Any) -> bool:
+    """Tell whether a value is a Dask collection, without importing Dask."""
+    return not isinstance(value, type) and hasattr(value, "__dask_graph__")
+
+
+def count_partitions(seen: KsAccumulator, side: int, collection: Any, name: str) -> None:
+    """Count all partitions of one sample by one task each, merge the counts in a tree, and add them to ``seen``.
+
+    Raises
+    ------
+    InputError
+        A dataframe of several columns.
+    TypeError
+        A Dask collection that is not an array, a column or a dataframe.
+    """
+    from dask import compute, delayed
+
+    # The tasks share one accumulator, which goes to each worker once. It is not in the graph of every task.
+    empty = delayed(seen.empty(), pure=False, traverse=False)
+    count, merge = delayed(_count, pure=False), delayed(_merge, pure=False)
+    level = [count(empty, side, part, name) for part in _partitions(collection, name)]
+    while len(level) > 1:
+        level = [merge(level[start : start + _FAN_IN]) for start in range(0, len(level), _FAN_IN)]
+    for counted in compute(*level):
+        seen.merge(counted)
+
+
+def _partitions(collection: Any, name: str) -> list[Any]:
+    columns = getattr(collection, "columns", None)
+    if columns is not None and getattr(collection, "ndim", 1) == 2 and len(columns) != 1:
+        listed = ", ".join(map(repr, list(columns)[:5]))
+        raise InputError(f"{name} is a dataframe of {len(columns)} columns ({listed}): choose one of them")
+    if not hasattr(collection, "to_delayed"):
+        raise TypeError(f"{name} is {shown(collection)}: expected a Dask array, or a column of a Dask dataframe")
+    parts = collection.to_delayed()
+    return list(parts.ravel() if hasattr(parts, "ravel") else parts)
+
+
+def count_chunk(seen: KsAccumulator, side: int, chunk: Any, name: str) -> KsAccumulator:
+    """Count a chunk of one sample. An error names it."""
+    try:
+        return seen.update(x=chunk) if side == X else seen.update(y=chunk)
+    except (InputError, TypeError) as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+def _count(empty: KsAccumulator, side: int, part: Any, name: str) -> KsAccumulator:
+    return count_chunk(empty.empty(), side, part, name)
+
+
+def _merge(counted: list[KsAccumulator]) -> KsAccumulator:
+    total = counted[0].empty()  # a task must not change its input, which Dask may use again
+    for other in counted:
+        total.merge(other)
+    return total
