@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 
-from .adapter_parts import WEIGHTS, Part, is_adapter, read_config, read_parts, whole
+from .adapter_parts import OLD_WEIGHTS, WEIGHTS, Part, is_adapter, read_config, read_parts, whole
 from .checkpoint import Checkpoint
+from .pickle_file import read_pickle
 from .safetensors_file import read_header
 from .tensor_names import HEAD_NAMES, is_end_of, locate_head
 from .tensors import RowReader, StoredTensor
@@ -48,6 +49,10 @@ class AdaptedTensor(StoredTensor):
         """A dtype that holds the numbers of the base and of the adapter."""
         dtype = torch.promote_types(self.base.floats or torch.float32, self.values.dtype)
         return dtype if self.product is None else torch.promote_types(dtype, torch.float32)
+
+    def derived_from(self, other: StoredTensor) -> Callable[[int, Tensor], Tensor] | None:
+        """See :meth:`StoredTensor.derived_from`."""
+        return self.over if other is self.base else None
 
     def over(self, start: int, block: Tensor) -> Tensor:
         """Return rows of the base from ``start`` on as the adapter makes them. It leaves the others as they are."""
@@ -119,13 +124,15 @@ def apply_adapter(folder: Path, base: Checkpoint) -> Checkpoint:
         A file is missing or damaged, the adapter is of another kind, or it does not fit the base.
     """
     config = read_config(folder)
-    if not (folder / WEIGHTS).exists():
-        raise InputError(f"{folder} has no {WEIGHTS}: save the adapter again with a PEFT that writes safetensors")
+    path = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).exists()), None)
+    if path is None:
+        raise InputError(f"{folder} has no {WEIGHTS}: save the adapter again, or copy all of its files")
+    stored = read_header(path) if path.name == WEIGHTS else read_pickle(path)
     over = _Over(folder, base, bool(config.get("fan_in_fan_out")))
-    for module, part in read_parts(folder, config, read_header(folder / WEIGHTS)).items():
+    for module, part in read_parts(folder, config, stored).items():
         over.put(module, part)
     if not over.tensors:
-        raise InputError(f"{folder / WEIGHTS} holds no tensors; save the adapter again")
+        raise InputError(f"{path} holds no tensors; save the adapter again")
     over.join_tied()
     count = len(over.tensors)
     note = f"{folder} is an adapter; it changes {count} tensor{'s' * (count != 1)} of {base.source}"
@@ -144,11 +151,11 @@ class _Over:
         """Apply the part of a module."""
         if part.factors or part.rows is not None or "weight" in part.whole:
             name, tensor = self._target(f"{module}.weight")
-            tensor = replace(part.whole.get("weight", tensor), name=name)
+            tensor = replace(part.whole["weight"], name=name) if "weight" in part.whole else tensor
             self.tensors[name] = self._adapted(tensor, part) if part.factors or part.rows is not None else tensor
         if part.bias is not None or "bias" in part.whole:
             name, tensor = self._target(f"{module}.bias")
-            tensor = replace(part.whole.get("bias", tensor), name=name)
+            tensor = replace(part.whole["bias"], name=name) if "bias" in part.whole else tensor
             self.tensors[name] = tensor if part.bias is None else self._with_entries(tensor, part.ids, part.bias)
 
     def join_tied(self) -> None:
@@ -168,7 +175,9 @@ class _Over:
     def config(self) -> dict[str, Any] | None:
         """The config of the base. It does not tell the size of a vocabulary that was resized with the adapter."""
         config = self._base.config()
-        resized = any(name in self._base and self._base[name].shape != self.tensors[name].shape for name in self.tensors)
+        resized = any(
+            name in self._base and self._base[name].shape != self.tensors[name].shape for name in self.tensors
+        )
         return _without_sizes(config) if config and resized else config
 
     def _target(self, name: str) -> tuple[str, StoredTensor]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
@@ -17,7 +16,7 @@ from kslottery_fast.base.files import read_json
 
 from .tensors import StoredTensor
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, OLD_WEIGHTS = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _PREFIX = "base_model.model."
 _KINDS = ("LORA", "TRAINABLE_TOKENS", "KSLOTTERY_ROWS")
 _VARIANTS = (
@@ -85,7 +84,8 @@ class Part:
 
 def is_adapter(folder: Path) -> bool:
     """Tell whether a folder holds an adapter and no model."""
-    return (folder / CONFIG).is_file() and not any(folder.glob("model*.safetensors*"))
+    models = ("model*.safetensors*", "pytorch_model*")
+    return (folder / CONFIG).is_file() and not any(any(folder.glob(each)) for each in models)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -154,10 +154,10 @@ def _scale(folder: Path, module: str, part: Part, config: Mapping[str, Any]) -> 
         fitting = [patterns[key] for key in patterns if re.match(rf"(.*\.)?({key})$", module)]
     except (re.error, TypeError):
         fitting = [None]
-    alpha = fitting[0] if fitting else config.get("lora_alpha")
+    alpha: Any = fitting[0] if fitting else config.get("lora_alpha")
     if type(alpha) not in (int, float) or not rank:
         raise InputError(f"{folder}: alpha {alpha!r} and rank {rank} of {module} give no scale; save the adapter again")
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
 def _ids(folder: Path, module: str, config: Mapping[str, Any]) -> list[int]:

@@ -17,8 +17,8 @@ from .tensors import STORED, RowReader, StoredTensor
 FORMATS = {"F8_E4M3": "E4M3", "F8_E5M2": "E5M2"}
 """The 8-bit floats that are read, by their codes in the safetensors format."""
 SCALE_NAMES = ("weight_scale_inv", "weight_scale")
-"""How the scale of a ``weight`` is called: by DeepSeek and transformers, and by FBGEMM, compressed-tensors and ModelOpt.
-The stored numbers are multiplied by it, also by the one whose name ends in "inv"."""
+"""How the scale of a ``weight`` is called: by DeepSeek and transformers, and by FBGEMM, compressed-tensors and
+ModelOpt. The stored numbers are multiplied by it, also by the one whose name ends in "inv"."""
 _BLOCK = (128, 128)  # of DeepSeek, where config.json has no weight_block_size
 _SCALE_DTYPES = STORED.keys() & {"F64", "F32", "F16", "BF16", "F8_E8M0"}
 _OF_ACTIVATIONS = re.compile(r"(?:input|output|k|v|q|kv|activation)_(?:act_)?scale")
@@ -71,11 +71,6 @@ class Fp8Tensor(StoredTensor):
     def floats(self) -> torch.dtype:
         """bfloat16 holds every 8-bit float exactly. A product with a scale needs float32."""
         return torch.bfloat16 if self.scale is None else torch.float32
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row as numbers, which bounds the memory of a block."""
-        return self.width * self.floats.itemsize
 
     def rows(self, start: int, stop: int, /) -> Tensor:
         """See :meth:`StoredTensor.rows`."""
@@ -143,18 +138,25 @@ def with_scale(
     kind = f"FP8 {FORMATS[stored.dtype]}"
     scale = tensors[known[0]] if known else None
     height, width = max(1, stored.height), max(1, stored.width)
-    found = (Grid(height, (height, width)), "without scales") if scale is None else _grid(stored, scale, config)
-    if scale is not None and found is None:
-        return replace(
-            stored,
-            note=f"is FP8 of shape {list(stored.shape)} with scales {scale.name} of dtype {scale.dtype} and shape "
-            f"{list(scale.shape)}: expected one scale, one for each row, or one for each block of 128 x 128 (or "
-            f"weight_block_size of config.json); {_REMEDY}",
-        )
+    found: tuple[Grid, str] | None = Grid(height, (height, width)), "without scales"
+    if scale is not None:
+        found = _grid(stored, scale, config)
+    if found is None:
+        # There is a scale: without one there is always a grid.
+        assert scale is not None
+        return replace(stored, note=_unknown_form(stored, scale))
     grid, form = found
     read = stored.nbytes + (0 if scale is None else scale.nbytes)
     about = (stored.source, stored.name, stored.dtype, stored.shape, read)
     return Fp8Tensor(*about, stored, scale, grid, note=f"{kind} {form}")
+
+
+def _unknown_form(stored: StoredTensor, scale: StoredTensor) -> str:
+    return (
+        f"is FP8 of shape {list(stored.shape)} with scales {scale.name} of dtype {scale.dtype} and shape "
+        f"{list(scale.shape)}: expected one scale, one for each row, or one for each block of 128 x 128 (or "
+        f"weight_block_size of config.json); {_REMEDY}"
+    )
 
 
 def scale_names(name: str, siblings: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -177,7 +179,9 @@ def scale_names(name: str, siblings: Sequence[str]) -> tuple[list[str], list[str
     return known, unknown
 
 
-def _grid(stored: StoredTensor, scale: StoredTensor, config: Callable[[], Mapping[str, Any] | None]) -> tuple[Grid, str] | None:
+def _grid(
+    stored: StoredTensor, scale: StoredTensor, config: Callable[[], Mapping[str, Any] | None]
+) -> tuple[Grid, str] | None:
     """How the scales lie, and this in words. None if their shape or dtype is not understood."""
     if scale.dtype not in _SCALE_DTYPES or len(stored.shape) < 2:
         return None

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
 
-from . import file_errors
 from .checkpoint import Checkpoint
 from .gguf_header import GgufEntry, GgufHeader, read_gguf_header
 from .safetensors_file import FileTensor
@@ -54,11 +53,6 @@ class GgufTensor(StoredTensor):
     def floats(self) -> torch.dtype:
         """The package gguf returns float32."""
         return torch.float32
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row as numbers, which bounds the memory of a block."""
-        return self.width * self.floats.itemsize
 
     def rows(self, start: int, stop: int, /) -> Tensor:
         """See :meth:`StoredTensor.rows`."""

@@ -157,7 +157,7 @@ def _chosen(address: Address, names: Sequence[str]) -> list[str]:
         if single in names:
             return [single]
     if "adapter_config.json" in names:
-        raise InputError(f"{address.text} holds an adapter, not a model: download and merge it, and pass that folder")
+        raise InputError(f"{address.text} holds an adapter, not a model: download it, and give its folder as AFTER")
     found = sorted(each for each in names if each.endswith(".safetensors"))
     if not found:
         others = sorted(each for each in names if each.endswith(FILES) and not each.endswith(".json"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from kslottery_fast.base.errors import InputError
 
 from .adapter import AdaptedTensor, apply_adapter
-from .adapter_parts import WEIGHTS, is_adapter
+from .adapter_parts import OLD_WEIGHTS, WEIGHTS, is_adapter
 from .checkpoint import Checkpoint
 from .opening import open_checkpoint
 from .tensors import StoredTensor
@@ -50,7 +50,7 @@ def _adapter_folder(path: str | os.PathLike[str]) -> Path | None:
     if not isinstance(path, (str, os.PathLike)):
         return None
     folder = Path(path)
-    folder = folder.parent if folder.name == WEIGHTS else folder
+    folder = folder.parent if folder.name in (WEIGHTS, OLD_WEIGHTS) else folder
     try:
         return folder if is_adapter(folder) else None
     except OSError:  # a name that the system cannot take
@@ -72,8 +72,8 @@ def rounding_warning(before: StoredTensor, after: StoredTensor) -> str | None:
         )
     if before.note != after.note:
         return (
-            f"the tables were quantized in two ways ({before.note}; {after.note}): rounding moves every row, also those "
-            "that training never touched; compare two checkpoints of one precision if you can"
+            f"the tables were quantized in two ways ({before.note}; {after.note}): rounding moves every row, also "
+            "those that training never touched; compare two checkpoints of one precision if you can"
         )
     if any(form in before.note for form in _SHARED_SCALES):
         return (

@@ -15,6 +15,7 @@ from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import ComparedRows, Method, TableName
 from kslottery_fast.checkpoints.checkpoint import Checkpoint
+from kslottery_fast.checkpoints.gguf_names import named_alike
 from kslottery_fast.checkpoints.pairs import open_pair, rounding_notes
 from kslottery_fast.checkpoints.tensor_names import HEAD_NAMES, locate_embedding, locate_head
 from kslottery_fast.checkpoints.tensors import BLOCK_BYTES, check_reading
@@ -109,7 +110,7 @@ def scan_checkpoints(
     check_choice(rows, get_args(ComparedRows), "rows")
     renaming = check_name_map(name_map)
     critical_count(1000, alpha, method)  # refuses bad options before anything is read
-    first, second = open_pair(before, after)
+    first, second = named_alike(*open_pair(before, after))
     pairs = pair_tensors(first, second, rows, renaming)
     if not pairs.matrices:
         raise nothing_shared(first, second, pairs)

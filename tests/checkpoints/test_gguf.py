@@ -213,3 +213,43 @@ def test_scan_of_two_gguf_files_marks_the_tables(tmp_path, moved):
     scan = scan_checkpoints(tmp_path / "a.gguf", tmp_path / "b.gguf")
     found = [(shift.kind, shift.layer, shift.mark, shift.changed_rows) for shift in scan.tensors]
     assert found == [("token_embd", None, "*", 2), ("ffn_up", 0, "", 2), ("output", None, "+", 2)]
+
+
+LLAMA = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output.weight": "lm_head.weight",
+    "blk.1.attn_q.weight": "model.layers.1.self_attn.q_proj.weight",
+    "blk.1.attn_k.weight": "model.layers.1.self_attn.k_proj.weight",
+    "blk.1.attn_v.weight": "model.layers.1.self_attn.v_proj.weight",
+    "blk.1.attn_output.weight": "model.layers.1.self_attn.o_proj.weight",
+    "blk.1.ffn_down.weight": "model.layers.1.mlp.down_proj.weight",
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "language_model."])
+@pytest.mark.parametrize("reversed_", [False, True])
+def test_scan_of_gguf_against_safetensors_pairs_the_matrices(tmp_path, prefix, reversed_):
+    tensors = {name: table(seed) for seed, name in enumerate(LLAMA)}
+    write_gguf(tmp_path / "a.gguf", {name: (each, "F32") for name, each in tensors.items()}, blocks=2)
+    others = {prefix + LLAMA[name]: each.clone() for name, each in tensors.items()}
+    others[f"{prefix}lm_head.weight"][7] += 3
+    save_file(others | {"vision.layers.1.mlp.down_proj.weight": table(9)}, tmp_path / "b.safetensors")
+    paths = [tmp_path / "a.gguf", tmp_path / "b.safetensors"]
+    scan = scan_checkpoints(*(paths[::-1] if reversed_ else paths))
+    compared = {name for own, name in LLAMA.items() if "attn_q" not in own and "attn_k" not in own}
+    assert {shift.name: shift.changed_rows for shift in scan.tensors} == {
+        prefix + name: int(name == "lm_head.weight") for name in compared
+    }
+    assert [shift.mark for shift in scan.tensors if shift.name.endswith("embed_tokens.weight")] == ["*"]
+    assert scan.notes == [
+        f"2 tensors of {paths[0]} are not compared: the conversion to GGUF may have put their rows in another order or "
+        "changed their numbers (attention queries and keys)"
+    ]
+
+
+def test_an_architecture_without_names_is_told(tmp_path):
+    write_gguf(tmp_path / "a.gguf", {"x.weight": (table(), "F32")}, architecture="of-tomorrow")
+    save_file({"x.weight": table(), EMBEDDING: table()}, tmp_path / "b.safetensors")
+    scan = scan_checkpoints(tmp_path / "a.gguf", tmp_path / "b.safetensors")
+    assert [shift.name for shift in scan.tensors] == ["x.weight"]
+    assert "the package gguf does not know the names of the architecture 'of-tomorrow'" in scan.notes

@@ -117,7 +117,9 @@ def _parser(
 ) -> Parser:
     parser = add_command(commands, name, run, purpose, text, examples, "BEFORE", "AFTER")
     parser.add_argument("before", type=checkpoint, metavar="BEFORE", help=f"the original model: {_CHECKPOINT}")
-    parser.add_argument("after", type=checkpoint, metavar="AFTER", help="the fine-tuned model, likewise")
+    parser.add_argument(
+        "after", type=checkpoint, metavar="AFTER", help="the fine-tuned model, likewise, or a PEFT adapter"
+    )
     return parser
 
 
