@@ -37,7 +37,7 @@ def as_array(value: Any, name: str) -> Array:
     """
     if isinstance(value, (list, tuple)):
         value = _without_tensors(value, name)
-    kind = getattr(value, "dtype", None)
+    kind: Any = getattr(value, "dtype", None)
     if hasattr(kind, "numpy_dtype") and hasattr(value, "isna") and kind.numpy_dtype.kind != "O":
         array = _of_nullable(value, kind.numpy_dtype, name)
     elif _timezone(value) is not None and hasattr(value, "to_numpy"):

@@ -37,9 +37,10 @@ def check_atol(atol: Any) -> float:
     """
     if isinstance(atol, (bool, np.bool_)) or not isinstance(atol, numbers.Real):
         raise TypeError(f"atol is {shown(atol)}: expected a finite number of at least 0")
-    if not 0 <= atol < math.inf:
+    tolerance = float(atol)
+    if not 0 <= tolerance < math.inf:
         raise InputError(f"atol is {atol}: expected a finite number of at least 0")
-    return float(atol)
+    return tolerance
 
 
 def join_close(samples: Samples, atol: float) -> Samples:

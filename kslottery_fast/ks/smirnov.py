@@ -60,7 +60,7 @@ def _bell(n: int, d: Floats) -> tuple[Floats, Floats]:
     """
     low, high = np.zeros(d.size), 1 - d
     with np.errstate(divide="ignore", invalid="ignore"):
-        for _ in range(40):
+        for _ in range(30):
             u = (low + high) / 2
             rest = 1 - u - d
             rising = np.log1p(d / u) + np.log((1 - u) / rest) - d / (u + d) - d / rest > 0
@@ -88,7 +88,7 @@ def _log1p_minus(x: Floats) -> Floats:
     """``log(1 + x) - x`` without cancellation. With r = x / (2 + x) it is ``2 (r^3/3 + r^5/5 + ...) - r x``."""
     r = x / (2 + x)
     square = r * r
-    series = 1 / 15.0
+    series = np.full_like(x, 1 / 15)
     for odd in (13, 11, 9, 7, 5, 3):
         series = series * square + 1 / odd
     value = r * (2 * square * series - x)

@@ -62,7 +62,7 @@ def test_long_integers_beside_missing_ones_stay_exact_or_are_refused() -> None:
     pandas = pytest.importorskip("pandas")
     column = pandas.Series([2**60 + 1, None, 2**60 + 3], dtype="Int64")
     if np.finfo(np.longdouble).nmant < 62:
-        with pytest.raises(InputError, match="data1 holds .*, and no float of this machine has so many digits"):
+        with pytest.raises(InputError, match=r"data1 holds .*, and no float of this machine has so many digits"):
             ks_2samp(column, [1.0])
     else:
         ours = ks_2samp(column, pandas.Series([2**60 + 1, 2**60 + 2, None], dtype="object"), nan_policy="omit")
