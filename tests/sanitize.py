@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = (
     "tests/ops",
     "tests/ks/test_stats.py",
+    "tests/ks/test_stream.py",
     "tests/tickets/test_selection.py",
     "tests/tickets/test_tickets.py",
     "tests/ks/test_ks_twosample.py",

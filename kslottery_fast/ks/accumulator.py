@@ -231,9 +231,9 @@ class KsAccumulator:
         >>> KsAccumulator().update(x=[1, 2], y=[2, 3]).bounds()
         (0.5, 0.5)
         """
-        standing = self._earlier
-        if standing is None and self._is_nan():
+        if self._is_nan():
             return float("nan"), float("nan")
+        standing = self._earlier
         if standing is None or self.sizes == tuple(standing.sizes):
             standing = self._standing()
         return standing.low / standing.sizes.lcm, standing.high / standing.sizes.lcm
@@ -292,6 +292,8 @@ class KsAccumulator:
         return make_result(self, self._standing(), self._alternative, method, self._dtype)
 
     def _is_nan(self) -> bool:
+        if self._earlier is not None:
+            return False  # then there would be no later pass
         return 0 in self._seen or (self._nan_policy == "propagate" and any(self._nans))
 
     def _standing(self) -> Standing:

