@@ -81,7 +81,7 @@ class _Column:
         if (following := self.seen.refined()) is None:
             found = self.seen.result(findings.method)
             numbers = (found.statistic, found.statistic_location, found.statistic_sign, found.pvalue, found.log_pvalue)
-            findings.add(name, self.measure, (n, m, *self.missing), numbers)
+            findings.add(name, self.measure, (n, m, self.missing[0], self.missing[1]), numbers)
             return False
         if self.seen.passes == _MOST_PASSES:
             low, high = self.seen.bounds()

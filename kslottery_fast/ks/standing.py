@@ -38,7 +38,7 @@ class Sizes(NamedTuple):
 class Place(NamedTuple):
     """A number of the samples, and the difference there. Places are compared as csrc/cpu/ks_sort.h does it."""
 
-    count: int  # the difference times the side, exactly
+    scaled: int  # the difference times lcm and the side, exactly
     rounded: float  # the same in float64, where rounding may separate what is equal
     in_x: bool
     before: tuple[int, int]  # -high and -low: the smaller number is better

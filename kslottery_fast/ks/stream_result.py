@@ -85,7 +85,7 @@ def empty_result(seen: KsAccumulator, omitted: bool) -> KsStreamResult:
     if 0 in seen.sizes and (omitted or not any(seen.missing)):
         after = "After omitting NaNs, one" if omitted else "One"
         warn_caller(f"{after} or more sample arguments is {_TOO_SMALL}", small_sample_warning())
-    values = {"statistic_location": nan, "statistic_sign": nan, "log_pvalue": nan}
+    values: dict[str, Any] = {"statistic_location": nan, "statistic_sign": nan, "log_pvalue": nan}
     return KsStreamResult(nan, nan, **values, **_about(seen, (float(nan), float(nan)), True))
 
 
@@ -105,7 +105,7 @@ def make_result(
         number = number_of_key(*place.key)
         location = np.dtype(np.float64 if dtype is None else dtype).type(number)
     bounds = (standing.low / standing.sizes.lcm, standing.high / standing.sizes.lcm)
-    values = {"statistic_location": location, "statistic_sign": np.int8(sign), "log_pvalue": log_p}
+    values: dict[str, Any] = {"statistic_location": location, "statistic_sign": np.int8(sign), "log_pvalue": log_p}
     return KsStreamResult(statistic, p, **values, **_about(seen, bounds, exact))
 
 
@@ -123,7 +123,7 @@ def _winner(standing: Standing) -> tuple[Place | None, int]:
         # scipy compares the two in floating point, where equal fractions may differ in the last bit.
         side = MINUS if -places[MINUS].gap > places[PLUS].gap else PLUS
     place = places.get(side)
-    return (place if place is not None and place.count == standing.low else None), side
+    return (place if place is not None and place.scaled == standing.low else None), side
 
 
 def _values(count: int, n: int, m: int, alternative: str, method: str) -> tuple[Any, Any, Any]:

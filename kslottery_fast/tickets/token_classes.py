@@ -166,7 +166,7 @@ def _pieces(tokenizer: Any, ids: Sequence[int]) -> list[str | None]:
 
 def _decoded(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """The text of each token alone. One call of the native library is some 20 times faster than V calls of decode."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if hasattr(backend, "decode_batch"):
         return list(backend.decode_batch([[token] for token in ids], skip_special_tokens=False))
     return [tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kslottery_fast.tickets.selected_rows import SelectedRows
     from kslottery_fast.tickets.tickets import Tickets
 
-    T = TypeVar("T", Tickets, SelectedRows)
+    T = TypeVar("T", bound=Tickets | SelectedRows)
 
 _CHECKPOINT = "model folder, weight file, .index.json of a sharded checkpoint, or org/name on the Hugging Face Hub"
 _SCAN_FILES = ("scan.json", "scan.csv", "scan.png")
