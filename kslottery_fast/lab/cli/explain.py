@@ -195,11 +195,11 @@ def _json(path: Path, what: str | None) -> Facts:
     if kind == "kslottery-comparison" or {"models", "findings"} <= value.keys():
         return {"what": "the results of an experiment of version 0.1", "title": value.get("title")}
     if kind == "kslottery-scan":
-        facts = {name: item for name, item in value.items() if not isinstance(item, (list, dict))}
+        found: Facts = {name: item for name, item in value.items() if not isinstance(item, (list, dict))}
         tensors = [each for each in value.get("tensors", []) if isinstance(each, dict)]
-        counts = {"matrices": len(tensors), "matrices_changed": sum(bool(each.get("changed_rows")) for each in tensors)}
-        embedding = next((_shift(each) for each in tensors if each.get("embedding")), None)
-        return {"what": known_files.FILES[SCAN]["scan.json"], **facts, **counts, "input_embedding": embedding}
+        found |= {"matrices": len(tensors), "matrices_changed": sum(bool(each.get("changed_rows")) for each in tensors)}
+        found["input_embedding"] = next((_shift(each) for each in tensors if each.get("embedding")), None)
+        return {"what": known_files.FILES[SCAN]["scan.json"], **found}
     if kind == "kslottery-drift":
         facts = {name: item for name, item in value.items() if name not in ("columns", "skipped")}
         counts = {name: len(value.get(name, [])) for name in ("columns", "skipped")}
