@@ -45,7 +45,6 @@ def test_a_shard_that_is_missing_or_lacks_its_tensor(llamas, tmp_path):
         ('{"weight_map": {"a": 3}}', "is not the index of a checkpoint: expected weight_map"),
         ('{"weight_map": {"a": "../x.safetensors"}}', "lies outside its folder"),
         ('{"weight_map": {"a": "/x.safetensors"}}', "lies outside its folder"),
-        ('{"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}', "is a pickle"),
     ],
 )
 def test_an_index_that_is_none(pair, tmp_path, content, message):
@@ -54,15 +53,11 @@ def test_an_index_that_is_none(pair, tmp_path, content, message):
     refused(pair[0], path, str(tmp_path), message)
 
 
-def test_a_pickle_is_never_read_and_the_message_says_how_to_convert_it(pair, tmp_path):
+def test_a_folder_of_nothing_but_what_a_training_left_holds_no_checkpoint(pair, tmp_path):
     folder = tmp_path / "old"
     folder.mkdir()
     (folder / "training_args.bin").write_bytes(b"x")
     refused(pair[0], folder, f"{folder} holds no checkpoint: it has neither model.safetensors nor")
-    path = folder / "pytorch_model.bin"
-    torch.save({NAME: torch.zeros(V, D)}, path)
-    for given in (folder, path):
-        refused(pair[0], given, f"{path} is a pickle", "from_pretrained", "writes safetensors")
 
 
 def test_folders_with_something_else_in_them(pair, tables, tmp_path):
