@@ -54,8 +54,8 @@ def ks_select_checkpoints(
     Parameters
     ----------
     before, after : str or path
-        The original and the tuned model: a ``.safetensors`` file, the ``model.safetensors.index.json`` of a sharded
-        checkpoint, or a Hugging Face folder with either.
+        The original and the tuned model: whatever :func:`kslottery_fast.checkpoints.opening.open_checkpoint` opens.
+        ``after`` may also be the folder of a PEFT adapter, whose base model is ``before``.
     tensor : str, or (str, str)
         The name of the [V, d] tensor, or two names if ``before`` and ``after`` call it differently. "auto" finds the
         table that ``table`` names. A single name that ``after`` lacks is aligned as :func:`.scan.scan_checkpoints`
