@@ -178,7 +178,8 @@ DOORS = [
         "ks_2samp",
         lambda w: {"data1": [1.0, 2.0], "data2": [2.0, 3.0]},
         # "gpt2" is "greater", as in scipy. A number is a sample of one, and an empty sample gives NaN.
-        {name: NUMBERS | {"empty"} for name in ("data1", "data2")} | {"axis": {"None", "int"}, "alternative": {"str"}, "atol": NUMBERS},
+        {name: NUMBERS | {"empty"} for name in ("data1", "data2")}
+        | {"axis": {"None", "int"}, "alternative": {"str"}, "atol": NUMBERS},
     ),
     Door("ks_select", lambda w: {"emb_before": w.before, "emb_after": w.after}, SELECTION | TABLES),
     Door(
