@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy  # scipy.stats, which is slow to import, is imported when it is first used
 
 from .smirnov import Floats, log_smirnov, stirling_error
 
@@ -51,11 +50,10 @@ def kolmogorov_pvalues(n: int, d: Floats) -> tuple[Floats, Floats]:
 def _body(n: int, d: Floats) -> Floats:
     if n <= _SMALL_N:
         return 1.0 - _matrix_cdf(n, d)
-    few_steps = (n <= 100_000) & (n * d**1.5 <= 1.4) & (n * d * d > _CERTAIN)
-    p = 1.0 - _pelz_good_cdf(n, d)
-    if few_steps.any():  # rare, as p is close to 1 here
-        p[few_steps] = scipy.stats.kstwo.sf(d[few_steps], n)
-    return p
+    exact = (n <= 100_000) & (n * d**1.5 <= 1.4) & (n * d * d > _CERTAIN)
+    cdf = np.empty(d.size)
+    cdf[exact], cdf[~exact] = _matrix_cdf(n, d[exact]), _pelz_good_cdf(n, d[~exact])
+    return 1.0 - cdf
 
 
 def _log_factorial_ratio(n: int) -> float:
@@ -64,29 +62,40 @@ def _log_factorial_ratio(n: int) -> float:
 
 
 def _matrix_cdf(n: int, d: Floats) -> Floats:
-    """P(D < d) by Marsaglia, Tsang and Wang [2]_, for small n. Statistics with matrices of one size share the work.
+    """P(D < d) by Marsaglia, Tsang and Wang [2]_. Statistics with matrices of one size share the work.
 
-    With k = ceil(n d) and h = k - n d, it is n! / n^n times the middle entry of H^n, where H has 2 k - 1 rows. Apart
-    from its first column and its last row, H does not depend on d. So H times the vectors of all d is one product of
-    matrices and two corrections.
+    With k = ceil(n d) and h = k - n d, it is n! / n^n times the middle entry of H^n, where H has 2 k - 1 rows.
     """
     cdf = np.empty(d.size)
     sizes = np.floor(n * d).astype(np.int64) + 1
     for k in np.unique(sizes).tolist():
         chosen = sizes == k
-        cdf[chosen] = _middle_entries(n, k, k - n * d[chosen])
-    return cdf * (math.factorial(n) / n**n)  # of integers: rounded once
+        common, column, row, both = _matrices(k, k - n * d[chosen])
+        if n <= _SMALL_N:
+            cdf[chosen] = _by_steps(n, k, common, column, row, both) * (math.factorial(n) / n**n)
+        else:
+            matrices = np.repeat(common[None], column.shape[1], axis=0)
+            matrices[:, :, 0] -= column.T
+            matrices[:, -1] -= row.T
+            matrices[:, -1, 0] += both
+            cdf[chosen] = np.exp(_log_middle_of_power(n, k, matrices) + _log_factorial_ratio(n))
+    return cdf
 
 
-def _middle_entries(n: int, k: int, h: Floats) -> Floats:
+def _matrices(k: int, h: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Parts of the matrices H: what they share, and what each subtracts in column and row and adds where both meet."""
     m = 2 * k - 1
     reciprocal = np.array([1 / math.factorial(i) for i in range(m + 1)])
     offsets = np.subtract.outer(np.arange(m), np.arange(m)) + 1
     common = np.where(offsets >= 0, reciprocal[np.maximum(offsets, 0)], 0.0)
     powers = h ** np.arange(m + 1)[:, None] * reciprocal[:, None]  # h^i / i!
     column, row = powers[1:], powers[:0:-1]
-    both = np.maximum(2 * h - 1, 0.0) ** m * reciprocal[m]
-    vectors = np.zeros((m, h.size))
+    return common, column, row, np.maximum(2 * h - 1, 0.0) ** m * reciprocal[m]
+
+
+def _by_steps(n: int, k: int, common: Floats, column: Floats, row: Floats, both: Floats) -> Floats:
+    """The middle entries of H^n, by n products of H and vectors, which lose the fewest digits."""
+    vectors = np.zeros_like(column)
     vectors[k - 1] = 1.0
     for _ in range(n):
         product = common @ vectors
@@ -94,6 +103,25 @@ def _middle_entries(n: int, k: int, h: Floats) -> Floats:
         product[-1] += both * vectors[0] - (row * vectors).sum(axis=0)
         vectors = product
     return vectors[k - 1]
+
+
+def _log_middle_of_power(n: int, k: int, matrices: Floats) -> Floats:
+    """Natural logarithms of the middle entries of H^n, by squaring. The powers of 2 in its entries are kept apart."""
+    power, exponent = np.broadcast_to(np.eye(matrices.shape[1]), matrices.shape), np.zeros(len(matrices))
+    square, square_exponent = matrices, np.zeros(len(matrices))
+    while True:
+        if n % 2:
+            power, exponent = _scaled(power @ square, exponent + square_exponent)
+        n //= 2
+        if n == 0:
+            with np.errstate(divide="ignore"):
+                return np.log(power[:, k - 1, k - 1]) + exponent * math.log(2)
+        square, square_exponent = _scaled(square @ square, 2 * square_exponent)
+
+
+def _scaled(matrices: Floats, exponent: Floats) -> tuple[Floats, Floats]:
+    shift = np.frexp(matrices.max(axis=(1, 2)))[1]
+    return np.ldexp(matrices, -shift[:, None, None]), exponent + shift
 
 
 def _pelz_good_cdf(n: int, d: Floats) -> Floats:

@@ -25,7 +25,7 @@ def statistics(n: int) -> np.ndarray:
     return np.unique(d[d <= 1])
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 10, 97, 140, 141, 288, 857])
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 97, 140, 141, 288, 857, 3000])
 def test_pvalues_are_scipys_for_every_statistic(n: int) -> None:
     d = statistics(n)
     p, log_p = kolmogorov_pvalues(n, d)
