@@ -94,6 +94,7 @@ def scan_checkpoints(
     Examples
     --------
     >>> import tempfile
+    >>> import torch
     >>> from safetensors.torch import save_file
     >>> matrix = torch.randn(9, 64, generator=torch.Generator().manual_seed(0))
     >>> with tempfile.TemporaryDirectory() as folder:

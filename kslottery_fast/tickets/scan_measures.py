@@ -51,9 +51,12 @@ def matrix_shift(pair: Pair, block_bytes: int, seen: Seen, threshold: int, marks
     h = every[every >= 0]
     changed = int((h > 0).sum())
     total, largest = (int(h.sum()), int(h.max())) if len(h) else (0, 0)
+    stack, layer, kind = _parts(tensor.name)
     return TensorShift(
         tensor.name,
-        *_parts(tensor.name),
+        stack,
+        layer,
+        kind,
         rows=rows,
         dimension=d,
         nan_rows=rows - len(h),
@@ -67,7 +70,8 @@ def matrix_shift(pair: Pair, block_bytes: int, seen: Seen, threshold: int, marks
         new_rows=max(0, other.height - tensor.height),
         gone_rows=max(0, tensor.height - other.height),
         name_after=_name_after(pair),
-        **marks,
+        embedding=marks["embedding"],
+        head=marks["head"],
         **(_slices(every, orders, tensor.shape[0], d) if len(tensor.shape) == 3 else {}),
     )
 

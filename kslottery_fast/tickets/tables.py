@@ -88,8 +88,8 @@ def shared_rows(before: Any, after: Any, names: tuple[str, str], rows: ComparedR
     InputError
         The heights differ, and all rows are to be compared.
     """
-    tables = before, after
-    if not all(isinstance(each, (Tensor, np.ndarray)) and each.ndim == 2 and not is_dtensor(each) for each in tables):
+    plain = all(isinstance(each, (Tensor, np.ndarray)) and each.ndim == 2 for each in (before, after))
+    if not plain or any(isinstance(each, Tensor) and is_dtensor(each) for each in (before, after)):
         return before, after, None
     V, other = len(before), len(after)
     if other == V or before.shape[1] != after.shape[1]:

@@ -30,6 +30,10 @@ def select_on_shards_gives_the_tickets_of_the_whole_tables() -> None:
     only_last = before.clone()
     only_last[60] += 9.0  # nothing to gather from the first process
     assert ks_select_sharded(tables[0], distribute_tensor(only_last, mesh, [Shard(0)])).token_ids.tolist() == [60]
+    reordered = before.clone()
+    reordered[[3, 60]] = before[[3, 60]].flip(1)
+    with pytest.warns(RuntimeWarning, match=r"but 2 rows hold them in another order \(token ids 3, 60\)"):
+        ks_select_sharded(tables[0], distribute_tensor(reordered, mesh, [Shard(0)]))
 
 
 def select_on_the_table_that_fsdp2_sharded() -> None:

@@ -68,9 +68,9 @@ def test_attached_rows_that_were_reordered_are_named_by_their_token_ids(table: t
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("d", [1, 3, 64, 333])
 def test_rows_that_start_a_table_identical_are_found_in_whole_blocks(dtype: torch.dtype, d: int) -> None:
-    before = torch.randn(9000, d).to(dtype)
-    assert identical_start(before, before.clone()) == 9000
-    for at in (0, 5000, 8999):
+    before = torch.randn(3000, d).to(dtype)
+    assert identical_start(before, before.clone()) == 3000
+    for at in (0, 1700, 2999):
         after = before.clone()
         after[at, -1] += 1
         assert identical_start(before, after) <= at
@@ -81,8 +81,8 @@ def test_rows_that_start_a_table_identical_are_found_in_whole_blocks(dtype: torc
         assert not same
     for bad in (torch.nan, torch.inf):
         both = before.clone()
-        both[7000, 0] = bad
-        assert identical_start(both, both.clone()) <= 7000, "NaN and Inf are refused elsewhere"
+        both[2100, 0] = bad
+        assert identical_start(both, both.clone()) <= 2100, "NaN and Inf are refused elsewhere"
     assert identical_start(before.t(), before.t().clone()) == 0 or d == 1
     assert identical_start(before[:0], before[:0]) == 0
 

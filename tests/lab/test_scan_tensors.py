@@ -12,11 +12,17 @@ from safetensors.torch import save_file
 from kslottery_fast import InputError, ks_statistics
 from kslottery_fast.ks.significance import critical_count
 from kslottery_fast.lab.cli import main as cli
+from kslottery_fast.lab.cli.scan_table import show_scan
 from kslottery_fast.lab.report.scan_figure import scan_figure
 from kslottery_fast.tickets.scan import Scan, scan_checkpoints
 
 EXPERTS = "model.layers.0.mlp.experts.gate_up_proj"
 WTE = "model.embed_tokens.weight"
+
+
+def printed(scan: Scan, capsys: pytest.CaptureFixture[str]) -> str:
+    show_scan(scan)
+    return capsys.readouterr().out
 
 
 def saved(folder: Path, *states: dict[str, torch.Tensor]) -> list[str]:
@@ -55,14 +61,13 @@ def test_each_row_of_each_expert_is_tested_and_one_line_tells_of_all(state, tmp_
 def test_all_experts_that_were_shifted_are_told(state, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")  # so that no name is folded
     tuned = state | {EXPERTS: state[EXPERTS] + 1}
-    paths = saved(tmp_path, state, tuned)
-    assert cli.main(["scan", *paths, "--output", str(tmp_path / "scan")]) == 0
-    out = capsys.readouterr().out
+    scan = scan_checkpoints(*saved(tmp_path, state, tuned))
+    out = printed(scan, capsys)
     assert "1 of 2 matrices changed" in out
     assert "mlp.experts.gate_up_proj [6 of 6]" in " ".join(out.split())
     assert "[3 of 8]: 3 of the 8 matrices in a 3-D tensor, such as the experts of a layer, changed" in out.splitlines()
-    scan = Scan.load(tmp_path / "scan")
     assert scan.tensors[1].changed_slices == 6
+    assert Scan.from_json(scan.to_json()) == scan
     assert scan_figure(scan).figure.axes
 
 
@@ -102,12 +107,11 @@ def test_vectors_tell_whether_they_changed_and_by_how_much(state, tmp_path, caps
     assert (vectors["conv"].changed_numbers, vectors["conv"].relative_l2, vectors["conv"].numbers) == (0, 0.0, 24)
     odd = vectors["model.layers.1.norm.weight"]
     assert (odd.layer, odd.kind, odd.changed_numbers, odd.not_finite, odd.relative_l2) == (1, "norm", 1, 2, None)
-    assert cli.main(["scan", *paths, "--output", str(tmp_path / "scan")]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = printed(scan, capsys).splitlines()
     assert "3 of 5 vectors changed" in lines
     assert ["norm", "2", "of", "3"] in [line.split()[:4] for line in lines]
     assert "WARNING: NaN or Inf in 1 vector, left out: model.layers.1.norm.weight (2 numbers)" in lines
-    assert Scan.load(tmp_path / "scan").vectors == scan.vectors
+    assert Scan.from_json(scan.to_json()).vectors == scan.vectors
 
 
 def test_rows_in_another_order_are_counted_and_shown(state, tmp_path, capsys):
@@ -116,20 +120,19 @@ def test_rows_in_another_order_are_counted_and_shown(state, tmp_path, capsys):
     tuned[WTE][40] += 1
     paths = saved(tmp_path, state, tuned)
     for block_bytes in (1, 1 << 20):
-        shift = scan_checkpoints(*paths, block_bytes=block_bytes).tensors[0]
+        scan = scan_checkpoints(*paths, block_bytes=block_bytes)
+        shift = scan.tensors[0]
         assert (shift.name, shift.reordered_rows, shift.changed_rows) == (WTE, 13, 1)
-    assert cli.main(["scan", *paths, "--output", str(tmp_path / "scan")]) == 0
-    out = capsys.readouterr().out
+    out = printed(scan, capsys)
     assert ["embed_tokens", "*", "50", "32", "1", "13"] in [line.split()[:6] for line in out.splitlines()]
     assert "other order: rows with the same values in another order, which D does not see" in out.splitlines()
     only = saved(tmp_path, state, state | {WTE: state[WTE].flip(1)})
-    assert cli.main(["scan", *only, "--output", str(tmp_path / "scan"), "--force"]) == 0
-    out = capsys.readouterr().out
+    out = printed(scan_checkpoints(*only), capsys)
     assert out.startswith("1 of 2 matrices changed\n")
     assert ["embed_tokens", "*", "50", "32", "–", "50"] in [line.split()[:6] for line in out.splitlines()]
 
 
-def test_renamed_tensors_are_compared_and_the_names_are_told(state, tmp_path, capsys):
+def test_renamed_tensors_are_compared_and_the_names_are_told(state, tmp_path):
     tuned = {f"language_model.{name}": value for name, value in state.items()}
     tuned[f"language_model.{WTE}"] = state[WTE] + 1
     paths = saved(tmp_path, state, tuned)
@@ -142,10 +145,9 @@ def test_renamed_tensors_are_compared_and_the_names_are_told(state, tmp_path, ca
     assert scan.renamed == {name: f"language_model.{name}" for name in state}
     assert (scan.only_before, scan.only_after) == ([], [])
     assert scan_checkpoints(*paths, table="input").renamed == {WTE: f"language_model.{WTE}"}
-    assert cli.main(["scan", *paths, "--output", str(tmp_path / "scan")]) == 0
     line = f"names that begin differently in {paths[0]} and {paths[1]}: '' is 'language_model.' (4 tensors)"
-    assert line in capsys.readouterr().out.splitlines()
-    assert Scan.load(tmp_path / "scan").renamed == scan.renamed
+    assert line in scan.legend()
+    assert Scan.from_json(scan.to_json()).renamed == scan.renamed
 
 
 def test_a_map_pairs_what_cannot_be_aligned(state, tmp_path, capsys):

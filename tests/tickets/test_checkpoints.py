@@ -89,6 +89,15 @@ def test_a_checkpoint_compared_with_itself_says_so(pair):
         assert len(ks_select_checkpoints(pair[0], pair[0])) == 0
 
 
+def test_a_checkpoint_of_reordered_rows_is_not_called_the_same_model(tables, pair, tmp_path):
+    flipped = tables[0].clone()
+    flipped[[4, 200]] = tables[0][[4, 200]].flip(1)
+    path = write(tmp_path / "flipped.safetensors", flipped)
+    for block_bytes in BLOCKS:
+        with pytest.warns(RuntimeWarning, match=r"but 2 rows hold them in another order \(token ids 4, 200\)"):
+            assert len(ks_select_checkpoints(pair[0], path, block_bytes=block_bytes)) == 0
+
+
 # --- where the table is found ---
 
 

@@ -1,6 +1,7 @@
 """Choosing rows by recorded evidence is choosing them from the tables."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,6 +32,17 @@ def evidence(tables) -> Evidence:
     counts = ks_statistics(before[ACTIVE], after[ACTIVE])
     numbers = torch.arange(len(ACTIVE))
     return Evidence(ACTIVE, counts, numbers.double(), numbers.flip(0).double(), numbers % 7, V, D)
+
+
+def test_rows_that_moved_without_other_values_are_not_called_identical(evidence) -> None:
+    counts = torch.zeros_like(evidence.counts)
+    l2 = torch.zeros(len(evidence)).index_fill(0, torch.tensor([2]), 1.0).double()
+    notes: list[str] = []
+    replace(evidence, counts=counts, l2=l2).table().tickets(0.05, "auto", None, 1, notes.append)
+    assert any(f"1 row holds them in another order (token ids {int(evidence.token_ids[2])})" in note for note in notes)
+    notes.clear()
+    replace(evidence, counts=counts, l2=0 * l2).table().tickets(0.05, "auto", None, 1, notes.append)
+    assert any("all are identical" in note for note in notes)
 
 
 @pytest.mark.parametrize("alpha", [1e-8, 0.01, 0.05, 0.4])
