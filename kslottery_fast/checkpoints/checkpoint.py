@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
+from .quantized import Decoded
 from .tensors import StoredTensor
 
 F = TypeVar("F")
@@ -31,7 +32,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
         notes: tuple[str, ...] = (),
     ) -> None:
         self.source, self.config, self.notes = source, config, notes
-        self._tensors = tensors
+        self._tensors = Decoded(tensors, config)
 
     def __getitem__(self, name: str) -> StoredTensor:
         return self._tensors[name]

@@ -25,10 +25,15 @@ def exists(path: Path) -> bool:
 def nothing(path: Path, name: str) -> InputError:
     """There is nothing at this path, and it is no address on the Hub either."""
     if path.is_symlink():
-        return InputError(f"{name} is {path}: a symbolic link to {path.readlink()}, where nothing is; {AGAIN}")
+        return dangling(path)
     return InputError(
         f"{name} is {path}: no such file or folder, and no repository of the Hugging Face Hub, which is {FORMS}"
     )
+
+
+def dangling(path: Path) -> InputError:
+    """The path is a symbolic link to nothing."""
+    return InputError(f"{path} is a symbolic link to {path.readlink()}, which does not exist; {AGAIN}")
 
 
 def unreadable(path: Path, error: OSError | MemoryError) -> InputError:
@@ -52,20 +57,24 @@ def damaged(path: Path, reason: str) -> InputError:
     return InputError(f"{path} is cut short or damaged ({reason}); {AGAIN}")
 
 
-def pickled(path: Path) -> InputError:
-    """The file is a pickle."""
+def pickled(path: Path, what: str = "") -> InputError:
+    """The file is a pickle of more than tensors, or it has the name of another format."""
+    held = f" of {what}" if what else ""
     return InputError(
-        f"{path} is a pickle, which can run code when it is read, so it is not read here; if you trust it, convert it: "
+        f"{path} is a pickle{held}, which can run code when it is read, so it is not read here; only tensors in a file "
+        f"named .bin, .pt or .pth are. If you trust it, convert it: "
         f"AutoModelForCausalLM.from_pretrained({str(path.parent)!r}).save_pretrained(NEW_FOLDER) writes safetensors"
     )
 
 
+def foreign_pickle(path: Path, reason: str) -> InputError:
+    """Torch cannot read the file, and not because of what it would run."""
+    return InputError(f"{path} is cut short, damaged or no PyTorch file ({reason}); {AGAIN}")
+
+
 def gguf(path: Path) -> InputError:
     """The file is a GGUF file."""
-    return InputError(
-        f"{path} is a GGUF file: load it with transformers (from_pretrained(..., gguf_file=...)) and "
-        "save it as safetensors, or use the checkpoint that it was made from"
-    )
+    return InputError(f"{path} is a GGUF file whose name says otherwise: rename it, so that its name ends in .gguf")
 
 
 def foreign(path: Path, start: bytes) -> InputError:

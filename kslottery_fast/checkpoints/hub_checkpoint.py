@@ -19,8 +19,8 @@ from .header import read_entries
 from .hub_address import FILES, Address
 from .hub_client import LIBRARY, HubFile, asked
 from .safetensors_file import MAX_HEADER, read_header
-from .shards import lacking, read_together, shard_names
-from .tensors import FLOATS, RowReader, StoredTensor
+from .shards import lacking, read_together, refuse_gaps, shard_names
+from .tensors import STORED, RowReader, StoredTensor
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _MOST_JSON = 64 << 20  # bytes of an index or a config.json, which are read whole
@@ -48,7 +48,7 @@ class HubTensor(StoredTensor):
 
     def rows(self, start: int, stop: int, /) -> Tensor:
         """See :meth:`StoredTensor.rows`."""
-        dtype, shape = FLOATS[self.dtype], (stop - start, self.width)
+        dtype, shape = STORED[self.dtype], (stop - start, self.width)
         begin, end = (self.offset + row * self.row_bytes for row in (start, stop))
         if begin == end:
             return torch.empty(shape, dtype=dtype)
@@ -157,7 +157,7 @@ def _chosen(address: Address, names: Sequence[str]) -> list[str]:
         if single in names:
             return [single]
     if "adapter_config.json" in names:
-        raise InputError(f"{address.text} holds an adapter, not a model: download and merge it, and pass that folder")
+        raise InputError(f"{address.text} holds an adapter, not a model: download it, and give its folder as AFTER")
     found = sorted(each for each in names if each.endswith(".safetensors"))
     if not found:
         others = sorted(each for each in names if each.endswith(FILES) and not each.endswith(".json"))
@@ -166,6 +166,7 @@ def _chosen(address: Address, names: Sequence[str]) -> list[str]:
             f"{address.text} has no safetensors file on the Hub, the only kind that is read by byte ranges ({held}); "
             f"hf download {address.repository} --local-dir FOLDER, and pass the folder"
         )
+    refuse_gaps(address.text, found)
     return found
 
 
@@ -243,8 +244,9 @@ def fetched_folder(address: Address, patterns: Sequence[str]) -> Path:
     """
     import huggingface_hub
 
-    inside = [f"{address.path}/{pattern}" if address.path else pattern for pattern in patterns]
+    folder = address.path.rpartition("/")[0] if address.path.endswith(FILES) else address.path
+    inside = [f"{folder}/{pattern}" if folder else pattern for pattern in patterns]
     fetch = partial(
         huggingface_hub.snapshot_download, address.repository, revision=address.revision, allow_patterns=inside
     )
-    return Path(asked(fetch, address, address.text), address.path)
+    return Path(asked(fetch, address, address.text), folder)

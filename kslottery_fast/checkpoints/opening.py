@@ -11,12 +11,18 @@ from kslottery_fast.base.files import read_json
 
 from . import file_errors
 from .checkpoint import Checkpoint, ShardedTensors
+from .gguf_file import first_part, open_gguf
 from .hub_address import hub_address
 from .hub_checkpoint import INDEX, SINGLE, cached_folder, open_repository
 from .hub_client import offline
+from .pickle_file import read_pickle
 from .safetensors_file import read_header
-from .shards import lacking, read_together, shard_names
+from .saved_distributed import METADATA, read_saved
+from .shards import lacking, read_together, refuse_gaps, shard_names
 from .tensors import StoredTensor
+
+_NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "random_states")
+"""How the names of pickles begin that training programs write beside the weights."""
 
 
 def open_checkpoint(path: str | os.PathLike[str], name: str = "path") -> Checkpoint:
@@ -39,8 +45,8 @@ def open_checkpoint(path: str | os.PathLike[str], name: str = "path") -> Checkpo
     Raises
     ------
     InputError
-        There is nothing, or something else: a pickle, a GGUF file, an adapter, a Git LFS pointer, a file that is cut
-        short. The message names the file and says what to do.
+        There is nothing, or something else: a pickle of more than tensors, an adapter, a Git LFS pointer, a file that
+        is cut short. Or the Hub refuses. The message names the file and says what to do.
     TypeError
         ``path`` is not a path.
     """
@@ -59,55 +65,79 @@ def _local(path: Path) -> Checkpoint:
         return _folder(path)
     if path.name.endswith(".index.json"):
         return _sharded(path, path)
-    if path.suffix in file_errors.PICKLES:
-        raise file_errors.pickled(path)
+    if path.suffix == ".gguf":
+        return open_gguf(path)
     return _single(path, path)
 
 
 def _single(path: Path, file: Path) -> Checkpoint:
-    return Checkpoint(str(path), read_header(file), partial(_config, file.parent))
+    return Checkpoint(str(path), _read(file), partial(_config, file.parent))
+
+
+def _read(file: Path) -> dict[str, StoredTensor]:
+    """Which tensors a file holds."""
+    return read_pickle(file) if file.suffix in file_errors.PICKLES else read_header(file)
 
 
 def _folder(folder: Path) -> Checkpoint:
-    if (folder / SINGLE).exists():
-        return _single(folder, folder / SINGLE)
-    if (folder / INDEX).exists():
-        return _sharded(folder, folder / INDEX)
+    for name in (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"):
+        if (folder / name).is_symlink() and not (folder / name).exists():
+            raise file_errors.dangling(folder / name)
+        if (folder / name).exists():
+            return _sharded(folder, folder / name) if name.endswith(".json") else _single(folder, folder / name)
+    if (folder / METADATA).exists():
+        return Checkpoint(str(folder), read_saved(folder), partial(_config, folder))
+    if (folder / "snapshots").is_dir() and (folder / "refs").is_dir():
+        raise _cache_root(folder)
     if (folder / "adapter_config.json").exists():
         raise InputError(
-            f"{folder} holds an adapter, not a model: merge it into its base model (merge_and_unload of PEFT, or "
-            "merge_rows) and save that"
+            f"{folder} holds an adapter, not a model: give it as AFTER and its base model as BEFORE, or merge it into "
+            "its base model (merge_and_unload of PEFT, or merge_rows) and save that"
         )
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) == 1:
-        return _single(folder, found[0])
-    if found:
-        tensors, note = read_together(str(folder), {file.name: file for file in found}, read_header)
-        return Checkpoint(str(folder), tensors, partial(_config, folder), (note,))
-    for file in sorted(folder.iterdir()):
-        if file.suffix in file_errors.PICKLES and not file.name.startswith(("training_args", "optimizer", "scheduler")):
-            raise file_errors.pickled(file)
-        if file.suffix == ".gguf":
-            raise file_errors.gguf(file)
+    for found in (sorted(folder.glob("*.safetensors")), _pickles(folder)):
+        refuse_gaps(str(folder), [file.name for file in found])
+        if len(found) == 1:
+            return _single(folder, found[0])
+        if found:
+            tensors, note = read_together(str(folder), {file.name: file for file in found}, _read)
+            return Checkpoint(str(folder), tensors, partial(_config, folder), (note,))
+    models = sorted({first_part(file) for file in folder.glob("*.gguf")})
+    if len(models) == 1:
+        return open_gguf(models[0])
+    if models:
+        names = ", ".join(file.name for file in models[:4]) + (", ..." if len(models) > 4 else "")
+        raise InputError(f"{folder} has {len(models)} GGUF files: pass one of them ({names})")
     raise InputError(f"{folder} holds no checkpoint: it has neither {SINGLE} nor {INDEX}")
 
 
 def _sharded(path: Path, index: Path) -> Checkpoint:
     shards = shard_names(index, read_json(index))
-    for shard in shards.values():
-        if Path(shard).suffix in file_errors.PICKLES:
-            raise file_errors.pickled(index.parent / shard)
     files = {name: index.parent / shard for name, shard in shards.items()}
     tensors = ShardedTensors(files, partial(_shard, index), partial(lacking, index))
     return Checkpoint(str(path), tensors, partial(_config, index.parent))
 
 
 def _shard(index: Path, file: Path) -> dict[str, StoredTensor]:
+    if file.is_symlink() and not file.exists():
+        raise file_errors.dangling(file)
     if not file_errors.exists(file):
         raise InputError(
             f"{file}: no such file, but {index} names it: the checkpoint lacks a shard; {file_errors.AGAIN}"
         )
-    return read_header(file)
+    return _read(file)
+
+
+def _pickles(folder: Path) -> list[Path]:
+    """The PyTorch files of a folder that may hold weights."""
+    found = (file for file in folder.iterdir() if file.suffix in file_errors.PICKLES)
+    return sorted(file for file in found if not file.name.startswith(_NO_WEIGHTS))
+
+
+def _cache_root(folder: Path) -> InputError:
+    """The folder is a repository in the cache of huggingface_hub, whose files lie deeper."""
+    found = sorted(each for each in (folder / "snapshots").iterdir() if each.is_dir())
+    held = f": pass its snapshot {found[-1]}" if found else ", and it has no snapshot: download the model again"
+    return InputError(f"{folder} is a repository in the cache of huggingface_hub{held}")
 
 
 def _config(folder: Path) -> dict[str, Any] | None:

@@ -16,11 +16,12 @@ from torch import Tensor
 from kslottery_fast.base.errors import InputError
 
 from . import file_errors
-from .tensors import FLOATS, RowReader, StoredTensor
+from .tensors import STORED, RowReader, StoredTensor
 
 MAX_HEADER = 100_000_000
 """The limit of the safetensors library for a header, in bytes."""
-_MAX_SIZE = 1 << 62  # of one dimension, which a tensor without numbers may claim; torch counts with an int64
+MAX_SIZE = 1 << 62
+"""A limit for one dimension, which a tensor without numbers may claim. torch counts with an int64."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ class _Rows:
         file, tensor = self._file, self._tensor
         # Reading a page that the file no longer has kills the process (SIGBUS). So the file is looked at before every
         # block. What remains is a file that is cut short within the milliseconds that a block lives.
-        if _stamp(os.fstat(file.fileno())) != tensor.stamp:
+        if stamp_of(os.fstat(file.fileno())) != tensor.stamp:
             raise file_errors.changed(tensor.path)
         begin, nbytes = tensor.offset + start * tensor.row_bytes, (stop - start) * tensor.row_bytes
-        dtype, shape = FLOATS[tensor.dtype], (stop - start, tensor.width)
+        dtype, shape = STORED[tensor.dtype], (stop - start, tensor.width)
         if nbytes == 0:
             return torch.empty(shape, dtype=dtype)
         # ACCESS_COPY: torch has no read-only tensors, and a stray write must not reach the file. A window is mapped and
@@ -107,7 +108,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """
     try:
         with path.open("rb") as file:
-            stamp = _stamp(os.fstat(file.fileno()))
+            stamp = stamp_of(os.fstat(file.fileno()))
             start = file.read(8)
             length = int.from_bytes(start, "little")
             if len(start) < 8 or length > MAX_HEADER:
@@ -115,7 +116,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             # This checks the whole header, which can be trusted from here on. (For "pt" torch maps the whole file.)
             safe_open(path, "np")
             text = file.read(length)
-        if _stamp(path.stat()) != stamp:
+        if stamp_of(path.stat()) != stamp:
             raise file_errors.changed(path)
     except (OSError, MemoryError) as error:
         raise file_errors.unreadable(path, error) from None
@@ -126,13 +127,13 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     return {name: _stored(path, name, entry, 8 + length, stamp) for name, entry in header.items()}
 
 
-def _stamp(stat: os.stat_result) -> tuple[int, ...]:
+def stamp_of(stat: os.stat_result) -> tuple[int, ...]:
     """What differs after a file was written to, cut short or replaced."""
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _stored(path: Path, name: str, entry: dict[str, Any], data: int, stamp: tuple[int, ...]) -> StoredTensor:
     (begin, end), shape = entry["data_offsets"], entry["shape"]
-    if max(shape, default=0) >= _MAX_SIZE:
+    if max(shape, default=0) >= MAX_SIZE:
         raise InputError(f"{path} is damaged: tensor {name} has shape {shape}; {file_errors.AGAIN}")
     return FileTensor(str(path), name, entry["dtype"], tuple(shape), end - begin, path, data + begin, stamp)

@@ -68,9 +68,8 @@ def read_together(
     Raises
     ------
     InputError
-        Some numbered shards are missing, or two files have a tensor of the same name.
+        Two files have a tensor of the same name.
     """
-    _refuse_gaps(folder, list(files))
     tensors: dict[str, StoredTensor] = {}
     owners: dict[str, str] = {}
     for file_name, file in files.items():
@@ -84,8 +83,14 @@ def read_together(
     return tensors, f"{folder} has no index: its {len(files)} weight files are read as one checkpoint"
 
 
-def _refuse_gaps(folder: str, names: Sequence[str]) -> None:
-    """Refuse shards of which some are missing, or that are mixed with other files."""
+def refuse_gaps(folder: str, names: Sequence[str]) -> None:
+    """Refuse files without an index if some of them are numbered and the others are missing or not numbered.
+
+    Raises
+    ------
+    InputError
+        They are not one checkpoint.
+    """
     found = [match for name in names if (match := _NUMBERED.fullmatch(name))]
     if not found:
         return

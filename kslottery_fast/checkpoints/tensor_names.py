@@ -21,12 +21,13 @@ INPUT_NAMES = (
     "backbone.embedding.weight",  # Mamba, as its authors save it
     "backbone.embeddings.weight",  # and as transformers does
     "word_embedding.weight",  # XLNet
+    "token_embd.weight",  # GGUF
 )
 """How the names of input embeddings end. Any prefix may precede, such as "model." or "base_model.model."."""
 HEAD_NAMES = (
     "lm_head.weight",  # nearly all
     "embed_out.weight",  # GPT-NeoX, Pythia
-    "output.weight",  # the original LLaMA files, InternLM
+    "output.weight",  # the original LLaMA files, InternLM, GGUF
     "proj_out.weight",  # Whisper
     "predictions.decoder.weight",  # BERT and its kin
     "lm_head.decoder.weight",  # RoBERTa and its kin
@@ -34,7 +35,7 @@ HEAD_NAMES = (
     "lm_loss.weight",  # XLNet
 )
 """How the names of output heads end."""
-_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|h)\.\d+\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|blk|h)\.\d+\.")
 _NO_HEAD = re.compile(r"(?<!LMHead)(?<!DoubleHeads)Model$|(?:Encoder|Classification|Answering|Choice|Regression)$")
 """The names of architectures without a head that predicts tokens."""
 _SHOWN = 12
@@ -55,6 +56,8 @@ def find_tensor(checkpoint: Checkpoint, name: str, table: TableName = "input") -
         raise InputError(f"{checkpoint.source} has no tensor {name}; {_matrices_of(checkpoint)}")
     tensor = checkpoint[name]
     if tensor.floats is None:
+        if tensor.note:
+            raise InputError(f"{tensor} {tensor.note}")
         raise InputError(
             f"{tensor} has dtype {tensor.dtype}: expected F64, F32, F16 or BF16; compare checkpoints from before the "
             "quantization, or dequantize and save them"
@@ -78,6 +81,7 @@ def find_embedding(checkpoint: Checkpoint) -> str:
     """
     name, why_not = locate_embedding(checkpoint)
     if name is None:
+        _refuse_packed(checkpoint, INPUT_NAMES)
         raise InputError(f"{checkpoint.source}: {why_not}; name it with tensor=; {_matrices_of(checkpoint)}")
     return name
 
@@ -86,15 +90,15 @@ def locate_embedding(checkpoint: Checkpoint) -> tuple[str | None, str]:
     """Return the name that :func:`find_embedding` returns and "", or None and the reason if it would raise."""
     config = _config(checkpoint)
     sizes = _vocab_sizes(config)
-    named = [name for name in checkpoint if _is_end_of(name, INPUT_NAMES)]
+    named = [name for name in checkpoint if is_end_of(name, INPUT_NAMES)]
     # Seq2seq models may also store the copies that their encoder and decoder use.
-    named = [name for name in named if _is_end_of(name, ("shared.weight",))] or named
+    named = [name for name in named if is_end_of(name, ("shared.weight",))] or named
     if (
         not named
         and any(part.get("tie_word_embeddings") is True for part in config)
         and not is_shard(checkpoint.source)
     ):
-        named = [name for name in checkpoint if _is_end_of(name, HEAD_NAMES)]
+        named = [name for name in checkpoint if is_end_of(name, HEAD_NAMES)]
     return _only(checkpoint, named, sizes, "the input embedding")
 
 
@@ -111,6 +115,7 @@ def find_head(checkpoint: Checkpoint) -> str:
     """
     name, why_not = locate_head(checkpoint)
     if name is None:
+        _refuse_packed(checkpoint, HEAD_NAMES)
         raise InputError(f"{checkpoint.source}: {why_not}; name it with tensor=; {_matrices_of(checkpoint)}")
     return name
 
@@ -118,7 +123,7 @@ def find_head(checkpoint: Checkpoint) -> str:
 def locate_head(checkpoint: Checkpoint) -> tuple[str | None, str]:
     """Return the name that :func:`find_head` returns and "", or None and the reason if it would raise."""
     config = _config(checkpoint)
-    named = [name for name in checkpoint if _is_end_of(name, HEAD_NAMES) and not _LAYER.search(name)]
+    named = [name for name in checkpoint if is_end_of(name, HEAD_NAMES) and not _LAYER.search(name)]
     if named or is_shard(checkpoint.source):
         return _only(checkpoint, named, _vocab_sizes(config), "the output head")
     if not config:
@@ -136,6 +141,14 @@ def stores_one_table(checkpoint: Checkpoint) -> bool:
     """Tell whether one tensor is both the input embedding and the table of the output head: the model is tied."""
     head = locate_head(checkpoint)[0]
     return head is not None and head == locate_embedding(checkpoint)[0]
+
+
+def _refuse_packed(checkpoint: Checkpoint, ends: tuple[str, ...]) -> None:
+    """Say that the table is packed. Formats that do so give it a name of its own."""
+    packed = tuple(end.replace("weight", last) for end in ends for last in ("qweight", "weight_packed"))
+    for name in checkpoint:
+        if is_end_of(name, packed) and checkpoint[name].note:
+            raise InputError(f"{checkpoint[name]} {checkpoint[name].note}")
 
 
 def _vocab_sizes(config: list[dict[str, Any]]) -> set[int]:
@@ -167,7 +180,8 @@ def _config(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     return [content, *(part for part in content.values() if isinstance(part, dict))]
 
 
-def _is_end_of(name: str, ends: tuple[str, ...]) -> bool:
+def is_end_of(name: str, ends: tuple[str, ...]) -> bool:
+    """Tell whether a name ends with the parts of one of these."""
     return any(name == end or name.endswith("." + end) for end in ends)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,6 +14,15 @@ from kslottery_fast.base.arguments import check_integer, shown
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes that the kernels read, by their codes in the safetensors format. All others are integers or quantized."""
+STORED = {
+    **FLOATS,
+    "U8": torch.uint8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+if hasattr(torch, "float8_e8m0fnu"):  # since torch 2.7
+    STORED["F8_E8M0"] = torch.float8_e8m0fnu
+"""The dtypes whose rows can be read as they are stored, to be decoded: the bytes of GGUF, and 8-bit floats."""
 CODES = {dtype: code for code, dtype in FLOATS.items()}
 BLOCK_BYTES = 32 << 20
 """The size of a block of both tables: enough work for all threads, and small enough to stay in a cache."""
@@ -105,6 +114,13 @@ class StoredTensor(ABC):
     def read_ahead(self, start: int, stop: int, /) -> None:  # noqa: B027 (most formats have nothing to prepare)
         """See :class:`RowReader`. Without anything to prepare it does nothing."""
 
+    def derived_from(self, other: "StoredTensor") -> Callable[[int, Tensor], Tensor] | None:
+        """Return what makes rows of this tensor from those of another one, their first row and themselves.
+
+        None if the rows have to be read. Rows that are derived are not read a second time.
+        """
+        return None
+
     def opened(self) -> AbstractContextManager[RowReader]:
         """Keep open what reading block after block needs. Each file or connection is opened once."""
         return nullcontext(self)
@@ -151,11 +167,18 @@ def row_blocks(before: StoredTensor, after: StoredTensor, block_bytes: int) -> I
         A file has changed or gone since its header was read, or a connection broke.
     """
     V = min(before.height, after.height)
-    step = max(1, block_bytes // max(1, before.row_bytes + after.row_bytes))
-    with before.opened() as first, after.opened() as second:
+    step = max(1, block_bytes // max(1, _held_bytes(before) + _held_bytes(after)))
+    derive = after.derived_from(before)
+    with before.opened() as first, nullcontext(first) if derive else after.opened() as second:
         for start in range(0, V, step):
             stop = min(V, start + step)
             if stop < V:
-                for reader in (first, second):
+                for reader in (first,) if derive else (first, second):
                     reader.read_ahead(stop, min(V, stop + step))
-            yield start, first.rows(start, stop), second.rows(start, stop)
+            rows = first.rows(start, stop)
+            yield start, rows, derive(start, rows) if derive else second.rows(start, stop)
+
+
+def _held_bytes(tensor: StoredTensor) -> int:
+    """Bytes of a row in memory. Those of a quantized row are more than were read."""
+    return max(tensor.row_bytes, tensor.width * tensor.floats.itemsize if tensor.floats else 0)

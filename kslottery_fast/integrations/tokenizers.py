@@ -6,11 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from kslottery_fast.base.arguments import check_path
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.checkpoints.hub_address import hub_address
+from kslottery_fast.checkpoints.hub_checkpoint import fetched_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _FILES = ("tokenizer*", "vocab.*", "spiece.model")
+
+
+def _folder(path: str | os.PathLike[str], local: Path) -> Path:
+    """The folder in which the tokenizer of a checkpoint is looked for."""
+    if (address := hub_address(path)) is None:
+        return local if local.is_dir() else local.parent
+    return fetched_folder(address, [*_FILES, "special_tokens_map.json", "added_tokens.json", "merges.txt", "*.jinja"])
 
 
 def tokenizer_folder(*checkpoints: str | os.PathLike[str]) -> Path | None:
@@ -19,7 +28,8 @@ def tokenizer_folder(*checkpoints: str | os.PathLike[str]) -> Path | None:
     Parameters
     ----------
     *checkpoints : str or path
-        Folders, or files whose folders are looked at.
+        Folders, or files whose folders are looked at. The files of a repository on the Hub, such as "org/name", are
+        fetched into the cache.
 
     Returns
     -------
@@ -35,8 +45,8 @@ def tokenizer_folder(*checkpoints: str | os.PathLike[str]) -> Path | None:
     >>> print(tokenizer_folder("no/such/model.safetensors"))
     None
     """
-    paths = [check_path(path, "checkpoints") for path in checkpoints]
-    folders = (path if path.is_dir() else path.parent for path in paths)
+    paths = [(path, check_path(path, "checkpoints")) for path in checkpoints]
+    folders = (_folder(path, local) for path, local in paths)
     return next((folder for folder in folders if any(any(folder.glob(names)) for names in _FILES)), None)
 
 

@@ -15,7 +15,8 @@ from kslottery_fast.base.arguments import check_choice
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import ComparedRows, Method, TableName
 from kslottery_fast.checkpoints.checkpoint import Checkpoint
-from kslottery_fast.checkpoints.opening import open_checkpoint
+from kslottery_fast.checkpoints.gguf_names import named_alike
+from kslottery_fast.checkpoints.pairs import open_pair, rounding_notes
 from kslottery_fast.checkpoints.tensor_names import HEAD_NAMES, locate_embedding, locate_head
 from kslottery_fast.checkpoints.tensors import BLOCK_BYTES, check_reading
 from kslottery_fast.ks.significance import critical_count
@@ -109,13 +110,14 @@ def scan_checkpoints(
     check_choice(rows, get_args(ComparedRows), "rows")
     renaming = check_name_map(name_map)
     critical_count(1000, alpha, method)  # refuses bad options before anything is read
-    first, second = open_checkpoint(before, "before"), open_checkpoint(after, "after")
+    first, second = named_alike(*open_pair(before, after))
     pairs = pair_tensors(first, second, rows, renaming)
     if not pairs.matrices:
         raise nothing_shared(first, second, pairs)
     if table is not None:
         pairs = only_table(first, pairs, table)
     (embedding, notes), head = _embedding_name(first), _head_name(first)
+    notes += [*dict.fromkeys([*first.notes, *second.notes]), *rounding_notes(pairs.matrices)]
     read = pairs.matrices + pairs.vectors
     total, done = sum(_bytes_of(pair, _height(pair)) for pair in read), 0
     if progress is not None and any(tensor.remote for pair in read for tensor in pair):
@@ -143,7 +145,7 @@ def scan_checkpoints(
         method,
         tensors=sorted(shifts, key=_place),
         vectors=sorted(vectors, key=_place_of_vector),
-        notes=notes + _remarks(first, second, read),
+        notes=notes,
         rows=rows,
         renamed=pairs.renamed,
         only_before=pairs.only_before,
@@ -161,18 +163,6 @@ def _height(pair: Pair) -> int:
 
 def _bytes_of(pair: Pair, rows: int) -> int:
     return rows * sum(tensor.row_bytes for tensor in pair)
-
-
-def _remarks(first: Checkpoint, second: Checkpoint, pairs: list[Pair]) -> list[str]:
-    """What is to be known of how the checkpoints were read, and of numbers that were rounded."""
-    found = [f"{each.source}: {note}" for each in (first, second) for note in each.notes]
-    found += [
-        f"{each.source}: {tensor.note}"
-        for pair in pairs
-        for each, tensor in zip((first, second), pair, strict=True)
-        if tensor.note
-    ]
-    return list(dict.fromkeys(found))
 
 
 def _embedding_name(checkpoint: Checkpoint) -> tuple[str | None, list[str]]:

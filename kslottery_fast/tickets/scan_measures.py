@@ -18,7 +18,7 @@ from .scan_shifts import TensorShift, VectorShift
 Seen: TypeAlias = Callable[[Tensor], None]
 """Called with the rows of the first checkpoint that were compared."""
 
-_LAYER = re.compile(r"^(?P<stack>.*?)(?:^|\.)(?:layers|layer|blocks|block|h)\.(?P<number>\d+)\.(?P<kind>.+)$")
+_LAYER = re.compile(r"^(?P<stack>.*?)(?:^|\.)(?:layers|layer|blocks|block|blk|h)\.(?P<number>\d+)\.(?P<kind>.+)$")
 _WRAPPERS = re.compile(r"^(?:base_model\.|model\.|transformer\.|language_model\.|_orig_mod\.|module\.)+")
 
 

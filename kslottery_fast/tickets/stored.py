@@ -13,7 +13,7 @@ from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import ComparedRows, Correction, Method, TableName, TicketTable
 from kslottery_fast.base.tokenizer import Tokenizer
 from kslottery_fast.checkpoints.checkpoint import Checkpoint
-from kslottery_fast.checkpoints.opening import open_checkpoint
+from kslottery_fast.checkpoints.pairs import open_pair, rounding_warning
 from kslottery_fast.checkpoints.tensor_names import find_tensor, stores_one_table
 from kslottery_fast.checkpoints.tensors import BLOCK_BYTES, StoredTensor, check_reading, row_blocks
 from kslottery_fast.ks.decision import check_options
@@ -247,8 +247,8 @@ def _matching_tables(
         raise TypeError(f"tensor is {shown(tensor)}: expected 'auto', a name, or the two names in before and after")
     if renaming and not isinstance(tensor, str):
         raise InputError("tensor has the names in before and after: leave name_map (--map) out, or the second name")
-    checkpoints = open_checkpoint(before, "before"), open_checkpoint(after, "after")
-    for note in checkpoints[0].notes + checkpoints[1].notes:
+    checkpoints = open_pair(before, after)
+    for note in dict.fromkeys(checkpoints[0].notes + checkpoints[1].notes):
         warn_caller(note)
     first = find_tensor(checkpoints[0], names[0], table)
     other = _name_after(*checkpoints, first, tensor, renaming) if isinstance(tensor, str) else names[1]
@@ -261,6 +261,8 @@ def _matching_tables(
             f"{shapes}: was the vocabulary resized between them? rows='shared' (--rows shared) compares the "
             f"{min(first.height, second.height)} rows that both have"
         )
+    if warning := rounding_warning(first, second):
+        warn_caller(warning)
     shared = table == "output" and tuple(names) == ("auto", "auto") and all(map(stores_one_table, checkpoints))
     return first, second, "shared" if shared else table
 

@@ -16,6 +16,7 @@ from stored_tables import NAME, D, V, write
 from kslottery_fast import InputError, ks_select
 from kslottery_fast.checkpoints import hub_client
 from kslottery_fast.checkpoints.opening import open_checkpoint
+from kslottery_fast.lab.cli.main import main
 from kslottery_fast.tickets.scan import scan_checkpoints
 from kslottery_fast.tickets.stored import ks_select_checkpoints
 
@@ -236,3 +237,24 @@ def test_a_table_of_the_hub_beside_a_local_one_of_every_dtype(hub, tables, tmp_p
         save_file({NAME: tables[0]}, tmp_path / "a.safetensors")
         found = ks_select_checkpoints(Path(tmp_path / "a.safetensors"), "org/after")
         assert found == ks_select(tables[0], tables[1].to(dtype))
+
+
+def test_the_commands_take_repositories_and_fetch_their_tokenizer(hub, tmp_path, tiny_tokenizer, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tables = [torch.zeros(320, D), torch.zeros(320, D)]
+    tables[1][70:75] += torch.arange(1.0, D + 1)
+    tiny_tokenizer.save_pretrained("tokenizer")
+    files = {path.name: path.read_bytes() for path in Path("tokenizer").iterdir()}
+    for name, table in zip(("org/before", "org/after"), tables, strict=True):
+        hub.commit(name, "v2", {FILE: save({NAME: table, "more.weight": table.clone()}), **files})
+    assert main(["select", "org/before@v2", "org/after@v2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sorted(found["token_ids"]) == list(range(70, 75))
+    assert len(found["tokens"]) == 5
+    assert main(["scan", "org/before@v2", "hf://org/after@v2", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [each["changed_rows"] for each in json.loads(captured.out)["tensors"]] == [5, 5]
+    assert "less than 1 MiB of matrices are compared, and those on the Hub are fetched" in captured.err
+    assert main(["select", "org/before@v2", "org/after@none"]) == 2
+    assert "org/after has no revision 'none' on the Hub" in capsys.readouterr().err
+    assert not Path("tickets.json").exists()

@@ -138,6 +138,12 @@ def test_a_scan_and_an_environment_are_shown_without_their_long_lists(tmp_path):
     facts = describe(tmp_path / "scan.json")
     assert facts["before"] == "a"
     assert facts["matrices"] == 1
+    assert facts["matrices_changed"] == 0
+    table = {"name": "wte.weight", "embedding": True, "rows": 2000, "changed_rows": 1500, "significant_rows": 20}
+    scan = {"format": "kslottery-scan/1", "tensors": [table | {"significant_share": 0.01}]}
+    write_json(tmp_path / "scan.json", scan)
+    embedding = describe(tmp_path)["input_embedding"]
+    assert embedding == "wte.weight: 1,500 of 2,000 rows changed, 20 of them significantly (1.0% of all)"
     assert "tensors" not in facts
     assert describe(tmp_path)["files"] == ["scan.json"]
     record = {"packages": {"torch": "2.6"}, "system": {"cpu": "x"}, "seed": 0, "something else": 1}

@@ -197,10 +197,12 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_selection(models
 
 
 def test_bad_input_is_one_line_and_writes_nothing(models, tmp_path, capsys):
-    for words in (("before", "nowhere"), ("nowhere", "after"), ("before", "after", "--tokenizer", "nowhere")):
+    for name, words in (("AFTER", ("before", "nowhere")), ("BEFORE", ("nowhere", "after"))):
         assert error(capsys, *words, progress=False).startswith(
-            "kslottery: error: nowhere: no such file or folder; download"
+            f"kslottery: error: {name} is nowhere: no such file or folder, and no repository of the Hugging Face Hub"
         )
+    message = error(capsys, "before", "after", "--tokenizer", "nowhere", progress=False)
+    assert message == "kslottery: error: --tokenizer nowhere: no such folder"
     assert "argument --alpha: 2 is not between 0 and 1" in error(capsys, "before", "after", "--alpha", "2")
     assert "argument -k/--top-k: 0 is not an integer of at least 1" in error(capsys, "before", "after", "--top-k", "0")
     both = error(capsys, "before", "after", "--top-k", "3", "--correction", "bh")

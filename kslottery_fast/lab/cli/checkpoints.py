@@ -1,6 +1,7 @@
 """The commands about two checkpoints on disk: ``kslottery select`` for tickets, ``scan`` for every matrix."""
 
 import argparse
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from .options import (
     add_force,
     add_results,
     at_least,
+    checkpoint,
     place,
     print_json,
     probability,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", Tickets, SelectedRows)
 
-_CHECKPOINT = "model folder, .safetensors file, or .index.json of a sharded checkpoint"
+_CHECKPOINT = "model folder, weight file, .index.json of a sharded checkpoint, or org/name on the Hugging Face Hub"
 _SCAN_FILES = ("scan.json", "scan.csv", "scan.png")
 
 
@@ -122,8 +124,10 @@ def _parser(
     commands: Any, name: str, run: Callable[..., int], purpose: str, text: str, examples: Sequence[str]
 ) -> Parser:
     parser = add_command(commands, name, run, purpose, text, examples, "BEFORE", "AFTER")
-    parser.add_argument("before", type=place, metavar="BEFORE", help=f"the original model: {_CHECKPOINT}")
-    parser.add_argument("after", type=place, metavar="AFTER", help="the fine-tuned model, likewise")
+    parser.add_argument("before", type=checkpoint, metavar="BEFORE", help=f"the original model: {_CHECKPOINT}")
+    parser.add_argument(
+        "after", type=checkpoint, metavar="AFTER", help="the fine-tuned model, likewise, or a PEFT adapter"
+    )
     return parser
 
 
@@ -205,12 +209,15 @@ def _check_selector(options: argparse.Namespace) -> None:
 
 def _check_inputs(options: argparse.Namespace) -> None:
     """Refuse paths that do not exist, before any work."""
-    for path in (options.before, options.after, getattr(options, "tokenizer", None)):
-        if path is not None and not path.exists():
-            raise InputError(
-                f"{path}: no such file or folder; download a model of the Hugging Face Hub first "
-                "(hf download NAME --local-dir FOLDER)"
-            )
+    from kslottery_fast.checkpoints.file_errors import exists, nothing
+
+    for name in ("before", "after"):
+        path = getattr(options, name)
+        if isinstance(path, Path) and not exists(path):
+            raise nothing(path, name.upper())
+    tokenizer = getattr(options, "tokenizer", None)
+    if tokenizer is not None and not tokenizer.exists():
+        raise InputError(f"--tokenizer {tokenizer}: no such folder")
 
 
 def _check_file(path: Path, *, force: bool) -> None:
@@ -290,8 +297,11 @@ def _scan(options: argparse.Namespace) -> int:
 
     test = {name: getattr(options, name) for name in ("alpha", "method", "table")}
     test |= pairing(options)
-    with RunConsole(quiet=options.quiet).task("Comparing all tensors, MiB") as progress:
-        scan = scan_checkpoints(options.before, options.after, progress=progress, **test)
+    console = RunConsole(quiet=options.quiet)
+    with console.task("Comparing all tensors, MiB") as progress:
+        on_hub = not all(isinstance(each, Path) for each in (options.before, options.after))
+        told = _announced(progress, console) if on_hub else progress
+        scan = scan_checkpoints(options.before, options.after, progress=told, **test)
     if folder is None:
         print_json(scan.to_json())
         return 0
@@ -303,6 +313,19 @@ def _scan(options: argparse.Namespace) -> int:
     show_scan(scan)
     print(f"Written to {folder}: {', '.join(_SCAN_FILES)}")
     return 0
+
+
+def _announced(progress: Callable[[int, int], None], console: "RunConsole") -> Callable[[int, int], None]:
+    """A progress that says with its first call, before anything is fetched, how much is read."""
+    calls = itertools.count()
+
+    def announced(done: int, total: int) -> None:
+        if next(calls) == 0:
+            size = f"{total:,} MiB" if total else "less than 1 MiB"
+            console.note(f"{size} of matrices are compared, and those on the Hub are fetched")
+        progress(done, total)
+
+    return announced
 
 
 def _check_folder(folder: Path, *, force: bool) -> None:

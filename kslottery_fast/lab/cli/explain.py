@@ -196,8 +196,10 @@ def _json(path: Path, what: str | None) -> Facts:
         return {"what": "the results of an experiment of version 0.1", "title": value.get("title")}
     if kind == "kslottery-scan":
         facts = {name: item for name, item in value.items() if not isinstance(item, (list, dict))}
-        matrices = len(value.get("tensors", []))
-        return {"what": known_files.FILES[SCAN]["scan.json"], **facts, "matrices": matrices}
+        tensors = [each for each in value.get("tensors", []) if isinstance(each, dict)]
+        facts |= {"matrices": len(tensors), "matrices_changed": sum(bool(each.get("changed_rows")) for each in tensors)}
+        facts["input_embedding"] = next((_shift(each) for each in tensors if each.get("embedding")), None)
+        return {"what": known_files.FILES[SCAN]["scan.json"], **facts}
     if kind.startswith("kslottery-") and "settings" in value:
         return {"what": known_files.FILES[RUN]["run.json"], **value}
     if "packages" in value and "system" in value:
@@ -207,6 +209,13 @@ def _json(path: Path, what: str | None) -> Facts:
     if what is None:
         raise InputError(f"{path} is JSON, but not a file that a command writes")
     return {"what": what, **{name: item for name, item in value.items() if _is_short(item)}}
+
+
+def _shift(tensor: Facts) -> str:
+    """What a scan says about a matrix, in words."""
+    changed, significant, share = (tensor.get(key) for key in ("changed_rows", "significant_rows", "significant_share"))
+    tested = "" if significant is None else f", {significant:,} of them significantly ({share or 0:.1%} of all)"
+    return f"{tensor.get('name')}: {changed or 0:,} of {tensor.get('rows', 0):,} rows changed{tested}"
 
 
 def _is_short(item: Any) -> bool:

@@ -191,6 +191,13 @@ def place(text: str) -> Path:
     return Path(text)
 
 
+def checkpoint(text: str) -> str | Path:
+    """Read the place of a checkpoint: an address on the Hugging Face Hub stays text, anything else is a path."""
+    from kslottery_fast.checkpoints.hub_address import hub_address
+
+    return place(text) if hub_address(text) is None else text
+
+
 def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
     """Return a function that reads an integer of at least ``least``, and at most ``most``."""
 

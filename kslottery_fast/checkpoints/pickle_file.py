@@ -1,0 +1,101 @@
+"""PyTorch files (.bin, .pt, .pth): torch reads the tensors alone, and whatever could run code is refused."""
+
+import errno
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kslottery_fast.base.errors import InputError
+
+from . import file_errors
+from .memory_tensor import MemoryTensor, dtype_code
+from .safetensors_file import stamp_of
+from .tensors import StoredTensor
+
+_INSIDE = ("state_dict", "model_state_dict", "model", "module")
+"""Where training programs put the weights in what they save."""
+_OLD = "mmap can only be used"  # a file of torch before 1.6
+
+
+def read_pickle(path: Path) -> dict[str, StoredTensor]:
+    """Read which tensors a PyTorch file holds. They are mapped from the file, and their numbers are read later.
+
+    The file may be a dict of tensors, or hold one as ``state_dict``, ``model_state_dict``, ``model`` or ``module``.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, is damaged, holds no tensors, or holds more than ``torch.load(weights_only=True)``
+        reads.
+    """
+    try:
+        stamp = stamp_of(path.stat())
+        content = _load(path)
+        if stamp_of(path.stat()) != stamp:
+            raise file_errors.changed(path)
+    except (OSError, MemoryError) as error:
+        raise file_errors.unreadable(path, error) from None
+    tensors = _state_dict(content)
+    if not tensors:
+        raise InputError(
+            f"{path} holds no state dict: expected a dict of tensors, or one inside it called {' or '.join(_INSIDE)}"
+        )
+    return {name: _stored(path, name, values, stamp) for name, values in tensors.items()}
+
+
+def _load(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about storages
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError as error:
+                if _OLD not in str(error):
+                    raise
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which a zip file that was cut short gives
+            raise
+        raise file_errors.foreign_pickle(path, _first_line(error)) from None
+    except pickle.UnpicklingError as error:  # torch's text advises to read it all the same
+        found = re.search(r"GLOBAL:? ([\w.]+)", str(error))
+        raise file_errors.pickled(path, found[1] if found else "something else than tensors") from None
+    except Exception as error:  # RuntimeError, EOFError, KeyError, ... of a file that is damaged or something else
+        if "TorchScript" in str(error):
+            raise file_errors.pickled(path, "a TorchScript program") from None
+        raise file_errors.foreign_pickle(path, _first_line(error)) from None
+
+
+def _state_dict(content: Any) -> dict[str, Tensor]:
+    """The tensors of a dict by name, or those of the dict of weights in it."""
+    if not isinstance(content, Mapping):
+        return {}
+    inside = [content[key] for key in _INSIDE if isinstance(content.get(key), Mapping)]
+    for each in (*inside, content):
+        tensors = {name: value for name, value in each.items() if isinstance(name, str) and _is_plain(value)}
+        if tensors:
+            return tensors
+    return {}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+
+
+def _stored(path: Path, name: str, values: Tensor, stamp: tuple[int, ...]) -> MemoryTensor:
+    nbytes = values.numel() * values.element_size()
+    dtype, shape = dtype_code(values.dtype), tuple(values.shape)
+    return MemoryTensor(str(path), name, dtype, shape, nbytes, path, values.detach(), stamp)
+
+
+def _first_line(error: Exception) -> str:
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".")
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
