@@ -46,7 +46,8 @@ if TYPE_CHECKING:  # what a name is, for type checkers; when it is first used, f
     from .rows.transfer import transfer_rows
     from .rows.untie import untie_output
     from .tickets.attached import ks_select_rows
-    from .tickets.comparison import TableComparison, compare_checkpoints, compare_tables
+    from .tickets.comparison import compare_checkpoints, compare_tables
+    from .tickets.comparison_result import TableComparison
     from .tickets.select import ks_select
     from .tickets.stored import ks_select_checkpoints
     from .tickets.tables import ks_statistics
@@ -114,7 +115,7 @@ _HOMES = {
     "KsResult": "ks.twosample",
     "RowAdamW": "optim.row_adamw",
     "RowContributions": "evaluation.contribution_result",
-    "TableComparison": "tickets.comparison",
+    "TableComparison": "tickets.comparison_result",
     "TicketSeq2SeqTrainer": "integrations.seq2seq_trainer",
     "TicketTrainer": "integrations.trainer",
     "Tickets": "tickets.tickets",

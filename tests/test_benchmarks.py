@@ -126,7 +126,7 @@ def small(monkeypatch):
     monkeypatch.setattr(memory, "last_level_cache", lambda: 1 << 12)
     suite = ks_workloads.Suite([*tables, *adversarial, batch], ks_workloads.prepare)
     monkeypatch.setattr(ks_workloads, "suite", lambda quick: suite)
-    for module in (row_workloads, training_workloads):
+    for module in (row_workloads, training_workloads, two_sample_workloads):
         monkeypatch.setattr(module, "suite", lambda quick, module=module: ks_workloads.Suite([], module.prepare))
 
 

@@ -97,6 +97,7 @@ def test_the_extra_is_what_pyproject_says_and_no_dependency_of_the_library():
     assert names(project["dependencies"]) == {
         "accelerate",
         "numpy",
+        "regex",
         "safetensors",
         "scipy",
         "torch",

@@ -118,7 +118,7 @@ def _sharded(path: Path, index: Path) -> Checkpoint:
 
 
 def _shard(index: Path, file: Path) -> dict[str, StoredTensor]:
-    if file.is_symlink() and not file.exists():
+    if not file_errors.exists(file) and file.is_symlink():
         raise file_errors.dangling(file)
     if not file_errors.exists(file):
         raise InputError(

@@ -41,12 +41,14 @@ def count_partitions(seen: KsAccumulator, side: int, collection: Any, name: str)
 
 
 def _partitions(collection: Any, name: str) -> list[Any]:
+    from dask.delayed import Delayed
+
+    if isinstance(collection, Delayed) or not hasattr(collection, "to_delayed"):  # a Delayed has every attribute
+        raise TypeError(f"{name} is {shown(collection)}: expected a Dask array, or a column of a Dask dataframe")
     columns = getattr(collection, "columns", None)
     if columns is not None and getattr(collection, "ndim", 1) == 2 and len(columns) != 1:
         listed = ", ".join(map(repr, list(columns)[:5]))
         raise InputError(f"{name} is a dataframe of {len(columns)} columns ({listed}): choose one of them")
-    if not hasattr(collection, "to_delayed"):
-        raise TypeError(f"{name} is {shown(collection)}: expected a Dask array, or a column of a Dask dataframe")
     parts = collection.to_delayed()
     return list(parts.ravel() if hasattr(parts, "ravel") else parts)
 

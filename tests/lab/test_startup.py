@@ -58,7 +58,7 @@ def test_help_and_version_come_before_anything_slow(arguments, words):
     [
         (["-q", "info"], "option -q comes after the command: kslottery info -q; see kslottery info --help"),
         (["selct", "a", "b"], "unknown command 'selct' (did you mean select?); see kslottery --help"),
-        (["help"], "unknown command 'help' (the commands are select, scan, run, compare, job, report, certify, info)"),
+        (["help"], "unknown command 'help' (the commands are select, scan, drift, run, compare, job, report, certify"),
         (["info", ""], "argument PATH: the path is empty; see kslottery info --help"),
         (["--loud"], "unknown option --loud; see kslottery --help"),
         (["run", "--alpha", "two"], "argument --alpha: 'two' is not a number; see kslottery run --help"),

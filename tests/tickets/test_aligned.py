@@ -30,7 +30,7 @@ def renamed(*rules: tuple[str, str], names: dict[str, tuple[int, ...]] = LLAMA) 
 
 def checkpoint(source: str, shapes: dict[str, tuple[int, ...]]) -> Checkpoint:
     """A checkpoint of which nothing but names and shapes is asked."""
-    return Checkpoint(source, {name: SimpleNamespace(shape=shape) for name, shape in shapes.items()})  # type: ignore[misc]
+    return Checkpoint(source, {name: SimpleNamespace(shape=shape, floats=True) for name, shape in shapes.items()})  # type: ignore[misc]
 
 
 def align(before: dict[str, tuple[int, ...]], after: dict[str, tuple[int, ...]], **name_map: str) -> dict[str, str]:

@@ -51,7 +51,8 @@ def test_the_frame_has_a_row_for_each_ticket_and_the_settings() -> None:
     assert frame["count"].tolist() == [8, 6, 6]
     for name in ("statistic", "pvalue", "log_pvalue"):
         assert frame[name].tolist() == getattr(some(), name).tolist()
-    assert frame.attrs == {**SETTINGS, "method": "exact", "correction": None, "selected_by": "alpha", "table": "input"}
+    others = {"method": "exact", "correction": None, "selected_by": "alpha", "table": "input", "vocab_size_after": None}
+    assert frame.attrs == {**SETTINGS, **others}
     tickets = some()
     bare = tickets.to_pandas()
     bare.loc[1, "token_id"] = 0  # a copy

@@ -80,9 +80,9 @@ class ByHand:
         self.features = [encode(self.tokenizer, example) for example in self.train]
         self.before = self.model.get_input_embeddings().weight.detach().clone()
 
-    def tuned(self, ids: torch.Tensor, rate: float, eps: float = 1e-8):
+    def tuned(self, ids: torch.Tensor, rate: float, *, lazy: bool = False):
         sizes = {"steps": 6, "batch_size": 8, "micro_batch_size": 4}
-        recipe = Recipe(pad_token_id=2, **sizes, learning_rate=rate, seed=SEED, eps=eps)
+        recipe = Recipe(pad_token_id=2, **sizes, learning_rate=rate, seed=SEED, lazy=lazy)
         return train_rows(self.model, ids, self.features, recipe)
 
     def scores(self, ids=None, rows=None) -> dict:
@@ -104,7 +104,7 @@ def by_hand(compare_world) -> SimpleNamespace:
     seen = torch.tensor([token for feature in lab.features for token in feature["input_ids"][:-1]])
     counts = torch.bincount(seen, minlength=320)
     active = counts.nonzero().flatten()
-    embed = lab.tuned(active, 0.05, eps=3e-4)
+    embed = lab.tuned(active, 0.05, lazy=True)
     after = lab.before.clone()
     after[embed.token_ids] = embed.rows
     tickets = ks_select(lab.before, after, 0.3)
