@@ -142,6 +142,8 @@ def test_the_summary_says_what_the_rows_tell(pair):
     assert frozen[1:] == ["No row moved: the embedding was frozen, or both are the same model."]
     head = compare_tables(before, before.clone(), table="output").summary()
     assert "No row moved: the output head was frozen" in head
+    permuted = compare_tables(before[:11], before[:11].flip(1)).summary().splitlines()
+    assert permuted[1] == "No value changed, but 11 rows hold their values in another order: look for permuted columns."
     every = compare_tables(before, before * 1.5 + 0.01).summary().splitlines()
     assert every[1].startswith("Every row changed, so this does not tell which tokens the training data had.")
     empty = compare_tables(before[:0], before[:0])
