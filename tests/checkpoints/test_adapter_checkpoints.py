@@ -205,7 +205,7 @@ def test_scales_of_the_base_are_no_rounding_of_the_adapter(bases, tmp_path):
     scaled = {down: tensors[down].to(torch.float8_e4m3fn), f"{down}_scale": torch.ones(1)}
     save_file(tensors | scaled, tmp_path / "base.safetensors")
     scan = scan_checkpoints(tmp_path / "base.safetensors", tmp_path / "adapter")
-    assert [note for note in scan.notes if "scale" in note] == []  # these rows are read from one file
+    assert [note for note in scan.notes if "quantized in" in note] == []  # these rows are read from one file
 
 
 def test_names_with_another_prefix_are_found(bases, tmp_path):
