@@ -68,7 +68,7 @@ def test_norms_of_numbers_whose_squares_overflow(pair, tmp_path):
     torch.testing.assert_close(found.l2, expected.l2 * 1e200, rtol=1e-6, atol=0)
     torch.testing.assert_close(found.cosine, expected.cosine, rtol=1e-6, atol=1e-7, equal_nan=True)
     for name, table in zip("ab", large, strict=True):
-        write(tmp_path / name, table, norm=table[0])
+        write(tmp_path / name, table, norm=table[0].clone())
     (vector,) = scan_checkpoints(tmp_path / "a", tmp_path / "b").vectors
     assert vector.relative_l2 == pytest.approx(found.relative_l2[0].item(), rel=1e-12)
 
