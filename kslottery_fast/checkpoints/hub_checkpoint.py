@@ -197,6 +197,11 @@ def _sharded(repository: _Repository, folder: str, index: str) -> ShardedTensors
     for place in places.values():
         if place not in repository.names:
             raise InputError(f"{shown} names the shard {place}, which the repository lacks")
+        if not place.endswith(".safetensors"):
+            raise InputError(
+                f"{shown} names {place}, which is no safetensors file, the only kind that is read from the Hub by byte "
+                f"ranges; hf download {repository.address.repository} --local-dir FOLDER, and pass the folder"
+            )
     opened = {shard: repository.file(place) for shard, place in places.items()}
     return ShardedTensors({name: opened[shard] for name, shard in shards.items()}, _header, partial(lacking, shown))
 

@@ -176,7 +176,7 @@ def _refused(error: Exception, status: int | None, address: Address, what: str) 
         return InputError(f"{what}: the repository is gated; accept its conditions at {page} and run `hf auth login`")
     if isinstance(error, errors.RevisionNotFoundError):
         return InputError(f"{what}: {repository} has no revision {address.revision!r} on the Hub")
-    if isinstance(error, errors.EntryNotFoundError):
+    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
         return InputError(f"{what}: {repository} has no such file on the Hub")
     if isinstance(error, (errors.RepositoryNotFoundError, errors.HFValidationError)):
         return InputError(

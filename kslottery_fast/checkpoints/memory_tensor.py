@@ -20,7 +20,12 @@ _CODES = {
     torch.int32: "I32",
     torch.int64: "I64",
     torch.bool: "BOOL",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
 }
+for _name, _code in (("float8_e8m0fnu", "F8_E8M0"), ("float4_e2m1fn_x2", "F4")):  # which older versions of torch lack
+    if hasattr(torch, _name):
+        _CODES[getattr(torch, _name)] = _code
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kslottery_fast.base.errors import InputError
 
-from .adapter import AdaptedTensor, apply_adapter
+from .adapter import apply_adapter
 from .adapter_parts import OLD_WEIGHTS, WEIGHTS, is_adapter
 from .checkpoint import Checkpoint
 from .opening import open_checkpoint
@@ -59,7 +59,7 @@ def _adapter_folder(path: str | os.PathLike[str]) -> Path | None:
 
 def rounding_warning(before: StoredTensor, after: StoredTensor) -> str | None:
     """Say what the quantization of one or both of two tensors does to a comparison. None if neither is quantized."""
-    if isinstance(after, AdaptedTensor) and after.base is before:
+    if after.derived_from(before):
         return None
     notes = [(tensor, tensor.note) for tensor in (before, after) if tensor.note]
     if not notes:

@@ -87,7 +87,9 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+    """Whether this is a tensor whose numbers the file has. A tensor on the device "meta" has none."""
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+    return plain and not value.is_meta
 
 
 def _stored(path: Path, name: str, values: Tensor, stamp: tuple[int, ...]) -> MemoryTensor:

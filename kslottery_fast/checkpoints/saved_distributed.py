@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -154,8 +155,23 @@ class _Restricted(pickle.Unpickler):
 
 def _stored(folder: Path, name: str, item: Any, metadata: Metadata) -> SavedTensor:
     shape, dtype = tuple(item.size), item.properties.dtype
+    _check_pieces(folder, name, shape, item.chunks)
     nbytes = dtype.itemsize * item.size.numel()
     return SavedTensor(str(folder), name, dtype_code(dtype), shape, nbytes, folder, metadata)
+
+
+def _check_pieces(folder: Path, name: str, shape: tuple[int, ...], pieces: Sequence[ChunkStorageMetadata]) -> None:
+    """Refuse pieces that leave a part of the tensor open, which would hold whatever was in memory."""
+    inside = all(
+        len(piece.offsets) == len(piece.sizes) == len(shape)
+        and all(0 <= at <= at + size <= end for at, size, end in zip(piece.offsets, piece.sizes, shape, strict=True))
+        for piece in pieces
+    )
+    if not inside or sum(math.prod(piece.sizes) for piece in pieces) != math.prod(shape):
+        raise InputError(
+            f"{folder / METADATA} is damaged: the pieces of tensor {name} do not make up its shape {list(shape)}; "
+            f"{file_errors.AGAIN}"
+        )
 
 
 def _read_piece(tensor: SavedTensor, piece: ChunkStorageMetadata) -> Tensor:

@@ -128,7 +128,8 @@ def locate_head(checkpoint: Checkpoint) -> tuple[str | None, str]:
         return _only(checkpoint, named, _vocab_sizes(config), "the output head")
     if not config:
         return None, "no tensor has the name of an output head, and no config.json says whether the model is tied"
-    architectures = [str(each) for each in config[0].get("architectures") or ()]
+    listed = config[0].get("architectures")
+    architectures = [str(each) for each in listed] if isinstance(listed, list) else []
     if architectures and all(_NO_HEAD.search(each) for each in architectures):
         return None, f"{architectures[0]} has no output head"
     # transformers leaves tie_word_embeddings out of config.json where it is True, which is the default.
@@ -152,7 +153,7 @@ def _refuse_packed(checkpoint: Checkpoint, ends: tuple[str, ...]) -> None:
 
 
 def _vocab_sizes(config: list[dict[str, Any]]) -> set[int]:
-    return {part["vocab_size"] for part in config if isinstance(part.get("vocab_size"), int)}
+    return {part["vocab_size"] for part in config if type(part.get("vocab_size")) is int}
 
 
 def _only(checkpoint: Checkpoint, named: list[str], sizes: set[int], what: str) -> tuple[str | None, str]:

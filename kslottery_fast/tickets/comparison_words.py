@@ -39,6 +39,12 @@ def reading(found: "TableComparison") -> str:
     if numbers["identical"] == rows:
         what = "output head" if found.table == "output" else "embedding"
         return f"No row moved: the {what} was frozen, or both are the same model."
+    if numbers["moved"] == numbers["significant"] == 0:
+        few = numbers["reordered"]
+        return (
+            f"No value changed, but {few:,} row{' holds its' if few == 1 else 's hold their'} values in another order: "
+            "look for permuted columns."
+        )
     if numbers["identical"] == 0:
         return (
             "Every row changed, so this does not tell which tokens the training data had. Weight decay, a tied output "
@@ -67,7 +73,7 @@ def _class_lines(found: "TableComparison") -> list[str]:
     changed = [
         f"{each.name} {each.changed:,} of {each.rows - each.new - each.gone:,}" for each in classes if each.changed
     ]
-    untouched = [f"{each.name} ({each.rows:,})" for each in classes if not each.changed]
+    untouched = [f"{each.name} ({each.rows - each.new - each.gone:,})" for each in classes if not each.changed]
     lines = [f"Changed tokens by class: {_some(changed)}."]
     if untouched:
         lines.append(f"Classes without a changed token: {_some(untouched)}.")

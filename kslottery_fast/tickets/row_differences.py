@@ -99,9 +99,22 @@ def memory_blocks(before: Tensor, after: Tensor, block_bytes: int) -> Iterator[t
         yield start, before[start : start + step], after[start : start + step]
 
 
+def row_norms(rows: Tensor) -> Tensor:
+    """The L2 norm of each row, float64 [n], also where the squares of the numbers are beyond the largest float64.
+
+    >>> row_norms(torch.tensor([[3.0, 4.0], [0.0, 3e200]], dtype=torch.float64)).tolist()
+    [5.0, 3e+200]
+    """
+    found = rows.norm(dim=1)
+    if found.isfinite().all():
+        return found
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    return torch.where(found.isfinite(), found, largest[:, 0] * (rows / largest).norm(dim=1))
+
+
 def _distances(x: Tensor, y: Tensor) -> Tensor:
     """L2 shift, relative L2 shift and cosine of each row, float64 [3, n]."""
-    l2, before, after = (y - x).norm(dim=1), x.norm(dim=1), y.norm(dim=1)
+    l2, before, after = row_norms(y - x), row_norms(x), row_norms(y)
     zero = before == 0
     relative = torch.where(zero, torch.nan, l2 / before)
     # The norms divide one after the other, because their product may overflow or underflow.

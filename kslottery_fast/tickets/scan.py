@@ -162,7 +162,9 @@ def _height(pair: Pair) -> int:
 
 
 def _bytes_of(pair: Pair, rows: int) -> int:
-    return rows * sum(tensor.row_bytes for tensor in pair)
+    """The bytes that are read for so many rows. Those that an adapter makes of the base are not read twice."""
+    first, second = pair
+    return rows * (first.row_bytes + (0 if second.derived_from(first) else second.row_bytes))
 
 
 def _embedding_name(checkpoint: Checkpoint) -> tuple[str | None, list[str]]:

@@ -12,6 +12,7 @@ from kslottery_fast.checkpoints.tensors import row_blocks
 from kslottery_fast.ks.order import counts_and_order
 from kslottery_fast.ops.schemas import HAS_INF
 
+from .row_differences import row_norms
 from .scan_pairs import Pair
 from .scan_shifts import TensorShift, VectorShift
 
@@ -103,7 +104,10 @@ def vector_shift(pair: Pair, block_bytes: int, seen: Seen) -> VectorShift:
         difference = second - first
         bad += int((~finite).sum())
         changed += int((difference != 0).sum())
-        moved, size = math.hypot(moved, difference.norm().item()), math.hypot(size, first.norm().item())
+        moved, size = (
+            math.hypot(known, row_norms(numbers[None]).item())
+            for known, numbers in ((moved, difference), (size, first))
+        )
         largest = max(largest, difference.abs().max().item() if len(difference) else 0.0)
         seen(x)
     return VectorShift(

@@ -102,7 +102,7 @@ class _Store(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def other_host(data: bytes) -> Iterator[tuple[str, list[dict[str, str]]]]:
     """A server of another name and port. Gives its address and the headers of its requests."""
-    handler = type("Store", (_Store,), {"headers_seen": [], "data": data})
+    handler: type[_Store] = type("Store", (_Store,), {"headers_seen": [], "data": data})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

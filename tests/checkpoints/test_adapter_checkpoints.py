@@ -14,9 +14,10 @@ from tiny_models import TOKENS, V, make, tuned
 
 from kslottery_fast import get_rows, merge_rows, save_adapter
 from kslottery_fast.checkpoints.pairs import open_pair
+from kslottery_fast.checkpoints.safetensors_file import _Rows
 from kslottery_fast.checkpoints.tensors import row_blocks
 from kslottery_fast.lab.cli import main as cli
-from kslottery_fast.tickets.scan import scan_checkpoints
+from kslottery_fast.tickets.scan import _bytes_of, scan_checkpoints
 from kslottery_fast.tickets.stored import ks_select_checkpoints, l2_select_checkpoints
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -180,6 +181,31 @@ def test_rows_of_the_base_are_read_once(bases, tmp_path, monkeypatch):
     blocks = list(row_blocks(first, second, 1000))
     assert len(blocks) > 1
     assert torch.equal(torch.cat([rows for _, _, rows in blocks]), expected)
+
+
+def test_a_scan_reads_no_byte_of_the_base_twice(bases, tmp_path, monkeypatch):
+    config = peft.TrainableTokensConfig(target_modules=["embed_tokens"], token_indices=TOKENS)
+    tune(make("llama", tied=False), config, tmp_path / "adapter")
+    first, second = open_pair(bases(), tmp_path / "adapter")
+    read, map_rows = [], _Rows.rows
+    monkeypatch.setattr(_Rows, "rows", lambda *block: read.append(block[1:]) or map_rows(*block))
+    scan = scan_checkpoints(bases(), tmp_path / "adapter", block_bytes=1 << 30)
+    assert [shift.name for shift in scan.tensors if shift.changed] == [EMBEDDING]
+    # One block of each tensor, and the rows of the adapter.
+    assert len(read) == 1 + len([tensor for tensor in first.values() if tensor.floats])
+    assert second[HEAD] is first[HEAD]
+    assert _bytes_of((first[HEAD], second[HEAD]), V) == first[HEAD].nbytes
+    assert _bytes_of((first[EMBEDDING], second[EMBEDDING]), V) == first[EMBEDDING].nbytes
+
+
+def test_scales_of_the_base_are_no_rounding_of_the_adapter(bases, tmp_path):
+    tune(make("llama", tied=False), lora(target_modules=["q_proj"]), tmp_path / "adapter")
+    down = "model.layers.0.mlp.down_proj.weight"
+    tensors = load_file(bases() / "model.safetensors")
+    scaled = {down: tensors[down].to(torch.float8_e4m3fn), f"{down}_scale": torch.ones(1)}
+    save_file(tensors | scaled, tmp_path / "base.safetensors")
+    scan = scan_checkpoints(tmp_path / "base.safetensors", tmp_path / "adapter")
+    assert [note for note in scan.notes if "quantized in" in note] == []  # these rows are read from one file
 
 
 def test_names_with_another_prefix_are_found(bases, tmp_path):

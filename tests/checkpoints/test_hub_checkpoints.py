@@ -15,6 +15,8 @@ from stored_tables import NAME, D, V, write
 
 from kslottery_fast import InputError, ks_select
 from kslottery_fast.checkpoints import hub_client
+from kslottery_fast.checkpoints.hub_address import hub_address
+from kslottery_fast.checkpoints.hub_checkpoint import fetched_folder
 from kslottery_fast.checkpoints.opening import open_checkpoint
 from kslottery_fast.lab.cli.main import main
 from kslottery_fast.tickets.scan import scan_checkpoints
@@ -181,6 +183,10 @@ def test_addresses_of_nothing(hub, text, message):
         ({FILE: save({NAME: torch.zeros(9, 4)})[:-3]}, "is damaged: the tensors take 144 bytes and the file has 141"),
         ({"model.safetensors.index.json": b'{"weight_map": {"a": "x.safetensors"}}'}, "which the repository lacks"),
         ({"model.safetensors.index.json": b"{"}, "is not valid JSON"),
+        (
+            {"model.safetensors.index.json": b'{"weight_map": {"a": "x.bin"}}', "x.bin": b"x"},
+            "names x.bin, which is no safetensors file, the only kind",
+        ),
         ({FILE: save({NAME: torch.zeros(9, 4)}), "config.json": b"[]"}, "is not the config of a model"),
     ],
 )
@@ -196,6 +202,12 @@ def test_a_repository_with_shards_and_no_index(hub, tables):
     hub.commit("org/after", "main", {name: save(each) for name, each in shards.items()})
     with pytest.warns(RuntimeWarning, match="org/after has no index: its 2 weight files are read as one checkpoint"):
         assert ks_select_checkpoints("org/before", "org/after") == ks_select(*tables)
+
+
+def test_no_network_is_not_a_file_that_the_hub_lacks(hub, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"^org/before .* cannot be reached"):
+        fetched_folder(hub_address("org/before"), ["tokenizer*"])
 
 
 def test_no_network_is_one_line(hub, monkeypatch):

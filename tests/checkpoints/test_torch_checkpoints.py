@@ -71,6 +71,24 @@ def test_folders_with_one_or_several_pytorch_files(tables, tmp_path):
     refused(first, second, f"{second} has no index and lacks 2 of 3 shards: pytorch_model-00002-of-00003.bin, pytorch_")
 
 
+def test_tensors_without_numbers_are_not_read(pair, tmp_path):
+    path = tmp_path / "meta.pt"
+    torch.save({NAME: torch.empty(V, D, device="meta")}, path)
+    refused(pair[0], path, f"{path} holds no state dict")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [("float8_e5m2fnuz", "8-bit floats of AMD (E5M2FNUZ)"), ("float8_e8m0fnu", "8-bit powers of two")],
+)
+def test_formats_of_8_bits_have_the_names_that_they_have_in_safetensors(pair, tmp_path, dtype, kind):
+    if not hasattr(torch, dtype):
+        pytest.skip("torch 2.7 has this dtype first")
+    path = tmp_path / "after.pt"
+    torch.save({NAME: torch.zeros(V, D, dtype=torch.uint8).view(getattr(torch, dtype))}, path)
+    refused(pair[0], path, kind)
+
+
 class _Runs:
     def __reduce__(self):
         return os.system, ("exit 1",)
@@ -158,6 +176,12 @@ def test_folders_that_are_damaged_or_name_code(pair, saved, tmp_path):
     refused(pair[0], bad, f"{bad}, tensor model.embed_tokens.weight cannot be read", "is missing or damaged")
     (bad / "__0_0.distcp").unlink()
     refused(pair[0], bad, f"{bad}, tensor model.embed_tokens.weight cannot be read (FileNotFoundError")
+    metadata = pickle.loads((bad / ".metadata").read_bytes())
+    pieces = metadata.state_dict_metadata[NAME].chunks
+    for offset, size in ((0, V - 1), (1, V)):  # a row that nobody wrote, and one beyond the table
+        pieces[0].offsets, pieces[0].sizes = torch.Size([offset, 0]), torch.Size([size, D])
+        (bad / ".metadata").write_bytes(pickle.dumps(metadata))
+        refused(pair[0], bad, f"the pieces of tensor {NAME} do not make up its shape [{V}, {D}]")
     for content in (b"", b"text", pickle.dumps({"a": 1})):
         (bad / ".metadata").write_bytes(content)
         refused(pair[0], bad, f"{bad / '.metadata'} is not what torch.distributed.checkpoint writes")

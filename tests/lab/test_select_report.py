@@ -52,6 +52,13 @@ def test_all_files_are_written_and_say_the_same(pair, tiny_tokenizer, tmp_path, 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["rows.csv", "rows.html", "rows.png"]
 
 
+def test_a_table_without_rows_is_refused_and_nothing_is_written(pair, tmp_path, capsys):
+    save_file({"model.embed_tokens.weight": torch.zeros(0, 32)}, "a.safetensors")
+    before = sorted(tmp_path.iterdir())
+    assert "is a table without rows" in refused(capsys, "--rows", "shared")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_the_summary_is_in_the_json_and_the_json_is_still_a_ticket_file(pair, tmp_path, capsys):
     assert cli.main(["select", "a.safetensors", "b.safetensors", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)

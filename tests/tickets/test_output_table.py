@@ -240,6 +240,7 @@ def test_auto_knows_the_names_of_heads(name, tmp_path) -> None:
         ({"tie_word_embeddings": False}, "config.json says that the model is not tied"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification has no output head"),
         ({"architectures": ["BertModel"]}, "BertModel has no output head"),
+        ({"architectures": 5, "vocab_size": True}, None),
         ({"architectures": ["GPT2LMHeadModel"], "vocab_size": 21}, "config.json has vocab_size 21"),
         ({"architectures": ["GPT2LMHeadModel"], "vocab_size": 20}, None),
         ({"text_config": {"tie_word_embeddings": True}}, None),

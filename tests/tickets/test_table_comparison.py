@@ -17,6 +17,7 @@ from kslottery_fast import InputError, compare_checkpoints, compare_tables, ks_s
 from kslottery_fast.base.ticket_ids import token_text
 from kslottery_fast.tickets import l2_select_checkpoints
 from kslottery_fast.tickets import row_differences as measuring
+from kslottery_fast.tickets.scan import scan_checkpoints
 
 V, D = 40, 32
 
@@ -59,6 +60,17 @@ def test_each_row_has_the_status_and_the_numbers_that_numpy_and_scipy_give(pair,
     assert math.isnan(found.cosine[12])
     assert found.numbers == {"identical": 27, "reordered": 2, "moved": 6, "significant": 5, "new": 0, "gone": 0}
     assert (found.changed, len(found), found.rows("reordered").tolist()) == (13, V, [9, 10])
+
+
+def test_norms_of_numbers_whose_squares_overflow(pair, tmp_path):
+    large = [table.double() * 1e200 for table in pair]
+    found, expected = compare_tables(*large), compare_tables(*pair)
+    torch.testing.assert_close(found.l2, expected.l2 * 1e200, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.cosine, expected.cosine, rtol=1e-6, atol=1e-7, equal_nan=True)
+    for name, table in zip("ab", large, strict=True):
+        write(tmp_path / name, table, norm=table[0].clone())
+    (vector,) = scan_checkpoints(tmp_path / "a", tmp_path / "b").vectors
+    assert vector.relative_l2 == pytest.approx(found.relative_l2[0].item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("options", [{}, {"correction": "bh"}, {"correction": "bonferroni"}, {"method": "paper"}])
@@ -142,6 +154,8 @@ def test_the_summary_says_what_the_rows_tell(pair):
     assert frozen[1:] == ["No row moved: the embedding was frozen, or both are the same model."]
     head = compare_tables(before, before.clone(), table="output").summary()
     assert "No row moved: the output head was frozen" in head
+    permuted = compare_tables(before[:11], before[:11].flip(1)).summary().splitlines()
+    assert permuted[1] == "No value changed, but 11 rows hold their values in another order: look for permuted columns."
     every = compare_tables(before, before * 1.5 + 0.01).summary().splitlines()
     assert every[1].startswith("Every row changed, so this does not tell which tokens the training data had.")
     empty = compare_tables(before[:0], before[:0])

@@ -173,6 +173,8 @@ def _select(options: argparse.Namespace) -> int:
     with warnings.catch_warnings(record=True) as notes, console.task("Comparing rows") as progress:
         warnings.simplefilter("always", RuntimeWarning)
         found = compare_checkpoints(options.before, options.after, progress=progress, **reading, **test)
+        if not len(found.counts):
+            raise InputError(f"{found.before} or {found.after} is a table without rows: there is nothing to compare")
         tickets = found.l2_rows(options.top_k) if options.select_by == "l2" else found.tickets(options.top_k)
     for note in notes:
         console.note(str(note.message))
