@@ -131,11 +131,22 @@ def _narrow(candidates: list[pa.DataType], texts: Any) -> None:
     while len(candidates) > 1:
         if candidates[0] != pa.null():
             try:
-                trimmed.cast(candidates[0])
+                _cast(texts, trimmed, candidates[0])
                 return
             except pa.ArrowException:
                 pass
         candidates.pop(0)
+
+
+def _cast(texts: Any, trimmed: Any, kind: pa.DataType) -> None:
+    """Refuse texts that pyarrow's reader of CSV does not take as this type. It reads some types with spaces around."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_time(kind):  # no text can be cast to a time, but to a timestamp
+        pc.binary_join_element_wise("1970-01-01", trimmed, " ").cast(pa.timestamp("s"))
+    else:
+        (texts if kind == pa.bool_() or pa.types.is_timestamp(kind) else trimmed).cast(kind)
 
 
 def _refuse_other_encodings(schema: pa.Schema, path: str) -> None:
@@ -157,4 +168,5 @@ def _layout(path: Path) -> Any:
     if (encoding := _ENCODINGS.get(head[:2])) is not None:
         raise InputError(f"{path} is {encoding}: expected UTF-8; save it as UTF-8")
     line = head.partition(b"\n")[0].decode("utf-8", "replace")
-    return csv.ParseOptions(delimiter=max(_DELIMITERS, key=line.count))
+    unquoted = "".join(line.split('"')[::2])  # a name in quotes may hold other delimiters
+    return csv.ParseOptions(delimiter=max(_DELIMITERS, key=unquoted.count))

@@ -15,6 +15,7 @@ from .frame_csv import open_csv
 from .frame_tables import TWICE, Source, reading
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.dataset
 
 _FORMATS = {
@@ -94,11 +95,37 @@ class FileTable:
 
 
 def _open_dataset(files: list[Path], kind: str, label: str) -> FileTable:
+    import pyarrow as pa
     from pyarrow import dataset
 
     with reading(label, kind):
         data = dataset.dataset([str(file) for file in files], format=kind)
+        schemas = [data.schema]
+        if len(files) > 1:
+            schemas = [fragment.physical_schema for fragment in data.get_fragments()]
+        types = _common_types(schemas)
+        if len(files) > 1:
+            known = pa.schema([(name, found) for name, found in types.items() if not isinstance(found, str)])
+            data = dataset.dataset([str(file) for file in files], known, kind)
         rows = data.count_rows()
-    counts = Counter(data.schema.names)
-    types = {field.name: TWICE if counts[field.name] > 1 else field.type for field in data.schema}
     return FileTable(label, types, rows, kind, data)
+
+
+def _common_types(schemas: list[pa.Schema]) -> dict[str, Any]:
+    """Return a type for each column that holds its values in all files, or the reason why there is none."""
+    import pyarrow as pa
+
+    found: dict[str, list[pa.Field]] = {}
+    for schema in schemas:
+        for field in schema:
+            found.setdefault(field.name, []).append(field)
+    twice = {name for schema in schemas for name, count in Counter(schema.names).items() if count > 1}
+    types: dict[str, Any] = {}
+    for name, fields in found.items():
+        own = list(dict.fromkeys(str(field.type) for field in fields))
+        try:
+            schema = pa.unify_schemas([pa.schema([field]) for field in fields], promote_options="permissive")
+            types[name] = TWICE if name in twice else schema.field(0).type
+        except pa.ArrowException:
+            types[name] = TWICE if name in twice else f"different types in its files: {' and '.join(own[:3])}"
+    return types

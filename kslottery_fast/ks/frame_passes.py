@@ -53,7 +53,7 @@ class _Column:
         self.measure = measure
         self.seen = KsAccumulator(findings.alternative)
         self.missing = [0, 0]
-        self.first: Any = None  # the first value of all
+        self.firsts: list[Any] = [None, None]  # the first value of each sample
         self.constant = True
 
     def add(self, side: int, piece: Any) -> None:
@@ -61,15 +61,18 @@ class _Column:
         self.seen.update(**{"xy"[side]: values})
         if self.seen.passes == 1:
             self.missing[side] += missing
-            self._look(values)
+            self._look(side, values)
 
-    def _look(self, values: Values) -> None:
+    def _look(self, side: int, values: Values) -> None:
         """Notice whether all values so far are the same."""
         if not self.constant or not values.size:
             return
-        if self.first is None:
-            self.first = values[0]
-        self.constant = bool((values == self.first).all())
+        if self.firsts[side] is None:
+            self.firsts[side] = values[0]
+        other = self.firsts[1 - side]
+        # Integers and floats of Python are compared exactly, and those of numpy in float64.
+        alike = other is None or values[0].item() == other.item()
+        self.constant = alike and bool((values == self.firsts[side]).all())
 
     def goes_on(self, findings: Findings, name: str) -> bool:
         """Tell whether there is another pass. If there is none, the result is kept."""

@@ -115,6 +115,8 @@ def memory_table(table: Any, name: str) -> MemoryTable:
     try:
         return arrow_table(pa.table(table), name)
     except pa.ArrowException as error:
+        if hasattr(kind, "get_columns"):
+            return _of_polars(table, name)
         raise InputError(f"{name} cannot be read as an Arrow table ({error}); convert it to one of pyarrow") from None
 
 
@@ -156,6 +158,18 @@ def _of_pandas(frame: Any, name: str) -> MemoryTable:
     """Return a DataFrame column by column, so that a column which Arrow does not take leaves the others alone."""
     columns = [_of_series(frame.iloc[:, at]) for at in range(frame.shape[1])]
     return _named(name, [str(column) for column in frame.columns], columns, len(frame))
+
+
+def _of_polars(frame: Any, name: str) -> MemoryTable:
+    """Return a DataFrame column by column, if Arrow does not take one of the columns, such as 128-bit integers."""
+    import pyarrow as pa
+
+    def of_series(series: Any) -> Any:
+        with contextlib.suppress(pa.ArrowException):
+            return pa.chunked_array(series)
+        return f"not numeric for Arrow: {series.dtype}"
+
+    return _named(name, list(frame.columns), [of_series(series) for series in frame.get_columns()], len(frame))
 
 
 def _of_series(series: Any) -> Any:

@@ -75,7 +75,7 @@ def ks_stream(
     Warns
     -----
     RuntimeWarning
-        D is not known exactly, or the exact p-value cannot be computed.
+        D or its place is not known exactly, or the exact p-value cannot be computed.
 
     Notes
     -----
@@ -110,7 +110,8 @@ def ks_stream(
         low, high = result.bounds
         remedy = "; a larger keep or max_passes finds it" if max_passes > 1 else ""
         passes = "one pass" if result.passes == 1 else f"{result.passes} passes"
-        warn_caller(f"after {passes}, D is known to be between {low:.9g} and {high:.9g}{remedy}")
+        known = f"between {low:.9g} and {high:.9g}" if low < high else f"{low:.9g}, but its place is not known"
+        warn_caller(f"after {passes}, D is known to be {known}{remedy}")
     return result
 
 

@@ -12,6 +12,7 @@ import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
+import scipy.stats
 
 from kslottery_fast import InputError, ks_frames
 from kslottery_fast.ks import frame_csv, frame_passes, frame_testing
@@ -91,6 +92,41 @@ def test_a_table_in_memory_is_compared_with_a_file_in_passes_and_with_a_folder(t
     result = ks_frames(REFERENCE, tmp_path / "parts", progress=lambda *numbers: done.append(numbers))
     assert result.tests == ks_frames(REFERENCE, CURRENT).tests
     assert done == [(3, 7), (6, 7), (7, 7)]
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_constants_are_compared_exactly_in_passes_too(tmp_path):
+    integers = write(tmp_path, "a.parquet", pa.table({"a": [2**60 + 1] * 9, "same": [3] * 9}))
+    floats = write(tmp_path, "b.parquet", pa.table({"a": [float(2**60)] * 9, "same": [3.0] * 9}))
+    result = ks_frames(integers, floats)
+    assert result["a"].statistic == 1
+    assert result.skipped == {"same": "constant, with the same value in both tables"}
+
+
+def test_files_of_a_folder_may_have_different_columns_and_types(tmp_path):
+    write(tmp_path, "parts/0.parquet", pa.table({"x": [1, 2], "mixed": [1, 2]}))
+    write(tmp_path, "parts/1.parquet", pa.table({"x": [1.5, 2.5], "mixed": ["a", "b"], "late": [5, 6]}))
+    current = pa.table({"x": [1.0, 1.5, 2.0, 9.0], "mixed": [1] * 4, "late": [5, 6, 7, 8]})
+    result = ks_frames(tmp_path / "parts", current)
+    assert result["x"].statistic == scipy.stats.ks_2samp([1, 2, 1.5, 2.5], [1.0, 1.5, 2.0, 9.0]).statistic
+    assert (result["late"].n, result["late"].missing_reference) == (2, 2)
+    assert result.skipped == {"mixed": "different types in its files: int64 and string"}
+
+
+def test_delimiters_in_the_quotes_of_a_name_do_not_count(tmp_path):
+    (tmp_path / "a.csv").write_text('"x;1;2",y\n1,2\n3,4\n')
+    assert [test.column for test in ks_frames(tmp_path / "a.csv", tmp_path / "a.csv")] == ["x;1;2", "y"]
+
+
+@pytest.mark.parametrize("field", ["true", "2026-01-01", "10:00:00", "10:00", "2026-01-01 10:00:00", "1.5", "7"])
+@pytest.mark.parametrize("space", ["", " "])
+def test_fields_with_spaces_have_one_type_in_small_and_large_files(tmp_path, field, space, monkeypatch):
+    (tmp_path / "a.csv").write_text(f"x\n{space}{field}\n")
+    small = frame_csv.open_csv(tmp_path / "a.csv")
+    monkeypatch.setattr(frame_csv, "_WHOLE", -1)
+    large = frame_csv.open_csv(tmp_path / "a.csv")
+    assert large.types == small.types
+    assert large.read(["x"])["x"].to_pylist() == small.read(["x"])["x"].to_pylist()
 
 
 @pytest.mark.usefixtures("in_pieces")

@@ -193,6 +193,19 @@ def test_values_that_the_common_type_cannot_hold_leave_one_column_out():
     assert result.skipped["long"] == "values that decimal128(38, 4) cannot hold (a decimal needs more than 64 bits)"
 
 
+def test_constants_that_only_float64_takes_for_equal_are_tested():
+    result = ks_frames(pa.table({"a": [2**60 + 1] * 9}), pa.table({"a": [float(2**60)] * 9}))
+    assert result["a"].statistic == 1
+    assert not result.skipped
+
+
+def test_a_column_that_arrow_does_not_take_leaves_the_others_alone():
+    frame = pl.DataFrame({"wide": pl.Series([1, 2], dtype=pl.Int128), "b": [1, 2]})
+    result = ks_frames(frame, frame)
+    assert [test.column for test in result] == ["b"]
+    assert result.skipped["wide"] == "not numeric for Arrow: Int128"
+
+
 def test_locations_of_integers_beyond_float64_are_exact():
     big = 2**60
     tables = [pa.table({"a": range(big, big + 9), "b": range(big + start, big + start + 9)}) for start in (1, 4)]

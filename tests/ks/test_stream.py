@@ -364,3 +364,14 @@ def test_ten_million_values_take_a_few_megabytes():
     assert result.passes <= 3
     assert 0 < result.statistic < 0.002
     assert peak < 100e6
+
+
+def test_the_warning_says_that_only_the_place_is_unknown():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=1000)
+    with pytest.warns(
+        RuntimeWarning, match=r"after one pass, D is known to be 0\.07042857\d*, but its place is not known"
+    ):
+        result = ks_stream([x], [x[:700] + 0.1], max_passes=1)
+    assert result.bounds[0] == result.bounds[1] == result.statistic
+    assert not result.exact
