@@ -107,7 +107,10 @@ def memory_table(table: Any, name: str) -> MemoryTable:
     kind = type(table)
     for method in _LAZY:
         if hasattr(kind, method) and not hasattr(kind, "__arrow_c_stream__"):
-            raise TypeError(f"{name} is {shown(table)}, which is lazy: expected a table in memory, {name}.{method}()")
+            raise TypeError(
+                f"{name} is {shown(table)}, which is lazy: expected a table in memory, {name}.{method}(), or a path; "
+                "ks_stream takes single columns of Dask"
+            )
     if hasattr(kind, "iloc") and hasattr(kind, "columns"):
         return _of_pandas(table, name)
     if not hasattr(kind, "__arrow_c_stream__") or not hasattr(kind, "columns"):
