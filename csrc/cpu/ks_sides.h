@@ -42,21 +42,6 @@ void look_into_few(const Key *keys, int32_t nx, int32_t ny, int64_t i, int64_t j
     }
 }
 
-// Counts in four tables by turns, as count_keys in ks_zoom.h does.
-template <typename Key>
-void count_side_keys(const Key *keys, int64_t n, Key low, int shift, int64_t buckets, int32_t *count,
-                     SideWorkspace &w) {
-    constexpr int kTables = 4;
-    auto &tables = w.zoom_tables;
-    for (auto &table : tables) std::memset(table, 0, static_cast<size_t>(buckets) * sizeof *table);
-    int64_t i = 0;
-    for (; i + kTables <= n; i += kTables) {
-        for (int k = 0; k < kTables; ++k) ++tables[k][(keys[i + k] - low) >> shift];
-    }
-    for (; i < n; ++i) ++tables[0][(keys[i] - low) >> shift];
-    for (int64_t b = 0; b < buckets; ++b) count[b] = tables[0][b] + tables[1][b] + tables[2][b] + tables[3][b];
-}
-
 // Looks at one range of keys, by the scheme of zoom in ks_zoom.h. keys holds nx of x and then ny of y, each in any
 // order; i and j values come before them. Keys and scratch are overwritten.
 template <typename Key>
@@ -81,8 +66,8 @@ void look_into(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t i, int64
     auto *x_begin = reinterpret_cast<int64_t *>(parts + buckets), *y_begin = x_begin + buckets;
     auto *x_count = reinterpret_cast<int32_t *>(y_begin + buckets), *y_count = x_count + buckets;
     memory = reinterpret_cast<char *>(y_count + buckets);
-    count_side_keys(keys, nx, low, shift, buckets, x_count, w);
-    count_side_keys(keys + nx, ny, low, shift, buckets, y_count, w);
+    count_keys(keys, nx, low, shift, buckets, x_count, w.zoom_tables);
+    count_keys(keys + nx, ny, low, shift, buckets, y_count, w.zoom_tables);
     int64_t at_x = i, at_y = j;
     for (int64_t b = 0; b < buckets; ++b) {
         at_x += x_count[b];

@@ -34,9 +34,9 @@ inline int64_t size_of(int64_t difference) { return difference < 0 ? -difference
 // Counts in four tables by turns. Ranges that get here often have many keys in one bucket, and increments of one
 // counter have to wait for each other.
 template <typename Key>
-void count_keys(const Key *keys, int64_t n, Key low, int shift, int64_t buckets, int32_t *count, Workspace &w) {
+void count_keys(const Key *keys, int64_t n, Key low, int shift, int64_t buckets, int32_t *count,
+                int32_t (&tables)[4][kZoomBuckets]) {
     constexpr int kTables = 4;
-    auto &tables = w.zoom_tables;
     for (auto &table : tables) std::memset(table, 0, static_cast<size_t>(buckets) * sizeof *table);
     int64_t i = 0;
     for (; i + kTables <= n; i += kTables) {
@@ -82,8 +82,8 @@ int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, in
     auto *x_begin = reinterpret_cast<int64_t *>(parts + buckets), *y_begin = x_begin + buckets;
     auto *x_count = reinterpret_cast<int32_t *>(y_begin + buckets), *y_count = x_count + buckets;
     memory = reinterpret_cast<char *>(y_count + buckets);
-    count_keys(keys, nx, low, shift, buckets, x_count, w);
-    count_keys(keys + nx, ny, low, shift, buckets, y_count, w);
+    count_keys(keys, nx, low, shift, buckets, x_count, w.zoom_tables);
+    count_keys(keys + nx, ny, low, shift, buckets, y_count, w.zoom_tables);
     int64_t at = before;
     for (int64_t b = 0; b < buckets; ++b) {
         at += x_count[b] - y_count[b];
