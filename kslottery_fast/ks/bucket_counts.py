@@ -63,7 +63,7 @@ class BucketCounts:
 
     def _add(self, side: int, block: Numbers, low: Keys | None) -> int:
         call = native.caller() if low is None else None
-        if call is None or not call.offers("ks_stream_count"):
+        if call is None:
             return _in_slices(block, low, lambda keys, rest: self._add_keys(side, keys, rest))
         targets = (self.counts[side].ctypes.data, self.first_keys.ctypes.data, self.states.ctypes.data)
         return sum(
@@ -128,7 +128,7 @@ class CollectedKeys:
 
     def _add(self, side: int, block: Numbers, low: Keys | None) -> int:
         call = native.caller() if low is None else None
-        if call is None or not call.offers("ks_stream_collect"):
+        if call is None:
             return _in_slices(block, low, lambda keys, rest: self._add_keys(side, keys, rest))
         nans = 0
         buffer = np.empty(min(block.size, _NUMPY_SLICE), dtype=np.uint64)
