@@ -71,7 +71,7 @@ def _selectors(options: argparse.Namespace) -> int:
     for name, each in found.items():
         print(name)
         for cells in (_HEADINGS, *map(_cells, each)):
-            print(f"{cells[0]:<10}" + "".join(f"{cell:>12}" for cell in cells[1:]))
+            print(f"{cells[0]:<12}" + "".join(f"{cell:>12}" for cell in cells[1:]))
     return 0
 
 

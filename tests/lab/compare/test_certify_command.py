@@ -205,6 +205,8 @@ def test_the_rows_of_every_selector_are_certified_at_equal_sizes(copy, capsys):
         assert one["level"]["tau"] >= int(by_d[one["rows"]]) / 32  # no selector leaves out less than D does
         assert one["level"]["read_violations"] == 0
         assert 0 <= one["agreement"]["share"]["low"] <= one["agreement"]["share"]["value"] <= 1
+    assert cli.main(["certify", str(copy), "--selectors", "4", "--quiet"]) == 0
+    assert {len(line) for line in capsys.readouterr().out.splitlines() if " " in line} == {12 + 7 * 12}  # in columns
     assert cli.main(["certify", str(copy), "--selectors", "99999", "--quiet"]) == 2
     assert "rows can be chosen by" in capsys.readouterr().err
 
