@@ -1,10 +1,15 @@
-"""Pages of the site that are made from other files, and links between documents as the site needs them."""
+"""The pages of the site: the documents, with links as the site needs them, and pages made from other files.
+
+    python -m website.pages FOLDER      writes all of them, for MkDocs to build
+"""
 
 from __future__ import annotations
 
 import ast
 import posixpath
 import re
+import shutil
+import sys
 from pathlib import Path
 
 from website import api, messages
@@ -20,20 +25,33 @@ ELSEWHERE = {  # where the site has what stands outside of docs/
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
-def made() -> dict[str, str]:
-    """Return the Markdown of every page that is no file of docs/, by its path in the site."""
-    copied = {
-        site: relinked((ROOT / name).read_text(encoding="utf-8"), "", site)
-        for name, site in ELSEWHERE.items()
-        if name.endswith(".md") and name != "README.md"
-    }
+def write(folder: Path) -> None:
+    """Write all pages and assets into a folder, in the place of what it held."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for path, text in pages().items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    shutil.copytree(ROOT / "website" / "assets", folder / "assets")
+
+
+def pages() -> dict[str, str]:
+    """Return the Markdown of every page, by its path in the site."""
+    documents = {file.name: _document(file, file.name) for file in sorted((ROOT / "docs").glob("*.md"))}
+    others = {site: _document(ROOT / name, site) for name, site in ELSEWHERE.items() if (ROOT / name).is_file()}
     reference = {page.path: api.markdown(page) for page in api.PAGES}
-    return copied | reference | {
+    made = {
         "api/index.md": api.overview(),
         "api/command-line.md": command_line(),
         "errors.md": messages.markdown(),
         "examples.md": examples(),
     }
+    return others | documents | reference | made  # docs/index.md in the place of README.md
+
+
+def _document(file: Path, page: str) -> str:
+    folder = str(file.parent.relative_to(ROOT))
+    return relinked(file.read_text(encoding="utf-8"), "" if folder == "." else folder, page)
 
 
 def relinked(text: str, folder: str, page: str) -> str:
@@ -102,3 +120,7 @@ def command_line() -> str:
     for name, command in commands.items():
         lines += [f"## kslottery {name}", "", "```text", command.format_help().rstrip(), "```", ""]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
