@@ -15,12 +15,14 @@ from pathlib import Path
 from website import api, messages
 
 ROOT = Path(__file__).parents[1]
-ELSEWHERE = {  # where the site has what stands outside of docs/
+ELSEWHERE = {  # where the site has what stands outside of docs/, and what programs make for it
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "README.md": "index.md",
     "examples": "examples.md",
+    "website/api.py": "api/index.md",
+    "website/messages.py": "errors.md",
 }
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
@@ -38,7 +40,7 @@ def write(folder: Path) -> None:
 def pages() -> dict[str, str]:
     """Return the Markdown of every page, by its path in the site."""
     documents = {file.name: _document(file, file.name) for file in sorted((ROOT / "docs").glob("*.md"))}
-    others = {site: _document(ROOT / name, site) for name, site in ELSEWHERE.items() if (ROOT / name).is_file()}
+    others = {site: _document(ROOT / name, site) for name, site in ELSEWHERE.items() if name.endswith(".md")}
     reference = {page.path: api.markdown(page) for page in api.PAGES}
     made = {
         "api/index.md": api.overview(),
