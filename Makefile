@@ -12,7 +12,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 CHECKS := check-mypy check-pyright check-imports check-ruff check-clang
-.PHONY: demo test unit lint $(CHECKS) format fuzz bench gpu gpu-wheels sanitize clean help
+.PHONY: demo test unit lint $(CHECKS) format docs fuzz bench gpu gpu-wheels sanitize clean help
 
 BIN := .venv/bin
 CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' 2>/dev/null)
@@ -54,6 +54,11 @@ check-clang:
 format: .venv/native ## let the formatters rewrite the files
 	@$(BIN)/ruff check --fix .; $(BIN)/ruff format .
 	@$(BIN)/clang-format -i $(CXX_FILES)
+
+docs: .venv/installed ## the documentation as a site in build/site: pages, API reference, all error messages, search
+	@$(BIN)/python -m website.pages build/pages
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@$(BIN)/python -m website.check build/site
 
 fuzz: .venv/native ## KS kernels against scipy on random and adversarial rows; FUZZ_SECONDS=600 for longer
 	@$(BIN)/python tests/ops/fuzz_ks.py --seconds $(or $(FUZZ_SECONDS),60)

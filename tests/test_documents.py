@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from kslottery_fast.lab.cli import main
 from kslottery_fast.lab.models import loading
 
-PYTHON_PAGES = [page for page in PAGES if documents.blocks(page, "python")]
+QUICK_START = ROOT / "docs" / "quick-start.md"
+PYTHON_PAGES = [page for page in PAGES if documents.blocks(page, "python") and page != QUICK_START]
 
 
 @pytest.fixture
@@ -49,6 +50,25 @@ def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path):
         assert sorted(shifted) == (tuned != base).any(dim=1).nonzero().flatten().tolist()
         transferred = names["original"].get_input_embeddings().weight
         assert torch.equal(transferred[list(names["moved"])], tuned[list(names["moved"])])
+
+
+def test_the_quick_start_prints_what_it_says(tmp_path, monkeypatch, capsys):
+    """Its commands read the files that its programs write, and the other way round."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    names: dict[str, object] = {}
+    printed = ""
+    compared = 0
+    for block in documents.blocks(QUICK_START, "python", "sh", "text"):
+        if block.language == "text":
+            assert [line.rstrip() for line in printed.splitlines()] == block.text.splitlines()
+            compared += 1
+        elif block.language == "sh":
+            assert main.main(shlex.split(block.text)[1:]) == 0
+        else:
+            exec(compile(block.text, str(QUICK_START), "exec"), names)
+        printed = capsys.readouterr().out
+    assert compared == 4
 
 
 def test_readme_and_training_have_blocks():

@@ -27,7 +27,7 @@ def check_whole_parameters(trainer: transformers.Trainer) -> None:
         raise InputError(
             f"args ask the Trainer to shard the parameters ({'DeepSpeed ZeRO-3' if zero3 else 'FSDP'}), and its "
             "checkpoints would not hold the rows; use plain data parallelism or ZeRO-1 or 2 (what trains is small), or "
-            "write your own loop, see docs/training.md"
+            "write your own loop, see docs/distributed.md"
         )
 
 

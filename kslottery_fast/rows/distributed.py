@@ -1,7 +1,7 @@
 """Rows under torch.distributed: kept whole where FSDP2 shards the model, gathered for saving.
 
 DistributedDataParallel needs nothing from here. With attached rows it reduces k x d numbers a step, since nothing else
-requires a gradient. ``docs/training.md`` has a recipe for each way to shard a model.
+requires a gradient. ``docs/distributed.md`` has a recipe for each way to shard a model.
 """
 
 import weakref

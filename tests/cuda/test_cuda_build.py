@@ -54,7 +54,7 @@ def resident_threads(kernel, threads, shared_memory):
     return threads * min(by_registers, by_shared, 2_048 // threads, 32)
 
 
-LEAST = {  # threads on a multiprocessor, of which docs/performance.md speaks: (bytes of a value, threads of a block)
+LEAST = {  # threads on a multiprocessor, see docs/performance-notebook.md: (bytes of a value, threads of a block)
     "228 KB": {(2, 64): 832, (8, 512): 512, **dict.fromkeys([(8, 64), (8, 128), (8, 256)], 768)},
     "164 KB": {
         (2, 64): 576,

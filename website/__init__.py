@@ -1,0 +1,1 @@
+"""The documentation site: what MkDocs builds from docs/ and from the sources (``make docs``)."""
