@@ -153,9 +153,10 @@ constexpr Kernels kernels(const char *isa) {
             side_kernels<int64_t>(),
             adamw_span<float>,
             adamw_span<double>,
-            finite_span<uint16_t>,
-            finite_span<uint32_t>,
-            finite_span<uint64_t>};
+            finite_span<float>,
+            finite_span<double>,
+            finite_span<Float16>,
+            finite_span<BFloat16>};
 }
 
 }  // namespace
