@@ -80,6 +80,7 @@ struct Goal {
 struct Outcome {
     int64_t h;  // as the goal asks; -1 for a row with NaN
     uint8_t flags;
+    bool identical;  // both rows hold the same bits, all finite
 };
 
 template <typename T>
