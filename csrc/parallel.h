@@ -22,9 +22,6 @@
 // parallel_for. parallel_for_if, below, lets its threads wait for each other once, and its functions must not throw.
 #pragma once
 
-#include <dlfcn.h>
-#include <pthread.h>
-
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -35,6 +32,8 @@
 #include <system_error>
 #include <thread>
 
+#include "platform.h"
+
 namespace ksl {
 namespace detail {
 
@@ -43,11 +42,11 @@ namespace detail {
 using OpenMpRegion = void (*)(void (*work)(void *), void *context, unsigned threads, unsigned flags);
 
 inline std::atomic<bool> is_forked_child{false};
-inline const int notes_fork = pthread_atfork(nullptr, nullptr, [] { is_forked_child.store(true); });
+inline const int notes_fork = call_in_forked_child([] { is_forked_child.store(true); });
 
 // The parallel region of the process, or null. We do not link to a runtime, because it has to be the one of torch.
 inline OpenMpRegion openmp_region() {
-    static const auto found = reinterpret_cast<OpenMpRegion>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    static const auto found = reinterpret_cast<OpenMpRegion>(function_of_process("GOMP_parallel"));
     return is_forked_child.load() ? nullptr : found;
 }
 
@@ -113,7 +112,7 @@ class ThreadPool {
     }
 
     static inline std::atomic<ThreadPool *> current_{nullptr};
-    static inline const int forgotten_in_child_ = pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr); });
+    static inline const int forgotten_in_child_ = call_in_forked_child([] { current_.store(nullptr); });
 
     std::mutex mutex_;
     std::condition_variable wake_;
