@@ -22,8 +22,10 @@ void ks_sides(const MatrixArgs &x, const MatrixArgs &y, int32_t sides, Address p
                  pointer<void>(plus_at), pointer<void>(minus_at), pointer<uint8_t>(flags), threads);
 }
 
-void ks_statistics(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Address h, Address flags, int threads) {
-    ksl::ks_statistics(input(x), input(y), threshold, pointer<int64_t>(h), pointer<uint8_t>(flags), threads);
+void ks_statistics(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Address h, Address flags,
+                   Address identical, int threads) {
+    ksl::ks_statistics(input(x), input(y), threshold, pointer<int64_t>(h), pointer<uint8_t>(flags),
+                       pointer<uint8_t>(identical), threads);
 }
 
 void ks_decide(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Address decided, Address flags,

@@ -19,7 +19,11 @@
 // - After fork() the child has no helpers, and a mutex in an unknown state. It abandons that pool and makes its own.
 //
 // The first exception that a chunk throws ends the loop and is thrown again in the caller. All this is about
-// parallel_for. parallel_for_if, below, lets its threads wait for each other once, and its functions must not throw.
+// parallel_for. parallel_for_if, below, lets its threads wait for each other once, so its functions must be noexcept. A
+// thread that left by an exception would let the others wait for ever.
+//
+// Both call their functions in IEEE mode (see ieee_mode.h). So the bits of a result do not depend on which thread takes
+// a chunk, and subnormals are never taken for zeros.
 #pragma once
 
 #include <algorithm>
@@ -31,6 +35,9 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <type_traits>
+
+#include "ieee_mode.h"
 
 #include "platform.h"
 
@@ -132,6 +139,7 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, int threads, F &&f)
     const int64_t chunks = (end - begin - 1) / grain + 1;
     const int64_t helpers = std::min<int64_t>(threads, chunks) - 1;
     if (helpers <= 0) {
+        IeeeMode ieee;
         f(begin, end);
         return;
     }
@@ -139,6 +147,7 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, int threads, F &&f)
     std::mutex error_mutex;
     std::exception_ptr error;
     auto work = [&] {
+        IeeeMode ieee;
         try {
             for (int64_t chunk; (chunk = next.fetch_add(1)) < chunks;) {
                 const int64_t lo = begin + chunk * grain;
@@ -161,12 +170,15 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, int threads, F &&f)
 
 // Two loops over [0, end) on the same threads. work(lo, hi) begins when every check(lo, hi) has returned true, and does
 // not begin if one has returned false. Returns whether it began. Both loops are one parallel region, because to begin a
-// region costs as much as a short loop. Neither function may throw.
+// region costs as much as a short loop.
 template <typename Check, typename Work>
 bool parallel_for_if(int64_t end, int64_t grain, int threads, Check &&check, Work &&work) {
+    static_assert(std::is_nothrow_invocable_r_v<bool, Check &, int64_t, int64_t>);
+    static_assert(std::is_nothrow_invocable_v<Work &, int64_t, int64_t>);
     grain = std::max<int64_t>(grain, 1);
     const int64_t chunks = (end + grain - 1) / grain, workers = std::min<int64_t>(threads, chunks);
     if (workers <= 1) {
+        IeeeMode ieee;
         if (!check(int64_t{0}, end)) return false;
         work(int64_t{0}, end);
         return true;

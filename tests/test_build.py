@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,17 @@ def test_a_compiler_that_does_not_exist_is_named():
     result = setup_py("build_ext", CXX="no-such-compiler")
     assert result.returncode == 1
     assert "needs a C++17 compiler" in result.stderr.strip().splitlines()[-1]
+
+
+OBJECTS = sorted(ROOT.glob("build/cmake-*-release/CMakeFiles/ksl.dir/csrc/cpu/ks_avx*.o"))
+
+
+@pytest.mark.skipif(not OBJECTS or shutil.which("nm") is None, reason="needs the objects of a build, and nm")
+def test_code_for_newer_instruction_sets_shares_no_function_with_code_for_older_ones():
+    """The linker keeps one copy of an inline function. It must not be one that not every CPU can run."""
+    for found in OBJECTS:
+        listed = subprocess.run(["nm", "-C", "--defined-only", found], capture_output=True, text=True, check=True)
+        symbols = [line.split(maxsplit=2)[1:] for line in listed.stdout.splitlines()]
+        shared = [name for kind, name in symbols if kind.isupper() or kind in "uvw"]
+        assert len(shared) == 1, found
+        assert shared[0].endswith("Kernels"), shared

@@ -9,18 +9,10 @@
 
 namespace ksl {
 
-inline bool finite(const double *values, int64_t n) {
-    return active_kernels().finite_64_bits(reinterpret_cast<const uint64_t *>(values), n, 0x7ff0000000000000u);
-}
-inline bool finite(const float *values, int64_t n) {
-    return active_kernels().finite_32_bits(reinterpret_cast<const uint32_t *>(values), n, 0x7f800000u);
-}
-inline bool finite(const Float16 *values, int64_t n) {
-    return active_kernels().finite_16_bits(&values->bits, n, 0x7c00u);
-}
-inline bool finite(const BFloat16 *values, int64_t n) {
-    return active_kernels().finite_16_bits(&values->bits, n, 0x7f80u);
-}
+inline bool finite(const float *values, int64_t n) { return active_kernels().finite_float32(values, n); }
+inline bool finite(const double *values, int64_t n) { return active_kernels().finite_float64(values, n); }
+inline bool finite(const Float16 *values, int64_t n) { return active_kernels().finite_float16(values, n); }
+inline bool finite(const BFloat16 *values, int64_t n) { return active_kernels().finite_bfloat16(values, n); }
 
 // Looks at the rows [lo, hi). Ends at the first span that holds NaN or infinity.
 inline bool finite_rows(const Matrix &matrix, int64_t lo, int64_t hi) {

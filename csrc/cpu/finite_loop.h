@@ -9,11 +9,13 @@ namespace ksl {
 namespace KSL_ISA {
 namespace {
 
-// There is no early end, so that the compiler can make vector code of it.
-template <typename Bits>
-bool finite_span(const Bits *values, int64_t n, Bits exponent) {
-    Bits found = 0;
-    for (int64_t i = 0; i < n; ++i) found |= static_cast<Bits>((values[i] & exponent) == exponent);
+// Numbers that are not finite have all bits of an infinity's exponent. There is no early end, so that the compiler can
+// make vector code of it.
+template <typename T>
+bool finite_span(const T *values, int64_t n) {
+    constexpr bits_t<T> kExponent = BitsOf<T>::kInfinity;
+    bits_t<T> found = 0;
+    for (int64_t i = 0; i < n; ++i) found |= static_cast<bits_t<T>>((bits_of(values[i]) & kExponent) == kExponent);
     return found == 0;
 }
 

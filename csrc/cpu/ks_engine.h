@@ -119,10 +119,10 @@ constexpr int64_t kBucketsFrom = 64;  // shorter rows are not worth the tables
 template <typename T>
 Outcome row_statistic(const T *x, const T *y, int64_t n, Goal goal, Workspace &w) {
     const int same = Loops::identical_rows(x, y, n);
-    if (same == 1) return {goal.floor > 0 ? goal.floor : 0, 0};
+    if (same == 1) return {goal.floor > 0 ? goal.floor : 0, 0, true};
     if (Loops::constant(x, n) && Loops::constant(y, n)) {  // a sort is quick with these too
         const int64_t h = key_of(x[0]) == key_of(y[0]) ? 0 : n;
-        return {h > goal.floor ? h : goal.floor, 0};
+        return {h > goal.floor ? h : goal.floor, 0, false};
     }
     if (n < kBucketsFrom) return zoom_row(x, y, n, goal, w);
     MapOf<T> map;
@@ -135,10 +135,10 @@ Outcome row_statistic(const T *x, const T *y, int64_t n, Goal goal, Workspace &w
         }
         const Bounds bounds = count_and_scan(map, x, y, n, bits, w);
         best = bounds.lower > best ? bounds.lower : best;
-        if (best >= goal.stop || bounds.upper <= best) return {best, 0};
+        if (best >= goal.stop || bounds.upper <= best) return {best, 0, false};
         const Wanted wanted = list_wanted<T>(map, rows, bounds, best, w);
         if (first && wanted.values > n / 2 && map.refit(x, n, y, n, bits)) continue;
-        return {look_into(wanted, x, y, n, goal, best, w), 0};
+        return {look_into(wanted, x, y, n, goal, best, w), 0, false};
     }
 }
 
@@ -154,9 +154,10 @@ constexpr Kernels kernels(const char *isa) {
             side_kernels<int64_t>(),
             adamw_span<float>,
             adamw_span<double>,
-            finite_span<uint16_t>,
-            finite_span<uint32_t>,
-            finite_span<uint64_t>};
+            finite_span<float>,
+            finite_span<double>,
+            finite_span<Float16>,
+            finite_span<BFloat16>};
 }
 
 }  // namespace

@@ -6,39 +6,17 @@
 #include <type_traits>
 #include <vector>
 
-#if defined(__SSE__)
-#include <xmmintrin.h>
-#endif
-
 #include "../dtypes.h"
 #include "../ksl.h"
 #include "../parallel.h"
 
 namespace ksl {
 
-// IEEE arithmetic in this scope, whatever torch.set_flush_denormal(True) or other code has set in this thread. A
-// subnormal that is widened must not become zero.
-class IeeeMode {
-  public:
-#if defined(__SSE__)
-    IeeeMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }  // the power-on value: no flushing, nothing trapped
-    ~IeeeMode() { _mm_setcsr(saved_); }
-    IeeeMode(const IeeeMode &) = delete;
-    IeeeMode &operator=(const IeeeMode &) = delete;
-
-  private:
-    unsigned saved_;
-#endif
-};
-
 // f(first, last) over chunks of about 2^17 values, long enough to pay for their buffers and short enough to balance.
 template <typename F>
 void for_rows(const Matrix &x, const Matrix &y, int threads, F &&f) {
     const int64_t grain = (int64_t{1} << 17) / (x.cols + y.cols + 1);
-    parallel_for(0, x.rows, grain, threads, [&](int64_t first, int64_t last) {
-        IeeeMode ieee;
-        f(first, last);
-    });
+    parallel_for(0, x.rows, grain, threads, f);
 }
 
 // row(r) is row r of the matrix as contiguous T, which holds every value of the matrix's dtype exactly. It is the

@@ -81,6 +81,7 @@ struct Goal {
 struct Outcome {
     int64_t h;  // as the goal asks; -1 for a row with NaN
     uint8_t flags;
+    bool identical;  // both rows hold the same bits, all finite
 };
 
 template <typename T>
@@ -90,9 +91,9 @@ template <typename C>
 using AdamWSpan = void (*)(const AdamWCoefficients<C> &c, int64_t n, const C *grad, C *param, C *exp_avg,
                            C *exp_avg_sq);
 
-// Whether n numbers, given by their bits, are finite. Numbers that are not have all bits of `exponent`.
-template <typename Bits>
-using FiniteSpan = bool (*)(const Bits *values, int64_t n, Bits exponent);
+// Whether n numbers are all finite.
+template <typename T>
+using FiniteSpan = bool (*)(const T *values, int64_t n);
 
 struct Kernels {
     const char *isa;
@@ -105,9 +106,10 @@ struct Kernels {
     SideKernels<int64_t> sides_int64;
     AdamWSpan<float> adamw_float32;
     AdamWSpan<double> adamw_float64;
-    FiniteSpan<uint16_t> finite_16_bits;
-    FiniteSpan<uint32_t> finite_32_bits;
-    FiniteSpan<uint64_t> finite_64_bits;
+    FiniteSpan<float> finite_float32;
+    FiniteSpan<double> finite_float64;
+    FiniteSpan<Float16> finite_float16;
+    FiniteSpan<BFloat16> finite_bfloat16;
 };
 
 // The kernels for this CPU, or those that KSL_ISA in the environment names.

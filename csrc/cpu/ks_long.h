@@ -60,7 +60,6 @@ class LongRow {
     bool count() {
         std::atomic<bool> finite{true};
         parallel_for(0, chunks_, 1, threads_, [&](int64_t first, int64_t last) {
-            IeeeMode ieee;
             const std::unique_ptr<uint16_t[]> location(new uint16_t[SideWorkspace::kBlock + SideWorkspace::kSlack]);
             for (int64_t chunk = first; chunk < last && finite.load(std::memory_order_relaxed); ++chunk) {
                 const bool good = with_chunk(chunk, [&](const T *values, int64_t n) {
@@ -100,7 +99,6 @@ class LongRow {
 
     void gather(Key *keys) {
         parallel_for(0, chunks_, 1, threads_, [&](int64_t first, int64_t last) {
-            IeeeMode ieee;
             const auto own = std::make_unique<SideWorkspace>();
             for (int64_t chunk = first; chunk < last; ++chunk) {
                 const int64_t *begin = chunk < x_chunks_ ? w_.x_begin : w_.y_begin;

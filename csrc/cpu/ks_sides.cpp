@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "../check.h"
+#include "../ieee_mode.h"
 #include "../ks_checks.h"
 #include "../ksl.h"
 #include "ks_input.h"
@@ -147,7 +148,7 @@ constexpr int64_t kFewOf = 48;
 template <typename T>
 void shared_rows(const Matrix &x, const Matrix &y, const Output &out, int threads) {
     using Key = element_key_t<T>;
-    IeeeMode ieee;
+    IeeeMode ieee;  // for what is done before the loop
     const bool is_x = is_shared(x);
     Workspaces workspaces;
     const Matrix &one = is_x ? x : y, &many = is_x ? y : x;

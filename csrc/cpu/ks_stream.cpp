@@ -6,9 +6,9 @@
 #include <cstdint>
 
 #include "../check.h"
+#include "../ieee_mode.h"
 #include "../ks_keys.h"
 #include "../ksl.h"
-#include "ks_input.h"
 
 namespace ksl {
 namespace {

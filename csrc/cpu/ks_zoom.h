@@ -120,8 +120,9 @@ template <typename T>
 Outcome zoom_row(const T *x, const T *y, int64_t n, Goal goal, Workspace &w) {
     key_t<T> *keys = w.key_buffer<key_t<T>>(0, n), *scratch = w.key_buffer<key_t<T>>(2, n);
     const uint8_t flags = ordered_keys(x, n, keys) | ordered_keys(y, n, keys + n);
-    if (flags & kHasNaN) return {-1, flags};
-    return {zoom(keys, n, n, scratch, 0, larger<int64_t>(goal.floor, 0), goal.stop, w, w.zoom_memory), flags};
+    if (flags & kHasNaN) return {-1, flags, false};
+    const int64_t h = zoom(keys, n, n, scratch, 0, larger<int64_t>(goal.floor, 0), goal.stop, w, w.zoom_memory);
+    return {h, flags, false};
 }
 
 }  // namespace

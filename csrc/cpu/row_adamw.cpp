@@ -12,6 +12,7 @@
 #include "cpu/finite.h"
 #include "cpu/ks_kernels.h"
 #include "cpu/spans.h"
+#include "ieee_mode.h"
 #include "ksl.h"
 #include "parallel.h"
 
@@ -74,14 +75,15 @@ bool has_gradient(const Matrix &grad, int64_t row) {
 template <typename C>
 bool update_rows(const MutableMatrix &table, const int64_t *row_ids, int64_t k, C *master, const Matrix &grad,
                  C *exp_avg, C *exp_avg_sq, const AdamW &hyper, bool lazy, bool only_finite, int threads) {
+    IeeeMode ieee;  // for the coefficients; the loop below has its own
     const AdamWCoefficients<C> coefficients = coefficients_of<C>(hyper);
     const AdamWSpan<C> update = adamw_span(C{});
     const int64_t cols = table.cols;
     const bool grad_in_place = in_place<C>(grad), table_in_place = !master && in_place<C>(table);
     // About ten microseconds of work in a chunk, so that an update of fewer rows does not wait for a second thread.
     const int64_t grain = (int64_t{1} << 15) / std::max<int64_t>(cols, 1) + 1;
-    const auto look = [&](int64_t lo, int64_t hi) { return !only_finite || finite_rows(grad, lo, hi); };
-    return parallel_for_if(k, grain, threads, look, [&](int64_t lo, int64_t hi) {
+    const auto look = [&](int64_t lo, int64_t hi) noexcept { return !only_finite || finite_rows(grad, lo, hi); };
+    return parallel_for_if(k, grain, threads, look, [&](int64_t lo, int64_t hi) noexcept {
         C grad_copy[kSpan], param_copy[kSpan];
         for (int64_t i = lo; i < hi; ++i) {
             if (lazy && !has_gradient<C>(grad, i)) continue;
@@ -126,6 +128,7 @@ bool update(const MutableMatrix &table, const int64_t *row_ids, int64_t k, void 
             void *exp_avg, void *exp_avg_sq, const AdamW &hyper, bool lazy, bool only_finite, int threads) {
     KSL_CHECK(grad.rows == k && grad.cols == table.cols, "grad is [", grad.rows, ", ", grad.cols, "], expected [", k,
               ", ", table.cols, "]");
+    for (const DType dtype : {table.dtype, grad.dtype}) dispatch(dtype, [](auto) {});  // the loop must not throw
     KSL_CHECK(hyper.step >= 1, "step is ", hyper.step, ", but steps count from 1");
     check_rows(row_ids, k, table.rows);
     if (table.dtype == DType::kFloat64) {

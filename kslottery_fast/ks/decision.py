@@ -82,7 +82,7 @@ class TablesInMemory:
     def __init__(self, before: Tensor, after: Tensor, names: tuple[str, str]) -> None:
         self.before, self.after, self.names = before, after, names
         self.shape = (before.shape[0], before.shape[1])
-        self._identical = False
+        self._identical: Tensor | None = None
 
     def counts(self, threshold: int = 0) -> Tensor:
         """See :class:`Tables`."""
@@ -92,7 +92,7 @@ class TablesInMemory:
 
     def reordered(self) -> Tensor:
         """See :class:`Tables`."""
-        return reordered_rows(self.before, self.after) if not self._identical else torch.empty(0, dtype=torch.int64)
+        return reordered_rows(self.before, self.after, identical=self._identical)
 
     def reached(self, threshold: int) -> tuple[Tensor, Tensor]:
         """The rows whose h reaches the threshold and their h, in the order of :class:`Selection`.

@@ -12,9 +12,9 @@ from kslottery_fast import ops
 from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.dtensors import is_dtensor
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.ops.kernels import statistics_and_identity
 from kslottery_fast.ops.schemas import HAS_NAN
 
-from .order import identical_start
 from .samples import KERNEL_DTYPES, check_dense, tensor_view
 
 _DIVERGED = "training diverged; lower the learning rate, warm up longer or clip gradients"
@@ -63,10 +63,10 @@ def table_pair(before: Any, after: Any, names: tuple[str, str]) -> tuple[Tensor,
     return tables[0], tables[1].to(tables[0].device)
 
 
-def counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int = 0) -> tuple[Tensor, Tensor, bool]:
+def counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """The counts h that reach a threshold, and the largest h, in one pass over two tables.
 
-    Tables that are identical are found to be so, which D cannot tell: it is 0 for values in another order too.
+    Rows that are identical are found to be so, which D cannot tell: it is 0 for values in another order too.
 
     The largest h is wanted even if no row is significant. So the pass asks for every h that exceeds the largest one so
     far. It begins with a few rows that are spread over the table, and the first blocks are small. After that nearly all
@@ -88,21 +88,13 @@ def counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int
         Elsewhere exact or 0. A row with NaN has -1.
     flags : Tensor
         uint8 [V], as from :func:`kslottery_fast.ops.ks_statistics`.
-    identical : bool
-        Whether all rows were seen to hold the same finite numbers. If it is False, they may still.
+    identical : Tensor
+        bool [V], the rows that are known to hold the same finite numbers. Others may too.
     """
-    same, V = identical_start(before, after), len(before)
-    h, flags = before.new_zeros(V, dtype=torch.int64), before.new_zeros(V, dtype=torch.uint8)
-    if same < V:
-        h[same:], flags[same:] = _counts_and_largest(before[same:], after[same:], threshold, known)
-    return h, flags, same == V
-
-
-def _counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int) -> tuple[Tensor, Tensor]:
     V = len(before)
     if V <= _SMALL:
-        return ops.ks_statistics(before, after, min(threshold, known + 1))
-    h, flags = before.new_empty(V, dtype=torch.int64), before.new_empty(V, dtype=torch.uint8)
+        return statistics_and_identity(before, after, min(threshold, known + 1))
+    h, flags, identical = (before.new_empty(V, dtype=dtype) for dtype in (torch.int64, torch.uint8, torch.bool))
     sample, sampled, start = slice(0), h[:0], 0
     if threshold > known + 1 and known == 0:
         sample = slice(None, None, max(_SPACING, V // _SAMPLED))
@@ -113,12 +105,13 @@ def _counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: in
         # more, one block takes the rest.
         stop = V if threshold <= known + 1 else min(V, max(2 * start, V // 32, _SPACING))
         block = slice(start, stop)
-        h[block], flags[block] = ops.ks_statistics(before[block], after[block], min(threshold, known + 1))
+        found = statistics_and_identity(before[block], after[block], min(threshold, known + 1))
+        h[block], flags[block], identical[block] = found
         if stop < V:
             known = max(known, int(h[block].max()))
         start = stop
     h[sample] = torch.maximum(h[sample], sampled)
-    return h, flags
+    return h, flags, identical
 
 
 def same_memory(before: Tensor, after: Tensor) -> bool:

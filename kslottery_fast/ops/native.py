@@ -92,7 +92,8 @@ def _warn_of_missing_cuda(reason: str) -> None:
     warn_caller(
         f"kslottery-fast has no CUDA kernels here ({reason}); pure-torch kernels are used for CUDA tensors, which are "
         "many times slower. Rebuild with KSL_CUDA=on and a CUDA toolkit that the driver supports. If the kernels were "
-        "not compiled for this GPU, also set KSL_CUDA_ARCHITECTURES to its architecture, such as 75-real"
+        "not compiled for this GPU, also set KSL_CUDA_ARCHITECTURES to its architecture, such as 89-real for compute "
+        "capability 8.9. The kernels need 8.0 or newer"
     )
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kslottery_fast import ops
 from kslottery_fast.ks.order import reordered_rows
 from kslottery_fast.ks.tables import refuse_flagged
+from kslottery_fast.ops.kernels import statistics_and_identity
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 _NOT_FINITE = HAS_NAN | HAS_INF
@@ -77,13 +77,13 @@ def measure_rows(blocks: Blocks, V: int, names: tuple[str, str]) -> RowDifferenc
     marks = torch.zeros(V, 1), torch.zeros(V, 1)  # Inf if the row of that table is not finite, else 0
     for start, x, y in blocks:
         here = slice(start, start + len(x))
-        h, flagged = ops.ks_statistics(x, y)
+        h, flagged, known = statistics_and_identity(x, y)
         counts[here], flags[here] = h.cpu(), flagged.cpu()
         bad = torch.nonzero(flagged & _NOT_FINITE)[:, 0]
         for mark, block in zip(marks, (x, y), strict=True):
             mark[here][bad[~torch.isfinite(block[bad]).all(dim=1)].cpu()] = torch.inf
         same = h == 0  # D cannot see order
-        same[reordered_rows(x, y, h).to(h.device)] = False
+        same[reordered_rows(x, y, h, known).to(h.device)] = False
         identical[here] = same.cpu()
         for rows in torch.nonzero(~same)[:, 0].split(max(1, _PIECE // max(1, x.shape[1]))):
             numbers[:, start + rows.cpu()] = _distances(x[rows].double(), y[rows].double()).cpu()

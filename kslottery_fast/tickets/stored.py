@@ -212,7 +212,7 @@ class _Pair:
         for start, first, second in row_blocks(self.before, self.after, self._block_bytes):
             here = slice(start, start + len(first))
             h[here], flags[here], identical = counts_and_largest(first, second, threshold, known)
-            self._identical &= identical
+            self._identical &= bool(identical.all())
             known = max(known, int(h[here].max()))
             bad = torch.nonzero(flags[here] & _NOT_FINITE)[:, 0]
             for mark, block in zip(marks, (first, second), strict=True):

@@ -8,7 +8,7 @@ import torch
 
 from kslottery_fast import attach_rows, ks_select, ks_statistics
 from kslottery_fast.base.options import Correction
-from kslottery_fast.ks.order import identical_start, reordered_rows
+from kslottery_fast.ks.order import reordered_rows
 from kslottery_fast.ks.tables import counts_and_largest
 from kslottery_fast.tickets.attached import ks_select_rows
 
@@ -67,31 +67,35 @@ def test_attached_rows_that_were_reordered_are_named_by_their_token_ids(table: t
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("d", [1, 3, 64, 333])
-def test_rows_that_start_a_table_identical_are_found_in_whole_blocks(dtype: torch.dtype, d: int) -> None:
+def test_identical_rows_are_known_from_the_pass_that_counts(dtype: torch.dtype, d: int) -> None:
     before = torch.randn(3000, d).to(dtype)
-    assert identical_start(before, before.clone()) == 3000
-    for at in (0, 1700, 2999):
-        after = before.clone()
-        after[at, -1] += 1
-        assert identical_start(before, after) <= at
-        expected = ks_statistics(before, after)
-        h, flags, same = counts_and_largest(before, after, 1)
+    after = before.clone()
+    after[[0, 1700, 2999], -1] += 1
+    expected = ks_statistics(before, after)
+    for first, second in ((before, after), (before.t().contiguous().t(), after)):
+        h, flags, identical = counts_and_largest(first, second, 1)
         assert torch.equal(h, expected)
         assert flags.sum() == 0
-        assert not same
+        assert torch.equal(identical, (before == after).all(dim=1))
     for bad in (torch.nan, torch.inf):
         both = before.clone()
         both[2100, 0] = bad
-        assert identical_start(both, both.clone()) <= 2100, "NaN and Inf are refused elsewhere"
-    assert identical_start(before.t(), before.t().clone()) == 0 or d == 1
-    assert identical_start(before[:0], before[:0]) == 0
+        _, flags, identical = counts_and_largest(both, both.clone(), 1)
+        assert torch.nonzero(flags).tolist() == [[2100]]
+        assert torch.nonzero(~identical).tolist() == [[2100]], "NaN and Inf are refused elsewhere"
+    assert [part.numel() for part in counts_and_largest(before[:0], before[:0], 1)] == [0, 0, 0]
 
 
-def test_a_row_that_begins_between_words_is_read_as_it_is() -> None:
-    numbers = torch.randn(3 * 41 + 1).to(torch.bfloat16)
-    before = numbers[1:].view(41, 3)
-    assert identical_start(before, before.clone()) == 41
-    assert identical_start(before, before.flip(0)) == 0
+def test_tables_that_the_pass_knows_to_be_identical_are_not_read_again(
+    table: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    compared = torch.Tensor.__ne__
+    monkeypatch.setattr(torch.Tensor, "__ne__", lambda first, other: read.append(first) or compared(first, other))
+    for dtype in DTYPES:
+        with pytest.warns(RuntimeWarning, match="all are identical"):
+            ks_select(table.to(dtype), table.to(dtype, copy=True))
+    assert read == []
 
 
 def test_reordered_rows_are_those_of_count_0_whose_values_stand_elsewhere() -> None:
@@ -108,4 +112,5 @@ def test_reordered_rows_are_those_of_count_0_whose_values_stand_elsewhere() -> N
     first, second = torch.from_numpy(before), torch.from_numpy(after)
     h = ks_statistics(first, second)
     assert reordered_rows(first, second, h).tolist() == expected
+    assert reordered_rows(first, second, h, (first == second).all(dim=1)).tolist() == expected
     assert reordered_rows(first[:0], second[:0], h[:0]).tolist() == []

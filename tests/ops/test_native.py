@@ -69,6 +69,8 @@ def test_a_device_that_cannot_run_the_kernels_is_asked_and_warned_of_once_and_ot
     (warning,) = caught
     assert re.search(r"compute capability 7\.5 .* pure-torch kernels are used", str(warning.message))
     assert warning.filename == __file__
+    advised = re.search(r"KSL_CUDA_ARCHITECTURES .* such as (\d+)-real", str(warning.message))
+    assert int(advised[1]) >= 80, "the kernels do not compile for older architectures"
     for _ in range(2):
         assert native.caller(torch.device("cuda", 1))("ks_rows") == (1, 77)
     assert two_devices == [0, 1]

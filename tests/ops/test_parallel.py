@@ -15,6 +15,8 @@ import torch
 
 from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.ops import kernels, native
+from kslottery_fast.ops.records import RowUpdate
 
 VOCAB, D, N = 300, 64, 20_000
 
@@ -40,13 +42,13 @@ def look_up(seed=0):
     return np.array_equal(out.numpy(), table[ids])
 
 
-def in_child(function):
-    """Whether function() is true in a forked child, which must end within a minute."""
+def in_child(function, seconds=60):
+    """Whether function() is true in a forked child, which must end within this time."""
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            signal.alarm(60)  # a deadlock becomes a failure
+            signal.alarm(seconds)  # a deadlock becomes a failure
             status = 0 if function() else 2
         except BaseException:
             traceback.print_exc(file=sys.stderr)
@@ -164,3 +166,88 @@ def test_an_exception_in_a_helper_thread_reaches_the_caller_and_the_pool_lives_o
 def test_more_threads_than_cores_or_chunks_are_no_problem(threads):
     torch.set_num_threads(threads)
     assert look_up()
+
+
+HYPER = {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+
+
+def test_a_dtype_that_the_kernels_do_not_know_is_refused_before_threads_wait_for_each_other():
+    def refused():
+        table, grad, exp_avg, exp_avg_sq = np.zeros((4, 5000, D), np.float32)
+        unknown = 9
+
+        def matrix(array, dtype):
+            return (array.ctypes.data, *array.shape, D, 1, dtype)
+
+        call = native.caller()
+        step = np.zeros(1, np.float32)
+        moments = exp_avg.ctypes.data, exp_avg_sq.ctypes.data, step.ctypes.data
+        with pytest.raises(InputError, match="unknown dtype code 9"):
+            call(
+                "row_adamw_if_finite",
+                matrix(table, 1),
+                0,
+                5000,
+                0,
+                matrix(grad, unknown),
+                *moments,
+                *HYPER.values(),
+                False,
+            )
+        return step[0] == 0
+
+    assert in_child(refused, seconds=20)
+
+
+@pytest.fixture
+def flushing():
+    """A caller whose arithmetic takes subnormal numbers for zeros. Other threads keep theirs."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU cannot flush denormals")
+    yield
+    torch.set_flush_denormal(False)
+
+
+def tiny(*shape, dtype=torch.float32):
+    """Subnormal numbers, made without arithmetic on them."""
+    bits = {torch.float32: torch.int32, torch.float64: torch.int64}[dtype]
+    return torch.from_numpy(np.random.default_rng(0).integers(1, 1000, shape)).to(bits).view(dtype)
+
+
+def bits_of(*tensors):
+    return [tensor.numpy().tobytes() for tensor in tensors]
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_caller_that_flushes_subnormals_changes_no_bit_of_row_adamw(threads, dtype, request):
+    def updated(lazy):
+        tables = [tiny(5000, D, dtype=dtype) for _ in range(4)]
+        table, grad, exp_avg, exp_avg_sq = tables
+        update = RowUpdate(table, None, grad, exp_avg, exp_avg_sq, 1, *HYPER.values(), None, lazy)
+        kernels.update_rows(update)
+        kernels.update_rows_if_finite(update, torch.ones(1))
+        return bits_of(*tables)
+
+    torch.set_num_threads(threads)
+    expected = [updated(lazy) for lazy in (False, True)]
+    request.getfixturevalue("flushing")
+    assert [updated(lazy) for lazy in (False, True)] == expected
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_caller_that_flushes_subnormals_changes_no_bit_of_row_embedding(threads, request):
+    table, rows, slots = torch.zeros(VOCAB, D), tiny(3, D).double(), torch.full((VOCAB,), -1, dtype=torch.int32)
+    slots[:3] = torch.arange(3, dtype=torch.int32)
+    ids, grad = torch.arange(N) % 5, tiny(N, D)
+
+    def found():
+        return bits_of(
+            ops.row_embedding(table, rows, slots, ids), ops.row_embedding_backward(grad, slots, ids, len(rows))
+        )
+
+    torch.set_num_threads(threads)
+    expected = found()
+    assert np.frombuffer(expected[1], np.float32).all(), "the sums are subnormal, not zero"
+    request.getfixturevalue("flushing")
+    assert found() == expected
