@@ -38,7 +38,6 @@
 #include <type_traits>
 
 #include "ieee_mode.h"
-
 #include "platform.h"
 
 namespace ksl {

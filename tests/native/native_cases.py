@@ -86,9 +86,10 @@ def _statistics(rng: Generator) -> Iterator[Call]:
         x, y = make_pair(case, rng, ROWS, n, n, dtypes)
         x = lay_out(x, layout)
         h, flags = torch.zeros(ROWS, dtype=torch.int64), torch.zeros(ROWS, dtype=torch.uint8)
-        yield Call("ks_statistics", (Matrix(x), Matrix(y), 0, h, flags, threads))
+        identical = torch.zeros(ROWS, dtype=torch.uint8)
+        yield Call("ks_statistics", (Matrix(x), Matrix(y), 0, h, flags, identical, threads))
         threshold = max(1, round(1.36 * math.sqrt(2 * n)))
-        yield Call("ks_statistics", (Matrix(x), Matrix(y), threshold, h, flags, threads))
+        yield Call("ks_statistics", (Matrix(x), Matrix(y), threshold, h, flags, None, threads))
         decided = torch.zeros(ROWS, dtype=torch.uint8)
         yield Call("ks_decide", (Matrix(x), Matrix(y), threshold, decided, flags, threads))
 
@@ -220,13 +221,18 @@ def _flushed(rng: Generator) -> Iterator[Call]:
     yield Call("flush_subnormals", (1,))
     for case, dtypes in itertools.product(("subnormal", "subnormal half"), ((F32, F32), (F32, F64), (F16, F16))):
         yield _ks_rows(*make_pair(case, rng, ROWS, 300, 200, dtypes), SIDES["both"], 3)
+    for dtype in (F32, F64):
+        table, row_ids, _, grad, *moments = _update(rng, dtype, 1037, "contiguous")
+        least = torch.finfo(dtype).smallest_normal
+        head = (Matrix(table * least), row_ids, 5, None, Matrix(grad * least), moments[0] * least, moments[1] * least)
+        yield Call("row_adamw", (*head, Members((1e-3, 0.9, 0.999, 1e-8, 0.01, 2)), 0, 1))
     yield Call("flush_subnormals", (0,))
 
 
 def _refused() -> Iterator[Call]:
     x, ids, slots = torch.zeros(3, 4), torch.tensor([0, 5, 1]), torch.zeros(3, dtype=torch.int32)
     counts, flags = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.uint8)
-    yield Call("ks_statistics", (Matrix(x), Matrix(x[:2]), 0, counts, flags, 1))
+    yield Call("ks_statistics", (Matrix(x), Matrix(x[:2]), 0, counts, flags, None, 1))
     yield Call("row_embedding", (Matrix(x), Matrix(x[:1]), slots, ids, 3, x.clone(), 3))
     numbers = (1e-3, 0.9, 0.999, 1e-8, 0.0)
     table, moments = x.clone(), (x.clone(), x.clone())
