@@ -12,7 +12,9 @@
 #endif
 
 #if defined(_MSC_VER) && !defined(__clang__)
-#define KSL_MSVC
+#define KSL_MSVC  // tests/native defines it too
+#endif
+#if defined(KSL_MSVC)
 #include <intrin.h>
 
 #include <cmath>
