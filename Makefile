@@ -12,7 +12,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 CHECKS := check-mypy check-pyright check-imports check-ruff check-clang
-.PHONY: demo test unit lint $(CHECKS) format docs fuzz bench gpu gpu-wheels sanitize clean help
+.PHONY: demo test unit lint $(CHECKS) format docs fuzz bench gpu gpu-wheels sanitize portable clean help
 
 BIN := .venv/bin
 CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' 2>/dev/null)
@@ -82,6 +82,9 @@ gpu-wheels: .venv/python ## fetch into wheels/ what a machine without a network 
 
 sanitize: .venv/native ## the native core under AddressSanitizer and UBSan, on the tests that reach it
 	@$(BIN)/python tests/sanitize.py address undefined
+
+portable: .venv/native ## the native core on aarch64, on Windows, on old CPUs and by Clang has these bits; ARGS="aarch64 windows"
+	@$(BIN)/python tests/native/portable.py $(ARGS)
 
 clean: ## remove what was built; .venv and runs/ stay
 	@rm -rf build dist ./*.egg-info kslottery_fast/*.so .venv/native

@@ -26,9 +26,6 @@
 // a chunk, and subnormals are never taken for zeros.
 #pragma once
 
-#include <dlfcn.h>
-#include <pthread.h>
-
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -41,6 +38,7 @@
 #include <type_traits>
 
 #include "ieee_mode.h"
+#include "platform.h"
 
 namespace ksl {
 namespace detail {
@@ -50,11 +48,11 @@ namespace detail {
 using OpenMpRegion = void (*)(void (*work)(void *), void *context, unsigned threads, unsigned flags);
 
 inline std::atomic<bool> is_forked_child{false};
-inline const int notes_fork = pthread_atfork(nullptr, nullptr, [] { is_forked_child.store(true); });
+inline const int notes_fork = call_in_forked_child([] { is_forked_child.store(true); });
 
 // The parallel region of the process, or null. We do not link to a runtime, because it has to be the one of torch.
 inline OpenMpRegion openmp_region() {
-    static const auto found = reinterpret_cast<OpenMpRegion>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    static const auto found = reinterpret_cast<OpenMpRegion>(function_of_process("GOMP_parallel"));
     return is_forked_child.load() ? nullptr : found;
 }
 
@@ -120,7 +118,7 @@ class ThreadPool {
     }
 
     static inline std::atomic<ThreadPool *> current_{nullptr};
-    static inline const int forgotten_in_child_ = pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr); });
+    static inline const int forgotten_in_child_ = call_in_forked_child([] { current_.store(nullptr); });
 
     std::mutex mutex_;
     std::condition_variable wake_;

@@ -3,15 +3,12 @@
 // Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its copy.
 #pragma once
 
+#include "../platform.h"
 #include "ks_kernels.h"
 
 namespace ksl {
 namespace KSL_ISA {
 namespace {
-
-// These are built-ins, because std::sqrt would be shared with code for other instruction sets.
-inline float root(float value) { return __builtin_sqrtf(value); }
-inline double root(double value) { return __builtin_sqrt(value); }
 
 template <typename C>
 void adamw_span(const AdamWCoefficients<C> &c, int64_t n, const C *__restrict grad, C *__restrict param,
@@ -23,7 +20,7 @@ void adamw_span(const AdamWCoefficients<C> &c, int64_t n, const C *__restrict gr
         const C step = weight * (grad[i] - exp_avg[i]);
         exp_avg[i] = from_start ? exp_avg[i] + step : grad[i] - step;
         exp_avg_sq[i] = exp_avg_sq[i] * c.beta2 + c.one_minus_beta2 * grad[i] * grad[i];
-        const C denominator = root(exp_avg_sq[i]) / c.root_bias2 + c.eps;
+        const C denominator = square_root(exp_avg_sq[i]) / c.root_bias2 + c.eps;
         param[i] = param[i] * c.decay + c.minus_step_size * exp_avg[i] / denominator;
     }
 }

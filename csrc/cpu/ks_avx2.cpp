@@ -1,5 +1,6 @@
 // The kernels for x86 CPUs with AVX2 (Intel since 2013, AMD since 2015).
-#if defined(__x86_64__)
+#include "../platform.h"
+#if defined(KSL_X86_TARGETS)
 #include <cstdint>
 #include <cstring>
 

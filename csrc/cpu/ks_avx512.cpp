@@ -1,5 +1,6 @@
 // The kernels for x86 CPUs with AVX-512 F, BW, DQ and VL (Intel since 2017, AMD since 2022).
-#if defined(__x86_64__)
+#include "../platform.h"
+#if defined(KSL_X86_TARGETS)
 #include <immintrin.h>
 
 #include <cstdint>
@@ -193,7 +194,7 @@ struct Loops : GenericLoops {
         int64_t count = 0;
         const auto append = [&](uint32_t mask) {
             _mm512_storeu_si512(positions + count, _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), position));
-            count += __builtin_popcount(mask & 0xffff);
+            count += _mm_popcnt_u32(mask & 0xffff);
             position = _mm512_add_epi32(position, sixteen);
         };
         for (int64_t i = 0; i < n; i += 32) {

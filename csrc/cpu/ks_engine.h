@@ -15,6 +15,7 @@
 //   6. look_into: the values of the wanted buckets, bucket by bucket.
 #pragma once
 
+#include "../platform.h"
 #include "adamw_loop.h"
 #include "finite_loop.h"
 #include "ks_sides.h"
@@ -58,7 +59,7 @@ Wanted list_wanted(const MapOf<T> &map, int rows, const Bounds &bounds, int64_t 
     Wanted wanted{0, 0, 0};
     for (int s = 0; s < rows; ++s) {
         for (uint32_t bits = w.wanted[s]; bits != 0; bits &= bits - 1) {
-            const int at = s * kLanes + __builtin_ctz(bits);
+            const int at = s * kLanes + lowest_bit(bits);
             const int32_t cx = w.x_count[at], cy = w.y_count[at];
             const int64_t far = reach(w.before[at], cx, cy);
             wanted.farthest = far > wanted.farthest ? far : wanted.farthest;

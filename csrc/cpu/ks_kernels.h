@@ -8,6 +8,7 @@
 #include "../adamw.h"
 #include "../dtypes.h"
 #include "../ksl.h"
+#include "../platform.h"
 #include "ks_side_kernels.h"
 
 namespace ksl {
@@ -115,7 +116,7 @@ struct Kernels {
 const Kernels &active_kernels();
 
 extern const Kernels kBaselineKernels;
-#if defined(__x86_64__)
+#if defined(KSL_X86_TARGETS)
 extern const Kernels kAvx2Kernels, kAvx512Kernels;
 #endif
 

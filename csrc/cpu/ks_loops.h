@@ -4,6 +4,7 @@
 // Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its copy.
 #pragma once
 
+#include "../platform.h"
 #include "ks_maps.h"
 
 namespace ksl {
@@ -97,8 +98,8 @@ struct GenericLoops {
     static void count_values(Workspace &w, int64_t n, const void *x_next, const void *y_next) {
         int64_t i = 0;
         for (; i + kLine <= n; i += kLine) {
-            __builtin_prefetch(static_cast<const char *>(x_next) + i / kLine * 64, 0, 2);
-            __builtin_prefetch(static_cast<const char *>(y_next) + i / kLine * 64, 0, 2);
+            prefetch(static_cast<const char *>(x_next) + i / kLine * 64);
+            prefetch(static_cast<const char *>(y_next) + i / kLine * 64);
             for (int k = 0; k < kLine; k += 4) {
                 uint64_t a, b;  // four locations at a load
                 std::memcpy(&a, w.x_location + i + k, sizeof a);

@@ -12,6 +12,7 @@
 // plus has its maximum at a value of x, and minus at a value of y. So a bucket without x cannot hold plus.
 #pragma once
 
+#include "../platform.h"
 #include "ks_side_kernels.h"
 #include "ks_zoom.h"
 
@@ -184,7 +185,7 @@ template <int kLine>
 void count_locations(const uint16_t *location, int64_t n, int32_t *counts, const char *next) {
     int64_t i = 0;
     for (; i + kLine <= n; i += kLine) {
-        __builtin_prefetch(next + i / kLine * 64, 0, 2);
+        prefetch(next + i / kLine * 64);
         for (int k = 0; k < kLine; k += 4) {
             uint64_t four;
             std::memcpy(&four, location + i + k, sizeof four);
@@ -221,7 +222,7 @@ Wanted plan_sides(Search<Key> &s, SideWorkspace &w) {
     Wanted wanted{0, 0};
     for (int row = 0; row < rows; ++row) {
         for (uint32_t bits = w.wanted[row]; bits != 0; bits &= bits - 1) {
-            const int lane = __builtin_ctz(bits), at = row * kLanes + lane;
+            const int lane = lowest_bit(bits), at = row * kLanes + lane;
             const int32_t cx = w.x_count[at], cy = w.y_count[at];
             w.parts[wanted.parts++] = {w.x_before[at], w.y_before[at], cx, cy, wanted.values};
             w.x_begin[at] = wanted.values;
