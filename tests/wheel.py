@@ -48,7 +48,8 @@ def run(*command: str | Path, **options: Any) -> str:
     """Run a command and return what it printed. If it fails, show that and stop."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
     if done.returncode:
-        sys.stderr.write(f"{done.stdout}{done.stderr}")
+        lines = f"{done.stdout}{done.stderr}".splitlines()
+        print(*lines[-60:], sep="\n", file=sys.stderr)
         raise WheelError(f"`{shlex.join(map(str, command))}` failed; see above")
     return str(done.stdout)
 
@@ -221,6 +222,7 @@ def main() -> int:
         print(f"dist/{sdist.name}: {sdist.stat().st_size / 2**20:.1f} MB", flush=True)
         wheel = make_wheel()
         inspect(wheel)
+        run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)  # PyPI can show the README
         print(f"dist/{wheel.name}: {wheel.stat().st_size / 2**20:.1f} MB", flush=True)
         tests = try_out(wheel)
     except WheelError as error:
