@@ -93,7 +93,7 @@ class CMakeBuild(build_ext):
         }
         arguments = [f"-D{name}={value}" for name, value in definitions.items()]
         arguments += shlex.split(os.environ.get("CMAKE_ARGS", ""))
-        jobs = str(self.parallel or os.cpu_count())
+        jobs = str(self.parallel or os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or os.cpu_count())
         with alone(folder):
             self._call([cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *arguments])
             self._call([cmake, "--build", str(folder), "--target", "_C", "--parallel", jobs])

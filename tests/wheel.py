@@ -168,14 +168,15 @@ def inspect(wheel: Path) -> None:
         raise WheelError(f"the wheel has {size / 2**20:.1f} MB, at most {LARGEST >> 20} are wanted")
 
 
-def make_environment(wheel: Path, settings: dict[str, Any]) -> Path:
+def make_environment(wheel: Path, project: dict[str, Any], settings: dict[str, Any]) -> Path:
     """Install the wheel where nothing else of the project is, and return that Python. The dependencies are kept."""
     environment, stamp = PLACE / "environment", PLACE / "environment" / "stamp"
     python = environment / "bin" / "python"
     pins = ROOT / "constraints.txt"
     wanted = f"{wheel}[{','.join(settings['test-extras'])}]"
-    about = [sys.version, pins.read_text(), (ROOT / "pyproject.toml").read_text()]
-    key = hashlib.sha256("\n".join(about).encode()).hexdigest()
+    about = [sys.version, pins.read_text(), project["dependencies"], project["optional-dependencies"]]
+    about += [settings["test-extras"], settings["test-requires"]]
+    key = hashlib.sha256(repr(about).encode()).hexdigest()
     if not stamp.exists() or stamp.read_text() != key:
         venv.create(environment, with_pip=True, clear=True)
         # No source is built: there would be no compiler.
@@ -187,8 +188,9 @@ def make_environment(wheel: Path, settings: dict[str, Any]) -> Path:
 
 def try_out(wheel: Path) -> str:
     """Run the tests on the installed wheel, without a compiler and without the checkout. Return pytest's last line."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
-    python = make_environment(wheel, settings)
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    settings = pyproject["tool"]["cibuildwheel"]
+    python = make_environment(wheel, pyproject["project"], settings)
     home = PLACE / "home"
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
