@@ -34,7 +34,7 @@ COMPILERS = ["clang-cl", "cl"] if sys.platform == "win32" else ["c++", "g++", "c
 
 
 def check_glibc(version: str) -> None:
-    """Exit with one clear line if no module can be linked for this version of glibc, which would show only at the end."""
+    """Exit with one clear line if no module can be linked for this glibc, which would show only at the end."""
     if not re.fullmatch(r"2\.[0-9]{1,2}", version):
         raise SystemExit(f"error: KSL_GLIBC={version!r} is no version of glibc; expected one such as 2.28")
     if not sys.platform.startswith("linux"):

@@ -36,7 +36,7 @@ DIST = ROOT / "dist"
 GLIBC = "2.28"
 LARGEST = 40 << 20
 PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
-# What a module may ask of a system with that glibc: the versions of symbols of the libraries that every such system has.
+# What a module may ask of a system with that glibc: the newest versions of symbols of the libraries that it has.
 NEWEST = {"GLIBC": (2, 28), "GCC": (8, 0)}
 
 
