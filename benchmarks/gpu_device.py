@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from . import memory
-from .measure import Contender, Timing, machine, output_of, take_turns
+from .machine import machine, output_of
+from .measure import Contender, Timing, take_turns
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "gpu_read.cu"

@@ -17,7 +17,8 @@ import torch
 
 from kslottery_fast import ops
 
-from .measure import Contender, machine, take_turns
+from .machine import machine
+from .measure import Contender, take_turns
 from .reporting import duration, line
 
 COLUMNS = (("threads", 7), ("ours alone", 11), ("torch alone", 11), ("in turns", 11), ("threads ended", 13))
