@@ -93,7 +93,7 @@ def measured(
             warnings.simplefilter("ignore", RuntimeWarning)  # "no row is selected"
             record["agrees"] = workload.agrees()
         if not record["agrees"]:
-            record["verdict"] = "FALLS SHORT: the result is not that of torch"
+            record["verdict"] = "FALLS SHORT: the result is not that of its peer"
     return record
 
 

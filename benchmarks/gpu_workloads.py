@@ -152,7 +152,12 @@ def _unequal(sizes: Sizes, device: Device) -> Workload:
         "ours": Contender(lambda turn: ours(), waits=True),
         "scipy": Contender(lambda turn: theirs(), rows / few, waits=True),
     }
-    return Workload(contenders, x.nbytes + y.nbytes, agrees=lambda: ours()[:few].tolist() == theirs())
+
+    def agrees() -> bool:
+        apart = ours()[:few].cpu() - torch.tensor(theirs(), dtype=torch.float64)
+        return bool((apart.abs() < 0.5 / (n * m)).all())  # the statistics are whole multiples of 1 / (n * m)
+
+    return Workload(contenders, x.nbytes + y.nbytes, agrees=agrees)
 
 
 REPLAY, MANY, EAGER, IN_TABLE = (
