@@ -36,7 +36,8 @@ class Variant:
         return spec.op in self.ops and spec.dtype_name in self.dtypes
 
 
-VARIANTS: tuple[Variant, ...] = ()
+KS_OPS = ("ks_select", "ks_select kernel", "ks_decide", "ks_statistics")
+VARIANTS = tuple(Variant("KSL_CUDA_VARIANT", name, KS_OPS, ("float32", "bfloat16")) for name in ("interval", "fast"))
 
 
 @contextlib.contextmanager

@@ -44,6 +44,7 @@ class Sizes:
     steps: int = 100  # of AdamW in one graph
     unequal: tuple[int, int, int] = UNEQUAL
     model: tuple[int, int] = (128_256, 4_096)  # its table
+    batch: tuple[int, int] = (8, 128)  # tokens of a training step
 
 
 SMALL = Sizes(
@@ -55,6 +56,7 @@ SMALL = Sizes(
     steps=4,
     unequal=(3, 50, 40),
     model=(96, 64),
+    batch=(2, 8),
 )
 
 
@@ -84,7 +86,7 @@ def prepare(spec: Spec, sizes: Sizes, device: Device) -> Workload:
     if spec.op == UNEQUAL_OP:
         return _unequal(sizes, device)
     if spec.op == gpu_training.STEP:
-        return gpu_training.prepare(spec, sizes.tokens, device.torch_device)
+        return gpu_training.prepare(spec, sizes.batch, device.torch_device)
     return (_adamw if spec.op == "RowAdamW" else _embedding)(spec, sizes, device)
 
 

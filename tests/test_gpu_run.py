@@ -315,6 +315,12 @@ def test_every_target_on_a_gpu_belongs_to_a_row_that_is_measured():
     assert len(gpu_targets.TARGETS) == 12
 
 
+def test_the_plan_on_paper_has_every_variant():
+    plan = (HERE.parents[1] / "docs" / "gpu.md").read_text()
+    assert all(f"| `{variant.value}` |" in plan and variant.variable in plan for variant in gpu_variants.VARIANTS)
+    assert set(gpu_variants.KS_OPS) == set(gpu_workloads.KS_OPS)
+
+
 def test_the_benchmark_and_the_tests_on_a_gpu_load_without_what_only_training_needs(run):
     blocked = ("peft", "transformers", "tokenizers")
     code = f"""
