@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -118,6 +119,28 @@ def test_time_that_a_phase_leaves_over_goes_to_the_later_ones_and_no_more(run, m
     code, summary = with_phases(run, monkeypatch, tmp_path, phases, "--dry")
     assert (code, deadlines) == (0, [5 * run.DRY_PATIENCE])
     assert [phase["outcome"] for phase in summary["phases"]] == ["left out: needs a device"] * 2 + ["ok"]
+
+
+def test_phases_beside_each_other_share_their_time_and_keep_their_lines_apart(run, monkeypatch, tmp_path, capsys):
+    both = threading.Barrier(2, timeout=20)
+    deadlines = []
+
+    def says(name):
+        def phase(deadline):
+            deadlines.append(deadline)
+            both.wait()  # fails unless the other runs too
+            run.call([sys.executable, "-c", f"print('from {name}')"], deadline)
+
+        return phase
+
+    phases = [run.Phase(name, budget, says(name), beside=True) for name, budget in (("a", 100), ("b", 200))]
+    code, summary = with_phases(run, monkeypatch, tmp_path, [run.Phase("first", 50, lambda _: None), *phases])
+    assert code == 0, summary
+    assert len(set(deadlines)) == 1
+    ends = {phase["name"]: phase["end"] for phase in summary["phases"]}
+    assert "from a" in ends["a"]
+    assert "from b" not in ends["a"]
+    assert {"a: from a", "b: from b"} <= set(capsys.readouterr().out.splitlines())
 
 
 def test_a_phase_that_is_asked_for_brings_the_build_along_and_an_unknown_one_is_refused(run, monkeypatch):

@@ -29,7 +29,9 @@ class Log:
 
     def __init__(self) -> None:
         self.path: Path | None = None
-        self.tail: collections.deque[str] = collections.deque(maxlen=TAIL)
+        self._tails: dict[str, collections.deque[str]] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.local()
 
     def open(self, path: Path) -> None:
         """Begin a new file."""
@@ -37,13 +39,31 @@ class Log:
         path.write_text("", encoding="utf-8")
         self.path = path
 
-    def say(self, text: str) -> None:
-        """Add a line."""
-        print(text, flush=True)
-        self.tail.append(text)
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(f"{text}\n")
+    def begin(self, phase: str, *, beside: bool = False) -> None:
+        """What this thread says from here on is of this phase. Lines of phases beside each other bear their names."""
+        self._thread.phase, self._thread.beside = phase, beside
+        self._tails[phase] = collections.deque(maxlen=TAIL)
+
+    @property
+    def phase(self) -> tuple[str, bool]:
+        """The phase of this thread, and whether others run beside it."""
+        return getattr(self._thread, "phase", ""), getattr(self._thread, "beside", False)
+
+    def end_of(self, phase: str) -> list[str]:
+        """The last lines of a phase."""
+        return list(self._tails.get(phase, ()))
+
+    def say(self, text: str, of: tuple[str, bool] | None = None) -> None:
+        """Add a line, of this thread's phase or of another."""
+        phase, beside = of or self.phase
+        with self._lock:
+            if phase in self._tails:
+                self._tails[phase].append(text)
+            shown = f"{phase}: {text}" if beside else text
+            print(shown, flush=True)
+            if self.path is not None:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(f"{shown}\n")
 
 
 log = Log()
@@ -67,10 +87,10 @@ def seconds_until(deadline: float) -> float:
     return seconds
 
 
-def _listen(lines: Iterable[str]) -> None:
+def _listen(lines: Iterable[str], of: tuple[str, bool]) -> None:
     with contextlib.suppress(ValueError):  # the pipe was closed while a program that was killed still wrote
         for line in lines:
-            log.say(line.rstrip("\n"))
+            log.say(line.rstrip("\n"), of)
 
 
 def call(command: Sequence[str | Path], deadline: float, cwd: Path | None = None, **environment: str) -> None:
@@ -90,7 +110,7 @@ def call(command: Sequence[str | Path], deadline: float, cwd: Path | None = None
     except FileNotFoundError:
         raise PhaseError(f"{command[0]} was not found") from None
     assert process.stdout is not None
-    listener = threading.Thread(target=_listen, args=(process.stdout,), daemon=True)
+    listener = threading.Thread(target=_listen, args=(process.stdout, log.phase), daemon=True)
     listener.start()
     try:
         code = process.wait(timeout=seconds)

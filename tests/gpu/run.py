@@ -5,20 +5,22 @@
 
 The package is built with the kernels for this machine's GPU alone, into build/gpu, or a module is taken that was
 brought along in build/gpu-module. Then come the quick tests, the benchmark, the quick tests under the four tools of
-compute-sanitizer, and the long tests. Each phase writes its result into the results folder as it ends. A phase that
-fails or takes too long costs no other. Time that a phase leaves over goes to the later ones, and the whole ends within
-five minutes. The exit code is 1 if a phase failed. --dry does all that needs no device: it compiles, executes the
-kernels on the CPU, collects the tests, checks their types and runs the benchmark on the CPU. KSL_COMMIT names the
-commit where the tree is a copy without its .git.
+compute-sanitizer beside each other, and the long tests. Each phase writes its result into the results folder as it
+ends. A phase that fails or takes too long costs no other. Time that a phase leaves over goes to the later ones, and the
+whole ends within five minutes. The exit code is 1 if a phase failed. --dry does all that needs no device: it compiles,
+executes the kernels on the CPU, collects the tests, checks their types and runs the benchmark on the CPU. KSL_COMMIT
+names the commit where the tree is a copy without its .git.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -48,13 +50,15 @@ SANITIZER = (
 class Phase:
     """A part of the run, its time in seconds, and what it does with a device and in a dry run (None for nothing).
 
-    Both get the time by which they must have ended, on time.monotonic()'s clock.
+    Both get the time by which they must have ended, on time.monotonic()'s clock. ``beside``: it runs at the same time
+    as the phases next to it that have this too, and they share the time of all of them.
     """
 
     name: str
     budget: float
     run: Callable[[float], None] | None
     dry: Callable[[float], None] | None = None
+    beside: bool = False
 
 
 @dataclass
@@ -143,7 +147,7 @@ def phases(asked: argparse.Namespace) -> list[Phase]:
             lambda end: call_python(pytest("--collect-only", GPU_TESTS), end),
         ),
         Phase("benchmark", 55, measure(rows), lambda end: measure(["--dry", *rows])(end + 1e6)),
-        *(Phase(tool, seconds, sanitize(tool)) for tool, seconds in TOOLS.items()),
+        *(Phase(tool, seconds, sanitize(tool), beside=True) for tool, seconds in TOOLS.items()),
         Phase(
             "long tests",
             50,
@@ -168,22 +172,23 @@ class Summary:
 
     def __init__(self, path: Path, *, dry: bool) -> None:
         self.path, self.dry, self.results = path, dry, list[Result]()
-        self.start = time.monotonic()
+        self.start, self._lock = time.monotonic(), threading.Lock()
 
     def add(self, result: Result) -> None:
         """Keep a result."""
-        self.results.append(result)
-        about: dict[str, Any] = {
-            "format": FORMAT,
-            "dry_run": self.dry,
-            "commit": os.environ.get("KSL_COMMIT", ""),
-            "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "seconds": round(time.monotonic() - self.start, 1),
-            "phases": [asdict(each) for each in self.results],
-        }
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
-        temporary.replace(self.path)
+        with self._lock:
+            self.results.append(result)
+            about: dict[str, Any] = {
+                "format": FORMAT,
+                "dry_run": self.dry,
+                "commit": os.environ.get("KSL_COMMIT", ""),
+                "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "seconds": round(time.monotonic() - self.start, 1),
+                "phases": [asdict(each) for each in self.results],
+            }
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
+            temporary.replace(self.path)
 
     def show(self) -> None:
         """Print the outcomes."""
@@ -195,26 +200,39 @@ class Summary:
 def go_through(phases: list[Phase], summary: Summary) -> None:
     """Run one phase after the other. Each has to end when its own time and that of all before it are over."""
     deadline = summary.start
-    for phase in phases:
-        run = phase.dry if summary.dry else phase.run
-        if run is None:
-            if summary.dry:
-                summary.add(Result(phase.name, 0.0, "left out: needs a device"))
-            continue
-        deadline += phase.budget * (DRY_PATIENCE if summary.dry else 1)
-        begun = time.monotonic()
-        log.tail.clear()
-        log.say(f"\n== {phase.name}, at most {max(0.0, deadline - begun):.0f} s")
-        try:
-            run(deadline)
-            outcome = "ok"
-        except PhaseError as failure:
-            outcome = f"FAILED: {failure}"
-        except Exception as failure:  # no phase may cost another one
-            outcome = f"FAILED: {type(failure).__name__}: {failure}"
-        result = Result(phase.name, round(time.monotonic() - begun, 1), outcome, list(log.tail))
-        log.say(f"== {phase.name}: {outcome} ({result.seconds:.0f} s)")
-        summary.add(result)
+    for together, group in itertools.groupby(phases, key=lambda phase: phase.beside):
+        for some in [list(group)] if together else [[phase] for phase in group]:
+            ready = [phase for phase in some if (phase.dry if summary.dry else phase.run) is not None]
+            for phase in some:
+                if phase not in ready and summary.dry:
+                    summary.add(Result(phase.name, 0.0, "left out: needs a device"))
+            deadline += sum(phase.budget for phase in ready) * (DRY_PATIENCE if summary.dry else 1)
+            threads = [threading.Thread(target=go, args=(phase, deadline, summary)) for phase in ready[1:]]
+            for thread in threads:
+                thread.start()
+            if ready:
+                go(ready[0], deadline, summary)
+            for thread in threads:
+                thread.join()
+
+
+def go(phase: Phase, deadline: float, summary: Summary) -> None:
+    """Run one phase. Whatever happens in it becomes its result."""
+    run = phase.dry if summary.dry else phase.run
+    assert run is not None
+    begun = time.monotonic()
+    log.begin(phase.name, beside=phase.beside)
+    log.say(f"\n== {phase.name}, at most {max(0.0, deadline - begun):.0f} s")
+    try:
+        run(deadline)
+        outcome = "ok"
+    except PhaseError as failure:
+        outcome = f"FAILED: {failure}"
+    except Exception as failure:  # no phase may cost another one
+        outcome = f"FAILED: {type(failure).__name__}: {failure}"
+    result = Result(phase.name, round(time.monotonic() - begun, 1), outcome, log.end_of(phase.name))
+    log.say(f"== {phase.name}: {outcome} ({result.seconds:.0f} s)")
+    summary.add(result)
 
 
 def parsed() -> argparse.Namespace:
@@ -257,6 +275,7 @@ def main() -> int:
         return 0
     summary = Summary(asked.results / "summary.json", dry=asked.dry)
     go_through(chosen(phases(asked), asked.only), summary)
+    log.begin("summary")
     summary.show()
     return int(any(result.failed for result in summary.results))
 
