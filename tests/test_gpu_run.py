@@ -91,8 +91,9 @@ def test_a_phase_that_fails_costs_no_other_and_each_is_written_as_it_ends(run, m
         raise KeyError("a fault of ours")
 
     phases = [run.Phase("first", 1, fails), run.Phase("second", 1, crashes), run.Phase("third", 2, lambda _: None)]
+    monkeypatch.setenv("KSL_COMMIT", "1234abcd")
     code, summary = with_phases(run, monkeypatch, tmp_path, phases)
-    assert code == 1
+    assert (code, summary["commit"]) == (1, "1234abcd")
     assert [phase["outcome"] for phase in seen[0]] == ["FAILED: it broke"]
     assert "a last word" in seen[0][0]["end"]
     outcomes = [phase["outcome"] for phase in summary["phases"]]
@@ -250,7 +251,7 @@ def test_folders_of_this_python_and_the_toolkit_stay_on_the_search_paths(run, tm
 def test_warnings_of_an_unknown_compiler_are_no_errors_but_those_of_ours_are(run, building, monkeypatch, tmp_path):
     settings = []
     monkeypatch.setattr(run, "architecture", lambda deadline: "90-real")
-    monkeypatch.setattr(building, "call", lambda *_, **environment: settings.append(environment.get("KSL_WERROR")))
+    monkeypatch.setattr(building, "call", lambda *_, environment, **__: settings.append(environment["KSL_WERROR"]))
     monkeypatch.setattr(building, "call_python", lambda *_: None)
     phases = run.phases(asked(run, monkeypatch, "--module", tmp_path))
     (phase,) = [phase for phase in phases if phase.name == "build"]

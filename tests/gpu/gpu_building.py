@@ -126,9 +126,9 @@ def build_package(deadline: float, architectures: str, *, strict: bool) -> None:
     shutil.rmtree(programs.package(), ignore_errors=True)
     folders = ["--build-base", str(programs.WORK / "base"), "--build-lib", str(programs.package())]
     settings = {"KSL_CUDA": "on", "KSL_WERROR": "ON" if strict else "OFF", "KSL_CUDA_ARCHITECTURES": architectures}
-    path = search_path(Path(sys.executable).parent)  # cmake and ninja of a venv
+    paths = {"PYTHONPATH": python_path(programs.site()), "PATH": search_path(Path(sys.executable).parent)}  # of a venv
     command = [sys.executable, "setup.py", "-q", "build", *folders]
-    call(command, deadline, cwd=ROOT, PYTHONPATH=python_path(programs.site()), PATH=path, **settings)
+    call(command, deadline, cwd=ROOT, environment=settings | paths)
 
 
 def check_package(deadline: float, architectures: str, *, strict: bool = False, device: bool = True) -> None:

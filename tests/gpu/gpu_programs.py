@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,14 +93,19 @@ def _listen(lines: Iterable[str], of: tuple[str, bool]) -> None:
             log.say(line.rstrip("\n"), of)
 
 
-def call(command: Sequence[str | Path], deadline: float, cwd: Path | None = None, **environment: str) -> None:
-    """Run a program, by default in WORK. PhaseError if it fails or takes too long."""
+def call(
+    command: Sequence[str | Path],
+    deadline: float,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run a program, by default in WORK, with more variables. PhaseError if it fails or takes too long."""
     seconds = seconds_until(deadline)
     try:
         process = subprocess.Popen(
             command,
             cwd=cwd or WORK,
-            env={**os.environ, **environment},
+            env={**os.environ, **(environment or {})},
             start_new_session=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -148,7 +153,7 @@ def call_python(arguments: Sequence[str | Path], deadline: float, *wrapper: str,
         if found is None:
             raise PhaseError(f"{wrapper[0]} was not found, neither on PATH nor next to nvcc")
         wrapper = (found, *wrapper[1:])
-    call([*wrapper, sys.executable, *arguments], deadline, **paths, **environment)
+    call([*wrapper, sys.executable, *arguments], deadline, environment=paths | environment)
 
 
 def pytest(*arguments: str | Path, confcutdir: Path = GPU_TESTS) -> list[str | Path]:
@@ -156,5 +161,5 @@ def pytest(*arguments: str | Path, confcutdir: Path = GPU_TESTS) -> list[str | P
 
     No conftest above tests/gpu is read: that of tests/ needs transformers, which a machine with a GPU may lack.
     """
-    settings = ["-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-p", "no:cacheprovider", "--confcutdir", confcutdir]
-    return ["-m", "pytest", *settings, "-q", *arguments]
+    settings: list[str | Path] = ["-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "--confcutdir", confcutdir]
+    return ["-m", "pytest", *settings, "-p", "no:cacheprovider", "-q", *arguments]

@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -167,12 +168,22 @@ def chosen(found: list[Phase], only: str) -> list[Phase]:
     return [phase for phase in found if not names or phase.name in needed]
 
 
+def commit() -> str:
+    """The commit of this checkout, or "unknown"."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    except FileNotFoundError:
+        return "unknown"
+
+
 class Summary:
     """The results of all phases so far. The file is written again as each of them ends."""
 
     def __init__(self, path: Path, *, dry: bool) -> None:
         self.path, self.dry, self.results = path, dry, list[Result]()
         self.start, self._lock = time.monotonic(), threading.Lock()
+        self.commit = os.environ.get("KSL_COMMIT") or commit()
 
     def add(self, result: Result) -> None:
         """Keep a result."""
@@ -181,7 +192,7 @@ class Summary:
             about: dict[str, Any] = {
                 "format": FORMAT,
                 "dry_run": self.dry,
-                "commit": os.environ.get("KSL_COMMIT", ""),
+                "commit": self.commit,
                 "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "seconds": round(time.monotonic() - self.start, 1),
                 "phases": [asdict(each) for each in self.results],
