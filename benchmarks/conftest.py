@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from .measure import pin
+from .machine import pin
 
 
 def pytest_addoption(parser):

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from benchmarks.measure import Contender, pin, take_turns
+from benchmarks.machine import pin
+from benchmarks.measure import Contender, take_turns
 from kslottery_fast import ks_frames
 
 CASES = {

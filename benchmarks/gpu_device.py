@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from . import memory
-from .measure import Contender, Timing, machine, output_of, take_turns
+from .machine import machine, output_of
+from .measure import Contender, Timing, take_turns
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "gpu_read.cu"
@@ -198,13 +199,18 @@ def compile_library(target: Path, arch: str = "native", *, strict: bool = False)
     subprocess.run([nvcc, *flags, str(SOURCE), "-o", str(target)], check=True)
 
 
+def compile_if_stale(arch: str = "native", *, strict: bool = False) -> Path:
+    """Build gpu_read.cu if its library is missing or older. Return the library's path."""
+    target = target_of_library()
+    if not target.exists() or target.stat().st_mtime < SOURCE.stat().st_mtime:
+        compile_library(target, arch, strict=strict)
+    return target
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """The library of gpu_read.cu, built if it is missing or older than its source."""
-    target = target_of_library()
-    if not target.exists() or target.stat().st_mtime < SOURCE.stat().st_mtime:
-        compile_library(target)
-    loaded = ctypes.CDLL(str(target))
+    loaded = ctypes.CDLL(str(compile_if_stale()))
     loaded.gpu_read.argtypes = [*[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
     loaded.gpu_read.restype = ctypes.c_int
     return loaded

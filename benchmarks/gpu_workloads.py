@@ -1,4 +1,7 @@
-"""The rows of the GPU's table: KS on whole tables, one step of AdamW on 18 rows, and the look-up with its gradient."""
+"""The rows of the GPU's table.
+
+They are KS on whole tables and on columns, a step of AdamW on 18 rows, the look-up with its gradient, and training.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kslottery_fast import RowAdamW, ks_select, ks_statistics, ops
+from kslottery_fast import RowAdamW, ks_2samp, ks_select, ks_statistics, ops
 from kslottery_fast.ks.significance import critical_count
 
-from . import peers
+from . import gpu_training, peers
 from .gpu_device import Device
 from .ks_workloads import ALPHA, CHANGES, DEVIATION, SEED
 from .measure import Contender
@@ -23,6 +27,8 @@ from .workloads import Spec, Workload
 CASES = ("every row shifted", "5% of rows changed", "identical")
 DTYPES = (torch.float32, torch.bfloat16)
 KERNEL = "ks_select kernel"  # what of ks_select runs on the device
+UNEQUAL_OP, UNEQUAL = "ks_2samp", (200, 100_000, 80_000)  # rows, n, m
+SCIPY_ROWS = 2  # that scipy gets in a turn
 KS_OPS = ("ks_select", KERNEL, "ks_decide", "ks_statistics")
 
 
@@ -36,9 +42,28 @@ class Sizes:
     tokens: tuple[int, int] = (8, 512)
     sample: int = 4_096  # rows for sort + searchsorted, whose result and work space are 20 times the input
     steps: int = 100  # of AdamW in one graph
+    unequal: tuple[int, int, int] = UNEQUAL
+    model: tuple[int, int] = (128_256, 4_096)  # its table
+    batch: tuple[int, int] = (8, 128)  # tokens of a training step
 
 
-SMALL = Sizes(tables=((96, 64),), rows=(3, 16), vocab=96, tokens=(2, 8), sample=16, steps=4)
+SMALL = Sizes(
+    tables=((96, 64),),
+    rows=(3, 16),
+    vocab=96,
+    tokens=(2, 8),
+    sample=16,
+    steps=4,
+    unequal=(3, 50, 40),
+    model=(96, 64),
+    batch=(2, 8),
+)
+
+
+def unequal_spec(shape: tuple[int, int, int]) -> Spec:
+    """The row of ks_2samp on columns of two sizes."""
+    rows, n, m = shape
+    return Spec(UNEQUAL_OP, (rows, n), torch.float64, f"against {m:,} values")
 
 
 def specs(sizes: Sizes) -> list[Spec]:
@@ -50,13 +75,18 @@ def specs(sizes: Sizes) -> list[Spec]:
     embedding = [
         Spec("row_embedding", sizes.rows, dtype, case) for dtype in DTYPES for case in ("forward", "forward, backward")
     ]
-    return [*tables, *adamw, *embedding]
+    steps = [Spec(gpu_training.STEP, sizes.model, torch.bfloat16, case) for case in gpu_training.CASES]
+    return [*tables, *adamw, *embedding, unequal_spec(sizes.unequal), *steps]
 
 
 def prepare(spec: Spec, sizes: Sizes, device: Device) -> Workload:
     """The data and the contenders of one row."""
     if spec.op in KS_OPS:
         return _ks(spec, sizes, device)
+    if spec.op == UNEQUAL_OP:
+        return _unequal(sizes, device)
+    if spec.op == gpu_training.STEP:
+        return gpu_training.prepare(spec, sizes.batch, device.torch_device)
     return (_adamw if spec.op == "RowAdamW" else _embedding)(spec, sizes, device)
 
 
@@ -103,6 +133,33 @@ def _ks(spec: Spec, sizes: Sizes, device: Device) -> Workload:
 
     contenders = {"ours": ours, **device.floors(before, after), "torch": torch_ks}
     return Workload(contenders, before.nbytes + after.nbytes, agrees=agrees)
+
+
+def _unequal(sizes: Sizes, device: Device) -> Workload:
+    """Both samples lie on the device. scipy gets copies on the host, and few of the rows."""
+    (rows, n, m), where = sizes.unequal, device.torch_device
+    generator = torch.Generator(where).manual_seed(SEED)
+    x, y = (torch.randn(rows, size, generator=generator, device=where, dtype=torch.float64) for size in (n, m))
+    y += 0.05
+    few = min(rows, SCIPY_ROWS)
+    here = [(a.numpy(), b.numpy()) for a, b in zip(x[:few].cpu(), y[:few].cpu(), strict=True)]
+
+    def theirs() -> list[float]:
+        return [scipy.stats.ks_2samp(a, b, method="asymp").statistic for a, b in here]
+
+    def ours() -> Tensor:
+        return ks_2samp(x, y, method="asymp", axis=1).statistic
+
+    contenders = {
+        "ours": Contender(lambda turn: ours(), waits=True),
+        "scipy": Contender(lambda turn: theirs(), rows / few, waits=True),
+    }
+
+    def agrees() -> bool:
+        apart = ours()[:few].cpu() - torch.tensor(theirs(), dtype=torch.float64)
+        return bool((apart.abs() < 0.5 / (n * m)).all())  # the statistics are whole multiples of 1 / (n * m)
+
+    return Workload(contenders, x.nbytes + y.nbytes, agrees=agrees)
 
 
 REPLAY, MANY, EAGER, IN_TABLE = (

@@ -11,15 +11,14 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 @dataclass(frozen=True)
 class Target:
-    """``ratio`` (see ratios()) must be at least, or at most, ``bound``."""
+    """``ratio`` (see paired.py) must be at least, or at most, ``bound``."""
 
     ratio: str
     bound: float
     at_least: bool = True
 
-    def is_met(self, ratios: Mapping[str, float]) -> bool:
+    def is_met(self, value: float) -> bool:
         """Compare, without rounding."""
-        value = ratios[self.ratio]
         return value >= self.bound if self.at_least else value <= self.bound
 
     def __str__(self) -> str:
@@ -50,12 +49,18 @@ def line(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
     return "  ".join(padded).rstrip()
 
 
-def ratio_text(ratios: Mapping[str, float], name: str) -> str:
-    """A ratio with two decimals, or with none from 100 on. Empty if it was not measured.
+def ratio_text(ratio: Mapping[str, float] | None) -> str:
+    """The median with two decimals, or with none from 100 on, and the spread in percent. Empty if there is none.
 
-    >>> ratio_text({"x scipy": 1234.5}, "x scipy"), ratio_text({"/ floor": 1.256}, "/ floor"), ratio_text({}, "x scipy")
-    ('1,234', '1.26', '')
+    The spread is half of the way between the quartiles of the turns' ratios.
+
+    >>> ratio_text({"median": 1234.5, "low": 1210.0, "high": 1260.0}), ratio_text(None)
+    ('1,234 ±2%', '')
+    >>> ratio_text({"median": 1.256, "low": 1.25, "high": 1.26})
+    '1.26 ±0%'
     """
-    if name not in ratios:
+    if ratio is None:
         return ""
-    return f"{ratios[name]:,.0f}" if ratios[name] >= 99.5 else f"{ratios[name]:.2f}"
+    median, low, high = ratio["median"], ratio["low"], ratio["high"]
+    value = f"{median:,.0f}" if median >= 99.5 else f"{median:.2f}"
+    return f"{value} ±{50 * (high - low) / median:.0f}%"

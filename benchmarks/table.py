@@ -1,6 +1,6 @@
 """The benchmark table: what every op costs, compared with the memory floor and its peers. `make bench` prints it.
 
-    python -m benchmarks.table [--quick] [--output [FILE]] [--only TEXT] [--threads 2]
+    python -m benchmarks.table [--quick] [--output [FILE]] [--only TEXT] [--threads 2] [--history]
 
 All contenders of a row take turns in one process that is pinned to as many CPUs as it has threads.
 """
@@ -12,19 +12,19 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from kslottery_fast.base.files import write_json
 
-from . import ks_workloads, row_workloads, training_checks, training_workloads, two_sample_workloads
-from .measure import Timing, machine, pin, take_turns
+from . import history, ks_workloads, row_workloads, training_checks, training_workloads, two_sample_workloads
+from .machine import machine, pin
+from .measure import take_turns
+from .paired import paired_ratios
+from .records import Record, falls_short, record_of
 from .reporting import RESULTS, duration, line, ratio_text
-from .targets import ratios, targets_of, verdict
-from .workloads import Spec, Workload
+from .targets import PEERS, targets_of
 
-FORMAT = "kslottery-benchmarks/1"
+FORMAT = "kslottery-benchmarks/2"
 COLUMNS = (  # heading, width (negative: text, to the left)
     ("op", -13),
     ("shape", -15),
@@ -33,17 +33,17 @@ COLUMNS = (  # heading, width (negative: text, to the left)
     ("median", 9),
     ("p20 - p80", 19),
     ("GB/s", 6),
-    ("/ floor", 7),
-    ("x scipy", 8),
-    ("x axis", 7),
+    ("/ floor", 9),
+    ("x scipy", 10),
+    ("x axis", 9),
     ("x presorted", 11),
-    ("x sort", 7),
-    ("x torch", 8),
+    ("x sort", 9),
+    ("x torch", 10),
     ("x float32", 9),
-    ("x PEFT", 7),
-    ("x dense", 8),
-    ("x mask", 7),
-    ("x step", 7),
+    ("x PEFT", 9),
+    ("x dense", 10),
+    ("x mask", 9),
+    ("x step", 9),
     ("to reach", -1),
 )
 LEGEND = """\
@@ -59,27 +59,11 @@ x torch   times as fast as torch: batched sort + searchsorted; AdamW(fused=True)
 x PEFT    times as fast as PEFT's TrainableTokens, same rows
 x dense   times as fast as AdamW(fused=True) on the whole table; x mask: the same with a mask on its gradient
 x step    how many times a training step takes what a check of TicketMonitor adds to each
+ratios    the median of the turns' ratios, ± half of the way between their quartiles
 adversarial: the worst of each shape and dtype, and all that fall short; --output writes every one"""
 
 
-def record_of(spec: Spec, workload: Workload, timings: dict[str, Timing]) -> dict[str, Any]:
-    """A row of the table as JSON: all measured times in seconds, and what follows from them."""
-    found = ratios({name: timing.median for name, timing in timings.items()})
-    return {
-        "op": spec.op,
-        "shape": list(spec.shape),
-        "dtype": spec.dtype_name,
-        "case": spec.case,
-        "note": workload.note,
-        "bytes": workload.bytes,
-        "seconds": {name: asdict(timing) for name, timing in timings.items()},
-        "ratios": found,
-        "targets": [str(target) for target in targets_of(spec)],
-        "verdict": verdict(spec, found),
-    }
-
-
-def text_of(record: dict[str, Any]) -> str:
+def text_of(record: Record) -> str:
     """A row of the table as text."""
     ours = record["seconds"]["ours"]
     found = record["ratios"]
@@ -94,31 +78,32 @@ def text_of(record: dict[str, Any]) -> str:
             duration(ours["median"]),
             f"{duration(ours['low'])} - {duration(ours['high'])}",
             rate,
-            *(ratio_text(found, heading) for heading, _ in COLUMNS[7:-1]),
+            *(ratio_text(found.get(heading)) for heading, _ in COLUMNS[7:-1]),
             record["verdict"],
         ],
         COLUMNS,
     )
 
 
-def measured(turns: int, quick: bool, only: str) -> Iterator[tuple[Spec, dict[str, Any]]]:
+def measured(turns: int, quick: bool, only: str) -> Iterator[Record]:
     """Measure one row after the other."""
     for module in (ks_workloads, two_sample_workloads, row_workloads, training_workloads):
         suite = module.suite(quick=quick)
         for spec in suite.specs:
             if only in str(spec):
                 workload = suite.prepare(spec)
-                yield spec, record_of(spec, workload, take_turns(workload.contenders, turns, workload.calls))
+                timings = take_turns(workload.contenders, turns, workload.calls)
+                yield record_of(spec, workload, timings, paired_ratios(timings, PEERS), targets_of(spec))
                 del workload
         ks_workloads.forget_tables()
 
 
-def run(turns: int, quick: bool, only: str) -> list[dict[str, Any]]:
+def run(turns: int, quick: bool, only: str) -> list[Record]:
     """Print the table while it is measured. Return its records."""
     print(line([heading for heading, _ in COLUMNS], COLUMNS), flush=True)
-    records: list[dict[str, Any]] = []
-    group: list[dict[str, Any]] = []  # adversarial rows of one shape and dtype, of which the worst is shown
-    for _spec, record in measured(turns, quick, only):
+    records: list[Record] = []
+    group: list[Record] = []  # adversarial rows of one shape and dtype, of which the worst is shown
+    for record in measured(turns, quick, only):
         records.append(record)
         if group and not same_group(group[0], record):
             show_worst(group)
@@ -132,18 +117,18 @@ def run(turns: int, quick: bool, only: str) -> list[dict[str, Any]]:
     return records
 
 
-def same_group(first: dict[str, Any], second: dict[str, Any]) -> bool:
+def same_group(first: Record, second: Record) -> bool:
     """Whether both are adversarial rows of one op, shape and dtype."""
     return second["case"].startswith(ks_workloads.PREFIX) and all(
         first[key] == second[key] for key in ("op", "shape", "dtype")
     )
 
 
-def show_worst(group: list[dict[str, Any]]) -> None:
+def show_worst(group: list[Record]) -> None:
     """Print the slowest of the adversarial rows, relative to sorting, and all that fall short."""
-    group = sorted(group, key=lambda record: record["ratios"]["x sort"])
+    group = sorted(group, key=lambda record: record["ratios"]["x sort"]["median"])
     for place, record in enumerate(group):
-        if place == 0 or record["verdict"].startswith("FALLS SHORT"):
+        if place == 0 or falls_short(record):
             print(text_of({**record, "note": f"worst of {len(group)}"} if place == 0 else record), flush=True)
 
 
@@ -157,6 +142,7 @@ def main() -> int:
     parser.add_argument(
         "--output", nargs="?", const="", metavar="FILE", help="also write JSON (without FILE: into results/)"
     )
+    parser.add_argument("--history", action="store_true", help="add a line to benchmarks/history.jsonl")
     arguments = parser.parse_args()
     threads = pin(arguments.threads)
     about = machine()
@@ -166,20 +152,21 @@ def main() -> int:
     start = time.monotonic()
     records = run(arguments.turns or (3 if arguments.quick else 7), arguments.quick, arguments.only)
     judged = [record for record in records if record["verdict"]]
-    short = [record for record in judged if record["verdict"].startswith("FALLS SHORT")]
+    short = [record for record in judged if falls_short(record)]
     print(LEGEND)
     checks = training_checks.run(quick=arguments.quick) if not arguments.only else []
     judged, short = judged + checks, short + [check for check in checks if check["verdict"] != "met"]
     print(f"{len(records)} rows in {time.monotonic() - start:.0f} s; of {len(judged)} with a figure to reach", end=" ")
     print(f"{len(short)} fall short" if short else "all reach it")
+    results = {"format": FORMAT, "quick": arguments.quick, "machine": about, "rows": records, "checks": checks}
     if arguments.output is not None:
         cpu = re.sub(r"[^a-z0-9]+", "-", about["cpu"].lower()).strip("-")
         path = Path(arguments.output or RESULTS / f"{cpu}-{about['utc'][:10]}.json")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(
-            path, {"format": FORMAT, "quick": arguments.quick, "machine": about, "rows": records, "checks": checks}
-        )
+        write_json(path, results)
         print(path)
+    if arguments.history:
+        print(f"one line more in {history.add(results)}")
     return 0
 
 

@@ -1,17 +1,28 @@
-"""The targets, and whether a measured row meets them."""
+"""The targets of `make bench`, and the contenders of its ratios."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 
 from .ks_workloads import PREFIX
+from .paired import Peers
 from .reporting import Target
 from .training_workloads import BOTH, BOTH_TABLES, MONITOR, STEP, TOKEN, WIDTH
 from .two_sample_workloads import COLUMNS, REFERENCE_SPEC, SHAPES, column_spec
 from .workloads import Spec
 
+PEERS: Peers = {
+    "x scipy": ("scipy",),
+    "x axis": ("scipy axis",),
+    "x presorted": ("presorted",),
+    "x sort": ("numpy sort", "torch sort"),
+    "x torch": ("torch",),
+    "x float32": ("float32",),
+    "x PEFT": ("peft",),
+    "x dense": ("dense",),
+    "x mask": ("mask",),
+    "x step": ("step",),
+}
 LLAMA = (32_000, 4_096)
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 TARGETS = {
@@ -45,40 +56,3 @@ def targets_of(spec: Spec) -> tuple[Target, ...]:
     if spec.op == "ks_statistics" and spec.case.startswith(PREFIX):
         return NEVER_SLOWER
     return TARGETS.get(spec, ())
-
-
-def ratios(medians: Mapping[str, float]) -> dict[str, float]:
-    """How many times as long as the memory floor, and how many times as fast as each peer.
-
-    The floor and the sort are the fastest of their kind.
-
-    >>> ratios({"ours": 2.0, "floor: a": 1.0, "floor: b": 0.5, "scipy": 100.0, "numpy sort": 8.0, "torch sort": 6.0})
-    {'/ floor': 4.0, 'x scipy': 50.0, 'x sort': 3.0}
-    """
-    ours = medians["ours"]
-    found = {}
-    if floors := [seconds for name, seconds in medians.items() if name.startswith("floor")]:
-        found["/ floor"] = ours / min(floors)
-    for ratio, names in {
-        "x scipy": ("scipy",),
-        "x axis": ("scipy axis",),
-        "x presorted": ("presorted",),
-        "x sort": ("numpy sort", "torch sort"),
-        "x torch": ("torch",),
-        "x float32": ("float32",),
-        "x PEFT": ("peft",),
-        "x dense": ("dense",),
-        "x mask": ("mask",),
-        "x step": ("step",),
-    }.items():
-        if seconds := [medians[name] for name in names if name in medians]:
-            found[ratio] = min(seconds) / ours
-    return found
-
-
-def verdict(spec: Spec, found: Mapping[str, float]) -> str:
-    """The last column: empty, "met: ...", or "FALLS SHORT: ..." with what is missed."""
-    targets = targets_of(spec)
-    missed = [target for target in targets if not target.is_met(found)]
-    shown = ", ".join(map(str, missed or targets))
-    return f"{'FALLS SHORT' if missed else 'met'}: {shown}" if targets else ""

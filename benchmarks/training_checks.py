@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .measure import pin
+from .machine import pin
 from .training_workloads import (
     BOTH,
     BOTH_TABLES,

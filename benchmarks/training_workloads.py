@@ -125,7 +125,7 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
 def _floor(model: Any, ids: list[int], output: OutputRole) -> tuple[nn.Module, torch.optim.Optimizer]:
     del ids, output
     model.requires_grad_(False)
-    scalar = nn.Parameter(torch.zeros(()))
+    scalar = nn.Parameter(torch.zeros((), device=model.get_input_embeddings().weight.device))
     model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, out: out + scalar)
     return model, torch.optim.SGD([scalar], lr=LR)
 

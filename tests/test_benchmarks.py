@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from benchmarks import (
     drift_columns,
+    history,
     ks_workloads,
     memory,
     peers,
@@ -25,6 +28,8 @@ from benchmarks import (
 )
 from benchmarks.experiment_step import step
 from benchmarks.measure import Contender, Timing, take_turns
+from benchmarks.paired import Ratio, paired_ratios
+from benchmarks.records import verdict
 from benchmarks.workloads import Spec, Workload
 from kslottery_fast import ks_2samp, ks_statistics
 from kslottery_fast.evaluation.encoding import Example, collate, encode
@@ -58,7 +63,7 @@ def test_seconds_are_scaled_to_the_whole_work(monkeypatch):
     ticks = iter(range(100))
     monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
     timings = take_turns({"sample": Contender(lambda turn: None, scale=640.0)}, turns=3)
-    assert timings["sample"] == Timing(640.0, 640.0, 640.0, 3)
+    assert timings["sample"] == Timing(640.0, 640.0, 640.0, (640.0, 640.0, 640.0))
 
 
 def test_a_peer_on_a_sample_is_scaled_by_the_rows_it_left_out():
@@ -94,7 +99,7 @@ def test_the_workloads_of_columns_have_the_peers_of_their_targets(op, monkeypatc
     monkeypatch.setattr(two_sample_workloads, "SHAPES", {(3, 40, 30): 1})
     workload = two_sample_workloads.prepare(two_sample_workloads.column_spec(op, 3, 40, 30))
     assert all(contender.run(0) is not None for contender in workload.contenders.values())
-    assert "x scipy" in targets.ratios(dict.fromkeys(workload.contenders, 1.0))
+    assert "x scipy" in paired_ratios(dict.fromkeys(workload.contenders, Timing.of([1.0])), targets.PEERS)
 
 
 def test_every_target_belongs_to_a_row_of_the_full_table():
@@ -102,19 +107,94 @@ def test_every_target_belongs_to_a_row_of_the_full_table():
     assert set(targets.TARGETS) <= {spec for module in modules for spec in module.suite().specs}
 
 
+def judged(spec, **medians):
+    """The verdict over a row with these medians, whose turns were all alike. "_" stands for a space."""
+    ratios = {name.replace("_", " "): Ratio(median, median, median) for name, median in medians.items()}
+    return verdict(targets.targets_of(spec), ratios)
+
+
 def test_a_row_that_misses_one_of_its_targets_falls_short_and_says_which():
-    reached = {"x scipy": 350.0, "/ floor": 7.0}
-    assert targets.verdict(SELECT, reached) == "met: x scipy >= 350, / floor <= 7"
-    assert targets.verdict(SELECT, {**reached, "/ floor": 7.01}) == "FALLS SHORT: / floor <= 7"
-    assert targets.verdict(SELECT, {**reached, "x scipy": 349.9}) == "FALLS SHORT: x scipy >= 350"
-    assert targets.verdict(Spec("ks_2samp", (1, 2), torch.float32, "a small batch"), {}) == ""
+    assert judged(SELECT, x_scipy=350.0, **{"/ floor": 7.0}) == "met: x scipy >= 350, / floor <= 7"
+    assert judged(SELECT, x_scipy=350.0, **{"/ floor": 7.01}) == "FALLS SHORT: / floor <= 7"
+    assert judged(SELECT, x_scipy=349.9, **{"/ floor": 7.0}) == "FALLS SHORT: x scipy >= 350"
+    assert judged(Spec("ks_2samp", (1, 2), torch.float32, "a small batch")) == ""
+
+
+def timings(**seconds):
+    return {name.replace("_", " "): Timing.of(each) for name, each in seconds.items()}
 
 
 def test_adversarial_rows_are_judged_against_the_faster_of_the_two_sorts():
     spec = Spec("ks_statistics", (8, 64), torch.float32, ks_workloads.PREFIX + "clusters")
-    ratios = targets.ratios({"ours": 2.51, "numpy sort": 1.0, "torch sort": 3.0})
-    assert targets.verdict(spec, ratios) == "FALLS SHORT: x sort >= 0.4"
-    assert targets.verdict(spec, targets.ratios({"ours": 2.5, "numpy sort": 3.0, "torch sort": 1.0})).startswith("met")
+    for ours, numpy_sort, torch_sort, expected in ((2.51, 1.0, 3.0, "FALLS SHORT"), (2.5, 3.0, 1.0, "met")):
+        measured = timings(ours=[ours], numpy_sort=[numpy_sort], torch_sort=[torch_sort])
+        ratios = paired_ratios(measured, targets.PEERS)
+        assert verdict(targets.targets_of(spec), ratios) == f"{expected}: x sort >= 0.4"
+
+
+def test_a_machine_that_slows_down_for_a_turn_does_not_change_ratios():
+    steady = timings(ours=[1.0, 1.0, 1.0], scipy=[50.0, 52.0, 51.0], floor=[0.5, 0.5, 0.5])
+    drifting = timings(ours=[1.0, 3.0, 9.0], scipy=[50.0, 156.0, 459.0], floor=[0.5, 1.5, 4.5])
+    for measured in (steady, drifting):
+        ratios = paired_ratios(measured, targets.PEERS)
+        assert ratios == {"/ floor": Ratio(2.0, 2.0, 2.0), "x scipy": Ratio(51.0, 50.5, 51.5)}
+
+
+def test_only_contenders_that_took_turns_have_a_ratio():
+    with pytest.raises(ValueError, match="2 and 1 turns"):
+        paired_ratios(timings(ours=[1.0], scipy=[1.0, 2.0]), targets.PEERS)
+
+
+def results_of(utc, median=2.0, **about):
+    """What `--output` writes, of one row with one target."""
+    ratios = {"/ floor": {"median": median, "low": median - 0.25, "high": median + 0.5}}
+    row = {"op": "ks_select", "shape": [32_000, 4_096], "dtype": "float32", "case": "every row shifted"}
+    machine = {"utc": utc, "commit": "abc", "cpu": "A CPU", "threads": 2, "isa": "avx512", "torch": "2", "load": 0.1}
+    return {"machine": machine | about, "rows": [{**row, "ratios": ratios, "targets": ["/ floor <= 7"]}]}
+
+
+def test_the_history_has_a_line_for_each_run_in_the_order_of_time(tmp_path):
+    path = tmp_path / "history.jsonl"
+    for utc, median in (("2026-11-02", 3.0), ("2026-11-01", 2.0), ("2026-11-02", 3.0), ("2026-11-03", 4.0)):
+        history.add(results_of(utc, median), path)
+    history.add(results_of("2026-11-02", 5.0, gpu="A GPU"), path)
+    history.add(results_of("2026-11-04") | {"quick": True}, path)
+    lines = history.read(path)
+    assert [line["utc"][-1] for line in lines] == ["1", "2", "2", "3", "4"]
+    shown = {("ks_select, 32,000 x 4,096 float32, every row shifted", "/ floor")}
+    panels = history.panels(lines)
+    assert set(panels) == shown
+    (series,) = panels.values()
+    assert series["A CPU, 2 threads"] == [(f"2026-11-0{n}", [n + 1.0, n + 0.75, n + 1.5]) for n in (1, 2, 3)]
+    assert series["A GPU, 2 threads"] == [("2026-11-02", [5.0, 4.75, 5.5])]
+    assert history.bound_of(lines, *next(iter(shown))) == 7.0
+
+
+def test_the_history_is_drawn_and_takes_results_of_the_first_format(tmp_path, monkeypatch, capsys):
+    first = results_of("2026-11-01")
+    first["rows"][0]["ratios"] = {"/ floor": 2.83274}
+    (tmp_path / "first.json").write_text(json.dumps(first))
+    path, picture = tmp_path / "history.jsonl", tmp_path / "made" / "history.svg"
+    command = ["history", "--history", str(path), "--output", str(picture)]
+    monkeypatch.setattr(sys, "argv", command)
+    assert history.main() == 2
+    assert "has no runs" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*command, "--add", str(tmp_path / "first.json")])
+    assert history.main() == 0
+    assert "<svg" in picture.read_text()
+    assert list(history.read(path)[0]["rows"].values()) == [{"/ floor": [2.833, 2.833, 2.833]}]
+    for wrong in ("{}", "no JSON", "[]"):
+        (tmp_path / "first.json").write_text(wrong)
+        assert history.main() == 2
+        assert "error: these are no results of a benchmark" in capsys.readouterr().err
+    assert len(history.read(path)) == 1
+
+
+def test_runs_that_were_kept_can_be_read_and_drawn():
+    lines = history.read()
+    assert lines, "benchmarks/history.jsonl is empty"
+    assert len({(line["utc"], line["machine"]) for line in lines}) == len(lines)
+    assert history.panels(lines)
 
 
 def small(monkeypatch):
@@ -178,8 +258,8 @@ def test_training_workloads_run_against_the_peers_of_their_targets(monkeypatch, 
     monkeypatch.setattr(training_workloads, "BATCH", (2, 8))
     small = Spec(spec.op, (300 if spec.op != training_workloads.MONITOR else 50, 576), spec.dtype, spec.case)
     monkeypatch.setattr(training_workloads, "TABLES", (300,))
-    medians = dict.fromkeys(take_turns(training_workloads.prepare(small).contenders, turns=1), 1.0)
-    assert {target.ratio for target in targets.targets_of(spec)} <= set(targets.ratios(medians))
+    measured = take_turns(training_workloads.prepare(small).contenders, turns=1)
+    assert {target.ratio for target in targets.targets_of(spec)} <= set(paired_ratios(measured, targets.PEERS))
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -229,10 +309,26 @@ def test_rows_of_both_tables_may_take_their_share_of_memory_twice(monkeypatch, c
 def test_small_calls_between_operators_of_torch_end_no_thread():
     before = torch.get_num_threads()
     try:
-        count, *medians, ended = threads.measure(4, turns=1)
+        row = dict(zip([heading for heading, _ in threads.COLUMNS], threads.measure(4, turns=1, calls=2), strict=True))
     finally:
         torch.set_num_threads(before)
-    assert (count, len(medians), ended) == ("4", 3, "0")
+    assert (row["threads"], row["threads ended"]) == ("4", "0")
+
+
+def test_a_smaller_team_ends_the_threads_above_it():
+    """What the runtime does if the number of threads varies, which is why the native core always asks for the same."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        torch.ones(4 << 16).add_(1.0)
+        threads.regions(4)(0)
+        team = threads.task_ids()
+        threads.regions(4, 4)(0)
+        assert not team - threads.task_ids()
+        threads.regions(2)(0)
+        assert len(team - threads.task_ids()) == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_beginning_that_examples_share_gives_the_same_loss_and_gradients_when_it_is_computed_once(
