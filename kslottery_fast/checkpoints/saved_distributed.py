@@ -135,8 +135,11 @@ def read_saved(folder: Path) -> dict[str, StoredTensor]:
         ) from None
 
 
-class _Restricted(pickle.Unpickler):
-    """Reads the description of a folder, and refuses a pickle that names anything else."""
+class _Restricted(pickle._Unpickler):
+    """Reads the description of a folder, and refuses a pickle that names anything else.
+
+    It is the one in Python. That in C makes a list as long as the largest index in the file says, which may be any.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what the pickle names, if a description needs it."""
