@@ -12,7 +12,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 CHECKS := check-mypy check-pyright check-imports check-ruff check-clang
-.PHONY: demo test unit lint $(CHECKS) format fuzz bench gpu gpu-wheels sanitize clean help
+.PHONY: demo test unit lint $(CHECKS) format fuzz fuzz-files bench gpu gpu-wheels sanitize clean help
 
 BIN := .venv/bin
 CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' 2>/dev/null)
@@ -58,6 +58,9 @@ format: .venv/native ## let the formatters rewrite the files
 fuzz: .venv/native ## KS kernels against scipy on random and adversarial rows; FUZZ_SECONDS=600 for longer
 	@$(BIN)/python tests/ops/fuzz_ks.py --seconds $(or $(FUZZ_SECONDS),60)
 
+fuzz-files: .venv/native ## damaged files of every kind that is read; FUZZ_SECONDS=600 for longer
+	@$(BIN)/python tests/fuzz/fuzz_files.py --seconds $(or $(FUZZ_SECONDS),120) $(ARGS)
+
 bench: .venv/native ## what the ops cost, compared with the memory floor and peers; ARGS=--quick, ARGS=--output for a JSON file
 	@$(BIN)/python -m benchmarks.table $(ARGS)
 
@@ -75,8 +78,8 @@ gpu-wheels: .venv/python ## fetch into wheels/ what a machine without a network 
 	  --python-version $(GPU_PYTHON) --implementation cp $(GPU_PLATFORMS:%=--platform %) $(GPU_WHEELS)
 	@du -sh wheels
 
-sanitize: .venv/native ## the native core under AddressSanitizer and UBSan, on the tests that reach it
-	@$(BIN)/python tests/sanitize.py address undefined
+sanitize: .venv/native ## the native core and the CUDA kernels (on the CPU) under AddressSanitizer, UBSan, ThreadSanitizer
+	@$(BIN)/python tests/sanitize.py $(or $(ARGS),address undefined cuda thread)
 
 clean: ## remove what was built; .venv and runs/ stay
 	@rm -rf build dist ./*.egg-info kslottery_fast/*.so .venv/native

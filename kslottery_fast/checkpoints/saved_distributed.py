@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -120,10 +121,11 @@ def read_saved(folder: Path) -> dict[str, StoredTensor]:
     """
     path = folder / METADATA
     try:
-        with path.open("rb") as file:
-            metadata = _Restricted(file).load()
+        # Not from the file itself, which would make room for as many bytes as a damaged length says.
+        metadata = _Restricted(io.BytesIO(path.read_bytes())).load()
         found = metadata.state_dict_metadata
         tensors = {name: item for name, item in found.items() if hasattr(item, "chunks")}
+        _check_size(folder, metadata, tensors)
         return {name: _stored(folder, name, item, metadata) for name, item in tensors.items()}
     except InputError:
         raise
@@ -161,6 +163,23 @@ def _stored(folder: Path, name: str, item: Any, metadata: Metadata) -> SavedTens
     _check_pieces(folder, name, shape, item.chunks)
     nbytes = dtype.itemsize * item.size.numel()
     return SavedTensor(str(folder), name, dtype_code(dtype), shape, nbytes, folder, metadata)
+
+
+def _check_size(folder: Path, metadata: Metadata, tensors: Mapping[str, Any]) -> None:
+    """Refuse tensors that take more bytes than the folder has, before there is room made for one."""
+    stored = metadata.storage_data.values()
+    if any(getattr(each, "transform_descriptors", None) for each in stored):
+        return  # they may be compressed
+    if not all((folder / each.relative_path).exists() for each in stored):
+        return  # whoever reads a tensor is told which file is missing
+    held = sum(file.stat().st_size for file in folder.iterdir())
+    for name, item in tensors.items():
+        needed = item.properties.dtype.itemsize * math.prod(item.size)
+        if needed > held:
+            raise InputError(
+                f"{folder / METADATA} is damaged: tensor {name} takes {needed:,} bytes, and all files of the folder "
+                f"have {held:,}; {file_errors.AGAIN}"
+            )
 
 
 def _check_pieces(folder: Path, name: str, shape: tuple[int, ...], pieces: Sequence[ChunkStorageMetadata]) -> None:

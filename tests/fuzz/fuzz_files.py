@@ -11,6 +11,7 @@ process of its own, whose address space is limited. Prints the cases and the fin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import importlib.util
 import json
@@ -26,12 +27,12 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from mutations import mutated
-from readers import READERS, Reader, quiet
+from reader import Reader, quiet
+from readers import READERS
 
 from kslottery_fast import InputError
 
@@ -42,6 +43,8 @@ SPACE = 256 << 20
 """How much address space a reader may take, beyond what it has before the first damaged file."""
 MEMORY = 24 << 20
 """How much memory a reader may use for a file of a few kilobytes. A valid one takes less than a tenth."""
+WARM = 8
+"""Damaged files that are read first, uncounted: what they import and keep is not the memory of a later file."""
 LONGEST = 1200
 """Characters of a message."""
 
@@ -52,10 +55,9 @@ def damaged_files(reader: Reader, files: dict[str, bytes], name: str, seed: int,
     path = rng.choice(sorted(each for each in files if fnmatch.fnmatch(Path(each).name, reader.damaged)))
     content = mutated(path, files[path], rng)
     if reader.repair is not None and rng.random() < 0.7:
-        try:
+        # A file may be so damaged that it has no checksum.
+        with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
             content = reader.repair(content)
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            pass  # so damaged that it has no checksum
     return path, content
 
 
@@ -145,13 +147,17 @@ class Worker:
             if done:
                 code = os.waitstatus_to_exitcode(status)
                 return None if code == 0 else f"crash: {signal.Signals(-code).name if code < 0 else code}"
-            _, began, worked = struct.unpack_from("<qdd", self._shared)
-            busy, waited = _worked(child) - worked, time.monotonic() - began
-            if busy > SECONDS_PER_CASE or waited > 30 * SECONDS_PER_CASE:
+            late = self._late(child)
+            time.sleep(0.05)
+            if late and self._late(child):  # the first look may have seen a number that was half written
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 return "no end"
-            time.sleep(0.02)
+
+    def _late(self, child: int) -> bool:
+        _, began, worked = struct.unpack_from("<qdd", self._shared)
+        busy, waited = _worked(child) - worked, time.monotonic() - began
+        return busy > SECONDS_PER_CASE or waited > 30 * SECONDS_PER_CASE
 
     def _note(self, case: int, what: str, detail: str = "") -> None:
         record = {"reader": self.name, "seed": self.seed, "case": case, "what": what, "detail": detail}
@@ -170,12 +176,10 @@ class Worker:
             os._exit(status)
 
     def _cases(self, reader: Reader, folder: Path, files: dict[str, bytes], last: int, end: float) -> None:
-        for warm in range(8):  # what is imported and kept by the first errors
+        for warm in range(WARM):  # what is imported and kept by the first errors
             path, content = damaged_files(reader, files, self.name, -1, warm)
-            try:
+            with contextlib.suppress(BaseException):
                 read_case(reader, folder, path, content)
-            except BaseException:  # noqa: S110 (found later under a number of its own)
-                pass
             (folder / path).write_bytes(files[path])
         limit = _resident("VmSize") + SPACE
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -199,7 +203,7 @@ class Worker:
             (folder / path).write_bytes(files[path])
 
 
-@contextmanager
+@contextlib.contextmanager
 def prepared(name: str) -> Iterator[tuple[Reader, Path, dict[str, bytes]]]:
     """A reader, and a folder with its valid files."""
     reader = READERS[name]

@@ -194,10 +194,7 @@ def mutated_safetensors(content: bytes, rng: random.Random) -> bytes:
     header = mutated_json(header, rng)
     if rng.random() < 0.1:
         data = mutated_bytes(data, rng)
-    if rng.random() < 0.1:
-        length = rng.choice(ODD_NUMBERS) % (1 << 64)
-    else:
-        length = len(header)
+    length = rng.choice(ODD_NUMBERS) % (1 << 64) if rng.random() < 0.1 else len(header)
     return length.to_bytes(8, "little") + header + data
 
 
