@@ -1,6 +1,8 @@
 """PyTorch files (.bin, .pt, .pth): torch reads the tensors alone, and whatever could run code is refused."""
 
 import errno
+import io
+import os
 import pickle
 import re
 import warnings
@@ -58,7 +60,8 @@ def _load(path: Path) -> Any:
             except RuntimeError as error:
                 if _OLD not in str(error):
                     raise
-                return torch.load(path, map_location="cpu", weights_only=True)
+                with _Bounded(io.FileIO(path)) as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except OSError as error:
@@ -72,6 +75,16 @@ def _load(path: Path) -> Any:
         if "TorchScript" in str(error):
             raise file_errors.pickled(path, "a TorchScript program") from None
         raise file_errors.foreign_pickle(path, _first_line(error)) from None
+
+
+class _Bounded(io.BufferedReader):
+    """A file that makes no room for more bytes than it has, whatever length is written in it."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read so many bytes, or all that are left."""
+        if size is not None and size > 0:
+            size = min(size, os.fstat(self.fileno()).st_size)
+        return super().read(size)
 
 
 def _state_dict(content: Any) -> dict[str, Tensor]:

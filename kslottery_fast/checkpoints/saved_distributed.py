@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -141,7 +141,10 @@ class _Restricted(pickle._Unpickler):
     """Reads the description of a folder, and refuses a pickle that names anything else.
 
     It is the one in Python. That in C makes a list as long as the largest index in the file says, which may be any.
+    Both make room for a bytearray before they read it, and a description has none.
     """
+
+    dispatch: ClassVar[Any] = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what the pickle names, if a description needs it."""

@@ -201,7 +201,7 @@ CHECKPOINTS: dict[str, Reader] = {
     "fp8": Reader(_make_fp8, _pair(".")),
     "model-folder": Reader(_make_model_folder, _read_model_folder),
     "pickle": Reader(_make_pickle, _pair("model-zip.bin")),
-    "old-pickle": Reader(_make_old_pickle, _pair("model.bin")),
+    "old-pickle": Reader(_make_old_pickle, _pair("model.bin"), reserves=True),
     "saved-distributed": Reader(_make_saved, _pair("."), "*"),
     "gguf": Reader(_make_gguf, _read_gguf, packages=("gguf",)),
     "adapter": Reader(_make_adapter, _read_adapter),

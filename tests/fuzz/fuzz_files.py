@@ -75,17 +75,17 @@ def read_case(reader: Reader, folder: Path, path: str, content: bytes) -> str | 
     try:
         quiet(reader.read, folder)
     except InputError as error:
-        check_message(error)
+        check_message(error, reserves=reader.reserves)
         return str(error)
     return None
 
 
-def check_message(error: InputError) -> None:
+def check_message(error: InputError, *, reserves: bool) -> None:
     """Refuse a message that no terminal should show, and one that hides that memory ran out."""
     text = str(error)
     assert len(text) < LONGEST, f"a message of {len(text)} characters: {text[:200]}"
     cause: BaseException | None = error
-    while cause is not None:
+    while cause is not None and not reserves:
         out_of_memory = isinstance(cause, MemoryError) or "can't allocate memory" in str(cause)
         assert not out_of_memory, f"memory ran out: {cause!r}"
         cause = cause.__cause__ or cause.__context__

@@ -32,6 +32,9 @@ class Reader:
         Makes a checksum right again, so that what is behind it is reached.
     packages : sequence of str
         Optional packages that it needs.
+    reserves : bool
+        Whether the library that reads it asks the system for as much room as the file says, before it finds that the
+        file is too short. The room is not used, which is checked as for all others.
     """
 
     make: Callable[[Path], object]
@@ -39,6 +42,7 @@ class Reader:
     damaged: str = "*"
     repair: Callable[[bytes], bytes] | None = None
     packages: Sequence[str] = ()
+    reserves: bool = False
 
 
 def table(seed: int, rows: int = V) -> torch.Tensor:

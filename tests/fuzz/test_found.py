@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from kslottery_fast.lab.experiment.run_folder import RunFolder
 from kslottery_fast.lab.experiment.trained import TrainedRows
 from kslottery_fast.tickets.evidence import Evidence
 from kslottery_fast.tickets.scan_result import Scan
+from kslottery_fast.tickets.stored import ks_select_checkpoints
 from kslottery_fast.tickets.tickets import Tickets
 
 ODD = ["text", [1], {"a": []}, None, 3, True]
@@ -193,6 +195,7 @@ def test_a_description_of_a_saved_folder_with_a_tensor_larger_than_the_folder(tm
     [
         pytest.param(b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"x.", id="a text of 1 TiB"),
         pytest.param(b"\x80\x04Nr" + struct.pack("<I", (1 << 32) - 1) + b".", id="a place in a list of 64 GiB"),
+        pytest.param(b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b"x.", id="a bytearray of 1 TiB"),
         pytest.param(b"\x80\x04\x95" + struct.pack("<Q", 1 << 45) + b"N.", id="a frame of 32 TiB"),
     ],
 )
@@ -200,3 +203,26 @@ def test_a_description_of_a_saved_folder_that_asks_for_memory(content, tmp_path)
     path = _metadata(tmp_path)
     path.write_bytes(content)
     refuses(lambda: open_checkpoint(tmp_path), path, "is not what torch.distributed.checkpoint writes")
+
+
+def test_an_adapter_with_a_token_id_that_no_tensor_can_hold(tmp_path):
+    from checkpoint_readers import _make_adapter
+
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    _make_adapter(folder)
+    changed(folder / "adapter_config.json", trainable_token_indices={"model.embed_tokens": [3, 1 << 63]})
+    before = tmp_path / "before.safetensors"
+    save_file({"model.embed_tokens.weight": table(0)}, before)
+    refuses(lambda: ks_select_checkpoints(before, folder), folder / "adapter_config.json", "has no list of token ids")
+
+
+def test_an_old_file_of_torch_that_claims_a_text_of_a_terabyte(tmp_path):
+    path = tmp_path / "model.bin"
+    torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"X\x01\x00\x00\x00a", b"X\xf0\xff\xff\xffa"))
+    tracemalloc.start()
+    refuses(lambda: open_checkpoint(path), path, "cut short, damaged or no PyTorch file")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
