@@ -121,7 +121,7 @@ def check_fields(made: Any) -> None:
     >>> check_fields(Point(3, ["a"]))
     >>> check_fields(Point(3, ["a", 4]))
     Traceback (most recent call last):
-    kslottery_fast.base.errors.InputError: names is ['a', 4]: expected list[str]
+    kslottery_fast.base.errors.InputError: names is the list ['a', 4]: expected list[str]
     """
     hints = get_type_hints(type(made))
     for each in fields(made):

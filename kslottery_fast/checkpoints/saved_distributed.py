@@ -144,7 +144,9 @@ class _Restricted(pickle._Unpickler):
     Both make room for a bytearray before they read it, and a description has none.
     """
 
-    dispatch: ClassVar[Any] = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
+    dispatch: ClassVar[Any] = {
+        code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what the pickle names, if a description needs it."""
