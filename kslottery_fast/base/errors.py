@@ -1,5 +1,7 @@
 """Errors that a person can act on. Every module may import this file, and it imports nothing."""
 
+_LONGEST, _HEAD, _TAIL = 1200, 800, 300  # characters: a damaged file may hold a name of any length
+
 
 class InputError(ValueError):
     """Bad input. The message names the argument, what was given, what was expected, and the remedy.
@@ -14,6 +16,9 @@ class InputError(ValueError):
     Traceback (most recent call last):
     kslottery_fast.base.errors.InputError: token_ids is empty; give at least one token id
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= _LONGEST else f"{message[:_HEAD]} ... {message[-_TAIL:]}")
 
 
 class DivergedError(InputError):

@@ -165,7 +165,11 @@ def _ids(folder: Path, module: str, config: Mapping[str, Any]) -> list[int]:
     found = config.get("token_indices" if config["peft_type"] == "TRAINABLE_TOKENS" else "trainable_token_indices")
     if isinstance(found, dict):
         found = next((ids for name, ids in found.items() if module == name or module.endswith("." + name)), None)
-    if not isinstance(found, list) or not found or not all(type(token) is int and token >= 0 for token in found):
+    if (
+        not isinstance(found, list)
+        or not found
+        or not all(type(token) is int and 0 <= token < 1 << 63 for token in found)
+    ):
         raise InputError(f"{folder / CONFIG} has no list of token ids for the rows of {module}; save the adapter again")
     if len(set(found)) < len(found):
         raise InputError(f"{folder / CONFIG} has a token id twice for the rows of {module}; save the adapter again")

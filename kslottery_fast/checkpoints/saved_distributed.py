@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -120,10 +121,11 @@ def read_saved(folder: Path) -> dict[str, StoredTensor]:
     """
     path = folder / METADATA
     try:
-        with path.open("rb") as file:
-            metadata = _Restricted(file).load()
+        # Not from the file itself, which would make room for as many bytes as a damaged length says.
+        metadata = _Restricted(io.BytesIO(path.read_bytes())).load()
         found = metadata.state_dict_metadata
         tensors = {name: item for name, item in found.items() if hasattr(item, "chunks")}
+        _check_size(folder, metadata, tensors)
         return {name: _stored(folder, name, item, metadata) for name, item in tensors.items()}
     except InputError:
         raise
@@ -135,8 +137,16 @@ def read_saved(folder: Path) -> dict[str, StoredTensor]:
         ) from None
 
 
-class _Restricted(pickle.Unpickler):
-    """Reads the description of a folder, and refuses a pickle that names anything else."""
+class _Restricted(pickle._Unpickler):
+    """Reads the description of a folder, and refuses a pickle that names anything else.
+
+    It is the one in Python. That in C makes a list as long as the largest index in the file says, which may be any.
+    Both make room for a bytearray before they read it, and a description has none.
+    """
+
+    dispatch: ClassVar[Any] = {
+        code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what the pickle names, if a description needs it."""
@@ -158,6 +168,23 @@ def _stored(folder: Path, name: str, item: Any, metadata: Metadata) -> SavedTens
     _check_pieces(folder, name, shape, item.chunks)
     nbytes = dtype.itemsize * item.size.numel()
     return SavedTensor(str(folder), name, dtype_code(dtype), shape, nbytes, folder, metadata)
+
+
+def _check_size(folder: Path, metadata: Metadata, tensors: Mapping[str, Any]) -> None:
+    """Refuse tensors that take more bytes than the folder has, before there is room made for one."""
+    stored = metadata.storage_data.values()
+    if any(getattr(each, "transform_descriptors", None) for each in stored):
+        return  # they may be compressed
+    if not all((folder / each.relative_path).exists() for each in stored):
+        return  # whoever reads a tensor is told which file is missing
+    held = sum(file.stat().st_size for file in folder.iterdir())
+    for name, item in tensors.items():
+        needed = item.properties.dtype.itemsize * math.prod(item.size)
+        if needed > held:
+            raise InputError(
+                f"{folder / METADATA} is damaged: tensor {name} takes {needed:,} bytes, and all files of the folder "
+                f"have {held:,}; {file_errors.AGAIN}"
+            )
 
 
 def _check_pieces(folder: Path, name: str, shape: tuple[int, ...], pieces: Sequence[ChunkStorageMetadata]) -> None:

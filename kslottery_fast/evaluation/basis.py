@@ -19,6 +19,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from kslottery_fast.base.arguments import check_integer, check_path, shown
+from kslottery_fast.base.content import check_tensors
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
 
@@ -171,6 +172,7 @@ class Basis:
                 "run the command that made it again; only this stage is made again"
             )
         before = read_safetensors(folder / _BEFORE)
+        check_tensors(folder / _BEFORE, before, {"token_ids": "int k", "rows": "float k d"})
         kept = {path.stem.partition("-")[2]: path for path in folder.glob("predictions-*.safetensors")}
         transfers = {int(rows): Predictions.load(path) for rows, path in kept.items() if rows.isdecimal()}
         tokens = ReadTokens.load(folder / _TOKENS) if (folder / _TOKENS).exists() else None

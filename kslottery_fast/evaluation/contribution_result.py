@@ -4,12 +4,13 @@ import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from typing_extensions import Self
 
 from kslottery_fast.base.arguments import check_path
+from kslottery_fast.base.content import check_tensors, checked_content
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_safetensors, write_safetensors
 from kslottery_fast.rows.token_ids import TokenIds, check_token_ids
@@ -19,7 +20,14 @@ from .quadrature import Rule
 from .words import counted
 
 _KIND = "kslottery-contributions"
-_TENSORS = ("token_ids", "contribution", "standard_error", "points", "slopes")
+_FORMS = {
+    "token_ids": "int k",
+    "contribution": "float k",
+    "standard_error": "float k",
+    "points": "float n",
+    "slopes": "float n",
+}
+_TENSORS = tuple(_FORMS)
 _FACTS = ("vocab_size", "rule", "examples", "loss_before", "loss_after")
 _SHARES = (0.5, 0.8, 0.9, 0.95)  # that a summary names
 
@@ -239,8 +247,12 @@ class RowContributions:
         tensors = read_safetensors(path, remedy="make it again")
         if tensors.metadata.get("kind") != _KIND or set(tensors) != set(_TENSORS):
             raise InputError(f"{path} holds no contributions: expected a file that RowContributions.save wrote")
-        values: dict[str, Any] = {**tensors, **json.loads(tensors.metadata["facts"])}
-        return cls(**values)
+        check_tensors(path, tensors, _FORMS, "make it again")
+        with checked_content(path, "make it again"):
+            facts = json.loads(tensors.metadata["facts"])
+            _check_facts(facts)
+            values: dict[str, Any] = {**tensors, **{name: facts[name] for name in _FACTS}}
+            return cls(**values)
 
     def _positive_total(self) -> float:
         if not self.total > 0:
@@ -249,3 +261,13 @@ class RowContributions:
                 "after and there are no shares of a fall: check the order of the tables, and the batches"
             )
         return self.total
+
+
+def _check_facts(facts: Any) -> None:
+    """Refuse the numbers of a damaged file."""
+    counts = [facts["vocab_size"], facts["examples"]]
+    losses = [loss for loss in (facts["loss_before"], facts["loss_after"]) if loss is not None]
+    if any(type(count) is not int or count < 0 for count in counts) or facts["rule"] not in get_args(Rule):
+        raise ValueError(f"vocab_size, examples and rule are {counts[0]!r}, {counts[1]!r} and {facts['rule']!r}")
+    if any(type(loss) not in (int, float) for loss in losses):
+        raise ValueError(f"loss_before and loss_after are {losses!r}")

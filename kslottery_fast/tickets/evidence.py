@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from kslottery_fast.base.content import check_tensors, checked_content
 from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
 from kslottery_fast.ks.decision import select_rows
 from kslottery_fast.rows.overlay import RowEmbedding
@@ -18,7 +19,8 @@ from .select import select_tickets
 from .tables import ks_statistics
 from .tickets import Tickets
 
-_TENSORS = ("token_ids", "counts", "l2", "gradient", "frequency")
+_FORMS = {"token_ids": "int k", "counts": "int k", "l2": "float k", "gradient": "float k", "frequency": "int k"}
+_TENSORS = tuple(_FORMS)
 
 
 class TrainedTable:
@@ -154,11 +156,16 @@ class Evidence:
         InputError
             A file is missing or damaged.
         """
-        tensors: dict[str, Any] = dict(read_safetensors(folder / "evidence.safetensors"))
-        facts = read_json(folder / "evidence.json")
+        path = folder / "evidence.safetensors"
+        tensors: dict[str, Any] = dict(read_safetensors(path))
+        check_tensors(path, tensors, _FORMS | ({"trajectory": "int steps k"} if "trajectory" in tensors else {}))
         trajectory = tensors.pop("trajectory", torch.empty(0, 0))
-        steps = facts.pop("trajectory_steps")
-        return cls(**tensors, **facts, trajectory=tuple(zip(steps, trajectory, strict=True)))
+        with checked_content(folder / "evidence.json"):
+            facts = dict(read_json(folder / "evidence.json"))
+            steps = facts.pop("trajectory_steps")
+            if not all(type(number) is int and number >= 0 for number in (*steps, *facts.values())):
+                raise ValueError("expected counts")
+            return cls(**tensors, **facts, trajectory=tuple(zip(steps, trajectory, strict=True)))
 
 
 class Witness:

@@ -4,12 +4,13 @@ import csv
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from typing_extensions import Self
 
-from kslottery_fast.base.arguments import check_path
+from kslottery_fast.base.arguments import check_path, shown
+from kslottery_fast.base.content import check_fields
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
 from kslottery_fast.base.options import ComparedRows
@@ -103,14 +104,17 @@ class Scan:
             raise InputError(f"unknown key {unknown[0]!r}")
         values["tensors"] = _shifts(TensorShift, values.get("tensors"), "tensors")
         values["vectors"] = [
-            VectorShift(**{**vars(each), "shape": tuple(each.shape)})
+            replace(each, shape=_sizes(each.shape))
             for each in _shifts(VectorShift, values.get("vectors", []), "vectors")
         ]
         try:
-            return cls(**values)
+            scan = cls(**values)
         except TypeError:
             required = [each.name for each in fields(cls) if each.name not in ("vectors", "renamed", "rows")]
             raise InputError(f"missing {', '.join(sorted(set(required) - values.keys()))}") from None
+        for each in (scan, *scan.tensors, *scan.vectors):
+            check_fields(each)
+        return scan
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -235,6 +239,12 @@ def _shifts(kind: type[S], entries: Any, name: str) -> list[S]:
         return [kind(**{key: entry[key] for key in entry if key != "significant_share"}) for entry in entries]
     except TypeError as error:
         raise InputError(f"{name}: {str(error).partition('() ')[2]}") from None
+
+
+def _sizes(shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, (list, tuple)):
+        raise InputError(f"vectors: shape is {shown(shape)}, expected a list of integers")
+    return tuple(shape)
 
 
 def _some(names: list[str]) -> str:

@@ -19,6 +19,7 @@ from kslottery_fast.base.ticket_ids import (
     check_format,
     digest_of,
     integers_of,
+    is_int,
     texts_of,
 )
 from kslottery_fast.base.tokenizer import Tokenizer
@@ -28,6 +29,8 @@ from .texts import TicketTexts
 from .ticket_fields import SETTINGS
 
 _ROWS = ("token_ids", "counts")
+_LONGEST_EXACT = 1 << 20
+"""An exact test needs a table of this many p-values, which a damaged file must not make any size it likes."""
 _DERIVED = ("threshold", "statistic", "pvalue")
 ATTRIBUTES = (*SETTINGS, "threshold", *_ROWS, "statistic", "pvalue")
 """The attributes that a file holds, in its order."""
@@ -56,6 +59,8 @@ def fields_of(data: Any) -> dict[str, Any]:
     foreign = [key for key in data if key not in (*keys, "tokens", COMPARISON)]
     if missing or foreign:
         raise InputError(f"missing {', '.join(missing)}" if missing else f"unknown key {foreign[0]!r}")
+    if data["method"] == "exact" and is_int(data["dimension"]) and data["dimension"] > _LONGEST_EXACT:
+        raise InputError(f"dimension is {data['dimension']}: expected at most {_LONGEST_EXACT} with the method 'exact'")
     rows, texts = {key: integers_of(data, key) for key in _ROWS}, texts_of(data)
     return {**{key: data[key] for key in SETTINGS}, **rows, "token_texts": texts}
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kslottery_fast.base.cache import cache_directory
+from kslottery_fast.base.content import checked_content
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json
 from kslottery_fast.lab.data.fetch import WHEELS
@@ -41,7 +42,8 @@ def describe(path: Path) -> Facts:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    facts = _folder(path) if path.is_dir() else _file(path)
+    with checked_content(path):
+        facts = _folder(path) if path.is_dir() else _file(path)
     return {"path": str(path), **facts}
 
 

@@ -98,7 +98,12 @@ class RunFolder:
 
     def record(self, stage: str) -> dict[str, Any]:
         """``stage``, ``seconds`` and ``environment`` of a finished stage."""
-        return dict(read_json(self.stage_path(stage) / "stage.json"))
+        path = self.stage_path(stage) / "stage.json"
+        record = read_json(path)
+        sound = isinstance(record, dict) and type(record.get("seconds")) in (int, float)
+        if not sound or not isinstance(record.get("environment"), dict):
+            raise InputError(f"{path} is damaged: expected seconds and environment; remove its folder and run again")
+        return record
 
     def seconds(self, stage: str) -> float:
         """How long a finished stage took."""

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from kslottery_fast.base.content import check_tensors
+from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.files import read_json, read_safetensors, write_json, write_safetensors
 
 
@@ -39,6 +41,16 @@ class TrainedRows:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what :meth:`save` wrote."""
-        tensors = read_safetensors(folder / "rows.safetensors")
-        return cls(tensors["token_ids"], tensors["rows"], read_json(folder / "losses.json"))
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            A file is missing or damaged.
+        """
+        path, losses = folder / "rows.safetensors", read_json(folder / "losses.json")
+        tensors = read_safetensors(path)
+        check_tensors(path, tensors, {"token_ids": "int k", "rows": "float k d"})
+        if not isinstance(losses, list) or not all(type(loss) in (int, float) for loss in losses):
+            raise InputError(f"{folder / 'losses.json'} is damaged: expected a list of numbers; create it again")
+        return cls(tensors["token_ids"], tensors["rows"], losses)
