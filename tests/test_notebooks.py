@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import matplotlib
 import pytest
 
-
 pytest.importorskip("marimo", reason="the extra [notebooks] is not installed")
 FOLDER = Path(__file__).parents[1] / "examples" / "notebooks"
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="not run from a source tree")
@@ -55,7 +54,7 @@ def test_five_new_tokens_are_said_where_they_belong(run):
 def test_all_steps_of_the_method_lower_the_held_out_loss_and_are_drawn(run):
     names = run("ks_lottery")
     values = {name: score.interval.value for name, score in names.scores.items()}
-    assert list(values)[0] == "untuned"
+    assert next(iter(values)) == "untuned"
     assert len(values) == 6
     assert min(values, key=values.get) == "Embed Tuning"
     for name in ("Partial Transfer", "Partial Tuning"):
