@@ -12,7 +12,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 CHECKS := check-mypy check-pyright check-imports check-ruff check-clang
-.PHONY: demo test unit lint $(CHECKS) format docs fuzz fuzz-files bench gpu gpu-wheels gpu-module wheels sanitize portable clean help
+.PHONY: demo test unit lint $(CHECKS) format docs fuzz fuzz-files bench oldest newest gpu gpu-wheels gpu-module wheels sanitize portable clean help
 
 BIN := .venv/bin
 CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' 2>/dev/null)
@@ -68,6 +68,15 @@ fuzz-files: .venv/native ## damaged files of every kind that is read; FUZZ_SECON
 
 bench: .venv/native ## what the ops cost, compared with the memory floor and peers; ARGS=--quick, ARGS=--output for a JSON file
 	@$(BIN)/python -m benchmarks.table $(ARGS)
+
+# PyPI has torch for Linux only with CUDA, several GB for each version, so that torch keeps its pinned version here.
+oldest: .venv/native ## tests with the oldest dependencies that pyproject.toml allows; ARGS="-x tests/ks" for a part
+	@$(VERSIONS) oldest -n $(JOBS) --dist loadfile $(ARGS)
+
+newest: .venv/native ## tests with the newest dependencies that PyPI has; docs/versions.md records both
+	@$(VERSIONS) newest -n $(JOBS) --dist loadfile $(ARGS)
+
+VERSIONS = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt uv && $(BIN)/python tests/versions.py
 
 # On a machine with a GPU and no network: its own Python, which has torch, and its cmake, ninja and nvcc. DRY=1 needs no
 # GPU and takes .venv, so that it can be tried anywhere. ONLY=benchmark CASES='RowAdamW|bfloat16' VARIANTS=1 is a round

@@ -143,6 +143,7 @@ def fake_hub(folder: Path, handler: type[Handler] | None = None) -> Iterator[Fak
     constants = huggingface_hub.constants
     with FakeHub(handler) as hub, pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "ENDPOINT", hub.endpoint)
+        patch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.endpoint)  # of functions such as file_exists
         patch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
         )

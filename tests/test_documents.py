@@ -10,13 +10,16 @@ import documents
 import pytest
 import torch
 from documents import PAGES, ROOT
+from fake_hub import fake_hub
 from transformers import AutoModelForCausalLM
 
 from kslottery_fast.lab.cli import main
 from kslottery_fast.lab.models import loading
 
 QUICK_START = ROOT / "docs" / "quick-start.md"
-PYTHON_PAGES = [page for page in PAGES if documents.blocks(page, "python") and page != QUICK_START]
+ON_THE_HUB = ROOT / "docs" / "hub.md"
+WITH_TESTS_OF_THEIR_OWN = (QUICK_START, ON_THE_HUB)
+PYTHON_PAGES = [page for page in PAGES if documents.blocks(page, "python") and page not in WITH_TESTS_OF_THEIR_OWN]
 
 
 @pytest.fixture
@@ -34,6 +37,27 @@ def small_model(tiny_llama, tiny_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "find_source", lambda *_: source)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.usefixtures("small_model")
+def test_the_page_of_the_hub_goes_from_training_to_peft(tmp_path):
+    names: dict[str, object] = {"__name__": "__main__"}
+    with fake_hub(tmp_path) as hub:
+        exec(compile(documents.program(ON_THE_HUB), str(ON_THE_HUB), "exec"), names)
+        assert set(hub.branches) == {"org/spanish-rows", "org/tools", "org/spanish-tickets"}
+        card = hub.files("org/spanish-rows")["README.md"].decode()
+    assert "| training NLL |" in card
+    assert str(names["url"]).startswith(hub.endpoint)
+    batch = names["batch"]
+    models = [names[name].eval() for name in ("model", "ours", "theirs", "first")]
+    with torch.no_grad():
+        trained, *others = (model(**batch).logits for model in models)
+        untrained = loading.load_model("smollm2-135m", dtype="float32").model(**batch).logits
+    for logits in others:
+        torch.testing.assert_close(logits, trained)
+    assert not torch.allclose(untrained, trained)
+    assert names["fresh"].tokenizer.convert_tokens_to_ids(["<|tool|>", "<|result|>"]) == names["tools"]
+    assert names["tickets"] == names["found"]
 
 
 @pytest.mark.usefixtures("small_model")

@@ -96,6 +96,7 @@ def test_the_extra_is_what_pyproject_says_and_no_dependency_of_the_library():
     assert names(project["optional-dependencies"]["lab"]) == set(extras.LAB)
     assert names(project["dependencies"]) == {
         "accelerate",
+        "huggingface_hub",
         "numpy",
         "regex",
         "safetensors",
