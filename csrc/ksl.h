@@ -143,9 +143,16 @@ struct Stream {
 std::string unavailable();
 std::string unavailable(int device);
 
-// Bit for bit the results of the functions of these names above, for both sides and the four floating types.
+// Bytes of a workspace: `least` are enough for the result, `best` for the best speed. Both are 0 if none is needed.
+struct WorkspaceSize {
+    int64_t least, best;
+};
+
+// Bit for bit the results of the functions of these names above, for both sides and the four floating types. The
+// workspace of ks_rows is device memory of at least the least size, for rows that are too long for shared memory.
+WorkspaceSize ks_rows_workspace(const Matrix &x, const Matrix &y, Stream stream);
 void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at, double *minus_at,
-             uint8_t *flags, Stream stream);
+             uint8_t *flags, void *workspace, int64_t workspace_bytes, Stream stream);
 void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t *h, uint8_t *flags, Stream stream);
 void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags, Stream stream);
 

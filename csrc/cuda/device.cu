@@ -1,4 +1,8 @@
 // What this machine has of CUDA.
+#include <map>
+#include <mutex>
+#include <tuple>
+
 #include "device.cuh"
 
 namespace ksl {
@@ -7,7 +11,46 @@ namespace {
 
 __global__ void any_kernel() {}
 
+// cuDevicePrimaryCtxGetState of the driver, null if there is none. cuda.h is not needed for its type: a CUdevice is the
+// number of the device, and CUresult is an enumeration whose zero is success.
+using ContextState = int (*)(int device, unsigned *flags, int *active);
+
+ContextState find_context_state() {
+    void *function = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+#if CUDART_VERSION >= 12050
+    const cudaError_t status =
+        cudaGetDriverEntryPointByVersion("cuDevicePrimaryCtxGetState", &function, 12000, cudaEnableDefault, &found);
+#else
+    const cudaError_t status =
+        cudaGetDriverEntryPoint("cuDevicePrimaryCtxGetState", &function, cudaEnableDefault, &found);
+#endif
+    if (status == cudaSuccess && found == cudaDriverEntryPointSuccess) return reinterpret_cast<ContextState>(function);
+    cudaGetLastError();
+    return nullptr;
+}
+
 }  // namespace
+
+bool has_context(int device) {
+    static const ContextState state = find_context_state();
+    unsigned flags = 0;
+    int active = 0;
+    return state == nullptr || state(device, &flags, &active) != 0 || active != 0;
+}
+
+int64_t resident_blocks(const void *kernel, int threads, size_t shared, int device) {
+    static std::mutex mutex;
+    static std::map<std::tuple<const void *, int, size_t, int>, int64_t> known;
+    const std::lock_guard<std::mutex> lock(mutex);
+    int64_t &blocks = known[{kernel, threads, shared, device}];
+    if (blocks > 0) return blocks;
+    int per_multiprocessor = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, threads, shared),
+          "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+    blocks = int64_t{per_multiprocessor} * device_attribute(cudaDevAttrMultiProcessorCount, device);
+    return blocks;
+}
 
 std::string unavailable() {
     int driver = 0, devices = 0;

@@ -1,6 +1,6 @@
 // The interface between our kernels and CUDA: launches, errors, devices, shared memory, block-wide sums.
 //
-// It includes two libraries, the CUDA runtime and CUB, and uses few names of each (device_sort.cuh has the one that
+// It includes two libraries, the CUDA runtime and CUB, and uses few names of each (device_sort.cu has the one that
 // takes long to compile). tests/cuda/shim has headers of the same names, so that g++ compiles the same kernels for the
 // CPU, where the tests execute them. Two rules keep that possible: kernels are started by launch(), not by <<<>>>, and
 // shared memory is declared by the macros below.
@@ -24,6 +24,7 @@
     using name##_type = __VA_ARGS__; \
     __shared__ name##_type name
 #define KSL_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#define KSL_WATCHED(at) (*(at))  // a read of shared memory whose bank conflicts the shim counts
 #endif
 
 namespace ksl {
@@ -39,7 +40,11 @@ inline void check(cudaError_t status, const char *what) {
                              cudaGetErrorString(status));
 }
 
-// Makes a device the current one in this scope. Nothing happens if it already is.
+// Whether this process has the primary context of a device, which takes hundreds of megabytes of it.
+bool has_context(int device);
+
+// Makes a device the current one in this scope. Nothing happens if it already is. The previous device becomes current
+// again only if it has a context, because since CUDA 12 cudaSetDevice makes one where there is none.
 class DeviceGuard {
   public:
     explicit DeviceGuard(int device) {
@@ -48,7 +53,7 @@ class DeviceGuard {
         changed_ = device != previous_;
     }
     ~DeviceGuard() {
-        if (changed_) cudaSetDevice(previous_);
+        if (changed_ && has_context(previous_)) cudaSetDevice(previous_);
     }
     DeviceGuard(const DeviceGuard &) = delete;
     DeviceGuard &operator=(const DeviceGuard &) = delete;
@@ -84,16 +89,15 @@ void allow_shared(Kernel *kernel, size_t bytes, int device) {
     check(cudaFuncSetAttribute(symbol, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "cudaFuncSetAttribute");
 }
 
-// How many blocks of this shape the device of the stream runs at the same time. This is for kernels whose blocks loop.
+// How many blocks of this shape the device runs at the same time, asked of CUDA once for each kernel, device and shape.
+int64_t resident_blocks(const void *kernel, int threads, size_t shared, int device);
+
+// The same for the device of the stream. This is for kernels whose blocks loop.
 template <typename Kernel>
 int64_t resident_blocks(Kernel *kernel, int threads, size_t shared, Stream stream) {
     DeviceGuard guard(stream.device);
     allow_shared(kernel, shared, stream.device);
-    int per_multiprocessor = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, reinterpret_cast<const void *>(kernel),
-                                                        threads, shared),
-          "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-    return int64_t{per_multiprocessor} * device_attribute(cudaDevAttrMultiProcessorCount, stream.device);
+    return resident_blocks(reinterpret_cast<const void *>(kernel), threads, shared, stream.device);
 }
 
 // Puts a kernel on the stream and returns at once. Without blocks there is no launch. `what` names the op in errors.
@@ -127,28 +131,39 @@ __device__ inline uint32_t forget(uint32_t number) {
     return number;
 }
 
-// Memory of the device for the kernels of one launcher, allocated and freed in the order of the stream. It is null for
-// no bytes. As long as it lives, the device of the stream is the current one, because a default stream is that of the
-// current device.
-class ScratchMemory {
-  public:
-    ScratchMemory(size_t bytes, Stream stream) : guard_(stream.device), stream_(stream) {
-        if (bytes == 0) return;
-        check(cudaMallocAsync(&data_, bytes, static_cast<cudaStream_t>(stream.handle)), "cudaMallocAsync");
-    }
-    ~ScratchMemory() {
-        if (data_)
-            cudaFreeAsync(data_, static_cast<cudaStream_t>(stream_.handle));  // a failure will show in the next call
-    }
-    ScratchMemory(const ScratchMemory &) = delete;
-    ScratchMemory &operator=(const ScratchMemory &) = delete;
+// Two arrays of one size in the memory of the device. Sorting moves the numbers from one to the other and back, and
+// leaves the sorted ones in `data`.
+template <typename T>
+struct SortBuffers {
+    T *data, *spare;
+};
 
-    void *data() const { return data_; }
+// Sorts n keys by their lowest bits, stably, and values along with them. The device of the stream must be the current
+// one. The workspace has as many bytes as sort_workspace tells. There are three kinds of pairs: 32 bits with 32 bits,
+// 32 with 64 and 64 with 32.
+template <typename Key, typename Value>
+size_t sort_workspace(uint32_t n, int bits, Stream stream);
+template <typename Key, typename Value>
+void sort_pairs(const char *what, void *workspace, size_t bytes, SortBuffers<Key> &keys, SortBuffers<Value> &values,
+                uint32_t n, int bits, Stream stream);
+
+// Parts of one workspace, one after the other, each aligned to 256 bytes as CUB wants it. With a null workspace it only
+// adds up the sizes.
+class Parts {
+  public:
+    explicit Parts(void *workspace) : base_(static_cast<unsigned char *>(workspace)) {}
+
+    template <typename T>
+    T *take(size_t count) {
+        auto *part = base_ ? reinterpret_cast<T *>(base_ + bytes_) : nullptr;
+        bytes_ += (count * sizeof(T) + 255) / 256 * 256;
+        return part;
+    }
+    size_t bytes() const { return bytes_; }
 
   private:
-    DeviceGuard guard_;
-    void *data_ = nullptr;
-    Stream stream_;
+    unsigned char *base_;
+    size_t bytes_ = 0;
 };
 
 // Prefix sums over the threads of a block, in the order of their numbers. All threads call it. The storage is shared

@@ -81,10 +81,12 @@ __device__ inline uint8_t all_flags(int own) {
 template <typename T>
 struct WordOf {
     static constexpr uint32_t kSigns = sizeof(T) == 2 ? 0x80008000u : 0x80000000u;
-    static constexpr uint32_t kCarry = sizeof(T) == 8 ? 0x00100000u
-                                       : sizeof(T) == 4
-                                           ? 0x00800000u
-                                           : 0x10001u * (0x8000u - static_cast<uint32_t>(BitsOf<T>::kInfinity));
+    static constexpr uint32_t carry() {
+        if (sizeof(T) == 8) return 0x00100000u;
+        if (sizeof(T) == 4) return 0x00800000u;
+        return 0x10001u * (0x8000u - static_cast<uint32_t>(BitsOf<T>::kInfinity));
+    }
+    static constexpr uint32_t kCarry = carry();
     // Which words of a vector hold exponents. Of a double it is only the second.
     static constexpr int kFirst = sizeof(T) == 8 ? 1 : 0, kStep = sizeof(T) == 8 ? 2 : 1;
 
@@ -97,6 +99,8 @@ struct WordOf {
 template <typename T, int kThreads>
 class ResidentPairs {
   public:
+    using Bits = bits_t<T>;
+    static constexpr bool kTwoAWord = sizeof(T) == 2;
     static constexpr int kVectors = 4, kWords = 4, kPerVector = 16 / sizeof(T);
     static constexpr int64_t kCapacity = int64_t{kThreads} * kVectors * kPerVector;
 
@@ -116,6 +120,17 @@ class ResidentPairs {
         }
         special = found != 0;
         return different != 0;
+    }
+
+    // f(x, y) for the 32-bit words of this thread that differ.
+    template <typename F>
+    __device__ void each_word(F &&f) {
+#pragma unroll
+        for (int w = 0; w < kVectors * kWords; ++w) {
+            x_[w] = forget(x_[w]);
+            y_[w] = forget(y_[w]);
+            if (x_[w] != y_[w]) f(x_[w], y_[w]);
+        }
     }
 
     // f(x, y) for the pairs of this thread that differ. Pairs of equal values count the same on both sides of any
@@ -186,6 +201,9 @@ class ResidentPairs {
 template <typename T, int kThreads, int kAtOnce>
 class StreamedPairs {
   public:
+    using Bits = bits_t<T>;
+    static constexpr bool kTwoAWord = false;
+
     __device__ StreamedPairs(const Row<T> &x, const Row<T> &y, int n) : x_(x), y_(y), n_(static_cast<uint32_t>(n)) {}
 
     __device__ bool differ(bool &special) const {
@@ -238,6 +256,37 @@ class StreamedPairs {
     Row<T> x_, y_;
     uint32_t n_;
 };
+
+// Ways to the same results, of which the benchmark tells the fastest. Only float32 and bfloat16 have all of them, and
+// only for rows that registers hold.
+enum class Variant {
+    kPlain,
+    kInterval,  // gathers without a look at values outside the first and the last bucket that is looked into
+    kFast,      // and finds the buckets of float32 without a conversion, and two of bfloat16 at once
+};
+template <typename T>
+constexpr bool kHasVariants = std::is_same_v<T, float> || std::is_same_v<T, BFloat16>;
+
+// Rows of two tables of one shape, and what is asked of each: its h if that is above `floor`, else just `floor`. From
+// `stop` on, any value that h reaches is as good as h. Either h or decided is null.
+struct BucketProblem {
+    Rows x, y;
+    int64_t rows, first_row;
+    int n;
+    int floor, stop;
+    int64_t *h;
+    uint8_t *decided, *flags;
+    Variant variant;
+};
+
+// The bucket engine of ks_engine.cuh. It is compiled once for each type, in two files that compile in parallel.
+template <typename T>
+void launch_bucket_rows(const BucketProblem &problem, const char *what, Stream stream);
+
+extern template void launch_bucket_rows<float>(const BucketProblem &, const char *, Stream);
+extern template void launch_bucket_rows<double>(const BucketProblem &, const char *, Stream);
+extern template void launch_bucket_rows<Float16>(const BucketProblem &, const char *, Stream);
+extern template void launch_bucket_rows<BFloat16>(const BucketProblem &, const char *, Stream);
 
 }  // namespace cuda
 }  // namespace ksl

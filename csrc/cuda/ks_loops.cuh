@@ -1,7 +1,8 @@
-// What a block does with the values of a row and with its buckets: count, scan, and look into small buckets.
+// What a block does with the values of a row: it counts them in buckets (Counts), gathers and searches the values of
+// small buckets (SmallBuckets), and draws bounds from both (Block).
 //
-// Thread t is responsible for the buckets [t * kOwn, (t + 1) * kOwn). Everything here is called by all threads of the
-// block, and returns the same to all of them unless stated otherwise.
+// Thread t owns the buckets [t * kOwn, (t + 1) * kOwn). Functions marked "block" are called by all threads of the
+// block. They return the same to all of them unless stated otherwise.
 #pragma once
 
 #include <algorithm>
@@ -12,16 +13,199 @@
 namespace ksl {
 namespace cuda {
 
+// With 2,048 buckets every bfloat16 of 8 octaves has one to itself.
+template <typename T, int kThreads>
+constexpr int kBucketsOf = std::min(2048, kThreads * (sizeof(T) == 2 ? 16 : 8));
+
+// f(sample, bucket, bits) for the values of this thread's pairs that differ and that the map contains, where sample is
+// OfX or OfY.
+struct OfX {};
+struct OfY {};
+template <typename Map, typename Pairs, typename F>
+__device__ void each_place(const Map &map, Pairs &pairs, F &&f) {
+    using Bits = typename Pairs::Bits;
+    if constexpr (Map::kTwoAtOnce && Pairs::kTwoAWord) {
+        pairs.each_word([&](uint32_t x, uint32_t y) {
+            const uint32_t x_at = map.two_buckets(x), y_at = map.two_buckets(y), different = x ^ y;
+#pragma unroll
+            for (int half = 0; half < 32; half += 16) {
+                if ((different >> half & 0xffffu) == 0) continue;
+                f(OfX{}, static_cast<int>(x_at >> half & 0xffffu), static_cast<Bits>(x >> half));
+                f(OfY{}, static_cast<int>(y_at >> half & 0xffffu), static_cast<Bits>(y >> half));
+            }
+        });
+    } else {
+        pairs.each([&](Bits x, Bits y) {
+            if (map.contains(x)) f(OfX{}, map.bucket(x), x);
+            if (map.contains(y)) f(OfY{}, map.bucket(y), y);
+        });
+    }
+}
+
+// The counts of both samples in each bucket, in shared memory. kWide is for counts of more than 65,535 values: each
+// sample then has a table of its own. Otherwise the lower half of a word counts x and the upper half y.
+//
+// Block: clear(), a barrier, add() as often as wanted, a barrier. From there on the counts may be read until the next
+// clear(), before which there must be a barrier too.
+template <typename T, int kThreads, bool kWide>
+struct Counts {
+    static constexpr int kBuckets = kBucketsOf<T, kThreads>, kOwn = kBuckets / kThreads, kTables = kWide ? 2 : 1;
+    static_assert(kOwn % 4 == 0 && kOwn <= 16, "whole vectors, in an order that free_order() knows");
+
+    alignas(16) uint32_t words[kTables][kBuckets];
+
+    // The counts {of x, of y} of the buckets that a thread owns, in registers. Indices must be known to the compiler.
+    struct Own {
+        uint32_t words[kTables][kOwn];
+
+        __device__ int2 operator[](int i) const {
+            return kWide ? int2{static_cast<int>(words[0][i]), static_cast<int>(words[kTables - 1][i])}
+                         : int2{static_cast<int>(words[0][i] & 0xffffu), static_cast<int>(words[0][i] >> 16)};
+        }
+    };
+
+    __device__ void clear() {
+        auto *vectors = reinterpret_cast<uint4 *>(words);
+        for (int i = threadIdx.x; i < kTables * kBuckets / 4; i += kThreads) vectors[i] = {0, 0, 0, 0};
+    }
+
+    __device__ void add(OfX, int bucket) { atomicAdd(&words[0][bucket], 1u); }
+    __device__ void add(OfY, int bucket) { atomicAdd(&words[kTables - 1][bucket], kWide ? 1u : 0x10000u); }
+
+    __device__ int2 operator[](int bucket) const {
+        return kWide ? int2{static_cast<int>(words[0][bucket]), static_cast<int>(words[kTables - 1][bucket])}
+                     : int2{static_cast<int>(words[0][bucket] & 0xffffu), static_cast<int>(words[0][bucket] >> 16)};
+    }
+
+    // The counts that this thread owns.
+    __device__ Own own() const {
+        Own own;
+#pragma unroll
+        for (int table = 0; table < kTables; ++table) read_own(words[table], own.words[table]);
+        return own;
+    }
+
+  private:
+    // Reads vectors of 16 bytes. Eight lanes are served together, and each should find four banks of its own. With two
+    // or four vectors a thread, lanes that would meet in a bank take their vectors in different orders, and put them
+    // into the right one afterwards. So the values, which are many more, are counted without such a detour.
+    static __device__ void read_own(const uint32_t *table, uint32_t (&out)[kOwn]) {
+        constexpr int kVectors = kOwn / 4, kLanesApart = 8 / kVectors;
+        const auto *vectors = reinterpret_cast<const uint4 *>(table) + threadIdx.x * kVectors;
+        const int turn = kVectors == 1 ? 0 : threadIdx.x / kLanesApart % kVectors;
+#pragma unroll
+        for (int v = 0; v < kVectors; ++v) {
+            const uint4 vector = KSL_WATCHED(vectors + (v ^ turn));
+            out[4 * v] = vector.x;
+            out[4 * v + 1] = vector.y;
+            out[4 * v + 2] = vector.z;
+            out[4 * v + 3] = vector.w;
+        }
+#pragma unroll
+        for (int bit = 1; bit < kVectors; bit *= 2) {
+            const bool exchange = turn & bit;
+#pragma unroll
+            for (int i = 0; i < kOwn; ++i) {
+                if ((i / 4 & bit) != 0) continue;
+                const uint32_t a = out[i], b = out[i + 4 * bit];
+                out[i] = exchange ? b : a;
+                out[i + 4 * bit] = exchange ? a : b;
+            }
+        }
+    }
+};
+
+// The keys of some buckets of at most kSmall keys, in shared memory, and the search among them. kInterval passes over
+// values outside the first and the last of these buckets without looking whether theirs was taken.
+//
+// Block: reset() by one thread, a barrier, take() and mark() by each thread for its own buckets, a barrier, gather(),
+// search(). Between a search and the next reset there must be a barrier.
+template <typename T, int kThreads, bool kInterval>
+struct SmallBuckets {
+    using Key = key_t<T>;
+    static constexpr int kBuckets = kBucketsOf<T, kThreads>, kOwn = kBuckets / kThreads;
+    static constexpr int kKeys = sizeof(T) == 8 ? 512 : 1024;  // that are looked at together
+    static constexpr int kParts = kKeys / 4;                   // in at most so many buckets
+    static constexpr uint32_t kSmall = 128;
+    using Mask = std::conditional_t<(kOwn > 8), uint16_t, uint8_t>;  // a bit for each of a thread's buckets
+
+    // A bucket that was taken: nx keys of x and then ny of y, from `begin` on, and the difference before it.
+    struct Part {
+        int before;
+        uint16_t begin, nx, ny;
+    };
+
+    alignas(16) uint32_t slots[kBuckets];  // where the next x (lower half) and the next y of a taken bucket go
+    Mask taken[kThreads];                  // read for every value while slots are counted up, so apart from them
+    Key keys[kKeys];
+    Part parts[kParts];
+    int used_keys, used_parts;
+    int first, last;  // of the taken buckets
+
+    __device__ void reset() {
+        used_keys = used_parts = 0;
+        first = kBuckets;
+        last = 0;
+    }
+
+    // Gives slots to a bucket. Returns false if there is no room left.
+    __device__ bool take(int bucket, int before, int2 count) {
+        const int wanted = count.x + count.y, begin = atomicAdd(&used_keys, wanted);
+        const int part = begin + wanted <= kKeys ? atomicAdd(&used_parts, 1) : kParts;
+        if (part >= kParts) return false;
+        parts[part] = {before, static_cast<uint16_t>(begin), static_cast<uint16_t>(count.x),
+                       static_cast<uint16_t>(count.y)};
+        slots[bucket] = static_cast<uint32_t>(begin + count.x) << 16 | static_cast<uint32_t>(begin);
+        if constexpr (kInterval) {
+            atomicMin(&first, bucket);
+            atomicMax(&last, bucket);
+        }
+        return true;
+    }
+
+    // Which buckets of this thread have been taken.
+    __device__ void mark(uint32_t mask) { taken[threadIdx.x] = static_cast<Mask>(mask); }
+
+    __device__ int count() const { return min(used_parts, kParts); }
+
+    // Copies the keys of the taken buckets to their places. Their order does not matter.
+    template <typename Map, typename Pairs>
+    __device__ void gather(const Map &map, Pairs &pairs) {
+        const int begin = first;
+        const auto width = static_cast<unsigned>(last - first);
+        each_place(map, pairs, [&](auto sample, int bucket, auto bits) {
+            if (kInterval && static_cast<unsigned>(bucket - begin) > width) return;
+            if ((taken[bucket / kOwn] >> (bucket % kOwn) & 1) == 0) return;
+            keys[next_slot(sample, bucket)] = ordered_key(bits);
+        });
+        __syncthreads();
+    }
+
+    // The largest difference at the keys of this thread. A warp takes a bucket and compares all keys with all, which
+    // for few keys beats sorting.
+    __device__ int search() const {
+        int largest = 0;
+        for (int p = threadIdx.x / kWarp; p < count(); p += kThreads / kWarp) {
+            const Part part = parts[p];
+            const Key *of_part = keys + part.begin;
+            for (int i = threadIdx.x % kWarp; i < part.nx + part.ny; i += kWarp) {
+                int at = part.before;
+                for (int j = 0; j < part.nx; ++j) at += of_part[j] <= of_part[i];
+                for (int j = part.nx; j < part.nx + part.ny; ++j) at -= of_part[j] <= of_part[i];
+                largest = max(largest, abs(at));
+            }
+        }
+        return largest;
+    }
+
+  private:
+    __device__ uint32_t next_slot(OfX, int bucket) { return atomicAdd(&slots[bucket], 1u) & 0xffffu; }
+    __device__ uint32_t next_slot(OfY, int bucket) { return atomicAdd(&slots[bucket], 0x10000u) >> 16; }
+};
+
 // How far the difference gets at the edges of buckets, and at most inside those that can hide more than that.
 struct Bounds {
     int lower, upper;
-};
-
-// A small bucket whose keys have been gathered (nx of x and then ny of y, from `begin` on), and the difference before
-// it.
-struct Part {
-    int before;
-    uint16_t begin, nx, ny;
 };
 
 // A range of keys that is being zoomed into, the difference before it, and the first bucket not yet looked into.
@@ -31,38 +215,30 @@ struct Frame {
     int before, next;
 };
 
-// kWide is for counts of more than 65,535 values. Each sample then has a table of its own.
-template <typename T, int kThreads_, bool kWide_>
+// A row's block: its shared memory, and what it has found so far. `best` only goes up.
+//
+// Block, for each map: shared.counts.clear(), a barrier, count(), scan(). From there on, and until the counts are
+// cleared, the other functions may be called with the same map.
+template <typename T, int kThreads_, bool kWide, Variant kVariant>
 struct Block {
     using Value = T;
     using Key = key_t<T>;
-    static constexpr int kThreads = kThreads_;
-    static constexpr bool kWide = kWide_;
-    // With 2,048 buckets every bfloat16 of 8 octaves has one to itself.
-    static constexpr int kBuckets = std::min(2048, kThreads * (sizeof(T) == 2 ? 16 : 8));
-    static constexpr int kOwn = kBuckets / kThreads;
-    static constexpr int kKeys = sizeof(T) == 8 ? 512 : 1024;  // keys that are looked at together
-    static constexpr int kParts = kKeys / 4;                   // in at most so many buckets
-    static constexpr uint32_t kSmall = 128;                    // keys, at most, of a bucket that is looked into at once
-    static constexpr int kFrames = 8;                          // levels of a zoom: 64-bit keys, 9 bits a level
-    using Chosen = std::conditional_t<(kOwn > 8), uint16_t, uint8_t>;  // a bit for each of a thread's buckets
-    using Map = typename MapFor<T, kBuckets>::type;
-    using Scan = BlockScan<int, kThreads>;
-    using Max = BlockMax<kThreads, 2>;
+    using Table = Counts<T, kThreads_, kWide>;
+    using Small = SmallBuckets<T, kThreads_, kVariant != Variant::kPlain>;
+    using Map = map_for<T, Table::kBuckets, kVariant>;
+    using Scan = BlockScan<int, kThreads_>;
+    using Max = BlockMax<kThreads_, 2>;
+    static constexpr int kThreads = kThreads_, kBuckets = Table::kBuckets, kOwn = Table::kOwn;
+    static constexpr int kFrames = 8;  // levels of a zoom: 64-bit keys, 9 bits a level
 
     struct Shared {
-        alignas(16) uint32_t counts[kWide ? 2 : 1][kBuckets];  // of x in the lower half and y in the upper, or apart
-        alignas(
-            16) uint32_t slots[kBuckets];  // where in `keys` the next x and the next y of a chosen bucket go, likewise
-        Chosen chosen_buckets[kThreads];
-        Key keys[kKeys];
-        Part parts[kParts];
+        Table counts;
+        Small small;
         Frame<Key> frames[kFrames];
         typename Scan::Storage scan;
         typename Max::Storage max;
         Map map;
         bool map_fits;
-        int used_keys, used_parts;
         int chosen, chosen_before;
         Key lowest, highest;
     };
@@ -73,49 +249,12 @@ struct Block {
     int start = 0;  // this thread's own: the difference where its buckets start, after scan()
 
     __device__ int me() const { return static_cast<int>(threadIdx.x); }
+    __device__ int first_own() const { return me() * kOwn; }
 
-    __device__ void clear_counts() {
-        auto *words = reinterpret_cast<uint4 *>(shared.counts);
-        for (int i = me(); i < (kWide ? 2 : 1) * kBuckets / 4; i += kThreads) words[i] = {0, 0, 0, 0};
-    }
-
-    // f(i, bucket, at, count) for the buckets of this thread: the i-th of them, the difference where it starts, and its
-    // counts {of x, of y}. Reads 16 bytes at once, because single words would be in the same banks.
-    template <typename F>
-    __device__ void each_bucket(int at, F &&f) const {
-#pragma unroll 1
-        for (int v = 0; v < kOwn; v += 4) {
-            const int first = me() * kOwn + v;
-            const uint4 low = *reinterpret_cast<const uint4 *>(&shared.counts[0][first]);
-            const uint32_t words[4] = {low.x, low.y, low.z, low.w};
-            uint32_t others[4] = {};
-            if constexpr (kWide) {
-                const uint4 high = *reinterpret_cast<const uint4 *>(&shared.counts[1][first]);
-                others[0] = high.x;
-                others[1] = high.y;
-                others[2] = high.z;
-                others[3] = high.w;
-            }
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const int2 count = kWide ? int2{static_cast<int>(words[i]), static_cast<int>(others[i])}
-                                         : int2{static_cast<int>(words[i] & 0xffffu), static_cast<int>(words[i] >> 16)};
-                f(v + i, first + i, at, count);
-                at += count.x - count.y;
-            }
-        }
-    }
-
-    // Adds the pairs that the map contains to cleared tables. Between clearing and this there must be a barrier.
+    // Adds the pairs that the map contains.
     template <typename Map_, typename Pairs>
     __device__ void count(const Map_ &map, Pairs &pairs) {
-        pairs.each([&](bits_t<T> x, bits_t<T> y) {
-            if (map.contains(x)) atomicAdd(&shared.counts[0][map.bucket(x)], 1u);
-            if (map.contains(y)) {
-                uint32_t *at = &shared.counts[kWide ? 1 : 0][map.bucket(y)];
-                atomicAdd(at, kWide ? 1u : 0x10000u);
-            }
-        });
+        each_place(map, pairs, [&](auto sample, int bucket, auto) { shared.counts.add(sample, bucket); });
         __syncthreads();
     }
 
@@ -130,107 +269,36 @@ struct Block {
     // it the difference moves in one direction, to the next edge.
     template <typename Map_>
     __device__ Bounds scan(const Map_ &map, int before) {
+        const typename Table::Own own = shared.counts.own();
         int sum = 0, total = 0;
-        each_bucket(0, [&](int, int, int, int2 count) { sum += count.x - count.y; });
+#pragma unroll
+        for (int i = 0; i < kOwn; ++i) sum += own[i].x - own[i].y;
         start = before + Scan::exclusive_sum(shared.scan, sum, total);
         Bounds bounds{0, 0};
-        each_bucket(start, [&](int, int bucket, int at, int2 count) {
-            if (count.x > 0 && count.y > 0 && !map.exact(bucket)) {
-                bounds.upper = max(bounds.upper, max(at + count.x, count.y - at));
-            }
-            bounds.lower = max(bounds.lower, abs(at + count.x - count.y));
-        });
+        int at = start;
+#pragma unroll
+        for (int i = 0; i < kOwn; ++i) {
+            const int2 count = own[i];
+            if (hides(map, first_own() + i, count)) bounds.upper = max(bounds.upper, reach_of(at, count));
+            at += count.x - count.y;
+            bounds.lower = max(bounds.lower, abs(at));
+        }
         return over_block(bounds);
     }
 
-    // Whether a bucket may hide a difference larger than the best.
-    template <typename Map_>
-    __device__ bool wanted(const Map_ &map, int bucket, int at, int2 count) const {
-        return count.x > 0 && count.y > 0 && max(at + count.x, count.y - at) > best && !map.exact(bucket);
-    }
-
-    // Looks into the wanted buckets of at most kSmall keys, as many at a time as `keys` holds. The counts and `start`
-    // must be those of this map until scan() is called again.
+    // Looks into the wanted buckets of at most kSmall keys, as many at a time as there is room for.
     template <typename Map_, typename Pairs>
     __device__ void look_into_small_buckets(const Map_ &map, Pairs &pairs) {
         uint32_t done = 0;  // one bit for each bucket of this thread
         bool more = true;
         while (more && best < stop) {
-            if (me() == 0) shared.used_keys = shared.used_parts = 0;
+            if (me() == 0) shared.small.reset();
             __syncthreads();
-            const bool left = choose_small_buckets(map, done);
-            more = __syncthreads_or(left);
-            const int parts = min(shared.used_parts, kParts);
-            if (parts == 0) break;
-            gather(map, pairs);
-            best = max(best, over_block({search(parts), 0}).lower);
+            more = __syncthreads_or(take_small_buckets(map, done));
+            if (shared.small.count() == 0) break;
+            shared.small.gather(map, pairs);
+            best = max(best, over_block({shared.small.search(), 0}).lower);
         }
-    }
-
-    // The number of values in a bucket. Both samples together have up to twice 2^30.
-    static __device__ uint32_t size(int2 count) {
-        return static_cast<uint32_t>(count.x) + static_cast<uint32_t>(count.y);
-    }
-
-    // Gives slots to the wanted small buckets of this thread. Returns whether some were left for the next time.
-    template <typename Map_>
-    __device__ bool choose_small_buckets(const Map_ &map, uint32_t &done) {
-        bool left = false;
-        const uint32_t before = done;
-        each_bucket(start, [&](int i, int bucket, int at, int2 count) {
-            if (size(count) <= kSmall && (done >> i & 1) == 0 && wanted(map, bucket, at, count)) {
-                const int keys = count.x + count.y;
-                const int begin = atomicAdd(&shared.used_keys, keys);
-                const int part = begin + keys <= kKeys ? atomicAdd(&shared.used_parts, 1) : kParts;
-                if (part < kParts) {
-                    shared.parts[part] = {at, static_cast<uint16_t>(begin), static_cast<uint16_t>(count.x),
-                                          static_cast<uint16_t>(count.y)};
-                    shared.slots[bucket] = static_cast<uint32_t>(begin + count.x) << 16 | static_cast<uint32_t>(begin);
-                    done |= 1u << i;
-                } else {
-                    left = true;
-                }
-            }
-        });
-        shared.chosen_buckets[me()] = static_cast<Chosen>(done & ~before);
-        return left;
-    }
-
-    // This is read for every value while slots are counted up, so it has words of its own that nothing writes
-    // meanwhile.
-    __device__ bool is_chosen(int bucket) const { return shared.chosen_buckets[bucket / kOwn] >> (bucket % kOwn) & 1; }
-
-    // Copies the keys of the chosen buckets to their places. Their order does not matter.
-    template <typename Map_, typename Pairs>
-    __device__ void gather(const Map_ &map, Pairs &pairs) {
-        pairs.each([&](bits_t<T> x, bits_t<T> y) {
-            if (map.contains(x)) {
-                const int bucket = map.bucket(x);
-                if (is_chosen(bucket)) shared.keys[atomicAdd(&shared.slots[bucket], 1u) & 0xffffu] = ordered_key(x);
-            }
-            if (map.contains(y)) {
-                const int bucket = map.bucket(y);
-                if (is_chosen(bucket)) shared.keys[atomicAdd(&shared.slots[bucket], 0x10000u) >> 16] = ordered_key(y);
-            }
-        });
-        __syncthreads();
-    }
-
-    // The largest difference at the keys of this thread. A warp takes a bucket and compares all keys with all, which
-    // for few keys beats sorting.
-    __device__ int search(int parts) const {
-        int largest = 0;
-        for (int p = me() / kWarp; p < parts; p += kThreads / kWarp) {
-            const Part part = shared.parts[p];
-            const Key *keys = shared.keys + part.begin;
-            for (int i = me() % kWarp; i < part.nx + part.ny; i += kWarp) {
-                int at = part.before;
-                for (int j = 0; j < part.nx; ++j) at += keys[j] <= keys[i];
-                for (int j = part.nx; j < part.nx + part.ny; ++j) at -= keys[j] <= keys[i];
-                largest = max(largest, abs(at));
-            }
-        }
-        return largest;
     }
 
     // The first wanted bucket from `from` on that is too large to be looked into at once, and the difference before it.
@@ -239,18 +307,75 @@ struct Block {
     __device__ int2 next_large_bucket(const Map_ &map, int from) {
         if (me() == 0) shared.chosen = kBuckets;
         __syncthreads();
-        int mine = kBuckets, mine_before = 0;
-        each_bucket(start, [&](int, int bucket, int at, int2 count) {
-            if (bucket >= from && mine == kBuckets && size(count) > kSmall && wanted(map, bucket, at, count)) {
-                mine = bucket;
-                mine_before = at;
-            }
-        });
-        if (mine < kBuckets) atomicMin(&shared.chosen, mine);
+        const uint32_t ahead = ~0u << min(max(from - first_own(), 0), kOwn);
+        const uint32_t large = wanted(map).large & ahead;
+        const int mine = large ? first_own() + __ffs(static_cast<int>(large)) - 1 : kBuckets;
+        if (large) atomicMin(&shared.chosen, mine);
         __syncthreads();
-        if (mine == shared.chosen && mine < kBuckets) shared.chosen_before = mine_before;
+        if (large && mine == shared.chosen) shared.chosen_before = difference_before(mine);
         __syncthreads();
         return {shared.chosen, shared.chosen_before};
+    }
+
+  private:
+    // Buckets of this thread, one bit each.
+    struct Wanted {
+        uint32_t small, large;
+    };
+
+    template <typename Map_>
+    static __device__ bool hides(const Map_ &map, int bucket, int2 count) {
+        return count.x > 0 && count.y > 0 && !map.exact(bucket);
+    }
+
+    static __device__ int reach_of(int at, int2 count) { return max(at + count.x, count.y - at); }
+
+    // The number of values in a bucket. Both samples together have up to twice 2^30.
+    static __device__ uint32_t size(int2 count) {
+        return static_cast<uint32_t>(count.x) + static_cast<uint32_t>(count.y);
+    }
+
+    // This thread's buckets that may hide a difference larger than the best.
+    template <typename Map_>
+    __device__ Wanted wanted(const Map_ &map) const {
+        const typename Table::Own own = shared.counts.own();
+        Wanted found{0, 0};
+        int at = start;
+#pragma unroll
+        for (int i = 0; i < kOwn; ++i) {
+            const int2 count = own[i];
+            if (hides(map, first_own() + i, count) && reach_of(at, count) > best) {
+                (size(count) <= Small::kSmall ? found.small : found.large) |= 1u << i;
+            }
+            at += count.x - count.y;
+        }
+        return found;
+    }
+
+    // At one of this thread's buckets. Few are asked for, so it adds the counts up again.
+    __device__ int difference_before(int bucket) const {
+        int at = start;
+        for (int b = first_own(); b < bucket; ++b) at += shared.counts[b].x - shared.counts[b].y;
+        return at;
+    }
+
+    // Takes the wanted small buckets of this thread that are not done. Returns whether some were left for the next
+    // time.
+    template <typename Map_>
+    __device__ bool take_small_buckets(const Map_ &map, uint32_t &done) {
+        uint32_t waiting = wanted(map).small & ~done, taken = 0;
+        bool left = false;
+        for (; waiting != 0; waiting &= waiting - 1) {
+            const int i = __ffs(static_cast<int>(waiting)) - 1, bucket = first_own() + i;
+            if (shared.small.take(bucket, difference_before(bucket), shared.counts[bucket])) {
+                taken |= 1u << i;
+            } else {
+                left = true;
+            }
+        }
+        shared.small.mark(taken);
+        done |= taken;
+        return left;
     }
 };
 

@@ -1,12 +1,12 @@
 // Monotone maps of the values of a row to kBuckets buckets. These are the maps of csrc/cpu/ks_maps.h.
 //
 // A map has bucket(bits), for values that it contains(bits), and exact(bucket), which tells whether that bucket cannot
-// hold two different values, so that nothing hides between its edges. Monotony makes the result right. A good fit, by
-// the first warp to a sample of the row, only makes it fast.
+// hold two different values, so that nothing hides between its edges. With kTwoAtOnce it also has two_buckets(word),
+// for the two 16-bit values of a word. Monotony makes the result right. A good fit, by the first warp to a sample of
+// the row, only makes it fast.
 #pragma once
 
-#include "../ks_keys.h"
-#include "device.cuh"
+#include "ks_input.cuh"
 
 namespace ksl {
 namespace cuda {
@@ -29,6 +29,7 @@ __device__ T value_of(bits_t<T> bits) {
 // for normal values. What is farther out goes to the outermost buckets.
 template <typename T, int kBuckets>
 struct LinearMap {
+    static constexpr bool kTwoAtOnce = false;
     T scale, offset;
 
     // All lanes of one warp call it. Returns false if no map can be made, because the sample is constant or its spread
@@ -69,11 +70,30 @@ struct LinearMap {
     }
 };
 
+// The same without a conversion, which a multiprocessor does for 16 lanes at a time and not for 128. A sum with 2^23 is
+// rounded to a whole number, and its lower bits are that number. This is monotone for the same reason.
+template <int kBuckets>
+struct SaturatedMap : LinearMap<float, kBuckets> {
+    template <typename Pairs>
+    __device__ bool fit(const Pairs &pairs, int n) {
+        const bool fits = LinearMap<float, kBuckets>::fit(pairs, n);
+        this->scale *= 1.0f / kBuckets;
+        this->offset *= 1.0f / kBuckets;
+        return fits && this->scale > 0;
+    }
+
+    __device__ int bucket(uint32_t bits) const {
+        const float t = __saturatef(fma(value_of<float>(bits), this->scale, this->offset));  // 0 to 1
+        return static_cast<int>(__float_as_uint(fma(t, static_cast<float>(kBuckets - 1), 0x1p23f)) - 0x4b000000u);
+    }
+};
+
 // For 16-bit floats: equal ranges of bit patterns, so that buckets get narrower with the values, over the factors of
 // two below 1.5 times the largest of the sample. Larger magnitudes share an outermost bucket, smaller ones the middle
 // one.
 template <typename T, int kBuckets>
 struct BitMap {
+    static constexpr bool kTwoAtOnce = false;
     static constexpr int kOctaves = 8, kLimit = kBuckets / 2 - 1;
     int base, shift;
 
@@ -105,9 +125,35 @@ struct BitMap {
     }
 };
 
+// The same for two values of one word at once, by instructions that Hopper has for 16-bit halves.
+template <typename T, int kBuckets>
+struct PairedBitMap : BitMap<T, kBuckets> {
+    static constexpr bool kTwoAtOnce = true;
+    using BitMap<T, kBuckets>::kLimit;
+    uint32_t minus_bases, kept;  // in both halves: -base, and the bits that are left after the shift
+
+    template <typename Pairs>
+    __device__ bool fit(const Pairs &pairs, int n) {
+        const bool fits = BitMap<T, kBuckets>::fit(pairs, n);
+        minus_bases = 0x10001u * (static_cast<uint32_t>(-this->base) & 0xffffu);
+        kept = 0x10001u * (0xffffu >> this->shift);
+        return fits;
+    }
+
+    // No sum or difference leaves its half: magnitudes have 15 bits, and sizes are at most kLimit.
+    __device__ uint32_t two_buckets(uint32_t word) const {
+        constexpr uint32_t kLimits = 0x10001u * kLimit;
+        const uint32_t above = __viaddmax_s16x2(word & 0x7fff7fffu, minus_bases, 0u);
+        const uint32_t sizes = __vimin_s16x2_relu(above >> this->shift & kept, kLimits);
+        const uint32_t signs = word >> 15 & 0x00010001u, negative = sizes & ((signs << 16) - signs);
+        return kLimits + sizes - 2 * negative;
+    }
+};
+
 // Equal ranges of the ordered keys from low to high. This is for any values, and so for zooming.
 template <typename T, int kBuckets>
 struct KeyMap {
+    static constexpr bool kTwoAtOnce = false;
     key_t<T> low, high;
     int shift;
 
@@ -128,18 +174,20 @@ struct KeyMap {
     }
 };
 
-template <typename T, int kBuckets>
+template <typename T, int kBuckets, Variant kVariant>
 struct MapFor {
-    using type = LinearMap<T, kBuckets>;
+    using type = std::conditional_t<sizeof(T) == 2, BitMap<T, kBuckets>, LinearMap<T, kBuckets>>;
 };
 template <int kBuckets>
-struct MapFor<Float16, kBuckets> {
-    using type = BitMap<Float16, kBuckets>;
+struct MapFor<float, kBuckets, Variant::kFast> {
+    using type = SaturatedMap<kBuckets>;
 };
 template <int kBuckets>
-struct MapFor<BFloat16, kBuckets> {
-    using type = BitMap<BFloat16, kBuckets>;
+struct MapFor<BFloat16, kBuckets, Variant::kFast> {
+    using type = PairedBitMap<BFloat16, kBuckets>;
 };
+template <typename T, int kBuckets, Variant kVariant>
+using map_for = typename MapFor<T, kBuckets, kVariant>::type;
 
 }  // namespace cuda
 }  // namespace ksl

@@ -1,82 +1,15 @@
-// ks_rows, ks_statistics and ks_decide on a GPU: checks, the choice of a type, and the kernel of ks_rows.
+// ks_rows, ks_statistics and ks_decide on a GPU: checks, the choice of a type and of a way, and launches.
 #include <algorithm>
-#include <limits>
+#include <cstdlib>
 #include <numeric>
+#include <string_view>
 
 #include "../ks_checks.h"
-#include "ks_kernels.cuh"
 #include "ks_sort.cuh"
 
 namespace ksl {
 namespace cuda {
 namespace {
-
-constexpr int kSortThreads = 256;
-constexpr int64_t kScratch = int64_t{1} << 28;
-
-struct SortProblem {
-    Rows x, y;
-    int64_t rows, n, m, x_unit, y_unit;
-    int x_bits, y_bits;  // the size of each sample's sorting buffer, as a power of two of keys
-    void *scratch;       // for the buffers of all blocks; null if they are in shared memory
-    int64_t *plus, *minus;
-    double *plus_at, *minus_at;
-    uint8_t *flags;
-};
-
-// Writes the keys of a row, padded with keys that no value has and that come last. Returns the flags of this thread's
-// keys.
-template <typename T>
-__device__ uint8_t read_keys(const Row<T> &row, int64_t n, int bits, key_t<T> *keys) {
-    bool infinite = false, nan = false;
-    for (int64_t i = threadIdx.x; i < int64_t{1} << bits; i += kSortThreads) {
-        keys[i] = static_cast<key_t<T>>(~key_t<T>{0});
-        if (i >= n) continue;
-        const bits_t<T> value = row[i];
-        nan |= (value & kMagnitude<T>) > BitsOf<T>::kInfinity;
-        infinite |= (value & kMagnitude<T>) == BitsOf<T>::kInfinity;
-        keys[i] = ordered_key(value);
-    }
-    return static_cast<uint8_t>((nan ? kHasNaN : 0) | (infinite ? kHasInf : 0));
-}
-
-// Bytes of the storage, rounded up to a multiple of 16.
-template <typename Key>
-constexpr size_t kSortStorage = (sizeof(typename BlockReduce<Side<Key>, kSortThreads>::Storage) + 15) / 16 * 16;
-
-template <typename T>
-__global__ void __launch_bounds__(kSortThreads, 4) ks_sorted_rows(SortProblem problem) {
-    using Key = key_t<T>;
-    using Reduce = BlockReduce<Side<Key>, kSortThreads>;
-    KSL_DYNAMIC_SHARED(memory);  // the storage of the reduction, then the keys
-    auto &storage = *reinterpret_cast<typename Reduce::Storage *>(memory);
-    const int64_t x_size = int64_t{1} << problem.x_bits, y_size = int64_t{1} << problem.y_bits;
-    Key *x_keys = reinterpret_cast<Key *>(memory + kSortStorage<Key>);
-    if (problem.scratch) x_keys = static_cast<Key *>(problem.scratch) + blockIdx.x * (x_size + y_size);
-    Key *y_keys = x_keys + x_size;
-    for (int64_t r = blockIdx.x; r < problem.rows; r += gridDim.x) {
-        const int own = read_keys(problem.x.row<T>(r), problem.n, problem.x_bits, x_keys) |
-                        read_keys(problem.y.row<T>(r), problem.m, problem.y_bits, y_keys);
-        const uint8_t flags = all_flags(own);
-        const bool nan = flags & kHasNaN;
-        if (!nan) {
-            sort_keys(x_keys, problem.x_bits);
-            sort_keys(y_keys, problem.y_bits);
-        }
-        const SortedPair<Key> sorted{x_keys, y_keys, problem.n, problem.m, problem.x_unit, problem.y_unit};
-        for (int sign = 1; sign >= -1; sign -= 2) {
-            Side<Key> side{-1, 0, false, 0};
-            if (!nan) side = Reduce::reduce(storage, sorted.best_side(sign), BetterSide{});
-            __syncthreads();  // before the storage or the keys are used again
-            if (threadIdx.x != 0) continue;
-            (sign > 0 ? problem.plus : problem.minus)[r] = side.count;
-            double *places = sign > 0 ? problem.plus_at : problem.minus_at;
-            if (places == nullptr) continue;
-            places[r] = nan ? std::numeric_limits<double>::quiet_NaN() : static_cast<double>(value_of_key<T>(side.at));
-        }
-        if (threadIdx.x == 0) problem.flags[r] = flags;
-    }
-}
 
 int bits_for(int64_t n) {
     int bits = 0;
@@ -84,19 +17,70 @@ int bits_for(int64_t n) {
     return bits;
 }
 
+// Rows of one call whose keys shared memory holds, and how much of it they need.
 template <typename T>
-void launch_sorted_rows(SortProblem problem, Stream stream) {
-    const size_t bytes = ((size_t{1} << problem.x_bits) + (size_t{1} << problem.y_bits)) * sizeof(key_t<T>);
-    constexpr size_t kStorage = kSortStorage<key_t<T>>;
-    const auto most = static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.device));
-    const bool fits = kStorage + bytes <= most;
-    const size_t shared = fits ? kStorage + bytes : kStorage;
-    int64_t blocks = std::min(problem.rows, resident_blocks(ks_sorted_rows<T>, kSortThreads, shared, stream));
-    // Rows that are too long for shared memory are sorted in device memory, as many at a time as kScratch holds.
-    if (!fits) blocks = std::clamp<int64_t>(kScratch / static_cast<int64_t>(bytes), 1, blocks);
-    const ScratchMemory scratch(fits ? 0 : static_cast<size_t>(blocks) * bytes, stream);
-    problem.scratch = scratch.data();
-    launch("ks_rows", ks_sorted_rows<T>, {blocks, kSortThreads, shared}, stream, problem);
+struct SharedSort {
+    int x_bits, y_bits;
+    size_t bytes;
+    bool fits;
+
+    SharedSort(const SortProblem &problem, Stream stream) : x_bits(bits_for(problem.n)), y_bits(bits_for(problem.m)) {
+        bytes = kSortStorage<T> + ((size_t{1} << x_bits) + (size_t{1} << y_bits)) * sizeof(key_t<T>);
+        fits = bytes <= static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.device));
+    }
+};
+
+// As many long rows at a time as kWorkspace holds, and at least one. Both samples of 2^30 values have 2^31 keys, which
+// 32 bits count.
+template <typename T>
+int64_t long_rows_at_once(const SortProblem &problem, Stream stream) {
+    constexpr int64_t kWorkspace = int64_t{1} << 28;
+    const LongRows<T> one(problem, 1, nullptr, stream);
+    return std::clamp<int64_t>(kWorkspace / static_cast<int64_t>(one.bytes), 1, problem.rows);
+}
+
+template <typename T>
+WorkspaceSize workspace_of(const SortProblem &problem, Stream stream) {
+    if (problem.rows == 0 || SharedSort<T>(problem, stream).fits) return {0, 0};
+    const LongRows<T> one(problem, 1, nullptr, stream);
+    const LongRows<T> best(problem, long_rows_at_once<T>(problem, stream), nullptr, stream);
+    return {static_cast<int64_t>(one.bytes), static_cast<int64_t>(best.bytes)};
+}
+
+template <typename T>
+void launch_long_rows(const SortProblem &problem, void *workspace, int64_t workspace_bytes, Stream stream) {
+    const WorkspaceSize size = workspace_of<T>(problem, stream);
+    KSL_CHECK(workspace_bytes >= size.least, "ks_rows has a workspace of ", workspace_bytes, " bytes for rows of ",
+              problem.n, " and ", problem.m, " values; it needs ", size.least);
+    const int64_t at_once = workspace_bytes >= size.best ? long_rows_at_once<T>(problem, stream) : 1;
+    for (int64_t first = 0; first < problem.rows; first += at_once) {
+        LongRows<T> batch(problem, std::min(at_once, problem.rows - first), workspace, stream);
+        batch.first_row = first;
+        const Shape chunks{batch.rows * batch.chunks, kSortThreads};
+        const auto count = static_cast<uint32_t>(batch.rows * problem.values());
+        check(cudaMemsetAsync(batch.flags, 0, static_cast<size_t>(batch.rows) * sizeof *batch.flags,
+                              static_cast<cudaStream_t>(stream.handle)),
+              "ks_rows");
+        launch("ks_rows", ks_long_keys<T>, chunks, stream, batch);
+        sort_pairs("ks_rows", batch.sort, batch.sort_bytes, batch.keys, batch.samples, count, batch.kKeyBits, stream);
+        sort_pairs("ks_rows", batch.sort, batch.sort_bytes, batch.samples, batch.keys, count, batch.sample_bits(),
+                   stream);
+        launch("ks_rows", ks_long_places<T>, chunks, stream, batch);
+        launch("ks_rows", ks_long_results<T>, {batch.rows, kSortThreads}, stream, batch);
+    }
+}
+
+template <typename T>
+void launch_sorted_rows(const SortProblem &problem, void *workspace, int64_t workspace_bytes, Stream stream) {
+    const SharedSort<T> shared(problem, stream);
+    if (!shared.fits) {
+        launch_long_rows<T>(problem, workspace, workspace_bytes, stream);
+        return;
+    }
+    const int64_t blocks =
+        std::min(problem.rows, resident_blocks(ks_sorted_rows<T>, kSortThreads, shared.bytes, stream));
+    launch("ks_rows", ks_sorted_rows<T>, {blocks, kSortThreads, shared.bytes}, stream, problem, shared.x_bits,
+           shared.y_bits);
 }
 
 // f(T{}, code of T) with the narrower of float and double that holds the values of both.
@@ -109,7 +93,18 @@ void with_wide_type(const Matrix &x, const Matrix &y, F &&f) {
     }
 }
 
+// KSL_CUDA_VARIANT in the environment, which the benchmark sets.
+Variant chosen_variant() {
+    const char *name = std::getenv("KSL_CUDA_VARIANT");
+    const std::string_view chosen = name ? name : "plain";
+    if (chosen == "plain") return Variant::kPlain;
+    if (chosen == "interval") return Variant::kInterval;
+    KSL_CHECK(chosen == "fast", "KSL_CUDA_VARIANT is '", chosen, "'; expected plain, interval or fast");
+    return Variant::kFast;
+}
+
 void bucket_rows(const Matrix &x, const Matrix &y, BucketProblem problem, const char *what, Stream stream) {
+    problem.variant = chosen_variant();
     const auto run = [&](auto tag, DType compute) {
         problem.x = rows_of(x, compute);
         problem.y = rows_of(y, compute);
@@ -132,6 +127,27 @@ void check_row_length_here(const Matrix &x, const Matrix &y) {
               " values; expected at most 2^30 on a GPU: compare them on the CPU");
 }
 
+// f(T{}, problem) with all but the outputs set, unless there are no rows.
+template <typename F>
+void with_sort_problem(const Matrix &x, const Matrix &y, F &&f) {
+    check_samples(x, y);
+    if (x.rows == 0) return;
+    check_unit(x, y);
+    check_row_length_here(x, y);
+    const int64_t gcd = std::gcd(x.cols, y.cols);
+    with_wide_type(x, y, [&](auto tag, DType compute) {
+        SortProblem problem{};
+        problem.x = rows_of(x, compute);
+        problem.y = rows_of(y, compute);
+        problem.rows = x.rows;
+        problem.n = x.cols;
+        problem.m = y.cols;
+        problem.x_unit = y.cols / gcd;
+        problem.y_unit = x.cols / gcd;
+        f(tag, problem);
+    });
+}
+
 // The same question about h, which lies in 0..cols, with a threshold in 0..cols + 1.
 int clamped(int64_t threshold, int64_t cols) {
     return static_cast<int>(std::min(std::max<int64_t>(threshold, 0), cols + 1));
@@ -139,30 +155,25 @@ int clamped(int64_t threshold, int64_t cols) {
 
 }  // namespace
 
+WorkspaceSize ks_rows_workspace(const Matrix &x, const Matrix &y, Stream stream) {
+    WorkspaceSize size{0, 0};
+    with_sort_problem(x, y, [&](auto tag, const SortProblem &problem) {
+        DeviceGuard guard(stream.device);
+        size = workspace_of<decltype(tag)>(problem, stream);
+    });
+    return size;
+}
+
 void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, double *plus_at, double *minus_at,
-             uint8_t *flags, Stream stream) {
-    check_samples(x, y);
-    if (x.rows == 0) return;
-    check_unit(x, y);
-    check_row_length_here(x, y);
-    const int64_t gcd = std::gcd(x.cols, y.cols);
-    with_wide_type(x, y, [&](auto tag, DType compute) {
-        const SortProblem problem{rows_of(x, compute),
-                                  rows_of(y, compute),
-                                  x.rows,
-                                  x.cols,
-                                  y.cols,
-                                  y.cols / gcd,
-                                  x.cols / gcd,
-                                  bits_for(x.cols),
-                                  bits_for(y.cols),
-                                  nullptr,
-                                  plus,
-                                  minus,
-                                  plus_at,
-                                  minus_at,
-                                  flags};
-        launch_sorted_rows<decltype(tag)>(problem, stream);
+             uint8_t *flags, void *workspace, int64_t workspace_bytes, Stream stream) {
+    with_sort_problem(x, y, [&](auto tag, SortProblem problem) {
+        problem.plus = plus;
+        problem.minus = minus;
+        problem.plus_at = plus_at;
+        problem.minus_at = minus_at;
+        problem.flags = flags;
+        DeviceGuard guard(stream.device);
+        launch_sorted_rows<decltype(tag)>(problem, workspace, workspace_bytes, stream);
     });
 }
 

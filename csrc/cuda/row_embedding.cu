@@ -9,7 +9,6 @@
 // the positions of a slot are adjacent, in the order of the batch. A block then adds 128 columns (256 of 16 bits) of
 // one row in that order, without atomics, and gets the same bits as the CPU. A thread owns few columns, so that one
 // very frequent token still keeps many threads busy, and it loads eight positions ahead. The host knows all sizes.
-#include "device_sort.cuh"
 #include "elements.cuh"
 
 namespace ksl {
@@ -154,22 +153,27 @@ void launch_sum(const Matrix &grad_out, int64_t k, const uint32_t *keys, const u
            positions, grad_rows);
 }
 
-// The parts of the workspace: keys and positions, before and after sorting, and what CUB needs.
+// The parts of the workspace: keys and positions, each twice, and what CUB needs.
 struct Workspace {
-    size_t part, sort_bytes;
+    SortBuffers<uint32_t> keys, positions;
+    size_t sort_bytes;
+    void *sort;
+    size_t bytes;
 
-    Workspace(int64_t n, int64_t k, Stream stream) : part((static_cast<size_t>(n) * 4 + 255) / 256 * 256) {
-        check(sort(nullptr, sort_bytes, n, k, stream), "the size of the sort's workspace");
+    Workspace(void *memory, int64_t n, int64_t k, Stream stream) {
+        Parts parts(memory);
+        const auto count = static_cast<size_t>(n);
+        keys = {parts.take<uint32_t>(count), parts.take<uint32_t>(count)};
+        positions = {parts.take<uint32_t>(count), parts.take<uint32_t>(count)};
+        sort_bytes = sort_workspace<uint32_t, uint32_t>(static_cast<uint32_t>(n), bits_of_slots(k), stream);
+        sort = parts.take<unsigned char>(sort_bytes);
+        bytes = parts.bytes();
     }
-    size_t bytes() const { return 4 * part + sort_bytes; }
 
-    // Sorts by slot and keeps the order of equal slots. Without a workspace, it only tells how much it needs.
-    cudaError_t sort(unsigned char *at, size_t &bytes, int64_t n, int64_t k, Stream stream) const {
+    static int bits_of_slots(int64_t k) {
         int bits = 1;
         while (k >> bits) ++bits;
-        const auto array = [&](int i) { return reinterpret_cast<uint32_t *>(at ? at + i * part : nullptr); };
-        return sort_pairs(at ? at + 4 * part : nullptr, bytes, array(0), array(2), array(1), array(3),
-                          static_cast<uint32_t>(n), bits, stream);
+        return bits;
     }
 };
 
@@ -196,7 +200,7 @@ void row_embedding(const Matrix &table, const Matrix &rows, const int32_t *slots
 int64_t row_embedding_backward_workspace(int64_t n, int64_t k, Stream stream) {
     check_counts(n, k);
     DeviceGuard guard(stream.device);
-    return static_cast<int64_t>(Workspace(n, k, stream).bytes());
+    return static_cast<int64_t>(Workspace(nullptr, n, k, stream).bytes);
 }
 
 void row_embedding_backward(const Matrix &grad_out, const int32_t *slots, int64_t vocab, const int64_t *ids, int64_t n,
@@ -208,21 +212,22 @@ void row_embedding_backward(const Matrix &grad_out, const int32_t *slots, int64_
               "grad_rows must be float32, or float64 for a float64 grad_out");
     if (k == 0 || grad_out.cols == 0) return;
     DeviceGuard guard(stream.device);
-    const Workspace parts(n, k, stream);
-    auto *memory = static_cast<unsigned char *>(workspace);
-    const auto array = [&](int i) { return reinterpret_cast<uint32_t *>(memory + i * parts.part); };
+    Workspace parts(workspace, n, k, stream);
     launch("row_embedding_backward", slot_kernel, {(n + kThreads - 1) / kThreads, kThreads}, stream, slots, vocab, ids,
-           n, k, array(0), array(1));
-    size_t bytes = parts.sort_bytes;
-    if (n > 0) check(parts.sort(memory, bytes, n, k, stream), "row_embedding_backward");
+           n, k, parts.keys.data, parts.positions.data);
+    if (n > 0) {
+        sort_pairs("row_embedding_backward", parts.sort, parts.sort_bytes, parts.keys, parts.positions,
+                   static_cast<uint32_t>(n), Workspace::bits_of_slots(k), stream);
+    }
+    const uint32_t *keys = parts.keys.data, *positions = parts.positions.data;
     dispatch(grad_out.dtype, [&](auto tag) {
         using T = decltype(tag);
         using C = compute_t<T>;
         constexpr int kWidth = sizeof(T) == 2 ? 2 : 1;
         auto *sums = static_cast<C *>(grad_rows);
         // grad_rows is torch's own memory, and with an even number of columns pairs are aligned.
-        has_packs(grad_out, kWidth) ? launch_sum<T, C, kWidth>(grad_out, k, array(2), array(3), sums, stream)
-                                    : launch_sum<T, C, 1>(grad_out, k, array(2), array(3), sums, stream);
+        has_packs(grad_out, kWidth) ? launch_sum<T, C, kWidth>(grad_out, k, keys, positions, sums, stream)
+                                    : launch_sum<T, C, 1>(grad_out, k, keys, positions, sums, stream);
     });
 }
 

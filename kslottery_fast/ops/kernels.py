@@ -38,9 +38,30 @@ def ks_rows(x: Tensor, y: Tensor, sides: str = "both") -> tuple[Tensor, Tensor, 
     elif x.dtype in INTEGER_CODES:
         return reference.ks_rows(x, y, sides)
     else:
-        call("ks_rows", _matrix(x), _matrix(y), *pointers)
+        workspace = _sort_workspace(call, x, y)
+        call("ks_rows", _matrix(x), _matrix(y), *pointers, workspace.data_ptr(), workspace.numel())
         reference.show_sides(x, y, sides, outputs)
     return outputs
+
+
+def _sort_workspace(call: native.Caller, x: Tensor, y: Tensor) -> Tensor:
+    """The device memory in which ks_rows sorts rows that are too long for shared memory, from torch's allocator."""
+    least, best = call("ks_rows_workspace", _matrix(x), _matrix(y))
+    try:
+        return _device_bytes(best, x)
+    except torch.OutOfMemoryError:
+        pass  # a row at a time, then
+    try:
+        return _device_bytes(least, x)
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"rows of {x.shape[1]:,} and {y.shape[1]:,} values take {least:,} bytes of device memory to sort, which "
+            f"{x.device} does not have; free some of it, or compare the rows on the CPU: x.cpu(), y.cpu()"
+        ) from error
+
+
+def _device_bytes(size: int, like: Tensor) -> Tensor:
+    return like.new_empty(size, dtype=torch.uint8)
 
 
 def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Tensor, Tensor]:
@@ -94,17 +115,18 @@ def row_adamw_(*tensors: Any, **options: Any) -> None:
 
 def update_rows(update: RowUpdate) -> None:
     """Make an update without torch's dispatcher, which takes as long as the update of a few rows."""
-    table, rows, _, exp_avg, exp_avg_sq, step, *_, master, lazy = update
+    table, rows, _, exp_avg, exp_avg_sq, step, *_, master, _ = update
     if (call := native.caller(table.device)) is None:
         reference.update_rows(update)
     else:
         schemas.check_row_update(update)
         row_ids = None if rows is None else rows.contiguous()
-        marks = _marks(exp_avg) if lazy and call.offers("row_adamw_step") else None
-        pointers = exp_avg.data_ptr(), exp_avg_sq.data_ptr()
-        # On CUDA the marks stand for the flag.
-        flag = _pointer(marks) if call.offers("row_adamw_step") else lazy
-        call("row_adamw", *_matrices(update, row_ids), *pointers, step, *update.numbers, flag)
+        if call.offers("row_adamw_step"):
+            marks = _marks(exp_avg) if update.lazy else None
+            call("row_adamw_step", [_described(call, update, row_ids, marks)], 0, 0, 0, False)
+        else:
+            pointers = exp_avg.data_ptr(), exp_avg_sq.data_ptr()
+            call("row_adamw", *_matrices(update, row_ids), *pointers, step, *update.numbers, update.lazy)
     _mark_written(table, exp_avg, exp_avg_sq, master)
 
 
@@ -151,7 +173,7 @@ def row_adamw_step_(*tensors: Any, **options: Any) -> None:
     row_ids = [None if ids is None else ids.contiguous() for ids in update.rows]  # copies live until the launch
     lazy = update.lazy or [False] * len(row_ids)
     marks = [_marks(moment) if rests else None for moment, rests in zip(update.exp_avgs, lazy, strict=True)]
-    described = [_described(update, i, *each) for i, each in enumerate(zip(row_ids, marks, strict=True))]
+    described = [_part_of_step(call, update, i, *each) for i, each in enumerate(zip(row_ids, marks, strict=True))]
     flags = control.data_ptr(), _pointer(update.grad_scale), _pointer(update.found_inf), update.skip_nonfinite
     call("row_adamw_step", described, *flags)
     _mark_written(*update.tables, *update.exp_avgs, *update.exp_avg_sqs, *update.masters, control)
@@ -167,17 +189,40 @@ def _marks(exp_avg: Tensor) -> Tensor:
     return exp_avg.new_zeros(len(exp_avg), dtype=torch.uint8)
 
 
-def _described(update: StepUpdate, i: int, row_ids: Tensor | None, marks: Tensor | None) -> tuple[Any, ...]:
-    """One table's part of a step, as csrc/bindings_cuda.cpp takes it. Scalars on the CPU are passed by value."""
+def _described(
+    call: native.Caller, update: RowUpdate, row_ids: Tensor | None, marks: Tensor | None, **on_device: int
+) -> Any:
+    """A table's update as the RowUpdate of csrc/bindings_cuda.cpp, with fields that stand for others ``on_device``."""
+    lr, beta1, beta2, eps, weight_decay = update.numbers
+    fields = {"whole_grad": False, "step_at": 0, "lr_at": 0, "lr_dtype": 0} | on_device
+    return call.make(
+        "RowUpdate",
+        table=_matrix(update.table),
+        row_ids=_pointer(row_ids),
+        k=len(update.exp_avg),
+        master=_pointer(update.master),
+        grad=_matrix(update.grad),
+        exp_avg=update.exp_avg.data_ptr(),
+        exp_avg_sq=update.exp_avg_sq.data_ptr(),
+        read=_pointer(marks),
+        step=update.step,
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=weight_decay,
+        **fields,
+    )
+
+
+def _part_of_step(call: native.Caller, update: StepUpdate, i: int, row_ids: Tensor | None, marks: Tensor | None) -> Any:
+    """One table's part of a step. A step's number and a learning rate that are on the CPU are passed by value."""
     step, lr, device = update.steps[i], update.lrs[i], update.control.device
-    at = step.data_ptr() if step.device == device else 0, lr.data_ptr() if lr.device == device else 0
-    count = 0 if at[0] else int(step) + 1
-    rate = 0.0 if at[1] else float(lr)
-    hyper = update.beta1[i], update.beta2[i], update.eps[i], update.weight_decay[i]
-    pointers = update.exp_avgs[i].data_ptr(), update.exp_avg_sqs[i].data_ptr()
-    scalars = (*at, DTYPE_CODES[lr.dtype], update.whole_grads[i], _pointer(marks))
-    matrices = _matrix(update.tables[i]), _pointer(row_ids), _pointer(update.masters[i]), _matrix(update.grads[i])
-    return (*matrices, *pointers, scalars, len(update.exp_avgs[i]), (count, rate, *hyper))
+    step_at, lr_at = (scalar.data_ptr() if scalar.device == device else 0 for scalar in (step, lr))
+    count = 0 if step_at else int(step) + 1
+    part = update.part(i, grad=update.grads[i], step=count, lr=0.0 if lr_at else float(lr))
+    scalars = {"step_at": step_at, "lr_at": lr_at, "lr_dtype": DTYPE_CODES[lr.dtype]}
+    return _described(call, part, row_ids, marks, whole_grad=update.whole_grads[i], **scalars)
 
 
 def _update_in_turn(update: StepUpdate) -> None:

@@ -60,7 +60,8 @@ def caller(device: torch.device = _CPU) -> Caller | None:
     if reason := library.cuda_reason or _unavailable(library, device.index):
         _warn_of_missing_cuda(reason)
         return None
-    return Caller(library.cuda, device.index, torch.cuda.current_stream(device).cuda_stream)
+    kind = Caller if device.index == torch.cuda.current_device() else OtherDeviceCaller
+    return kind(library.cuda, device.index, torch.cuda.current_stream(device).cuda_stream)
 
 
 class Caller:
@@ -73,6 +74,10 @@ class Caller:
         """Tell whether the module has this function. Some exist for one kind of device only."""
         return hasattr(self._native, name)
 
+    def make(self, name: str, **fields: Any) -> Any:
+        """Make a struct of the module from its fields."""
+        return getattr(self._native, name)(**fields)
+
     def __call__(self, name: str, *arguments: Any) -> Any:
         """Call a function and return its result."""
         try:
@@ -81,10 +86,24 @@ class Caller:
             raise InputError(str(error)) from None
 
 
+class OtherDeviceCaller(Caller):
+    """Calls functions for a CUDA device that is not torch's current one.
+
+    torch makes the device current and keeps in mind which one was. It does so without a context on that one, which the
+    native code cannot.
+    """
+
+    def __call__(self, name: str, *arguments: Any) -> Any:
+        """Call a function and return its result."""
+        with torch.cuda.device(self._where[0]):
+            return super().__call__(name, *arguments)
+
+
 @functools.cache
 def _unavailable(library: ModuleType, device: int) -> str:
     """Tell why this device cannot run the kernels (it or its driver is too old), or "" if it can. Asked only once."""
-    return str(library.cuda.unavailable(device))
+    with torch.cuda.device(device):
+        return str(library.cuda.unavailable(device))
 
 
 @functools.cache

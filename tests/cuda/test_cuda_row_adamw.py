@@ -397,21 +397,28 @@ class TestLazy:
 def test_the_launcher_checks_what_it_is_given(shim):
     table = torch.zeros(2, 2)
     matrix = ops.kernels._matrix(table)
-    scalars, hyper = (1, 0, 1, False, 0), (1, 0.1, 0.9, 0.999, 1e-8, 0.0)
-    good = (matrix, 0, 0, matrix, table.data_ptr(), table.data_ptr(), (0, 0, 1, False, 0), 2, hyper)
-    whole, three = (0, 0, 1, True, 0), ops.kernels._matrix(torch.zeros(3, 2))
-    for update, message in [
-        ((*good[:6], scalars, 2, hyper), "a step number on the device needs the control's state"),
-        ((*good[:8], (0, *hyper[1:])), "step is 0, but steps count from 1"),
-        ((matrix, 0, table.data_ptr(), *good[3:]), "master is for tables narrower than float32"),
-        ((*good[:3], ops.kernels._matrix(torch.zeros(2, 3)), *good[4:]), r"grad is \[2, 3\], expected \[2, 2\]"),
-        ((*good[:3], three, *good[4:6], whole, 1, hyper), r"grad is \[3, 2\], expected \[2, 2\]"),
-        ((*good[:3], three, *good[4:7], 3, hyper), "grad has 3 rows, but table has 2"),
+    zeros = dict.fromkeys(("row_ids", "master", "read", "step_at", "lr_at", "lr_dtype"), 0)
+    moments = {"exp_avg": table.data_ptr(), "exp_avg_sq": table.data_ptr()}
+    hyper = {"step": 1, "lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+    good = {"table": matrix, "k": 2, "grad": matrix, "whole_grad": False, **zeros, **moments, **hyper}
+    three = ops.kernels._matrix(torch.zeros(3, 2))
+    for fault, message in [
+        ({"step_at": 1}, "a step number on the device needs the control's state"),
+        ({"step": 0}, "step is 0, but steps count from 1"),
+        ({"master": table.data_ptr()}, "master is for tables narrower than float32"),
+        ({"grad": ops.kernels._matrix(torch.zeros(2, 3))}, r"grad is \[2, 3\], expected \[2, 2\]"),
+        ({"grad": three, "whole_grad": True, "k": 1}, r"grad is \[3, 2\], expected \[2, 2\]"),
+        ({"grad": three, "k": 3}, "grad has 3 rows, but table has 2"),
     ]:
         with pytest.raises(ValueError, match=message):
-            shim.row_adamw_step([update], 0, 0, 0, False, 0, 0)
+            shim.row_adamw_step([shim.RowUpdate(**(good | fault))], 0, 0, 0, False, 0, 0)
     with pytest.raises(ValueError, match="skip_nonfinite needs the control's state"):
-        shim.row_adamw_step([good], 0, 0, 0, True, 0, 0)
+        shim.row_adamw_step([shim.RowUpdate(**good)], 0, 0, 0, True, 0, 0)
+
+
+def test_an_update_takes_its_fields_by_name_alone(shim):
+    with pytest.raises(TypeError):
+        shim.RowUpdate((0, 0, 0, 0, 0, 1), 0, 0, 0)
 
 
 def test_quotients_of_32_and_64_bits_are_those_of_the_language(shim):

@@ -69,6 +69,49 @@ def test_rows_around_the_limits_of_vectors_warps_and_blocks_are_exact(cuda, shim
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("threads", [64, 128, 256, 512])
+def test_no_thread_waits_for_a_bank_when_the_counts_are_scanned(cuda, shim, threads, dtype):
+    d = threads * VECTORS * 16 // dtype.itemsize
+    x, y = make_pair("shifted", np.random.default_rng(d), 1, d, d, (dtype, dtype))
+    shim.bank_conflicts()
+    cuda.ks_statistics(x, y)
+    ((site, (served, more)),) = shim.bank_conflicts().items()
+    assert site.startswith("ks_loops.cuh:")
+    assert served >= threads // 8
+    assert more == 0
+
+
+VARIANTS = ["interval", "fast"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("case", CASES)
+def test_every_variant_gives_the_same_integers(cuda, monkeypatch, case, variant, dtype):
+    monkeypatch.setenv("KSL_CUDA_VARIANT", variant)
+    x, y = make_pair(case, np.random.default_rng(6), 2, 640, 640, (dtype, dtype))
+    want = expected(x, y)
+    assert_bucketed_exact(cuda, x, y, want, {1, int(np.maximum(want.plus, want.minus).max())})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("threads", [64, 128, 256, 512])
+def test_every_variant_is_exact_in_blocks_of_every_size(cuda, monkeypatch, threads, variant, dtype):
+    monkeypatch.setenv("KSL_CUDA_VARIANT", variant)
+    d = threads * VECTORS * 16 // dtype.itemsize
+    x, y = make_pair("shifted", np.random.default_rng(d), 2, d, d, (dtype, dtype))
+    x[1], y[1] = x[1] * 1e-3, y[1] * -1e-3
+    assert_bucketed_exact(cuda, x, y, expected(x, y))
+
+
+def test_an_unknown_variant_is_refused(cuda, monkeypatch):
+    monkeypatch.setenv("KSL_CUDA_VARIANT", "faster")
+    with pytest.raises(InputError, match="KSL_CUDA_VARIANT is 'faster'; expected plain, interval or fast"):
+        cuda.ks_statistics(torch.zeros(1, 8), torch.ones(1, 8))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", ["shifted", "clusters", "two-valued", "NaN and infinity", "one far outlier"])
 def test_rows_that_registers_do_not_hold_are_exact(cuda, case, dtype):
     x, y = make_pair(case, np.random.default_rng(1), 1, 17_000, 17_000, (dtype, dtype))
@@ -91,7 +134,7 @@ def test_samples_of_different_sizes_are_exact(cuda, case, n, m):
 
 def test_samples_that_shared_memory_does_not_hold_are_sorted_elsewhere(cuda):
     x, y = make_pair("quantized", np.random.default_rng(8), 9, 33_000, 20, (torch.float32, torch.float32))
-    assert_all_exact(cuda, x, y)  # 9 rows, 8 blocks at a time: a buffer is used again
+    assert_all_exact(cuda, x, y)
 
 
 @pytest.mark.parametrize("dtypes", [(a, b) for a in DTYPES for b in DTYPES if a != b], ids=str)
@@ -213,19 +256,83 @@ def test_no_order_of_the_threads_changes_anything(cuda, shim, case):
         np.testing.assert_array_equal(cuda.ks_rows(x, y)[2].numpy(), want.plus_at)
 
 
-def sort_on(shim, device, n):
-    """ks_rows of one pair of rows on a device of the shim's, by way of the module itself."""
-    x, y = torch.randn(1, n), torch.randn(1, n)
-    outputs = [torch.empty(1, dtype=dtype) for dtype in (torch.int64, torch.int64, torch.float64, torch.float64)]
-    flags = torch.empty(1, dtype=torch.uint8)
+def sort_on(shim, device, n, rows=1, missing=None):
+    """ks_rows on a device of the shim's, by way of the module itself. All but `missing` bytes of the workspace exist.
+
+    Bytes behind the workspace must stay as they are.
+    """
+    x, y = make_pair("quantized", np.random.default_rng(n), rows, n, n, (torch.float32, torch.float32))
+    outputs = [torch.empty(rows, dtype=dtype) for dtype in (torch.int64, torch.int64, torch.float64, torch.float64)]
+    flags = torch.empty(rows, dtype=torch.uint8)
     matrices = ops.kernels._matrix(x), ops.kernels._matrix(y)
-    shim.ks_rows(*matrices, *(output.data_ptr() for output in outputs), flags.data_ptr(), device, 0)
+    least, best = shim.ks_rows_workspace(*matrices, device, 0)
+    size = best if missing is None else least - missing
+    memory = torch.full((size + 4096,), 0xA5, dtype=torch.uint8)
+    pointers = [output.data_ptr() for output in (*outputs, flags, memory)]
+    shim.ks_rows(*matrices, *pointers, size, device, 0)
+    assert (memory[size:] == 0xA5).all()
+    for got, want in zip((*outputs, flags), expected(x, y), strict=True):
+        np.testing.assert_array_equal(got.numpy(), want)
 
 
-def test_scratch_memory_of_another_device_is_taken_and_given_back_there(shim):
-    before = shim.misplaced_frees()
+@pytest.fixture
+def fresh_process(shim):
+    """No device has a context, and device 0 is current."""
+    shim.end_contexts()
+    yield
+    shim.end_contexts()
+
+
+@pytest.mark.usefixtures("fresh_process")
+def test_a_kernel_on_one_device_makes_no_context_on_the_device_that_was_current(shim):
     sort_on(shim, 1, 33_000)
-    assert (shim.allocations(), shim.misplaced_frees()) == (0, before)
+    assert shim.contexts() == {1}
+
+
+@pytest.mark.usefixtures("fresh_process")
+def test_the_device_that_was_current_is_current_again_if_it_has_a_context(shim):
+    sort_on(shim, 0, 100)
+    sort_on(shim, 1, 100)
+    assert (shim.contexts(), shim.current_device()) == ({0, 1}, 0)
+
+
+def test_the_least_workspace_is_enough_and_less_is_refused(shim):
+    sort_on(shim, 0, 20_000, rows=3, missing=0)
+    with pytest.raises(ValueError, match=r"ks_rows has a workspace of \d+ bytes for rows of 20000 and 20000 val"):
+        sort_on(shim, 0, 20_000, missing=1)
+
+
+def test_rows_that_shared_memory_holds_need_no_workspace(shim):
+    matrix = (0, 5, 8_192, 8_192, 1, 1)
+    assert shim.ks_rows_workspace(matrix, matrix, 0, 0) == (0, 0)
+    assert shim.ks_rows_workspace((0, 0, 0, 0, 1, 1), (0, 0, 0, 0, 1, 1), 0, 0) == (0, 0)
+
+
+def test_without_memory_for_many_rows_ks_rows_takes_one_at_a_time(cuda, monkeypatch):
+    x, y = make_pair("quantized", np.random.default_rng(3), 3, 20_000, 30_000, (torch.float32, torch.float32))
+    sizes, room = [], 0
+
+    def device_bytes(size, like):
+        sizes.append(size)
+        if size > room:
+            raise torch.OutOfMemoryError
+        return torch.empty(size, dtype=torch.uint8)
+
+    monkeypatch.setattr(ops.kernels, "_device_bytes", device_bytes)
+    with pytest.raises(MemoryError, match=r"rows of 20,000 and 30,000 values take [\d,]+ bytes of device memory"):
+        cuda.ks_rows(x, y)
+    best, least = sizes
+    assert least < best
+    room = least
+    for got, want in zip(cuda.ks_rows(x, y), expected(x, y), strict=True):
+        np.testing.assert_array_equal(got.numpy(), want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("n", "m"), [(40_000, 3), (4096 * 8, 4096 * 4 + 1)])
+@pytest.mark.parametrize("case", ["quantized", "NaN and infinity", "both zeros", "constant"])
+def test_long_rows_give_scipys_sides_and_places(cuda, case, n, m, dtype):
+    assert_all_exact(cuda, *make_pair(case, np.random.default_rng(m), 4, n, m, (dtype, dtype)))
 
 
 def test_shared_memory_is_allowed_once_for_all_and_what_the_kernel_has_already_is_left_out(shim):
@@ -256,7 +363,7 @@ def test_the_launchers_check_shapes_themselves(shim):
     with pytest.raises(ValueError, match=r"the tables have shapes \[2, 3\] and \[2, 4\]; expected one shape"):
         shim.ks_statistics((0, 2, 3, 3, 1, 1), (0, 2, 4, 4, 1, 1), 0, 0, 0, 0, 0)
     with pytest.raises(ValueError, match="x has 2 rows and y has 3; expected as many"):
-        shim.ks_rows((0, 2, 3, 3, 1, 1), (0, 3, 3, 3, 1, 1), 0, 0, 0, 0, 0, 0, 0)
+        shim.ks_rows((0, 2, 3, 3, 1, 1), (0, 3, 3, 3, 1, 1), 0, 0, 0, 0, 0, 0, 0, 0, 0)
     with pytest.raises(ValueError, match="a row of x has 0 values and a row of y 0; expected at least one in each"):
         shim.ks_decide((0, 2, 0, 0, 1, 1), (0, 2, 0, 0, 1, 1), 1, 0, 0, 0, 0)
     long = (0, 1, 2**30 + 1, 0, 1, 1)
@@ -266,9 +373,9 @@ def test_the_launchers_check_shapes_themselves(shim):
         ):
             call(long, long, 1, 0, 0, 0, 0)
     with pytest.raises(ValueError, match=r"rows of 1 and 1073741825 values; expected at most 2\^30 on a GPU: compare"):
-        shim.ks_rows((0, 1, 1, 0, 1, 1), (0, 1, 2**30 + 1, 0, 1, 1), 0, 0, 0, 0, 0, 0, 0)
+        shim.ks_rows((0, 1, 1, 0, 1, 1), (0, 1, 2**30 + 1, 0, 1, 1), 0, 0, 0, 0, 0, 0, 0, 0, 0)
     with pytest.raises(ValueError, match="their least common multiple does not fit 64 bits"):
-        shim.ks_rows((0, 1, 2**40, 0, 0, 1), (0, 1, 2**40 - 1, 0, 0, 1), 0, 0, 0, 0, 0, 0, 0)
+        shim.ks_rows((0, 1, 2**40, 0, 0, 1), (0, 1, 2**40 - 1, 0, 0, 1), 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def test_errors_of_the_launchers_are_input_errors(cuda):

@@ -40,6 +40,28 @@ def test_atomics_lose_nothing(seeded):
     assert seeded.probe("atomics") == [200] * 100
 
 
+@pytest.mark.parametrize(
+    ("probe", "stride", "served", "more"),
+    [
+        ("words", 0, 1, 0),  # one word for all
+        ("words", 1, 1, 0),
+        ("words", 2, 1, 1),
+        ("words", 32, 1, 31),
+        ("words", 33, 1, 0),
+        ("vectors", 1, 4, 0),  # eight lanes at a time
+        ("vectors", 2, 4, 4),
+        ("vectors", 4, 4, 12),
+        ("vectors", 5, 4, 0),
+    ],
+)
+def test_bank_conflicts_are_counted_as_the_hardware_has_them(shim, probe, stride, served, more):
+    shim.bank_conflicts()
+    shim.probe(probe, stride)
+    ((site, counts),) = shim.bank_conflicts().items()
+    assert site.startswith("probes.cu:")
+    assert counts == (served, more)
+
+
 def test_shared_memory_starts_poisoned_in_every_block(seeded):
     assert seeded.probe("poison") == [1] * 64
 

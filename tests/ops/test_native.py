@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -57,6 +58,17 @@ def two_devices(monkeypatch):
     library.cuda_reason, library.cuda = "", kernels
     monkeypatch.setattr(native, "_module", library)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=77))
+    current = [1]
+
+    @contextlib.contextmanager
+    def device(index):
+        current.append(index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    kernels.ks_decide = lambda *where: torch.cuda.current_device()
     yield asked
     native._warn_of_missing_cuda.cache_clear()
     native._unavailable.cache_clear()
@@ -74,6 +86,16 @@ def test_a_device_that_cannot_run_the_kernels_is_asked_and_warned_of_once_and_ot
     for _ in range(2):
         assert native.caller(torch.device("cuda", 1))("ks_rows") == (1, 77)
     assert two_devices == [0, 1]
+
+
+def test_torch_makes_a_device_current_for_the_time_of_a_call(two_devices, monkeypatch):
+    # torch alone can restore the previous device without making a context on it.
+    device = torch.device("cuda", 2)
+    assert native.caller(device)("ks_decide") == 2
+    assert torch.cuda.current_device() == 1
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device", None)  # not needed where the device is the current one
+    assert native.caller(device)("ks_decide") == 2
 
 
 def test_native_library_is_of_the_version_that_is_imported():

@@ -32,6 +32,7 @@
     using name##_type = __VA_ARGS__; \
     static const char name##_key{};  \
     auto &name = *static_cast<name##_type *>(shim::shared_variable(&name##_key, sizeof(name##_type)))
+#define KSL_WATCHED(at) (*shim::watched((at), {__FILE__, __LINE__}))
 // On a GPU the process loses its device; here the test gets an error.
 #define KSL_DEVICE_CHECK(condition, message) \
     ((condition) ? (void)0 : throw std::runtime_error(std::string("device-side assert: ") + (message)))
@@ -178,6 +179,14 @@ inline unsigned __reduce_or_sync(unsigned mask, unsigned value, SHIM_SITE) {
     return shim::reduced("__reduce_or_sync", {file, line}, mask, value, [](unsigned a, unsigned b) { return a | b; });
 }
 
+namespace shim {
+template <typename T>
+const T *watched(const T *at, Site site) {
+    at_read(at, sizeof(T), site);
+    return at;
+}
+}  // namespace shim
+
 // ---- atomics ----
 
 namespace shim {
@@ -245,6 +254,8 @@ void __stcs(T *at, T value) {
 }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline int min(int a, int b) { return a < b ? a : b; }
+inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
@@ -255,6 +266,29 @@ inline int __clzll(long long value) {
 }
 inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __ffsll(long long value) { return __builtin_ffsll(value); }
+inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+inline float __saturatef(float value) { return value > 0 ? (value < 1 ? value : 1) : 0; }  // NaN gives 0
+
+namespace shim {
+// f of the lower and of the upper halves as signed numbers.
+template <typename F>
+unsigned of_halves(F &&f, unsigned a, unsigned b, unsigned c = 0) {
+    const auto half = [](unsigned word, int shift) { return static_cast<int16_t>(word >> shift & 0xffffu); };
+    const auto low = static_cast<uint16_t>(f(half(a, 0), half(b, 0), half(c, 0)));
+    const auto high = static_cast<uint16_t>(f(half(a, 16), half(b, 16), half(c, 16)));
+    return static_cast<unsigned>(high) << 16 | low;
+}
+}  // namespace shim
+inline unsigned __viaddmax_s16x2(unsigned a, unsigned b, unsigned c) {
+    return shim::of_halves([](int p, int q, int r) { return std::max<int>(static_cast<int16_t>(p + q), r); }, a, b, c);
+}
+inline unsigned __vimin_s16x2_relu(unsigned a, unsigned b) {
+    return shim::of_halves([](int p, int q, int) { return std::max(std::min(p, q), 0); }, a, b);
+}
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
@@ -293,6 +327,8 @@ struct cudaLaunchConfig_t {
     size_t dynamicSmemBytes = 0;
     cudaStream_t stream = nullptr;
 };
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0, cudaDriverEntryPointSymbolNotFound = 1 };
+constexpr unsigned long long cudaEnableDefault = 0;
 #define CUDART_VERSION 13000
 
 namespace shim {
@@ -301,11 +337,12 @@ size_t &allowed_shared(const void *kernel);  // what cudaFuncSetAttribute has gr
 size_t shared_limit(const void *kernel);     // for static and dynamic shared memory together
 cudaError_t check_launch(const cudaLaunchConfig_t &config, const void *kernel);
 
-// What tests ask: all sizes that cudaFuncSetAttribute was asked for; how much is allocated; how often memory was freed
-// with another device current than when it was taken; and that a device has no kernels, -1 for none.
+// What tests ask: all sizes that cudaFuncSetAttribute was asked for; which devices have a context, that none has one
+// any more, and which device is current; and that a device has no kernels, -1 for none.
 std::set<int64_t> granted_shared();
-int64_t allocations();
-int64_t misplaced_frees();
+std::set<int> contexts();
+void end_contexts();
+int current_device();
 void take_kernels_from(int device);
 }  // namespace shim
 
@@ -320,8 +357,8 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel);
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value);
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *kernel, int threads, size_t shared);
-cudaError_t cudaMallocAsync(void **at, size_t bytes, cudaStream_t stream);
-cudaError_t cudaFreeAsync(void *at, cudaStream_t stream);
+cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function, unsigned version,
+                                             unsigned long long flags, cudaDriverEntryPointQueryResult *found);
 inline cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t) {
     std::memset(at, value, bytes);
     return cudaSuccess;

@@ -5,12 +5,15 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <algorithm>
+#include <array>
 #include <csetjmp>
 #include <cstring>
 #include <deque>
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <vector>
@@ -75,6 +78,37 @@ std::string text(Site site) {
     return std::string(slash ? slash + 1 : site.file) + ":" + std::to_string(site.line);
 }
 
+// The reads of one line by the threads of a block, and how many turns the banks need for them.
+class Reads {
+  public:
+    void add(int thread, const void *at, size_t bytes) {
+        bytes_ = bytes;
+        by_thread_[thread].push_back(reinterpret_cast<uintptr_t>(at) / 4);
+    }
+
+    // Adds the number of times that 128 bytes or less were served, and of turns beyond the first of each.
+    void count(std::pair<int64_t, int64_t> &served) const {
+        const int together = static_cast<int>(std::min<size_t>(32, 128 / bytes_));  // lanes
+        std::map<std::pair<int, size_t>, std::array<std::set<uintptr_t>, 32>> banks;
+        for (const auto &[thread, words] : by_thread_) {
+            for (size_t k = 0; k < words.size(); ++k) {
+                auto &of_group = banks[{thread / together, k}];
+                for (uintptr_t w = words[k]; w < words[k] + bytes_ / 4; ++w) of_group[w % 32].insert(w);
+            }
+        }
+        for (const auto &[group, of_group] : banks) {
+            size_t turns = 1;
+            for (const auto &words : of_group) turns = std::max(turns, words.size());
+            ++served.first;
+            served.second += static_cast<int64_t>(turns) - 1;
+        }
+    }
+
+  private:
+    size_t bytes_ = 4;
+    std::map<int, std::vector<uintptr_t>> by_thread_;
+};
+
 class Executor {
   public:
     void run(const Launch &launch, const std::function<void()> &body) {
@@ -127,6 +161,10 @@ class Executor {
         leave(me);
     }
 
+    void at_read(const void *at, size_t bytes, Site site) { reads_[text(site)].add(current_, at, bytes); }
+
+    std::map<std::string, std::pair<int64_t, int64_t>> bank_conflicts() { return std::exchange(conflicts_, {}); }
+
     void *shared(const void *key, size_t bytes) {
         auto &slot = variables_[key];
         if (!slot) {
@@ -156,6 +194,7 @@ class Executor {
 
     void run_block() {
         variables_.clear();
+        reads_.clear();
         dynamic_ = std::make_unique<Guarded>(launch_->dynamic_shared);
         shared_bytes_ = launch_->dynamic_shared;
         at_barrier_ = 0;
@@ -179,6 +218,7 @@ class Executor {
             throw std::logic_error(stuck_message_);
         }
         check_edges();
+        for (const auto &[site, reads] : reads_) reads.count(conflicts_[site]);
     }
 
     void check_edges() const {
@@ -319,6 +359,8 @@ class Executor {
     const std::function<void()> *body_ = nullptr;
     std::map<const void *, std::unique_ptr<Guarded>> variables_;
     std::unique_ptr<Guarded> dynamic_;
+    std::map<std::string, Reads> reads_;  // of this block
+    std::map<std::string, std::pair<int64_t, int64_t>> conflicts_;
     size_t shared_bytes_ = 0;
     std::exception_ptr error_;
     std::string stuck_message_;
@@ -372,5 +414,7 @@ const uint64_t *warp_exchange(const char *operation, Site site, unsigned mask, u
 void *shared_variable(const void *key, size_t bytes) { return executor().shared(key, bytes); }
 unsigned char *dynamic_shared() { return executor().dynamic(); }
 void at_atomic() { executor().at_atomic(); }
+void at_read(const void *at, size_t bytes, Site site) { executor().at_read(at, bytes, site); }
+std::map<std::string, std::pair<int64_t, int64_t>> bank_conflicts() { return executor().bank_conflicts(); }
 
 }  // namespace shim

@@ -14,7 +14,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
+#include <utility>
 
 namespace shim {
 
@@ -55,5 +57,12 @@ void *shared_variable(const void *key, size_t bytes);
 unsigned char *dynamic_shared();
 
 void at_atomic();  // a place where another thread may come in between
+
+// A read of shared memory. The k-th reads of a site by the lanes of a warp are one instruction of it: the hardware
+// serves 128 bytes at a time, and takes longer where several different words are in one of the 32 banks.
+void at_read(const void *at, size_t bytes, Site site);
+
+// For each site ("file:line"), since the last call: how often a warp was served, and how many more turns that took.
+std::map<std::string, std::pair<int64_t, int64_t>> bank_conflicts();
 
 }  // namespace shim

@@ -11,8 +11,10 @@ PYBIND11_MODULE(ksl_shim, m) {
     m.def("set_seed", &shim::set_seed);
     m.def("blocks_executed", &shim::blocks_executed);
     m.def("granted_shared", &shim::granted_shared);
-    m.def("misplaced_frees", &shim::misplaced_frees);
-    m.def("allocations", &shim::allocations);
+    m.def("bank_conflicts", &shim::bank_conflicts);
+    m.def("contexts", &shim::contexts);
+    m.def("end_contexts", &shim::end_contexts);
+    m.def("current_device", &shim::current_device);
     m.def("take_kernels_from", &shim::take_kernels_from);
     bind_probes(m);
 }

@@ -70,6 +70,15 @@ __global__ void poison(int64_t *out) {
     fixed[threadIdx.x] = memory[threadIdx.x] = 0;  // the next block must not find this
 }
 
+// Each lane reads its word, or its vector of 16 bytes, at a stride of so many words or vectors.
+template <typename T>
+__global__ void strided(int64_t *out, int stride) {
+    KSL_DYNAMIC_SHARED(memory);
+    const auto *values = reinterpret_cast<const T *>(memory);
+    const T value = KSL_WATCHED(values + threadIdx.x * stride);
+    out[threadIdx.x] = reinterpret_cast<const unsigned char &>(value);
+}
+
 __global__ void some_leave_before_a_barrier() {
     if (threadIdx.x == 5) return;
     __syncthreads();
@@ -128,6 +137,8 @@ Out run(const std::string &name, int64_t argument) {
     if (name == "warps") return outputs(64, warps, {1, 64});
     if (name == "atomics") return outputs(100, atomics, {1, 100});
     if (name == "quotients") return outputs(49, quotients, {1, 1});
+    if (name == "words") return outputs(32, strided<unsigned>, {1, 32, 32 * 33 * 4}, static_cast<int>(argument));
+    if (name == "vectors") return outputs(32, strided<uint4>, {1, 32, 32 * 5 * 16}, static_cast<int>(argument));
     if (name == "poison") return outputs(64, poison, {2, 64, 64});
     if (name == "some leave before a barrier") start(some_leave_before_a_barrier, {1, 64});
     if (name == "two barriers") start(two_barriers, {1, 64});

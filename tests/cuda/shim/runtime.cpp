@@ -7,22 +7,31 @@
 namespace shim {
 namespace {
 
-int current_device = 0;
+int current = 0;
 int device_without_kernels = -1;
-std::set<int64_t> granted;          // all sizes that cudaFuncSetAttribute was asked for
-std::map<const void *, int> owner;  // the device of each allocation
-int64_t misplaced = 0;
+std::set<int64_t> granted;  // all sizes that cudaFuncSetAttribute was asked for
+std::set<int> with_context;
+
+int primary_context_state(int device, unsigned *flags, int *active) {
+    *flags = 0;
+    *active = with_context.count(device) != 0;
+    return 0;
+}
 
 }  // namespace
 
 std::set<int64_t> granted_shared() { return granted; }
-int64_t misplaced_frees() { return misplaced; }
-int64_t allocations() { return static_cast<int64_t>(owner.size()); }
+std::set<int> contexts() { return with_context; }
+void end_contexts() {
+    with_context.clear();
+    current = 0;
+}
+int current_device() { return current; }
 void take_kernels_from(int device) { device_without_kernels = device; }
 
 size_t &allowed_shared(const void *kernel) {
     static std::map<std::pair<const void *, int>, size_t> allowed;
-    return allowed.try_emplace({kernel, current_device}, 48 * 1024).first->second;
+    return allowed.try_emplace({kernel, current}, 48 * 1024).first->second;
 }
 
 size_t shared_limit(const void *kernel) { return allowed_shared(kernel) > 48 * 1024 ? kSharedOptin : 48 * 1024; }
@@ -34,6 +43,7 @@ cudaError_t check_launch(const cudaLaunchConfig_t &config, const void *kernel) {
         return cudaErrorInvalidConfiguration;
     }
     if (threads == 0 || threads > 1024 || block.z > 64) return cudaErrorInvalidConfiguration;
+    with_context.insert(current);
     return config.dynamicSmemBytes > allowed_shared(kernel) ? cudaErrorInvalidValue : cudaSuccess;
 }
 
@@ -66,13 +76,14 @@ const char *cudaGetErrorString(cudaError_t) { return "as reported by the tests' 
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 cudaError_t cudaGetDevice(int *device) {
-    *device = shim::current_device;
+    *device = shim::current;
     return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int device) {
     if (device < 0 || device >= shim::kDevices) return cudaErrorInvalidDevice;
-    shim::current_device = device;
+    shim::current = device;
+    shim::with_context.insert(device);  // as since CUDA 12
     return cudaSuccess;
 }
 
@@ -106,7 +117,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *) {
-    if (shim::current_device == shim::device_without_kernels) return cudaErrorNoKernelImageForDevice;
+    if (shim::current == shim::device_without_kernels) return cudaErrorNoKernelImageForDevice;
     attributes->sharedSizeBytes = 1024;  // the shim does not know; the launcher must leave room for it
     return cudaSuccess;
 }
@@ -123,16 +134,10 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const voi
     return cudaSuccess;
 }
 
-cudaError_t cudaMallocAsync(void **at, size_t bytes, cudaStream_t) {
-    *at = std::malloc(bytes);
-    if (*at) std::memset(*at, 0xa5, bytes);
-    shim::owner[*at] = shim::current_device;
-    return *at ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-
-cudaError_t cudaFreeAsync(void *at, cudaStream_t) {
-    shim::misplaced += shim::owner.at(at) != shim::current_device;
-    shim::owner.erase(at);
-    std::free(at);
+cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult *found) {
+    const bool known = std::strcmp(symbol, "cuDevicePrimaryCtxGetState") == 0;
+    *function = known ? reinterpret_cast<void *>(&shim::primary_context_state) : nullptr;
+    *found = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
     return cudaSuccess;
 }
