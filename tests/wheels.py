@@ -1,6 +1,6 @@
 """Build the sdist and the wheel, and use the wheel where there is neither a checkout nor a compiler: `make wheels`.
 
-    python tests/wheel.py
+    python tests/wheels.py
 
 dist/ gets the sdist, and a manylinux wheel that is built from it. The wheel is then installed into an environment of
 its own, and the tests that pyproject.toml names for cibuildwheel run there, in copies of tests/ and examples/. All of
