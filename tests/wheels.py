@@ -109,7 +109,7 @@ def wanted_symbols(module: Path) -> Iterator[tuple[str, str | None]]:
     from elftools.elf.elffile import ELFFile
 
     with module.open("rb") as file:
-        elf = ELFFile(file)
+        elf: Any = ELFFile(file)
         names = {
             note["vna_other"]: note.name
             for _, notes in elf.get_section_by_name(".gnu.version_r").iter_versions()
