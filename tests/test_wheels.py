@@ -9,13 +9,13 @@ import subprocess
 import sys
 
 import pytest
-import wheel
+import wheels
 import yaml
-from wheel import ROOT, WheelError
+from wheels import ROOT, WheelError
 
 pytestmark = pytest.mark.skipif(not (ROOT / ".github").exists(), reason="not run from a checkout")
 
-PYPROJECT = wheel.tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PYPROJECT = wheels.tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CIBUILDWHEEL = PYPROJECT["tool"]["cibuildwheel"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PINNED = set(re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
@@ -38,41 +38,41 @@ def test_the_sdist_holds_what_a_build_and_its_tests_need(tmp_path):
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True)
     inside = set((tmp_path / "kslottery_fast.egg-info" / "SOURCES.txt").read_text(encoding="utf-8").split("\n"))
-    wheel.check_sdist(inside)
-    assert {"Makefile", "constraints.txt", "examples/tiny.py", "tests/conftest.py", "tests/wheel.py"} <= inside
+    wheels.check_sdist(inside)
+    assert {"Makefile", "constraints.txt", "examples/tiny.py", "tests/conftest.py", "tests/wheels.py"} <= inside
 
 
 def test_a_file_that_the_sdist_lacks_or_should_not_have_is_named():
-    good = wheel.package_files() | wheel.build_files()
-    wheel.check_sdist(good)
+    good = wheels.package_files() | wheels.build_files()
+    wheels.check_sdist(good)
     with pytest.raises(WheelError, match=re.escape("the sdist lacks csrc/ksl.h; name them in MANIFEST.in")):
-        wheel.check_sdist(good - {"csrc/ksl.h"})
+        wheels.check_sdist(good - {"csrc/ksl.h"})
     with pytest.raises(WheelError, match=re.escape("holds what was built: kslottery_fast/_C.so")):
-        wheel.check_sdist(good | {"kslottery_fast/_C.so"})
+        wheels.check_sdist(good | {"kslottery_fast/_C.so"})
 
 
 def test_a_file_that_the_wheel_lacks_or_should_not_have_is_named():
-    package, native = wheel.package_files(), "kslottery_fast/_C.cpython-311-x86_64-linux-gnu.so"
+    package, native = wheels.package_files(), "kslottery_fast/_C.cpython-311-x86_64-linux-gnu.so"
     assert {"kslottery_fast/py.typed", "kslottery_fast/__init__.py"} <= package
     good = package | {native, "kslottery_fast-0.2.0.dist-info/RECORD"}
-    wheel.check_wheel(good)
+    wheels.check_wheel(good)
     with pytest.raises(WheelError, match=r"the wheel lacks kslottery_fast/py\.typed"):
-        wheel.check_wheel(good - {"kslottery_fast/py.typed"})
+        wheels.check_wheel(good - {"kslottery_fast/py.typed"})
     with pytest.raises(WheelError, match="the wheel holds 0 native modules"):
-        wheel.check_wheel(good - {native})
+        wheels.check_wheel(good - {native})
     with pytest.raises(WheelError, match=r"holds what is not of the package: tests/test_build\.py"):
-        wheel.check_wheel(good | {"tests/test_build.py"})
+        wheels.check_wheel(good | {"tests/test_build.py"})
 
 
 def test_symbols_that_an_older_system_lacks_are_named():
-    wheel.check_symbols([("PyErr_Clear", None), ("_Py_Dealloc", None)])
-    wheel.check_symbols([("memcpy", "GLIBC_2.14"), ("read", "GLIBC_2.28"), ("_Unwind_Resume", "GCC_3.0")])
+    wheels.check_symbols([("PyErr_Clear", None), ("_Py_Dealloc", None)])
+    wheels.check_symbols([("memcpy", "GLIBC_2.14"), ("read", "GLIBC_2.28"), ("_Unwind_Resume", "GCC_3.0")])
     with pytest.raises(WheelError, match="arc4random without a version"):
-        wheel.check_symbols([("arc4random", None)])
+        wheels.check_symbols([("arc4random", None)])
     with pytest.raises(WheelError, match=re.escape("sqrt of GLIBC_2.29, which systems with glibc 2.28 lack")):
-        wheel.check_symbols([("sqrt", "GLIBC_2.29")])
+        wheels.check_symbols([("sqrt", "GLIBC_2.29")])
     with pytest.raises(WheelError, match=re.escape("_ZSt of GLIBCXX_3.4.30")):
-        wheel.check_symbols([("_ZSt", "GLIBCXX_3.4.30")])
+        wheels.check_symbols([("_ZSt", "GLIBCXX_3.4.30")])
 
 
 def test_there_is_a_wheel_for_each_python_and_each_is_tested():

@@ -1,6 +1,6 @@
 """Build the sdist and the wheel, and use the wheel where there is neither a checkout nor a compiler: `make wheels`.
 
-    python tests/wheel.py
+    python tests/wheels.py
 
 dist/ gets the sdist, and a manylinux wheel that is built from it. The wheel is then installed into an environment of
 its own, and the tests that pyproject.toml names for cibuildwheel run there, in copies of tests/ and examples/. All of
@@ -109,7 +109,7 @@ def wanted_symbols(module: Path) -> Iterator[tuple[str, str | None]]:
     from elftools.elf.elffile import ELFFile
 
     with module.open("rb") as file:
-        elf = ELFFile(file)
+        elf: Any = ELFFile(file)
         names = {
             note["vna_other"]: note.name
             for _, notes in elf.get_section_by_name(".gnu.version_r").iter_versions()
