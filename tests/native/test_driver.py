@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-
-import pytest
-import torch
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "ops"))  # ks_cases
 
 import native_targets
 import portable
+import pytest
+import torch
 from native_calls import Call, Matrix, call_here, differences
 from native_cases import all_calls
 
