@@ -54,7 +54,8 @@ PAGES = (
     Page(
         "api/ks.md",
         "KS tests",
-        "Two-sample Kolmogorov-Smirnov tests of any samples. [KS tests on many columns](../ks-tests.md) shows their use.",
+        "Two-sample Kolmogorov-Smirnov tests of any samples. "
+        "[KS tests on many columns](../ks-tests.md) shows their use.",
         (
             "ks_2samp",
             "KsResult",

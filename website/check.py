@@ -1,6 +1,6 @@
 """Checks a built site: every link leads somewhere, and no page asks another host for anything.
 
-python -m website.check FOLDER
+``python -m website.check FOLDER`` prints what is wrong, or where the site is.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def _wrong(link: str, file: Path, site: Path, pages: dict[Path, _Page]) -> str |
         target = target / "index.html"
     if not target.is_file() or not target.is_relative_to(site):
         return f"{link} leads to no file of the site"
-    page = pages.get(target)
-    if page is not None and parts.fragment and unquote(parts.fragment) not in page.ids and not parts.fragment.startswith("__"):
+    place, page = unquote(parts.fragment), pages.get(target)
+    if place and page is not None and place not in page.ids and not place.startswith("__"):
         return f"{link} leads to no place of that page"
     return None
 

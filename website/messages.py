@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "kslottery_fast"
-ERRORS = ("InputError", "DivergedError", "TypeError", "ArgumentTypeError", "WorkerError", "error", "_damaged", "warn_caller")
+CALLS = (
+    "InputError",
+    "DivergedError",
+    "TypeError",
+    "ArgumentTypeError",
+    "WorkerError",
+    "error",
+    "_damaged",
+    "warn_caller",
+)
 """The calls that make an error or a warning from its message."""
 ROOMS = {
     "base": "Arguments and files",
@@ -41,7 +50,7 @@ NAMES = {
     "sum": "number",
 }
 """What a variable or function of the sources is called on the page, where its own name says little."""
-_WRITER = re.compile("message|warning|note$|_why_")  # functions that write a message which another file raises or warns of
+_WRITER = re.compile("message|warning|note$|_why_")  # functions that write what another file raises or warns of
 _GAP = "\0"  # before and after the name of what is inserted
 
 
@@ -104,13 +113,13 @@ def collect() -> tuple[Message, ...]:
 
 def unread() -> list[str]:
     """Return the places of the calls whose message is made elsewhere, so that no text of it is found."""
-    places = []
-    for file, tree in _trees().items():
-        reader = _Reader(tree)
-        for call in error_calls(tree):
-            if not any(_says_something(text) for text in reader.texts(call.args[0])):
-                places.append(f"{file}:{call.lineno}")
-    return places
+    return [
+        f"{file}:{call.lineno}"
+        for file, tree in _trees().items()
+        for reader in [_Reader(tree)]
+        for call in error_calls(tree)
+        if not any(_says_something(text) for text in reader.texts(call.args[0]))
+    ]
 
 
 def _says_something(text: str) -> bool:
@@ -126,7 +135,7 @@ def _trees() -> dict[str, ast.Module]:
 def error_calls(tree: ast.AST) -> Iterator[ast.Call]:
     """Find the calls that make an error from a message."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and node.args and _called(node) in ERRORS:
+        if isinstance(node, ast.Call) and node.args and _called(node) in CALLS:
             yield node
 
 
@@ -167,7 +176,7 @@ class _Reader:
                 yield from self._joined([left, right])
             case ast.JoinedStr(values=values):
                 yield from self._joined([v.value if isinstance(v, ast.FormattedValue) else v for v in values])
-            case ast.Call() if _called(node) in self.functions and _called(node) not in self.open:
+            case ast.Call() if _called(node) in self.functions and _called(node) not in (*self.open, *NAMES):
                 yield from self.returned(self.functions[_called(node)]) or [f"{_GAP}{_name(node)}{_GAP}"]
             case _:
                 yield f"{_GAP}{_name(node)}{_GAP}"
@@ -191,7 +200,9 @@ def _name(node: ast.expr) -> str:
     """Name what is inserted: the last word of a variable or attribute, or what a function is called with."""
     if isinstance(node, ast.Call):
         function = ast.unparse(node.func)
-        return _name(node.args[0]) if function in ("str", "repr", "tuple", "int", "set") and node.args else _word(function)
+        if node.args and function in ("str", "repr", "tuple", "int", "set"):
+            return _name(node.args[0])
+        return _word(function)
     return _word(ast.unparse(node))
 
 
@@ -208,9 +219,9 @@ def markdown() -> str:
     lines = [
         "# All error messages",
         "",
-        f"These are the {len(messages)} errors and warnings of this package, made from its sources. Each says what is wrong",
-        "and, after a semicolon, what to do. ‹Names› stand for what the message shows of your data. The search finds",
-        "a message by its words. [FAQ and troubleshooting](faq.md) explains those that people meet most.",
+        f"These are the {len(messages)} errors and warnings of this package, made from its sources. Each says what is",
+        "wrong and, after a semicolon, what to do. ‹Names› stand for what the message shows of your data. The search",
+        "finds a message by its words. [FAQ and troubleshooting](faq.md) explains those that people meet most.",
         "",
     ]
     seen: set[str] = set()
@@ -234,8 +245,8 @@ def _item(message: Message, seen: set[str]) -> str:
         count += 1
         anchor = f"{message.anchor}-{count}"
     seen.add(anchor)
-    what, separator, remedy = " ".join(message.text.split()).rpartition("; ")
-    shown = f"{html.escape(what, quote=False)}; <b>{html.escape(remedy, quote=False)}</b>" if separator else html.escape(remedy, quote=False)
+    *what, remedy = [html.escape(part, quote=False) for part in " ".join(message.text.split()).rsplit("; ", 1)]
+    shown = f"{what[0]}; <b>{remedy}</b>" if what else remedy
     return f'<li id="{anchor}">{shown}</li>'
 
 

@@ -1,6 +1,6 @@
 """The pages of the site: the documents, with links as the site needs them, and pages made from other files.
 
-    python -m website.pages FOLDER      writes all of them, for MkDocs to build
+``python -m website.pages FOLDER`` writes all of them, for MkDocs to build.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def examples() -> str:
         source = file.read_text(encoding="utf-8")
         docstring = ast.get_docstring(ast.parse(source)) or ""
         summary = docstring.partition("\n")[0]
-        lines += [f"## {file.name} {{ #{_anchor(file.name)} }}", "", summary, "", "```python", source.rstrip(), "```", ""]
+        lines += [f"## {file.name} {{ #{_anchor(file.name)} }}", "", summary, ""]
+        lines += ["```python", source.rstrip(), "```", ""]
     return "\n".join(lines)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as etree
 from typing import Any
+from xml.etree import ElementTree
 
 from markdown import Extension, Markdown
 from markdown.inlinepatterns import InlineProcessor
@@ -32,16 +32,16 @@ class Lists(Preprocessor):
 class Roles(InlineProcessor):
     """Writes ``:func:`name``` as code, with a link to the reference if the name stands there."""
 
-    def handleMatch(self, m: re.Match[str], data: str) -> tuple[etree.Element, int, int]:  # noqa: N802
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[ElementTree.Element, int, int]:  # noqa: N802
         short, name = m[1], m[2]
         last = name.rpartition(".")[2]
-        code = etree.Element("code")
+        code = ElementTree.Element("code")
         code.text = last if short else name.removeprefix("kslottery_fast.")
         owner, _, attribute = name.rpartition(".")
         target = LINKED.get(last) or _method(owner.rpartition(".")[2], attribute)
         if target is None:
             return code, m.start(0), m.end(0)
-        link = etree.Element("autoref", {"identifier": target, "optional": ""})
+        link = ElementTree.Element("autoref", {"identifier": target, "optional": ""})
         link.append(code)
         return link, m.start(0), m.end(0)
 
