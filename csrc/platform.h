@@ -31,6 +31,13 @@
 #endif
 #endif
 
+// For small functions whose call would keep the loop around it from being vectorised.
+#if defined(KSL_MSVC)
+#define KSL_ALWAYS_INLINE __forceinline
+#else
+#define KSL_ALWAYS_INLINE __attribute__((always_inline)) inline
+#endif
+
 namespace ksl {
 
 // The place of the lowest bit that is set. There has to be one.

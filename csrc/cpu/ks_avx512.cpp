@@ -43,105 +43,118 @@ struct Locations {
     }
 };
 
+// The locators of ks_locate.h, by intrinsics.
+struct FloatLocator {
+    const __m512 low, scale, top, zero;
+    const __m512i even;
+    const Locations location;
+    __m512 nan;
+
+    explicit FloatLocator(const LinearMap<float> &map)
+        : low(_mm512_set1_ps(map.low)),
+          scale(_mm512_set1_ps(map.scale)),
+          top(_mm512_set1_ps(map.top)),
+          zero(_mm512_setzero_ps()),
+          even(even_words()),
+          location(map.lane_bits),
+          nan(zero) {}
+
+    static __m512i even_words() {
+        alignas(64) uint16_t words[32];
+        for (int k = 0; k < 32; ++k) words[k] = static_cast<uint16_t>(2 * k);
+        return _mm512_load_si512(words);
+    }
+
+    __m512i buckets(__m512 v) {
+        nan = _mm512_fmadd_ps(v, zero, nan);
+        const __m512 t = _mm512_mul_ps(_mm512_sub_ps(v, low), scale);
+        return _mm512_cvttps_epi32(_mm512_min_ps(_mm512_max_ps(t, zero), top));
+    }
+
+    __attribute__((always_inline)) void block(const float *values, uint16_t *to) {
+        const __m512i first = buckets(_mm512_loadu_ps(values)), second = buckets(_mm512_loadu_ps(values + 16));
+        _mm512_storeu_si512(to, location(_mm512_permutex2var_epi16(first, even, second)));
+    }
+
+    bool finite() const { return _mm512_cmp_ps_mask(nan, nan, _CMP_UNORD_Q) == 0; }
+};
+
+// For float64 and int64.
+struct DoubleLocator {
+    const __m512d low, scale, top, zero;
+    const Locations location;
+    __m512d nan;
+
+    explicit DoubleLocator(const LinearMap<double> &map)
+        : low(_mm512_set1_pd(map.low)),
+          scale(_mm512_set1_pd(map.scale)),
+          top(_mm512_set1_pd(map.top)),
+          zero(_mm512_setzero_pd()),
+          location(map.lane_bits),
+          nan(zero) {}
+
+    static __m512d load(const double *values) { return _mm512_loadu_pd(values); }
+    static __m512d load(const int64_t *values) { return _mm512_cvtepi64_pd(_mm512_loadu_si512(values)); }
+
+    __m256i buckets(__m512d v) {
+        nan = _mm512_fmadd_pd(v, zero, nan);
+        const __m512d t = _mm512_mul_pd(_mm512_sub_pd(v, low), scale);
+        return _mm512_cvttpd_epi32(_mm512_min_pd(_mm512_max_pd(t, zero), top));
+    }
+
+    template <typename V>
+    __m256i sixteen(const V *values) {
+        const __m256i first = buckets(load(values)), second = buckets(load(values + 8));
+        return _mm512_cvtepi32_epi16(_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1));
+    }
+
+    template <typename V>
+    __attribute__((always_inline)) void block(const V *values, uint16_t *to) {
+        const __m256i first = sixteen(values), second = sixteen(values + 16);
+        _mm512_storeu_si512(to, location(_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1)));
+    }
+
+    bool finite() const { return _mm512_cmp_pd_mask(nan, nan, _CMP_UNORD_Q) == 0; }
+};
+
+template <typename T>
+struct HalfLocator {
+    const __m512i magnitude_bits, base, limit;
+    const __m128i shift;
+    const Locations location;
+    __m512i largest;
+
+    explicit HalfLocator(const BitMap<T> &map)
+        : magnitude_bits(_mm512_set1_epi16(0x7fff)),
+          base(_mm512_set1_epi16(static_cast<int16_t>(map.base))),
+          limit(_mm512_set1_epi16(static_cast<int16_t>(map.limit))),
+          shift(_mm_cvtsi32_si128(map.shift)),
+          location(map.lane_bits),
+          largest(_mm512_setzero_si512()) {}
+
+    __attribute__((always_inline)) void block(const T *values, uint16_t *to) {
+        const __m512i bits = _mm512_loadu_si512(values);
+        const __m512i magnitude = _mm512_and_si512(bits, magnitude_bits);
+        largest = _mm512_max_epu16(largest, magnitude);
+        const __m512i steps = _mm512_srl_epi16(_mm512_subs_epu16(magnitude, base), shift);
+        const __m512i size = _mm512_min_epu16(steps, limit);
+        const __m512i bucket =
+            _mm512_mask_sub_epi16(_mm512_add_epi16(limit, size), _mm512_movepi16_mask(bits), limit, size);
+        _mm512_storeu_si512(to, location(bucket));
+    }
+
+    bool finite() const {
+        return _mm512_cmpge_epu16_mask(largest, _mm512_set1_epi16(static_cast<int16_t>(BitsOf<T>::kInfinity))) == 0;
+    }
+};
+
 struct Loops : GenericLoops {
-    using GenericLoops::locate;
-
-    // Like the generic one, but with 32 values at a time.
-    static bool locate(const LinearMap<float> &map, const float *values, int64_t n, uint16_t *locations) {
-        const __m512 low = _mm512_set1_ps(map.low), scale = _mm512_set1_ps(map.scale), top = _mm512_set1_ps(map.top);
-        const __m512 zero = _mm512_setzero_ps();
-        const Locations location(map.lane_bits);
-        alignas(64) uint16_t even_words[32];
-        for (int k = 0; k < 32; ++k) even_words[k] = static_cast<uint16_t>(2 * k);
-        const __m512i even = _mm512_load_si512(even_words);
-        __m512 nan = zero;
-        const auto buckets = [&](__m512 v) {
-            nan = _mm512_fmadd_ps(v, zero, nan);
-            const __m512 t = _mm512_mul_ps(_mm512_sub_ps(v, low), scale);
-            return _mm512_cvttps_epi32(_mm512_min_ps(_mm512_max_ps(t, zero), top));
-        };
-        const auto store = [&](__m512 first, __m512 second, uint16_t *to) {
-            const __m512i bucket = _mm512_permutex2var_epi16(buckets(first), even, buckets(second));
-            _mm512_storeu_si512(to, location(bucket));
-        };
-        int64_t i = 0;
-        for (; i + 32 <= n; i += 32) {
-            store(_mm512_loadu_ps(values + i), _mm512_loadu_ps(values + i + 16), locations + i);
-        }
-        if (i < n) {
-            const uint32_t rest = (uint32_t{1} << (n - i)) - 1;
-            store(_mm512_maskz_loadu_ps(static_cast<__mmask16>(rest), values + i),
-                  _mm512_maskz_loadu_ps(static_cast<__mmask16>(rest >> 16), values + i + 16), locations + i);
-        }
-        return _mm512_cmp_ps_mask(nan, nan, _CMP_UNORD_Q) == 0;
-    }
-
-    static bool locate(const LinearMap<double> &map, const double *values, int64_t n, uint16_t *locations) {
-        __m512d nan = _mm512_setzero_pd();
-        locate_doubles(map, n, locations, [&](int64_t i, __mmask8 mask) {
-            const __m512d v = _mm512_maskz_loadu_pd(mask, values + i);
-            nan = _mm512_fmadd_pd(v, _mm512_setzero_pd(), nan);
-            return v;
-        });
-        return _mm512_cmp_pd_mask(nan, nan, _CMP_UNORD_Q) == 0;
-    }
-
-    static bool locate(const LinearMap<double> &map, const int64_t *values, int64_t n, uint16_t *locations) {
-        locate_doubles(map, n, locations, [&](int64_t i, __mmask8 mask) {
-            return _mm512_cvtepi64_pd(_mm512_maskz_loadu_epi64(mask, values + i));
-        });
-        return true;
-    }
-
-    // value(i, mask) loads 8 values from place i on, and nothing outside the mask.
-    template <typename F>
-    static void locate_doubles(const LinearMap<double> &map, int64_t n, uint16_t *locations, F &&value) {
-        const __m512d low = _mm512_set1_pd(map.low), scale = _mm512_set1_pd(map.scale), top = _mm512_set1_pd(map.top);
-        const __m512d zero = _mm512_setzero_pd();
-        const Locations location(map.lane_bits);
-        const auto buckets = [&](int64_t i, __mmask8 mask) {
-            const __m512d t = _mm512_mul_pd(_mm512_sub_pd(value(i, mask), low), scale);
-            return _mm512_cvttpd_epi32(_mm512_min_pd(_mm512_max_pd(t, zero), top));
-        };
-        const auto pair = [&](int64_t i, uint32_t mask) {
-            const __m256i first = buckets(i, static_cast<__mmask8>(mask));
-            const __m256i second = buckets(i + 8, static_cast<__mmask8>(mask >> 8));
-            return _mm512_cvtepi32_epi16(_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1));
-        };
-        const auto store = [&](int64_t i, uint32_t mask) {
-            const __m256i first = pair(i, mask), second = pair(i + 16, mask >> 16);
-            const __m512i bucket = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
-            _mm512_storeu_si512(locations + i, location(bucket));
-        };
-        int64_t i = 0;
-        for (; i + 32 <= n; i += 32) store(i, ~uint32_t{0});
-        if (i < n) store(i, (uint32_t{1} << (n - i)) - 1);
-    }
+    static FloatLocator locator(const LinearMap<float> &map, const float *) { return FloatLocator(map); }
+    static DoubleLocator locator(const LinearMap<double> &map, const void *) { return DoubleLocator(map); }
 
     template <typename T>
-    static bool locate(const BitMap<T> &map, const T *values, int64_t n, uint16_t *locations) {
-        const __m512i magnitude_bits = _mm512_set1_epi16(0x7fff);
-        const __m512i base = _mm512_set1_epi16(static_cast<int16_t>(map.base));
-        const __m512i limit = _mm512_set1_epi16(static_cast<int16_t>(map.limit));
-        const __m128i shift = _mm_cvtsi32_si128(map.shift);
-        const Locations location(map.lane_bits);
-        __m512i largest = _mm512_setzero_si512();
-        const auto store = [&](__m512i bits, uint16_t *to) {
-            const __m512i magnitude = _mm512_and_si512(bits, magnitude_bits);
-            largest = _mm512_max_epu16(largest, magnitude);
-            const __m512i steps = _mm512_srl_epi16(_mm512_subs_epu16(magnitude, base), shift);
-            const __m512i size = _mm512_min_epu16(steps, limit);
-            const __m512i bucket =
-                _mm512_mask_sub_epi16(_mm512_add_epi16(limit, size), _mm512_movepi16_mask(bits), limit, size);
-            _mm512_storeu_si512(to, location(bucket));
-        };
-        int64_t i = 0;
-        for (; i + 32 <= n; i += 32) store(_mm512_loadu_si512(values + i), locations + i);
-        if (i < n) {
-            const uint32_t rest = (uint32_t{1} << (n - i)) - 1;
-            store(_mm512_maskz_loadu_epi16(rest, values + i), locations + i);
-        }
-        return _mm512_cmpge_epu16_mask(largest, _mm512_set1_epi16(static_cast<int16_t>(BitsOf<T>::kInfinity))) == 0;
+    static HalfLocator<T> locator(const BitMap<T> &map, const T *) {
+        return HalfLocator<T>(map);
     }
 
     template <bool kInside>
@@ -182,8 +195,8 @@ struct Loops : GenericLoops {
     }
 
     // The whole bit map of wanted buckets is in registers, where a permutation looks up 32 of them at once.
-    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions,
-                               int fold = 0) {
+    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, BucketRange /*range*/,
+                               int /*lane_bits*/, int32_t *positions, int fold = 0) {
         static_assert(kMaxBucketBits == 11, "four registers hold 2^11 bits");
         const __m512i w0 = _mm512_load_si512(wanted), w1 = _mm512_load_si512(wanted + 32);
         const __m512i w2 = _mm512_load_si512(wanted + 64), w3 = _mm512_load_si512(wanted + 96);

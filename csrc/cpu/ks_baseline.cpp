@@ -6,7 +6,17 @@
 #include "ks_kernels.h"
 
 #define KSL_ISA baseline
-#include "ks_generic.h"
+#include "ks_loops.h"
+
+namespace ksl {
+namespace KSL_ISA {
+namespace {
+using Loops = GenericLoops;
+}
+}  // namespace KSL_ISA
+}  // namespace ksl
+
+#include "ks_engine.h"
 
 namespace ksl {
 constexpr Kernels kBaselineKernels = baseline::kernels("baseline");

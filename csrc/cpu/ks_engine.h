@@ -1,14 +1,13 @@
 // The bucket engine. A first look at a row decides most rows, and a closer look follows where that is not enough.
 //
-// Included by ks_avx512.cpp and, through ks_generic.h, by ks_baseline.cpp and ks_avx2.cpp. Each of them sets the
-// instruction set, and KSL_ISA, which is the namespace of its own copy. In this namespace it defines Loops, the vector
-// loops of ks_loops.h or better ones.
+// Included by ks_avx512.cpp, ks_avx2.cpp and ks_baseline.cpp. Each of them sets the instruction set, and KSL_ISA, which
+// is the namespace of its own copy. In this namespace it defines Loops, the vector loops of ks_loops.h or better ones.
 //
 // A row goes through these steps:
 //   1. identical_rows: most rows of a fine-tuned table have not changed at all, and cost one read.
-//   2. locate: a map of values to buckets, fitted to a small sample. It is monotone, because each of its operations
-//      rounds monotonically. That makes the result right. A good fit only makes it fast.
-//   3. count_values: two tables of counts. Most of the time goes into one increment per value.
+//   2. fit: a map of values to buckets, fitted to a small sample. It is monotone, because each of its operations rounds
+//      monotonically. That makes the result right. A good fit only makes it fast.
+//   3. count_row: two tables of counts. Most of the time goes into one increment per value.
 //   4. scan: the lower and the upper bound of h. ks_decide mostly ends here.
 //   5. list_wanted: the buckets that reach beyond the lower bound. If they hold a good part of the row, the map may
 //      have been fitted to outliers. Then step 2 is repeated once, with a map that is fitted without them.
@@ -45,24 +44,26 @@ inline void mark_wanted(const CoarseBuckets &coarse, Workspace &w, int rows, int
 }
 
 // The buckets that reach beyond `best`.
-struct Wanted {
+struct WantedBuckets {
     int64_t parts, values, farthest;  // their number, the number of their values, and the farthest reach
+    BucketRange range;
 };
 
 template <typename T>
-Wanted list_wanted(const MapOf<T> &map, int rows, const Bounds &bounds, int64_t best, Workspace &w) {
+WantedBuckets list_wanted(const MapOf<T> &map, int rows, const Bounds &bounds, int64_t best, Workspace &w) {
     if (map.single_valued()) {
         mark_wanted(map.coarse_buckets(w.x_count, w.y_count, bounds), w, rows, best);
     } else {
         Loops::mark_wanted(w, rows, bounds, static_cast<int32_t>(best));
     }
-    Wanted wanted{0, 0, 0};
+    WantedBuckets wanted{0, 0, 0, kNoBuckets};
     for (int s = 0; s < rows; ++s) {
         for (uint32_t bits = w.wanted[s]; bits != 0; bits &= bits - 1) {
             const int at = s * kLanes + lowest_bit(bits);
             const int32_t cx = w.x_count[at], cy = w.y_count[at];
             const int64_t far = reach(w.before[at], cx, cy);
             wanted.farthest = far > wanted.farthest ? far : wanted.farthest;
+            wanted.range = widened(wanted.range, bucket_of(at, map.lane_bits));
             w.parts[wanted.parts++] = {w.before[at], cx, cy, wanted.values};
             w.x_begin[at] = wanted.values;
             w.y_begin[at] = wanted.values + cx;
@@ -74,12 +75,13 @@ Wanted list_wanted(const MapOf<T> &map, int rows, const Bounds &bounds, int64_t 
 
 // The larger of `best` and the differences inside the wanted buckets.
 template <typename T>
-int64_t look_into(const Wanted &wanted, const T *x, const T *y, int64_t n, Goal goal, int64_t best, Workspace &w) {
+int64_t look_into(const WantedBuckets &wanted, const T *x, const T *y, int64_t n, int lane_bits, Goal goal,
+                  int64_t best, Workspace &w) {
     using Key = key_t<T>;
     Key *keys = w.key_buffer<Key>(0, n), *scratch = w.key_buffer<Key>(2, n);
-    int64_t found = Loops::find_wanted(w.x_location, n, w.wanted, w.position);
+    int64_t found = Loops::find_wanted(w.x_location, n, w.wanted, wanted.range, lane_bits, w.position);
     gather(x, w.x_location, w.position, found, w.x_begin, keys);
-    found = Loops::find_wanted(w.y_location, n, w.wanted, w.position);
+    found = Loops::find_wanted(w.y_location, n, w.wanted, wanted.range, lane_bits, w.position);
     gather(y, w.y_location, w.position, found, w.y_begin, keys);
     // Buckets that reach farthest come first, as they are likely to raise `best` beyond the reach of most others.
     for (int64_t limit : {(best + wanted.farthest) / 2, int64_t{-1}}) {
@@ -95,13 +97,18 @@ int64_t look_into(const Wanted &wanted, const T *x, const T *y, int64_t n, Goal 
     return best;
 }
 
-// Counts both rows by the locations of their values, and bounds h.
+// Counts both rows. Returns false if NaN or infinity is among their values.
 template <typename T>
-Bounds count_and_scan(const MapOf<T> &map, const T *x, const T *y, int64_t n, int bits, Workspace &w) {
-    const int rows = (1 << bits) / kLanes;
+bool count_row(const MapOf<T> &map, const T *x, const T *y, int64_t n, int bits, Workspace &w) {
     std::memset(w.x_count, 0, sizeof(int32_t) << bits);
     std::memset(w.y_count, 0, sizeof(int32_t) << bits);
-    Loops::template count_values<64 / sizeof(T)>(w, n, x + n, y + n);
+    return locate_and_count_all(Loops::locator(map, x), x, n, w.x_location, w.x_count, x + n) &&
+           locate_and_count_all(Loops::locator(map, y), y, n, w.y_location, w.y_count, y + n);
+}
+
+// Bounds h by the counts.
+template <typename T>
+Bounds scan_counts(const MapOf<T> &map, int rows, const Workspace &w) {
     if (!map.single_valued()) return Loops::template scan<true>(w.x_count, w.y_count, rows);
     Bounds bounds = Loops::template scan<false>(w.x_count, w.y_count, rows);
     bounds.upper = map.coarse_buckets(w.x_count, w.y_count, bounds).upper(bounds.lower);
@@ -130,15 +137,13 @@ Outcome row_statistic(const T *x, const T *y, int64_t n, Goal goal, Workspace &w
     if (same == -1 || !map.fit(x, n, y, n, bits)) return zoom_row(x, y, n, goal, w);
     int64_t best = goal.floor;
     for (bool first = true;; first = false) {
-        if (!Loops::locate(map, x, n, w.x_location) || !Loops::locate(map, y, n, w.y_location)) {
-            return zoom_row(x, y, n, goal, w);
-        }
-        const Bounds bounds = count_and_scan(map, x, y, n, bits, w);
+        if (!count_row(map, x, y, n, bits, w)) return zoom_row(x, y, n, goal, w);
+        const Bounds bounds = scan_counts<T>(map, rows, w);
         best = bounds.lower > best ? bounds.lower : best;
         if (best >= goal.stop || bounds.upper <= best) return {best, 0, false};
-        const Wanted wanted = list_wanted<T>(map, rows, bounds, best, w);
+        const WantedBuckets wanted = list_wanted<T>(map, rows, bounds, best, w);
         if (first && wanted.values > n / 2 && map.refit(x, n, y, n, bits)) continue;
-        return {look_into(wanted, x, y, n, goal, best, w), 0, false};
+        return {look_into(wanted, x, y, n, map.lane_bits, goal, best, w), 0, false};
     }
 }
 

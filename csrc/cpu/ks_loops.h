@@ -1,15 +1,25 @@
 // The passes over the values of a row and over its buckets, which is everything in the bucket engine that uses vectors.
 //
-// Plain C++ over blocks of kLanes values, written for the compiler's vectorizer. ks_avx512.cpp replaces some of it.
+// Plain C++ over blocks of kLanes values, written for the compiler's vectorizer. ks_avx512.cpp and ks_avx2.cpp replace
+// some of it.
 // Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its copy.
 #pragma once
 
 #include "../platform.h"
-#include "ks_maps.h"
+#include "ks_locate.h"
 
 namespace ksl {
 namespace KSL_ISA {
 namespace {
+
+// A bit for each of kLanes bytes that are 0 or 1. Multiplied, the 8 bytes of a word meet in its highest byte.
+inline uint16_t pack_lanes(const uint8_t *flags) {
+    static_assert(kLanes == 16);
+    uint64_t words[2];
+    std::memcpy(words, flags, sizeof words);
+    constexpr uint64_t kGather = 0x0102040810204080;
+    return static_cast<uint16_t>(words[0] * kGather >> 56 | (words[1] * kGather >> 56) << 8);
+}
 
 struct GenericLoops {
     // 1 if both rows hold the same bits and all of them are finite, 0 if they differ, -1 if not all are finite.
@@ -47,73 +57,14 @@ struct GenericLoops {
         return (bits_of(values[0]) & kMagnitude<T>) < BitsOf<T>::kInfinity;
     }
 
-    // Writes the location of each value's bucket. Returns false if NaN or infinity is among the values (0 * infinity is
-    // NaN, and so is 0 * NaN). The buffer of locations is written in whole blocks, beyond n.
     template <typename T, typename V>
-    static bool locate(const LinearMap<T> &map, const V *values, int64_t n, uint16_t *locations) {
-        T nan[kLanes] = {};
-        int64_t i = 0;
-        for (; i + kLanes <= n; i += kLanes) locate_block(map, values + i, locations + i, nan);
-        if (i < n) {
-            V rest[kLanes] = {};
-            for (int64_t k = i; k < n; ++k) rest[k - i] = values[k];
-            locate_block(map, rest, locations + i, nan);
-        }
-        return total(nan) == 0;
+    static LinearLocator<T, V> locator(const LinearMap<T> &map, const V *) {
+        return LinearLocator<T, V>(map);
     }
 
-    template <typename T, typename V>
-    static void locate_block(const LinearMap<T> &map, const V *values, uint16_t *locations, T *nan) {
-        for (int k = 0; k < kLanes; ++k) {
-            const T value = static_cast<T>(values[k]);
-            nan[k] += value * T{0};
-            T t = (value - map.low) * map.scale;
-            t = t > 0 ? t : 0;
-            t = t < map.top ? t : map.top;
-            locations[k] = location_of(static_cast<int32_t>(t), map.lane_bits);
-        }
-    }
-
-    // The same for 16-bit floats.
     template <typename T>
-    static bool locate(const BitMap<T> &map, const T *values, int64_t n, uint16_t *locations) {
-        const uint16_t base = map.base, limit = map.limit;
-        const int shift = map.shift;
-        uint16_t largest = 0;
-        for (int64_t i = 0; i < n; ++i) {
-            const uint16_t bits = bits_of(values[i]);
-            const uint16_t magnitude = bits & kMagnitude<T>;
-            largest = magnitude > largest ? magnitude : largest;
-            uint16_t size = static_cast<uint16_t>((magnitude > base ? magnitude - base : 0) >> shift);
-            size = size < limit ? size : limit;
-            const uint16_t bucket = static_cast<uint16_t>(bits > kMagnitude<T> ? limit - size : limit + size);
-            locations[i] = location_of(bucket, map.lane_bits);
-        }
-        return largest < BitsOf<T>::kInfinity;
-    }
-
-    // With one increment per value, the loop is bound by its loads and stores. Meanwhile it prefetches the rows that
-    // come next, with kLine values for each line of the cache. The addresses need not exist.
-    template <int kLine>
-    static void count_values(Workspace &w, int64_t n, const void *x_next, const void *y_next) {
-        int64_t i = 0;
-        for (; i + kLine <= n; i += kLine) {
-            prefetch(static_cast<const char *>(x_next) + i / kLine * 64);
-            prefetch(static_cast<const char *>(y_next) + i / kLine * 64);
-            for (int k = 0; k < kLine; k += 4) {
-                uint64_t a, b;  // four locations at a load
-                std::memcpy(&a, w.x_location + i + k, sizeof a);
-                std::memcpy(&b, w.y_location + i + k, sizeof b);
-                for (int bit = 0; bit < 64; bit += 16) {
-                    ++w.x_count[(a >> bit) & 0xffff];
-                    ++w.y_count[(b >> bit) & 0xffff];
-                }
-            }
-        }
-        for (; i < n; ++i) {
-            ++w.x_count[w.x_location[i]];
-            ++w.y_count[w.y_location[i]];
-        }
+    static BitLocator<T> locator(const BitMap<T> &map, const T *) {
+        return BitLocator<T>(map);
     }
 
     // What running down each lane gives: its sum, its highest and lowest edges, and the farthest reach of its buckets.
@@ -156,21 +107,21 @@ struct GenericLoops {
         int32_t at[kLanes];
         for (int k = 0; k < kLanes; ++k) at[k] = bounds.lane_start[k];
         for (int s = 0; s < rows; ++s) {
-            uint32_t bits = 0;
+            uint8_t far[kLanes];
             for (int k = 0; k < kLanes; ++k) {
                 const int32_t cx = w.x_count[s * kLanes + k], cy = w.y_count[s * kLanes + k];
                 w.before[s * kLanes + k] = at[k];
-                bits |= static_cast<uint32_t>((at[k] + cx > best) | (cy - at[k] > best)) << k;
+                far[k] = (at[k] + cx > best) | (cy - at[k] > best);
                 at[k] += cx - cy;
             }
-            w.wanted[s] = static_cast<uint16_t>(bits);
+            w.wanted[s] = pack_lanes(far);
         }
     }
 
     // Writes the positions of the values whose bucket is wanted and returns how many. May write a block beyond them.
-    // With a fold, the bit map is that of 2^fold buckets joined.
-    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, int32_t *positions,
-                               int fold = 0) {
+    // `range` has all wanted buckets. With a fold, the bit map is that of 2^fold buckets joined.
+    static int64_t find_wanted(const uint16_t *locations, int64_t n, const uint16_t *wanted, BucketRange /*range*/,
+                               int /*lane_bits*/, int32_t *positions, int fold = 0) {
         int64_t count = 0;
         for (int64_t i = 0; i < n; ++i) {
             positions[count] = static_cast<int32_t>(i);
@@ -268,19 +219,19 @@ struct GenericLoops {
         const W up = static_cast<W>(s.up < kMost ? s.up : kMost),
                 down = static_cast<W>(s.down < kMost ? s.down : kMost);
         for (int row = 0; row < rows; ++row) {
-            uint32_t bits = 0;
+            uint8_t candidates[kLanes];
             for (int k = 0; k < kLanes; ++k) {
                 const int32_t place = row * kLanes + k, cx = w.x_count[place], cy = w.y_count[place];
                 const W here = x_start[k] * x_unit - y_start[k] * y_unit;
                 const bool plus = (cx > 0) & (here + cx * x_unit >= up),
                            minus = (cy > 0) & (cy * y_unit - here >= down);
-                bits |= static_cast<uint32_t>(plus | minus) << k;
+                candidates[k] = plus | minus;
                 w.x_before[place] = x_start[k];
                 w.y_before[place] = y_start[k];
                 x_start[k] += cx;
                 y_start[k] += cy;
             }
-            w.wanted[row] = static_cast<uint16_t>(bits);
+            w.wanted[row] = pack_lanes(candidates);
         }
     }
 };

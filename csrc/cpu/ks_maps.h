@@ -32,6 +32,14 @@ inline uint16_t location_of(int32_t bucket, int lane_bits) {
     return static_cast<uint16_t>((bucket & ((1 << lane_bits) - 1)) * kLanes + (bucket >> lane_bits));
 }
 
+inline int bucket_of(int location, int lane_bits) { return location % kLanes << lane_bits | location / kLanes; }
+
+inline BucketRange widened(BucketRange range, int bucket) {
+    return {bucket < range.first ? bucket : range.first, bucket > range.last ? bucket : range.last};
+}
+
+constexpr BucketRange kNoBuckets{INT32_MAX, -1};
+
 // Buckets that hold several different values where all others hold one.
 struct CoarseBuckets {
     struct Bucket {
@@ -202,7 +210,9 @@ struct BitMap {
         for (int i = 0; i < 3; ++i) {
             const int32_t at = location_of(numbers[i], lane_bits), cx = x_count[at], cy = y_count[at];
             // The middle bucket is the last of its lane. The outermost ones begin and end with a difference of 0.
-            const int32_t before = i == 0 ? 0 : (i == 1 ? bounds.lane_start[kLanes / 2] : 0) - (cx - cy);
+            int32_t before = 0;
+            if (i == 1) before = bounds.lane_start[kLanes / 2] - (cx - cy);
+            if (i == 2) before = -(cx - cy);
             coarse.buckets[i] = {at, before, reach(before, cx, cy)};
         }
         return coarse;

@@ -114,6 +114,11 @@ void merge(Search<Key> &s, const Search<Key> &other) {
 
 }  // namespace
 
+// The first and the last wanted bucket, in the order of the values. first > last if none is wanted.
+struct BucketRange {
+    int first, last;
+};
+
 // Buffers of one thread, kept from row to row. As in ks_kernels.h, there are no templates of the standard library here.
 struct SideWorkspace {
     SideWorkspace() : zoom_memory(new char[kZoomBytes]) {}
@@ -168,6 +173,7 @@ struct SideWorkspace {
     alignas(64) int32_t x_before[kBuckets], y_before[kBuckets];  // how many values come before a bucket
     alignas(64) uint16_t wanted[kBuckets / 16];                  // one bit for each bucket: whether it is looked into
     alignas(64) uint16_t coarse[(1 << kCoarseBits) / 16];        // the same for the buckets of a coarser map
+    BucketRange range;                                           // of the wanted buckets
     int64_t x_begin[kBuckets], y_begin[kBuckets];                // if so, the places of its keys
     Part parts[kBuckets];
 

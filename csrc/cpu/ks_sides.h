@@ -180,21 +180,6 @@ bool fit_once(const T *x, int64_t n, const T *y, int64_t m, SideWorkspace &w) {
     return fit_sides(x, n, y, m, w, false);
 }
 
-// One increment for each value. kLine values are a line of the cache, and the next row is prefetched meanwhile.
-template <int kLine>
-void count_locations(const uint16_t *location, int64_t n, int32_t *counts, const char *next) {
-    int64_t i = 0;
-    for (; i + kLine <= n; i += kLine) {
-        prefetch(next + i / kLine * 64);
-        for (int k = 0; k < kLine; k += 4) {
-            uint64_t four;
-            std::memcpy(&four, location + i + k, sizeof four);
-            for (int bit = 0; bit < 64; bit += 16) ++counts[(four >> bit) & 0xffff];
-        }
-    }
-    for (; i < n; ++i) ++counts[location[i]];
-}
-
 // Adds values to a table of counts. The locations are kept, or (kKeep false) a block has room for those of a block.
 // Returns false if a value is NaN or infinite.
 template <bool kKeep, typename T>
@@ -203,8 +188,8 @@ bool locate_and_count(const SideWorkspace &w, const T *values, int64_t n, uint16
     for (int64_t begin = 0; begin < n; begin += SideWorkspace::kBlock) {
         const int64_t length = smaller(n - begin, SideWorkspace::kBlock);
         uint16_t *const here = kKeep ? location + begin : location;
-        if (!Loops::locate(map, values + begin, length, here)) return false;
-        count_locations<64 / sizeof(T)>(here, length, counts, reinterpret_cast<const char *>(values + begin + length));
+        const auto locator = Loops::locator(map, values);
+        if (!locate_and_count_all(locator, values + begin, length, here, counts, values + begin + length)) return false;
     }
     return true;
 }
@@ -219,18 +204,20 @@ Wanted plan_sides(Search<Key> &s, SideWorkspace &w) {
     const int rows = (1 << w.bits) / kLanes, lane_bits = w.bits - 4;
     Loops::plan(s, w, rows);
     std::memset(w.coarse, 0, sizeof w.coarse);
+    w.range = kNoBuckets;
     Wanted wanted{0, 0};
     for (int row = 0; row < rows; ++row) {
         for (uint32_t bits = w.wanted[row]; bits != 0; bits &= bits - 1) {
-            const int lane = lowest_bit(bits), at = row * kLanes + lane;
+            const int at = row * kLanes + lowest_bit(bits);
             const int32_t cx = w.x_count[at], cy = w.y_count[at];
             w.parts[wanted.parts++] = {w.x_before[at], w.y_before[at], cx, cy, wanted.values};
             w.x_begin[at] = wanted.values;
             w.y_begin[at] = wanted.values + cx;
             w.x_count[at] = w.y_count[at] = 0;
             wanted.values += int64_t{cx} + cy;
+            w.range = widened(w.range, bucket_of(at, lane_bits));
             if (w.bits > SideWorkspace::kCoarseBits) {
-                const int bucket = (lane << lane_bits | row) >> (w.bits - SideWorkspace::kCoarseBits);
+                const int bucket = bucket_of(at, lane_bits) >> (w.bits - SideWorkspace::kCoarseBits);
                 const uint16_t coarse = location_of(bucket, SideWorkspace::kCoarseBits - 4);
                 w.coarse[coarse / kLanes] |= static_cast<uint16_t>(1u << coarse % kLanes);
             }
@@ -247,7 +234,8 @@ void gather_located(const SideWorkspace &plan, const T *values, int64_t n, const
     for (int64_t start = 0; start < n; start += SideWorkspace::kBlock) {
         const int64_t length = smaller(n - start, SideWorkspace::kBlock);
         const uint16_t *const here = location + start;
-        int64_t found = Loops::find_wanted(here, length, fold == 0 ? plan.wanted : plan.coarse, w.position, fold);
+        const uint16_t *const wanted = fold == 0 ? plan.wanted : plan.coarse;
+        int64_t found = Loops::find_wanted(here, length, wanted, plan.range, plan.bits - 4, w.position, fold);
         if (fold != 0) {
             int64_t kept = 0;  // without a branch, which would be mispredicted for every fourth value
             for (int64_t k = 0; k < found; ++k) {
@@ -271,7 +259,7 @@ void gather_side(const SideWorkspace &plan, const T *values, int64_t n, const in
     const auto map = side_map<T>(plan);
     for (int64_t start = 0; start < n; start += SideWorkspace::kBlock) {
         const int64_t length = smaller(n - start, SideWorkspace::kBlock);
-        Loops::locate(map, values + start, length, w.location);
+        locate_all(Loops::locator(map, values), values + start, length, w.location);
         gather_located(plan, values + start, length, w.location, begin, done, w, keys);
     }
 }

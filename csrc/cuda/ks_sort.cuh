@@ -1,6 +1,6 @@
-// The plain exact way, for ks_rows. The keys of both samples are sorted, and each value is looked up in both. Unlike the
-// bucket engine, it gives each side's maximum and its place, and it takes samples of different sizes. Its counterpart,
-// csrc/cpu/ks_sort.h, tells which of several places with the same difference is taken.
+// The plain exact way, for ks_rows. The keys of both samples are sorted, and each value is looked up in both. Unlike
+// the bucket engine, it gives each side's maximum and its place, and it takes samples of different sizes. Its
+// counterpart, csrc/cpu/ks_sort.h, tells which of several places with the same difference is taken.
 //
 // One block sorts a pair of rows that shared memory holds. Longer rows are sorted by CUB, several at a time: all their
 // keys by value and then, stably, by sample. The look-up is then cut over many blocks. Each leaves the best place that
@@ -193,10 +193,10 @@ struct LongRows {
 
     SortProblem problem;
     int64_t first_row = 0, rows, chunks;
-    SortBuffers<Key> keys;           // [rows, n + m]
-    SortBuffers<uint32_t> samples;   // likewise: 2 r for x of row r, 2 r + 1 for y
-    Side<Key> *best;                 // [2, rows, chunks], one for each block of the look-up
-    unsigned *flags;                 // [rows]
+    SortBuffers<Key> keys;          // [rows, n + m]
+    SortBuffers<uint32_t> samples;  // likewise: 2 r for x of row r, 2 r + 1 for y
+    Side<Key> *best;                // [2, rows, chunks], one for each block of the look-up
+    unsigned *flags;                // [rows]
     void *sort;
     size_t sort_bytes, bytes;
 

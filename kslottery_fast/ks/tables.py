@@ -98,7 +98,7 @@ def counts_and_largest(before: Tensor, after: Tensor, threshold: int, known: int
     sample, sampled, start = slice(0), h[:0], 0
     if threshold > known + 1 and known == 0:
         sample = slice(None, None, max(_SPACING, V // _SAMPLED))
-        sampled, _ = ops.ks_statistics(before[sample], after[sample], 1)
+        sampled, _, _ = statistics_and_identity(before[sample], after[sample], 1)
         known = max(0, int(sampled.max()))
     while start < V:
         # The first block has V / 32 rows, and each next one doubles what was read. Once the threshold cannot rise any

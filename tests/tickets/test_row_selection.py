@@ -16,7 +16,6 @@ from kslottery_fast import (
     ks_select,
     ks_select_rows,
     merge_rows,
-    ops,
 )
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.ks import tables
@@ -46,13 +45,13 @@ def test_the_tickets_are_those_of_the_whole_table(options):
 
 def test_exact_counts_are_asked_for_from_the_threshold_on(monkeypatch):
     asked: list[int] = []
-    original = ops.ks_statistics
+    original = tables.statistics_and_identity
 
     def watch(before, after, threshold):
         asked.append(threshold)
         return original(before, after, threshold)
 
-    monkeypatch.setattr(ops, "ks_statistics", watch)
+    monkeypatch.setattr(tables, "statistics_and_identity", watch)
     monkeypatch.setattr(tables, "_SMALL", 0)  # no rows are so few that all are counted
     tickets = ks_select_rows(shifted())
     assert max(asked) == tickets.threshold_count
