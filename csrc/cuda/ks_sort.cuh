@@ -7,6 +7,7 @@
 // it has found, and one more block for each row takes the best of these.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 
 #include "ks_input.cuh"
@@ -87,19 +88,20 @@ struct SortedPair {
     const Key *x, *y;
     int64_t n, m, x_unit, y_unit;
 
-    // The best place for a side that this thread looks at, of values `from` to `to` of both samples. `sign` is 1 where
-    // x is ahead, -1 where y is.
-    __device__ Side<Key> best_side(int sign, int64_t from, int64_t to) const {
-        Side<Key> best = no_place<Key>();
+    // The best places that this thread looks at, of values `from` to `to` of both samples: the first where x is ahead,
+    // the second where y is.
+    __device__ void best_sides(int64_t from, int64_t to, Side<Key> (&best)[2]) const {
+        best[0] = best[1] = no_place<Key>();
         for (int64_t k = from + threadIdx.x; k < to; k += blockDim.x) {
             const Key at = k < n ? x[k] : y[k - n];
-            const int64_t i = count_to(x, n, at), j = count_to(y, m, at);
+            const int64_t i = count_to(x, n, at), j = count_to(y, m, at), ahead = i * x_unit - j * y_unit;
             const double difference =
                 static_cast<double>(i) / static_cast<double>(n) - static_cast<double>(j) / static_cast<double>(m);
-            const Side<Key> side{sign * (i * x_unit - j * y_unit), sign * difference, i > 0 && x[i - 1] == at, at};
-            if (side.better_than(best)) best = side;
+            const bool in_x = i > 0 && x[i - 1] == at;
+            const Side<Key> plus{ahead, difference, in_x, at}, minus{-ahead, -difference, in_x, at};
+            if (plus.better_than(best[0])) best[0] = plus;
+            if (minus.better_than(best[1])) best[1] = minus;
         }
-        return best;
     }
 };
 
@@ -113,10 +115,11 @@ struct SortProblem {
 
     __host__ __device__ int64_t values() const { return n + m; }
 
+    // s is 0 for the side where x is ahead, and 1 for the other.
     template <typename T>
-    __device__ void write_side(int64_t r, int sign, bool nan, const Side<key_t<T>> &side) const {
-        (sign > 0 ? plus : minus)[r] = nan ? -1 : side.count;
-        double *places = sign > 0 ? plus_at : minus_at;
+    __device__ void write_side(int64_t r, int s, bool nan, const Side<key_t<T>> &side) const {
+        (s == 0 ? plus : minus)[r] = nan ? -1 : side.count;
+        double *places = s == 0 ? plus_at : minus_at;
         if (places == nullptr) return;
         places[r] = nan ? std::numeric_limits<double>::quiet_NaN() : static_cast<double>(value_of_key<T>(side.at));
     }
@@ -173,11 +176,13 @@ __global__ void __launch_bounds__(kSortThreads, 4)
             sort_keys(y_keys, y_bits);
         }
         const SortedPair<Key> sorted{x_keys, y_keys, problem.n, problem.m, problem.x_unit, problem.y_unit};
-        for (int sign = 1; sign >= -1; sign -= 2) {
-            Side<Key> side = no_place<Key>();
-            if (!nan) side = SideReduce<T>::reduce(storage, sorted.best_side(sign, 0, problem.values()), BetterSide{});
+        Side<Key> best[2] = {no_place<Key>(), no_place<Key>()};
+        if (!nan) sorted.best_sides(0, problem.values(), best);
+#pragma unroll
+        for (int s = 0; s < 2; ++s) {
+            const auto side = SideReduce<T>::reduce(storage, best[s], BetterSide{});
             __syncthreads();  // before the storage or the keys are used again
-            if (threadIdx.x == 0) problem.write_side<T>(r, sign, nan, side);
+            if (threadIdx.x == 0) problem.write_side<T>(r, s, nan, side);
         }
         if (threadIdx.x == 0) problem.flags[r] = flags;
     }
@@ -251,11 +256,13 @@ __global__ void __launch_bounds__(kSortThreads) ks_long_places(const __grid_cons
     const SortProblem &problem = batch.problem;
     const auto *keys = batch.keys.data + batch.row() * problem.values();
     const SortedPair<key_t<T>> sorted{keys, keys + problem.n, problem.n, problem.m, problem.x_unit, problem.y_unit};
-    for (int sign = 1; sign >= -1; sign -= 2) {
-        const auto side =
-            SideReduce<T>::reduce(storage, sorted.best_side(sign, batch.from(), batch.to()), BetterSide{});
+    Side<key_t<T>> best[2];
+    sorted.best_sides(batch.from(), batch.to(), best);
+#pragma unroll
+    for (int s = 0; s < 2; ++s) {
+        const auto side = SideReduce<T>::reduce(storage, best[s], BetterSide{});
         __syncthreads();  // before the storage is used again
-        if (threadIdx.x == 0) batch.best[(sign < 0) * gridDim.x + blockIdx.x] = side;
+        if (threadIdx.x == 0) batch.best[s * int64_t{gridDim.x} + blockIdx.x] = side;
     }
 }
 
@@ -264,15 +271,15 @@ __global__ void __launch_bounds__(kSortThreads) ks_long_results(const __grid_con
     KSL_SHARED(storage, typename SideReduce<T>::Storage);
     const int64_t r = batch.first_row + blockIdx.x;
     const unsigned flags = batch.flags[blockIdx.x];
-    for (int sign = 1; sign >= -1; sign -= 2) {
-        const auto *found = batch.best + ((sign < 0) * int64_t{gridDim.x} + blockIdx.x) * batch.chunks;
+    for (int s = 0; s < 2; ++s) {
+        const auto *found = batch.best + (s * int64_t{gridDim.x} + blockIdx.x) * batch.chunks;
         auto side = no_place<key_t<T>>();
         for (int64_t c = threadIdx.x; c < batch.chunks; c += kSortThreads) {
             if (found[c].better_than(side)) side = found[c];
         }
         side = SideReduce<T>::reduce(storage, side, BetterSide{});
         __syncthreads();  // before the storage is used again
-        if (threadIdx.x == 0) batch.problem.template write_side<T>(r, sign, flags & kHasNaN, side);
+        if (threadIdx.x == 0) batch.problem.template write_side<T>(r, s, flags & kHasNaN, side);
     }
     if (threadIdx.x == 0) batch.problem.flags[r] = static_cast<uint8_t>(flags);
 }
