@@ -19,7 +19,7 @@ using FloatMode = unsigned;
 inline FloatMode float_mode() { return _mm_getcsr(); }
 inline void set_float_mode(FloatMode mode) { _mm_setcsr(mode); }
 constexpr FloatMode kIeeeFloatMode = 0x1f80;  // the power-on value: no flushing, nothing trapped
-#elif defined(__aarch64__)                    // not defined by MSVC
+#elif defined(__aarch64__)
 using FloatMode = uint64_t;
 inline FloatMode float_mode() {
     FloatMode mode;

@@ -1,4 +1,4 @@
-"""What the native core is called with to compare it on different systems: all functions, types, layouts, and refusals."""
+"""What the native core is called with to compare it on different systems: all functions, types, layouts, refusals."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ def _integers(rng: Generator) -> Iterator[Call]:
     for dtype, (n, m) in itertools.product((np.int64, np.uint64), UNEQUAL):
         limits = np.iinfo(dtype)
         for low, high in ((limits.min, limits.max), (limits.max - 9, limits.max)):
-            x, y = (
-                torch.from_numpy(rng.integers(low, high, (ROWS, size), dtype, endpoint=True)) for size in (n, m)
-            )
+            x, y = (torch.from_numpy(rng.integers(low, high, (ROWS, size), dtype, endpoint=True)) for size in (n, m))
             yield _ks_rows(x, y, SIDES["both"], 1)
 
 

@@ -17,7 +17,7 @@ FOLDER = ROOT / "build" / "native"
 ISAS = ("avx512", "avx2", "baseline")
 
 
-class Missing(Exception):
+class MissingToolError(Exception):
     """A tool is not there. The message says which, and how to get it."""
 
 
@@ -29,9 +29,9 @@ class Tool(NamedTuple):
     arguments: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
-        """How it is started, or Missing."""
+        """How it is started, or MissingToolError."""
         if shutil.which(self.program, path=search_path()) is None:
-            raise Missing(f"{self.program} not found; install it (Debian, Ubuntu: apt install {self.package})")
+            raise MissingToolError(f"{self.program} not found; install it (Debian, Ubuntu: apt install {self.package})")
         return [self.program, *self.arguments]
 
 
@@ -57,9 +57,7 @@ def _x86(model: str) -> Tool:
 
 TARGETS = {
     "host": Target("this machine", Tool("c++", "g++")),
-    "nehalem": Target(
-        "an x86-64 CPU of 2008, emulated", None, (), _x86("Nehalem"), ("",), "baseline", built_as="host"
-    ),
+    "nehalem": Target("an x86-64 CPU of 2008, emulated", None, (), _x86("Nehalem"), ("",), "baseline", built_as="host"),
     "haswell": Target("an x86-64 CPU of 2013, emulated", None, (), _x86("Haswell"), ("",), "avx2", built_as="host"),
     "clang": Target("this machine, compiled by Clang", Tool("clang++", "clang")),
     "aarch64": Target(

@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "ops"))  # ks_cases
 
-from native_calls import Call, Result, call_here, differences  # noqa: E402
-from native_cases import all_calls  # noqa: E402
-from native_targets import TARGETS, Missing, build, run  # noqa: E402
+from native_calls import Call, Result, call_here, differences
+from native_cases import all_calls
+from native_targets import TARGETS, MissingToolError, build, run
 
 SHOWN = 10  # differences of a run
 
@@ -38,7 +38,9 @@ def check(name: str, calls: list[Call], expected: list[Result], folder: Path) ->
         ]
         if done[0] != (isa or target.chosen):
             found.append(f"the instruction set is {done[0]}; expected {isa or target.chosen}")
-        print(f"  {done[0]}: {len(calls)} calls, {len(found)} differences, {time.monotonic() - begin:.0f} s", flush=True)
+        print(
+            f"  {done[0]}: {len(calls)} calls, {len(found)} differences, {time.monotonic() - begin:.0f} s", flush=True
+        )
         for line in found[:SHOWN]:
             print(f"    {line}")
         good = good and not found
@@ -58,13 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
             for tool in (target.compiler or TARGETS[target.built_as].compiler, target.runner):
                 if tool:
                     tool.command()
-    except Missing as error:
+    except MissingToolError as error:
         print(f"error: target {name}: {error}", file=sys.stderr)
         return 2
     calls = all_calls()
     expected = [call_here(call) for call in calls]
     with tempfile.TemporaryDirectory() as folder:
-        return 0 if all([check(name, calls, expected, Path(folder)) for name in names]) else 1
+        results = [check(name, calls, expected, Path(folder)) for name in names]
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":
