@@ -27,8 +27,9 @@ def test_the_page_has_every_bound_and_every_pin():
     table, bounds, pins = recorded(), versions.lower_bounds(), versions.pins()
     assert sorted(table) == sorted([*bounds, *versions.NEWEST_ALONE])
     for name, (oldest, pinned, newest) in table.items():
-        assert pinned == pins[canonicalize_name(name)], name
-        assert Version(newest.split("+")[0]) >= Version(pinned), name
+        assert pinned == pins.get(canonicalize_name(name), "–"), name
+        pinned = newest if pinned == "–" else pinned  # argcomplete, which no test needs
+        assert Version(newest) >= Version(pinned), name
         if name not in ("torch", *versions.NEWEST_ALONE):
             assert Version(bounds[name]) <= Version(oldest) <= Version(pinned), name
             assert f"{oldest}.".startswith(f"{bounds[name]}."), name
