@@ -78,8 +78,8 @@ gpu-wheels: .venv/python ## fetch into wheels/ what a machine without a network 
 	  --python-version $(GPU_PYTHON) --implementation cp $(GPU_PLATFORMS:%=--platform %) $(GPU_WHEELS)
 	@du -sh wheels
 
-sanitize: .venv/native ## the native core and the CUDA kernels (on the CPU) under AddressSanitizer, UBSan, ThreadSanitizer
-	@$(BIN)/python tests/sanitize.py $(or $(ARGS),address undefined cuda thread)
+sanitize: .venv/native ## the native core under AddressSanitizer, UBSan and ThreadSanitizer
+	@$(BIN)/python tests/sanitize.py $(or $(ARGS),address undefined thread)
 
 clean: ## remove what was built; .venv and runs/ stay
 	@rm -rf build dist ./*.egg-info kslottery_fast/*.so .venv/native
