@@ -3,8 +3,9 @@
     python tests/sanitize.py address undefined thread
 
 "address" and "undefined" run the tests on a module and a copy of the package in build/sanitize/<kind>. The module that
-the checkout uses is left alone. "thread" runs tests/native/races.cpp under ThreadSanitizer, without Python and torch, which are not
-instrumented. Needs g++: the runtime of its sanitizers is loaded before Python. Exit code 1 unless every kind is clean.
+the checkout uses is left alone. "thread" runs tests/native/races.cpp under ThreadSanitizer, without Python and torch,
+which are not instrumented. Needs g++: the runtime of its sanitizers is loaded before Python. Exit code 1 unless every
+kind is clean.
 """
 
 from __future__ import annotations
