@@ -22,10 +22,14 @@ void ks_sides(const MatrixArgs &x, const MatrixArgs &y, int32_t sides, Address p
                  pointer<void>(plus_at), pointer<void>(minus_at), pointer<uint8_t>(flags), threads);
 }
 
-void ks_statistics(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Address h, Address flags,
-                   Address identical, int threads) {
-    ksl::ks_statistics(input(x), input(y), threshold, pointer<int64_t>(h), pointer<uint8_t>(flags),
-                       pointer<uint8_t>(identical), threads);
+void ks_statistics(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Address h, Address flags, int threads) {
+    ksl::ks_statistics(input(x), input(y), threshold, pointer<int64_t>(h), pointer<uint8_t>(flags), threads);
+}
+
+void ks_statistics_and_identity(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Address h, Address flags,
+                                Address identical, int threads) {
+    ksl::ks_statistics(input(x), input(y), threshold, pointer<int64_t>(h), pointer<uint8_t>(flags), threads,
+                       pointer<uint8_t>(identical));
 }
 
 void ks_decide(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Address decided, Address flags,
@@ -111,6 +115,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("ks_rows", &ks_rows, no_gil);
     m.def("ks_sides", &ks_sides, no_gil);
     m.def("ks_statistics", &ks_statistics, no_gil);
+    m.def("ks_statistics_and_identity", &ks_statistics_and_identity, no_gil);
     m.def("ks_decide", &ks_decide, no_gil);
     m.def("ks_outside_probability", &ks_outside_probability, no_gil);
     m.def("ks_stream_count", &ks_stream_count, no_gil);

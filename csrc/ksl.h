@@ -53,8 +53,8 @@ void ks_rows(const Matrix &x, const Matrix &y, Sides sides, int64_t *plus, int64
 // way if sides and places are not wanted. Rows with NaN give -1. A threshold saves work, because an h below it need not
 // be known exactly. identical[r] (optional, may be null) is 1 if both rows hold the same bits and all of them are
 // finite, which h cannot tell: it is 0 for values in another order too.
-void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t *h, uint8_t *flags, uint8_t *identical,
-                   int threads);
+void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t *h, uint8_t *flags, int threads,
+                   uint8_t *identical = nullptr);
 
 // decided[r] = (h[r] >= threshold) for two tables of one shape. This is cheaper than h itself. Rows with NaN give 0.
 void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags, int threads);

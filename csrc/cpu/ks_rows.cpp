@@ -36,8 +36,8 @@ void for_bucketed_rows(const Matrix &x, const Matrix &y, Goal goal, int threads,
 
 }  // namespace
 
-void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t *h, uint8_t *flags, uint8_t *identical,
-                   int threads) {
+void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t *h, uint8_t *flags, int threads,
+                   uint8_t *identical) {
     const int64_t floor = std::max<int64_t>(threshold, 1) - 1;
     for_bucketed_rows(x, y, Goal{floor, INT64_MAX}, threads, [&](int64_t r, const Outcome &outcome) {
         h[r] = outcome.h > floor || outcome.h < 0 ? outcome.h : 0;

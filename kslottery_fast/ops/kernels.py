@@ -68,8 +68,6 @@ def ks_statistics(before: Tensor, after: Tensor, threshold: int = 0) -> tuple[Te
     """Run ks_statistics natively."""
     if (call := native.caller(before.device)) is None:
         return reference.ks_statistics(before, after, threshold)
-    if before.device.type == "cpu":
-        return statistics_and_identity(before, after, threshold)[:2]
     h, flags = schemas.ks_statistics(before, after, threshold)
     pointers = h.data_ptr(), flags.data_ptr()
     call("ks_statistics", _matrix(before), _matrix(after), threshold, *pointers)
@@ -88,13 +86,13 @@ def statistics_and_identity(before: Tensor, after: Tensor, threshold: int = 0) -
     identical : Tensor
         bool [V]. Rows of which it is False may be identical too: those with Inf, or with zeros of both signs.
     """
-    if before.device.type != "cpu" or (call := native.caller()) is None:
+    if (call := native.caller(before.device)) is None or not call.offers("ks_statistics_and_identity"):
         h, flags = ks_statistics(before, after, threshold)
         return h, flags, torch.zeros_like(flags, dtype=torch.bool)
     h, flags = schemas.ks_statistics(before, after, threshold)
     identical = torch.empty_like(flags, dtype=torch.bool)
     pointers = h.data_ptr(), flags.data_ptr(), identical.data_ptr()
-    call("ks_statistics", _matrix(before), _matrix(after), threshold, *pointers)
+    call("ks_statistics_and_identity", _matrix(before), _matrix(after), threshold, *pointers)
     return h, flags, identical
 
 
