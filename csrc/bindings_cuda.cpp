@@ -33,6 +33,12 @@ void ks_decide(const MatrixArgs &x, const MatrixArgs &y, int64_t threshold, Addr
                     on(device, stream));
 }
 
+void ks_reached(Address h, Address flags, int64_t rows, int64_t threshold, uint8_t bits, Address state, Address found,
+                int device, Address stream) {
+    cuda::ks_reached(pointer<const int64_t>(h), pointer<const uint8_t>(flags), rows, threshold, bits,
+                     pointer<uint64_t>(state), pointer<int64_t>(found), on(device, stream));
+}
+
 // Python gives every argument by its name, so no two pointers can be swapped unseen.
 void bind_row_update(py::module_ &m) {
     const auto make = [](const MatrixArgs &table, Address row_ids, int64_t k, Address master, const MatrixArgs &grad,
@@ -97,6 +103,7 @@ void ksl::bind_cuda(pybind11::module_ &m) {
     m.def("ks_rows", &::ks_rows, no_gil);
     m.def("ks_statistics", &::ks_statistics, no_gil);
     m.def("ks_decide", &::ks_decide, no_gil);
+    m.def("ks_reached", &::ks_reached, no_gil);
     bind_row_update(m);
     m.def("row_adamw_step", &::row_adamw_step, no_gil);
     m.def("row_embedding", &::row_embedding, no_gil);

@@ -156,6 +156,12 @@ void ks_rows(const Matrix &x, const Matrix &y, int64_t *plus, int64_t *minus, do
 void ks_statistics(const Matrix &x, const Matrix &y, int64_t threshold, int64_t *h, uint8_t *flags, Stream stream);
 void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *decided, uint8_t *flags, Stream stream);
 
+// Which rows reach a threshold, in one launch, for a host that then waits only once. `found` is pinned memory of the
+// host: the number of rows with h[r] >= threshold, whether any flags[r] has one of the bits, and then r and h[r] of
+// these rows, in any order; at most 2 + 2 * rows numbers. state is three numbers in device memory, zeros.
+void ks_reached(const int64_t *h, const uint8_t *flags, int64_t rows, int64_t threshold, uint8_t bits, uint64_t *state,
+                int64_t *found, Stream stream);
+
 // One table's part in an AdamW step. The fields are the arguments of row_adamw above. row_ids must be distinct and in
 // the table (an id outside ends the kernel as a failed assert does). If step is not null, it is a float32 in device
 // memory with the number of updates made so far. It goes up by one, and hyper.step is not used. If lr is not null, it

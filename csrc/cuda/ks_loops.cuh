@@ -50,19 +50,10 @@ __device__ void each_place(const Map &map, Pairs &pairs, F &&f) {
 template <typename T, int kThreads, bool kWide>
 struct Counts {
     static constexpr int kBuckets = kBucketsOf<T, kThreads>, kOwn = kBuckets / kThreads, kTables = kWide ? 2 : 1;
-    static_assert(kOwn % 4 == 0 && kOwn <= 16, "whole vectors, in an order that free_order() knows");
+    static constexpr int kVectors = kOwn / 4;  // of 16 bytes, for each thread
+    static_assert(kOwn % 4 == 0 && 8 % kVectors == 0, "whole vectors, of which eight lanes read one each");
 
     alignas(16) uint32_t words[kTables][kBuckets];
-
-    // The counts {of x, of y} of the buckets that a thread owns, in registers. Indices must be known to the compiler.
-    struct Own {
-        uint32_t words[kTables][kOwn];
-
-        __device__ int2 operator[](int i) const {
-            return kWide ? int2{static_cast<int>(words[0][i]), static_cast<int>(words[kTables - 1][i])}
-                         : int2{static_cast<int>(words[0][i] & 0xffffu), static_cast<int>(words[0][i] >> 16)};
-        }
-    };
 
     __device__ void clear() {
         auto *vectors = reinterpret_cast<uint4 *>(words);
@@ -77,40 +68,65 @@ struct Counts {
                      : int2{static_cast<int>(words[0][bucket] & 0xffffu), static_cast<int>(words[0][bucket] >> 16)};
     }
 
-    // The counts that this thread owns.
-    __device__ Own own() const {
-        Own own;
-#pragma unroll
-        for (int table = 0; table < kTables; ++table) read_own(words[table], own.words[table]);
-        return own;
+    // Sums of x minus y over the buckets of this thread: over all, and over those that each_own() comes to last.
+    struct Sums {
+        int all, last;
+    };
+    __device__ Sums sums() const {
+        Sums sums{0, 0};
+#pragma unroll 1
+        for (int v = 0; v < kVectors; ++v) {
+            const int vector = nth_vector(v);
+            int sum = 0;
+            each_of(vector, [&](int, int2 count) { sum += count.x - count.y; });
+            sums.all += sum;
+            if (vector < nth_vector(0)) sums.last += sum;
+        }
+        return sums;
+    }
+
+    // f(bucket, at, count) for the buckets of this thread: the difference where each starts, and its counts {of x, of
+    // y}. `start` is the difference where the first of them starts, and `last` the sum of that name.
+    template <typename F>
+    __device__ void each_own(int start, int last, F &&f) const {
+        int at = start + last;
+#pragma unroll 1
+        for (int v = 0; v < kVectors; ++v) {
+            const int vector = nth_vector(v);
+            if (vector == 0) at = start;
+            each_of(vector, [&](int bucket, int2 count) {
+                f(bucket, at, count);
+                at += count.x - count.y;
+            });
+        }
     }
 
   private:
-    // Reads vectors of 16 bytes. Eight lanes are served together, and each should find four banks of its own. With two
-    // or four vectors a thread, lanes that would meet in a bank take their vectors in different orders, and put them
-    // into the right one afterwards. So the values, which are many more, are counted without such a detour.
-    static __device__ void read_own(const uint32_t *table, uint32_t (&out)[kOwn]) {
-        constexpr int kVectors = kOwn / 4, kLanesApart = 8 / kVectors;
-        const auto *vectors = reinterpret_cast<const uint4 *>(table) + threadIdx.x * kVectors;
-        const int turn = kVectors == 1 ? 0 : threadIdx.x / kLanesApart % kVectors;
-#pragma unroll
-        for (int v = 0; v < kVectors; ++v) {
-            const uint4 vector = KSL_WATCHED(vectors + (v ^ turn));
-            out[4 * v] = vector.x;
-            out[4 * v + 1] = vector.y;
-            out[4 * v + 2] = vector.z;
-            out[4 * v + 3] = vector.w;
+    // A thread reads its counts by vectors. Eight lanes are served together, and each should find four banks of its
+    // own. So of a thread's two or four vectors, lanes that would meet in a bank begin with different ones. To move the
+    // counts apart instead would cost two instructions for each value that is counted.
+    static __device__ int nth_vector(int v) {
+        constexpr int kLanesApart = 8 / kVectors;
+        return (static_cast<int>(threadIdx.x) / kLanesApart + v) % kVectors;
+    }
+
+    template <typename F>
+    __device__ void each_of(int vector, F &&f) const {
+        const int first = static_cast<int>(threadIdx.x) * kOwn + 4 * vector;
+        const uint4 low = KSL_WATCHED(reinterpret_cast<const uint4 *>(&words[0][first]));
+        const uint32_t lows[4] = {low.x, low.y, low.z, low.w};
+        uint32_t highs[4] = {};
+        if constexpr (kWide) {
+            const uint4 high = KSL_WATCHED(reinterpret_cast<const uint4 *>(&words[1][first]));
+            highs[0] = high.x;
+            highs[1] = high.y;
+            highs[2] = high.z;
+            highs[3] = high.w;
         }
 #pragma unroll
-        for (int bit = 1; bit < kVectors; bit *= 2) {
-            const bool exchange = turn & bit;
-#pragma unroll
-            for (int i = 0; i < kOwn; ++i) {
-                if ((i / 4 & bit) != 0) continue;
-                const uint32_t a = out[i], b = out[i + 4 * bit];
-                out[i] = exchange ? b : a;
-                out[i + 4 * bit] = exchange ? a : b;
-            }
+        for (int i = 0; i < 4; ++i) {
+            f(first + i, kWide ? int2{static_cast<int>(lows[i]), static_cast<int>(highs[i])}
+                               : int2{static_cast<int>(lows[i] & 0xffffu), static_cast<int>(lows[i] >> 16)});
         }
     }
 };
@@ -269,20 +285,14 @@ struct Block {
     // it the difference moves in one direction, to the next edge.
     template <typename Map_>
     __device__ Bounds scan(const Map_ &map, int before) {
-        const typename Table::Own own = shared.counts.own();
-        int sum = 0, total = 0;
-#pragma unroll
-        for (int i = 0; i < kOwn; ++i) sum += own[i].x - own[i].y;
-        start = before + Scan::exclusive_sum(shared.scan, sum, total);
+        const typename Table::Sums sums = shared.counts.sums();
+        int total = 0;
+        start = before + Scan::exclusive_sum(shared.scan, sums.all, total);
         Bounds bounds{0, 0};
-        int at = start;
-#pragma unroll
-        for (int i = 0; i < kOwn; ++i) {
-            const int2 count = own[i];
-            if (hides(map, first_own() + i, count)) bounds.upper = max(bounds.upper, reach_of(at, count));
-            at += count.x - count.y;
-            bounds.lower = max(bounds.lower, abs(at));
-        }
+        shared.counts.each_own(start, sums.last, [&](int bucket, int at, int2 count) {
+            if (hides(map, bucket, count)) bounds.upper = max(bounds.upper, reach_of(at, count));
+            bounds.lower = max(bounds.lower, abs(at + count.x - count.y));
+        });
         return over_block(bounds);
     }
 
@@ -338,17 +348,11 @@ struct Block {
     // This thread's buckets that may hide a difference larger than the best.
     template <typename Map_>
     __device__ Wanted wanted(const Map_ &map) const {
-        const typename Table::Own own = shared.counts.own();
         Wanted found{0, 0};
-        int at = start;
-#pragma unroll
-        for (int i = 0; i < kOwn; ++i) {
-            const int2 count = own[i];
-            if (hides(map, first_own() + i, count) && reach_of(at, count) > best) {
-                (size(count) <= Small::kSmall ? found.small : found.large) |= 1u << i;
-            }
-            at += count.x - count.y;
-        }
+        shared.counts.each_own(start, shared.counts.sums().last, [&](int bucket, int at, int2 count) {
+            if (!hides(map, bucket, count) || reach_of(at, count) <= best) return;
+            (size(count) <= Small::kSmall ? found.small : found.large) |= 1u << (bucket - first_own());
+        });
         return found;
     }
 

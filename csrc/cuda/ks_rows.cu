@@ -148,6 +148,43 @@ void with_sort_problem(const Matrix &x, const Matrix &y, F &&f) {
     });
 }
 
+constexpr int kReachedThreads = 256;
+using Counter = unsigned long long;  // what CUDA has 64-bit atomics for
+
+// How many rows were found, whether any was flagged, and how many blocks are done.
+enum : int { kFound, kFlagged, kBlocksDone };
+
+// The lanes of a warp that have found a row get places side by side, and write in one go.
+__global__ void __launch_bounds__(kReachedThreads)
+    ks_reached_rows(const int64_t *h, const uint8_t *flags, int64_t rows, int64_t threshold, uint8_t bits,
+                    Counter *state, int64_t *found) {
+    const int lane = threadIdx.x % kWarp;
+    bool flagged = false;
+    const int64_t step = int64_t{gridDim.x} * kReachedThreads;
+    for (int64_t first = int64_t{blockIdx.x} * kReachedThreads; first < rows; first += step) {
+        const int64_t r = first + threadIdx.x;
+        const int64_t own = r < rows ? h[r] : 0;
+        const bool reached = r < rows && own >= threshold;
+        flagged |= r < rows && (flags[r] & bits) != 0;
+        const unsigned lanes = __ballot_sync(kFullWarp, reached);
+        if (lanes == 0) continue;
+        Counter place = 0;
+        if (lane == 0) place = atomicAdd(&state[kFound], static_cast<Counter>(__popc(lanes)));
+        place = __shfl_sync(kFullWarp, place, 0) + __popc(lanes & ((1u << lane) - 1));
+        if (!reached) continue;
+        found[2 + 2 * place] = r;
+        found[3 + 2 * place] = own;
+    }
+    flagged = __syncthreads_or(flagged);
+    if (threadIdx.x != 0) return;
+    if (flagged) atomicOr(&state[kFlagged], Counter{1});
+    __threadfence();
+    if (atomicAdd(&state[kBlocksDone], Counter{1}) != gridDim.x - 1) return;
+    __threadfence();  // what the others did before they counted themselves is visible from here on
+    found[0] = static_cast<int64_t>(atomicAdd(&state[kFound], Counter{0}));
+    found[1] = static_cast<int64_t>(atomicAdd(&state[kFlagged], Counter{0}));
+}
+
 // The same question about h, which lies in 0..cols, with a threshold in 0..cols + 1.
 int clamped(int64_t threshold, int64_t cols) {
     return static_cast<int>(std::min(std::max<int64_t>(threshold, 0), cols + 1));
@@ -199,6 +236,14 @@ void ks_decide(const Matrix &x, const Matrix &y, int64_t threshold, uint8_t *dec
     problem.decided = decided;
     problem.flags = flags;
     bucket_rows(x, y, problem, "ks_decide", stream);
+}
+
+void ks_reached(const int64_t *h, const uint8_t *flags, int64_t rows, int64_t threshold, uint8_t bits, uint64_t *state,
+                int64_t *found, Stream stream) {
+    const int64_t blocks = std::min((rows + kReachedThreads - 1) / kReachedThreads,
+                                    resident_blocks(ks_reached_rows, kReachedThreads, 0, stream));
+    launch("ks_reached", ks_reached_rows, {std::max<int64_t>(1, blocks), kReachedThreads}, stream, h, flags, rows,
+           threshold, bits, reinterpret_cast<Counter *>(state), found);
 }
 
 }  // namespace cuda

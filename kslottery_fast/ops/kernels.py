@@ -106,6 +106,24 @@ def ks_decide(before: Tensor, after: Tensor, threshold: int) -> tuple[Tensor, Te
     return decided, flags
 
 
+def reached_rows(h: Tensor, flags: Tensor, threshold: int, bits: int) -> tuple[Tensor, Tensor, bool] | None:
+    """Return the rows with ``h >= threshold`` in any order, their h, and whether any flags have one of the bits.
+
+    The rows are on the CPU. One kernel writes them into pinned memory, and the host waits once. The result is None
+    where there is no such kernel.
+    """
+    if (call := native.caller(h.device)) is None or not call.offers("ks_reached"):
+        return None
+    state = torch.zeros(3, dtype=torch.int64, device=h.device)
+    found = torch.empty(2 + 2 * len(h), dtype=torch.int64, pin_memory=h.is_cuda)
+    call("ks_reached", h.data_ptr(), flags.data_ptr(), len(h), threshold, bits, state.data_ptr(), found.data_ptr())
+    if h.is_cuda:
+        torch.cuda.current_stream(h.device).synchronize()
+    number, flagged = found[:2].tolist()
+    ids, counts = found[2 : 2 + 2 * number].view(number, 2).T
+    return ids, counts, bool(flagged)
+
+
 def row_adamw_(*tensors: Any, **options: Any) -> None:
     """Run row_adamw_ natively."""
     update_rows(RowUpdate(*tensors, **options))

@@ -20,6 +20,7 @@ from ks_cases import CASES, DTYPES, LAYOUTS, expected, lay_out, make_pair
 
 from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.ks import decision
 
 VECTORS = 4  # of 16 bytes, that a thread holds of each row
 
@@ -357,6 +358,37 @@ def test_no_rows_give_no_launch(cuda, shim):
     for op in (cuda.ks_rows, cuda.ks_statistics, lambda x, y: cuda.ks_decide(x, y, 1)):
         assert all(len(out) == 0 for out in op(torch.empty(0, 5), torch.empty(0, 5)))
     assert shim.blocks_executed() == before
+
+
+@pytest.mark.parametrize("rows", [1, 31, 32, 257, 5000])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_rows_that_reach_a_threshold_are_found_in_one_launch(cuda, shim, rows, seed):
+    shim.set_seed(seed)
+    h = torch.from_numpy(np.random.default_rng(rows).integers(-1, 9, rows))
+    flags = torch.zeros(rows, dtype=torch.uint8)
+    for threshold, flag in ((0, 0), (5, 2), (9, 4), (3, 1)):
+        flags[rows // 2] = flag
+        ids, counts, flagged = cuda.reached_rows(h, flags, threshold, 3)
+        order = ids.argsort()
+        assert torch.equal(ids[order], torch.nonzero(h >= threshold)[:, 0])
+        assert torch.equal(counts, h[ids])
+        assert flagged is (flag in (1, 2))
+
+
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("few", [4096, 3])
+def test_the_rows_of_a_selection_are_the_same_by_a_kernel(monkeypatch, few):
+    x, y = make_pair("shifted", np.random.default_rng(1), 40, 64, 64, (torch.float32, torch.float32))
+    tables = decision.TablesInMemory(x, y, ("before", "after"))
+    want = tables.reached(6)
+    assert len(want[0]) > 3
+    monkeypatch.setattr(decision, "_FEW_ROWS", few)
+    monkeypatch.setenv("KSL_CUDA_COMPACTION", "kernel")
+    for got, wanted in zip(tables.reached(6), want, strict=True):
+        assert torch.equal(got, wanted)
+    y[7, 5] = math.nan
+    with pytest.raises(InputError, match="after has NaN in 1 row"):
+        tables.reached(6)
 
 
 def test_the_launchers_check_shapes_themselves(shim):
