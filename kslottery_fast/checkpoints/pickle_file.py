@@ -93,21 +93,28 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
         return {}
     inside = [content[key] for key in _INSIDE if isinstance(content.get(key), Mapping)]
     for each in (*inside, content):
-        tensors = {name: value for name, value in each.items() if isinstance(name, str) and _is_plain(value)}
-        if tensors:
+        tensors = {name: value for name, value in each.items() if isinstance(name, str) and _has_numbers(value)}
+        if any(map(_is_plain, tensors.values())):
             return tensors
     return {}
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether this is a tensor whose numbers the file has. A tensor on the device "meta" has none."""
-    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
-    return plain and not value.is_meta
+def _has_numbers(value: Any) -> bool:
+    """Whether this is a tensor. One on the device "meta" has no numbers in the file."""
+    return isinstance(value, Tensor) and not value.is_meta
+
+
+def _is_plain(values: Tensor) -> bool:
+    return values.layout == torch.strided and not values.is_quantized
 
 
 def _stored(path: Path, name: str, values: Tensor, stamp: tuple[int, ...]) -> MemoryTensor:
-    nbytes = values.numel() * values.element_size()
     dtype, shape = dtype_code(values.dtype), tuple(values.shape)
+    if not _is_plain(values):
+        kind = "quantized by torch" if values.is_quantized else f"sparse ({str(values.layout).removeprefix('torch.')})"
+        note = f"is {kind}, which is not read here; save it as a dense tensor of floats"
+        return MemoryTensor(str(path), name, f"{kind} {dtype}", shape, 0, path, torch.empty(0), stamp, note=note)
+    nbytes = values.numel() * values.element_size()
     return MemoryTensor(str(path), name, dtype, shape, nbytes, path, values.detach(), stamp)
 
 

@@ -112,7 +112,7 @@ def scan_checkpoints(
     critical_count(1000, alpha, method)  # refuses bad options before anything is read
     first, second = named_alike(*open_pair(before, after))
     pairs = pair_tensors(first, second, rows, renaming)
-    if not pairs.matrices:
+    if not pairs.matrices and (not pairs.vectors or pairs.quantized or pairs.other_shape):
         raise nothing_shared(first, second, pairs)
     if table is not None:
         pairs = only_table(first, pairs, table)

@@ -21,6 +21,17 @@ from kslottery_fast.tickets.stored import ks_select_checkpoints
 # --- files ---
 
 
+def test_sparse_and_quantized_tensors_are_named_with_what_to_do(pair, tables, tmp_path):
+    after = tmp_path / "after.pt"
+    sparse, quantized = tables[1].to_sparse(), torch.quantize_per_tensor(tables[1], 0.1, 0, torch.qint8)
+    for odd, kind in ((sparse, "sparse (sparse_coo)"), (quantized, "quantized by torch")):
+        torch.save({NAME: odd, "other": torch.ones(2, 3)}, after)
+        assert open_checkpoint(after)[NAME].shape == (V, D)
+        refused(pair[0], after, f"{after}, tensor {NAME} is {kind}, which is not read here; save it as a dense tensor")
+        torch.save({NAME: odd}, after)
+        refused(pair[0], after, f"{after} holds no state dict")
+
+
 @pytest.mark.parametrize("block_bytes", BLOCKS[1:])
 @pytest.mark.parametrize(
     "wrap",

@@ -232,3 +232,18 @@ def test_a_scan_of_version_0_1_is_read(tmp_path):
         Scan.load(tmp_path / "none.json")
     with pytest.raises(TypeError, match="path is 3"):
         Scan.load(3)  # type: ignore[arg-type]
+
+
+def test_checkpoints_that_share_only_vectors_are_compared(state, tmp_path, capsys):
+    norm = "model.norm.weight"
+    paths = saved(tmp_path, {norm: state[norm], "a": state[WTE]}, {norm: state[norm] + 1, "b": state[WTE][:, :7]})
+    scan = scan_checkpoints(*paths)
+    assert (scan.tensors, [(each.name, each.changed_numbers) for each in scan.vectors]) == ([], [(norm, 32)])
+    assert cli.main(["scan", *paths, "--output", str(tmp_path / "scan")]) == 0
+    shown = capsys.readouterr().out
+    assert "0 of 0 matrices changed" in shown
+    assert "1 of 1 vector changed" in shown
+    assert f"only in {paths[0]}: a" in shown
+    assert Scan.load(tmp_path / "scan") == scan
+    with pytest.raises(InputError, match="input"):
+        scan_checkpoints(*paths, table="input")

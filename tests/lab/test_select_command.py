@@ -151,6 +151,33 @@ def test_a_tokenizer_may_lie_elsewhere_and_must_be_one(models, tiny_tokenizer, t
     assert "before holds no tokenizer" in error(capsys, "before", "after", "--tokenizer", "before", "--force")
 
 
+def test_a_tokenizer_of_after_that_is_damaged_leaves_that_of_before(models, tiny_tokenizer, tmp_path, capsys):
+    (tmp_path / "after" / "tokenizer.json").write_text("{}")
+    tiny_tokenizer.save_pretrained("before")
+    assert cli.main(["select", "before", "after"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "note: the texts of tokens are those of BEFORE: the tokenizer in after cannot be loaded" in said
+    assert Tickets.load("tickets.json").token_texts == tuple(models.tokens(tiny_tokenizer))
+
+
+def test_a_tokenizer_of_after_that_cannot_be_fetched_leaves_that_of_before(
+    models, tiny_tokenizer, tmp_path, capsys, monkeypatch
+):
+    from kslottery_fast.integrations import tokenizers
+
+    def folder(*places):
+        if str(places[0]) == "after":
+            raise InputError("after: the Hub does not answer")
+        return whole(*places)
+
+    whole = tokenizers.tokenizer_folder
+    tiny_tokenizer.save_pretrained("before")
+    monkeypatch.setattr(tokenizers, "tokenizer_folder", folder)
+    assert cli.main(["select", "before", "after"]) == 0
+    assert "those of BEFORE: after: the Hub does not answer" in " ".join(capsys.readouterr().err.split())
+    assert Tickets.load("tickets.json").token_texts == tuple(models.tokens(tiny_tokenizer))
+
+
 def test_two_names_for_the_tensor(models, tmp_path, capsys):
     save_file({"x": torch.randn(320, 32)}, "x.safetensors")
     assert cli.main(["select", "before", "x.safetensors", "--tensor", "model.embed_tokens.weight,x"]) == 0

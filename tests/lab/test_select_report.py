@@ -106,3 +106,15 @@ def test_a_tokenizer_that_does_not_fit_is_refused_at_once_and_one_that_lacks_tic
     assert cli.main(["select", "a.safetensors", "b.safetensors", "--tokenizer", "words"]) == 0
     assert "note: token ids are shown without their texts: the tokenizer has no token" in capsys.readouterr().err
     assert Tickets.load("tickets.json").token_texts is None
+
+
+def test_a_page_that_fails_leaves_no_file(pair, tmp_path, monkeypatch):
+    from kslottery_fast.lab.report import comparison_page
+
+    def fails(_found):
+        raise RuntimeError("made up")
+
+    monkeypatch.setattr(comparison_page, "comparison_page", fails)
+    with pytest.raises(RuntimeError, match="made up"):
+        cli.main(["select", "a.safetensors", "b.safetensors", "--csv", "out/rows.csv", "--report", "out/rows.html"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]

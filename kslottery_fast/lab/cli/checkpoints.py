@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.base.options import Correction, Method, Selector, TableName
 
-from .comparison import add_comparison_files, comparison_files, write_comparison
+from .comparison import add_comparison_files, comparison_contents, comparison_files, write_comparison
 from .options import (
     AS_JSON,
     Parser,
@@ -184,9 +184,10 @@ def _select(options: argparse.Namespace) -> int:
     if output is None:
         print_json({**tickets.to_dict(), "comparison": found.to_dict()})
         return 0
+    contents = comparison_contents(found, files)  # if this fails, nothing is written
     output.parent.mkdir(parents=True, exist_ok=True)
     tickets.save(output)
-    write_comparison(found, files)
+    write_comparison(contents)
     print(found.summary())
     _show_tickets(tickets, options.limit)
     print(f"Written to {', '.join(map(str, [output, *files.values()]))}")
@@ -236,12 +237,22 @@ def _with_own_tokens(options: argparse.Namespace, found: "TableComparison", cons
     """The comparison with the tokens of the tokenizer in the folder of AFTER, or of BEFORE, if there is one."""
     from kslottery_fast.integrations.tokenizers import load_tokenizer, tokenizer_folder
 
-    folder = tokenizer_folder(options.after, options.before)
-    try:
-        return found if folder is None else found.with_tokens(load_tokenizer(folder))
-    except InputError as error:
-        console.note(f"token ids are shown without their texts: {error}")
-        return found
+    failed = []
+    for name in ("after", "before"):
+        try:
+            folder = tokenizer_folder(getattr(options, name))
+            if folder is None:
+                continue
+            with_tokens = found.with_tokens(load_tokenizer(folder))
+        except InputError as error:
+            failed.append(str(error))
+            continue
+        if failed:
+            console.note(f"the texts of tokens are those of BEFORE: {failed[0]}")
+        return with_tokens
+    if failed:
+        console.note(f"token ids are shown without their texts: {'; '.join(failed)}")
+    return found
 
 
 def _with_texts(tickets: "T", found: "TableComparison", console: "RunConsole") -> "T":

@@ -9,7 +9,12 @@ from kslottery_fast.base.errors import InputError
 from .options import place, refuse_existing
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from kslottery_fast.lab.report.picture import Picture
     from kslottery_fast.tickets.comparison import TableComparison
+
+    Contents: TypeAlias = dict[Path, str | Picture]
 
 _OPTIONS = ("report", "csv", "plot")
 
@@ -45,19 +50,29 @@ def comparison_files(options: argparse.Namespace) -> dict[str, Path]:
     return found
 
 
-def write_comparison(found: "TableComparison", files: dict[str, Path]) -> None:
-    """Write the files that were asked for, each whole or not at all."""
-    from kslottery_fast.base.files import atomic_path, write_text
-
+def comparison_contents(found: "TableComparison", files: dict[str, Path]) -> "Contents":
+    """Make what the files that were asked for will hold."""
+    contents: Contents = {}
     if "csv" in files:
-        write_text(files["csv"], found.to_csv())
+        contents[files["csv"]] = found.to_csv()
     if "report" in files:
         from kslottery_fast.lab.report.comparison_page import comparison_page
 
-        write_text(files["report"], comparison_page(found))
+        contents[files["report"]] = comparison_page(found)
     if "plot" in files:
         from kslottery_fast.lab.report.comparison_figure import comparison_figure
 
-        figure = comparison_figure(found)
-        with atomic_path(files["plot"]) as temporary:
-            figure.write_png(temporary)
+        contents[files["plot"]] = comparison_figure(found)
+    return contents
+
+
+def write_comparison(contents: "Contents") -> None:
+    """Write the files, each whole or not at all."""
+    from kslottery_fast.base.files import atomic_path, write_text
+
+    for path, content in contents.items():
+        if isinstance(content, str):
+            write_text(path, content)
+        else:
+            with atomic_path(path) as temporary:
+                content.write_png(temporary)

@@ -72,7 +72,7 @@ def _bars(axes: Axes, kinds: Kinds) -> None:
     axes.set_yticks(range(len(kinds)), names, size=7)
     for label in (label for label, mark in zip(axes.get_yticklabels(), marks, strict=True) if mark):
         label.set(color=TICKET, weight="bold")
-    axes.set_ylim(len(kinds) - 0.5, -0.5)  # the first kind on top
+    axes.set_ylim(max(1, len(kinds)) - 0.5, -0.5)  # the first kind on top
     lie_bars_down(axes)
     axes.set_xlim(0, 1.3 * axes.get_xlim()[1] if any(values) else 1)
     axes.xaxis.set_major_locator(MaxNLocator(4))
