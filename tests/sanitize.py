@@ -1,11 +1,11 @@
 """Build the native core with a sanitizer and run the tests that reach it: what `make sanitize` does.
 
-    python tests/sanitize.py address undefined thread
+    python tests/sanitize.py address undefined cuda thread
 
 "address" and "undefined" run the tests on a module and a copy of the package in build/sanitize/<kind>. The module that
-the checkout uses is left alone. "thread" runs tests/native/races.cpp under ThreadSanitizer, without Python and torch,
-which are not instrumented. Needs g++: the runtime of its sanitizers is loaded before Python. Exit code 1 unless every
-kind is clean.
+the checkout uses is left alone. "cuda" runs tests/cuda, where the CUDA kernels execute on the CPU, under both of these
+sanitizers. "thread" runs tests/native/races.cpp under ThreadSanitizer, without Python and torch, which are not
+instrumented. Needs g++: the runtime of its sanitizers is loaded before Python. Exit code 1 unless every kind is clean.
 """
 
 from __future__ import annotations
@@ -39,10 +39,17 @@ TESTS = (
     "tests/checkpoints/test_safetensors_files.py",
     "tests/checkpoints/test_unfit_checkpoints.py",
 )
+CUDA_TESTS = (
+    "tests/cuda/test_ks_cuda.py",
+    "tests/cuda/test_cuda_row_adamw.py",
+    "tests/cuda/test_cuda_row_embedding.py",
+    "tests/cuda/test_shim.py",
+)
 # Loaded before Python, which is not built with them. ASan has to find __cxa_throw at once, hence libstdc++.
 RUNTIMES = {
     "address": ("libasan.so", "libstdc++.so"),
     "undefined": ("libubsan.so",),
+    "cuda": ("libasan.so", "libubsan.so", "libstdc++.so"),
 }
 KINDS = (*RUNTIMES, "thread")
 # Python and torch keep memory until they exit, so leaks are not looked for. Everything else ends the process, and its
@@ -59,6 +66,7 @@ LEFT_OUT: dict[str, dict[str, str]] = {
         ),
     },
     "undefined": {},
+    "cuda": {},
 }
 # Two sources of threads, each on plain code, where every access is seen, and on the widest vectors of this processor.
 RACES = [(threads, isa) for threads in ("pool", "region") for isa in ("baseline", "")]
@@ -129,6 +137,17 @@ def core_tests(kind: str, root: Path, arguments: list[str]) -> tuple[bool, str]:
     return run_tests(kind, log, environment, root, arguments or TESTS)
 
 
+def cuda_tests(root: Path, arguments: list[str]) -> tuple[bool, str]:
+    """Run tests/cuda on sanitized CUDA kernels. Return whether they are clean, and the output."""
+    sys.path.insert(0, str(root / "tests" / "cuda"))
+    import shim_module
+
+    module = shim_module.build(root, "address,undefined")
+    log = root / "build" / "sanitize" / "cuda-report"
+    environment = {**sanitized("cuda", log, root), "KSL_SHIM": str(module)}
+    return run_tests("cuda", log, environment, root, arguments or CUDA_TESTS)
+
+
 def run_tests(
     kind: str, log: Path, environment: dict[str, str], root: Path, arguments: Sequence[str]
 ) -> tuple[bool, str]:
@@ -193,7 +212,7 @@ def check(kind: str, root: Path, arguments: list[str]) -> bool:
     if kind == "thread":
         clean, report = races(root)
     else:
-        clean, report = core_tests(kind, root, arguments)
+        clean, report = cuda_tests(root, arguments) if kind == "cuda" else core_tests(kind, root, arguments)
     print(f" ({time.monotonic() - start:.0f} s)")
     if not clean:
         print(report)
