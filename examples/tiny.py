@@ -37,13 +37,13 @@ PAIRS = [
 ]
 
 
-def model(*, tied: bool = True) -> LlamaForCausalLM:
-    """Return a random LLaMA with 259 tokens and embeddings of dimension 32."""
+def model(*, tied: bool = True, dimension: int = 32) -> LlamaForCausalLM:
+    """Return a random LLaMA with 259 tokens and embeddings of this dimension."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=256 + len(SPECIAL),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=dimension,
+        intermediate_size=2 * dimension,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=256,

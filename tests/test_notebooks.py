@@ -32,7 +32,15 @@ def run(monkeypatch):
 
 
 def test_every_notebook_has_a_test():
-    assert {path.stem for path in FOLDER.glob("*.py")} == {"new_tokens", "ks_lottery"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {"which_tokens", "new_tokens", "ks_lottery"}
+
+
+def test_the_tokens_that_a_fine_tuning_read_are_those_whose_rows_changed(run):
+    names = run("which_tokens")
+    assert len(names.tickets) > 5
+    assert names.found.numbers["identical"] == 259 - len(names.touched)
+    texts = [text.get_text() for text in names.figure.axes[0].get_legend().get_texts()]
+    assert texts[1] == f"significant ({len(names.tickets)})"
 
 
 def test_five_new_tokens_are_said_where_they_belong(run):
