@@ -111,6 +111,11 @@ def test_the_navigation_has_every_page_once():
     assert sorted(listed) == sorted(pages.pages())
 
 
+def test_the_first_page_leads_to_every_document():
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "index.md").read_text(encoding="utf-8")))
+    assert linked | {"index.md"} == {file.name for file in (ROOT / "docs").glob("*.md")}
+
+
 def test_every_message_is_found_unless_its_text_is_made_elsewhere():
     assert {place.partition(":")[0] for place in messages.unread()} <= HANDED_ON
 
@@ -152,6 +157,7 @@ def test_the_faq_has_the_twenty_errors_that_people_meet_most():
         ("[a](training.md#adapters)", "[a](training.md#adapters)"),
         ("[a](../CONTRIBUTING.md#rules)", "[a](contributing.md#rules)"),
         ("[a](../examples/plain_loop.py)", "[a](examples.md#plain-loop-py)"),
+        ("[a](../examples/notebooks)", "[a](examples.md#notebooks)"),
         ("[a](../website/messages.py)", "[a](errors.md)"),
         ("[a](../csrc/ksl.h)", "a"),
         ("[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),

@@ -106,7 +106,9 @@ def examples() -> str:
         summary = docstring.partition("\n")[0]
         lines += [f"## {file.name} {{ #{_anchor(file.name)} }}", "", summary, ""]
         lines += ["```python", source.rstrip(), "```", ""]
-    return "\n".join(lines)
+    lines += ["## Notebooks", "", "`pip install '.[notebooks]'` brings marimo, which opens them:", "", "```text"]
+    lines += [f"marimo edit {file.relative_to(ROOT)}" for file in sorted((ROOT / "examples" / "notebooks").glob("*.py"))]
+    return "\n".join([*lines, "```", ""])
 
 
 def _anchor(name: str) -> str:
