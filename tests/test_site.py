@@ -22,6 +22,7 @@ from website.rendering import Rendering
 ROOT = Path(__file__).parents[1]
 MODULES = {"kernels", "native", "reference", "schemas"}  # of ops, public and not for users
 HANDED_ON = {  # files that raise what another file, a library or another process has said
+    "base/content.py",
     "base/files.py",
     "base/ticket_ids.py",
     "checkpoints/tensor_names.py",
