@@ -37,7 +37,10 @@ class Variant:
 
 
 KS_OPS = ("ks_select", "ks_select kernel", "ks_decide", "ks_statistics")
-VARIANTS = tuple(Variant("KSL_CUDA_VARIANT", name, KS_OPS, ("float32", "bfloat16")) for name in ("interval", "fast"))
+VARIANTS = (
+    *(Variant("KSL_CUDA_VARIANT", name, KS_OPS, ("float32", "bfloat16")) for name in ("interval", "fast")),
+    Variant("KSL_CUDA_COMPACTION", "kernel", ("ks_select",)),
+)
 
 
 @contextlib.contextmanager

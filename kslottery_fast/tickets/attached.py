@@ -35,10 +35,11 @@ class _AttachedTables:
         # As the model reads them and a merge writes them: what a 16-bit table rounds away is not a change.
         self.after = rows.to(self.before.dtype)
         self.shape = (len(module.slots), self.after.shape[1])
+        self._identical: torch.Tensor | None = None
 
     def counts(self, threshold: int = 0) -> torch.Tensor:
         """See :class:`kslottery_fast.ks.decision.Tables`."""
-        h, flags, _ = counts_and_largest(self.before, self.after, threshold)
+        h, flags, self._identical = counts_and_largest(self.before, self.after, threshold)
         if bool((flags & (HAS_NAN | HAS_INF)).any()):
             check_finite(self.after, self.ids, f"training diverged, lower the learning rate ({self.after.dtype} table)")
             check_finite(self.before, self.ids, "the table itself is damaged, load the checkpoint again")
@@ -48,7 +49,7 @@ class _AttachedTables:
 
     def reordered(self) -> torch.Tensor:
         """See :class:`kslottery_fast.ks.decision.Tables`."""
-        return self.ids.cpu()[reordered_rows(self.before, self.after)].sort().values
+        return self.ids.cpu()[reordered_rows(self.before, self.after, identical=self._identical)].sort().values
 
 
 def ks_select_rows(

@@ -104,10 +104,11 @@ class _ShardedTables:
         self.shape = (before.shape[0], before.shape[1])
         self.group: dist.ProcessGroup = before.device_mesh.get_group(by_rows[0])
         self.before, self.after = local(before.detach()), local(after.detach())
+        self._identical: Tensor | None = None
 
     def counts(self, threshold: int = 0) -> Tensor:
         """See :class:`kslottery_fast.ks.decision.Tables`. The result is the same on all processes."""
-        h, flags, _ = counts_and_largest(self.before, self.after, threshold)
+        h, flags, self._identical = counts_and_largest(self.before, self.after, threshold)
         rows = torch.nonzero((h != 0) | (flags != 0))[:, 0]
         # A row that is not finite travels as -1, so that all processes raise the same error.
         ids, h = self._of_all(rows, torch.where(flags[rows] != 0, -1, h[rows]))
@@ -122,7 +123,7 @@ class _ShardedTables:
 
     def reordered(self) -> Tensor:
         """See :class:`kslottery_fast.ks.decision.Tables`. The result is the same on all processes."""
-        rows = reordered_rows(self.before, self.after).to(self.before.device)
+        rows = reordered_rows(self.before, self.after, identical=self._identical).to(self.before.device)
         return self._of_all(rows, rows)[0].cpu()
 
     def _of_all(self, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,7 @@ if not has_context(0):
     RowAdamW([rows], capturable=True, nonfinite="skip").step()
     torch.cuda.synchronize(where)
     assert not has_context(0), "an op has made a context on device 0"
+    assert torch.cuda.current_device() == 0
     print("no context on device 0")
 """
 

@@ -144,9 +144,18 @@ def _stream_collect(*arguments: Any) -> int:
     return int(nans)
 
 
+def _statistics(*arguments: Any) -> None:
+    *others, threads, identical = arguments
+    if identical:
+        _C.ks_statistics_and_identity(*others, identical, threads)
+    else:
+        _C.ks_statistics(*others, threads)
+
+
 # How kslottery_fast._C takes the arguments of ksl.h, where that differs.
 _IN_PYTHON: dict[str, Callable[..., Any]] = {
     "ks_rows": _C.ks_sides,
+    "ks_statistics": _statistics,
     "ks_stream_count": lambda *a: _C.ks_stream_count(*a, 1),
     "ks_stream_collect": _stream_collect,
     "row_adamw": lambda *a: _C.row_adamw(*a[:7], a[7][5], *a[7][:5], *a[8:]),

@@ -85,9 +85,9 @@ def _statistics(rng: Generator) -> Iterator[Call]:
         x = lay_out(x, layout)
         h, flags = torch.zeros(ROWS, dtype=torch.int64), torch.zeros(ROWS, dtype=torch.uint8)
         identical = torch.zeros(ROWS, dtype=torch.uint8)
-        yield Call("ks_statistics", (Matrix(x), Matrix(y), 0, h, flags, identical, threads))
+        yield Call("ks_statistics", (Matrix(x), Matrix(y), 0, h, flags, threads, identical))
         threshold = max(1, round(1.36 * math.sqrt(2 * n)))
-        yield Call("ks_statistics", (Matrix(x), Matrix(y), threshold, h, flags, None, threads))
+        yield Call("ks_statistics", (Matrix(x), Matrix(y), threshold, h, flags, threads, None))
         decided = torch.zeros(ROWS, dtype=torch.uint8)
         yield Call("ks_decide", (Matrix(x), Matrix(y), threshold, decided, flags, threads))
 
@@ -230,7 +230,7 @@ def _flushed(rng: Generator) -> Iterator[Call]:
 def _refused() -> Iterator[Call]:
     x, ids, slots = torch.zeros(3, 4), torch.tensor([0, 5, 1]), torch.zeros(3, dtype=torch.int32)
     counts, flags = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.uint8)
-    yield Call("ks_statistics", (Matrix(x), Matrix(x[:2]), 0, counts, flags, None, 1))
+    yield Call("ks_statistics", (Matrix(x), Matrix(x[:2]), 0, counts, flags, 1, None))
     yield Call("row_embedding", (Matrix(x), Matrix(x[:1]), slots, ids, 3, x.clone(), 3))
     numbers = (1e-3, 0.9, 0.999, 1e-8, 0.0)
     table, moments = x.clone(), (x.clone(), x.clone())
