@@ -107,7 +107,9 @@ def examples() -> str:
         lines += [f"## {file.name} {{ #{_anchor(file.name)} }}", "", summary, ""]
         lines += ["```python", source.rstrip(), "```", ""]
     lines += ["## Notebooks", "", "`pip install '.[notebooks]'` brings marimo, which opens them:", "", "```text"]
-    lines += [f"marimo edit {file.relative_to(ROOT)}" for file in sorted((ROOT / "examples" / "notebooks").glob("*.py"))]
+    lines += [
+        f"marimo edit {file.relative_to(ROOT)}" for file in sorted((ROOT / "examples" / "notebooks").glob("*.py"))
+    ]
     return "\n".join([*lines, "```", ""])
 
 

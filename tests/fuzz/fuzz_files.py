@@ -83,7 +83,8 @@ def read_case(reader: Reader, folder: Path, path: str, content: bytes) -> str | 
 def check_message(error: InputError, *, reserves: bool) -> None:
     """Refuse a message that no terminal should show, and one that hides that memory ran out."""
     text = str(error)
-    assert len(text) < LONGEST, f"a message of {len(text)} characters: {text[:200]}"
+    assert len(text) <= LONGEST, f"a message of {len(text)} characters: {text[:200]}"
+    assert "\n" not in text, f"a message of several lines: {text[:200]!r}"
     cause: BaseException | None = error
     while cause is not None and not reserves:
         out_of_memory = isinstance(cause, MemoryError) or "can't allocate memory" in str(cause)

@@ -32,8 +32,8 @@ def test_damaged_files_are_read_or_refused(name):
             try:
                 outcomes.append(read_case(reader, folder, path, content))
             except BaseException as error:
-                error.add_note(f"python tests/fuzz/fuzz_files.py --reader {name} --seed {SEED} --case {case}")
-                raise
+                again = f"python tests/fuzz/fuzz_files.py --reader {name} --seed {SEED} --case {case}"
+                raise AssertionError(again) from error
             (folder / path).write_bytes(files[path])
     assert any(outcomes), "no damage was noticed"
 
