@@ -123,7 +123,7 @@ def test_every_local_link_of_a_page_leads_somewhere(page):
 def test_the_commands_of_a_page_exist_and_take_their_arguments(page):
     for block in documents.blocks(page, "sh"):
         for line in block.text.replace("\\\n", "").splitlines():
-            words = [word for word in shlex.split(line, comments=True) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+            words = [word for word in shlex.split(line, comments=True) if not re.fullmatch(r"[A-Z_]+=.*", word)]
             check_command(words, line)
 
 

@@ -166,6 +166,6 @@ def test_a_trainer_that_shards_parameters_is_refused_before_it_trains(tmp_path, 
     monkeypatch.setattr(transformers.Trainer, "__init__", as_if_launched_so)
     monkeypatch.setattr(trainer_checks, "is_deepspeed_zero3_enabled", lambda: True)
     model = make("llama")
-    with pytest.raises(InputError, match=f"shard the parameters .{how}.*docs/training.md"):
+    with pytest.raises(InputError, match=f"shard the parameters .{how}.*docs/distributed.md"):
         TicketTrainer(model=model, args=arguments(tmp_path), train_dataset=[], tickets=TOKENS)
     assert not has_rows(model)

@@ -211,7 +211,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_selection(models
     (tmp_path / "file").write_text("mine")
     for output in ("file/tickets.json", "file/deeper/tickets.json", "x" * 5000, "/proc/tickets.json"):
         before = set(tmp_path.rglob("*"))
-        assert f"--output {output} cannot be written in " in error(capsys, "before", "after", "--output", output)
+        message = error(capsys, "before", "after", "--output", output)
+        assert f"--output {output[:700]}" in message
+        assert " cannot be written in " in message
         assert set(tmp_path.rglob("*")) == before
 
     def refused(**_options):
