@@ -187,7 +187,9 @@ def test_a_description_of_a_saved_folder_with_a_tensor_larger_than_the_folder(tm
     item.size = torch.Size([12, 1 << 40])
     item.chunks = [ChunkStorageMetadata(torch.Size([0, 0]), item.size)]
     path.write_bytes(pickle.dumps(metadata))
-    refuses(lambda: open_checkpoint(tmp_path), tmp_path, "takes 52,776,558,133,248 bytes", "all files of the folder have")
+    refuses(
+        lambda: open_checkpoint(tmp_path), tmp_path, "takes 52,776,558,133,248 bytes", "all files of the folder have"
+    )
 
 
 @pytest.mark.parametrize(
