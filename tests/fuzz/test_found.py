@@ -96,8 +96,8 @@ def test_the_record_of_a_stage_that_was_damaged(record, tmp_path):
         ("only_before", {"a": 1}, "only_before is the dict {'a': 1}: expected list[str]"),
         ("not_2d", "3", "not_2d is '3': expected int"),
         ("alpha", True, "alpha is True: expected float"),
-        ("rows", "some", "rows is 'some': expected typing.Literal"),
-        ("rows", [], "rows is the list []: expected typing.Literal"),
+        ("rows", "some", "rows is 'some': expected 'all' or 'shared'"),
+        ("rows", [], "rows is the list []: expected 'all' or 'shared'"),
     ],
 )
 def test_a_scan_with_values_of_other_types(key, value, message, tmp_path):
@@ -187,7 +187,9 @@ def test_a_description_of_a_saved_folder_with_a_tensor_larger_than_the_folder(tm
     item.size = torch.Size([12, 1 << 40])
     item.chunks = [ChunkStorageMetadata(torch.Size([0, 0]), item.size)]
     path.write_bytes(pickle.dumps(metadata))
-    refuses(lambda: open_checkpoint(tmp_path), tmp_path, "takes 52,776,558,133,248 bytes", "all files of the folder have")
+    refuses(
+        lambda: open_checkpoint(tmp_path), tmp_path, "takes 52,776,558,133,248 bytes", "all files of the folder have"
+    )
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,9 @@ def test_embed_tuning_says_why_alpha_selects_nothing_and_how_many_rows_moved(tmp
         return TrainedRows(ACTIVE, rows, [1.0])
 
     settings = RunSettings(alpha=1e-40)
-    shop = SimpleNamespace(settings=settings, console=RunConsole(), base_table=lambda: before, counts=torch.zeros(400, dtype=torch.int64))
+    shop = SimpleNamespace(
+        settings=settings, console=RunConsole(), base_table=lambda: before, counts=torch.zeros(400, dtype=torch.int64)
+    )
     shop.counts[ACTIVE] = 1
     ARMS["embed"].rows(SimpleNamespace(shop=shop, train=train), ArmSpec("embed"), tmp_path, None)
     *said, _ = capsys.readouterr().err.splitlines()  # the last line says what was selected
