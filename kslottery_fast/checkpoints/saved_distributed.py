@@ -182,8 +182,8 @@ def _check_size(folder: Path, metadata: Metadata, tensors: Mapping[str, Any]) ->
         needed = item.properties.dtype.itemsize * math.prod(item.size)
         if needed > held:
             raise InputError(
-                f"{folder} is damaged: tensor {name} takes {needed:,} bytes, and all files of the folder have {held:,}; "
-                f"{file_errors.AGAIN}"
+                f"{folder} is damaged: tensor {name} takes {needed:,} bytes, and all files of the folder have "
+                f"{held:,}; {file_errors.AGAIN}"
             )
 
 

@@ -33,9 +33,9 @@ def kernels(resources):
     return resources.report_of(ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-release")
 
 
-# Bytes of registers that kernels spill at most. The scan without bank conflicts keeps a number more than a scan in order.
-# That is one too many on sm_100 for values of 16 bits. The variant `fast` looks up two bfloat16 at once, and waits for a
-# GPU to show what that is worth. Nobody has measured what the spills cost.
+# Bytes of registers that kernels spill at most. The scan without bank conflicts keeps a number more than a scan in
+# order. That is one too many on sm_100 for values of 16 bits. The variant `fast` looks up two bfloat16 at once, and
+# waits for a GPU to show what that is worth. Nobody has measured what the spills cost.
 SPILLS = {("sm_100", "plain"): 16, ("sm_100", "interval"): 22, ("sm_100", "fast"): 30, ("sm_90", "fast"): 144}
 VARIANTS = ("plain", "interval", "fast")
 
