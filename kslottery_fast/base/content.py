@@ -127,8 +127,13 @@ def check_fields(made: Any) -> None:
     for each in fields(made):
         value, hint = getattr(made, each.name), hints[each.name]
         if not _fits(value, hint):
-            expected = hint.__name__ if isinstance(hint, type) and get_origin(hint) is None else str(hint)
-            raise InputError(f"{each.name} is {shown(value)}: expected {expected}")
+            raise InputError(f"{each.name} is {shown(value)}: expected {_words(hint)}")
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) and get_origin(hint) is None else str(hint)
 
 
 def _fits(value: Any, hint: Any) -> bool:

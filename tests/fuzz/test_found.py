@@ -96,8 +96,8 @@ def test_the_record_of_a_stage_that_was_damaged(record, tmp_path):
         ("only_before", {"a": 1}, "only_before is the dict {'a': 1}: expected list[str]"),
         ("not_2d", "3", "not_2d is '3': expected int"),
         ("alpha", True, "alpha is True: expected float"),
-        ("rows", "some", "rows is 'some': expected typing.Literal"),
-        ("rows", [], "rows is the list []: expected typing.Literal"),
+        ("rows", "some", "rows is 'some': expected 'all' or 'shared'"),
+        ("rows", [], "rows is the list []: expected 'all' or 'shared'"),
     ],
 )
 def test_a_scan_with_values_of_other_types(key, value, message, tmp_path):
