@@ -228,3 +228,14 @@ def test_an_old_file_of_torch_that_claims_a_text_of_a_terabyte(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+def test_names_that_break_lines_or_command_the_terminal(tmp_path):
+    path = tmp_path / "model.safetensors"
+    header = json.dumps({"\n\x1b[31m": {"dtype": "F\n\x1b[31m", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(InputError) as raised:
+        open_checkpoint(path)
+    assert "dtype F\\u000a\\u001b[31m, which safetensors" in str(raised.value)
+    assert not {"\n", "\x1b"} & set(str(raised.value))
+    assert str(InputError("tensor \x1b[31m\x9b is missing")) == "tensor \\u001b[31m\\u009b is missing"
