@@ -1,6 +1,10 @@
 """Errors that a person can act on. Every module may import this file, and it imports nothing."""
 
 _LONGEST, _HEAD, _TAIL = 1200, 800, 300  # characters: a damaged file may hold a name of any length
+_CONTROLS: dict[int, str] = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | dict.fromkeys(
+    b"\t\n\r", " "
+)
+"""A name in a damaged file may also hold what a terminal would obey."""
 
 
 class InputError(ValueError):
@@ -18,6 +22,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
+        message = message.translate(_CONTROLS)
         super().__init__(message if len(message) <= _LONGEST else f"{message[:_HEAD]} ... {message[-_TAIL:]}")
 
 

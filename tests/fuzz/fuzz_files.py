@@ -56,7 +56,7 @@ def damaged_files(reader: Reader, files: dict[str, bytes], name: str, seed: int,
     content = mutated(path, files[path], rng)
     if reader.repair is not None and rng.random() < 0.7:
         # A file may be so damaged that it has no checksum.
-        with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
+        with contextlib.suppress(ValueError, TypeError, AttributeError, LookupError, RecursionError):
             content = reader.repair(content)
     return path, content
 

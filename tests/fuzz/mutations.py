@@ -149,7 +149,7 @@ def mutated_value(value: Any, rng: random.Random) -> Any:
     if isinstance(value, (dict, list)) and value and rng.random() < 0.85:
         return _inside(value, rng)
     if isinstance(value, str) and value[:1] in ("{", "[") and rng.random() < 0.8:
-        return mutated_json(value.encode(), rng).decode()
+        return mutated_json(value.encode(), rng).decode(errors="replace")
     kind = rng.random()
     if kind < 0.15 and isinstance(value, (int, float)) and not isinstance(value, bool):
         return value + rng.choice((-1, 1, 0.5))
