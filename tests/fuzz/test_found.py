@@ -20,6 +20,7 @@ from kslottery_fast.base.files import read_json, write_json
 from kslottery_fast.checkpoints.opening import open_checkpoint
 from kslottery_fast.evaluation.basis import Basis
 from kslottery_fast.evaluation.contribution_result import RowContributions
+from kslottery_fast.lab.data.readers import read_table
 from kslottery_fast.lab.experiment.claims import Claims
 from kslottery_fast.lab.experiment.run_folder import RunFolder
 from kslottery_fast.lab.experiment.trained import TrainedRows
@@ -78,6 +79,12 @@ def test_a_claim_that_was_damaged_is_alive_until_it_is_silent(content, tmp_path)
 @pytest.mark.parametrize("text", ["[" * 100_000, "3", '{"rows": 1}'])
 def test_a_record_of_tokens_that_was_damaged(text, tmp_path):
     refuses(lambda: parsed_record(tmp_path, text), tmp_path, "damaged record of its tokens")
+
+
+def test_pairs_that_are_nested_deep_or_have_numbers_of_thousands_of_digits(tmp_path):
+    for text in ("[" * 100_000, f'{{"source": {"1" * 5000}}}'):
+        (tmp_path / "a.jsonl").write_text(text)
+        refuses(lambda: read_table(tmp_path / "a.jsonl"), "a.jsonl line 1 is not JSON")
 
 
 def test_an_error_that_another_process_sends_is_the_same():
