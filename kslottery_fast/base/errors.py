@@ -1,8 +1,10 @@
 """Errors that a person can act on. Every module may import this file, and it imports nothing."""
 
 _LONGEST, _HEAD, _TAIL = 1200, 800, 300  # characters: a damaged file may hold a name of any length
-# And of any characters, among them those that a terminal obeys. Line breaks and tabs stay.
-_CONTROL = {code: f"\\u{code:04x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+_CONTROLS: dict[int, str] = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | dict.fromkeys(
+    b"\t\n\r", " "
+)
+"""A name in a damaged file may also hold what a terminal would obey."""
 
 
 class InputError(ValueError):
@@ -20,8 +22,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        short = message if len(message) <= _LONGEST else f"{message[:_HEAD]} ... {message[-_TAIL:]}"
-        super().__init__(short.translate(_CONTROL))
+        message = message.translate(_CONTROLS)
+        super().__init__(message if len(message) <= _LONGEST else f"{message[:_HEAD]} ... {message[-_TAIL:]}")
 
 
 class DivergedError(InputError):

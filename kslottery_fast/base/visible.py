@@ -34,17 +34,6 @@ def visible_text(text: str) -> str:
     return text.translate(str.maketrans(signs))
 
 
-def one_line(text: str) -> str:
-    r"""Return text for a message of one line, with escapes for line breaks and all that a terminal would act on.
-
-    Examples
-    --------
-    >>> print(one_line("a name\nof two lines\x1b[31m"))
-    a name\u000aof two lines\u001b[31m
-    """
-    return "".join(escape_sign(sign) if unicodedata.category(sign)[0] == "C" else sign for sign in text)
-
-
 def escape_sign(sign: str) -> str:
     r"""Return the character as ``\uXXXX`` or ``\UXXXXXXXX``.
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import safetensors
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.visible import one_line
 
 from .hub_address import FORMS
 
@@ -48,8 +47,7 @@ def changed(path: Path) -> InputError:
 
 
 def damaged(path: Path, reason: str) -> InputError:
-    """The safetensors library refuses the file and says why, perhaps with a name that the file holds."""
-    reason = one_line(reason)
+    """The safetensors library refuses the file and says why."""
     if "unknown variant `" in reason:  # the only names that the format lists are those of dtypes
         dtype = reason.split("`")[1]
         return InputError(
@@ -71,7 +69,7 @@ def pickled(path: Path, what: str = "") -> InputError:
 
 def foreign_pickle(path: Path, reason: str) -> InputError:
     """Torch cannot read the file, and not because of what it would run."""
-    return InputError(f"{path} is cut short, damaged or no PyTorch file ({one_line(reason)}); {AGAIN}")
+    return InputError(f"{path} is cut short, damaged or no PyTorch file ({reason}); {AGAIN}")
 
 
 def gguf(path: Path) -> InputError:

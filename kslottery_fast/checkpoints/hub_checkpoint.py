@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.visible import one_line
 
 from .checkpoint import Checkpoint, ShardedTensors
 from .header import read_entries
@@ -231,7 +230,7 @@ def _header(file: HubFile | Path) -> dict[str, StoredTensor]:
     try:
         entries = read_entries(bytes(file.read(8, 8 + length)) if length else b"", size)
     except ValueError as error:
-        raise InputError(f"{file} is damaged: {one_line(str(error))}") from None
+        raise InputError(f"{file} is damaged: {error}") from None
     return {
         name: HubTensor(
             str(file), name, entry.dtype, entry.shape, entry.end - entry.begin, file, 8 + length + entry.begin

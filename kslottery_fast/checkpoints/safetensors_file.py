@@ -14,7 +14,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.base.visible import one_line
 
 from . import file_errors
 from .tensors import STORED, RowReader, StoredTensor
@@ -136,5 +135,5 @@ def stamp_of(stat: os.stat_result) -> tuple[int, ...]:
 def _stored(path: Path, name: str, entry: dict[str, Any], data: int, stamp: tuple[int, ...]) -> StoredTensor:
     (begin, end), shape = entry["data_offsets"], entry["shape"]
     if max(shape, default=0) >= MAX_SIZE:
-        raise InputError(f"{path} is damaged: tensor {one_line(name)} has shape {shape}; {file_errors.AGAIN}")
+        raise InputError(f"{path} is damaged: tensor {name} has shape {shape}; {file_errors.AGAIN}")
     return FileTensor(str(path), name, entry["dtype"], tuple(shape), end - begin, path, data + begin, stamp)

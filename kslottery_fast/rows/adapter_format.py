@@ -187,7 +187,7 @@ def read_rows(folder: Path, head_name: str | None, *, beside_lora: bool = False)
             own = [int(token) for token in json.loads(wanted)]
             places = [head_ids.index(token) for token in own]
             head_ids, head_values, biases = own, head_values[places], [bias[places] for bias in biases]
-        except (ValueError, TypeError, IndexError):
+        except (ValueError, TypeError, IndexError, RecursionError):
             raise InputError(f"{folder} has a damaged list of the head's tokens; save the adapter again") from None
     size = tensors.metadata.get(_VOCABULARY, "")
     return StoredRows(

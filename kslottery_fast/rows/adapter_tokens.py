@@ -84,7 +84,7 @@ def parsed_record(folder: Path, text: str | None) -> TokenRecord | None:
             {"id": int(each["id"]), "content": str(each["content"]), **{flag: bool(each[flag]) for flag in _FLAGS}}
             for each in data["added"]
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{folder} has a damaged record of its tokens; save the adapter again") from None
     return TokenRecord(rows, added)
 

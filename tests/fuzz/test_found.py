@@ -20,8 +20,11 @@ from kslottery_fast.base.files import read_json, write_json
 from kslottery_fast.checkpoints.opening import open_checkpoint
 from kslottery_fast.evaluation.basis import Basis
 from kslottery_fast.evaluation.contribution_result import RowContributions
+from kslottery_fast.lab.data.readers import read_table
+from kslottery_fast.lab.experiment.claims import Claims
 from kslottery_fast.lab.experiment.run_folder import RunFolder
 from kslottery_fast.lab.experiment.trained import TrainedRows
+from kslottery_fast.rows.adapter_tokens import parsed_record
 from kslottery_fast.tickets.evidence import Evidence
 from kslottery_fast.tickets.scan_result import Scan
 from kslottery_fast.tickets.stored import ks_select_checkpoints
@@ -58,6 +61,30 @@ def test_a_message_about_a_name_of_any_length_is_short(tmp_path):
     ks_select(table(0), tuned(), top_k=3).save(path)
     changed(path, **{"[" * 5000: 1})
     refuses(lambda: Tickets.load(path), path, "unknown key", " ... ")
+
+
+def test_a_message_shows_no_control_characters_of_a_file():
+    assert str(InputError("tensor \n\x1b[31m\x9b")) == "tensor  \\x1b[31m\\x9b"
+
+
+@pytest.mark.parametrize("content", ['"a"', "3", "[1]", "{}", '{"machine": 1}', '{"pid": 1e3}', "[" * 100_000])
+def test_a_claim_that_was_damaged_is_alive_until_it_is_silent(content, tmp_path):
+    claims = Claims(tmp_path)
+    path = tmp_path / "claims" / "a"
+    path.parent.mkdir()
+    path.write_text(content)
+    assert not claims._dead(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "3", '{"rows": 1}'])
+def test_a_record_of_tokens_that_was_damaged(text, tmp_path):
+    refuses(lambda: parsed_record(tmp_path, text), tmp_path, "damaged record of its tokens")
+
+
+def test_pairs_that_are_nested_deep_or_have_numbers_of_thousands_of_digits(tmp_path):
+    for text in ("[" * 100_000, f'{{"source": {"1" * 5000}}}'):
+        (tmp_path / "a.jsonl").write_text(text)
+        refuses(lambda: read_table(tmp_path / "a.jsonl"), "a.jsonl line 1 is not JSON")
 
 
 def test_an_error_that_another_process_sends_is_the_same():
@@ -236,6 +263,6 @@ def test_names_that_break_lines_or_command_the_terminal(tmp_path):
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(InputError) as raised:
         open_checkpoint(path)
-    assert "dtype F\\u000a\\u001b[31m, which safetensors" in str(raised.value)
+    assert "dtype F \\x1b[31m, which safetensors" in str(raised.value)
     assert not {"\n", "\x1b"} & set(str(raised.value))
-    assert str(InputError("tensor \x1b[31m\x9b is missing")) == "tensor \\u001b[31m\\u009b is missing"
+    assert str(InputError("tensor \x1b[31m\x9b is missing")) == "tensor \\x1b[31m\\x9b is missing"

@@ -147,7 +147,7 @@ def _read_jsonl(path: Path, text: str) -> Iterator[Pair]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} line {number} is not JSON ({error})") from error
         if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("source", "target")):
             raise InputError(f'{path} line {number}: expected an object {{"source": "...", "target": "..."}}')

@@ -147,9 +147,15 @@ class Claims:
                 owner = json.loads(file.read() or "{}")
         except FileNotFoundError:
             return True
-        except ValueError:  # half written
+        except (ValueError, RecursionError):  # half written, or damaged
             owner = {}
-        if owner.get("machine") == _machine() and not _runs(owner["pid"], owner["born"]):
+        known = (
+            isinstance(owner, dict)
+            and type(owner.get("pid")) is int
+            and 0 < owner["pid"] < 1 << 31
+            and owner.get("machine") == _machine()
+        )
+        if known and not _runs(owner["pid"], owner.get("born")):
             return True
         return self._now() - touched > self.silence
 
