@@ -68,6 +68,8 @@ def show_sides(x: Tensor, y: Tensor, sides: str, outputs: _Outputs, *, nowhere: 
 
 def _gap(x: Tensor, y: Tensor, at: Tensor) -> float:
     """F - G at one value, rounded as in scipy."""
+    # A tensor without dimensions takes the other one's type in a comparison, in which the value may be another one.
+    x, y = x.to(at.dtype), y.to(at.dtype)
     return int((x <= at).sum()) / len(x) - int((y <= at).sum()) / len(y)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ks_cases import CASES, DTYPES, expected, make_pair
+from scipy import stats
 
 from kslottery_fast import ops
 from kslottery_fast.base.errors import InputError
@@ -144,6 +145,20 @@ def test_a_device_without_a_kernel_for_one_side_computes_both(monkeypatch):
     assert real.offers("ks_sides")
     assert_equal(ops.ks_rows(x, y, "larger"), want)
     assert ops.ks_rows(x.long(), y.long())[2].dtype == torch.int64
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_equal_sides_of_samples_of_two_types_are_told_apart_as_by_scipy(narrow):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(4_000, 7, generator=generator).to(narrow), torch.randn(4_000, 7, generator=generator)
+    plus, minus, *_ = ops.ks_rows(x, y)
+    assert int((plus == minus).sum()) > 50
+    outputs = ops.ks_rows(x, y, "larger")
+    assert_equal(reference.ks_rows(x, y, "larger"), outputs)
+    assert_equal(reference.ks_rows(y, x, "larger"), ops.ks_rows(y, x, "larger"))
+    for row in (plus == minus).nonzero()[:20, 0].tolist():
+        sign = stats.ks_2samp(x[row].double().numpy(), y[row].double().numpy(), method="asymp").statistic_sign
+        assert (sign > 0) == bool(outputs[0][row] > 0)
 
 
 def test_unknown_sides_and_unlike_integers_are_refused():
