@@ -106,7 +106,7 @@ decltype(auto) dispatch(DType dtype, F &&f) {
         case DType::kBFloat16:
             return f(BFloat16{});
         default:
-            break;  // integers are read by ks_rows alone, see ks_input.h
+            break;  // integers are read by ks_rows alone, see cpu/rows.h
     }
     fail("unknown dtype code ", static_cast<int32_t>(dtype));
 }

@@ -40,7 +40,7 @@ struct Locations {
 
 inline void store_sixteen(uint16_t *to, __m256i words) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), words); }
 
-// The locators of ks_locate.h, by intrinsics.
+// The locators of ks_maps.h, by intrinsics.
 struct FloatLocator {
     const __m256 low, scale, top, zero;
     const Locations location;

@@ -43,7 +43,7 @@ struct Locations {
     }
 };
 
-// The locators of ks_locate.h, by intrinsics.
+// The locators of ks_maps.h, by intrinsics.
 struct FloatLocator {
     const __m512 low, scale, top, zero;
     const __m512i even;

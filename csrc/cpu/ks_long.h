@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "../parallel.h"
-#include "ks_input.h"
-#include "ks_side_kernels.h"
+#include "ks_kernels.h"
+#include "rows.h"
 
 namespace ksl {
 

@@ -1,12 +1,12 @@
-// The passes over the values of a row and over its buckets, which is everything in the bucket engine that uses vectors.
+// The passes over the values of a row, over its buckets and over keys. Of the bucket engine, this is everything that
+// uses vectors. The arithmetic of AdamW and the search for NaN in a span of numbers are here too.
 //
-// Plain C++ over blocks of kLanes values, written for the compiler's vectorizer. ks_avx512.cpp and ks_avx2.cpp replace
-// some of it.
+// Plain C++, written for the compiler's vectorizer. ks_avx512.cpp and ks_avx2.cpp replace some of it.
 // Included by one source file per instruction set, after ks_kernels.h; KSL_ISA is the namespace of its copy.
 #pragma once
 
 #include "../platform.h"
-#include "ks_locate.h"
+#include "ks_maps.h"
 
 namespace ksl {
 namespace KSL_ISA {
@@ -235,6 +235,72 @@ struct GenericLoops {
         }
     }
 };
+
+constexpr int64_t kZoomBuckets = int64_t{1} << kZoomBits;
+constexpr int64_t kZoomFrom = 96;  // from this number of keys on, counting beats comparing all with all
+
+// As in <algorithm>, which this may not use: see Workspace.
+template <typename N>
+N larger(N a, N b) {
+    return a > b ? a : b;
+}
+
+template <typename N>
+N smaller(N a, N b) {
+    return a < b ? a : b;
+}
+
+inline int64_t size_of(int64_t difference) { return difference < 0 ? -difference : difference; }
+
+// Counts in four tables by turns. Ranges that get here often have many keys in one bucket, and increments of one
+// counter have to wait for each other.
+template <typename Key>
+void count_keys(const Key *keys, int64_t n, Key low, int shift, int64_t buckets, int32_t *count,
+                int32_t (&tables)[4][kZoomBuckets]) {
+    constexpr int kTables = 4;
+    for (auto &table : tables) std::memset(table, 0, static_cast<size_t>(buckets) * sizeof *table);
+    int64_t i = 0;
+    for (; i + kTables <= n; i += kTables) {
+        for (int k = 0; k < kTables; ++k) ++tables[k][(keys[i + k] - low) >> shift];
+    }
+    for (; i < n; ++i) ++tables[0][(keys[i] - low) >> shift];
+    for (int64_t b = 0; b < buckets; ++b) count[b] = tables[0][b] + tables[1][b] + tables[2][b] + tables[3][b];
+}
+
+// Copies the keys of the wanted buckets to where those buckets begin.
+template <typename Key>
+void gather_wanted(const Key *from, int64_t n, Key low, int shift, int64_t *begin, Key *to) {
+    for (int64_t i = 0; i < n; ++i) {
+        int64_t &at = begin[(from[i] - low) >> shift];
+        if (at >= 0) to[at++] = from[i];
+    }
+}
+
+// AdamW on a span of a row. The operations and their rounding are the same on every instruction set.
+template <typename C>
+void adamw_span(const AdamWCoefficients<C> &c, int64_t n, const C *__restrict grad, C *__restrict param,
+                C *__restrict exp_avg, C *__restrict exp_avg_sq) {
+    // torch.lerp computes from the nearer end, so that weight 1 gives the end itself.
+    const bool from_start = c.one_minus_beta1 < C(0.5);
+    const C weight = from_start ? c.one_minus_beta1 : 1 - c.one_minus_beta1;
+    for (int64_t i = 0; i < n; ++i) {
+        const C step = weight * (grad[i] - exp_avg[i]);
+        exp_avg[i] = from_start ? exp_avg[i] + step : grad[i] - step;
+        exp_avg_sq[i] = exp_avg_sq[i] * c.beta2 + c.one_minus_beta2 * grad[i] * grad[i];
+        const C denominator = square_root(exp_avg_sq[i]) / c.root_bias2 + c.eps;
+        param[i] = param[i] * c.decay + c.minus_step_size * exp_avg[i] / denominator;
+    }
+}
+
+// Whether all numbers of a span are finite. Numbers that are not have all bits of an infinity's exponent. There is no
+// early end, so that the compiler can make vector code of it.
+template <typename T>
+bool finite_span(const T *values, int64_t n) {
+    constexpr bits_t<T> kExponent = BitsOf<T>::kInfinity;
+    bits_t<T> found = 0;
+    for (int64_t i = 0; i < n; ++i) found |= static_cast<bits_t<T>>((bits_of(values[i]) & kExponent) == kExponent);
+    return found == 0;
+}
 
 }  // namespace
 }  // namespace KSL_ISA

@@ -13,8 +13,8 @@
 #pragma once
 
 #include "../platform.h"
-#include "ks_side_kernels.h"
-#include "ks_zoom.h"
+#include "ks_kernels.h"
+#include "ks_loops.h"
 
 namespace ksl {
 namespace KSL_ISA {
@@ -43,7 +43,7 @@ void look_into_few(const Key *keys, int32_t nx, int32_t ny, int64_t i, int64_t j
     }
 }
 
-// Looks at one range of keys, by the scheme of zoom in ks_zoom.h. keys holds nx of x and then ny of y, each in any
+// Looks at one range of keys, by the scheme of zoom in ks_engine.h. keys holds nx of x and then ny of y, each in any
 // order; i and j values come before them. Keys and scratch are overwritten.
 template <typename Key>
 void look_into(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t i, int64_t j, Search<Key> &s, SideWorkspace &w,

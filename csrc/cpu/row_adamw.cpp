@@ -4,14 +4,14 @@
 // Torch's own vector code fuses some multiplications and additions into one rounding, and its square root, from a math
 // library, may be one unit off. So the two agree to a unit or two in the last place of each step.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <vector>
 
 #include "adamw.h"
 #include "check.h"
-#include "cpu/finite.h"
 #include "cpu/ks_kernels.h"
-#include "cpu/spans.h"
+#include "cpu/rows.h"
 #include "ieee_mode.h"
 #include "ksl.h"
 #include "parallel.h"
@@ -156,6 +156,16 @@ bool row_adamw_if_finite(const MutableMatrix &table, const int64_t *row_ids, int
     const bool made = update(table, row_ids, k, master, grad, exp_avg, exp_avg_sq, hyper, lazy, true, threads);
     if (made) *step += 1;
     return made;
+}
+
+bool all_finite(const Matrix &matrix, int threads) {
+    std::atomic<bool> all{true};
+    // To read this much takes about as long as a second thread needs to begin and to end.
+    const int64_t grain = (int64_t{1} << 17) / std::max<int64_t>(matrix.cols, 1) + 1;
+    parallel_for(0, matrix.rows, grain, threads, [&](int64_t lo, int64_t hi) {
+        if (all.load(std::memory_order_relaxed) && !finite_rows(matrix, lo, hi)) all.store(false);
+    });
+    return all.load();
 }
 
 }  // namespace ksl

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/spans.h"
+#include "cpu/rows.h"
 #include "ksl.h"
 #include "parallel.h"
 

@@ -1,6 +1,6 @@
 // The plain exact way, for ks_rows. The keys of both samples are sorted, and each value is looked up in both. Unlike
 // the bucket engine, it gives each side's maximum and its place, and it takes samples of different sizes. Its
-// counterpart, csrc/cpu/ks_sort.h, tells which of several places with the same difference is taken.
+// counterpart, csrc/cpu/ks_kernels.h, tells which of several places with the same difference is taken.
 //
 // One block sorts a pair of rows that shared memory holds. Longer rows are sorted by CUB, several at a time: all their
 // keys by value and then, stably, by sample. The look-up is then cut over many blocks. Each leaves the best place that

@@ -36,7 +36,7 @@ class Sizes(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A number of the samples, and the difference there. Places are compared as csrc/cpu/ks_sort.h does it."""
+    """A number of the samples, and the difference there. Places are compared as csrc/cpu/ks_kernels.h does it."""
 
     scaled: int  # the difference times lcm and the side, exactly
     rounded: float  # the same in float64, where rounding may separate what is equal

@@ -6,9 +6,9 @@
 #include <numeric>
 #include <vector>
 
-#include "../check.h"
-#include "../ksl.h"
-#include "../parallel.h"
+#include "check.h"
+#include "ksl.h"
+#include "parallel.h"
 
 namespace ksl {
 namespace {

@@ -1,4 +1,5 @@
-// Rows of a matrix, one after the other, as contiguous values of one type.
+// Rows of a matrix of any dtype and stride: pieces of a row in the type of a computation, the search for NaN and
+// infinity, and whole rows, one after the other, as contiguous values of one type.
 #pragma once
 
 #include <algorithm>
@@ -9,8 +10,73 @@
 #include "../dtypes.h"
 #include "../ksl.h"
 #include "../parallel.h"
+#include "ks_kernels.h"
 
 namespace ksl {
+
+// Elements per piece. Three float buffers of this size stay in the first-level cache.
+constexpr int64_t kSpan = 1024;
+
+// Chunk size for parallel_for over rows, with enough elements to outweigh the cost of a chunk.
+inline int64_t rows_per_chunk(int64_t cols) { return 16384 / (cols > 0 ? cols : 1) + 1; }
+
+template <typename M>
+inline int64_t offset(const M &m, int64_t row, int64_t col) {
+    return row * m.row_stride + col * m.col_stride;
+}
+
+// buffer[i] = m[row, col + i] for i in [0, n).
+template <typename M, typename C>
+void load_span(const M &m, int64_t row, int64_t col, int64_t n, C *buffer) {
+    dispatch(m.dtype, [&](auto tag) {
+        using T = decltype(tag);
+        const T *from = static_cast<const T *>(m.data) + offset(m, row, col);
+        if (m.col_stride == 1) {
+            for (int64_t i = 0; i < n; ++i) buffer[i] = static_cast<C>(load(from + i));
+        } else {
+            for (int64_t i = 0; i < n; ++i) buffer[i] = static_cast<C>(load(from + i * m.col_stride));
+        }
+    });
+}
+
+// m[row, col + i] = buffer[i] for i in [0, n).
+template <typename C>
+void store_span(const MutableMatrix &m, int64_t row, int64_t col, int64_t n, const C *buffer) {
+    dispatch(m.dtype, [&](auto tag) {
+        using T = decltype(tag);
+        T *to = static_cast<T *>(m.data) + offset(m, row, col);
+        if (m.col_stride == 1) {
+            for (int64_t i = 0; i < n; ++i) store(to + i, buffer[i]);
+        } else {
+            for (int64_t i = 0; i < n; ++i) store(to + i * m.col_stride, buffer[i]);
+        }
+    });
+}
+
+inline bool finite(const float *values, int64_t n) { return active_kernels().finite_float32(values, n); }
+inline bool finite(const double *values, int64_t n) { return active_kernels().finite_float64(values, n); }
+inline bool finite(const Float16 *values, int64_t n) { return active_kernels().finite_float16(values, n); }
+inline bool finite(const BFloat16 *values, int64_t n) { return active_kernels().finite_bfloat16(values, n); }
+
+// Looks at the rows [lo, hi). Ends at the first span that holds NaN or infinity.
+inline bool finite_rows(const Matrix &matrix, int64_t lo, int64_t hi) {
+    return dispatch(matrix.dtype, [&](auto tag) {
+        using T = decltype(tag);
+        double copy[kSpan];
+        for (int64_t row = lo; row < hi; ++row) {
+            for (int64_t col = 0; col < matrix.cols; col += kSpan) {
+                const int64_t n = std::min(kSpan, matrix.cols - col);
+                if (matrix.col_stride == 1) {
+                    if (!finite(static_cast<const T *>(matrix.data) + offset(matrix, row, col), n)) return false;
+                } else {
+                    load_span(matrix, row, col, n, copy);
+                    if (!finite(copy, n)) return false;
+                }
+            }
+        }
+        return true;
+    });
+}
 
 // f(first, last) over chunks of about 2^17 values, long enough to pay for their buffers and short enough to balance.
 template <typename F>
