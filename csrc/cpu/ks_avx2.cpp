@@ -155,25 +155,26 @@ struct Loops : GenericLoops {
         return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(lanes)));
     }
 
-    static void mark_wanted(Workspace &w, int rows, const Bounds &bounds, int32_t best) {
+    static void mark_wanted(RowTables &tables, const Bounds &bounds, int32_t best) {
+        const RowTables::Marks marks = tables.mark();
         constexpr int kHalves = 2, kWide = 8;
         const __m256i limit = _mm256_set1_epi32(best);
         __m256i at[kHalves];
         for (int half = 0; half < kHalves; ++half) {
             at[half] = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(bounds.lane_start + half * kWide));
         }
-        for (int s = 0; s < rows; ++s) {
+        for (int s = 0; s < tables.rows(); ++s) {
             uint32_t bits = 0;
             for (int half = 0; half < kHalves; ++half) {
                 const int place = s * kLanes + half * kWide;
-                const __m256i cx = load(w.x_count + place), cy = load(w.y_count + place);
+                const __m256i cx = load(tables.x_count() + place), cy = load(tables.y_count() + place);
                 const __m256i most = _mm256_add_epi32(at[half], cx), least = _mm256_sub_epi32(cy, at[half]);
                 const __m256i far = _mm256_or_si256(_mm256_cmpgt_epi32(most, limit), _mm256_cmpgt_epi32(least, limit));
-                _mm256_store_si256(reinterpret_cast<__m256i *>(w.before + place), at[half]);
+                _mm256_store_si256(reinterpret_cast<__m256i *>(marks.before + place), at[half]);
                 bits |= bits_of_lanes(far) << (half * kWide);
                 at[half] = _mm256_sub_epi32(most, cy);
             }
-            w.wanted[s] = static_cast<uint16_t>(bits);
+            marks.wanted[s] = static_cast<uint16_t>(bits);
         }
     }
 

@@ -181,15 +181,16 @@ struct Loops : GenericLoops {
         return across_lanes(lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]);
     }
 
-    static void mark_wanted(Workspace &w, int rows, const Bounds &bounds, int32_t best) {
+    static void mark_wanted(RowTables &tables, const Bounds &bounds, int32_t best) {
+        const RowTables::Marks marks = tables.mark();
         const __m512i limit = _mm512_set1_epi32(best);
         __m512i at = _mm512_loadu_si512(bounds.lane_start);
-        for (int s = 0; s < rows; ++s) {
-            const __m512i cx = _mm512_load_si512(w.x_count + s * kLanes),
-                          cy = _mm512_load_si512(w.y_count + s * kLanes);
-            _mm512_store_si512(w.before + s * kLanes, at);
+        for (int s = 0; s < tables.rows(); ++s) {
+            const __m512i cx = _mm512_load_si512(tables.x_count() + s * kLanes),
+                          cy = _mm512_load_si512(tables.y_count() + s * kLanes);
+            _mm512_store_si512(marks.before + s * kLanes, at);
             const __m512i up = _mm512_add_epi32(at, cx), down = _mm512_sub_epi32(cy, at);
-            w.wanted[s] = _mm512_cmpgt_epi32_mask(_mm512_max_epi32(up, down), limit);
+            marks.wanted[s] = _mm512_cmpgt_epi32_mask(_mm512_max_epi32(up, down), limit);
             at = _mm512_sub_epi32(up, cy);
         }
     }
@@ -258,11 +259,12 @@ struct Loops : GenericLoops {
     }
 
     template <typename Key>
-    static void plan(Search<Key> &s, SideWorkspace &w, int rows) {
+    static void plan(Search<Key> &s, SideTables &tables) {
         if (s.n * s.x_unit >= kNarrow) {
-            GenericLoops::plan(s, w, rows);
+            GenericLoops::plan(s, tables);
             return;
         }
+        const int rows = tables.rows();
         const __m512i x_unit = _mm512_set1_epi32(static_cast<int32_t>(s.x_unit));
         const __m512i y_unit = _mm512_set1_epi32(static_cast<int32_t>(s.y_unit)), zero = _mm512_setzero_si512();
         __m512i x = zero, y = zero, high = zero, low = zero;
@@ -270,8 +272,8 @@ struct Loops : GenericLoops {
             return _mm512_sub_epi32(_mm512_mullo_epi32(i, x_unit), _mm512_mullo_epi32(j, y_unit));
         };
         for (int at = 0; at < rows * kLanes; at += kLanes) {
-            x = _mm512_add_epi32(x, _mm512_load_si512(w.x_count + at));
-            y = _mm512_add_epi32(y, _mm512_load_si512(w.y_count + at));
+            x = _mm512_add_epi32(x, _mm512_load_si512(tables.x_count() + at));
+            y = _mm512_add_epi32(y, _mm512_load_si512(tables.y_count() + at));
             const __m512i here = difference(x, y);
             high = _mm512_max_epi32(high, here);
             low = _mm512_min_epi32(low, here);
@@ -282,21 +284,22 @@ struct Loops : GenericLoops {
         _mm512_storeu_si512(highest, high);
         _mm512_storeu_si512(lowest, low);
         bound_sides(s, nx, ny, highest, lowest, x_start, y_start);
+        const SideTables::Marks marks = tables.mark();
         const auto limit = [](int64_t bound) { return static_cast<int32_t>(bound < INT32_MAX ? bound : INT32_MAX); };
         const __m512i up = _mm512_set1_epi32(limit(s.up)), down = _mm512_set1_epi32(limit(s.down));
         x = _mm512_loadu_si512(x_start);
         y = _mm512_loadu_si512(y_start);
         for (int row = 0; row < rows; ++row) {
             const int at = row * kLanes;
-            const __m512i cx = _mm512_load_si512(w.x_count + at), cy = _mm512_load_si512(w.y_count + at);
-            _mm512_store_si512(w.x_before + at, x);
-            _mm512_store_si512(w.y_before + at, y);
+            const __m512i cx = _mm512_load_si512(tables.x_count() + at), cy = _mm512_load_si512(tables.y_count() + at);
+            _mm512_store_si512(marks.x_before + at, x);
+            _mm512_store_si512(marks.y_before + at, y);
             const __m512i x_next = _mm512_add_epi32(x, cx), y_next = _mm512_add_epi32(y, cy);
             const __mmask16 plus =
                 _mm512_mask_cmpge_epi32_mask(_mm512_test_epi32_mask(cx, cx), difference(x_next, y), up);
             const __mmask16 minus = _mm512_mask_cmpge_epi32_mask(_mm512_test_epi32_mask(cy, cy),
                                                                  _mm512_sub_epi32(zero, difference(x, y_next)), down);
-            w.wanted[row] = static_cast<uint16_t>(plus | minus);
+            marks.wanted[row] = static_cast<uint16_t>(plus | minus);
             x = x_next;
             y = y_next;
         }

@@ -33,10 +33,10 @@ namespace {
 // Looks at one range of keys. keys holds nx of x and then ny of y, each in any order. Before the range, the difference
 // is `before`. Returns the larger of `best` and the largest absolute difference inside the range. The caller knows the
 // difference at its end. From `stop` on it may return early. scratch has room for as many keys. Both are overwritten.
-// `memory` is the rest of the workspace's memory, for this level and those below.
+// The levels of the zoom are on the stack.
 template <typename Key>
-int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, int64_t best, int64_t stop, Workspace &w,
-             char *memory) {
+int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, int64_t best, int64_t stop,
+             ZoomStack<RowPart> &stack) {
     // With one sample alone, the difference moves in one direction, to the end of the range.
     if (nx == 0 || ny == 0 || best >= stop || reach(before, nx, ny) <= best) return best;
     if (nx + ny < kZoomFrom) {
@@ -53,12 +53,10 @@ int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, in
     while ((high - low) >> shift >> bits != 0) ++shift;
 
     const int64_t buckets = static_cast<int64_t>((high - low) >> shift) + 1;
-    auto *parts = reinterpret_cast<Workspace::Part *>(memory);
-    auto *x_begin = reinterpret_cast<int64_t *>(parts + buckets), *y_begin = x_begin + buckets;
-    auto *x_count = reinterpret_cast<int32_t *>(y_begin + buckets), *y_count = x_count + buckets;
-    memory = reinterpret_cast<char *>(y_count + buckets);
-    count_keys(keys, nx, low, shift, buckets, x_count, w.zoom_tables);
-    count_keys(keys + nx, ny, low, shift, buckets, y_count, w.zoom_tables);
+    const ZoomStack<RowPart>::Level level(stack, buckets);
+    const int32_t *const x_count = level.x_count, *const y_count = level.y_count;
+    count_keys(keys, nx, low, shift, buckets, level.x_count, stack.tables());
+    count_keys(keys + nx, ny, low, shift, buckets, level.y_count, stack.tables());
     int64_t at = before;
     for (int64_t b = 0; b < buckets; ++b) {
         at += x_count[b] - y_count[b];
@@ -72,20 +70,20 @@ int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, in
     for (int64_t b = 0; b < buckets; ++b) {
         const int32_t cx = x_count[b], cy = y_count[b];
         const bool wanted = cx > 0 && cy > 0 && reach(at, cx, cy) > best;
-        x_begin[b] = wanted ? end : -1;
-        y_begin[b] = wanted ? end + cx : -1;
+        level.x_begin[b] = wanted ? end : -1;
+        level.y_begin[b] = wanted ? end + cx : -1;
         if (wanted) {
-            parts[count++] = {static_cast<int32_t>(at), cx, cy, end};
+            level.parts[count++] = {static_cast<int32_t>(at), cx, cy, end};
             end += int64_t{cx} + cy;
         }
         at += cx - cy;
     }
     if (count == 0) return best;
-    gather_wanted(keys, nx, low, shift, x_begin, scratch);
-    gather_wanted(keys + nx, ny, low, shift, y_begin, scratch);
+    gather_wanted(keys, nx, low, shift, level.x_begin, scratch);
+    gather_wanted(keys + nx, ny, low, shift, level.y_begin, scratch);
     for (int64_t k = 0; k < count; ++k) {
-        const Workspace::Part &part = parts[k];
-        best = zoom(scratch + part.begin, part.nx, part.ny, keys + part.begin, part.before, best, stop, w, memory);
+        const RowPart &part = level.parts[k];
+        best = zoom(scratch + part.begin, part.nx, part.ny, keys + part.begin, part.before, best, stop, stack);
     }
     return best;
 }
@@ -93,10 +91,10 @@ int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, in
 // The whole row by its keys alone, for short rows, rows with NaN or infinities, and rows without a good map.
 template <typename T>
 Outcome zoom_row(const T *x, const T *y, int64_t n, Goal goal, Workspace &w) {
-    key_t<T> *keys = w.key_buffer<key_t<T>>(0, n), *scratch = w.key_buffer<key_t<T>>(2, n);
+    const auto [keys, scratch] = w.template keys<key_t<T>>();
     const uint8_t flags = ordered_keys(x, n, keys) | ordered_keys(y, n, keys + n);
     if (flags & kHasNaN) return {-1, flags, false};
-    const int64_t h = zoom(keys, n, n, scratch, 0, larger<int64_t>(goal.floor, 0), goal.stop, w, w.zoom_memory);
+    const int64_t h = zoom(keys, n, n, scratch, 0, larger<int64_t>(goal.floor, 0), goal.stop, w.zoom);
     return {h, flags, false};
 }
 
@@ -110,63 +108,57 @@ void gather(const T *values, const uint16_t *locations, const int32_t *positions
 }
 
 // Marks those of the coarse buckets that reach beyond `best`.
-inline void mark_wanted(const CoarseBuckets &coarse, Workspace &w, int rows, int64_t best) {
-    std::memset(w.wanted, 0, static_cast<size_t>(rows) * sizeof *w.wanted);
+inline void mark_coarse(const CoarseBuckets &coarse, RowTables &tables, int64_t best) {
+    const RowTables::Marks marks = tables.mark();
+    std::memset(marks.wanted, 0, static_cast<size_t>(tables.rows()) * sizeof *marks.wanted);
     for (const CoarseBuckets::Bucket &bucket : coarse.buckets) {
         if (bucket.reach <= best) continue;
-        w.wanted[bucket.location / kLanes] |= static_cast<uint16_t>(1u << bucket.location % kLanes);
-        w.before[bucket.location] = bucket.before;
+        marks.wanted[bucket.location / kLanes] |= static_cast<uint16_t>(1u << bucket.location % kLanes);
+        marks.before[bucket.location] = bucket.before;
     }
 }
 
-// The buckets that reach beyond `best`.
-struct WantedBuckets {
-    int64_t parts, values, farthest;  // their number, the number of their values, and the farthest reach
-    BucketRange range;
-};
-
+// Marks and lists the buckets that reach beyond `best`. Returns the farthest reach.
 template <typename T>
-WantedBuckets list_wanted(const MapOf<T> &map, int rows, const Bounds &bounds, int64_t best, Workspace &w) {
+int64_t list_wanted(const MapOf<T> &map, const Bounds &bounds, int64_t best, RowTables &tables) {
+    const int32_t *const x_count = tables.x_count(), *const y_count = tables.y_count();
     if (map.single_valued()) {
-        mark_wanted(map.coarse_buckets(w.x_count, w.y_count, bounds), w, rows, best);
+        mark_coarse(map.coarse_buckets(x_count, y_count, bounds), tables, best);
     } else {
-        Loops::mark_wanted(w, rows, bounds, static_cast<int32_t>(best));
+        Loops::mark_wanted(tables, bounds, static_cast<int32_t>(best));
     }
-    WantedBuckets wanted{0, 0, 0, kNoBuckets};
-    for (int s = 0; s < rows; ++s) {
-        for (uint32_t bits = w.wanted[s]; bits != 0; bits &= bits - 1) {
+    int64_t farthest = 0;
+    for (int s = 0; s < tables.rows(); ++s) {
+        for (uint32_t bits = tables.wanted()[s]; bits != 0; bits &= bits - 1) {
             const int at = s * kLanes + lowest_bit(bits);
-            const int32_t cx = w.x_count[at], cy = w.y_count[at];
-            const int64_t far = reach(w.before[at], cx, cy);
-            wanted.farthest = far > wanted.farthest ? far : wanted.farthest;
-            wanted.range = widened(wanted.range, bucket_of(at, map.lane_bits));
-            w.parts[wanted.parts++] = {w.before[at], cx, cy, wanted.values};
-            w.x_begin[at] = wanted.values;
-            w.y_begin[at] = wanted.values + cx;
-            wanted.values += int64_t{cx} + cy;
+            const RowPart part{tables.before()[at], x_count[at], y_count[at], 0};
+            farthest = larger(farthest, reach(part.before, part.nx, part.ny));
+            tables.list(at, bucket_of(at, map.lane_bits), part);
         }
     }
-    return wanted;
+    return farthest;
 }
 
-// The larger of `best` and the differences inside the wanted buckets.
+// The larger of `best` and the differences inside the listed buckets.
 template <typename T>
-int64_t look_into(const WantedBuckets &wanted, const T *x, const T *y, int64_t n, int lane_bits, Goal goal,
-                  int64_t best, Workspace &w) {
-    using Key = key_t<T>;
-    Key *keys = w.key_buffer<Key>(0, n), *scratch = w.key_buffer<Key>(2, n);
-    int64_t found = Loops::find_wanted(w.x_location, n, w.wanted, wanted.range, lane_bits, w.position);
-    gather(x, w.x_location, w.position, found, w.x_begin, keys);
-    found = Loops::find_wanted(w.y_location, n, w.wanted, wanted.range, lane_bits, w.position);
-    gather(y, w.y_location, w.position, found, w.y_begin, keys);
+int64_t look_into(const T *x, const T *y, int64_t n, int64_t farthest, Goal goal, int64_t best, Workspace &w) {
+    RowTables &tables = w.tables;
+    const auto [keys, scratch] = w.template keys<key_t<T>>();
+    const auto gather_from = [&, to = keys](const T *values, const uint16_t *locations, int64_t *places) {
+        const int64_t found =
+            Loops::find_wanted(locations, n, tables.wanted(), tables.range(), tables.lane_bits(), w.positions());
+        gather(values, locations, w.positions(), found, places, to);
+    };
+    gather_from(x, w.x_location(), tables.x_places());
+    gather_from(y, w.y_location(), tables.y_places());
     // Buckets that reach farthest come first, as they are likely to raise `best` beyond the reach of most others.
-    for (int64_t limit : {(best + wanted.farthest) / 2, int64_t{-1}}) {
-        for (int64_t k = 0; k < wanted.parts && best < goal.stop; ++k) {
-            Workspace::Part &part = w.parts[k];
+    for (int64_t limit : {(best + farthest) / 2, int64_t{-1}}) {
+        for (int64_t k = 0; k < tables.part_count() && best < goal.stop; ++k) {
+            RowPart &part = tables.parts()[k];
             const int64_t far = reach(part.before, part.nx, part.ny);
             if (far <= best || far <= limit) continue;
-            best = zoom(keys + part.begin, part.nx, part.ny, scratch + part.begin, part.before, best, goal.stop, w,
-                        w.zoom_memory);
+            best =
+                zoom(keys + part.begin, part.nx, part.ny, scratch + part.begin, part.before, best, goal.stop, w.zoom);
             part.nx = part.ny = 0;  // done, because nothing inside it can exceed `best` any more
         }
     }
@@ -176,18 +168,18 @@ int64_t look_into(const WantedBuckets &wanted, const T *x, const T *y, int64_t n
 // Counts both rows. Returns false if NaN or infinity is among their values.
 template <typename T>
 bool count_row(const MapOf<T> &map, const T *x, const T *y, int64_t n, int bits, Workspace &w) {
-    std::memset(w.x_count, 0, sizeof(int32_t) << bits);
-    std::memset(w.y_count, 0, sizeof(int32_t) << bits);
-    return locate_and_count_all(Loops::locator(map, x), x, n, w.x_location, w.x_count, x + n) &&
-           locate_and_count_all(Loops::locator(map, y), y, n, w.y_location, w.y_count, y + n);
+    w.tables.begin(bits);
+    return locate_and_count_all(Loops::locator(map, x), x, n, w.x_location(), w.tables.x_counters(), x + n) &&
+           locate_and_count_all(Loops::locator(map, y), y, n, w.y_location(), w.tables.y_counters(), y + n);
 }
 
 // Bounds h by the counts.
 template <typename T>
-Bounds scan_counts(const MapOf<T> &map, int rows, const Workspace &w) {
-    if (!map.single_valued()) return Loops::template scan<true>(w.x_count, w.y_count, rows);
-    Bounds bounds = Loops::template scan<false>(w.x_count, w.y_count, rows);
-    bounds.upper = map.coarse_buckets(w.x_count, w.y_count, bounds).upper(bounds.lower);
+Bounds scan_counts(const MapOf<T> &map, const RowTables &tables) {
+    const int32_t *const x_count = tables.x_count(), *const y_count = tables.y_count();
+    if (!map.single_valued()) return Loops::template scan<true>(x_count, y_count, tables.rows());
+    Bounds bounds = Loops::template scan<false>(x_count, y_count, tables.rows());
+    bounds.upper = map.coarse_buckets(x_count, y_count, bounds).upper(bounds.lower);
     return bounds;
 }
 
@@ -209,17 +201,17 @@ Outcome row_statistic(const T *x, const T *y, int64_t n, Goal goal, Workspace &w
     }
     if (n < kBucketsFrom) return zoom_row(x, y, n, goal, w);
     MapOf<T> map;
-    const int bits = bucket_bits(n), rows = (1 << bits) / kLanes;
+    const int bits = bucket_bits(n);
     if (same == -1 || !map.fit(x, n, y, n, bits)) return zoom_row(x, y, n, goal, w);
     int64_t best = goal.floor;
     for (bool first = true;; first = false) {
         if (!count_row(map, x, y, n, bits, w)) return zoom_row(x, y, n, goal, w);
-        const Bounds bounds = scan_counts<T>(map, rows, w);
+        const Bounds bounds = scan_counts<T>(map, w.tables);
         best = bounds.lower > best ? bounds.lower : best;
         if (best >= goal.stop || bounds.upper <= best) return {best, 0, false};
-        const WantedBuckets wanted = list_wanted<T>(map, rows, bounds, best, w);
-        if (first && wanted.values > n / 2 && map.refit(x, n, y, n, bits)) continue;
-        return {look_into(wanted, x, y, n, map.lane_bits, goal, best, w), 0, false};
+        const int64_t farthest = list_wanted<T>(map, bounds, best, w.tables);
+        if (first && w.tables.values() > n / 2 && map.refit(x, n, y, n, bits)) continue;
+        return {look_into(x, y, n, farthest, goal, best, w), 0, false};
     }
 }
 

@@ -11,6 +11,7 @@
 #include "../ks_keys.h"
 #include "../ksl.h"
 #include "../platform.h"
+#include "ks_workspace.h"
 
 namespace ksl {
 
@@ -118,87 +119,6 @@ void merge(Search<Key> &s, const Search<Key> &other) {
 
 }  // namespace
 
-// The first and the last wanted bucket, in the order of the values. first > last if none is wanted.
-struct BucketRange {
-    int first, last;
-};
-
-// Buffers of one thread, kept from row to row. As in ks_kernels.h, there are no templates of the standard library here.
-struct SideWorkspace {
-    SideWorkspace() : zoom_memory(new char[kZoomBytes]) {}
-    ~SideWorkspace() {
-        delete[] zoom_memory;
-        delete[] keys_;
-        delete[] locations_;
-    }
-    SideWorkspace(const SideWorkspace &) = delete;
-    SideWorkspace &operator=(const SideWorkspace &) = delete;
-
-    // Room for this number of keys, and for as many again.
-    template <typename Key>
-    Key *keys(int64_t count) {
-        if (count > capacity_) {
-            delete[] keys_;
-            keys_ = nullptr;
-            keys_ = new uint64_t[2 * count + kSlack];
-            capacity_ = count;
-        }
-        return reinterpret_cast<Key *>(keys_);
-    }
-
-    // Room for the locations of this number of values.
-    uint16_t *locations(int64_t count) {
-        if (count > locations_capacity_) {
-            delete[] locations_;
-            locations_ = nullptr;
-            locations_ = new uint16_t[count + kSlack];
-            locations_capacity_ = count;
-        }
-        return locations_;
-    }
-
-    struct Part {              // a bucket that is looked into
-        int32_t i, j, nx, ny;  // how many values of x and y come before it, and are in it
-        int64_t begin;         // of its keys, those of x and then those of y
-    };
-
-    static constexpr int64_t kSlack = 64;               // vector loops read and write whole blocks
-    static constexpr int64_t kBlock = 4096;             // values that are located at a time
-    static constexpr int64_t kKept = int64_t{1} << 22;  // locations that are kept; of longer rows none are
-    static constexpr int kBits = 13, kBuckets = 1 << kBits, kCoarseBits = 11;
-
-    // The map of values to buckets. A float is stored as a double, which holds it exactly.
-    double low, scale;
-    int bits;
-
-    uint16_t location[kBlock + kSlack];
-    int32_t position[kBlock + kSlack];
-    alignas(64) int32_t x_count[kBuckets], y_count[kBuckets];    // later the number of keys that are copied already
-    alignas(64) int32_t x_before[kBuckets], y_before[kBuckets];  // how many values come before a bucket
-    alignas(64) uint16_t wanted[kBuckets / 16];                  // one bit for each bucket: whether it is looked into
-    alignas(64) uint16_t coarse[(1 << kCoarseBits) / 16];        // the same for the buckets of a coarser map
-    BucketRange range;                                           // of the wanted buckets
-    int64_t x_begin[kBuckets], y_begin[kBuckets];                // if so, the places of its keys
-    Part parts[kBuckets];
-
-    static constexpr int kZoomBits = 10, kZoomBuckets = 1 << kZoomBits;
-    static constexpr int64_t kZoomLevel =
-        kZoomBuckets * static_cast<int64_t>(2 * sizeof(int32_t) + sizeof(Part) + 2 * sizeof(int64_t));
-    static constexpr int kZoomLevels = 12;  // a level takes 6 bits or more off keys of up to 64
-    static constexpr int64_t kZoomBytes = kZoomLevels * kZoomLevel;
-    char *const zoom_memory;
-    int32_t zoom_tables[4][kZoomBuckets];
-
-  private:
-    uint64_t *keys_ = nullptr;  // or 32-bit keys
-    uint16_t *locations_ = nullptr;
-    int64_t capacity_ = 0, locations_capacity_ = 0;
-};
-
-struct Wanted {
-    int64_t parts, values;  // their number, and the number of their values
-};
-
 // A sample that is the same for all rows: its sorted keys, and its counts by a map that is kept.
 template <typename T>
 struct SharedSide {
@@ -206,8 +126,7 @@ struct SharedSide {
     int64_t size;
     const element_key_t<T> *sorted;
     const int32_t *counts;
-    double low, scale;
-    int bits;
+    SideMap map;
 };
 
 // The steps of a row, see ks_sides.h. A row on one thread is `row`. ks_long.h cuts a long row over threads.
@@ -216,72 +135,13 @@ struct SideKernels {
     using Key = element_key_t<T>;
     uint8_t (*row)(const T *x, const T *y, Search<Key> &search, SideWorkspace &w);
     bool (*shared_row)(const SharedSide<T> &shared, const T *other, Search<Key> &search, SideWorkspace &w);
-    bool (*fit)(const T *x, int64_t n, const T *y, int64_t m, SideWorkspace &w);
-    bool (*count)(const SideWorkspace &map, const T *values, int64_t n, uint16_t *block, int32_t *counts);
-    Wanted (*plan)(Search<Key> &search, SideWorkspace &w);
-    void (*gather)(const SideWorkspace &plan, const T *values, int64_t n, const int64_t *begin, int32_t *done,
-                   SideWorkspace &w, Key *keys);
-    void (*look)(const SideWorkspace::Part *parts, int64_t count, Key *keys, Key *scratch, Search<Key> &search,
-                 SideWorkspace &w);
-};
-
-constexpr int kMaxBucketBits = 11;
-constexpr int kZoomBits = 10;  // see ks_engine.h
-
-// Buffers for rows of n values, kept from row to row. Its members are plain arrays and pointers. The engine must not
-// instantiate templates of the standard library, because the linker keeps one copy of each, which might be AVX-512
-// code.
-struct Workspace {
-    // Vector loops read and write whole blocks, up to kSlack elements beyond the n values.
-    explicit Workspace(int64_t n)
-        : x_location(new uint16_t[n + kSlack]),
-          y_location(new uint16_t[n + kSlack]),
-          position(new int32_t[n + kSlack]),
-          zoom_memory(new char[kZoomBytes]),
-          keys_(new uint64_t[4 * n + kSlack]) {}
-    ~Workspace() {
-        delete[] x_location;
-        delete[] y_location;
-        delete[] position;
-        delete[] zoom_memory;
-        delete[] keys_;
-    }
-    Workspace(const Workspace &) = delete;
-    Workspace &operator=(const Workspace &) = delete;
-
-    // One of four buffers for n keys each. Successive ones are adjacent.
-    template <typename Key>
-    Key *key_buffer(int64_t which, int64_t n) {
-        return reinterpret_cast<Key *>(keys_) + which * n;
-    }
-
-    struct Part {  // a bucket that is looked into
-        int32_t before, nx, ny;
-        int64_t begin;  // of its keys, those of x and then those of y
-    };
-
-    static constexpr int64_t kSlack = 64;
-    static constexpr int kBuckets = 1 << kMaxBucketBits;
-    uint16_t *const x_location, *const y_location;  // the place of each value's bucket in these tables:
-    alignas(64) int32_t x_count[kBuckets], y_count[kBuckets];
-    alignas(64) int32_t before[kBuckets];          // the difference where a bucket starts
-    alignas(64) uint16_t wanted[kBuckets / 16];    // one bit for each bucket: whether it is looked into
-    int64_t x_begin[kBuckets], y_begin[kBuckets];  // if so, the places of its keys
-    int32_t *const position;                       // of the values in these buckets
-    Part parts[kBuckets];
-
-    // What one level of a zoom needs of each of its buckets. It is not on the stack, because a thread of another
-    // library may have a small one.
-    static constexpr int kZoomBuckets = 1 << kZoomBits;
-    static constexpr int64_t kZoomLevel =
-        kZoomBuckets * static_cast<int64_t>(2 * sizeof(int32_t) + sizeof(Part) + 2 * sizeof(int64_t));
-    static constexpr int kZoomLevels = 12;  // a level takes 6 bits or more off keys of up to 64
-    static constexpr int64_t kZoomBytes = kZoomLevels * kZoomLevel;
-    char *const zoom_memory;
-    int32_t zoom_tables[4][kZoomBuckets];
-
-  private:
-    uint64_t *const keys_;  // or 32-bit keys
+    bool (*fit)(const T *x, int64_t n, const T *y, int64_t m, SideMap &map);
+    bool (*count)(const SideMap &map, const T *values, int64_t n, uint16_t *block, int32_t *counts);
+    void (*plan)(Search<Key> &search, SideTables &tables);
+    void (*gather)(const SideMap &map, const SideTables &plan, const T *values, int64_t n, const int64_t *begin,
+                   int32_t *done, SideScratch &scratch, Key *keys);
+    void (*look)(const SidePart *parts, int64_t count, KeyBuffers<Key> buffers, Search<Key> &search,
+                 ZoomStack<SidePart> &zoom);
 };
 
 // What is asked about a row: its h if that is above `floor`, else just `floor`. From `stop` on, any value that h

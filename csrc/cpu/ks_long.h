@@ -25,29 +25,30 @@ class LongRow {
           search_(search),
           kernels_(kernels),
           w_(w),
+          row_(w.tables),
           threads_(threads),
           x_chunks_((search.n - 1) / kChunk + 1),
           chunks_(x_chunks_ + (search.m - 1) / kChunk + 1) {}
 
     // Returns false, and leaves the row to the caller, if it is not an ordinary one.
     bool look() {
-        if (!kernels_.fit(x_, search_.n, y_, search_.m, w_)) return false;
-        tables_.assign(static_cast<size_t>(chunks_) << w_.bits, 0);
+        if (!kernels_.fit(x_, search_.n, y_, search_.m, map_)) return false;
+        tables_.assign(static_cast<size_t>(chunks_) << map_.bits, 0);
         if (!count()) return false;
         add_tables();
-        const Wanted wanted = kernels_.plan(search_, w_);
-        if (wanted.values > (search_.n + search_.m) / 4) return false;
-        Key *keys = w_.template keys<Key>(wanted.values);
+        kernels_.plan(search_, row_);
+        if (row_.values() > (search_.n + search_.m) / 4) return false;
+        const auto buffers = w_.template keys<Key>(row_.values());
         find_places();
-        gather(keys);
-        look_into_parts(wanted, keys);
+        gather(buffers.keys);
+        look_into_parts(buffers);
         return true;
     }
 
   private:
     static constexpr int64_t kChunk = int64_t{1} << 18;
 
-    int32_t *table(int64_t chunk) { return tables_.data() + (chunk << w_.bits); }
+    int32_t *table(int64_t chunk) { return tables_.data() + (chunk << map_.bits); }
 
     // f(first value, number of values) of a chunk.
     template <typename F>
@@ -60,10 +61,10 @@ class LongRow {
     bool count() {
         std::atomic<bool> finite{true};
         parallel_for(0, chunks_, 1, threads_, [&](int64_t first, int64_t last) {
-            const std::unique_ptr<uint16_t[]> location(new uint16_t[SideWorkspace::kBlock + SideWorkspace::kSlack]);
+            const std::unique_ptr<uint16_t[]> location(new uint16_t[kSideBlock + kSlack]);
             for (int64_t chunk = first; chunk < last && finite.load(std::memory_order_relaxed); ++chunk) {
                 const bool good = with_chunk(chunk, [&](const T *values, int64_t n) {
-                    return kernels_.count(w_, values, n, location.get(), table(chunk));
+                    return kernels_.count(map_, values, n, location.get(), table(chunk));
                 });
                 if (!good) finite.store(false);
             }
@@ -72,11 +73,10 @@ class LongRow {
     }
 
     void add_tables() {
-        const int64_t buckets = int64_t{1} << w_.bits;
-        std::memset(w_.x_count, 0, sizeof w_.x_count);
-        std::memset(w_.y_count, 0, sizeof w_.y_count);
+        row_.begin(map_.bits);
+        const int64_t buckets = int64_t{1} << map_.bits;
         for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
-            int32_t *sum = chunk < x_chunks_ ? w_.x_count : w_.y_count;
+            int32_t *sum = chunk < x_chunks_ ? row_.x_counters() : row_.y_counters();
             const int32_t *counts = table(chunk);
             for (int64_t b = 0; b < buckets; ++b) sum[b] += counts[b];
         }
@@ -84,9 +84,9 @@ class LongRow {
 
     // The tables of the chunks become the numbers of keys that earlier chunks copy to a bucket.
     void find_places() {
-        const int64_t buckets = int64_t{1} << w_.bits;
+        const int64_t buckets = int64_t{1} << map_.bits;
         for (int64_t b = 0; b < buckets; ++b) {
-            if (!(w_.wanted[b / 16] >> b % 16 & 1)) continue;
+            if (!row_.is_wanted(b)) continue;
             int32_t done = 0;
             for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
                 if (chunk == x_chunks_) done = 0;
@@ -99,27 +99,26 @@ class LongRow {
 
     void gather(Key *keys) {
         parallel_for(0, chunks_, 1, threads_, [&](int64_t first, int64_t last) {
-            const auto own = std::make_unique<SideWorkspace>();
+            const auto own = std::make_unique<SideScratch>();
             for (int64_t chunk = first; chunk < last; ++chunk) {
-                const int64_t *begin = chunk < x_chunks_ ? w_.x_begin : w_.y_begin;
+                const int64_t *begin = chunk < x_chunks_ ? row_.x_begin() : row_.y_begin();
                 with_chunk(chunk, [&](const T *values, int64_t n) {
-                    kernels_.gather(w_, values, n, begin, table(chunk), *own, keys);
+                    kernels_.gather(map_, row_, values, n, begin, table(chunk), *own, keys);
                 });
             }
         });
     }
 
-    void look_into_parts(const Wanted &wanted, Key *keys) {
-        Key *scratch = keys + wanted.values + SideWorkspace::kSlack / 2;
+    void look_into_parts(KeyBuffers<Key> buffers) {
         std::mutex mutex;
-        const int64_t grain = wanted.values < kFew ? wanted.parts : wanted.parts / (8 * threads_) + 1;
-        parallel_for(0, wanted.parts, grain, threads_, [&](int64_t first, int64_t last) {
-            const auto own = std::make_unique<SideWorkspace>();
+        const int64_t parts = row_.part_count(), grain = row_.values() < kFew ? parts : parts / (8 * threads_) + 1;
+        parallel_for(0, parts, grain, threads_, [&](int64_t first, int64_t last) {
+            const auto zoom = std::make_unique<ZoomStack<SidePart>>();
             Search<Key> mine = [&] {
                 std::lock_guard<std::mutex> lock(mutex);
                 return search_;
             }();
-            kernels_.look(w_.parts + first, last - first, keys, scratch, mine, *own);
+            kernels_.look(row_.parts() + first, last - first, buffers, mine, *zoom);
             std::lock_guard<std::mutex> lock(mutex);
             merge(search_, mine);
         });
@@ -131,6 +130,8 @@ class LongRow {
     Search<Key> &search_;
     const SideKernels<T> &kernels_;
     SideWorkspace &w_;
+    SideTables &row_;
+    SideMap map_{};
     const int threads_;
     const int64_t x_chunks_, chunks_;
     std::vector<int32_t> tables_;

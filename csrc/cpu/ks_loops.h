@@ -103,18 +103,20 @@ struct GenericLoops {
     }
 
     // Marks the buckets that reach beyond `best`, and notes the difference where each bucket starts.
-    static void mark_wanted(Workspace &w, int rows, const Bounds &bounds, int32_t best) {
+    static void mark_wanted(RowTables &tables, const Bounds &bounds, int32_t best) {
+        const RowTables::Marks marks = tables.mark();
+        const int32_t *const x_count = tables.x_count(), *const y_count = tables.y_count();
         int32_t at[kLanes];
         for (int k = 0; k < kLanes; ++k) at[k] = bounds.lane_start[k];
-        for (int s = 0; s < rows; ++s) {
+        for (int s = 0; s < tables.rows(); ++s) {
             uint8_t far[kLanes];
             for (int k = 0; k < kLanes; ++k) {
-                const int32_t cx = w.x_count[s * kLanes + k], cy = w.y_count[s * kLanes + k];
-                w.before[s * kLanes + k] = at[k];
+                const int32_t cx = x_count[s * kLanes + k], cy = y_count[s * kLanes + k];
+                marks.before[s * kLanes + k] = at[k];
                 far[k] = (at[k] + cx > best) | (cy - at[k] > best);
                 at[k] += cx - cy;
             }
-            w.wanted[s] = pack_lanes(far);
+            marks.wanted[s] = pack_lanes(far);
         }
     }
 
@@ -189,24 +191,26 @@ struct GenericLoops {
     // Bounds both sides by the edges of the buckets, then marks the buckets that may hold a candidate and notes how
     // many values come before each.
     template <typename Key>
-    static void plan(Search<Key> &s, SideWorkspace &w, int rows) {
+    static void plan(Search<Key> &s, SideTables &tables) {
         if (s.n * s.x_unit < kNarrow) {
-            plan_in<int32_t>(s, w, rows);
+            plan_in<int32_t>(s, tables);
         } else {
-            plan_in<int64_t>(s, w, rows);
+            plan_in<int64_t>(s, tables);
         }
     }
 
     static constexpr int64_t kNarrow = int64_t{1} << 30;
 
     template <typename W, typename Key>
-    static void plan_in(Search<Key> &s, SideWorkspace &w, int rows) {
+    static void plan_in(Search<Key> &s, SideTables &tables) {
+        const int rows = tables.rows();
+        const int32_t *const x_count = tables.x_count(), *const y_count = tables.y_count();
         const W x_unit = static_cast<W>(s.x_unit), y_unit = static_cast<W>(s.y_unit);
         W at[kLanes] = {}, high[kLanes] = {}, low[kLanes] = {};
         int32_t nx[kLanes] = {}, ny[kLanes] = {}, x_start[kLanes], y_start[kLanes];
         for (int row = 0; row < rows; ++row) {
             for (int k = 0; k < kLanes; ++k) {
-                const int32_t cx = w.x_count[row * kLanes + k], cy = w.y_count[row * kLanes + k];
+                const int32_t cx = x_count[row * kLanes + k], cy = y_count[row * kLanes + k];
                 nx[k] += cx;
                 ny[k] += cy;
                 at[k] += cx * x_unit - cy * y_unit;
@@ -215,31 +219,31 @@ struct GenericLoops {
             }
         }
         bound_sides(s, nx, ny, high, low, x_start, y_start);
+        const SideTables::Marks marks = tables.mark();
         constexpr int64_t kMost = sizeof(W) > 4 ? kNever : INT32_MAX;
         const W up = static_cast<W>(s.up < kMost ? s.up : kMost),
                 down = static_cast<W>(s.down < kMost ? s.down : kMost);
         for (int row = 0; row < rows; ++row) {
             uint8_t candidates[kLanes];
             for (int k = 0; k < kLanes; ++k) {
-                const int32_t place = row * kLanes + k, cx = w.x_count[place], cy = w.y_count[place];
+                const int32_t place = row * kLanes + k, cx = x_count[place], cy = y_count[place];
                 const W here = x_start[k] * x_unit - y_start[k] * y_unit;
                 const bool plus = (cx > 0) & (here + cx * x_unit >= up),
                            minus = (cy > 0) & (cy * y_unit - here >= down);
                 candidates[k] = plus | minus;
-                w.x_before[place] = x_start[k];
-                w.y_before[place] = y_start[k];
+                marks.x_before[place] = x_start[k];
+                marks.y_before[place] = y_start[k];
                 x_start[k] += cx;
                 y_start[k] += cy;
             }
-            w.wanted[row] = pack_lanes(candidates);
+            marks.wanted[row] = pack_lanes(candidates);
         }
     }
 };
 
-constexpr int64_t kZoomBuckets = int64_t{1} << kZoomBits;
 constexpr int64_t kZoomFrom = 96;  // from this number of keys on, counting beats comparing all with all
 
-// As in <algorithm>, which this may not use: see Workspace.
+// As in <algorithm>, which this may not use: see ks_kernels.h.
 template <typename N>
 N larger(N a, N b) {
     return a > b ? a : b;
@@ -255,8 +259,7 @@ inline int64_t size_of(int64_t difference) { return difference < 0 ? -difference
 // Counts in four tables by turns. Ranges that get here often have many keys in one bucket, and increments of one
 // counter have to wait for each other.
 template <typename Key>
-void count_keys(const Key *keys, int64_t n, Key low, int shift, int64_t buckets, int32_t *count,
-                int32_t (&tables)[4][kZoomBuckets]) {
+void count_keys(const Key *keys, int64_t n, Key low, int shift, int64_t buckets, int32_t *count, ZoomTables &tables) {
     constexpr int kTables = 4;
     for (auto &table : tables) std::memset(table, 0, static_cast<size_t>(buckets) * sizeof *table);
     int64_t i = 0;

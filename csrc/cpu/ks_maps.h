@@ -20,8 +20,6 @@ namespace ksl {
 namespace KSL_ISA {
 namespace {
 
-constexpr int kLanes = 16;
-
 struct Bounds {
     int32_t lower, upper;
     int32_t lane_start[kLanes];
@@ -39,12 +37,6 @@ inline uint16_t location_of(int32_t bucket, int lane_bits) {
 }
 
 inline int bucket_of(int location, int lane_bits) { return location % kLanes << lane_bits | location / kLanes; }
-
-inline BucketRange widened(BucketRange range, int bucket) {
-    return {bucket < range.first ? bucket : range.first, bucket > range.last ? bucket : range.last};
-}
-
-constexpr BucketRange kNoBuckets{INT32_MAX, -1};
 
 // Buckets that hold several different values where all others hold one.
 struct CoarseBuckets {

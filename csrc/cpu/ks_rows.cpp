@@ -251,17 +251,17 @@ void shared_rows(const Matrix &x, const Matrix &y, const Output &out, int thread
     std::vector<Key> sorted, scratch;
     const uint8_t one_flags = sorted_keys(values, one.cols, sorted, scratch);
     const SideKernels<T> &kernels = kernels_of<T>();
-    SharedSide<T> shared{is_x, one.cols, sorted.data(), nullptr, 0, 0, 0};
+    SharedSide<T> shared{is_x, one.cols, sorted.data(), nullptr, SideMap{}};
     std::vector<int32_t> counts;
     bool by_buckets = !(one_flags & kHasNaN) && many.cols * kFewOf > one.cols && one.cols + many.cols >= 256;
     if (by_buckets) {
-        const auto w = std::make_unique<SideWorkspace>();
         RowReader<T> many_rows(many);
         const T *other = many_rows.row(0);
-        counts.resize(SideWorkspace::kBuckets);
-        by_buckets = kernels.fit(is_x ? values : other, n, is_x ? other : values, m, *w) &&
-                     kernels.count(*w, values, one.cols, w->location, counts.data());
-        shared = {is_x, one.cols, sorted.data(), counts.data(), w->low, w->scale, w->bits};
+        counts.resize(SideTables::kBuckets);
+        std::vector<uint16_t> block(kSideBlock + kSlack);
+        by_buckets = kernels.fit(is_x ? values : other, n, is_x ? other : values, m, shared.map) &&
+                     kernels.count(shared.map, values, one.cols, block.data(), counts.data());
+        shared.counts = counts.data();
     }
     for_rows(many, Matrix{nullptr, many.rows, by_buckets ? 2048 : 64, 0, 0, many.dtype}, threads,
              [&](int64_t first, int64_t last) {

@@ -46,8 +46,8 @@ void look_into_few(const Key *keys, int32_t nx, int32_t ny, int64_t i, int64_t j
 // Looks at one range of keys, by the scheme of zoom in ks_engine.h. keys holds nx of x and then ny of y, each in any
 // order; i and j values come before them. Keys and scratch are overwritten.
 template <typename Key>
-void look_into(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t i, int64_t j, Search<Key> &s, SideWorkspace &w,
-               char *memory) {
+void look_into(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t i, int64_t j, Search<Key> &s,
+               ZoomStack<SidePart> &stack) {
     if (!may_hold(s, i, j, nx, ny)) return;
     if (nx + ny < kZoomFrom) {
         look_into_few(keys, static_cast<int32_t>(nx), static_cast<int32_t>(ny), i, j, s);
@@ -59,16 +59,14 @@ void look_into(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t i, int64
         high = larger(high, keys[k]);
     }
     int shift = 0, bits = 5;
-    while (bits < SideWorkspace::kZoomBits && int64_t{2} << bits < nx + ny) ++bits;
+    while (bits < kZoomBits && int64_t{2} << bits < nx + ny) ++bits;
     while ((high - low) >> shift >> bits != 0) ++shift;
 
     const int64_t buckets = static_cast<int64_t>((high - low) >> shift) + 1;
-    auto *parts = reinterpret_cast<SideWorkspace::Part *>(memory);
-    auto *x_begin = reinterpret_cast<int64_t *>(parts + buckets), *y_begin = x_begin + buckets;
-    auto *x_count = reinterpret_cast<int32_t *>(y_begin + buckets), *y_count = x_count + buckets;
-    memory = reinterpret_cast<char *>(y_count + buckets);
-    count_keys(keys, nx, low, shift, buckets, x_count, w.zoom_tables);
-    count_keys(keys + nx, ny, low, shift, buckets, y_count, w.zoom_tables);
+    const ZoomStack<SidePart>::Level level(stack, buckets);
+    const int32_t *const x_count = level.x_count, *const y_count = level.y_count;
+    count_keys(keys, nx, low, shift, buckets, level.x_count, stack.tables());
+    count_keys(keys + nx, ny, low, shift, buckets, level.y_count, stack.tables());
     int64_t at_x = i, at_y = j;
     for (int64_t b = 0; b < buckets; ++b) {
         at_x += x_count[b];
@@ -86,29 +84,30 @@ void look_into(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t i, int64
     for (int64_t b = 0; b < buckets; ++b) {
         const int32_t cx = x_count[b], cy = y_count[b];
         const bool wanted = may_hold(s, at_x, at_y, cx, cy);
-        x_begin[b] = wanted ? end : -1;
-        y_begin[b] = wanted ? end + cx : -1;
+        level.x_begin[b] = wanted ? end : -1;
+        level.y_begin[b] = wanted ? end + cx : -1;
         if (wanted) {
-            parts[count++] = {static_cast<int32_t>(at_x), static_cast<int32_t>(at_y), cx, cy, end};
+            level.parts[count++] = {static_cast<int32_t>(at_x), static_cast<int32_t>(at_y), cx, cy, end};
             end += int64_t{cx} + cy;
         }
         at_x += cx;
         at_y += cy;
     }
-    gather_wanted(keys, nx, low, shift, x_begin, scratch);
-    gather_wanted(keys + nx, ny, low, shift, y_begin, scratch);
+    gather_wanted(keys, nx, low, shift, level.x_begin, scratch);
+    gather_wanted(keys + nx, ny, low, shift, level.y_begin, scratch);
     for (int64_t k = 0; k < count; ++k) {
-        const SideWorkspace::Part &part = parts[k];
-        look_into(scratch + part.begin, part.nx, part.ny, keys + part.begin, part.i, part.j, s, w, memory);
+        const SidePart &part = level.parts[k];
+        look_into(scratch + part.begin, part.nx, part.ny, keys + part.begin, part.i, part.j, s, stack);
     }
 }
 
 // The buckets that reach farthest beyond the bounds come first. They are likely to raise them beyond most others.
 template <typename Key>
-void look_into_parts(const SideWorkspace::Part *parts, int64_t count, Key *keys, Key *scratch, Search<Key> &s,
-                     SideWorkspace &w) {
+void look_into_parts(const SidePart *parts, int64_t count, KeyBuffers<Key> buffers, Search<Key> &s,
+                     ZoomStack<SidePart> &stack) {
+    const auto [keys, scratch] = buffers;
     const int64_t up = s.up, down = s.down;  // by the bounds of the beginning, each part has its turn once
-    const auto excess = [&](const SideWorkspace::Part &part) {
+    const auto excess = [&](const SidePart &part) {
         const int64_t at = part.i * s.x_unit - part.j * s.y_unit;
         return larger<int64_t>(part.nx > 0 ? at + part.nx * s.x_unit - up : -1,
                                part.ny > 0 ? part.ny * s.y_unit - at - down : -1);
@@ -118,9 +117,9 @@ void look_into_parts(const SideWorkspace::Part *parts, int64_t count, Key *keys,
     const int64_t least = count > 2 ? farthest / 2 : -1;
     for (const bool first : {true, false}) {
         for (int64_t k = 0; k < count; ++k) {
-            const SideWorkspace::Part &part = parts[k];
+            const SidePart &part = parts[k];
             if ((excess(part) > least) != first) continue;
-            look_into(keys + part.begin, part.nx, part.ny, scratch + part.begin, part.i, part.j, s, w, w.zoom_memory);
+            look_into(keys + part.begin, part.nx, part.ny, scratch + part.begin, part.i, part.j, s, stack);
         }
     }
 }
@@ -149,44 +148,41 @@ uint8_t special_values(const T *values, int64_t n) {
 }
 
 template <typename T>
-LinearMap<element_compute_t<T>> side_map(const SideWorkspace &w) {
+LinearMap<element_compute_t<T>> side_map(const SideMap &map) {
     using C = element_compute_t<T>;
-    const C top = static_cast<C>((int64_t{1} << w.bits) - 1);
-    return {static_cast<C>(w.low), static_cast<C>(w.scale), top, w.bits - 4};
+    const C top = static_cast<C>((int64_t{1} << map.bits) - 1);
+    return {static_cast<C>(map.low), static_cast<C>(map.scale), top, map.bits - 4};
 }
 
 inline int side_bits(int64_t n, int64_t m) {
-    const int most = larger(n, m) <= SideWorkspace::kBlock ? SideWorkspace::kCoarseBits : SideWorkspace::kBits;
+    const int most = larger(n, m) <= kSideBlock ? SideTables::kCoarseBits : SideTables::kBits;
     int bits = 6;
     while (bits < most && int64_t{4} << bits < n + m) ++bits;
     return bits;
 }
 
 template <typename T>
-bool fit_sides(const T *x, int64_t n, const T *y, int64_t m, SideWorkspace &w, bool again) {
-    using Map = LinearMap<element_compute_t<T>>;
-    Map map;
-    if (again) map = side_map<T>(w);
+bool fit_sides(const T *x, int64_t n, const T *y, int64_t m, SideMap &fitted, bool again) {
+    LinearMap<element_compute_t<T>> map;
+    if (again) map = side_map<T>(fitted);
     const int bits = side_bits(n, m);
     if (!(again ? map.refit(x, n, y, m, bits) : map.fit(x, n, y, m, bits))) return false;
-    w.low = map.low;
-    w.scale = map.scale;
-    w.bits = bits;
+    fitted = {map.low, map.scale, bits};
     return true;
 }
 
 template <typename T>
-bool fit_once(const T *x, int64_t n, const T *y, int64_t m, SideWorkspace &w) {
-    return fit_sides(x, n, y, m, w, false);
+bool fit_once(const T *x, int64_t n, const T *y, int64_t m, SideMap &map) {
+    return fit_sides(x, n, y, m, map, false);
 }
 
 // Adds values to a table of counts. The locations are kept, or (kKeep false) a block has room for those of a block.
 // Returns false if a value is NaN or infinite.
 template <bool kKeep, typename T>
-bool locate_and_count(const SideWorkspace &w, const T *values, int64_t n, uint16_t *location, int32_t *counts) {
-    const auto map = side_map<T>(w);
-    for (int64_t begin = 0; begin < n; begin += SideWorkspace::kBlock) {
-        const int64_t length = smaller(n - begin, SideWorkspace::kBlock);
+bool locate_and_count(const SideMap &fitted, const T *values, int64_t n, uint16_t *location, int32_t *counts) {
+    const auto map = side_map<T>(fitted);
+    for (int64_t begin = 0; begin < n; begin += kSideBlock) {
+        const int64_t length = smaller(n - begin, kSideBlock);
         uint16_t *const here = kKeep ? location + begin : location;
         const auto locator = Loops::locator(map, values);
         if (!locate_and_count_all(locator, values + begin, length, here, counts, values + begin + length)) return false;
@@ -195,83 +191,72 @@ bool locate_and_count(const SideWorkspace &w, const T *values, int64_t n, uint16
 }
 
 template <typename T>
-bool count_side(const SideWorkspace &w, const T *values, int64_t n, uint16_t *block, int32_t *counts) {
-    return locate_and_count<false>(w, values, n, block, counts);
+bool count_side(const SideMap &map, const T *values, int64_t n, uint16_t *block, int32_t *counts) {
+    return locate_and_count<false>(map, values, n, block, counts);
 }
 
+// Marks and lists the buckets that may hold a candidate.
 template <typename Key>
-Wanted plan_sides(Search<Key> &s, SideWorkspace &w) {
-    const int rows = (1 << w.bits) / kLanes, lane_bits = w.bits - 4;
-    Loops::plan(s, w, rows);
-    std::memset(w.coarse, 0, sizeof w.coarse);
-    w.range = kNoBuckets;
-    Wanted wanted{0, 0};
-    for (int row = 0; row < rows; ++row) {
-        for (uint32_t bits = w.wanted[row]; bits != 0; bits &= bits - 1) {
-            const int at = row * kLanes + lowest_bit(bits);
-            const int32_t cx = w.x_count[at], cy = w.y_count[at];
-            w.parts[wanted.parts++] = {w.x_before[at], w.y_before[at], cx, cy, wanted.values};
-            w.x_begin[at] = wanted.values;
-            w.y_begin[at] = wanted.values + cx;
-            w.x_count[at] = w.y_count[at] = 0;
-            wanted.values += int64_t{cx} + cy;
-            w.range = widened(w.range, bucket_of(at, lane_bits));
-            if (w.bits > SideWorkspace::kCoarseBits) {
-                const int bucket = bucket_of(at, lane_bits) >> (w.bits - SideWorkspace::kCoarseBits);
-                const uint16_t coarse = location_of(bucket, SideWorkspace::kCoarseBits - 4);
-                w.coarse[coarse / kLanes] |= static_cast<uint16_t>(1u << coarse % kLanes);
+void plan_sides(Search<Key> &s, SideTables &tables) {
+    Loops::plan(s, tables);
+    const int32_t *const x_count = tables.x_count(), *const y_count = tables.y_count();
+    for (int row = 0; row < tables.rows(); ++row) {
+        for (uint32_t bits = tables.wanted()[row]; bits != 0; bits &= bits - 1) {
+            const int at = row * kLanes + lowest_bit(bits), bucket = bucket_of(at, tables.lane_bits());
+            tables.list(at, bucket, {tables.x_before()[at], tables.y_before()[at], x_count[at], y_count[at], 0});
+            if (tables.bits() > SideTables::kCoarseBits) {
+                const int coarse = bucket >> (tables.bits() - SideTables::kCoarseBits);
+                tables.mark_coarse(location_of(coarse, SideTables::kCoarseBits - 4));
             }
         }
     }
-    return wanted;
 }
 
 // Copies the keys of the wanted buckets. The locations of the values are known.
 template <typename T, typename Key>
-void gather_located(const SideWorkspace &plan, const T *values, int64_t n, const uint16_t *location,
-                    const int64_t *begin, int32_t *done, SideWorkspace &w, Key *keys) {
-    const int fold = plan.bits > SideWorkspace::kCoarseBits ? plan.bits - SideWorkspace::kCoarseBits : 0;
-    for (int64_t start = 0; start < n; start += SideWorkspace::kBlock) {
-        const int64_t length = smaller(n - start, SideWorkspace::kBlock);
+void gather_located(const SideTables &plan, const T *values, int64_t n, const uint16_t *location, const int64_t *begin,
+                    int32_t *done, int32_t *positions, Key *keys) {
+    const int fold = plan.bits() > SideTables::kCoarseBits ? plan.bits() - SideTables::kCoarseBits : 0;
+    const uint16_t *const all_wanted = plan.wanted(), *const wanted = fold == 0 ? all_wanted : plan.coarse();
+    for (int64_t start = 0; start < n; start += kSideBlock) {
+        const int64_t length = smaller(n - start, kSideBlock);
         const uint16_t *const here = location + start;
-        const uint16_t *const wanted = fold == 0 ? plan.wanted : plan.coarse;
-        int64_t found = Loops::find_wanted(here, length, wanted, plan.range, plan.bits - 4, w.position, fold);
+        int64_t found = Loops::find_wanted(here, length, wanted, plan.range(), plan.lane_bits(), positions, fold);
         if (fold != 0) {
             int64_t kept = 0;  // without a branch, which would be mispredicted for every fourth value
             for (int64_t k = 0; k < found; ++k) {
-                const int32_t position = w.position[k];
-                w.position[kept] = position;
-                kept += plan.wanted[here[position] / kLanes] >> here[position] % kLanes & 1;
+                const int32_t position = positions[k];
+                positions[kept] = position;
+                kept += all_wanted[here[position] / kLanes] >> here[position] % kLanes & 1;
             }
             found = kept;
         }
         for (int64_t k = 0; k < found; ++k) {
-            const int at = here[w.position[k]];
-            keys[begin[at] + done[at]++] = side_key(values[start + w.position[k]]);
+            const int at = here[positions[k]];
+            keys[begin[at] + done[at]++] = side_key(values[start + positions[k]]);
         }
     }
 }
 
 // The same for values whose locations are not known.
 template <typename T, typename Key>
-void gather_side(const SideWorkspace &plan, const T *values, int64_t n, const int64_t *begin, int32_t *done,
-                 SideWorkspace &w, Key *keys) {
-    const auto map = side_map<T>(plan);
-    for (int64_t start = 0; start < n; start += SideWorkspace::kBlock) {
-        const int64_t length = smaller(n - start, SideWorkspace::kBlock);
-        locate_all(Loops::locator(map, values), values + start, length, w.location);
-        gather_located(plan, values + start, length, w.location, begin, done, w, keys);
+void gather_side(const SideMap &fitted, const SideTables &plan, const T *values, int64_t n, const int64_t *begin,
+                 int32_t *done, SideScratch &scratch, Key *keys) {
+    const auto map = side_map<T>(fitted);
+    for (int64_t start = 0; start < n; start += kSideBlock) {
+        const int64_t length = smaller(n - start, kSideBlock);
+        locate_all(Loops::locator(map, values), values + start, length, scratch.location);
+        gather_located(plan, values + start, length, scratch.location, begin, done, scratch.position, keys);
     }
 }
 
 // The whole row by its keys alone.
 template <typename T, typename Key>
 void look_into_row(const T *x, const T *y, Search<Key> &s, SideWorkspace &w) {
-    const int64_t all = s.n + s.m;
-    Key *keys = w.template keys<Key>(all);
+    const auto [keys, scratch] = w.template keys<Key>(s.n + s.m);
     for (int64_t k = 0; k < s.n; ++k) keys[k] = side_key(x[k]);
     for (int64_t k = 0; k < s.m; ++k) keys[s.n + k] = side_key(y[k]);
-    look_into(keys, s.n, s.m, keys + all + SideWorkspace::kSlack / 2, 0, 0, s, w, w.zoom_memory);
+    look_into(keys, s.n, s.m, scratch, 0, 0, s, w.scratch.zoom);
 }
 
 template <typename T>
@@ -303,26 +288,28 @@ uint8_t row_sides(const T *x, const T *y, Search<element_key_t<T>> &s, SideWorks
         if (!(flags & kHasNaN)) find_smallest(x, s);
         return flags;
     }
-    bool good = n + m >= kSideBucketsFrom && fit_sides(x, n, y, m, w, false);
+    SideTables &tables = w.tables;
+    SideMap map;
+    bool good = n + m >= kSideBucketsFrom && fit_sides(x, n, y, m, map, false);
     for (bool first = true; good; first = false) {
-        std::memset(w.x_count, 0, sizeof(int32_t) << w.bits);
-        std::memset(w.y_count, 0, sizeof(int32_t) << w.bits);
-        uint16_t *const x_location = keep ? w.locations(n + m + SideWorkspace::kSlack) : w.location;
-        uint16_t *const y_location = keep ? x_location + n + SideWorkspace::kSlack : w.location;
+        tables.begin(map.bits);
+        uint16_t *const x_location = keep ? w.locations(n + m + kSlack) : w.scratch.location;
+        uint16_t *const y_location = keep ? x_location + n + kSlack : w.scratch.location;
         const auto count = keep ? locate_and_count<true, T> : locate_and_count<false, T>;
-        good = count(w, x, n, x_location, w.x_count) && count(w, y, m, y_location, w.y_count);
+        good = count(map, x, n, x_location, tables.x_counters()) && count(map, y, m, y_location, tables.y_counters());
         if (!good) break;
-        const Wanted wanted = plan_sides(s, w);
-        if (first && wanted.values > (n + m) / 4 && fit_sides(x, n, y, m, w, true)) continue;
-        Key *keys = w.template keys<Key>(wanted.values);
+        plan_sides(s, tables);
+        if (first && tables.values() > (n + m) / 4 && fit_sides(x, n, y, m, map, true)) continue;
+        const auto buffers = w.template keys<Key>(tables.values());
         if (keep) {
-            gather_located(w, x, n, x_location, w.x_begin, w.x_count, w, keys);
-            gather_located(w, y, m, y_location, w.y_begin, w.y_count, w, keys);
+            int32_t *const positions = w.scratch.position;
+            gather_located(tables, x, n, x_location, tables.x_begin(), tables.x_done(), positions, buffers.keys);
+            gather_located(tables, y, m, y_location, tables.y_begin(), tables.y_done(), positions, buffers.keys);
         } else {
-            gather_side(w, x, n, w.x_begin, w.x_count, w, keys);
-            gather_side(w, y, m, w.y_begin, w.y_count, w, keys);
+            gather_side(map, tables, x, n, tables.x_begin(), tables.x_done(), w.scratch, buffers.keys);
+            gather_side(map, tables, y, m, tables.y_begin(), tables.y_done(), w.scratch, buffers.keys);
         }
-        look_into_parts(w.parts, wanted.parts, keys, keys + wanted.values + SideWorkspace::kSlack / 2, s, w);
+        look_into_parts(tables.parts(), tables.part_count(), buffers, s, w.scratch.zoom);
         return flags;
     }
     check();
@@ -335,24 +322,23 @@ uint8_t row_sides(const T *x, const T *y, Search<element_key_t<T>> &s, SideWorks
 template <typename T>
 bool shared_row(const SharedSide<T> &shared, const T *other, Search<element_key_t<T>> &s, SideWorkspace &w) {
     using Key = element_key_t<T>;
+    SideTables &tables = w.tables;
+    tables.begin(shared.map.bits);
+    int32_t *const x_counters = tables.x_counters(), *const y_counters = tables.y_counters();
+    std::memcpy(shared.is_x ? x_counters : y_counters, shared.counts, sizeof(int32_t) << shared.map.bits);
     const int64_t size = shared.is_x ? s.m : s.n;
-    int32_t *kept = shared.is_x ? w.x_count : w.y_count, *counts = shared.is_x ? w.y_count : w.x_count;
-    w.low = shared.low;
-    w.scale = shared.scale;
-    w.bits = shared.bits;
-    std::memcpy(kept, shared.counts, sizeof(int32_t) << w.bits);
-    std::memset(counts, 0, sizeof(int32_t) << w.bits);
-    if (!count_side(w, other, size, w.location, counts)) return false;
-    const Wanted wanted = plan_sides(s, w);
-    Key *keys = w.template keys<Key>(wanted.values);
-    for (int64_t k = 0; k < wanted.parts; ++k) {
-        const SideWorkspace::Part &part = w.parts[k];
+    if (!count_side(shared.map, other, size, w.scratch.location, shared.is_x ? y_counters : x_counters)) return false;
+    plan_sides(s, tables);
+    const auto buffers = w.template keys<Key>(tables.values());
+    for (int64_t k = 0; k < tables.part_count(); ++k) {
+        const SidePart &part = tables.parts()[k];
         const int64_t from = shared.is_x ? part.i : part.j, count = shared.is_x ? part.nx : part.ny;
-        Key *to = keys + part.begin + (shared.is_x ? 0 : part.nx);
+        Key *to = buffers.keys + part.begin + (shared.is_x ? 0 : part.nx);
         std::memcpy(to, shared.sorted + from, static_cast<size_t>(count) * sizeof(Key));
     }
-    gather_side(w, other, size, shared.is_x ? w.y_begin : w.x_begin, counts, w, keys);
-    look_into_parts(w.parts, wanted.parts, keys, keys + wanted.values + SideWorkspace::kSlack / 2, s, w);
+    gather_side(shared.map, tables, other, size, shared.is_x ? tables.y_begin() : tables.x_begin(),
+                shared.is_x ? tables.y_done() : tables.x_done(), w.scratch, buffers.keys);
+    look_into_parts(tables.parts(), tables.part_count(), buffers, s, w.scratch.zoom);
     return true;
 }
 

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "../check.h"
-#include "../ieee_mode.h"
-#include "../ks_keys.h"
-#include "../ksl.h"
+#include "check.h"
+#include "ieee_mode.h"
+#include "ks_keys.h"
+#include "ksl.h"
 
 namespace ksl {
 namespace {
