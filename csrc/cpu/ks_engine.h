@@ -33,10 +33,10 @@ namespace {
 // Looks at one range of keys. keys holds nx of x and then ny of y, each in any order. Before the range, the difference
 // is `before`. Returns the larger of `best` and the largest absolute difference inside the range. The caller knows the
 // difference at its end. From `stop` on it may return early. scratch has room for as many keys. Both are overwritten.
-// The levels of the zoom are on the stack.
+// The room is for this level and those below.
 template <typename Key>
 int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, int64_t best, int64_t stop,
-             ZoomStack<RowPart> &stack) {
+             ZoomMemory<RowPart>::Room room) {
     // With one sample alone, the difference moves in one direction, to the end of the range.
     if (nx == 0 || ny == 0 || best >= stop || reach(before, nx, ny) <= best) return best;
     if (nx + ny < kZoomFrom) {
@@ -53,10 +53,10 @@ int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, in
     while ((high - low) >> shift >> bits != 0) ++shift;
 
     const int64_t buckets = static_cast<int64_t>((high - low) >> shift) + 1;
-    const ZoomStack<RowPart>::Level level(stack, buckets);
+    const ZoomMemory<RowPart>::Level level(room, buckets);
     const int32_t *const x_count = level.x_count, *const y_count = level.y_count;
-    count_keys(keys, nx, low, shift, buckets, level.x_count, stack.tables());
-    count_keys(keys + nx, ny, low, shift, buckets, level.y_count, stack.tables());
+    count_keys(keys, nx, low, shift, buckets, level.x_count, room.tables());
+    count_keys(keys + nx, ny, low, shift, buckets, level.y_count, room.tables());
     int64_t at = before;
     for (int64_t b = 0; b < buckets; ++b) {
         at += x_count[b] - y_count[b];
@@ -83,7 +83,7 @@ int64_t zoom(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t before, in
     gather_wanted(keys + nx, ny, low, shift, level.y_begin, scratch);
     for (int64_t k = 0; k < count; ++k) {
         const RowPart &part = level.parts[k];
-        best = zoom(scratch + part.begin, part.nx, part.ny, keys + part.begin, part.before, best, stop, stack);
+        best = zoom(scratch + part.begin, part.nx, part.ny, keys + part.begin, part.before, best, stop, level.below);
     }
     return best;
 }
@@ -94,7 +94,7 @@ Outcome zoom_row(const T *x, const T *y, int64_t n, Goal goal, Workspace &w) {
     const auto [keys, scratch] = w.template keys<key_t<T>>();
     const uint8_t flags = ordered_keys(x, n, keys) | ordered_keys(y, n, keys + n);
     if (flags & kHasNaN) return {-1, flags, false};
-    const int64_t h = zoom(keys, n, n, scratch, 0, larger<int64_t>(goal.floor, 0), goal.stop, w.zoom);
+    const int64_t h = zoom(keys, n, n, scratch, 0, larger<int64_t>(goal.floor, 0), goal.stop, w.zoom.room());
     return {h, flags, false};
 }
 
@@ -157,8 +157,8 @@ int64_t look_into(const T *x, const T *y, int64_t n, int64_t farthest, Goal goal
             RowPart &part = tables.parts()[k];
             const int64_t far = reach(part.before, part.nx, part.ny);
             if (far <= best || far <= limit) continue;
-            best =
-                zoom(keys + part.begin, part.nx, part.ny, scratch + part.begin, part.before, best, goal.stop, w.zoom);
+            best = zoom(keys + part.begin, part.nx, part.ny, scratch + part.begin, part.before, best, goal.stop,
+                        w.zoom.room());
             part.nx = part.ny = 0;  // done, because nothing inside it can exceed `best` any more
         }
     }

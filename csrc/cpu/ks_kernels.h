@@ -141,7 +141,7 @@ struct SideKernels {
     void (*gather)(const SideMap &map, const SideTables &plan, const T *values, int64_t n, const int64_t *begin,
                    int32_t *done, SideScratch &scratch, Key *keys);
     void (*look)(const SidePart *parts, int64_t count, KeyBuffers<Key> buffers, Search<Key> &search,
-                 ZoomStack<SidePart> &zoom);
+                 ZoomMemory<SidePart>::Room room);
 };
 
 // What is asked about a row: its h if that is above `floor`, else just `floor`. From `stop` on, any value that h

@@ -113,12 +113,12 @@ class LongRow {
         std::mutex mutex;
         const int64_t parts = row_.part_count(), grain = row_.values() < kFew ? parts : parts / (8 * threads_) + 1;
         parallel_for(0, parts, grain, threads_, [&](int64_t first, int64_t last) {
-            const auto zoom = std::make_unique<ZoomStack<SidePart>>();
+            const auto zoom = std::make_unique<ZoomMemory<SidePart>>();
             Search<Key> mine = [&] {
                 std::lock_guard<std::mutex> lock(mutex);
                 return search_;
             }();
-            kernels_.look(row_.parts() + first, last - first, buffers, mine, *zoom);
+            kernels_.look(row_.parts() + first, last - first, buffers, mine, zoom->room());
             std::lock_guard<std::mutex> lock(mutex);
             merge(search_, mine);
         });

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "../ks_keys.h"
+#include "../ks_maps.h"
 #include "../platform.h"
 #include "ks_kernels.h"
 
@@ -88,7 +89,7 @@ struct LinearMap {
         }
     }
 
-    // Over +-5 mean absolute deviations, which are +-4 standard deviations for normal data.
+    // Over +-kDeviations mean absolute deviations.
     template <typename V>
     bool fit(const V *x, int64_t n, const V *y, int64_t m, int bucket_bits) {
         T sample[kSample];
@@ -105,7 +106,7 @@ struct LinearMap {
                 deviations[k] += d < 0 ? -d : d;
             }
         }
-        return set(mean, 5 * (total(deviations) / kSample), bucket_bits);
+        return set(mean, kDeviations * (total(deviations) / kSample), bucket_bits);
     }
 
     // Fits without outliers. Returns false if that makes no great difference. It uses the medians of the lanes' largest
@@ -135,7 +136,7 @@ struct LinearMap {
     bool set(T middle, T half_width, int bucket_bits) {
         const T buckets = static_cast<T>(1 << bucket_bits);
         low = middle - half_width;
-        scale = buckets / (2 * half_width);
+        scale = linear_scale(buckets, half_width);
         top = buckets - 1;
         lane_bits = bucket_bits - 4;
         return half_width > 0 && scale - scale == 0 && low - low == 0;  // all finite, as infinity - infinity is NaN
@@ -145,12 +146,9 @@ struct LinearMap {
     CoarseBuckets coarse_buckets(const int32_t *, const int32_t *, const Bounds &) const { return {}; }
 };
 
-// The same with integers for 16-bit floats. Buckets are equal ranges of bit patterns, so they get narrower with the
-// values, over the kOctaves factors of two below `top`. Larger magnitudes share an outermost bucket, smaller ones the
-// middle one.
+// The same with integers for 16-bit floats: bit_bucket of ../ks_maps.h.
 template <typename T>
 struct BitMap {
-    static constexpr int kOctaves = 8;
     uint16_t base, limit;
     int shift, lane_bits;
 
@@ -159,7 +157,7 @@ struct BitMap {
         draw_largest(x, y, n, most);
         uint16_t largest = 0;
         for (int k = 0; k < kLanes; ++k) largest = most[k] > largest ? most[k] : largest;
-        set(largest + kOctave / 2, bucket_bits);  // about 1.5 times the largest of the sample
+        set(largest + kOctave<T> / 2, bucket_bits);  // about 1.5 times the largest of the sample
         return largest < BitsOf<T>::kInfinity;
     }
 
@@ -170,13 +168,11 @@ struct BitMap {
         draw_largest(x, y, n, most);
         const uint16_t a = median_of_half(most), b = median_of_half(most + kHalf);
         BitMap narrow;
-        narrow.set((a > b ? a : b) + kOctave * 5 / 4, bucket_bits);
-        if (narrow.base + 2 * kOctave > base) return false;
+        narrow.set((a > b ? a : b) + kOctave<T> * 5 / 4, bucket_bits);
+        if (narrow.base + 2 * kOctave<T> > base) return false;
         *this = narrow;
         return true;
     }
-
-    static constexpr int kOctave = 1 << BitsOf<T>::kMantissaBits;
 
     // The largest magnitudes, lane by lane, of a sample from all over the row.
     static void draw_largest(const T *x, const T *y, int64_t n, uint16_t *most) {
@@ -193,9 +189,9 @@ struct BitMap {
 
     void set(int top, int bucket_bits) {
         limit = static_cast<uint16_t>((1 << (bucket_bits - 1)) - 1);
-        shift = 0;
-        while (limit + 1 < kOctaves * kOctave >> shift) ++shift;
-        base = static_cast<uint16_t>(top > limit << shift ? top - (limit << shift) : 0);
+        const BitScale scale = bit_scale<T>(top, limit);
+        base = static_cast<uint16_t>(scale.base);
+        shift = scale.shift;
         lane_bits = bucket_bits - 4;
     }
 
@@ -272,10 +268,7 @@ struct BitLocator {
                 const uint16_t bits = bits_of(values[begin + k]);
                 const uint16_t magnitude = bits & kMagnitude<T>;
                 largest[k] = magnitude > largest[k] ? magnitude : largest[k];
-                uint16_t size = static_cast<uint16_t>((magnitude > base ? magnitude - base : 0) >> map.shift);
-                size = size < limit ? size : limit;
-                const uint16_t bucket = static_cast<uint16_t>(bits > kMagnitude<T> ? limit - size : limit + size);
-                to[begin + k] = location_of(bucket, map.lane_bits);
+                to[begin + k] = location_of(bit_bucket<T>(bits, base, map.shift, limit), map.lane_bits);
             }
         }
     }

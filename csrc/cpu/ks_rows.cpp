@@ -125,8 +125,12 @@ void write_row(const Output &out, int64_t r, uint8_t flags, const Search<element
     out.flags[r] = flags;
     const bool nan = flags & kHasNaN;
     const auto [plus, minus] = shown(s, out.sides);
-    out.plus[r] = nan ? -1 : (plus ? s.plus.count : 0);
-    out.minus[r] = nan ? -1 : (minus ? s.minus.count : 0);
+    const auto count_of = [nan](bool is_shown, int64_t count) -> int64_t {
+        if (nan) return -1;
+        return is_shown ? count : 0;
+    };
+    out.plus[r] = count_of(plus, s.plus.count);
+    out.minus[r] = count_of(minus, s.minus.count);
     write_place<T>(out, out.plus_at, r, plus && !nan ? &s.plus : nullptr);
     write_place<T>(out, out.minus_at, r, minus && !nan ? &s.minus : nullptr);
 }

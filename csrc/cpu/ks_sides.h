@@ -47,7 +47,7 @@ void look_into_few(const Key *keys, int32_t nx, int32_t ny, int64_t i, int64_t j
 // order; i and j values come before them. Keys and scratch are overwritten.
 template <typename Key>
 void look_into(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t i, int64_t j, Search<Key> &s,
-               ZoomStack<SidePart> &stack) {
+               ZoomMemory<SidePart>::Room room) {
     if (!may_hold(s, i, j, nx, ny)) return;
     if (nx + ny < kZoomFrom) {
         look_into_few(keys, static_cast<int32_t>(nx), static_cast<int32_t>(ny), i, j, s);
@@ -63,10 +63,10 @@ void look_into(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t i, int64
     while ((high - low) >> shift >> bits != 0) ++shift;
 
     const int64_t buckets = static_cast<int64_t>((high - low) >> shift) + 1;
-    const ZoomStack<SidePart>::Level level(stack, buckets);
+    const ZoomMemory<SidePart>::Level level(room, buckets);
     const int32_t *const x_count = level.x_count, *const y_count = level.y_count;
-    count_keys(keys, nx, low, shift, buckets, level.x_count, stack.tables());
-    count_keys(keys + nx, ny, low, shift, buckets, level.y_count, stack.tables());
+    count_keys(keys, nx, low, shift, buckets, level.x_count, room.tables());
+    count_keys(keys + nx, ny, low, shift, buckets, level.y_count, room.tables());
     int64_t at_x = i, at_y = j;
     for (int64_t b = 0; b < buckets; ++b) {
         at_x += x_count[b];
@@ -97,14 +97,14 @@ void look_into(Key *keys, int64_t nx, int64_t ny, Key *scratch, int64_t i, int64
     gather_wanted(keys + nx, ny, low, shift, level.y_begin, scratch);
     for (int64_t k = 0; k < count; ++k) {
         const SidePart &part = level.parts[k];
-        look_into(scratch + part.begin, part.nx, part.ny, keys + part.begin, part.i, part.j, s, stack);
+        look_into(scratch + part.begin, part.nx, part.ny, keys + part.begin, part.i, part.j, s, level.below);
     }
 }
 
 // The buckets that reach farthest beyond the bounds come first. They are likely to raise them beyond most others.
 template <typename Key>
 void look_into_parts(const SidePart *parts, int64_t count, KeyBuffers<Key> buffers, Search<Key> &s,
-                     ZoomStack<SidePart> &stack) {
+                     ZoomMemory<SidePart>::Room room) {
     const auto [keys, scratch] = buffers;
     const int64_t up = s.up, down = s.down;  // by the bounds of the beginning, each part has its turn once
     const auto excess = [&](const SidePart &part) {
@@ -119,7 +119,7 @@ void look_into_parts(const SidePart *parts, int64_t count, KeyBuffers<Key> buffe
         for (int64_t k = 0; k < count; ++k) {
             const SidePart &part = parts[k];
             if ((excess(part) > least) != first) continue;
-            look_into(keys + part.begin, part.nx, part.ny, scratch + part.begin, part.i, part.j, s, stack);
+            look_into(keys + part.begin, part.nx, part.ny, scratch + part.begin, part.i, part.j, s, room);
         }
     }
 }
@@ -256,7 +256,7 @@ void look_into_row(const T *x, const T *y, Search<Key> &s, SideWorkspace &w) {
     const auto [keys, scratch] = w.template keys<Key>(s.n + s.m);
     for (int64_t k = 0; k < s.n; ++k) keys[k] = side_key(x[k]);
     for (int64_t k = 0; k < s.m; ++k) keys[s.n + k] = side_key(y[k]);
-    look_into(keys, s.n, s.m, scratch, 0, 0, s, w.scratch.zoom);
+    look_into(keys, s.n, s.m, scratch, 0, 0, s, w.scratch.zoom.room());
 }
 
 template <typename T>
@@ -309,7 +309,7 @@ uint8_t row_sides(const T *x, const T *y, Search<element_key_t<T>> &s, SideWorks
             gather_side(map, tables, x, n, tables.x_begin(), tables.x_done(), w.scratch, buffers.keys);
             gather_side(map, tables, y, m, tables.y_begin(), tables.y_done(), w.scratch, buffers.keys);
         }
-        look_into_parts(tables.parts(), tables.part_count(), buffers, s, w.scratch.zoom);
+        look_into_parts(tables.parts(), tables.part_count(), buffers, s, w.scratch.zoom.room());
         return flags;
     }
     check();
@@ -338,7 +338,7 @@ bool shared_row(const SharedSide<T> &shared, const T *other, Search<element_key_
     }
     gather_side(shared.map, tables, other, size, shared.is_x ? tables.y_begin() : tables.x_begin(),
                 shared.is_x ? tables.y_done() : tables.x_done(), w.scratch, buffers.keys);
-    look_into_parts(tables.parts(), tables.part_count(), buffers, s, w.scratch.zoom);
+    look_into_parts(tables.parts(), tables.part_count(), buffers, s, w.scratch.zoom.room());
     return true;
 }
 

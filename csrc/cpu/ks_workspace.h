@@ -59,51 +59,50 @@ constexpr int kZoomBits = 10;  // a level of a zoom has at most 2^kZoomBits buck
 constexpr int kZoomBuckets = 1 << kZoomBits;
 using ZoomTables = int32_t[4][kZoomBuckets];
 
-// The memory of a zoom: what each of its levels needs of its buckets, one level on top of the other. It is not on the
-// stack of the thread, because a thread of another library may have a small one.
+// The memory of a zoom: what each of its levels needs of its buckets. It is not on the stack of the thread, because a
+// thread of another library may have a small one.
 template <typename Part>
-class ZoomStack {
+class ZoomMemory {
   public:
-    ZoomStack() : memory_(new char[kLevels * kLevel]), top_(memory_) {}
-    ~ZoomStack() { delete[] memory_; }
-    ZoomStack(const ZoomStack &) = delete;
-    ZoomStack &operator=(const ZoomStack &) = delete;
+    ZoomMemory() : memory_(new char[kLevels * kLevel]) {}
+    ~ZoomMemory() { delete[] memory_; }
+    ZoomMemory(const ZoomMemory &) = delete;
+    ZoomMemory &operator=(const ZoomMemory &) = delete;
 
-    // The level on top, for as long as it lives. Its arrays, one element a bucket, are not initialised.
-    class Level {
-      public:
-        KSL_ALWAYS_INLINE Level(ZoomStack &stack, int64_t buckets)
-            : parts(reinterpret_cast<Part *>(stack.top_)),
+    // What a level and all below it may use: the memory from `free` on, and the tables in which a level counts before
+    // it calls the next.
+    struct Room {
+        char *free;
+        ZoomMemory *of;
+
+        KSL_ALWAYS_INLINE ZoomTables &tables() const { return of->tables_; }
+    };
+    KSL_ALWAYS_INLINE Room room() { return {memory_, this}; }
+
+    // The arrays of a level, one element a bucket. They are not initialised. The levels below have the room that is
+    // left.
+    struct Level {
+        KSL_ALWAYS_INLINE Level(const Room &room, int64_t buckets)
+            : parts(reinterpret_cast<Part *>(room.free)),
               x_begin(reinterpret_cast<int64_t *>(parts + buckets)),
               y_begin(x_begin + buckets),
               x_count(reinterpret_cast<int32_t *>(y_begin + buckets)),
               y_count(x_count + buckets),
-              stack_(stack),
-              below_(stack.top_) {
-            stack.top_ = reinterpret_cast<char *>(y_count + buckets);
-            assert(buckets <= kZoomBuckets && stack.top_ <= stack.memory_ + kLevels * kLevel);
+              below{reinterpret_cast<char *>(y_count + buckets), room.of} {
+            assert(buckets <= kZoomBuckets && below.free <= room.of->memory_ + kLevels * kLevel);
         }
-        KSL_ALWAYS_INLINE ~Level() { stack_.top_ = below_; }
-        Level(const Level &) = delete;
-        Level &operator=(const Level &) = delete;
 
         Part *const parts;
         int64_t *const x_begin, *const y_begin;
         int32_t *const x_count, *const y_count;
-
-      private:
-        ZoomStack &stack_;
-        char *const below_;
+        const Room below;
     };
-
-    KSL_ALWAYS_INLINE ZoomTables &tables() { return tables_; }  // for the counting of one level, which then leaves them
 
   private:
     static constexpr int64_t kLevel =
         kZoomBuckets * static_cast<int64_t>(2 * sizeof(int32_t) + sizeof(Part) + 2 * sizeof(int64_t));
     static constexpr int64_t kLevels = 12;  // a level takes 6 bits or more off keys of up to 64
     char *const memory_;
-    char *top_;
     ZoomTables tables_;
 };
 
@@ -245,7 +244,7 @@ class Workspace {
     }
 
     RowTables tables;
-    ZoomStack<RowPart> zoom;
+    ZoomMemory<RowPart> zoom;
 
     KSL_ALWAYS_INLINE uint16_t *x_location() { return x_location_.hold(n_); }  // of each value's bucket
     KSL_ALWAYS_INLINE uint16_t *y_location() { return y_location_.hold(n_); }
@@ -312,7 +311,7 @@ struct SideScratch {
     SideScratch() {}  // without this, std::make_unique would write zeros
     uint16_t location[kSideBlock + kSlack];
     int32_t position[kSideBlock + kSlack];
-    ZoomStack<SidePart> zoom;
+    ZoomMemory<SidePart> zoom;
 };
 
 // A map of values to 2^bits buckets. A float is stored as a double, which holds it exactly.

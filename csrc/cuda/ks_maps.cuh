@@ -1,4 +1,4 @@
-// Monotone maps of the values of a row to kBuckets buckets. These are the maps of csrc/cpu/ks_maps.h.
+// Monotone maps of the values of a row to kBuckets buckets. Their formulas are shared with csrc/cpu/ks_maps.h.
 //
 // A map has bucket(bits), for values that it contains(bits), and exact(bucket), which tells whether that bucket cannot
 // hold two different values, so that nothing hides between its edges. With kTwoAtOnce it also has two_buckets(word),
@@ -6,10 +6,38 @@
 // the row, only makes it fast.
 #pragma once
 
+#include <type_traits>
+#include <utility>
+
 #include "ks_input.cuh"
+#include "ks_maps.h"
 
 namespace ksl {
 namespace cuda {
+
+// The Pairs concept, which C++17 cannot name: how a block looks at the values x[i], y[i] of two rows, each thread at
+// pairs of its own. ResidentPairs and StreamedPairs are Pairs. They have
+//   Bits                       the type of a value's bits, bits_t<T>
+//   differ(special)            whether a pair of this thread differs in its bits; sets whether a value is not finite
+//   each(f)                    f(x, y) for the pairs of this thread that differ
+//   kSample, sample(k, n, x, y)  pair k of the kSample pairs that this thread gives to a sample of rows of n values;
+//                              false if it has fewer
+//   kTwoAWord                  whether there is each_word(f) too: f(x, y) for the 32-bit words that differ, of two
+//                              values each
+template <typename P, typename = void>
+constexpr bool is_pairs = false;
+
+template <typename P, typename Bits = typename P::Bits>
+using PairsMembers = std::void_t<
+    std::enable_if_t<std::is_same_v<const bool, decltype(P::kTwoAWord)>>,
+    std::enable_if_t<std::is_same_v<const int, decltype(P::kSample)>>,
+    std::enable_if_t<std::is_same_v<bool, decltype(std::declval<const P &>().differ(std::declval<bool &>()))>>,
+    decltype(std::declval<P &>().each(std::declval<void (&)(Bits, Bits)>())),
+    std::enable_if_t<std::is_same_v<bool, decltype(std::declval<const P &>().sample(0, 0, std::declval<Bits &>(),
+                                                                                    std::declval<Bits &>()))>>>;
+
+template <typename P>
+constexpr bool is_pairs<P, PairsMembers<P>> = true;
 
 template <typename N>
 __device__ N warp_sum(N value) {
@@ -25,8 +53,8 @@ __device__ T value_of(bits_t<T> bits) {
     return value;
 }
 
-// Equal ranges of values, over 5 mean absolute deviations to both sides of the mean, which are 4 standard deviations
-// for normal values. What is farther out goes to the outermost buckets.
+// Equal ranges of values, over kDeviations mean absolute deviations to both sides of the mean. What is farther out goes
+// to the outermost buckets.
 template <typename T, int kBuckets>
 struct LinearMap {
     static constexpr bool kTwoAtOnce = false;
@@ -36,6 +64,7 @@ struct LinearMap {
     // is not finite.
     template <typename Pairs>
     __device__ bool fit(const Pairs &pairs, int n) {
+        static_assert(is_pairs<Pairs>);
         T sum = 0;
         int count = 0;
 #pragma unroll
@@ -54,8 +83,8 @@ struct LinearMap {
             if (!pairs.sample(k, n, x, y)) continue;
             deviation += fabs(value_of<T>(x) - mean) + fabs(value_of<T>(y) - mean);
         }
-        const T half_width = 5 * (warp_sum(deviation) / static_cast<T>(count));
-        scale = static_cast<T>(kBuckets) / (2 * half_width);
+        const T half_width = kDeviations * (warp_sum(deviation) / static_cast<T>(count));
+        scale = linear_scale(static_cast<T>(kBuckets), half_width);
         offset = (half_width - mean) * scale;
         return half_width > 0 && scale > 0 && scale - scale == 0 && offset - offset == 0;  // inf - inf is NaN
     }
@@ -88,18 +117,16 @@ struct SaturatedMap : LinearMap<float, kBuckets> {
     }
 };
 
-// For 16-bit floats: equal ranges of bit patterns, so that buckets get narrower with the values, over the factors of
-// two below 1.5 times the largest of the sample. Larger magnitudes share an outermost bucket, smaller ones the middle
-// one.
+// For 16-bit floats: bit_bucket of ../ks_maps.h, up to 1.5 times the largest magnitude of the sample.
 template <typename T, int kBuckets>
 struct BitMap {
     static constexpr bool kTwoAtOnce = false;
-    static constexpr int kOctaves = 8, kLimit = kBuckets / 2 - 1;
+    static constexpr int kLimit = kBuckets / 2 - 1;
     int base, shift;
 
     template <typename Pairs>
     __device__ bool fit(const Pairs &pairs, int n) {
-        constexpr int kMantissaBits = BitsOf<T>::kMantissaBits;
+        static_assert(is_pairs<Pairs>);
         int largest = 0;
 #pragma unroll
         for (int k = 0; k < Pairs::kSample; ++k) {
@@ -108,21 +135,16 @@ struct BitMap {
             largest = max(largest, max(x & kMagnitude<T>, y & kMagnitude<T>));
         }
         largest = __reduce_max_sync(kFullWarp, largest);
-        const int top = largest + (1 << kMantissaBits) / 2;
-        shift = 0;
-        while (kLimit + 1 < (kOctaves << kMantissaBits) >> shift) ++shift;
-        base = max(top - (kLimit << shift), 0);
+        const BitScale fitted = bit_scale<T>(largest + kOctave<T> / 2, kLimit);
+        base = fitted.base;
+        shift = fitted.shift;
         return true;
     }
 
     __device__ bool contains(bits_t<T>) const { return true; }
     __device__ bool exact(int b) const { return shift == 0 && b != 0 && b != kLimit && b != 2 * kLimit; }
 
-    __device__ int bucket(bits_t<T> bits) const {
-        const int magnitude = bits & kMagnitude<T>;
-        const int size = min(max(magnitude - base, 0) >> shift, kLimit);
-        return bits > kMagnitude<T> ? kLimit - size : kLimit + size;
-    }
+    __device__ int bucket(bits_t<T> bits) const { return bit_bucket<T>(static_cast<int>(bits), base, shift, kLimit); }
 };
 
 // The same for two values of one word at once, by instructions that Hopper has for 16-bit halves.
