@@ -157,13 +157,14 @@ struct Loops : GenericLoops {
 
     static void mark_wanted(RowTables &tables, const Bounds &bounds, int32_t best) {
         const RowTables::Marks marks = tables.mark();
+        const int rows = tables.rows();
         constexpr int kHalves = 2, kWide = 8;
         const __m256i limit = _mm256_set1_epi32(best);
         __m256i at[kHalves];
         for (int half = 0; half < kHalves; ++half) {
             at[half] = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(bounds.lane_start + half * kWide));
         }
-        for (int s = 0; s < tables.rows(); ++s) {
+        for (int s = 0; s < rows; ++s) {
             uint32_t bits = 0;
             for (int half = 0; half < kHalves; ++half) {
                 const int place = s * kLanes + half * kWide;

@@ -183,9 +183,10 @@ struct Loops : GenericLoops {
 
     static void mark_wanted(RowTables &tables, const Bounds &bounds, int32_t best) {
         const RowTables::Marks marks = tables.mark();
+        const int rows = tables.rows();
         const __m512i limit = _mm512_set1_epi32(best);
         __m512i at = _mm512_loadu_si512(bounds.lane_start);
-        for (int s = 0; s < tables.rows(); ++s) {
+        for (int s = 0; s < rows; ++s) {
             const __m512i cx = _mm512_load_si512(tables.x_count() + s * kLanes),
                           cy = _mm512_load_si512(tables.y_count() + s * kLanes);
             _mm512_store_si512(marks.before + s * kLanes, at);

@@ -127,9 +127,11 @@ int64_t list_wanted(const MapOf<T> &map, const Bounds &bounds, int64_t best, Row
     } else {
         Loops::mark_wanted(tables, bounds, static_cast<int32_t>(best));
     }
+    const uint16_t *const wanted = tables.wanted();
+    const int rows = tables.rows();
     int64_t farthest = 0;
-    for (int s = 0; s < tables.rows(); ++s) {
-        for (uint32_t bits = tables.wanted()[s]; bits != 0; bits &= bits - 1) {
+    for (int s = 0; s < rows; ++s) {
+        for (uint32_t bits = wanted[s]; bits != 0; bits &= bits - 1) {
             const int at = s * kLanes + lowest_bit(bits);
             const RowPart part{tables.before()[at], x_count[at], y_count[at], 0};
             farthest = larger(farthest, reach(part.before, part.nx, part.ny));

@@ -105,10 +105,11 @@ struct GenericLoops {
     // Marks the buckets that reach beyond `best`, and notes the difference where each bucket starts.
     static void mark_wanted(RowTables &tables, const Bounds &bounds, int32_t best) {
         const RowTables::Marks marks = tables.mark();
+        const int rows = tables.rows();
         const int32_t *const x_count = tables.x_count(), *const y_count = tables.y_count();
         int32_t at[kLanes];
         for (int k = 0; k < kLanes; ++k) at[k] = bounds.lane_start[k];
-        for (int s = 0; s < tables.rows(); ++s) {
+        for (int s = 0; s < rows; ++s) {
             uint8_t far[kLanes];
             for (int k = 0; k < kLanes; ++k) {
                 const int32_t cx = x_count[s * kLanes + k], cy = y_count[s * kLanes + k];

@@ -200,8 +200,10 @@ template <typename Key>
 void plan_sides(Search<Key> &s, SideTables &tables) {
     Loops::plan(s, tables);
     const int32_t *const x_count = tables.x_count(), *const y_count = tables.y_count();
-    for (int row = 0; row < tables.rows(); ++row) {
-        for (uint32_t bits = tables.wanted()[row]; bits != 0; bits &= bits - 1) {
+    const uint16_t *const wanted = tables.wanted();
+    const int rows = tables.rows();
+    for (int row = 0; row < rows; ++row) {
+        for (uint32_t bits = wanted[row]; bits != 0; bits &= bits - 1) {
             const int at = row * kLanes + lowest_bit(bits), bucket = bucket_of(at, tables.lane_bits());
             tables.list(at, bucket, {tables.x_before()[at], tables.y_before()[at], x_count[at], y_count[at], 0});
             if (tables.bits() > SideTables::kCoarseBits) {

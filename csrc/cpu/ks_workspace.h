@@ -121,7 +121,7 @@ constexpr BucketRange kNoBuckets{INT32_MAX, -1};
 //   5. parts, values, range, x_begin and y_begin, which tell what was listed.
 // The counts of a bucket can be read until it is listed. To take a step too early or too late is a mistake in the
 // engine. The assertions find it, in a build without NDEBUG such as those of tests/sanitize.py.
-template <typename PartOf, int kMostBits>
+template <typename PartOf, int kMostBits, int kBefore>
 class BucketTables {
   public:
     using Part = PartOf;  // a bucket that is looked into
@@ -187,7 +187,10 @@ class BucketTables {
         return wanted_;
     }
 
+    // Whole pages lie between the same places of these tables. Where a store is a few places ahead of a load, modulo a
+    // page, the load would wait for it.
     alignas(64) int32_t x_count_[kBuckets], y_count_[kBuckets];
+    int32_t before_[kBefore][kBuckets];  // for the classes below: what comes before each bucket
     int64_t x_begin_[kBuckets], y_begin_[kBuckets];
 
   private:
@@ -216,21 +219,18 @@ struct RowPart {
 };
 
 // The tables of rows of one size, for h alone.
-class RowTables : public BucketTables<RowPart, kMaxBucketBits> {
+class RowTables : public BucketTables<RowPart, kMaxBucketBits, 1> {
   public:
     struct Marks {
         uint16_t *wanted;
         int32_t *before;  // the difference where each wanted bucket starts; the others may be left out
     };
-    KSL_ALWAYS_INLINE Marks mark() { return {begin_marks(), before_}; }
-    KSL_ALWAYS_INLINE const int32_t *before() const { return before_; }
+    KSL_ALWAYS_INLINE Marks mark() { return {begin_marks(), before_[0]}; }
+    KSL_ALWAYS_INLINE const int32_t *before() const { return before_[0]; }
 
     // The next place for a key of this bucket.
     KSL_ALWAYS_INLINE int64_t *x_places() { return x_begin_; }
     KSL_ALWAYS_INLINE int64_t *y_places() { return y_begin_; }
-
-  private:
-    alignas(64) int32_t before_[kBuckets];
 };
 
 // What the engine of ks_engine.h needs for rows of n values.
@@ -270,7 +270,7 @@ struct SidePart {
 };
 
 // The tables of rows of any two sizes, for both sides.
-class SideTables : public BucketTables<SidePart, 13> {
+class SideTables : public BucketTables<SidePart, 13, 2> {
   public:
     static constexpr int kBits = 13, kCoarseBits = 11;
 
@@ -280,10 +280,10 @@ class SideTables : public BucketTables<SidePart, 13> {
     };
     KSL_ALWAYS_INLINE Marks mark() {
         std::memset(coarse_, 0, sizeof coarse_);
-        return {begin_marks(), x_before_, y_before_};
+        return {begin_marks(), before_[0], before_[1]};
     }
-    KSL_ALWAYS_INLINE const int32_t *x_before() const { return x_before_; }
-    KSL_ALWAYS_INLINE const int32_t *y_before() const { return y_before_; }
+    KSL_ALWAYS_INLINE const int32_t *x_before() const { return before_[0]; }
+    KSL_ALWAYS_INLINE const int32_t *y_before() const { return before_[1]; }
 
     // The wanted buckets of a coarser map, of 2^kCoarseBits buckets. Used if there are more buckets than that.
     KSL_ALWAYS_INLINE void mark_coarse(int location) {
@@ -300,7 +300,6 @@ class SideTables : public BucketTables<SidePart, 13> {
     KSL_ALWAYS_INLINE int32_t *y_done() { return y_count_; }
 
   private:
-    alignas(64) int32_t x_before_[kBuckets], y_before_[kBuckets];
     alignas(64) uint16_t coarse_[(1 << kCoarseBits) / kLanes];
 };
 
