@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kslottery_fast.evaluation.generation import cache_keyword, cache_of
 from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.run_folder import open_run_folder
 from kslottery_fast.lab.experiment.run_settings import RunSettings
@@ -53,9 +54,10 @@ def common_beginning(features: Sequence[Any]) -> int:
 def shared_step(model: Any, batch: Batch, beginning: int) -> float:
     """The loss of a micro-batch after its backward pass, with the first tokens computed once for all examples."""
     ids, mask, labels = batch["input_ids"], batch["attention_mask"], batch["labels"]
-    cache = model.model(input_ids=ids[:1, :beginning], use_cache=True).past_key_values
+    cache = cache_of(model.model(input_ids=ids[:1, :beginning], use_cache=True))
     cache.batch_repeat_interleave(len(ids))
-    found = model.model(input_ids=ids[:, beginning:], attention_mask=mask, past_key_values=cache, use_cache=True)
+    earlier = {cache_keyword(model.model): cache}
+    found = model.model(input_ids=ids[:, beginning:], attention_mask=mask, use_cache=True, **earlier)
     wanted = labels[:, beginning + 1 :] >= 0
     logits = model.get_output_embeddings()(found.last_hidden_state[:, :-1][wanted])
     loss = torch.nn.functional.cross_entropy(logits.float(), labels[:, beginning + 1 :][wanted])

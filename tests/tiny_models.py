@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 import transformers as T
 from torch import nn
@@ -138,3 +139,14 @@ def quantized(model: nn.Module) -> tuple[nn.Module, nn.Module]:
         plain.get_input_embeddings().weight.copy_(table.weight * table.scale)
     model.set_input_embeddings(table)
     return model, plain
+
+
+def add_adapter(model: nn.Module, config: object) -> nn.Module:
+    """``model.add_adapter(config)``, which some releases of transformers refuse with every release of PEFT there is."""
+    try:
+        model.add_adapter(config)
+    except ValueError as error:
+        if "version of PEFT" not in str(error):
+            raise
+        pytest.skip(f"transformers {T.__version__}: {error}")
+    return model

@@ -34,6 +34,17 @@ def visible_text(text: str) -> str:
     return text.translate(str.maketrans(signs))
 
 
+def visible_name(name: str) -> str:
+    r"""Return a name of a file or of what it holds for a line on a terminal, with escapes for line breaks too.
+
+    Examples
+    --------
+    >>> print(visible_name("a name\nof two lines\x1b[31m"))
+    a name\u000aof two lines\u001b[31m
+    """
+    return visible_text(name).replace("\n", escape_sign("\n")).replace("\t", escape_sign("\t"))
+
+
 def escape_sign(sign: str) -> str:
     r"""Return the character as ``\uXXXX`` or ``\UXXXXXXXX``.
 

@@ -19,6 +19,9 @@ from .encoding import check_fits, encode_prompt, eos_id, pad, pad_id
 SHRINK = 0.75
 """Ended rows leave once this share of a batch or less still runs. More often would copy the cache too much."""
 
+CACHE_NAMES = ("cache", "past_key_values")
+"""What models call the keys and values of earlier tokens: transformers 5.24 has renamed them from the second name."""
+
 
 @dataclass(frozen=True)
 class GeneratedText:
@@ -226,6 +229,26 @@ def device_of(model: nn.Module) -> torch.device:
     )
 
 
+def cache_keyword(model: Any) -> str | None:
+    """Return the name under which the forward of a model takes the keys and values of earlier tokens, or None.
+
+    Examples
+    --------
+    >>> from kslottery_fast.evaluation.toy import alphabet_model
+    >>> cache_keyword(alphabet_model()[0]) in CACHE_NAMES
+    True
+    >>> cache_keyword(torch.nn.Linear(2, 2))
+    """
+    accepted = inspect.signature(model.forward).parameters
+    return next((name for name in CACHE_NAMES if name in accepted), None)
+
+
+def cache_of(output: Any) -> Any:
+    """Return the keys and values in the output of a model, or None if it has none."""
+    found = (getattr(output, name, None) for name in CACHE_NAMES)
+    return next((cache for cache in found if cache is not None), None)
+
+
 def _greedy(model: Any, prompts: list[list[int]], ends: set[int], padding: int, max_new_tokens: int) -> list[list[int]]:
     """Return the generated token ids of one batch, row by row, each with its end token."""
     device = device_of(model)
@@ -234,21 +257,22 @@ def _greedy(model: Any, prompts: list[list[int]], ends: set[int], padding: int, 
     # A PEFT wrapper passes every keyword on to the model inside. So ask that model for its signature.
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     accepted = inspect.signature(inner.forward).parameters
-    if "past_key_values" not in accepted:
+    keyword = cache_keyword(inner)
+    if keyword is None:
         raise InputError(f"{type(inner).__name__} takes no key/value cache: generation needs one")
     generated: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # rows[b]: which prompt row b of the running batch belongs to
     cache = None
     for step in range(max_new_tokens):
         inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask}
-        inputs |= {"past_key_values": cache, "use_cache": True}
+        inputs |= {keyword: cache, "use_cache": True}
         if "position_ids" in accepted:
             # Left padding moves a prompt to the right. Its first token is still at position 0.
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         if "logits_to_keep" in accepted:
             inputs["logits_to_keep"] = 1
         output = model(**inputs)
-        cache = output.past_key_values
+        cache = cache_of(output)
         chosen = output.logits[:, -1].argmax(-1)
         running = []
         for b, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):

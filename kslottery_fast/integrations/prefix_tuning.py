@@ -10,7 +10,7 @@ from torch import nn
 
 from kslottery_fast.base.arguments import check_integer, check_path, shown
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.evaluation.generation import device_of, inference
+from kslottery_fast.evaluation.generation import CACHE_NAMES, cache_keyword, cache_of, device_of, inference
 
 from .adapter_kind import AdapterKind, check_pretrained, installed_peft, original_again, quietly
 
@@ -87,7 +87,7 @@ def keys_and_values(model: nn.Module, token_ids: Sequence[int]) -> torch.Tensor:
     check_pretrained(model)
     token_ids = _checked_ids(token_ids, "token_ids")
     with inference(model):
-        cache = model(torch.tensor([token_ids], device=device_of(model)), use_cache=True).past_key_values
+        cache = cache_of(model(torch.tensor([token_ids], device=device_of(model)), use_cache=True))
     parts = [part for layer in getattr(cache, "layers", ()) for part in (layer.keys, layer.values)]
     if not parts or any(part.shape != parts[0].shape or part.shape[2] != len(token_ids) for part in parts):
         raise InputError(
@@ -138,22 +138,24 @@ class PrefixedModel(nn.Module):
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Any = None,
         position_ids: torch.Tensor | None = None,
         **others: Any,
     ) -> Any:
         """Run the model inside. The mask and the positions are those of the text without the prefix."""
         length = self.adapter.active_peft_config.num_virtual_tokens
-        if past_key_values is None:
-            past_key_values = self.adapter.get_prompt(len(input_ids))
+        earlier = [others.pop(name, None) for name in CACHE_NAMES]
+        cache = next((each for each in earlier if each is not None), None)
+        if cache is None:
+            cache = self.adapter.get_prompt(len(input_ids))
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if position_ids is None:
             position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        return self.get_base_model()(
+        base = self.get_base_model()
+        others[cache_keyword(base) or CACHE_NAMES[0]] = cache
+        return base(
             input_ids=input_ids,
             attention_mask=torch.cat([attention_mask.new_ones(len(input_ids), length), attention_mask], dim=1),
-            past_key_values=past_key_values,
             position_ids=position_ids + length,
             **others,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,7 +17,17 @@ from transformers import (
 )
 
 from kslottery_fast.base.errors import InputError
-from kslottery_fast.evaluation.generation import GeneratedText, device_of, end_ids, generate, inference, length_batches
+from kslottery_fast.evaluation.generation import (
+    CACHE_NAMES,
+    GeneratedText,
+    cache_keyword,
+    cache_of,
+    device_of,
+    end_ids,
+    generate,
+    inference,
+    length_batches,
+)
 
 PROMPTS = [
     "English: The house",
@@ -72,6 +84,42 @@ def test_generation_equals_one_argmax_after_another(name, tiny_llama, tiny_token
     assert len({result.text for result in wanted}) > 3  # the models do not all say the same
     for batch_size in (1, 3, 32):
         assert generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=12, batch_size=batch_size) == wanted
+
+
+class Called(torch.nn.Module):
+    """A model of whatever release of transformers, under one name for the cache of keys and values."""
+
+    def __init__(self, model, name):
+        super().__init__()
+        self.model, self.config, self.generation_config = model, model.config, model.generation_config
+        self.seen = []
+        if name == "cache":
+            self.forward = lambda input_ids, attention_mask, cache=None, **others: self.run(
+                "cache", cache, input_ids=input_ids, attention_mask=attention_mask, **others
+            )
+        else:
+            self.forward = lambda input_ids, attention_mask, past_key_values=None, **others: self.run(
+                "past_key_values", past_key_values, input_ids=input_ids, attention_mask=attention_mask, **others
+            )
+
+    def get_output_embeddings(self):
+        return self.model.get_output_embeddings()
+
+    def run(self, name, cache, **others):
+        self.seen.append(cache is not None)
+        output = self.model(**others, **{cache_keyword(self.model): cache})
+        return SimpleNamespace(logits=output.logits, **{name: cache_of(output)})
+
+
+@pytest.mark.parametrize("name", CACHE_NAMES)
+def test_the_cache_is_passed_on_under_the_name_that_the_model_has_for_it(name, tiny_llama, tiny_tokenizer):
+    model = tiny_llama()
+    model.generation_config.eos_token_id = 2
+    renamed = Called(model, name)
+    assert cache_keyword(renamed) == name
+    wanted = [naive(model, tiny_tokenizer, prompt, 6) for prompt in PROMPTS]
+    assert generate(renamed, tiny_tokenizer, PROMPTS, max_new_tokens=6, batch_size=32) == wanted
+    assert renamed.seen == [False] + [True] * 5
 
 
 def test_rows_that_end_early_change_nothing_for_the_others(tiny_llama, tiny_tokenizer):

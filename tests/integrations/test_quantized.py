@@ -9,7 +9,7 @@ import peft
 import pytest
 import torch
 import trl
-from tiny_models import make, quantized
+from tiny_models import add_adapter, make, quantized
 from tiny_trainer import TOKENS, arguments, dataset, losses, train
 from torch import nn
 from transformers import Trainer
@@ -53,7 +53,7 @@ def test_the_model_says_that_it_has_adapters_only_while_the_trainer_is_built(tmp
         assert smoothing
     assert "_hf_peft_config_loaded" not in vars(model)
     adapted = loaded(make("llama"))
-    adapted.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    add_adapter(adapted, peft.LoraConfig(r=2, target_modules=["q_proj"]))
     TicketTrainer(model=adapted, args=arguments(tmp_path), train_dataset=dataset(), tickets=TOKENS)
     assert adapted._hf_peft_config_loaded
 

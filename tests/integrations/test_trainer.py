@@ -12,7 +12,7 @@ import pytest
 import torch
 import trl
 from safetensors.torch import load_file
-from tiny_models import V, make
+from tiny_models import V, add_adapter, make
 from tiny_trainer import TOKENS, arguments, dataset, train
 from torch import nn
 from transformers import Trainer
@@ -203,8 +203,7 @@ def test_adapters_that_the_model_has_train_beside_the_rows(tmp_path, wrapped):
         base = make("llama")
         if wrapped:
             return peft.get_peft_model(base, config)
-        base.add_adapter(config)
-        return base
+        return add_adapter(base, config)
 
     straight, resumed = model(), model()
     start = {name: parameter.detach().clone() for name, parameter in straight.named_parameters()}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
+import transformers
+from packaging.version import Version
 from tiny_models import make
 from tiny_trainer import TOKENS, train
 from torch import nn
@@ -22,6 +25,10 @@ def launch(folder: Path) -> list[dict[str, torch.Tensor]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.18"),
+    reason="transformers resumes no optimizer of several CPU processes",
+)
 def test_two_processes_train_the_rows_of_one_with_their_batches_together_and_resume_bit_equal(tmp_path):
     first, second = launch(tmp_path)
     assert torch.equal(first["a"], second["a"])

@@ -92,9 +92,10 @@ def test_a_gguf_file_loads_dequantized_and_can_be_saved_and_trained(tmp_path):
     np.testing.assert_array_equal(table(loaded), expected)
     assert loaded.sha256 == hashlib.sha256((tmp_path / "tiny.gguf").read_bytes()).hexdigest()
     assert loaded.tokenizer("th").input_ids[-1] == len(expected) - 1, "the merge of the tokenizer is known"
-    # transformers adds "<|endoftext|>" to every such tokenizer; pad must not be a token without a row.
-    assert len(loaded.tokenizer) == len(expected) + 1
-    assert loaded.tokenizer.pad_token_id == 2
+    # Newer releases of transformers add "<|endoftext|>" to every such tokenizer; pad must not be a token without a row.
+    added = "<|endoftext|>" in loaded.tokenizer.get_vocab()
+    assert len(loaded.tokenizer) == len(expected) + added
+    assert loaded.tokenizer.pad_token_id in (1, 2)
     loaded.model.save_pretrained(tmp_path / "saved")
     np.testing.assert_array_equal(table(load_model_of(tmp_path / "saved", loaded.tokenizer)), expected)
     transformers.Trainer(loaded.model, transformers.TrainingArguments(str(tmp_path / "out"), use_cpu=True))

@@ -247,3 +247,15 @@ def test_checkpoints_that_share_only_vectors_are_compared(state, tmp_path, capsy
     assert Scan.load(tmp_path / "scan") == scan
     with pytest.raises(InputError, match="input"):
         scan_checkpoints(*paths, table="input")
+
+
+def test_a_name_prints_as_one_line_whatever_it_holds(tmp_path, capsys):
+    names = "matrix\x1b[31m", "vector\nof two lines", "alone\x07"
+    before, after = tmp_path / "before.safetensors", tmp_path / "after.safetensors"
+    save_file({names[0]: torch.zeros(4, 8), names[1]: torch.zeros(8), names[2]: torch.zeros(2, 2)}, before)
+    save_file({names[0]: torch.ones(4, 8), names[1]: torch.ones(8)}, after)
+    assert cli.main(["scan", str(before), str(after), "--output", str(tmp_path / "scan")]) == 0
+    output = capsys.readouterr().out
+    for name in (r"matrix\u001b[31m", r"vector\u000aof two lines", r"alone\u0007"):
+        assert name in output
+    assert not {"\x1b", "\x07"} & set(output)

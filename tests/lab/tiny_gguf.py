@@ -12,9 +12,9 @@ def write_tiny_gguf(path: Path) -> np.ndarray:
     """A one-layer LLaMA with d = 32 in GGUF, embedding quantized as Q8_0; returns its table, float32 [V, d]."""
     d, hidden, heads = 32, 64, 2
     # A byte-level BPE vocabulary as GPT-2 has it: all bytes that print as themselves, one merge, special tokens.
-    characters = [chr(c) for c in range(ord("!"), ord("~") + 1)] + ["Ġ"]
-    tokens = ["<unk>", "<s>", "</s>", *characters, "th"]
-    kinds = [3, 3, 3] + [1] * (len(characters) + 1)
+    characters = [chr(c) for c in range(ord("!"), ord("~"))] + ["Ġ"]
+    tokens = ["<unk>", "<s>", "</s>", *characters, "qz", "th"]
+    kinds = [3, 3, 3] + [1] * (len(characters) + 2)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_context_length(64)
@@ -31,7 +31,7 @@ def write_tiny_gguf(path: Path) -> np.ndarray:
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    writer.add_token_merges(["t h"])
+    writer.add_token_merges(["t h", "q z"])  # of one alone, releases of transformers before 5.22 make single letters
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)

@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 import transformers as T
+from packaging.version import Version
 from tiny_models import make, tuned
 from torch import nn
 
@@ -53,6 +54,8 @@ def first(model: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", WITHOUT_HEAD)
 def test_rows_of_a_model_without_a_head_are_saved_and_load_here_and_in_peft(name, tmp_path):
+    if name == "ModernBertModel" and Version(T.__version__) < Version("5.20"):
+        pytest.skip("transformers does not read the config of ModernBERT that it has written")
     torch.manual_seed(0)
     base = WITHOUT_HEAD[name]().eval()
     model = tuned(copy.deepcopy(base))

@@ -10,7 +10,7 @@ import weakref
 import peft
 import pytest
 import torch
-from tiny_models import TOKENS, batch, logits, make
+from tiny_models import TOKENS, add_adapter, batch, logits, make
 from torch import nn
 from torch.nn import functional as F
 
@@ -60,7 +60,7 @@ def test_inside_disable_adapter_the_model_is_the_base_model(order, output):
 def test_adapters_of_transformers_itself_switch_the_rows_too():
     base = make("llama")
     inputs, model = batch(base), attach_rows(make("llama"), TOKENS)
-    model.add_adapter(LORA)
+    add_adapter(model, LORA)
     tuned = logits(moved(model), inputs)
     model.disable_adapters()
     assert torch.equal(logits(model, inputs), logits(base, inputs))

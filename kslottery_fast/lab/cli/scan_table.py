@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from kslottery_fast.base.visible import visible_name
 from kslottery_fast.lab.report.words import compact, number, percent
 from kslottery_fast.tickets.scan_shifts import TensorShift, counted, matrices
 
@@ -28,7 +29,7 @@ def show_scan(scan: "Scan") -> None:
         if vectors.rows:
             console.print(vectors)
     for line in scan.legend():
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(visible_name(line), markup=False, soft_wrap=True)
 
 
 def _matrices(scan: "Scan", wide: bool) -> "Table":
@@ -65,7 +66,7 @@ def _matrices(scan: "Scan", wide: bool) -> "Table":
 def _name(shift: TensorShift) -> str:
     """The kind of a matrix with its mark, or of a 3-D tensor with the number of its slices that changed."""
     slices = "" if shift.slices is None else f"[{shift.changed_slices:,} of {shift.slices:,}]"
-    return " ".join(part for part in (shift.kind, shift.mark, slices) if part)
+    return visible_name(" ".join(part for part in (shift.kind, shift.mark, slices) if part))
 
 
 def _rows(count: int) -> str:
@@ -86,7 +87,7 @@ def _vectors(scan: "Scan", wide: bool) -> "Table":
             continue
         relative = [shift.relative_l2 for shift in moved if shift.relative_l2 is not None]
         table.add_row(
-            Text(kind),
+            Text(visible_name(kind)),
             f"{len(moved):,} of {len(shifts):,}",
             number(sum(relative) / len(relative) if relative else None, 4),
             number(max(relative, default=None), 4),

@@ -109,6 +109,7 @@ def test_awkward_tokens_are_drawn_without_warnings():
     shifts = [replace(rows.shifts[0], token=token) for token in AWKWARD]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # of matplotlib's use of other packages
         drawn(replace(data, rows={"es": replace(rows, tickets=tickets)}))
         for start in range(0, len(AWKWARD), 6):
             row_figures.ecdf("es", replace(rows, shifts=shifts[start : start + 6])).svg()
@@ -147,6 +148,7 @@ def _edge_cases() -> dict[str, Sample]:
 def test_edge_case_is_drawn_without_warnings_and_without_nan(case):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # of matplotlib's use of other packages
         for each in drawn(_edge_cases()[case]):
             each.svg()
             shown = " ".join([each.alt, each.caption, *texts(each)]).split()
