@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 EXTRAS = ("lab", "completion", "dask", "frames", "gguf", "notebooks", "peft", "ray", "spbleu", "trl")  # those of users
 LIBRARIES = ("pandas", "polars")  # of the extra dev, but users' tables are made with them
 TOOLS = ("hypothesis", "pytest", "pytest-benchmark", "pytest-xdist", "tensorboardX")
-NEWEST_ALONE = ("sentence-transformers",)  # its oldest version needs a newer transformers than this package does
+NEWEST_ALONE = ("sentence-transformers",)  # one example alone needs it
 LEFT_OUT = (  # what no dependency reaches, or what is about the pinned versions and tools
     "tests/cuda",
     "tests/fuzz",
