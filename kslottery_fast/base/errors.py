@@ -1,6 +1,9 @@
-"""Errors that a person can act on. Every module may import this file, and it imports nothing."""
+"""Errors that a person can act on. Every module may import this file, and it imports nothing of the package."""
+
+import re
 
 _LONGEST, _HEAD, _TAIL = 1200, 800, 300  # characters: a damaged file may hold a name of any length
+_LONG_WORD = re.compile(r"(\S{120})\S{21,}(\S{60})")
 _CONTROLS: dict[int, str] = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | dict.fromkeys(
     b"\t\n\r", " "
 )
@@ -23,6 +26,8 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         message = message.translate(_CONTROLS)
+        if len(message) > _LONGEST:  # so that the argument and the remedy, which are around a long name, are kept
+            message = _LONG_WORD.sub(r"\1...\2", message)
         super().__init__(message if len(message) <= _LONGEST else f"{message[:_HEAD]} ... {message[-_TAIL:]}")
 
 

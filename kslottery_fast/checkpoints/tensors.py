@@ -2,9 +2,10 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Container, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import torch
@@ -143,7 +144,9 @@ def check_reading(block_bytes: Any, progress: Any) -> None:
         raise TypeError(f"progress is {shown(progress)}: expected a function progress(done, total), or None")
 
 
-def row_blocks(before: StoredTensor, after: StoredTensor, block_bytes: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+def row_blocks(
+    before: StoredTensor, after: StoredTensor, block_bytes: int, only: Container[int] | None = None
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Read the rows that two tensors both have, in blocks.
 
     Blocks of a local safetensors file are views of the page cache: nothing is copied, no private memory is needed, and
@@ -155,6 +158,8 @@ def row_blocks(before: StoredTensor, after: StoredTensor, block_bytes: int) -> I
         Two tensors with rows of one length. The rows that only the taller one has are not read.
     block_bytes : int
         A block has as many rows as fit in this, and at least one.
+    only : container of int, optional
+        The first rows of the blocks that are read. Without it, all are.
 
     Yields
     ------
@@ -171,11 +176,12 @@ def row_blocks(before: StoredTensor, after: StoredTensor, block_bytes: int) -> I
     step = max(1, block_bytes // max(1, _held_bytes(before) + _held_bytes(after)))
     derive = after.derived_from(before)
     with before.opened() as first, nullcontext(first) if derive else after.opened() as second:
-        for start in range(0, V, step):
-            stop = min(V, start + step)
-            if stop < V:
+        starts = [start for start in range(0, V, step) if only is None or start in only]
+        for start, following in zip_longest(starts, starts[1:]):
+            if following is not None:
                 for reader in (first,) if derive else (first, second):
-                    reader.read_ahead(stop, min(V, stop + step))
+                    reader.read_ahead(following, min(V, following + step))
+            stop = min(V, start + step)
             rows = first.rows(start, stop)
             yield start, rows, derive(start, rows) if derive else second.rows(start, stop)
 

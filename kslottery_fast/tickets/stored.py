@@ -199,7 +199,7 @@ class _Pair:
         self.names = (str(before), str(after))
         self._block_bytes, self._progress = block_bytes, progress
         self._done = self._total = 0
-        self._identical = False
+        self._changed: set[int] = set()
 
     def counts(self, threshold: int = 0) -> Tensor:
         """See :class:`kslottery_fast.ks.decision.Tables`. NaN and Inf are refused after all rows were read."""
@@ -208,11 +208,12 @@ class _Pair:
         h, flags = torch.zeros(V, dtype=torch.int64), torch.zeros(V, dtype=torch.uint8)
         # One number stands for a row: Inf if the row of that table is not finite, else 0.
         marks = torch.zeros(V, 1), torch.zeros(V, 1)
-        known, self._identical = 0, True
+        known, self._changed = 0, set()
         for start, first, second in row_blocks(self.before, self.after, self._block_bytes):
             here = slice(start, start + len(first))
             h[here], flags[here], identical = counts_and_largest(first, second, threshold, known)
-            self._identical &= bool(identical.all())
+            if not bool(identical.all()):
+                self._changed.add(start)
             known = max(known, int(h[here].max()))
             bad = torch.nonzero(flags[here] & _NOT_FINITE)[:, 0]
             for mark, block in zip(marks, (first, second), strict=True):
@@ -224,12 +225,11 @@ class _Pair:
         return h
 
     def reordered(self) -> Tensor:
-        """See :class:`kslottery_fast.ks.decision.Tables`. It reads the tables again, unless they are identical."""
-        found = [torch.empty(0, dtype=torch.int64)]
-        if not self._identical:
-            blocks = row_blocks(self.before, self.after, self._block_bytes)
-            found += [start + reordered_rows(first, second) for start, first, second in blocks]
-        return torch.cat(found)
+        """See :class:`kslottery_fast.ks.decision.Tables`. It reads the blocks again that are not identical."""
+        only = self._changed
+        blocks = row_blocks(self.before, self.after, self._block_bytes, only) if only else ()
+        found = [start + reordered_rows(first, second) for start, first, second in blocks]
+        return torch.cat([torch.empty(0, dtype=torch.int64), *found])
 
 
 def _matching_tables(

@@ -59,10 +59,18 @@ def fields_of(data: Any) -> dict[str, Any]:
     foreign = [key for key in data if key not in (*keys, "tokens", COMPARISON)]
     if missing or foreign:
         raise InputError(f"missing {', '.join(missing)}" if missing else f"unknown key {foreign[0]!r}")
-    if data["method"] == "exact" and is_int(data["dimension"]) and data["dimension"] > _LONGEST_EXACT:
-        raise InputError(f"dimension is {data['dimension']}: expected at most {_LONGEST_EXACT} with the method 'exact'")
+    _check_table(data["method"], data["dimension"])
     rows, texts = {key: integers_of(data, key) for key in _ROWS}, texts_of(data)
     return {**{key: data[key] for key in SETTINGS}, **rows, "token_texts": texts}
+
+
+def _check_table(method: Any, dimension: Any) -> None:
+    """Refuse rows of which no file is written or read, since their table of exact p-values would be too large."""
+    if method == "exact" and is_int(dimension) and dimension > _LONGEST_EXACT:
+        raise InputError(
+            f"dimension is {dimension}: expected at most {_LONGEST_EXACT} in a file of tickets with the method 'exact'; "
+            "use method='asymp' for longer rows"
+        )
 
 
 def check_derived(data: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
@@ -111,6 +119,7 @@ class TicketFiles(TicketTexts):
         >>> tickets.to_dict()["token_ids"], tickets.to_dict()["threshold"]
         ([3], 1.0)
         """
+        _check_table(self.method, self.dimension)
         content = content_of(self._attributes(), self.token_texts)
         return {**content, "digest": digest_of(content)}
 
@@ -167,7 +176,8 @@ class TicketFiles(TicketTexts):
         Raises
         ------
         InputError
-            The folder does not exist, ``path`` is a folder, or the tokenizer belongs to another model.
+            The folder does not exist, ``path`` is a folder, or the tokenizer belongs to another model. The method is
+            "exact", and the rows have over 1,048,576 numbers.
         TypeError
             An argument has the wrong type.
 

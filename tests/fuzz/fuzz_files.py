@@ -197,7 +197,7 @@ class Worker:
                 refused = read_case(reader, folder, path, content)
                 results, refusals = results + (refused is None), refusals + (refused is not None)
                 used = _resident("VmHWM") - before
-                assert used < MEMORY + 20 * len(content), f"{used >> 20} MiB for a file of {len(content)} bytes"
+                assert used < MEMORY + 20 * len(content), f"{used / 2**20:.0f} MiB for a file of {len(content)} bytes"
             except BaseException as error:
                 self._note(case, _where(error), f"{path}: {error!r}"[:400])
             struct.pack_into("<qq", self._shared, 24, results, refusals)
@@ -237,8 +237,9 @@ def fuzz(names: list[str], cases: int, seconds: float, seed: int, first: int, lo
         worker = Worker(name, seed, first, log)
         worker.run(cases, time.monotonic() + left / (len(names) - at))
         results, refusals = worker.counts
+        took = time.monotonic() - began - (seconds - left)
         total += Counter({"files": worker.next - first, "results": results, "refusals": refusals})
-        print(f"{name}: {worker.next - first} files, {results} read, {refusals} refused", flush=True)
+        print(f"{name}: {worker.next - first} files, {results} read, {refusals} refused, in {took:.1f} s", flush=True)
     records = [json.loads(line) for line in log.read_text().splitlines()]
     kinds: dict[tuple[str, str], list[dict[str, object]]] = {}
     for record in records:

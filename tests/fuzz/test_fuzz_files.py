@@ -81,7 +81,7 @@ def _talkative(folder):
         (_wrong, "KeyError in test_fuzz_files.py"),
         (_crash, "crash: SIGABRT"),
         (_endless, "no end"),
-        (_large, " MiB for a file of 2 bytes"),
+        (_large, "100 MiB for a file of 2 bytes"),
         (_too_large, "memory ran out"),
         (_talkative, "a message of 5000 characters"),
     ],

@@ -13,6 +13,7 @@ import torch
 from stored_tables import BLOCKS, NAME, D, V, write
 
 from kslottery_fast import InputError, ks_select
+from kslottery_fast.checkpoints.tensors import row_blocks
 from kslottery_fast.tickets.stored import ks_select_checkpoints
 
 OPTIONS = [
@@ -96,6 +97,23 @@ def test_a_checkpoint_of_reordered_rows_is_not_called_the_same_model(tables, pai
     for block_bytes in BLOCKS:
         with pytest.warns(RuntimeWarning, match=r"but 2 rows hold them in another order \(token ids 4, 200\)"):
             assert len(ks_select_checkpoints(pair[0], path, block_bytes=block_bytes)) == 0
+
+
+def test_rows_that_are_not_identical_are_read_again_and_no_others(tables, tmp_path, monkeypatch):
+    flipped = tables[0].clone()
+    flipped[[4, 200]] = tables[0][[4, 200]].flip(1)
+    paths = write(tmp_path / "a.safetensors", tables[0]), write(tmp_path / "flipped.safetensors", flipped)
+    read: list[int] = []
+
+    def counted(*arguments):
+        for block in row_blocks(*arguments):
+            read.append(block[0])
+            yield block
+
+    monkeypatch.setattr("kslottery_fast.tickets.stored.row_blocks", counted)
+    with pytest.warns(RuntimeWarning, match=r"\(token ids 4, 200\)"):
+        ks_select_checkpoints(*paths, block_bytes=50 * 2 * D * 4)
+    assert read == [0, 50, 100, 150, 200, 0, 200]
 
 
 # --- where the table is found ---

@@ -35,6 +35,21 @@ def test_from_counts_sorts_and_the_parts_are_consistent() -> None:
     assert bool(tickets)
 
 
+@pytest.mark.parametrize(("method", "dimension"), [("exact", 1 << 20), ("asymp", (1 << 20) + 1)])
+def test_tickets_of_long_rows_are_saved_and_loaded(method: str, dimension: int, tmp_path: Path) -> None:
+    tickets = some(method=method, dimension=dimension)
+    tickets.save(tmp_path / "tickets.json")
+    assert Tickets.load(tmp_path / "tickets.json") == tickets
+
+
+def test_what_load_would_refuse_is_not_saved(tmp_path: Path) -> None:
+    tickets = some(method="exact", dimension=(1 << 20) + 1)
+    for refused in (tickets.to_dict, lambda: tickets.save(tmp_path / "tickets.json")):
+        with pytest.raises(InputError, match="dimension is 1048577: expected at most 1048576 .* use method='asymp'"):
+            refused()
+    assert not list(tmp_path.iterdir())
+
+
 def test_tickets_are_values() -> None:
     assert some() == some()
     assert hash(some()) == hash(some())
