@@ -65,6 +65,18 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bytes_alone, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
+def label(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
+    """Return the text of a token for a figure, in quotes. A byte that is no text by itself is spelled <0xNN>."""
+    text = tokenizer.decode([token])
+    if "\N{REPLACEMENT CHARACTER}" not in text:
+        return repr(text)
+    # Byte-level BPE spells a byte as the character of that number. Bytes without a visible one begin at U+0100.
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    invisible = [byte for byte in range(256) if chr(byte) not in alphabet]
+    sign = ord(str(tokenizer.convert_ids_to_tokens(token)))
+    return f"<0x{sign if sign < 256 else invisible[sign - 256]:02X}>"
+
+
 def texts(n: int = 48) -> list[str]:
     """Return n translations, which repeat."""
     return ["{} = {}</s>".format(*PAIRS[i % len(PAIRS)]) for i in range(n)]

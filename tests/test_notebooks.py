@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +42,28 @@ def test_the_tokens_that_a_fine_tuning_read_are_those_whose_rows_changed(run):
     assert names.found.numbers["identical"] == 259 - len(names.touched)
     texts = [text.get_text() for text in names.figure.axes[0].get_legend().get_texts()]
     assert texts[1] == f"significant ({len(names.tickets)})"
+    drawn = names.figure.axes[0].texts
+    labels = [label for text in drawn for label in text.get_text().split(" ")]
+    assert len(labels) == 8
+    assert {"'j'", "'n'", "<0xA1>"} < set(labels)
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(labels)
+    names.figure.draw_without_rendering()
+    inside = names.figure.bbox
+    boxes = [text.get_window_extent() for text in drawn]
+    assert not any(first.overlaps(second) for first, second in combinations(boxes, 2))
+    assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 and box.y1 <= inside.y1 for box in boxes)
+
+
+def test_a_token_is_labelled_by_its_text_or_its_byte(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER.parent))
+    import tiny
+
+    tokenizer = tiny.tokenizer()
+    of_text = {tiny.label(tokenizer, token) for token in tokenizer("a ñ\n</s>")["input_ids"]}
+    assert of_text == {"'a'", "' '", "<0xC3>", "<0xB1>", r"'\n'", "'</s>'"}
+    labels = {tiny.label(tokenizer, token) for token in range(len(tokenizer))}
+    assert len(labels) == 259
+    assert {f"<0x{byte:02X}>" for byte in range(128, 256)} < labels
 
 
 def test_five_new_tokens_are_said_where_they_belong(run):

@@ -100,14 +100,18 @@ def _():
 
 
 @app.cell
-def _(found, tokenizer):
+def _(found, tiny, tokenizer):
     figure, _ax = plt.subplots()
     for _status, _colour in (("moved", "#a9b1b8"), ("significant", "#c8501e")):
         _rows = found.rows(_status)
         _ax.scatter(found.l2[_rows], found.statistic[_rows], s=14, color=_colour, label=f"{_status} ({len(_rows)})")
-    for _row in found.tickets(top_k=8).token_ids:
-        _text = repr(tokenizer.decode([_row]))
-        _ax.annotate(_text, (found.l2[_row], found.statistic[_row]), (5, 3), textcoords="offset points", size=8)
+    _labels = {}  # tokens whose points lie together share a line
+    for _row in found.tickets(top_k=8).token_ids.tolist():
+        _point = found.l2[_row].item(), found.statistic[_row].item()
+        _labels.setdefault((round(_point[0], 1), _point[1]), (_point, []))[1].append(tiny.label(tokenizer, _row))
+    for _point, _texts in _labels.values():
+        _ax.annotate(" ".join(_texts), _point, (5, 3), textcoords="offset points", size=8)
+    _ax.margins(y=0.1)
     _ax.axhline(found.threshold_count / found.dimension, color="#656d76", linestyle="--", linewidth=0.8)
     _ax.set(title="Rows that the fine-tuning moved", xlabel="distance (L2 norm)", ylabel="KS statistic D")
     _ax.legend(loc="upper left")
