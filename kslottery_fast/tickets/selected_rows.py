@@ -224,7 +224,10 @@ def _numbers(data: Mapping[str, Any], key: str) -> torch.Tensor:
     values = data[key]
     if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
         raise InputError(f"{key} must be a list of numbers")
-    return torch.tensor(values, dtype=torch.int64 if all(map(is_int, values)) else torch.float64)
+    try:
+        return torch.tensor(values, dtype=torch.int64 if all(map(is_int, values)) else torch.float64)
+    except (ValueError, OverflowError, RuntimeError):  # which of them depends on torch
+        raise InputError(f"{key} must be a list of numbers: floats, or integers of 64 bits") from None
 
 
 def largest_shifts(shifts: torch.Tensor, k: int, table: TicketTable, heights: tuple[int, int]) -> SelectedRows:

@@ -68,8 +68,8 @@ def _check_table(method: Any, dimension: Any) -> None:
     """Refuse rows of which no file is written or read, since their table of exact p-values would be too large."""
     if method == "exact" and is_int(dimension) and dimension > _LONGEST_EXACT:
         raise InputError(
-            f"dimension is {dimension}: expected at most {_LONGEST_EXACT} in a file of tickets with the method 'exact'; "
-            "use method='asymp' for longer rows"
+            f"dimension is {dimension}: expected at most {_LONGEST_EXACT} in a file with the method 'exact'; use "
+            "method='asymp' for longer rows"
         )
 
 

@@ -47,6 +47,7 @@ WARM = 8
 """Damaged files that are read first, uncounted: what they import and keep is not the memory of a later file."""
 LONGEST = 1200
 """Characters of a message."""
+_STATE = struct.Struct("<qddqq")
 
 
 def damaged_files(reader: Reader, files: dict[str, bytes], name: str, seed: int, case: int) -> tuple[str, bytes]:
@@ -117,18 +118,18 @@ class Worker:
 
     def __init__(self, name: str, seed: int, first: int, log: Path) -> None:
         self.name, self.seed, self.next, self.log = name, seed, first, log
-        self._shared = mmap.mmap(-1, 40)  # the case, when it began, seconds of the processor then, results, refusals
+        self._shared = mmap.mmap(-1, 8 + 2 * _STATE.size)  # which of two states is the last one, and both of them
 
     def run(self, cases: int, end: float) -> None:
         """Read this many cases, or until the time is over."""
         last = self.next + cases
         while self.next < last and time.monotonic() < end:
-            self._put(self.next, time.monotonic() + SECONDS_TO_PREPARE, SECONDS_TO_PREPARE)
+            self.put(self.next, time.monotonic() + SECONDS_TO_PREPARE, SECONDS_TO_PREPARE, *self.counts)
             child = os.fork()
             if child == 0:
                 self._child(last, end)
             status = self._wait(child)
-            case, _, _ = struct.unpack_from("<qdd", self._shared)
+            case = self.state[0]
             if status is not None:
                 self._note(case, status)
             self.next = case + 1
@@ -136,10 +137,18 @@ class Worker:
     @property
     def counts(self) -> tuple[int, int]:
         """How many files were read, and how many were refused."""
-        return struct.unpack_from("<qq", self._shared, 24)
+        return self.state[3:]
 
-    def _put(self, case: int, began: float, worked: float) -> None:
-        struct.pack_into("<qdd", self._shared, 0, case, began, worked)
+    @property
+    def state(self) -> tuple[int, float, float, int, int]:
+        """The case, when it began, the seconds of the processor until then, and the counts of results and refusals."""
+        return _STATE.unpack_from(self._shared, 8 + self._shared[0] * _STATE.size)
+
+    def put(self, case: int, began: float, worked: float, results: int, refusals: int) -> None:
+        """Set the state. The other process never sees half of it, nor does a process that ends in the middle."""
+        other = 1 - self._shared[0]
+        _STATE.pack_into(self._shared, 8 + other * _STATE.size, case, began, worked, results, refusals)
+        self._shared[0] = other
 
     def _wait(self, child: int) -> str | None:
         """What ended the process, if it was not the end of its work."""
@@ -150,13 +159,13 @@ class Worker:
                 return None if code == 0 else f"crash: {signal.Signals(-code).name if code < 0 else code}"
             late = self._late(child)
             time.sleep(0.05)
-            if late and self._late(child):  # the first look may have seen a number that was half written
+            if late and self._late(child):  # the first look may have seen a time of the case before
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 return "no end"
 
     def _late(self, child: int) -> bool:
-        _, began, worked = struct.unpack_from("<qdd", self._shared)
+        _, began, worked, _, _ = self.state
         busy, waited = _worked(child) - worked, time.monotonic() - began
         return busy > SECONDS_PER_CASE or waited > 30 * SECONDS_PER_CASE
 
@@ -189,7 +198,8 @@ class Worker:
             now = time.monotonic()
             if now > end:
                 break
-            self._put(case, now, time.process_time())
+            worked = time.process_time()
+            self.put(case, now, worked, results, refusals)
             path, content = damaged_files(reader, files, self.name, self.seed, case)
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
             before = _resident("VmRSS")
@@ -200,7 +210,7 @@ class Worker:
                 assert used < MEMORY + 20 * len(content), f"{used / 2**20:.0f} MiB for a file of {len(content)} bytes"
             except BaseException as error:
                 self._note(case, _where(error), f"{path}: {error!r}"[:400])
-            struct.pack_into("<qq", self._shared, 24, results, refusals)
+            self.put(case, now, worked, results, refusals)
             (folder / path).write_bytes(files[path])
 
 

@@ -27,6 +27,7 @@ from kslottery_fast.lab.experiment.trained import TrainedRows
 from kslottery_fast.rows.adapter_tokens import parsed_record
 from kslottery_fast.tickets.evidence import Evidence
 from kslottery_fast.tickets.scan_result import Scan
+from kslottery_fast.tickets.selected_rows import SelectedRows
 from kslottery_fast.tickets.stored import ks_select_checkpoints
 from kslottery_fast.tickets.tickets import Tickets
 
@@ -61,6 +62,14 @@ def test_a_message_about_a_name_of_any_length_is_short(tmp_path):
     ks_select(table(0), tuned(), top_k=3).save(path)
     changed(path, **{"[" * 5000: 1})
     refuses(lambda: Tickets.load(path), path, f"unknown key '{'[' * 119}...{'[' * 59}'")
+
+
+@pytest.mark.parametrize("values", [[7, 1 << 63], [7, -(1 << 63) - 1], [0.5, 10**400], [7, 10**400]])
+def test_values_of_selected_rows_that_no_tensor_can_hold(values, tmp_path):
+    path = tmp_path / "rows.json"
+    SelectedRows(torch.tensor([3, 5]), torch.tensor([9, 8]), "frequency", V).save(path)
+    path.write_bytes(with_digest(json.dumps({**read_json(path), "values": values}).encode()))
+    refuses(lambda: SelectedRows.load(path), path, "values must be a list of numbers: floats, or integers of 64 bits")
 
 
 def test_a_long_message_keeps_its_words_and_shortens_names():

@@ -6,6 +6,7 @@ import faulthandler
 import importlib.util
 import json
 import os
+import struct
 import time
 
 import fuzz_files
@@ -73,6 +74,16 @@ def _talkative(folder):
         error = InputError("a")
         error.args = ("a" * 5000,)
         raise error
+
+
+def test_a_state_that_is_half_written_is_not_seen(tmp_path):
+    worker = Worker("tickets", 0, 4, tmp_path / "log.jsonl")
+    for case in range(4, 8):
+        state = (case, 0.5, 1.5, case - 4, 1)
+        worker.put(*state)
+        with pytest.raises(struct.error):  # when the number of the case is written already
+            worker.put(case + 100, "no number", 1.5, 7, 7)
+        assert worker.state == state
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_tickets_of_long_rows_are_saved_and_loaded(method: str, dimension: int, 
 def test_what_load_would_refuse_is_not_saved(tmp_path: Path) -> None:
     tickets = some(method="exact", dimension=(1 << 20) + 1)
     for refused in (tickets.to_dict, lambda: tickets.save(tmp_path / "tickets.json")):
-        with pytest.raises(InputError, match="dimension is 1048577: expected at most 1048576 .* use method='asymp'"):
+        with pytest.raises(InputError, match=r"dimension is 1048577: expected at most 1048576 .* use method='asymp'"):
             refused()
     assert not list(tmp_path.iterdir())
 
