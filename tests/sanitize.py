@@ -128,6 +128,7 @@ def core_tests(kind: str, root: Path, arguments: list[str]) -> tuple[bool, str]:
     library = build(kind, root)
     log = library.with_name(f"{kind}-report")
     environment = sanitized(kind, log, library)
+    environment["PYTHONPATH"] += f"{os.pathsep}{root}"  # for what the tests take from benchmarks/
     check = "import kslottery_fast._C as m; print(m.__file__)"
     loaded = subprocess.run(
         [sys.executable, "-c", check], cwd=library, env=environment, capture_output=True, text=True, check=False
