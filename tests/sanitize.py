@@ -55,7 +55,8 @@ KINDS = (*RUNTIMES, "thread")
 # Python and torch keep memory until they exit, so leaks are not looked for. Everything else ends the process, and its
 # report goes to a file: pytest would swallow it.
 SETTINGS = {
-    "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1:log_path={log}",
+    # Not detect_stack_use_after_return: on its stacks GCC 12 aligns nothing to 64 bytes, and stores of AVX-512 fault.
+    "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:log_path={log}",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:log_path={log}",
 }
 # What cannot run under a sanitizer, and why. Printed with the result: nothing is left out silently.
@@ -128,6 +129,7 @@ def core_tests(kind: str, root: Path, arguments: list[str]) -> tuple[bool, str]:
     library = build(kind, root)
     log = library.with_name(f"{kind}-report")
     environment = sanitized(kind, log, library)
+    environment["PYTHONPATH"] += f"{os.pathsep}{root}"  # for what the tests take from benchmarks/
     check = "import kslottery_fast._C as m; print(m.__file__)"
     loaded = subprocess.run(
         [sys.executable, "-c", check], cwd=library, env=environment, capture_output=True, text=True, check=False

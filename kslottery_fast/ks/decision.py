@@ -104,8 +104,11 @@ class TablesInMemory:
         is NaN or Inf. To ask for each number separately would cost up to a fifth of the kernel's time.
         With ``KSL_CUDA_COMPACTION=kernel`` in the environment it waits once, and sorts few rows itself.
         """
+        compaction = os.environ.get("KSL_CUDA_COMPACTION", "operators")
+        if compaction not in ("operators", "kernel"):
+            raise InputError(f"KSL_CUDA_COMPACTION is {compaction!r}; expected operators or kernel, or leave it unset")
         h, flags = ops.ks_statistics(self.before, self.after, threshold)
-        if os.environ.get("KSL_CUDA_COMPACTION") == "kernel":
+        if compaction == "kernel":
             found = ops.kernels.reached_rows(h, flags, threshold, HAS_NAN | HAS_INF)
             if found is not None and found[2]:
                 self._refuse(flags)

@@ -386,6 +386,10 @@ def test_the_rows_of_a_selection_are_the_same_by_a_kernel(monkeypatch, few):
     monkeypatch.setenv("KSL_CUDA_COMPACTION", "kernel")
     for got, wanted in zip(tables.reached(3), want, strict=True):
         assert torch.equal(got, wanted)
+    monkeypatch.setenv("KSL_CUDA_COMPACTION", "pinned")
+    with pytest.raises(InputError, match="KSL_CUDA_COMPACTION is 'pinned'; expected operators or kernel"):
+        tables.reached(3)
+    monkeypatch.setenv("KSL_CUDA_COMPACTION", "kernel")
     y[7, 5] = math.nan
     with pytest.raises(InputError, match="after has NaN or Inf in 1 row"):
         tables.reached(3)
