@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import itertools
 import os
 import resource
 import sys
@@ -12,11 +13,17 @@ from typing import Any, ParamSpec
 P = ParamSpec("P")
 
 
-def trimming(progress: Callable[P, None]) -> Callable[P, None]:
-    """Return a progress callback that also gives unused memory back, which takes a few milliseconds each time."""
+def trimming(progress: Callable[P, None], every: int = 8) -> Callable[P, None]:
+    """Return a progress callback that also gives unused memory back, at each eighth call.
+
+    What is given back has to be fetched again, page by page. At each update of SmolLM2-135M that took a tenth of the
+    time. At each eighth the peak is 140 MB higher (2.4 GB; 2 cores of an AMD EPYC, 2026-11-29).
+    """
+    calls = itertools.count(1)
 
     def report(*arguments: P.args, **options: P.kwargs) -> None:
-        release_memory()
+        if next(calls) % every == 0:
+            release_memory()
         progress(*arguments, **options)
 
     return report

@@ -35,7 +35,11 @@ def test_a_model_is_trimmed_inside_the_block_alone(monkeypatch):
     assert calls == [1]
 
 
-def test_progress_passes_through():
-    seen = []
-    trimming(lambda *step: seen.append(step))(3, 7, "loss 2.5")
-    assert seen == [(3, 7, "loss 2.5")]
+def test_progress_passes_through_and_each_eighth_call_gives_memory_back(monkeypatch):
+    events = []
+    monkeypatch.setattr("kslottery_fast.base.memory.release_memory", lambda: events.append("released"))
+    report = trimming(lambda *step: events.append(step))
+    for step in range(1, 17):
+        report(step, 16, "loss 2.5")
+    assert [place for place, event in enumerate(events) if event == "released"] == [7, 16]
+    assert [event for event in events if event != "released"] == [(step, 16, "loss 2.5") for step in range(1, 17)]

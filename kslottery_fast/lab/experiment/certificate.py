@@ -29,7 +29,7 @@ from kslottery_fast.tickets.tickets import Tickets
 
 from .console import ProgressCallback
 from .run_folder import read_header
-from .run_settings import RunSettings
+from .run_settings import FORMER_ALPHA_GRID, RunSettings
 from .settings import ExperimentSettings
 from .trained import TrainedRows
 from .workshop import Workshop
@@ -187,10 +187,13 @@ def _recomputed(stage: Path, settings: RunSettings) -> Certificate:
             f"{settings.alpha:g} with method {settings.method}, correction {settings.correction} and top_k "
             f"{settings.top_k}; the file or run.json was changed"
         )
-    chosen = {alpha: table.significant(alpha, settings.method, settings.correction) for alpha in settings.alphas}
-    certificate = _certificate(basis, settings, chosen, tuple(tickets.token_ids.tolist()), moved)
     path = stage / "certificate.json"
-    different = _difference("", asdict(Certificate.from_dict(read_json(path))), asdict(certificate))
+    told = Certificate.from_dict(read_json(path))
+    older = settings.alphas_of(FORMER_ALPHA_GRID)
+    alphas = older if len(told.levels) == len(older) else settings.alphas
+    chosen = {alpha: table.significant(alpha, settings.method, settings.correction) for alpha in alphas}
+    certificate = _certificate(basis, settings, chosen, tuple(tickets.token_ids.tolist()), moved)
+    different = _difference("", asdict(told), asdict(certificate))
     if different:
         raise InputError(f"{path}: {different}; the file, its predictions or run.json was changed")
     return certificate

@@ -10,8 +10,11 @@ from kslottery_fast.base.options import BleuTokenizer, Correction, Method, Share
 from kslottery_fast.lab.data.languages import find_language
 from kslottery_fast.lab.data.prompts import DEFAULT_TEMPLATE, check_template
 
-ALPHA_GRID = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8)
+ALPHA_GRID = (0.001, 0.05, 0.1, 0.2, 0.5, 0.8)
 """The alphas of the certificate's curve. The alpha of the run is added to them."""
+
+FORMER_ALPHA_GRID = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8)
+"""The grid of folders that were made by version 0.1."""
 
 Dtype = Literal["auto", "bfloat16", "float32"]
 
@@ -166,7 +169,11 @@ class RunSettings:
     @property
     def alphas(self) -> tuple[float, ...]:
         """The alphas of the certificate, in ascending order."""
-        return tuple(sorted({*ALPHA_GRID, self.alpha}))
+        return self.alphas_of(ALPHA_GRID)
+
+    def alphas_of(self, grid: tuple[float, ...]) -> tuple[float, ...]:
+        """The alphas of the certificate with another grid."""
+        return tuple(sorted({*grid, self.alpha}))
 
     @property
     def selection(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from kslottery_fast.base.files import read_json, write_json
 from kslottery_fast.evaluation.basis import Basis
 from kslottery_fast.lab.cli import main as cli
+from kslottery_fast.lab.experiment import run_settings
 from kslottery_fast.lab.experiment.run_settings import RunSettings
 from kslottery_fast.tickets.evidence import SELECTORS
 from kslottery_fast.tickets.tickets import Tickets
@@ -151,6 +152,20 @@ def test_a_level_that_was_touched_up_is_refused(copy, capsys, field, value):
 def test_a_level_that_was_dropped_is_refused(copy, capsys):
     forge_certificate(copy, lambda data: data["levels"].pop())
     assert "certificate.json: levels is" in refused(copy, capsys)
+
+
+def test_a_folder_with_the_longer_curve_of_version_0_1_is_checked_too(
+    copy, finished, finished_arguments, capsys, monkeypatch
+):
+    shutil.rmtree(copy / "stages" / "es.0.certificate")
+    monkeypatch.setattr(run_settings, "ALPHA_GRID", run_settings.FORMER_ALPHA_GRID)
+    assert cli.main([str(copy) if word == str(finished) else word for word in finished_arguments]) == 0
+    monkeypatch.undo()
+    levels = read_json(copy / "stages" / "es.0.certificate" / "certificate.json")["levels"]
+    assert [level["alpha"] for level in levels] == sorted({0.3, *run_settings.FORMER_ALPHA_GRID})
+    assert cli.main(["certify", str(copy)]) == 0
+    forge_certificate(copy, lambda data: data["levels"][1].update(certified=1.0))
+    assert "levels[1].certified is 1.0, but the files that it follows from give" in refused(copy, capsys)
 
 
 def test_forged_predictions_are_refused(copy, capsys):
