@@ -180,10 +180,10 @@ def make_environment(wheel: Path, project: dict[str, Any], settings: dict[str, A
     key = hashlib.sha256(repr(about).encode()).hexdigest()
     if not stamp.exists() or stamp.read_text() != key:
         venv.create(environment, with_pip=True, clear=True)
-        # No source is built: there would be no compiler.
-        run(python, *PIP, "install", "--only-binary", ":all:", "-c", pins, wanted, *settings["test-requires"])
+        # No source is built: there would be no compiler. -I: what PYTHONPATH has is not taken for installed.
+        run(python, "-I", *PIP, "install", "--only-binary", ":all:", "-c", pins, wanted, *settings["test-requires"])
         stamp.write_text(key)
-    run(python, *PIP, "install", "--force-reinstall", "--no-deps", wheel)
+    run(python, "-I", *PIP, "install", "--force-reinstall", "--no-deps", wheel)
     return python
 
 
