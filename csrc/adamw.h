@@ -19,7 +19,7 @@ struct AdamWCoefficients {
     C decay, one_minus_beta1, minus_step_size, eps;
     C beta2, one_minus_beta2, root_bias2;
 
-    // power1: beta1 to the power of the step's number.
+    // power1: beta1 to the power of the step's number (powers.h).
     KSL_HOST_DEVICE void set_first(const AdamW &h, double lr, double power1) {
         decay = static_cast<C>(1 - lr * h.weight_decay);
         one_minus_beta1 = static_cast<C>(1 - h.beta1);

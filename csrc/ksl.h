@@ -194,12 +194,8 @@ struct StepControl {
 };
 
 // One AdamW update of each of `count` tables, with one launch for every 16 of them, another one with skip_nonfinite,
-// and another one if an update is lazy. The bits are those of the CPU's row_adamw, with one exception. If step numbers
-// are on the device, the powers of the betas are computed there, by a pow that may differ from the host's by two units
-// in the last place of a double. The moments still have the CPU's bits. The change of a parameter has a relative error
-// of up to 4e-16 / (1 - beta^step), with the larger beta. This is 4e-13 in the first step with 0.999, and visible in
-// float64. A float32 parameter that is no smaller than its change is off by at most one unit in its last place, and
-// only where a coefficient is rounded to the other side.
+// and another one if an update is lazy. The bits are those of the CPU's row_adamw, also if step numbers are on the
+// device, where the powers of the betas are then computed (powers.h).
 void row_adamw(const RowUpdate *updates, int64_t count, const StepControl &control, Stream stream);
 
 // As above, bit for bit. Ids and slots out of range end the kernel as a failed assert does, and nothing is read or

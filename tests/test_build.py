@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,11 @@ def setup_py(*arguments, **environment):
 def test_pyproject_has_the_only_version_number():
     assert f'\nversion = "{kslottery_fast.__version__}"\n' in (ROOT / "pyproject.toml").read_text()
     assert setup_py("--version").stdout.split()[-1] == kslottery_fast.__version__
+
+
+def test_the_changelog_says_when_this_version_was_released():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## {re.escape(kslottery_fast.__version__)} - \d{{4}}-\d\d-\d\d$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import re
 import shlex
+import sys
+from pathlib import Path
 
 import documents
 import pytest
@@ -76,23 +78,48 @@ def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path):
         assert torch.equal(transferred[list(names["moved"])], tuned[list(names["moved"])])
 
 
-def test_the_quick_start_prints_what_it_says(tmp_path, monkeypatch, capsys):
+def test_the_quick_start_prints_what_it_says(tmp_path, monkeypatch):
     """Its commands read the files that its programs write, and the other way round."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    names: dict[str, object] = {}
-    printed = ""
-    compared = 0
-    for block in documents.blocks(QUICK_START, "python", "sh", "text"):
-        if block.language == "text":
-            assert [line.rstrip() for line in printed.splitlines()] == block.text.splitlines()
-            compared += 1
-        elif block.language == "sh":
-            assert main.main(shlex.split(block.text)[1:]) == 0
-        else:
-            exec(compile(block.text, str(QUICK_START), "exec"), names)
-        printed = capsys.readouterr().out
-    assert compared == 4
+
+    def command(words):
+        assert (words[0], main.main(words[1:])) == ("kslottery", 0)
+
+    assert documents.run(QUICK_START, command) == 4
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ([("python", "a = 1\nprint(a)"), ("text", "2")], r"text block of line 6: this was printed instead:\n1\n"),
+        (
+            [("python", "a = 1"), ("python", "print('so far', a)\na.b")],
+            r"(?s)python block of line 5 fails:\nso far 1.*line 6, in <module>.*no attribute 'b'",
+        ),
+        ([("sh", "no-such-program")], r"(?s)sh block of line 2 fails:\n.*no-such-program is not on PATH"),
+        ([("sh", f"{sys.executable} -c 'print(6); exit(3)'")], r"(?s)sh block of line 2 fails:\n6\n.*` ended with 3"),
+    ],
+)
+def test_a_block_that_fails_is_named_with_its_output(tmp_path, monkeypatch, capsys, blocks, message):
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(f"```{language}\n{text}\n```" for language, text in blocks))
+    with pytest.raises(documents.BlockError, match=message):
+        documents.run(page, documents.installed_command)
+    assert documents.try_page(page) == 1
+    assert "error: page.md, " in capsys.readouterr().err
+    assert Path.cwd() == tmp_path
+
+
+def test_a_page_that_runs_as_printed_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    shown = f"""{sys.executable} -c 'print(open("a").read())'"""
+    page.write_text(f"```python\nopen('a', 'w').write('x')\n```\n```sh\n{shown}\n```\n```text\nx\n```\n")
+    assert documents.try_page(page) == 0
+    assert capsys.readouterr().out == "page.md runs, and prints what it says: 1 output compared\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["page.md"]
 
 
 def test_readme_and_training_have_blocks():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.utils import is_in_notebook
 
 import kslottery_fast
 from kslottery_fast.base import extras
@@ -64,6 +65,39 @@ def test_tickets_are_selected_and_attached_without_what_is_slow_to_import():
         print(sorted(set({(*extras.LAB, "scipy.stats", "torch.distributed.tensor")!r}) & set(sys.modules)))
     """
     assert run_python(code) == "[]"
+
+
+@pytest.mark.skipif("marimo" not in inspect.getsource(is_in_notebook), reason="this transformers does not know marimo")
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import kslottery_fast.integrations.monitor",
+        "kslottery_fast.TicketTrainer",
+        "kslottery_fast.TicketSeq2SeqTrainer",
+    ],
+)
+def test_a_trainer_beside_marimo_without_ipython_says_what_to_install(use):
+    """As in a notebook. transformers then imports IPython, and fails with its own words."""
+    code = f"""
+        import sys, types
+        sys.modules["marimo"] = types.ModuleType("marimo")
+        sys.modules["IPython"] = None  # to import it is an ImportError
+        import kslottery_fast
+        try:
+            {use}
+        except kslottery_fast.InputError as error:
+            print(error)
+    """
+    assert run_python(code) == (
+        "the Trainer of transformers, which TicketTrainer is, needs IPython where marimo is imported, to show its "
+        "progress; pip install ipython"
+    )
+
+
+def test_another_missing_module_of_the_trainer_keeps_its_own_words(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers.trainer", None)
+    with pytest.raises(ModuleNotFoundError, match=r"transformers\.trainer"):
+        extras.require_trainer()
 
 
 def test_without_the_extra_every_public_name_is_there():

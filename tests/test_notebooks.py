@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import matplotlib
 import pytest
+import transformers.trainer  # noqa: F401  before marimo, beside which it needs IPython: so tests can follow in any order
 
 pytest.importorskip("marimo", reason="the extra [notebooks] is not installed")
 FOLDER = Path(__file__).parents[1] / "examples" / "notebooks"

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from kslottery_fast import InputError, Tickets, attach_rows
-from website import api, check, messages, pages
+from website import api, check, messages, notebooks, pages
 from website.rendering import Rendering
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +90,60 @@ def test_docstrings_are_rendered(site):
     assert not re.search(r":(?:func|class|meth|mod):", everything)
 
 
+@pytest.mark.parametrize(
+    ("name", "printed"), [("which-tokens", "of 259 rows changed"), ("new-tokens", "NLL of"), ("ks-lottery", "untuned")]
+)
+def test_each_notebook_is_a_page_with_what_it_prints_and_draws(site, name, printed):
+    text = (site / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
+    assert printed in text.partition("</article>")[0]
+    (first, *_) = re.findall(rf'<img alt="([^"]+)" src="({name}-\d+\.svg)"', text)
+    assert first[0] != "figure"
+    assert (site / "notebooks" / first[1]).read_text(encoding="utf-8").startswith("<?xml")
+    assert "mo.md" not in text  # the code of texts is hidden
+    assert f"marimo edit examples/notebooks/{name.replace('-', '_')}.py" in text
+
+
+NOTEBOOK = """
+import marimo
+app = marimo.App()
+
+with app.setup(hide_code=True):
+    def text(words):
+        return type("Text", (), {"_repr_markdown_": lambda self: words})()
+
+@app.cell(hide_code=True)
+def _():
+    text("# A title")
+    return
+
+@app.cell
+def _(
+    text,
+):
+    # Doubles it.
+    double = [each * 2 for each in (1, 2)]
+    print(double)
+    return (double,)
+
+@app.cell
+def _(double):
+    sum(double)
+"""
+
+
+def test_a_notebook_becomes_a_page_with_its_texts_its_code_and_its_results(tmp_path):
+    file = tmp_path / "small.py"
+    file.write_text(NOTEBOOK, encoding="utf-8")
+    assert notebooks.render(file, tmp_path).split("\n\n") == [
+        "# A title",
+        "`make docs` has run this notebook. `marimo edit examples/notebooks/small.py` opens it.",
+        "```python\n# Doubles it.\ndouble = [each * 2 for each in (1, 2)]\nprint(double)\n```",
+        "``` { .text .notebook-printed }\n[2, 4]\n```",
+        "```python\nsum(double)\n```",
+        "``` { .text .notebook-printed }\n6\n```\n",
+    ]
+
+
 def test_the_search_finds_messages(site):
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     assert any("rows are attached to this model already" in entry["text"] for entry in index["docs"])
@@ -109,7 +163,7 @@ def test_the_reference_has_every_public_name_and_no_other():
 def test_the_navigation_has_every_page_once():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     listed = re.findall(r"[\w/-]+\.md", text[text.index("\nnav:") :])
-    assert sorted(listed) == sorted(pages.pages())
+    assert sorted(listed) == sorted([*pages.pages(), *map(notebooks.page_of, notebooks.FILES)])
 
 
 def test_the_first_page_leads_to_every_document():
@@ -159,6 +213,7 @@ def test_the_faq_has_the_twenty_errors_that_people_meet_most():
         ("[a](../CONTRIBUTING.md#rules)", "[a](contributing.md#rules)"),
         ("[a](../examples/plain_loop.py)", "[a](examples.md#plain-loop-py)"),
         ("[a](../examples/notebooks)", "[a](examples.md#notebooks)"),
+        ("[a](../examples/notebooks/new_tokens.py)", "[a](notebooks/new-tokens.md)"),
         ("[a](../website/messages.py)", "[a](errors.md)"),
         ("[a](../csrc/ksl.h)", "a"),
         ("[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),

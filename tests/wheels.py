@@ -3,9 +3,10 @@
     python tests/wheels.py
 
 dist/ gets the sdist, and a manylinux wheel that is built from it. The wheel is then installed into an environment of
-its own, and the tests that pyproject.toml names for cibuildwheel run there, in copies of tests/ and examples/. All of
-this lies in build/wheel. What takes long is kept for the next time: the compiled files, and the environment with the
-pinned dependencies. Exit code 1 if anything fails, if the wheel lacks a file, is too large, or needs a newer system.
+its own, and the commands that pyproject.toml has for cibuildwheel run there, in copies of the files that it names: the
+quick start as docs/quick-start.md prints it, and tests. All of this lies in build/wheel. What takes long is kept for
+the next time: the compiled files, and the environment with the pinned dependencies. Exit code 1 if anything fails, if
+the wheel lacks a file, is too large, or needs a newer system.
 """
 
 from __future__ import annotations
@@ -179,15 +180,15 @@ def make_environment(wheel: Path, project: dict[str, Any], settings: dict[str, A
     key = hashlib.sha256(repr(about).encode()).hexdigest()
     if not stamp.exists() or stamp.read_text() != key:
         venv.create(environment, with_pip=True, clear=True)
-        # No source is built: there would be no compiler.
-        run(python, *PIP, "install", "--only-binary", ":all:", "-c", pins, wanted, *settings["test-requires"])
+        # No source is built: there would be no compiler. -I: what PYTHONPATH has is not taken for installed.
+        run(python, "-I", *PIP, "install", "--only-binary", ":all:", "-c", pins, wanted, *settings["test-requires"])
         stamp.write_text(key)
-    run(python, *PIP, "install", "--force-reinstall", "--no-deps", wheel)
+    run(python, "-I", *PIP, "install", "--force-reinstall", "--no-deps", wheel)
     return python
 
 
-def try_out(wheel: Path) -> str:
-    """Run the tests on the installed wheel, without a compiler and without the checkout. Return pytest's last line."""
+def try_out(wheel: Path) -> list[str]:
+    """Run quick start and tests on the wheel, without a compiler and the checkout. Return the last line of each."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     settings = pyproject["tool"]["cibuildwheel"]
     python = make_environment(wheel, pyproject["project"], settings)
@@ -195,6 +196,7 @@ def try_out(wheel: Path) -> str:
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
     for name in settings["test-sources"]:
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, home / name)
     kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "CXX", "CC", "CUDACXX"}}
@@ -208,9 +210,12 @@ def try_out(wheel: Path) -> str:
         raise WheelError(f"{where} was imported, not the wheel")
     if native != "True":
         raise WheelError(f"the native module of the wheel cannot be loaded: {error}")
-    command = shlex.split(settings["test-command"])
-    assert command[0] == "python", command
-    return run(python, *command[1:], cwd=home, env=alone).strip().splitlines()[-1]
+    lines = []
+    for line in settings["test-command"].split("&&"):
+        command = shlex.split(line)
+        assert command[0] == "python", command
+        lines.append(run(python, *command[1:], cwd=home, env=alone).strip().splitlines()[-1])
+    return lines
 
 
 def main() -> int:
@@ -226,11 +231,11 @@ def main() -> int:
         inspect(wheel)
         run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)  # PyPI can show the README
         print(f"dist/{wheel.name}: {wheel.stat().st_size / 2**20:.1f} MB", flush=True)
-        tests = try_out(wheel)
+        print(*try_out(wheel), sep="\n")
     except WheelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"wheels: good, tried without a compiler: {tests} ({(time.monotonic() - begin) / 60:.0f} minutes in all)")
+    print(f"wheels: good, tried without a compiler ({(time.monotonic() - begin) / 60:.0f} minutes in all)")
     return 0
 
 

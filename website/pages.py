@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import ast
+import os
 import posixpath
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
-from website import api, messages
+from website import api, messages, notebooks
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {  # where the site has what stands outside of docs/, and what programs make for it
@@ -35,10 +37,15 @@ def write(folder: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     shutil.copytree(ROOT / "website" / "assets", folder / "assets")
+    # In a process of their own, since they import marimo and set a style for all figures.
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(
+        [sys.executable, "-m", "website.notebooks", str(folder.resolve())], cwd=ROOT, env=environment, check=True
+    )
 
 
 def pages() -> dict[str, str]:
-    """Return the Markdown of every page, by its path in the site."""
+    """Return the Markdown of every page but those of the notebooks, by its path in the site."""
     documents = {file.name: _document(file, file.name) for file in sorted((ROOT / "docs").glob("*.md"))}
     others = {site: _document(ROOT / name, site) for name, site in ELSEWHERE.items() if name.endswith(".md")}
     reference = {page.path: api.markdown(page) for page in api.PAGES}
@@ -79,7 +86,10 @@ def relinked(text: str, folder: str, page: str) -> str:
         if re.match(r"[a-z]+:", target):
             return match[0]
         target = posixpath.normpath(posixpath.join(folder, target))
-        if target.startswith("examples/"):
+        notebook = ROOT / target
+        if notebook in notebooks.FILES:
+            target, anchor = notebooks.page_of(notebook), ""
+        elif target.startswith("examples/"):
             target, anchor = "examples.md", "#" + _anchor(posixpath.basename(target))
         elif target in ELSEWHERE:
             target = ELSEWHERE[target]
@@ -106,10 +116,15 @@ def examples() -> str:
         summary = docstring.partition("\n")[0]
         lines += [f"## {file.name} {{ #{_anchor(file.name)} }}", "", summary, ""]
         lines += ["```python", source.rstrip(), "```", ""]
-    lines += ["## Notebooks", "", "`pip install '.[notebooks]'` brings marimo, which opens them:", "", "```text"]
+    lines += ["## Notebooks", ""]
+    for file in notebooks.FILES:
+        title = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition(" A notebook:")[0]
+        lines.append(f"- [{title.rstrip('.')}]({notebooks.page_of(file)})")
     lines += [
-        f"marimo edit {file.relative_to(ROOT)}" for file in sorted((ROOT / "examples" / "notebooks").glob("*.py"))
+        "",
+        "The pages show what they print and draw. `pip install '.[notebooks]'` brings marimo, which opens them:",
     ]
+    lines += ["", "```text", *(f"marimo edit {file.relative_to(ROOT)}" for file in notebooks.FILES)]
     return "\n".join([*lines, "```", ""])
 
 

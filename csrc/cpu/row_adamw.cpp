@@ -15,16 +15,16 @@
 #include "ieee_mode.h"
 #include "ksl.h"
 #include "parallel.h"
+#include "powers.h"
 
 namespace ksl {
 namespace {
 
 template <typename C>
 AdamWCoefficients<C> coefficients_of(const AdamW &h) {
-    const auto step = static_cast<double>(h.step);
     AdamWCoefficients<C> c;
-    c.set_first(h, h.lr, std::pow(h.beta1, step));
-    c.set_second(h, std::pow(h.beta2, step));
+    c.set_first(h, h.lr, power_of(h.beta1, h.step, SplitError{}));
+    c.set_second(h, power_of(h.beta2, h.step, SplitError{}));
     return c;
 }
 

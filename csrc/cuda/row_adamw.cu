@@ -12,6 +12,7 @@
 #include <cmath>
 
 #include "../adamw.h"
+#include "../powers.h"
 #include "elements.cuh"
 
 namespace ksl {
@@ -55,16 +56,17 @@ __device__ bool left_out(const StepControl &control) {
 template <typename C>
 __device__ void compute_scalars(const Table &table, const StepControl &control, Scalars<C> &scalars) {
     const RowUpdate &u = table.update;
-    const double step = u.step ? static_cast<double>(*u.step) + 1 : 0;
+    const int64_t step = u.step ? static_cast<int64_t>(*u.step) + 1 : 0;
     if (threadIdx.x == 0) {
         double lr = u.hyper.lr;
         if (u.lr)
             lr = u.lr_dtype == DType::kFloat64 ? *static_cast<const double *>(u.lr) : *static_cast<const float *>(u.lr);
-        scalars.coefficients.set_first(u.hyper, lr, u.step ? std::pow(u.hyper.beta1, step) : table.power1);
+        scalars.coefficients.set_first(u.hyper, lr,
+                                       u.step ? power_of(u.hyper.beta1, step, FusedError{}) : table.power1);
         scalars.grad_scale = control.grad_scale ? static_cast<C>(*control.grad_scale) : C(1);
         scalars.left_out = left_out(control);
     } else if (threadIdx.x == kWarp) {
-        scalars.coefficients.set_second(u.hyper, u.step ? std::pow(u.hyper.beta2, step) : table.power2);
+        scalars.coefficients.set_second(u.hyper, u.step ? power_of(u.hyper.beta2, step, FusedError{}) : table.power2);
     }
 }
 
@@ -204,7 +206,8 @@ __device__ void move_on(const Step &step) {
     control.state[kFinished] = 0;
 }
 
-__global__ void __launch_bounds__(kThreads) update_kernel(const __grid_constant__ Step step) {
+// Four blocks for each multiprocessor, since ptxas would spill registers on sm_80 to make room for five.
+__global__ void __launch_bounds__(kThreads, 4) update_kernel(const __grid_constant__ Step step) {
     KSL_SHARED(narrow, Scalars<float>);
     KSL_SHARED(wide, Scalars<double>);
     int64_t before = 0;
@@ -303,8 +306,8 @@ Table prepared(const RowUpdate &u) {
     Table table{};
     table.update = u;
     if (!u.step) {
-        table.power1 = std::pow(u.hyper.beta1, static_cast<double>(u.hyper.step));
-        table.power2 = std::pow(u.hyper.beta2, static_cast<double>(u.hyper.step));
+        table.power1 = power_of(u.hyper.beta1, u.hyper.step, SplitError{});
+        table.power2 = power_of(u.hyper.beta2, u.hyper.step, SplitError{});
     }
     const auto aligned = [](const void *state) { return reinterpret_cast<uintptr_t>(state) % 16 == 0; };
     const int pack = u.table.dtype == DType::kFloat64 ? kPack<double> : kPack<float>;

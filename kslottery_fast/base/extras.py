@@ -1,4 +1,4 @@
-"""The packages of the extra `lab`, which only parts of this package need, and the error if they are missing."""
+"""Packages that only parts of this package need, those of the extra `lab` first, and the errors if they are missing."""
 
 from importlib.util import find_spec
 
@@ -33,3 +33,29 @@ def require_lab(what: str, *packages: str, extra: str = "lab") -> None:
     """
     if missing := [name for name in packages or LAB if find_spec(name) is None]:
         raise InputError(f"{what} needs {', '.join(missing)}; pip install 'kslottery-fast[{extra}]'")
+
+
+def require_trainer() -> None:
+    """Raise an error of one line if the Trainer of transformers cannot be imported beside marimo.
+
+    In a process that has imported marimo, transformers shows the progress of a training by IPython, which marimo does
+    not bring.
+
+    Raises
+    ------
+    InputError
+        IPython is missing.
+
+    Examples
+    --------
+    >>> require_trainer()
+    """
+    try:
+        import transformers.trainer  # noqa: F401
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "IPython":
+            raise
+        raise InputError(
+            "the Trainer of transformers, which TicketTrainer is, needs IPython where marimo is imported, to show its "
+            "progress; pip install ipython"
+        ) from error

@@ -9,11 +9,14 @@ from typing_extensions import Self
 
 from kslottery_fast.base.arguments import check_choice, check_flag, check_integer, shown
 from kslottery_fast.base.errors import InputError
+from kslottery_fast.base.extras import require_trainer
 from kslottery_fast.ks.decision import check_options
 from kslottery_fast.ks.null import METHODS
 from kslottery_fast.rows.attach import get_rows, has_rows
 from kslottery_fast.tickets.attached import ks_select_rows
 from kslottery_fast.tickets.tickets import Tickets
+
+require_trainer()  # here, because this is the first file of the Trainer that is imported
 
 
 class TicketMonitor(transformers.TrainerCallback):

@@ -241,6 +241,18 @@ class TestOneStepOfManyTables:
             assert_same_bits(part, expected)
         assert step.item() == 4
 
+    @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.95, 0.98), (0.0, 0.9999999)], ids=str)
+    def test_powers_that_the_device_computes_have_the_bits_of_the_cpu(self, cuda, betas):
+        """In float64, which shows every bit. The device multiplies with fma, the CPU without."""
+        for step in (*range(1, 40), 100, 1_023, 4_096, 99_999, 10**7, 2**24 - 1):
+            part = arguments(4, torch.float64)
+            expected = copied(part)
+            lists, hyper = as_step([part], [torch.tensor(float(step - 1))], [torch.tensor(0.25)])
+            hyper |= {"beta1": [betas[0]], "beta2": [betas[1]]}
+            cuda.row_adamw_step_(*lists, torch.zeros(3, dtype=torch.int32), **hyper)
+            update_on_the_cpu(expected, step=step, lr=0.25, beta1=betas[0], beta2=betas[1])
+            assert_same_bits(part, expected)
+
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
     @pytest.mark.parametrize("where", [(0, 0, 0), (1, 2, 1099), (2, 1, 2), (3, 6, 599)])
     def test_a_step_with_a_bad_gradient_is_left_out_whole_and_counted(self, seeded, bad, where):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -106,6 +107,44 @@ def test_a_hundred_steps_stay_close_to_torch():
         ops.row_adamw_(param, None, grad, exp_avg, exp_avg_sq, step=step, **HYPER)
     *_, (expected, _, _) = torch_adamw(start, grads, **HYPER)
     torch.testing.assert_close(param, expected, rtol=1e-5, atol=1e-6)
+
+
+STEPS = [*range(1, 130), 1_000, 4_095, 65_537, 10**6, 10**7 - 1, 10**7, 2**24, 2**40]
+BETAS = [0.0, 0.3, 0.5, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9999, 1 - 1e-6, 1 - 2**-30, 1 - 2**-53]
+
+
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("module", [ops, reference], ids=["native", "reference"])
+def test_the_power_of_each_beta_has_the_bits_of_the_exact_power_rounded_once(module, beta):
+    """Seen in float64 through the change of a parameter 0 with moments 1, which is -1 / (1 - power) or its root."""
+    for step in STEPS:
+        for first, second in ((beta, 0.0), (0.0, beta)):
+            param, grad = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+            hyper = {"lr": 1.0, "beta1": first, "beta2": second, "eps": 0.0, "weight_decay": 0.0}
+            module.row_adamw_(param, None, grad, grad.clone(), grad.clone(), step=step, **hyper)
+            with mpmath.workprec(400):
+                power = float(mpmath.mpf(beta) ** step)
+            expected = -1 / (1 - power) if first == beta else -1 / (1 / math.sqrt(1 - power))
+            assert param.item() == expected, (step, first, second)
+
+
+@pytest.mark.parametrize("step", [10, 1_000, 100_000, 10**7])
+@pytest.mark.parametrize("beta2", [0.999, 0.9999999])
+def test_late_steps_are_those_of_torch(step, beta2):
+    hyper = {**HYPER, "beta2": beta2}
+    start, (grad,) = random(len(ROWS), D, dtype=torch.float64), gradients(1, len(ROWS), torch.float64)
+    moments = random(len(ROWS), D, seed=1, dtype=torch.float64), random(len(ROWS), D, seed=2).double().square()
+    theirs = start.clone().requires_grad_()
+    options = {name: hyper[name] for name in ("lr", "eps", "weight_decay")}
+    optimizer = torch.optim.AdamW([theirs], betas=(0.9, beta2), foreach=False, **options)
+    state = {"step": torch.tensor(float(step - 1)), "exp_avg": moments[0].clone(), "exp_avg_sq": moments[1].clone()}
+    optimizer.state[theirs] = state
+    theirs.grad = grad
+    optimizer.step()
+    ours = start.clone()
+    ops.row_adamw_(ours, None, grad, *moments, step=step, **hyper)
+    assert optimizer.state[theirs]["step"] == step
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize("module", [ops, reference], ids=["native", "reference"])
