@@ -200,7 +200,10 @@ struct StepControl {
 // of up to 4e-16 / (1 - beta^step), with the larger beta. This is 4e-13 in the first step with 0.999, and visible in
 // float64. A float32 parameter that is no smaller than its change is off by at most one unit in its last place, and
 // only where a coefficient is rounded to the other side.
-void row_adamw(const RowUpdate *updates, int64_t count, const StepControl &control, Stream stream);
+//
+// With KSL_CUDA_ADAMW=cluster in the environment, a step of more than one launch is a single one instead, with the same
+// bits, if one cluster of thread blocks can do it. Returns why it could not, or else an empty string.
+std::string row_adamw(const RowUpdate *updates, int64_t count, const StepControl &control, Stream stream);
 
 // As above, bit for bit. Ids and slots out of range end the kernel as a failed assert does, and nothing is read or
 // written out of bounds. The workspace is device memory, of as many bytes as

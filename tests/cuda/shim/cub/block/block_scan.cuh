@@ -1,4 +1,4 @@
-// Stands in for CUB's header of this name: as much of cub::BlockScan as csrc/cuda/device.cuh uses.
+// Stands in for CUB's header of this name: as much of cub::BlockScan as csrc/cuda/ks_counts.cuh uses.
 //
 // As in CUB there is no barrier at the end: whoever uses the storage again without one has a race, which a seed shows.
 #pragma once
