@@ -30,7 +30,7 @@ struct Block {
     using Table = Counts<T, kThreads_, kWide>;
     using Small = SmallBuckets<T, kThreads_, kVariant != Variant::kPlain>;
     using Map = map_for<T, Table::kBuckets, kVariant>;
-    using Scan = BlockScan<int, kThreads_>;
+    using Sum = BlockSum<kThreads_>;
     using Max = BlockMax<kThreads_, 2>;
     static constexpr int kThreads = kThreads_, kBuckets = Table::kBuckets, kOwn = Table::kOwn;
     static constexpr int kFrames = 8;  // levels of a zoom: 64-bit keys, 9 bits a level
@@ -39,10 +39,11 @@ struct Block {
         Table counts;
         Small small;
         Frame<Key> frames[kFrames];
-        typename Scan::Storage scan;
+        typename Sum::Storage sum;
         typename Max::Storage max;
         Map map;
-        bool map_fits;
+        bool map_fits, special;
+        uint8_t flags;
         int chosen, chosen_before;
         Key lowest, highest;
     };
@@ -74,8 +75,7 @@ struct Block {
     template <typename Map_>
     __device__ Bounds scan(const Map_ &map, int before) {
         const typename Table::Sums sums = shared.counts.sums();
-        int total = 0;
-        start = before + Scan::exclusive_sum(shared.scan, sums.all, total);
+        start = before + Sum::before(shared.sum, sums.all);
         Bounds bounds{0, 0};
         shared.counts.each_own(start, sums.last, [&](int bucket, int at, int2 count) {
             if (hides(map, bucket, count)) bounds.upper = max(bounds.upper, reach_of(at, count));

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cub/block/block_scan.cuh>
 
 #include "ks_input.cuh"
 #include "ks_maps.cuh"
@@ -14,18 +13,34 @@
 namespace ksl {
 namespace cuda {
 
-// Prefix sums over the threads of a block, in the order of their numbers. All threads call it. The storage is shared
-// memory. Between two uses of it there must be a __syncthreads().
-template <typename T, int kThreads>
-struct BlockScan {
-    using Scan = cub::BlockScan<T, kThreads>;
-    using Storage = typename Scan::TempStorage;
+// The sum over the threads before this one, in their order. It takes one barrier. All threads call it. The storage is
+// shared memory. Between two uses of it there must be a __syncthreads().
+template <int kThreads>
+struct BlockSum {
+    static constexpr int kWarps = kThreads / kWarp;
+    static_assert(kThreads % kWarp == 0 && kWarps <= kWarp, "whole warps, and one lane for each of them");
+    struct Storage {
+        int sums[kWarps];
+    };
 
-    // The sum of the values of the threads before this one. `total` gets the sum of all, in every thread.
-    static __device__ T exclusive_sum(Storage &storage, T value, T &total) {
-        T before;
-        Scan(storage).ExclusiveSum(value, before, total);
-        return before;
+    static __device__ int before(Storage &storage, int number) {
+        const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+        const int through = warp_sum_through(number, lane);
+        if (lane == kWarp - 1) storage.sums[warp] = through;
+        __syncthreads();
+        const int of_warps = warp_sum_through(lane < warp ? storage.sums[lane] : 0, lane);
+        return __shfl_sync(kFullWarp, of_warps, kWarp - 1) + through - number;
+    }
+
+  private:
+    // Of this lane and those before it.
+    static __device__ int warp_sum_through(int number, unsigned lane) {
+#pragma unroll
+        for (unsigned step = 1; step < kWarp; step *= 2) {
+            const int other = __shfl_up_sync(kFullWarp, number, step);
+            if (lane >= step) number += other;
+        }
+        return number;
     }
 };
 
@@ -58,12 +73,13 @@ template <typename T, int kThreads>
 constexpr int kBucketsOf = std::min(2048, kThreads * (sizeof(T) == 2 ? 16 : 8));
 
 // f(sample, bucket, bits) for the values of this thread's pairs that differ and that the map contains, where sample is
-// OfX or OfY.
+// OfX or OfY. A map in shared memory is read anew by each pass, so that it takes no registers from one to the next.
 struct OfX {};
 struct OfY {};
 template <typename Map, typename Pairs, typename F>
-__device__ void each_place(const Map &map, Pairs &pairs, F &&f) {
+__device__ void each_place(const Map &shared_map, Pairs &pairs, F &&f) {
     using Bits = typename Pairs::Bits;
+    const Map map = shared_map;
     if constexpr (Map::kTwoAtOnce && Pairs::kTwoAWord) {
         pairs.each_word([&](uint32_t x, uint32_t y) {
             const uint32_t x_at = map.two_buckets(x), y_at = map.two_buckets(y), different = x ^ y;

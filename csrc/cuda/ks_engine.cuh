@@ -15,21 +15,27 @@
 namespace ksl {
 namespace cuda {
 
-// What the quick way has found out about a row.
-enum class Verdict { kDone, kLargeBuckets, kNoMap, kSpecial };
-
-// Steps 1 to 5 for row r. With kDone, block.best is the answer.
+// Steps 1 to 5 for row r. Returns whether block.best is the answer. If not, shared.special tells whether the row has
+// infinities or NaN.
+//
+// What is needed after the zoom, or only if it comes to that, is in shared memory: registers hold the row, and have no
+// room for it. For the same reason the map is only read where it is used.
 template <typename Pairs, typename Block>
-__device__ Verdict look_quickly(Block &block, const BucketProblem &problem, int64_t r) {
+__device__ bool look_quickly(Block &block, const BucketProblem &problem, int64_t r) {
     using T = typename Block::Value;
     auto &shared = block.shared;
     Pairs pairs(problem.x.row<T>(r), problem.y.row<T>(r), problem.n);
     bool special = false;
     const bool different = pairs.differ(special);
-    if (!__syncthreads_or(different || special)) return Verdict::kDone;
-    if (__syncthreads_or(special)) return Verdict::kSpecial;
+    if (!__syncthreads_or(different || special)) return true;
+    special = __syncthreads_or(special);
+    if (block.me() == 0) shared.special = special;
+    if (special) {
+        __syncthreads();
+        return false;
+    }
 
-    block.shared.counts.clear();
+    shared.counts.clear();
     if (block.me() < kWarp) {
         typename Block::Map map;
         const bool fits = map.fit(pairs, problem.n);
@@ -39,29 +45,34 @@ __device__ Verdict look_quickly(Block &block, const BucketProblem &problem, int6
         }
     }
     __syncthreads();
-    if (!shared.map_fits) return Verdict::kNoMap;
-    const typename Block::Map map = shared.map;
+    if (!shared.map_fits) return false;
+    const typename Block::Map &map = shared.map;
     block.count(map, pairs);
     const Bounds bounds = block.scan(map, 0);
     block.best = max(block.best, bounds.lower);
-    if (block.best >= block.stop || bounds.upper <= block.best) return Verdict::kDone;
+    if (block.best >= block.stop || bounds.upper <= block.best) return true;
     block.look_into_small_buckets(map, pairs);
-    if (block.best >= block.stop) return Verdict::kDone;
-    return block.next_large_bucket(map, 0).x < Block::kBuckets ? Verdict::kLargeBuckets : Verdict::kDone;
+    if (block.best >= block.stop) return true;
+    return block.next_large_bucket(map, 0).x == Block::kBuckets;
 }
 
 template <typename Block, typename Pairs>
 __device__ void test_row(Block block, const BucketProblem &problem, int64_t r) {
-    const Verdict verdict = look_quickly<Pairs>(block, problem, r);
-    uint8_t flags = 0;
-    if (verdict != Verdict::kDone) {
+    if (block.me() == 0) block.shared.flags = 0;
+    if (!look_quickly<Pairs>(block, problem, r)) {
         using T = typename Block::Value;
         const int64_t again = forget(r);
         const StreamedPairs<T, Block::kThreads, 1> pairs(problem.x.row<T>(again), problem.y.row<T>(again), problem.n);
-        if (verdict == Verdict::kSpecial) flags = all_flags(pairs.flags());
-        if ((flags & kHasNaN) == 0) zoom(block, pairs);
+        bool nan = false;
+        if (block.shared.special) {
+            const uint8_t flags = all_flags(pairs.flags());
+            if (block.me() == 0) block.shared.flags = flags;
+            nan = flags & kHasNaN;
+        }
+        if (!nan) zoom(block, pairs);
     }
     if (threadIdx.x != 0) return;
+    const uint8_t flags = block.shared.flags;
     problem.flags[r] = flags;
     const bool nan = flags & kHasNaN;
     const int h = block.best > problem.floor ? block.best : 0;

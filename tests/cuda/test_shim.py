@@ -23,8 +23,10 @@ def test_every_thread_of_every_block_runs_once_with_its_numbers(seeded):
     assert seeded.blocks_executed() == before + 3
 
 
-def test_scans_and_reductions_go_over_the_whole_block(seeded):
-    assert seeded.probe("scans") == [thread * (thread - 1) // 2 * 10000 + 64 * 63 // 2 for thread in range(64)]
+def test_sums_and_reductions_go_over_the_whole_block(seeded):
+    for threads in (64, 512):
+        numbers = np.arange(threads) * 37 % 64 - 20
+        assert seeded.probe("sums", threads) == (np.cumsum(numbers) - numbers).tolist()
     product = functools.reduce(lambda a, b: a * (b + 1) % 1000003, (thread * 37 % 64 for thread in range(64)))
     assert seeded.probe("reduces") == [1] * 64 + [product]
 

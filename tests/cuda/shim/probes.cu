@@ -10,7 +10,7 @@ namespace {
 
 using ksl::cuda::BlockMax;
 using ksl::cuda::BlockReduce;
-using ksl::cuda::BlockScan;
+using ksl::cuda::BlockSum;
 using ksl::cuda::kFullWarp;
 
 // What a probe writes, one value per thread.
@@ -25,11 +25,10 @@ __global__ void reversed(int64_t *out, bool with_barrier) {
     out[threadIdx.x] = values[blockDim.x - 1 - threadIdx.x];
 }
 
-__global__ void scans(int64_t *out) {
-    KSL_SHARED(scan, BlockScan<int, 64>::Storage);
-    int total = 0;
-    const int before = BlockScan<int, 64>::exclusive_sum(scan, static_cast<int>(threadIdx.x), total);
-    out[threadIdx.x] = before * 10000 + total;
+template <int kThreads>
+__global__ void sums(int64_t *out) {
+    KSL_SHARED(storage, typename BlockSum<kThreads>::Storage);
+    out[threadIdx.x] = BlockSum<kThreads>::before(storage, static_cast<int>(threadIdx.x * 37 % 64) - 20);
 }
 
 __global__ void reduces(int64_t *out) {
@@ -151,7 +150,7 @@ Out outputs(size_t size, void (*kernel)(Parameters...), ksl::cuda::Shape shape, 
 Out run(const std::string &name, int64_t argument) {
     if (name == "numbers") return outputs(3 * 40, numbers, {3, 40});
     if (name == "reversed") return outputs(256, reversed, {1, 256}, argument != 0);
-    if (name == "scans") return outputs(64, scans, {1, 64});
+    if (name == "sums") return argument == 64 ? outputs(64, sums<64>, {1, 64}) : outputs(512, sums<512>, {1, 512});
     if (name == "reduces") return outputs(65, reduces, {1, 64});
     if (name == "warps") return outputs(64, warps, {1, 64});
     if (name == "atomics") return outputs(100, atomics, {1, 100});
