@@ -26,6 +26,9 @@
 #endif
 
 #ifndef KSL_DEVICE_CHECK  // the shim has its own, which throws
+// With NDEBUG no header of the C library declares it.
+extern "C" __host__ __device__ void __assert_fail(const char *, const char *, unsigned, const char *) noexcept
+    __attribute__((noreturn));
 // Ends the kernel as a failed assert does. The next call of CUDA reports "device-side assert triggered". Nothing is
 // read or written outside a table, and nothing has to wait for the result of a check.
 #define KSL_DEVICE_CHECK(condition, message) \

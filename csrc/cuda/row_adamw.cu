@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kLaunchThreads) update_kernel(const __grid_con
 // ---- all of it in one launch ----
 
 constexpr int kClusterThreads = 512;
-constexpr int64_t kRounds = 4;  // tiles of a block at most: for more, the multiprocessors of a cluster take too long
+constexpr int64_t kRounds = 4;  // tiles of a block at most: with more, all multiprocessors are sooner ready than a few
 
 // The grid is one cluster. A block has several tiles, so it asks memory for all of them at once.
 __global__ void __launch_bounds__(kClusterThreads) cluster_kernel(const __grid_constant__ Step step) {
@@ -230,7 +230,7 @@ std::string row_adamw(const RowUpdate *updates, int64_t count, const StepControl
     }
     KSL_CHECK(control.state || !control.skip_nonfinite, "skip_nonfinite needs the control's state");
     const bool lazy = std::any_of(updates, updates + count, [](const RowUpdate &u) { return u.read; });
-    const bool looks_first = lazy || control.skip_nonfinite;  // otherwise it is one launch anyway
+    const bool looks_first = count > 0 && (lazy || control.skip_nonfinite);  // otherwise it is one launch anyway
     std::string reason;
     if (cluster_is_chosen() && looks_first) {
         reason = update_in_one_cluster(updates, count, control, stream);
