@@ -103,7 +103,7 @@ def test_a_missing_barrier_gives_other_results_for_some_order(shim):
         (
             "some leave before a cluster barrier",
             0,
-            r"the cluster of block \(0, 0, 0\) is stuck: 121 threads, first 0, at cluster_barrier in .* 7 threads, first",
+            r"the cluster of block \(0, 0, 0\) is stuck: 121 threads, first 0, at cluster_barrier in .* 7 threads, ",
         ),
         ("cluster of", 16, "CUDA failed in probe: cudaErrorInvalidClusterSize"),
         ("cluster of", 3, "CUDA failed in probe: cudaErrorInvalidClusterSize"),
