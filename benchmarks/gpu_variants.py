@@ -40,6 +40,7 @@ KS_OPS = ("ks_select", "ks_select kernel", "ks_decide", "ks_statistics")
 VARIANTS = (
     *(Variant("KSL_CUDA_VARIANT", name, KS_OPS, ("float32", "bfloat16")) for name in ("interval", "fast")),
     Variant("KSL_CUDA_COMPACTION", "kernel", ("ks_select",)),
+    Variant("KSL_CUDA_ADAMW", "cluster", ("RowAdamW",)),
 )
 
 

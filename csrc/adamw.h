@@ -1,6 +1,6 @@
 // The scalars of an AdamW step, the same for the CPU and for CUDA.
 //
-// The arithmetic of the elements is next to each backend's loops (csrc/cpu/ks_loops.h, csrc/cuda/row_adamw.cu). It
+// The arithmetic of the elements is next to each backend's loops (csrc/cpu/ks_loops.h, csrc/cuda/row_adamw.cuh). It
 // has the operations of torch.optim.AdamW's single-tensor implementation, in the same order, each correctly rounded.
 // Neither backend may fuse a multiplication and an addition (-ffp-contract=off, --fmad=false).
 #pragma once

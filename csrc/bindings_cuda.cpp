@@ -69,11 +69,11 @@ void bind_row_update(py::module_ &m) {
              py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"));
 }
 
-void row_adamw_step(const std::vector<cuda::RowUpdate> &updates, Address state, Address grad_scale, Address found_inf,
-                    bool skip_nonfinite, int device, Address stream) {
+std::string row_adamw_step(const std::vector<cuda::RowUpdate> &updates, Address state, Address grad_scale,
+                           Address found_inf, bool skip_nonfinite, int device, Address stream) {
     const cuda::StepControl control{pointer<int32_t>(state), pointer<const float>(grad_scale),
                                     pointer<const float>(found_inf), skip_nonfinite};
-    cuda::row_adamw(updates.data(), static_cast<int64_t>(updates.size()), control, on(device, stream));
+    return cuda::row_adamw(updates.data(), static_cast<int64_t>(updates.size()), control, on(device, stream));
 }
 
 void row_embedding(const MatrixArgs &table, const MatrixArgs &rows, Address slots, Address ids, int64_t n, Address out,

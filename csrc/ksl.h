@@ -196,7 +196,10 @@ struct StepControl {
 // One AdamW update of each of `count` tables, with one launch for every 16 of them, another one with skip_nonfinite,
 // and another one if an update is lazy. The bits are those of the CPU's row_adamw, also if step numbers are on the
 // device, where the powers of the betas are then computed (powers.h).
-void row_adamw(const RowUpdate *updates, int64_t count, const StepControl &control, Stream stream);
+//
+// With KSL_CUDA_ADAMW=cluster in the environment, a step of more than one launch is a single one instead, with the same
+// bits, if one cluster of thread blocks can do it. Returns why it could not, or else an empty string.
+std::string row_adamw(const RowUpdate *updates, int64_t count, const StepControl &control, Stream stream);
 
 // As above, bit for bit. Ids and slots out of range end the kernel as a failed assert does, and nothing is read or
 // written out of bounds. The workspace is device memory, of as many bytes as

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from benchmarks import (
     threads,
     training_checks,
     training_workloads,
+    two_builds,
     two_sample_workloads,
 )
 from benchmarks.experiment_step import step
@@ -33,6 +36,7 @@ from benchmarks.records import verdict
 from benchmarks.workloads import Spec, Workload
 from kslottery_fast import ks_2samp, ks_statistics
 from kslottery_fast.evaluation.encoding import Example, collate, encode
+from kslottery_fast.ops import native
 
 SELECT = Spec("ks_select", (32_000, 4_096), torch.float32, "every row shifted")
 
@@ -361,3 +365,25 @@ def test_words_are_taught_by_their_rows_alone_and_the_control_swaps_whole_senten
 
 def test_a_drift_job_gives_the_same_in_a_loop_over_scipy_and_by_ks_frames():
     assert list(drift_columns.measure(3, 40, 30, turns=1)) == ["loop over scipy", "ks_frames", "ks_frames, parquet"]
+
+
+def test_two_builds_take_turns_in_processes_of_their_own(tmp_path, monkeypatch, capsys):
+    old = Path(native.module().__file__)
+    new = tmp_path / old.name
+    shutil.copy2(old, new)
+    small = ["--pairs", "1", "--turns", "2", "--scale", "1000"]
+    monkeypatch.setattr(sys, "argv", ["two_builds", str(old), str(new), *small])
+    assert two_builds.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [str(case) for case in two_builds.cases(1000)]
+    assert all(" µs a row, old / new " in line for line in lines)
+
+
+def test_two_builds_need_two_files_and_a_process_has_one_of_them(monkeypatch, capsys):
+    build = Path(native.module().__file__)
+    monkeypatch.setattr(sys, "argv", ["two_builds", str(build)])
+    with pytest.raises(SystemExit):
+        two_builds.main()
+    assert "1 builds were given; expected two, the old one and the new one" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="was to be used, but this process has imported kslottery_fast already"):
+        two_builds.use(build)

@@ -1,4 +1,6 @@
-// What this machine has of CUDA.
+// What this machine has of CUDA, and sorting in the memory of its devices. CUB's header for that alone takes seconds to
+// compile, and each kind of pair takes many more, so no other file includes it.
+#include <cub/device/device_radix_sort.cuh>
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -52,6 +54,42 @@ int64_t resident_blocks(const void *kernel, int threads, size_t shared, int devi
     return blocks;
 }
 
+namespace {
+
+constexpr int kClusterFrom = 90;          // compute capability, times ten, that a kernel must have been compiled for
+constexpr int kClusterSizes[] = {16, 8};  // every device with clusters takes 8, some take 16
+
+int64_t largest_cluster(const void *kernel, int threads) {
+    cudaFuncAttributes attributes{};
+    check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+    if (attributes.ptxVersion < kClusterFrom) return 0;
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) != cudaSuccess) {
+        cudaGetLastError();  // then the smaller one has to do
+    }
+    for (const int blocks : kClusterSizes) {
+        cudaLaunchConfig_t config{};
+        cudaLaunchAttribute attribute{};
+        config.gridDim = dim3(static_cast<unsigned>(blocks));
+        config.blockDim = dim3(static_cast<unsigned>(threads));
+        set_cluster(config, attribute, blocks);
+        int clusters = 0;
+        if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess && clusters > 0) return blocks;
+        cudaGetLastError();
+    }
+    return 0;
+}
+
+}  // namespace
+
+int64_t cluster_blocks(const void *kernel, int threads, int device) {
+    static std::mutex mutex;
+    static std::map<std::tuple<const void *, int, int>, int64_t> known;
+    const std::lock_guard<std::mutex> lock(mutex);
+    const std::tuple key{kernel, threads, device};
+    if (const auto found = known.find(key); found != known.end()) return found->second;
+    return known[key] = largest_cluster(kernel, threads);
+}
+
 std::string unavailable() {
     int driver = 0, devices = 0;
     if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) return "this machine has no CUDA driver";
@@ -79,6 +117,39 @@ std::string unavailable(int device) {
            std::to_string(device_attribute(cudaDevAttrComputeCapabilityMinor, device)) +
            " cannot run the kernels: " + cudaGetErrorString(status);
 }
+
+// ---- sorting ----
+
+template <typename Key, typename Value>
+size_t sort_workspace(uint32_t n, int bits, Stream stream) {
+    cub::DoubleBuffer<Key> keys(nullptr, nullptr);
+    cub::DoubleBuffer<Value> values(nullptr, nullptr);
+    size_t bytes = 0;
+    check(cub::DeviceRadixSort::SortPairs(nullptr, bytes, keys, values, n, 0, bits,
+                                          static_cast<cudaStream_t>(stream.handle)),
+          "the size of a sort's workspace");
+    return bytes;
+}
+
+template <typename Key, typename Value>
+void sort_pairs(const char *what, void *workspace, size_t bytes, SortBuffers<Key> &keys, SortBuffers<Value> &values,
+                uint32_t n, int bits, Stream stream) {
+    cub::DoubleBuffer<Key> key_buffers(keys.data, keys.spare);
+    cub::DoubleBuffer<Value> value_buffers(values.data, values.spare);
+    check(cub::DeviceRadixSort::SortPairs(workspace, bytes, key_buffers, value_buffers, n, 0, bits,
+                                          static_cast<cudaStream_t>(stream.handle)),
+          what);
+    keys = {key_buffers.Current(), key_buffers.Alternate()};
+    values = {value_buffers.Current(), value_buffers.Alternate()};
+}
+
+#define KSL_SORT(Key, Value)                                                                                        \
+    template size_t sort_workspace<Key, Value>(uint32_t, int, Stream);                                              \
+    template void sort_pairs(const char *, void *, size_t, SortBuffers<Key> &, SortBuffers<Value> &, uint32_t, int, \
+                             Stream)
+KSL_SORT(uint32_t, uint32_t);
+KSL_SORT(uint32_t, uint64_t);
+KSL_SORT(uint64_t, uint32_t);
 
 }  // namespace cuda
 }  // namespace ksl

@@ -1,16 +1,14 @@
-// The interface between our kernels and CUDA: launches, errors, devices, shared memory, block-wide sums.
+// The interface between our kernels and CUDA: launches, errors, devices, clusters, shared memory, and elements of
+// matrices of any dtype and stride.
 //
-// It includes two libraries, the CUDA runtime and CUB, and uses few names of each (device_sort.cu has the one that
-// takes long to compile). tests/cuda/shim has headers of the same names, so that g++ compiles the same kernels for the
-// CPU, where the tests execute them. Two rules keep that possible: kernels are started by launch(), not by <<<>>>, and
-// shared memory is declared by the macros below.
+// We use two libraries, the CUDA runtime and CUB, and few names of each. tests/cuda/shim has headers of the same names,
+// so that g++ compiles the same kernels for the CPU, where the tests execute them. Two rules keep that possible:
+// kernels are started by launch(), not by <<<>>>, and shared memory is declared by the macros below.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <climits>
-#include <cub/block/block_reduce.cuh>
-#include <cub/block/block_scan.cuh>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -25,6 +23,16 @@
     __shared__ name##_type name
 #define KSL_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #define KSL_WATCHED(at) (*(at))  // a read of shared memory whose bank conflicts the shim counts
+#endif
+
+#ifndef KSL_DEVICE_CHECK  // the shim has its own, which throws
+// With NDEBUG no header of the C library declares it.
+extern "C" __host__ __device__ void __assert_fail(const char *, const char *, unsigned, const char *) noexcept
+    __attribute__((noreturn));
+// Ends the kernel as a failed assert does. The next call of CUDA reports "device-side assert triggered". Nothing is
+// read or written outside a table, and nothing has to wait for the result of a check.
+#define KSL_DEVICE_CHECK(condition, message) \
+    ((condition) ? (void)0 : __assert_fail(message, __FILE__, __LINE__, __func__))
 #endif
 
 namespace ksl {
@@ -69,11 +77,13 @@ inline int device_attribute(cudaDeviceAttr attribute, int device) {
     return value;
 }
 
-// Blocks of a launch, their threads, and the bytes of dynamic shared memory of each.
+// Blocks of a launch, their threads, and the bytes of dynamic shared memory of each. So many blocks are a cluster: they
+// run at the same time, and can wait for each other.
 struct Shape {
     int64_t blocks;
     int threads;
     size_t shared = 0;
+    int cluster = 1;
 };
 
 // Without this a kernel gets at most 48 KB of shared memory. The setting holds for the current device and for all
@@ -100,6 +110,24 @@ int64_t resident_blocks(Kernel *kernel, int threads, size_t shared, Stream strea
     return resident_blocks(reinterpret_cast<const void *>(kernel), threads, shared, stream.device);
 }
 
+// How many blocks of so many threads a cluster has at most: 16 or 8, or 0 where there are none. Asked of CUDA once for
+// each kernel, device and number of threads.
+int64_t cluster_blocks(const void *kernel, int threads, int device);
+
+template <typename Kernel>
+int64_t cluster_blocks(Kernel *kernel, int threads, Stream stream) {
+    DeviceGuard guard(stream.device);
+    return cluster_blocks(reinterpret_cast<const void *>(kernel), threads, stream.device);
+}
+
+// Makes a launch one of clusters. The attribute must live as long as the configuration.
+inline void set_cluster(cudaLaunchConfig_t &config, cudaLaunchAttribute &attribute, int blocks) {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+}
+
 // Puts a kernel on the stream and returns at once. Without blocks there is no launch. `what` names the op in errors.
 template <typename... Parameters, typename... Arguments>
 void launch(const char *what, void (*kernel)(Parameters...), Shape shape, Stream stream, Arguments &&...arguments) {
@@ -113,7 +141,32 @@ void launch(const char *what, void (*kernel)(Parameters...), Shape shape, Stream
     config.blockDim = dim3(static_cast<unsigned>(shape.threads));
     config.dynamicSmemBytes = shape.shared;
     config.stream = static_cast<cudaStream_t>(stream.handle);
+    cudaLaunchAttribute attribute{};
+    if (shape.cluster > 1) set_cluster(config, attribute, shape.cluster);
     check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), what);
+}
+
+// Whether this architecture has clusters. A kernel for them needs no body where it does not: cluster_blocks tells the
+// host, which then does not launch it.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool kHasClusters = false;
+#else
+constexpr bool kHasClusters = true;
+#endif
+
+// Waits until all threads of all blocks of the cluster are here. What they wrote before is visible to all of them.
+__device__ inline void cluster_barrier() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    __cluster_barrier_arrive();
+    __cluster_barrier_wait();
+#endif
+}
+
+// Asks memory for what is at an address, and does not wait for it.
+__device__ inline void prefetch([[maybe_unused]] const void *at) {
+#ifdef __CUDA_ARCH__
+    asm volatile("prefetch.global.L2 [%0];" : : "l"(at));
+#endif
 }
 
 // Returns its argument without the compiler knowing it. So the compiler computes again what depends on the number, and
@@ -166,56 +219,56 @@ class Parts {
     size_t bytes_ = 0;
 };
 
-// Prefix sums over the threads of a block, in the order of their numbers. All threads call it. The storage is shared
-// memory. Between two uses of it there must be a __syncthreads().
-template <typename T, int kThreads>
-struct BlockScan {
-    using Scan = cub::BlockScan<T, kThreads>;
-    using Storage = typename Scan::TempStorage;
+// ---- elements: one at a time, or several neighbours at once, in the type of the computation ----
 
-    // The sum of the values of the threads before this one. `total` gets the sum of all, in every thread.
-    static __device__ T exclusive_sum(Storage &storage, T value, T &total) {
-        T before;
-        Scan(storage).ExclusiveSum(value, before, total);
-        return before;
+// f(T{}) with the type that the code names. The host has checked the code, so any other code is bfloat16.
+template <typename F>
+__device__ __forceinline__ void device_dispatch(DType dtype, F &&f) {
+    if (dtype == DType::kFloat32) {
+        f(float{});
+    } else if (dtype == DType::kFloat64) {
+        f(double{});
+    } else if (dtype == DType::kFloat16) {
+        f(Float16{});
+    } else {
+        f(BFloat16{});
     }
+}
+
+// Neighbours that are moved together, by instructions of at most 16 bytes.
+template <typename T, int kCount>
+struct alignas(sizeof(T) * kCount < 16 ? sizeof(T) * kCount : 16) Pack {
+    T value[kCount];
 };
 
-// Sums and extremes over the threads of a block. Only thread 0 gets the result. Otherwise it is like BlockScan.
-template <typename T, int kThreads>
-struct BlockReduce {
-    using Reduce = cub::BlockReduce<T, kThreads>;
-    using Storage = typename Reduce::TempStorage;
+// Whether the rows of a matrix are whole packs of `count` elements, adjacent in memory and aligned.
+template <typename M>
+bool has_packs(const M &m, int64_t count) {
+    const auto size = static_cast<size_t>(count) * dispatch(m.dtype, [](auto tag) { return sizeof tag; });
+    const bool aligned = reinterpret_cast<uintptr_t>(m.data) % (size < 16 ? size : 16) == 0;
+    return aligned && m.col_stride == 1 && m.cols % count == 0 && (m.rows <= 1 || m.row_stride % count == 0);
+}
 
-    template <typename Operator>
-    static __device__ T reduce(Storage &storage, T value, Operator op) {
-        return Reduce(storage).Reduce(value, op);
-    }
-};
+template <typename T, int kCount, typename C>
+__device__ __forceinline__ void load_pack(const void *data, int64_t at, C (&out)[kCount]) {
+    const auto pack = *reinterpret_cast<const Pack<T, kCount> *>(static_cast<const T *>(data) + at);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) out[j] = static_cast<C>(load(&pack.value[j]));
+}
 
-// The maximum over the threads of a block of each of a few numbers, for all threads. It takes one barrier and two
-// instructions for each number, while CUB's reduction is for any type and any operation. The storage is shared memory.
-// Between two uses of it there must be a __syncthreads().
-template <int kThreads, int kNumbers>
-struct BlockMax {
-    static constexpr int kWarps = kThreads / kWarp;
-    static_assert(kThreads % kWarp == 0 && kWarps <= kWarp, "whole warps, and one lane for each of them");
-    struct Storage {
-        int numbers[kNumbers][kWarps];
-    };
+template <typename T, int kCount, typename C>
+__device__ __forceinline__ void store_pack(void *data, int64_t at, const C (&in)[kCount]) {
+    Pack<T, kCount> pack;
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) store(&pack.value[j], in[j]);
+    *reinterpret_cast<Pack<T, kCount> *>(static_cast<T *>(data) + at) = pack;
+}
 
-    static __device__ void reduce(Storage &storage, int (&numbers)[kNumbers]) {
-        const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-        for (int k = 0; k < kNumbers; ++k) {
-            numbers[k] = __reduce_max_sync(kFullWarp, numbers[k]);
-            if (lane == 0) storage.numbers[k][warp] = numbers[k];
-        }
-        __syncthreads();
-        for (int k = 0; k < kNumbers; ++k) {
-            numbers[k] = __reduce_max_sync(kFullWarp, storage.numbers[k][lane % kWarps]);
-        }
-    }
-};
+// a / b for 0 <= a, 0 < b. A 64-bit division is a long subroutine, and most quotients need only half of it.
+__device__ __forceinline__ int64_t quotient(int64_t a, int64_t b) {
+    if (((a | b) >> 32) == 0) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
+    return a / b;
+}
 
 }  // namespace cuda
 }  // namespace ksl

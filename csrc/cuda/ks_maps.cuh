@@ -152,11 +152,14 @@ template <typename T, int kBuckets>
 struct PairedBitMap : BitMap<T, kBuckets> {
     static constexpr bool kTwoAtOnce = true;
     using BitMap<T, kBuckets>::kLimit;
-    uint32_t minus_bases, kept;  // in both halves: -base, and the bits that are left after the shift
+    // In both halves: 0x7fff, -base, and the bits that are left after the shift. 0x7fff is here because the compiler
+    // knows it otherwise, and keeps the magnitudes of all words from the search for infinities on.
+    uint32_t magnitudes, minus_bases, kept;
 
     template <typename Pairs>
     __device__ bool fit(const Pairs &pairs, int n) {
         const bool fits = BitMap<T, kBuckets>::fit(pairs, n);
+        magnitudes = 0x7fff7fffu;
         minus_bases = 0x10001u * (static_cast<uint32_t>(-this->base) & 0xffffu);
         kept = 0x10001u * (0xffffu >> this->shift);
         return fits;
@@ -165,7 +168,7 @@ struct PairedBitMap : BitMap<T, kBuckets> {
     // No sum or difference leaves its half: magnitudes have 15 bits, and sizes are at most kLimit.
     __device__ uint32_t two_buckets(uint32_t word) const {
         constexpr uint32_t kLimits = 0x10001u * kLimit;
-        const uint32_t above = __viaddmax_s16x2(word & 0x7fff7fffu, minus_bases, 0u);
+        const uint32_t above = __viaddmax_s16x2(word & magnitudes, minus_bases, 0u);
         const uint32_t sizes = __vimin_s16x2_relu(above >> this->shift & kept, kLimits);
         const uint32_t signs = word >> 15 & 0x00010001u, negative = sizes & ((signs << 16) - signs);
         return kLimits + sizes - 2 * negative;

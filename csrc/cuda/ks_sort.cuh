@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cub/block/block_reduce.cuh>
 #include <limits>
 
 #include "ks_input.cuh"
@@ -126,6 +127,19 @@ struct SortProblem {
 };
 
 constexpr int kSortThreads = 256;
+
+// Reduces a value of each thread of a block. Only thread 0 gets the result. All threads call it. The storage is shared
+// memory. Between two uses of it there must be a __syncthreads().
+template <typename T, int kThreads>
+struct BlockReduce {
+    using Reduce = cub::BlockReduce<T, kThreads>;
+    using Storage = typename Reduce::TempStorage;
+
+    template <typename Operator>
+    static __device__ T reduce(Storage &storage, T value, Operator op) {
+        return Reduce(storage).Reduce(value, op);
+    }
+};
 
 template <typename T>
 using SideReduce = BlockReduce<Side<key_t<T>>, kSortThreads>;

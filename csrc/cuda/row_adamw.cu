@@ -1,190 +1,29 @@
 // AdamW on some rows of some tables, with one launch for every 16 tables. Its counterpart is csrc/cpu/row_adamw.cpp.
 //
 // A step is a list of tables of any number, dtype and shape. The k x cols elements of each (the moments are contiguous)
-// are cut into packs of 16 bytes of state. 128 packs are a tile, the tiles of all tables are numbered through, and
-// block b takes tiles b, b + blocks, ... Gradient, both moments and the value are read once, and all but the gradient
-// are written. These are 28 bytes for each element in float32.
+// are cut into packs of 16 bytes of state. A pack for each thread of a block is a tile, the tiles of all tables are
+// numbered through, and block b takes tiles b, b + blocks, ... Gradient, both moments and the value are read once, and
+// all but the gradient are written. These are 28 bytes for each element in float32.
 //
 // A captured CUDA graph replays fixed arguments, so what changes from step to step is in device memory: the number of
 // the step, the learning rate, and GradScaler's scale and found_inf. Each block computes the step's scalars from them
 // while its first tile is being loaded. The last block to finish (a counter tells which) advances the step numbers.
+//
+// Nothing may be written before all gradients have been looked at. That takes a launch of its own, or a barrier between
+// the blocks of one cluster, which run at the same time (update_in_one_cluster).
 #include <algorithm>
-#include <cmath>
+#include <cstdlib>
+#include <string_view>
+#include <utility>
 
-#include "../adamw.h"
 #include "../powers.h"
-#include "elements.cuh"
+#include "row_adamw.cuh"
 
 namespace ksl {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 128;
-template <typename C>
-constexpr int kPack = 16 / sizeof(C);            // elements of a tile for each thread; 1 if packs cannot be moved whole
-constexpr int kTables = 16;                      // tables of one launch, whose parameters must fit into 4 KB
-enum : int { kFinished, kNonfinite, kLeftOut };  // the entries of StepControl::state
-
-struct Table {
-    RowUpdate update;
-    double power1, power2;  // of the betas, if the step's number is on the host
-    int64_t tiles;
-    bool packs;  // otherwise single elements
-};
-
-struct Step {
-    Table tables[kTables];
-    StepControl control;
-    int count;
-    bool last;  // the last launch of this step
-};
-static_assert(sizeof(Step) <= 4096, "the parameters of a kernel must fit into 4 KB");
-
-// What all threads of a block need to know about a table.
-template <typename C>
-struct Scalars {
-    AdamWCoefficients<C> coefficients;
-    C grad_scale;
-    bool left_out;
-};
-
-__device__ bool left_out(const StepControl &control) {
-    return (control.found_inf && *control.found_inf != 0) || (control.skip_nonfinite && control.state[kNonfinite] != 0);
-}
-
-// Called by two threads, in two warps, each of which computes one power. The caller synchronizes.
-template <typename C>
-__device__ void compute_scalars(const Table &table, const StepControl &control, Scalars<C> &scalars) {
-    const RowUpdate &u = table.update;
-    const int64_t step = u.step ? static_cast<int64_t>(*u.step) + 1 : 0;
-    if (threadIdx.x == 0) {
-        double lr = u.hyper.lr;
-        if (u.lr)
-            lr = u.lr_dtype == DType::kFloat64 ? *static_cast<const double *>(u.lr) : *static_cast<const float *>(u.lr);
-        scalars.coefficients.set_first(u.hyper, lr,
-                                       u.step ? power_of(u.hyper.beta1, step, FusedError{}) : table.power1);
-        scalars.grad_scale = control.grad_scale ? static_cast<C>(*control.grad_scale) : C(1);
-        scalars.left_out = left_out(control);
-    } else if (threadIdx.x == kWarp) {
-        scalars.coefficients.set_second(u.hyper, u.step ? power_of(u.hyper.beta2, step, FusedError{}) : table.power2);
-    }
-}
-
-// torch.lerp computes from the nearer end, so that weight 1 gives the end itself.
-template <typename C>
-__device__ C next_exp_avg(const AdamWCoefficients<C> &c, C exp_avg, C grad) {
-    return c.one_minus_beta1 < C(0.5) ? exp_avg + c.one_minus_beta1 * (grad - exp_avg)
-                                      : grad - (1 - c.one_minus_beta1) * (grad - exp_avg);
-}
-
-template <typename C>
-__device__ C next_exp_avg_sq(const AdamWCoefficients<C> &c, C exp_avg_sq, C grad) {
-    return exp_avg_sq * c.beta2 + c.one_minus_beta2 * grad * grad;
-}
-
-// From the new moments.
-template <typename C>
-__device__ C next_param(const AdamWCoefficients<C> &c, C param, C exp_avg, C exp_avg_sq) {
-    const C denominator = std::sqrt(exp_avg_sq) / c.root_bias2 + c.eps;
-    return param * c.decay + c.minus_step_size * exp_avg / denominator;
-}
-
-// The place of a thread's pack of a tile in the state, in the table and in the gradient.
-template <int kWidth>
-struct Place {
-    int64_t element, i = 0, row = 0, col = 0;  // i: of the k rows; row: of the table, by way of row_ids
-    int64_t grad_row = 0;
-    bool exists;
-
-    __device__ Place(const RowUpdate &u, int64_t tile) {
-        element = (tile * kThreads + static_cast<int>(threadIdx.x)) * kWidth;
-        exists = element < u.k * u.table.cols;
-        if (!exists) return;
-        i = quotient(element, u.table.cols);
-        col = element - i * u.table.cols;
-        row = u.row_ids ? u.row_ids[i] : i;
-        KSL_DEVICE_CHECK(0 <= row && row < u.table.rows, "a row id is outside the table");
-        grad_row = u.whole_grad ? row : i;
-    }
-
-    // A lazy update passes over rows without a gradient, as over packs that do not exist.
-    __device__ void leave_out_unread(const RowUpdate &u) {
-        if (u.read && exists) exists = u.read[i] != 0;
-    }
-};
-
-template <typename M>
-__device__ int64_t offset(const M &m, int64_t row, int64_t col) {
-    return row * m.row_stride + col * m.col_stride;
-}
-
-template <typename C, int kWidth>
-__device__ void load_elements(DType dtype, const void *data, int64_t at, C (&out)[kWidth]) {
-    device_dispatch(dtype, [&](auto tag) { load_pack<decltype(tag)>(data, at, out); });
-}
-
-template <typename C, int kWidth>
-__device__ void store_elements(DType dtype, void *data, int64_t at, const C (&in)[kWidth]) {
-    device_dispatch(dtype, [&](auto tag) { store_pack<decltype(tag)>(data, at, in); });
-}
-
-// A thread's pack, in registers.
-template <typename C, int kWidth>
-struct Operands {
-    C grad[kWidth], exp_avg[kWidth], exp_avg_sq[kWidth], param[kWidth];
-
-    __device__ void load(const RowUpdate &u, const Place<kWidth> &place) {
-        if (!place.exists) return;
-        load_elements(u.grad.dtype, u.grad.data, offset(u.grad, place.grad_row, place.col), grad);
-        load_pack<C>(u.exp_avg, place.element, exp_avg);
-        load_pack<C>(u.exp_avg_sq, place.element, exp_avg_sq);
-        if (u.master) {
-            load_pack<C>(u.master, place.element, param);
-        } else {
-            load_elements(u.table.dtype, u.table.data, offset(u.table, place.row, place.col), param);
-        }
-    }
-
-    __device__ void update(const Scalars<C> &scalars) {
-#pragma unroll
-        for (int j = 0; j < kWidth; ++j) {
-            const C g = grad[j] / scalars.grad_scale;
-            exp_avg[j] = next_exp_avg(scalars.coefficients, exp_avg[j], g);
-            exp_avg_sq[j] = next_exp_avg_sq(scalars.coefficients, exp_avg_sq[j], g);
-            param[j] = next_param(scalars.coefficients, param[j], exp_avg[j], exp_avg_sq[j]);
-        }
-    }
-
-    __device__ void store(const RowUpdate &u, const Place<kWidth> &place) const {
-        if (!place.exists) return;
-        store_pack<C>(u.exp_avg, place.element, exp_avg);
-        store_pack<C>(u.exp_avg_sq, place.element, exp_avg_sq);
-        if (u.master) store_pack<C>(u.master, place.element, param);
-        store_elements(u.table.dtype, u.table.data, offset(u.table, place.row, place.col), param);
-    }
-};
-
-template <typename C, int kWidth>
-__device__ void update_table(const Table &table, const StepControl &control, Scalars<C> &shared, int64_t tile) {
-    const RowUpdate &u = table.update;
-    Place<kWidth> place(u, tile);
-    place.leave_out_unread(u);
-    Operands<C, kWidth> operands;
-    operands.load(u, place);  // in flight while two threads compute
-    compute_scalars(table, control, shared);
-    __syncthreads();
-    const Scalars<C> scalars = shared;
-    __syncthreads();  // the next table's take their place
-    while (!scalars.left_out) {
-        operands.update(scalars);
-        operands.store(u, place);
-        tile += gridDim.x;
-        if (tile >= table.tiles) return;
-        place = Place<kWidth>(u, tile);
-        place.leave_out_unread(u);
-        operands.load(u, place);
-    }
-}
+constexpr int kLaunchThreads = 128;
 
 // The first tile of a table that belongs to this block. `before` is the number of tiles of the tables before it.
 __device__ int64_t first_tile(int64_t before) {
@@ -192,7 +31,72 @@ __device__ int64_t first_tile(int64_t before) {
     return blockIdx.x >= turn ? blockIdx.x - turn : blockIdx.x + blocks - turn;
 }
 
-// Called by one thread of the block that finishes last, when no block will read the control any more.
+// Each of the following loops goes over the tiles of this block.
+template <int kThreads>
+__device__ void look_for_nonfinite(const Step &step) {
+    int64_t before = 0;
+    for (int i = 0; i < step.count; ++i) {
+        const Table &table = step.tables[i];
+        for (int64_t tile = first_tile(before); tile < table.tiles; tile += gridDim.x) {
+            with_pack(table, [&](auto, auto width) {
+                if (!has_nonfinite<kThreads, decltype(width)::value>(table.update, tile)) return;
+                step.control.state[kNonfinite] = 1;  // all who write, write the same
+            });
+        }
+        before += table.tiles;
+    }
+}
+
+template <int kThreads>
+__device__ void mark_rows(const Step &step) {
+    int64_t before = 0;
+    for (int i = 0; i < step.count; ++i) {
+        const Table &table = step.tables[i];
+        for (int64_t tile = first_tile(before); table.update.read && tile < table.tiles; tile += gridDim.x) {
+            with_pack(table, [&](auto tag, auto width) {
+                mark_read<kThreads, decltype(tag), decltype(width)::value>(table.update, step.control, tile);
+            });
+        }
+        before += table.tiles;
+    }
+}
+
+template <int kThreads>
+__device__ void update_tables(const Step &step) {
+    KSL_SHARED(narrow, Scalars<float>);
+    KSL_SHARED(wide, Scalars<double>);
+    int64_t before = 0;
+    for (int i = 0; i < step.count; ++i) {
+        const Table &table = step.tables[i];
+        const int64_t tile = first_tile(before);
+        before += table.tiles;
+        if (tile >= table.tiles) continue;  // the same for all threads of the block
+        with_pack(table, [&](auto tag, auto width) {
+            using C = decltype(tag);
+            if constexpr (std::is_same_v<C, double>) {
+                update_table<kThreads, C, decltype(width)::value>(table, step.control, wide, tile);
+            } else {
+                update_table<kThreads, C, decltype(width)::value>(table, step.control, narrow, tile);
+            }
+        });
+    }
+}
+
+template <int kThreads>
+__device__ void prefetch_tables(const Step &step) {
+    int64_t before = 0;
+    for (int i = 0; i < step.count; ++i) {
+        const Table &table = step.tables[i];
+        for (int64_t tile = first_tile(before); tile < table.tiles; tile += gridDim.x) {
+            with_pack(table, [&](auto tag, auto width) {
+                prefetch_pack<kThreads, decltype(tag), decltype(width)::value>(table.update, tile);
+            });
+        }
+        before += table.tiles;
+    }
+}
+
+// Called by one thread when no block will read the control any more.
 __device__ void move_on(const Step &step) {
     const StepControl &control = step.control;
     if (!left_out(control)) {
@@ -206,24 +110,17 @@ __device__ void move_on(const Step &step) {
     control.state[kFinished] = 0;
 }
 
+__global__ void __launch_bounds__(kLaunchThreads) nonfinite_kernel(const __grid_constant__ Step step) {
+    look_for_nonfinite<kLaunchThreads>(step);
+}
+
+__global__ void __launch_bounds__(kLaunchThreads) mark_kernel(const __grid_constant__ Step step) {
+    mark_rows<kLaunchThreads>(step);
+}
+
 // Four blocks for each multiprocessor, since ptxas would spill registers on sm_80 to make room for five.
-__global__ void __launch_bounds__(kThreads, 4) update_kernel(const __grid_constant__ Step step) {
-    KSL_SHARED(narrow, Scalars<float>);
-    KSL_SHARED(wide, Scalars<double>);
-    int64_t before = 0;
-    for (int i = 0; i < step.count; ++i) {
-        const Table &table = step.tables[i];
-        const int64_t tile = first_tile(before);
-        before += table.tiles;
-        if (tile >= table.tiles) continue;  // the same for all threads of the block
-        if (table.update.table.dtype == DType::kFloat64) {
-            table.packs ? update_table<double, kPack<double>>(table, step.control, wide, tile)
-                        : update_table<double, 1>(table, step.control, wide, tile);
-        } else {
-            table.packs ? update_table<float, kPack<float>>(table, step.control, narrow, tile)
-                        : update_table<float, 1>(table, step.control, narrow, tile);
-        }
-    }
+__global__ void __launch_bounds__(kLaunchThreads, 4) update_kernel(const __grid_constant__ Step step) {
+    update_tables<kLaunchThreads>(step);
     if (!step.control.state) return;
     __syncthreads();
     if (threadIdx.x != 0) return;
@@ -233,69 +130,25 @@ __global__ void __launch_bounds__(kThreads, 4) update_kernel(const __grid_consta
     move_on(step);
 }
 
-// Whether a thread's part of a gradient holds NaN or Inf. Only these are different from 0 when multiplied by 0.
-template <typename C, int kWidth>
-__device__ bool has_nonfinite(const RowUpdate &u, int64_t tile) {
-    const Place<kWidth> place(u, tile);
-    C grad[kWidth] = {}, sum = 0;
-    if (place.exists) load_elements(u.grad.dtype, u.grad.data, offset(u.grad, place.grad_row, place.col), grad);
-#pragma unroll
-    for (int j = 0; j < kWidth; ++j) sum += grad[j] * 0;
-    return sum != 0;
-}
+// ---- all of it in one launch ----
 
-// In double, which holds the values of every dtype. The packs are those of the update.
-__device__ bool has_nonfinite(const Table &table, int64_t tile) {
-    const RowUpdate &u = table.update;
-    if (!table.packs) return has_nonfinite<double, 1>(u, tile);
-    return u.table.dtype == DType::kFloat64 ? has_nonfinite<double, kPack<double>>(u, tile)
-                                            : has_nonfinite<double, kPack<float>>(u, tile);
-}
+constexpr int kClusterThreads = 512;
+constexpr int64_t kRounds = 4;  // tiles of a block at most: with more, all multiprocessors are sooner ready than a few
 
-__global__ void __launch_bounds__(kThreads) nonfinite_kernel(const __grid_constant__ Step step) {
-    int64_t before = 0;
-    for (int i = 0; i < step.count; ++i) {
-        const Table &table = step.tables[i];
-        for (int64_t tile = first_tile(before); tile < table.tiles; tile += gridDim.x) {
-            if (has_nonfinite(table, tile)) step.control.state[kNonfinite] = 1;  // all who write, write the same
-        }
-        before += table.tiles;
+// The grid is one cluster. A block has several tiles, so it asks memory for all of them at once.
+__global__ void __launch_bounds__(kClusterThreads) cluster_kernel(const __grid_constant__ Step step) {
+    if constexpr (kHasClusters) {
+        prefetch_tables<kClusterThreads>(step);
+        if (step.control.skip_nonfinite) look_for_nonfinite<kClusterThreads>(step);
+        mark_rows<kClusterThreads>(step);
+        cluster_barrier();  // what the others wrote before is visible from here on
+        update_tables<kClusterThreads>(step);
+        cluster_barrier();
+        if (step.control.state && blockIdx.x == 0 && threadIdx.x == 0) move_on(step);
     }
 }
 
-// Mark the row of each pack whose gradient holds a number other than 0, after the division by GradScaler's scale.
-template <typename C, int kWidth>
-__device__ void mark_read(const RowUpdate &u, const StepControl &control, int64_t tile) {
-    const Place<kWidth> place(u, tile);
-    if (!place.exists) return;
-    C grad[kWidth];
-    load_elements(u.grad.dtype, u.grad.data, offset(u.grad, place.grad_row, place.col), grad);
-    const C scale = control.grad_scale ? static_cast<C>(*control.grad_scale) : C(1);
-    bool found = false;
-#pragma unroll
-    for (int j = 0; j < kWidth; ++j) found |= grad[j] / scale != 0;
-    if (found) u.read[place.i] = 1;  // all who write, write the same
-}
-
-__global__ void __launch_bounds__(kThreads) mark_kernel(const __grid_constant__ Step step) {
-    int64_t before = 0;
-    for (int i = 0; i < step.count; ++i) {
-        const Table &table = step.tables[i];
-        const RowUpdate &u = table.update;
-        for (int64_t tile = first_tile(before); u.read && tile < table.tiles; tile += gridDim.x) {
-            if (u.table.dtype == DType::kFloat64) {
-                table.packs ? mark_read<double, kPack<double>>(u, step.control, tile)
-                            : mark_read<double, 1>(u, step.control, tile);
-            } else {
-                table.packs ? mark_read<float, kPack<float>>(u, step.control, tile)
-                            : mark_read<float, 1>(u, step.control, tile);
-            }
-        }
-        before += table.tiles;
-    }
-}
-
-Table prepared(const RowUpdate &u) {
+Table prepared(const RowUpdate &u, int threads) {
     const int64_t grad_rows = u.whole_grad ? u.table.rows : u.k;
     KSL_CHECK(u.grad.rows == grad_rows && u.grad.cols == u.table.cols, "grad is [", u.grad.rows, ", ", u.grad.cols,
               "], expected [", grad_rows, ", ", u.table.cols, "]");
@@ -313,38 +166,80 @@ Table prepared(const RowUpdate &u) {
     const int pack = u.table.dtype == DType::kFloat64 ? kPack<double> : kPack<float>;
     table.packs = has_packs(u.table, pack) && has_packs(u.grad, pack) && aligned(u.exp_avg) && aligned(u.exp_avg_sq) &&
                   aligned(u.master);
-    const int64_t tile = kThreads * (table.packs ? pack : 1);
+    const int64_t tile = threads * (table.packs ? pack : 1);
     table.tiles = (u.k * u.table.cols + tile - 1) / tile;
     return table;
 }
 
+// A launch for up to kTables tables from `first` on, and how many tiles they have.
+std::pair<Step, int64_t> step_from(int64_t first, const RowUpdate *updates, int64_t count, const StepControl &control,
+                                   int threads) {
+    Step step{};
+    step.control = control;
+    step.count = static_cast<int>(std::min<int64_t>(kTables, count - first));
+    step.last = first + kTables >= count;
+    int64_t tiles = 0;
+    for (int i = 0; i < step.count; ++i) {
+        step.tables[i] = prepared(updates[first + i], threads);
+        tiles += step.tables[i].tiles;
+    }
+    return {step, tiles};
+}
+
+// Returns why it was not possible, or an empty string.
+std::string update_in_one_cluster(const RowUpdate *updates, int64_t count, const StepControl &control, Stream stream) {
+    if (count > kTables) return "a step has more than " + std::to_string(kTables) + " tables";
+    const int64_t most = cluster_blocks(cluster_kernel, kClusterThreads, stream);
+    if (most == 0) return "device " + std::to_string(stream.device) + " has no clusters of thread blocks";
+    const auto [step, tiles] = step_from(0, updates, count, control, kClusterThreads);
+    if (tiles > most * kRounds) {
+        return "a step has more than " + std::to_string(most * kRounds) + " times " + std::to_string(kClusterThreads) +
+               " packs of 16 bytes, which is too much for one cluster";
+    }
+    int blocks = 1;
+    while (blocks < most && blocks < tiles) blocks *= 2;
+    launch("row_adamw", cluster_kernel, {blocks, kClusterThreads, 0, blocks}, stream, step);
+    return "";
+}
+
+void update_by_launches(const RowUpdate *updates, int64_t count, const StepControl &control, bool lazy, Stream stream) {
+    for (const auto kernel : {nonfinite_kernel, mark_kernel, update_kernel}) {
+        if ((kernel == nonfinite_kernel && !control.skip_nonfinite) || (kernel == mark_kernel && !lazy)) continue;
+        for (int64_t first = 0; first < count; first += kTables) {
+            const auto [step, tiles] = step_from(first, updates, count, control, kLaunchThreads);
+            // Beyond the number of blocks that the device holds at once, blocks take turns. There is at least one,
+            // because step numbers advance even if no row is updated.
+            const int64_t blocks = std::min(tiles, resident_blocks(kernel, kLaunchThreads, 0, stream));
+            launch("row_adamw", kernel, {std::max<int64_t>(1, blocks), kLaunchThreads}, stream, step);
+        }
+    }
+}
+
+// KSL_CUDA_ADAMW in the environment, which the benchmark sets.
+bool cluster_is_chosen() {
+    const char *name = std::getenv("KSL_CUDA_ADAMW");
+    const std::string_view chosen = name ? name : "launches";
+    if (chosen == "launches") return false;
+    KSL_CHECK(chosen == "cluster", "KSL_CUDA_ADAMW is '", chosen, "'; expected launches or cluster, or leave it unset");
+    return true;
+}
+
 }  // namespace
 
-void row_adamw(const RowUpdate *updates, int64_t count, const StepControl &control, Stream stream) {
+std::string row_adamw(const RowUpdate *updates, int64_t count, const StepControl &control, Stream stream) {
     for (int64_t i = 0; i < count; ++i) {
         KSL_CHECK(control.state || !updates[i].step, "a step number on the device needs the control's state");
     }
     KSL_CHECK(control.state || !control.skip_nonfinite, "skip_nonfinite needs the control's state");
     const bool lazy = std::any_of(updates, updates + count, [](const RowUpdate &u) { return u.read; });
-    // All gradients are looked at before any table is written.
-    for (const auto kernel : {nonfinite_kernel, mark_kernel, update_kernel}) {
-        if ((kernel == nonfinite_kernel && !control.skip_nonfinite) || (kernel == mark_kernel && !lazy)) continue;
-        for (int64_t first = 0; first < count; first += kTables) {
-            Step step{};
-            step.control = control;
-            step.count = static_cast<int>(std::min<int64_t>(kTables, count - first));
-            step.last = first + kTables >= count;
-            int64_t tiles = 0;
-            for (int i = 0; i < step.count; ++i) {
-                step.tables[i] = prepared(updates[first + i]);
-                tiles += step.tables[i].tiles;
-            }
-            // Beyond the number of blocks that the device holds at once, blocks take turns. There is at least one,
-            // because step numbers advance even if no row is updated.
-            const int64_t blocks = std::min(tiles, resident_blocks(kernel, kThreads, 0, stream));
-            launch("row_adamw", kernel, {std::max<int64_t>(1, blocks), kThreads}, stream, step);
-        }
+    const bool looks_first = count > 0 && (lazy || control.skip_nonfinite);  // otherwise it is one launch anyway
+    std::string reason;
+    if (cluster_is_chosen() && looks_first) {
+        reason = update_in_one_cluster(updates, count, control, stream);
+        if (reason.empty()) return reason;
     }
+    update_by_launches(updates, count, control, lazy, stream);
+    return reason;
 }
 
 }  // namespace cuda

@@ -9,7 +9,7 @@
 // the positions of a slot are adjacent, in the order of the batch. A block then adds 128 columns (256 of 16 bits) of
 // one row in that order, without atomics, and gets the same bits as the CPU. A thread owns few columns, so that one
 // very frequent token still keeps many threads busy, and it loads eight positions ahead. The host knows all sizes.
-#include "elements.cuh"
+#include "device.cuh"
 
 namespace ksl {
 namespace cuda {

@@ -132,6 +132,7 @@ def row_adamw_(*tensors: Any, **options: Any) -> None:
 def update_rows(update: RowUpdate) -> None:
     """Make an update without torch's dispatcher, which takes as long as the update of a few rows."""
     table, rows, _, exp_avg, exp_avg_sq, step, *_, master, _ = update
+    reason = ""
     if (call := native.caller(table.device)) is None:
         reference.update_rows(update)
     else:
@@ -139,11 +140,12 @@ def update_rows(update: RowUpdate) -> None:
         row_ids = None if rows is None else rows.contiguous()
         if call.offers("row_adamw_step"):
             marks = _marks(exp_avg) if update.lazy else None
-            call("row_adamw_step", [_described(call, update, row_ids, marks)], 0, 0, 0, False)
+            reason = call("row_adamw_step", [_described(call, update, row_ids, marks)], 0, 0, 0, False)
         else:
             pointers = exp_avg.data_ptr(), exp_avg_sq.data_ptr()
             call("row_adamw", *_matrices(update, row_ids), *pointers, step, *update.numbers, update.lazy)
     _mark_written(table, exp_avg, exp_avg_sq, master)
+    native.warn_of_launches(reason)
 
 
 def update_rows_if_finite(update: RowUpdate, step: Tensor) -> bool:
@@ -191,13 +193,14 @@ def row_adamw_step_(*tensors: Any, **options: Any) -> None:
     marks = [_marks(moment) if rests else None for moment, rests in zip(update.exp_avgs, lazy, strict=True)]
     described = [_part_of_step(call, update, i, *each) for i, each in enumerate(zip(row_ids, marks, strict=True))]
     flags = control.data_ptr(), _pointer(update.grad_scale), _pointer(update.found_inf), update.skip_nonfinite
-    call("row_adamw_step", described, *flags)
+    reason = call("row_adamw_step", described, *flags)
     _mark_written(*update.tables, *update.exp_avgs, *update.exp_avg_sqs, *update.masters, control)
     for step in update.steps:
         if step.device == control.device:
             _mark_written(step)
         else:
             step += 1
+    native.warn_of_launches(reason)
 
 
 def _marks(exp_avg: Tensor) -> Tensor:

@@ -116,6 +116,19 @@ def _warn_of_missing_cuda(reason: str) -> None:
     )
 
 
+@functools.cache
+def warn_of_launches(reason: str) -> None:
+    """Warn, once per process and reason, that a step of row AdamW could not be the one launch that was asked for.
+
+    Without a reason it was.
+    """
+    if reason:
+        warn_caller(
+            f"KSL_CUDA_ADAMW is 'cluster', but {reason}. Steps of this kind take several launches, with the same "
+            "results; leave KSL_CUDA_ADAMW unset if all steps are of this kind"
+        )
+
+
 def cuda_reason() -> str:
     """Tell why no CUDA kernels can run in this process, or "" if they can."""
     if _module is None:

@@ -32,3 +32,10 @@ def cuda(shim: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTy
     monkeypatch.setattr(native, "caller", lambda device: native.Caller(shim, 0, 0))
     yield kernels
     shim.set_seed(0)
+
+
+@pytest.fixture(params=[0, 1], ids=["in order", "any order"])
+def seeded(request: pytest.FixtureRequest, shim: ModuleType, cuda: ModuleType) -> ModuleType:
+    """The kernels with their threads in one order or another."""
+    shim.set_seed(request.param)
+    return cuda

@@ -21,10 +21,12 @@ import shim_module
 
 ROOT = Path(__file__).resolve().parents[2]
 COPY = ROOT / "build" / "mutants"
+ADAMW_TESTS = ["test_cuda_row_adamw.py", "test_cuda_row_adamw_cluster.py"]
 TESTS = {
-    "row_adamw.cu": ["test_cuda_row_adamw.py"],
+    "row_adamw.cu": ADAMW_TESTS,
+    "row_adamw.cuh": ADAMW_TESTS,
     "row_embedding.cu": ["test_cuda_row_embedding.py"],
-    "elements.cuh": ["test_cuda_row_adamw.py", "test_cuda_row_embedding.py"],
+    "device.cuh": ["test_cuda_row_adamw.py", "test_cuda_row_embedding.py"],
 }
 KS_TESTS = ["test_ks_cuda.py"]  # of all other files
 
@@ -39,16 +41,16 @@ class Fault(NamedTuple):
 
 
 FAULTS = (
-    Fault("ks_loops.cuh", "at += of_part[j] <= of_part[i];", "<= of", "< of"),
-    Fault("ks_loops.cuh", "return max(at + count.x, count.y - at);", "count.y - at", "count.y + at"),
-    Fault("ks_loops.cuh", "bounds.lower = max(bounds.lower, abs(at + count.x - count.y));", "abs(at +", "abs(at -"),
-    Fault("ks_loops.cuh", "~0u << min(max(from - first_own(), 0), kOwn);", "from -", "from + 1 -"),
-    Fault("ks_loops.cuh", "return atomicAdd(&slots[bucket], 0x10000u) >> 16;", ">> 16", ">> 15"),
-    Fault("ks_loops.cuh", "shared.small.mark(taken);", "(taken)", "(done | taken)"),
-    Fault("ks_loops.cuh", "if ((taken[bucket / kOwn] >> (bucket % kOwn) & 1) == 0) return;", "% kOwn", "% kWarp"),
-    Fault("ks_loops.cuh", "if (vector < nth_vector(0)) sums.last += sum;", "< nth", "<= nth"),
-    Fault("ks_loops.cuh", "if (vector == 0) at = start;", "== 0", "== 1"),
-    Fault("ks_loops.cuh", "const auto width = static_cast<unsigned>(last - first);", "- first", "- first - 1"),
+    Fault("ks_counts.cuh", "at += of_part[j] <= of_part[i];", "<= of", "< of"),
+    Fault("ks_block.cuh", "return max(at + count.x, count.y - at);", "count.y - at", "count.y + at"),
+    Fault("ks_block.cuh", "bounds.lower = max(bounds.lower, abs(at + count.x - count.y));", "abs(at +", "abs(at -"),
+    Fault("ks_block.cuh", "~0u << min(max(from - first_own(), 0), kOwn);", "from -", "from + 1 -"),
+    Fault("ks_counts.cuh", "return atomicAdd(&slots[bucket], 0x10000u) >> 16;", ">> 16", ">> 15"),
+    Fault("ks_block.cuh", "shared.small.mark(taken);", "(taken)", "(done | taken)"),
+    Fault("ks_counts.cuh", "if ((taken[bucket / kOwn] >> (bucket % kOwn) & 1) == 0) return;", "% kOwn", "% kWarp"),
+    Fault("ks_counts.cuh", "if (vector < nth_vector(0)) sums.last += sum;", "< nth", "<= nth"),
+    Fault("ks_counts.cuh", "if (vector == 0) at = start;", "== 0", "== 1"),
+    Fault("ks_counts.cuh", "const auto width = static_cast<unsigned>(last - first);", "- first", "- first - 1"),
     Fault("ks_maps.cuh", "return kLimits + sizes - 2 * negative;", "2 * ", ""),
     Fault("ks_sort.cuh", "static_cast<uint32_t>(2 * row + !in_x);", "!in_x", "in_x"),
     Fault("ks_sort.cuh", "while ((2 * rows - 1) >> bits) ++bits;", "2 * rows", "rows"),
@@ -57,26 +59,30 @@ FAULTS = (
     Fault("ks_input.cuh", "nan |= (bits & kMagnitude<T>) > BitsOf<T>::kInfinity;", "> BitsOf", ">= BitsOf"),
     Fault("ks_maps.cuh", "return key >= low && key <= high;", ">= low", "> low"),
     Fault("ks_maps.cuh", "while ((high - low) >> shift >= static_cast<key_t<T>>(kBuckets)) ++shift;", ">= st", "> st"),
-    Fault("ks_engine.cuh", "if (key < low || key > high) return;", "key > high", "key >= high"),
-    Fault("ks_engine.cuh", "frame = {low, high, large.y, 0};", "large.y", "large.x"),
+    Fault("ks_block.cuh", "if (key < low || key > high) return;", "key > high", "key >= high"),
+    Fault("ks_block.cuh", "frame = {low, high, large.y, 0};", "large.y", "large.x"),
     Fault("ks_engine.cuh", "block.best > problem.floor ? block.best : 0", "> problem", ">= problem"),
     Fault("ks_engine.cuh", "problem.decided[r] = !nan && block.best >= problem.stop;", ">= problem", "> problem"),
     Fault("ks_sort.cuh", "if (keys[middle] <= key) {", "<= key", "< key"),
     Fault("ks_sort.cuh", "return at < other.at;", "< other", "> other"),
-    Fault("row_adamw.cu", "exists = element < u.k * u.table.cols;", "< u.k", "<= u.k"),
-    Fault("row_adamw.cu", "const double step = u.step ? static_cast<double>(*u.step) + 1 : 0;", "+ 1", "+ 2"),
-    Fault("row_adamw.cu", "grad_row = u.whole_grad ? row : i;", "row : i", "i : row"),
+    Fault("row_adamw.cuh", "exists = element < u.k * u.table.cols;", "< u.k", "<= u.k"),
+    Fault("row_adamw.cuh", "const double step = u.step ? static_cast<double>(*u.step) + 1 : 0;", "+ 1", "+ 2"),
+    Fault("row_adamw.cuh", "grad_row = u.whole_grad ? row : i;", "row : i", "i : row"),
     Fault("row_adamw.cu", "return blockIdx.x >= turn ?", ">= turn", "> turn"),
     Fault("row_adamw.cu", "if (step.last) control.state[kNonfinite] = 0;", "(step.last)", "(!step.last)"),
-    Fault("row_adamw.cu", "__syncthreads();  // the next table's take their place", "__syncthreads();", ""),
+    Fault("row_adamw.cuh", "__syncthreads();  // the next table's take their place", "__syncthreads();", ""),
+    Fault("row_adamw.cu", "cluster_barrier();  // what the others", "cluster_barrier();", ""),
+    Fault("row_adamw.cu", "cluster_barrier();\n        if (step", "cluster_barrier();", ""),
+    Fault("row_adamw.cu", "blockIdx.x == 0 && threadIdx.x == 0) move_on", "blockIdx.x == 0 && ", ""),
+    Fault("row_adamw.cu", "while (blocks < most && blocks < tiles) blocks *= 2;", "*= 2", "*= 16"),
     Fault("row_embedding.cu", "if (slots[j] >= 0) {", ">= 0", "> 0"),
     Fault("row_embedding.cu", "if (piece < pieces) static_cast<Pack", "< pieces", "<= pieces"),
     Fault("row_embedding.cu", "if (keys[middle] < key) {", "< key", "<= key"),
     Fault("row_embedding.cu", "while (k >> bits) ++bits;", "k >> bits", "k >> bits > 1"),
     Fault("row_embedding.cu", "if (i >= n) return;", ">= n", "> n"),
     Fault("row_embedding.cu", "if (col >= grad_out.cols) return;", ">= grad", "> grad"),
-    Fault("elements.cuh", "m.cols % count == 0", "== 0", "!= 1"),
-    Fault("elements.cuh", "if (((a | b) >> 32) == 0)", "== 0", "!= 0"),
+    Fault("device.cuh", "m.cols % count == 0", "== 0", "!= 1"),
+    Fault("device.cuh", "if (((a | b) >> 32) == 0)", "== 0", "!= 0"),
 )
 
 

@@ -33,25 +33,11 @@ def kernels(resources):
     return resources.report_of(ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-release")
 
 
-# Bytes of registers that kernels spill at most. The scan without bank conflicts keeps a number more than a scan in
-# order. That is one too many on sm_100 for values of 16 bits. The variant `fast` looks up two bfloat16 at once, and
-# waits for a GPU to show what that is worth. Nobody has measured what the spills cost.
-SPILLS = {("sm_100", "plain"): 16, ("sm_100", "interval"): 22, ("sm_100", "fast"): 30, ("sm_90", "fast"): 144}
-VARIANTS = ("plain", "interval", "fast")
-
-
-def test_kernels_spill_registers_only_where_that_is_known(kernels):
+def test_no_kernel_of_ours_spills_registers(kernels):
     assert {kernel.architecture for kernel in kernels} == ARCHITECTURES
     ours = [kernel for kernel in kernels if "3ksl4cuda" in kernel.name and "3cub" not in kernel.name]
     assert len(ours) > 100
-    most = {}
-    for kernel in ours:
-        if kernel.spilled:
-            variant = VARIANTS[int(re.search(r"7VariantE(\d)", kernel.name)[1])]
-            assert "Float16" in kernel.name, kernel
-            place = kernel.architecture, variant
-            most[place] = max(most.get(place, 0), kernel.spilled)
-    assert most == SPILLS
+    assert [kernel for kernel in ours if kernel.spilled] == []
 
 
 def block_of(kernel):

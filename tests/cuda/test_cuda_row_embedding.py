@@ -16,13 +16,6 @@ VOCAB, TRAINED = 23, torch.tensor([20, 2, 17])
 WIDTHS = [1, 2, 3, 4, 7, 8, 9, 127, 128, 129, 256, 257, 640]
 
 
-@pytest.fixture(params=[0, 1], ids=["in order", "any order"])
-def seeded(request, shim, cuda):
-    """The kernels with their threads in one order or another."""
-    shim.set_seed(request.param)
-    return cuda
-
-
 def random(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 

@@ -22,6 +22,18 @@ def load(name):
 first_calls, adamw_steps, bank_conflicts = map(load, ("gpu_first_calls", "gpu_adamw_steps", "gpu_bank_counts"))
 
 
+def test_replayed_steps_are_the_same_as_one_cluster(cuda, shim, monkeypatch):
+    ends = []
+    for name in ("launches", "cluster"):
+        monkeypatch.setenv("KSL_CUDA_ADAMW", name)
+        steps = adamw_steps.Steps(CPU, 64, cuda.row_adamw_step_, tables=8)
+        before = shim.launches_executed()
+        adamw_steps.go(steps, steps.run, 4, 2)
+        assert shim.launches_executed() == before + (4 if name == "cluster" else 8)
+        ends.append(steps.written())
+    assert all(map(torch.equal, *ends))
+
+
 @pytest.mark.parametrize("name", [name for name in first_calls.CASES if name != "ks_rows of long rows"])
 def test_the_cases_of_first_calls_have_the_cpus_bits(shim, request, name):
     expected = first_calls.CASES[name](CPU)()

@@ -77,7 +77,7 @@ def test_no_thread_waits_for_a_bank_when_the_counts_are_scanned(cuda, shim, thre
     shim.bank_conflicts()
     cuda.ks_statistics(x, y)
     ((site, (served, more)),) = shim.bank_conflicts().items()
-    assert site.startswith("ks_loops.cuh:")
+    assert site.startswith("ks_counts.cuh:")
     assert served >= threads // 8
     assert more == 0
 

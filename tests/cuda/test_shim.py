@@ -23,8 +23,10 @@ def test_every_thread_of_every_block_runs_once_with_its_numbers(seeded):
     assert seeded.blocks_executed() == before + 3
 
 
-def test_scans_and_reductions_go_over_the_whole_block(seeded):
-    assert seeded.probe("scans") == [thread * (thread - 1) // 2 * 10000 + 64 * 63 // 2 for thread in range(64)]
+def test_sums_and_reductions_go_over_the_whole_block(seeded):
+    for threads in (64, 512):
+        numbers = np.arange(threads) * 37 % 64 - 20
+        assert seeded.probe("sums", threads) == (np.cumsum(numbers) - numbers).tolist()
     product = functools.reduce(lambda a, b: a * (b + 1) % 1000003, (thread * 37 % 64 for thread in range(64)))
     assert seeded.probe("reduces") == [1] * 64 + [product]
 
@@ -62,6 +64,18 @@ def test_bank_conflicts_are_counted_as_the_hardware_has_them(shim, probe, stride
     assert counts == (served, more)
 
 
+def test_blocks_of_a_cluster_wait_for_each_other_and_clusters_come_one_after_the_other(seeded):
+    before = seeded.blocks_executed(), seeded.launches_executed()
+    numbers = seeded.probe("cluster sums", 1)
+    assert (seeded.blocks_executed(), seeded.launches_executed()) == (before[0] + 8, before[1] + 1)
+    assert numbers[:8] == [1 << block for block in range(8)]
+    assert numbers[8:] == [0b1111] * 256 + [0b11110000] * 256
+
+
+def test_a_missing_barrier_of_a_cluster_gives_wrong_numbers(seeded):
+    assert seeded.probe("cluster sums", 0)[8:] != [0b1111] * 256 + [0b11110000] * 256
+
+
 def test_shared_memory_starts_poisoned_in_every_block(seeded):
     assert seeded.probe("poison") == [1] * 64
 
@@ -86,6 +100,13 @@ def test_a_missing_barrier_gives_other_results_for_some_order(shim):
             0,
             "is stuck: 63 threads, first 0, at __syncthreads in probes.cu",
         ),
+        (
+            "some leave before a cluster barrier",
+            0,
+            r"the cluster of block \(0, 0, 0\) is stuck: 121 threads, first 0, at cluster_barrier in .* 7 threads, ",
+        ),
+        ("cluster of", 16, "CUDA failed in probe: cudaErrorInvalidClusterSize"),
+        ("cluster of", 3, "CUDA failed in probe: cudaErrorInvalidClusterSize"),
         ("two barriers", 0, "threads wait at different barriers: __syncthreads in probes.cu"),
         ("shuffle in a branch", 0, "is stuck: 16 threads, first 0, at __shfl_sync in .* with mask 0xffffffff"),
         ("shuffle outside the mask", 0, "thread 16: __shfl_sync by a lane that is not in its mask"),

@@ -18,9 +18,9 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.float16]
 class Steps:
     """Tables, gradients that stay the same, moments, and the words of the step. ``step`` is ops.row_adamw_step_."""
 
-    def __init__(self, where: torch.device, tiles: int, step: Callable[..., None]) -> None:
-        shapes = [(tiles, TILE), *[(5 + i, 30 + 7 * i) for i in range(TABLES - 1)]]
-        kinds = [torch.float32, *[DTYPES[i % 4] for i in range(TABLES - 1)]]
+    def __init__(self, where: torch.device, tiles: int, step: Callable[..., None], tables: int = TABLES) -> None:
+        shapes = [(tiles, TILE), *[(5 + i, 30 + 7 * i) for i in range(tables - 1)]]
+        kinds = [torch.float32, *[DTYPES[i % 4] for i in range(tables - 1)]]
         wide = [torch.float64 if kind == torch.float64 else torch.float32 for kind in kinds]
         self._start = [
             [self._random(shape, seed).to(kind).to(where) for shape, kind in zip(shapes, kinds, strict=True)]
@@ -32,7 +32,7 @@ class Steps:
         self.tables, self.grads, self.exp_avgs, self.exp_avg_sqs = [[each.clone() for each in of] for of in self._start]
         self.steps = [torch.zeros((), device=where) for _ in shapes]
         self.control = torch.zeros(3, dtype=torch.int32, device=where)
-        self._rates = [torch.tensor(1e-3, dtype=torch.float64, device=where)] * TABLES
+        self._rates = [torch.tensor(1e-3, dtype=torch.float64, device=where)] * tables
         self._step = step
 
     @staticmethod
@@ -41,10 +41,11 @@ class Steps:
 
     def run(self) -> None:
         """One step, which is left out if a gradient is not finite."""
-        masters, rows = [torch.empty(0)] * TABLES, [None] * TABLES
+        count = len(self.tables)
+        masters, rows = [torch.empty(0)] * count, [None] * count
         moments = self.exp_avgs, self.exp_avg_sqs
-        options: dict[str, Any] = {name: [value] * TABLES for name, value in HYPER.items()}
-        options |= {"whole_grads": [False] * TABLES, "skip_nonfinite": True}
+        options: dict[str, Any] = {name: [value] * count for name, value in HYPER.items()}
+        options |= {"whole_grads": [False] * count, "skip_nonfinite": True}
         tensors = self.tables, rows, self.grads, *moments, masters, self.steps, self._rates, self.control
         self._step(*tensors, **options)
 
@@ -81,4 +82,4 @@ def go(steps: Steps, replay: Callable[[], object], replays: int, bad_every: int)
             steps.mend()
     left_out = replays // bad_every
     assert steps.control.tolist() == [0, 0, left_out]
-    assert [int(word) for word in steps.steps] == [replays - left_out] * TABLES
+    assert [int(word) for word in steps.steps] == [replays - left_out] * len(steps.steps)

@@ -6,7 +6,9 @@ the package has run before. The result of the graph is compared with the CPU's, 
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -78,9 +80,8 @@ def update(*, lazy: bool) -> Callable[[torch.device], Call]:
     return make
 
 
-def step_of_tables(where: torch.device) -> Call:
+def step_of_tables(where: torch.device, count: int = 17) -> Call:
     """row_adamw_step_ on 17 tables, which are two launches. The moments have the CPU's bits (see csrc/ksl.h)."""
-    count = 17
     lists = [[random(VOCAB, D, seed=i + 10 * j).to(where) for i in range(count)] for j in range(2)]
     moments = [[random(VOCAB, D, seed=i + 10 * j).square().to(where) for i in range(count)] for j in (2, 3)]
     steps = [torch.tensor(float(i), device=where) for i in range(count)]
@@ -92,6 +93,23 @@ def step_of_tables(where: torch.device) -> Call:
         tensors = (lists[0], [None] * count, lists[1], *moments, [torch.empty(0)] * count, steps, rates)
         ops.row_adamw_step_(*tensors, control, **options, skip_nonfinite=True)
         return [*moments[0], *moments[1], *steps, control]
+
+    return run
+
+
+def as_cluster(where: torch.device) -> Call:
+    """row_adamw_step_ as one launch of a cluster, on a GPU that has clusters."""
+    call = step_of_tables(where, 4)
+
+    def run() -> Sequence[Tensor]:
+        os.environ["KSL_CUDA_ADAMW"] = "cluster"
+        try:
+            with warnings.catch_warnings():
+                if where.type == "cuda" and torch.cuda.get_device_capability(where) >= (9, 0):
+                    warnings.simplefilter("error", RuntimeWarning)  # it would say that there were several launches
+                return call()
+        finally:
+            del os.environ["KSL_CUDA_ADAMW"]
 
     return run
 
@@ -130,6 +148,7 @@ CASES: dict[str, Callable[[torch.device], Call]] = {
     "row_adamw_": update(lazy=False),
     "row_adamw_ lazy": update(lazy=True),
     "row_adamw_step_": step_of_tables,
+    "row_adamw_step_ as a cluster": as_cluster,
     "row_embedding": look_up,
     "row_embedding_backward": gradient,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -52,6 +53,33 @@ def test_a_hundred_thousand_replays_of_a_step_lose_no_tile_and_no_word(gpu):
 
             go(steps, replay, REPLAYS, BAD_EVERY)
             ends.append(steps.written())
+    for ours, theirs in zip(*ends, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+
+
+def test_replays_of_a_step_that_is_one_cluster_lose_no_tile_and_no_word(gpu, monkeypatch):
+    """Its blocks wait for each other. The end is that of the several launches."""
+    if torch.cuda.get_device_capability(gpu) < (9, 0):
+        pytest.skip("this GPU has no clusters of thread blocks")
+    ends = []
+    for name in ("launches", "cluster"):
+        monkeypatch.setenv("KSL_CUDA_ADAMW", name)
+        steps = Steps(gpu, 64, ops.row_adamw_step_, tables=8)
+        graph = torch.cuda.CUDAGraph()
+        with warnings.catch_warnings(), torch.cuda.graph(graph):
+            warnings.simplefilter("error", RuntimeWarning)
+            steps.run()
+        steps.start_again()
+        with other_work(gpu) as launch:
+            turns = itertools.cycle(range(7))
+
+            def replay(graph=graph, turns=turns, launch=launch) -> None:
+                graph.replay()
+                if next(turns) == 0:
+                    launch()
+
+            go(steps, replay, REPLAYS // 5, BAD_EVERY)
+        ends.append(steps.written())
     for ours, theirs in zip(*ends, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
 

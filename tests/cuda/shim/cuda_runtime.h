@@ -87,6 +87,9 @@ inline int __syncthreads_or(int predicate, SHIM_SITE) {
 inline int __syncthreads_and(int predicate, SHIM_SITE) {
     return shim::block_barrier("__syncthreads_and", {file, line}, predicate == 0) == 0;
 }
+// Nothing that a kernel does comes between arriving and waiting.
+inline void __cluster_barrier_arrive() {}
+inline void __cluster_barrier_wait(SHIM_SITE) { shim::cluster_barrier({file, line}); }
 inline void __syncwarp(unsigned mask = 0xffffffffu, SHIM_SITE) {
     shim::warp_exchange("__syncwarp", {file, line}, mask, 0);
 }
@@ -310,7 +313,8 @@ enum cudaError_t {
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
-    cudaErrorNoKernelImageForDevice = 209
+    cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorInvalidClusterSize = 912
 };
 enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount,
@@ -318,14 +322,26 @@ enum cudaDeviceAttr {
     cudaDevAttrComputeCapabilityMajor,
     cudaDevAttrComputeCapabilityMinor
 };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaFuncAttributeNonPortableClusterSizeAllowed };
 struct cudaFuncAttributes {
     size_t sharedSizeBytes;
+    int ptxVersion;
+};
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
+struct cudaLaunchAttribute {
+    cudaLaunchAttributeID id;
+    struct {
+        struct {
+            unsigned x, y, z;
+        } clusterDim;
+    } val;
 };
 struct cudaLaunchConfig_t {
     dim3 gridDim, blockDim;
     size_t dynamicSmemBytes = 0;
     cudaStream_t stream = nullptr;
+    cudaLaunchAttribute *attrs = nullptr;
+    unsigned numAttrs = 0;
 };
 enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0, cudaDriverEntryPointSymbolNotFound = 1 };
 constexpr unsigned long long cudaEnableDefault = 0;
@@ -333,8 +349,10 @@ constexpr unsigned long long cudaEnableDefault = 0;
 
 namespace shim {
 constexpr int kDevices = 2, kMultiprocessors = 2, kSharedOptin = 227 * 1024;
-size_t &allowed_shared(const void *kernel);  // what cudaFuncSetAttribute has granted on the current device
-size_t shared_limit(const void *kernel);     // for static and dynamic shared memory together
+constexpr unsigned kLargestCluster[kDevices] = {8, 0};  // the second device is older than clusters
+size_t &allowed_shared(const void *kernel);             // what cudaFuncSetAttribute has granted on the current device
+size_t shared_limit(const void *kernel);                // for static and dynamic shared memory together
+unsigned cluster_of(const cudaLaunchConfig_t &config);  // blocks
 cudaError_t check_launch(const cudaLaunchConfig_t &config, const void *kernel);
 
 // What tests ask: all sizes that cudaFuncSetAttribute was asked for; which devices have a context, that none has one
@@ -357,6 +375,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel);
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value);
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *kernel, int threads, size_t shared);
+cudaError_t cudaOccupancyMaxActiveClusters(int *clusters, const void *kernel, const cudaLaunchConfig_t *config);
 cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function, unsigned version,
                                              unsigned long long flags, cudaDriverEntryPointQueryResult *found);
 inline cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t) {
@@ -372,8 +391,11 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
     if (const cudaError_t error = shim::check_launch(*config, symbol); error != cudaSuccess) return error;
     const std::tuple<Parameters...> copies(std::forward<Arguments>(arguments)...);
     const dim3 &grid = config->gridDim, &block = config->blockDim;
-    const shim::Launch launch{
-        {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, config->dynamicSmemBytes, shim::shared_limit(symbol)};
+    const shim::Launch launch{{grid.x, grid.y, grid.z},
+                              {block.x, block.y, block.z},
+                              shim::cluster_of(*config),
+                              config->dynamicSmemBytes,
+                              shim::shared_limit(symbol)};
     shim::execute(launch, [&] { std::apply(kernel, copies); });
     return cudaSuccess;
 }

@@ -34,7 +34,7 @@ constexpr size_t kStack = 256 * 1024;  // untouched pages cost nothing
 constexpr size_t kEdge = 64;           // bytes watched at both ends of shared memory
 constexpr unsigned char kPoison = 0xa5, kEdgeMark = 0x5a;
 
-enum class State { kReady, kAtBarrier, kAtWarp, kDone };
+enum class State { kReady, kAtBarrier, kAtWarp, kAtCluster, kDone };
 
 struct Fiber {
     State state = State::kDone;
@@ -109,6 +109,22 @@ class Reads {
     std::map<int, std::vector<uintptr_t>> by_thread_;
 };
 
+// A block that runs.
+struct Block {
+    uint3 index;
+    std::map<const void *, std::unique_ptr<Guarded>> variables;
+    std::unique_ptr<Guarded> dynamic;
+    size_t shared_bytes;
+    int at_barrier = 0;
+    std::map<std::string, Reads> reads;
+
+    bool intact() const {
+        bool all = dynamic->intact();
+        for (const auto &[key, variable] : variables) all = all && variable->intact();
+        return all;
+    }
+};
+
 class Executor {
   public:
     void run(const Launch &launch, const std::function<void()> &body) {
@@ -116,16 +132,16 @@ class Executor {
         count_ = static_cast<int>(threads);
         launch_ = &launch;
         body_ = &body;
+        fibers_here_ = count_ * static_cast<int>(launch.cluster);
         make_fibers();
         blockDim = dim3(launch.block.x, launch.block.y, launch.block.z);
         gridDim = dim3(launch.grid.x, launch.grid.y, launch.grid.z);
+        ++launches_;
         const uint64_t blocks = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
-        for (uint64_t b = 0; b < blocks; ++b) {
-            blockIdx = {static_cast<unsigned>(b % launch.grid.x),
-                        static_cast<unsigned>(b / launch.grid.x % launch.grid.y),
-                        static_cast<unsigned>(b / launch.grid.x / launch.grid.y)};
-            run_block();
-            ++blocks_;
+        for (uint64_t b = 0; b < blocks; b += launch.cluster) {
+            begin_blocks(b);
+            run_blocks();
+            blocks_ += launch.cluster;
         }
     }
 
@@ -134,19 +150,34 @@ class Executor {
         random_.seed(seed);
     }
     uint64_t blocks() const { return blocks_; }
-    int current() const { return current_; }
+    uint64_t launches() const { return launches_; }
+    int thread() const { return current_ % count_; }  // of its block
 
     int64_t barrier(const char *operation, Site site, int64_t value) {
         Fiber &me = fibers_[current_];
         arrive(State::kAtBarrier, operation, site, 0, static_cast<uint64_t>(value));
-        if (++at_barrier_ == count_) release_barrier(operation, site);
+        if (++block().at_barrier == count_) {
+            block().at_barrier = 0;
+            release(first_of_block(), count_, State::kAtBarrier, operation, site);
+        }
         leave(me);
         return static_cast<int64_t>(me.value);
     }
 
+    void cluster_barrier(Site site) {
+        constexpr const char *kOperation = "cluster_barrier";
+        Fiber &me = fibers_[current_];
+        arrive(State::kAtCluster, kOperation, site, 0, 0);
+        if (++at_cluster_ == fibers_here_) {
+            at_cluster_ = 0;
+            release(0, fibers_here_, State::kAtCluster, kOperation, site);
+        }
+        leave(me);
+    }
+
     const uint64_t *exchange(const char *operation, Site site, unsigned mask, uint64_t value) {
         Fiber &me = fibers_[current_];
-        if ((mask >> (current_ % 32) & 1) == 0) fail(std::string(operation) + " by a lane that is not in its mask");
+        if ((mask >> (thread() % 32) & 1) == 0) fail(std::string(operation) + " by a lane that is not in its mask");
         arrive(State::kAtWarp, operation, site, mask, value);
         release_warp(me);
         leave(me);
@@ -161,79 +192,90 @@ class Executor {
         leave(me);
     }
 
-    void at_read(const void *at, size_t bytes, Site site) { reads_[text(site)].add(current_, at, bytes); }
+    void at_read(const void *at, size_t bytes, Site site) { block().reads[text(site)].add(thread(), at, bytes); }
 
     std::map<std::string, std::pair<int64_t, int64_t>> bank_conflicts() { return std::exchange(conflicts_, {}); }
 
     void *shared(const void *key, size_t bytes) {
-        auto &slot = variables_[key];
+        auto &slot = block().variables[key];
         if (!slot) {
             slot = std::make_unique<Guarded>(bytes);
-            shared_bytes_ += bytes;
-            if (shared_bytes_ > launch_->shared_limit) {
-                fail("the block wants " + std::to_string(shared_bytes_) + " bytes of shared memory, allowed are " +
-                     std::to_string(launch_->shared_limit));
+            block().shared_bytes += bytes;
+            if (block().shared_bytes > launch_->shared_limit) {
+                fail("the block wants " + std::to_string(block().shared_bytes) +
+                     " bytes of shared memory, allowed are " + std::to_string(launch_->shared_limit));
             }
         }
         return slot->data();
     }
 
-    unsigned char *dynamic() const { return dynamic_->data(); }
+    unsigned char *dynamic() { return block().dynamic->data(); }
 
   private:
+    Block &block() { return here_[static_cast<size_t>(current_ / count_)]; }
+    int first_of_block() const { return current_ - thread(); }
+
     [[noreturn]] void fail(const std::string &what) const {
         std::ostringstream message;
-        message << "block (" << blockIdx.x << ", " << blockIdx.y << ", " << blockIdx.z << "), thread " << current_
+        message << "block (" << blockIdx.x << ", " << blockIdx.y << ", " << blockIdx.z << "), thread " << thread()
                 << ": " << what;
         throw std::logic_error(message.str());
     }
 
     void make_fibers() {
-        while (static_cast<int>(fibers_.size()) < count_) fibers_.emplace_back();
+        while (static_cast<int>(fibers_.size()) < fibers_here_) fibers_.emplace_back();
     }
 
-    void run_block() {
-        variables_.clear();
-        reads_.clear();
-        dynamic_ = std::make_unique<Guarded>(launch_->dynamic_shared);
-        shared_bytes_ = launch_->dynamic_shared;
-        at_barrier_ = 0;
+    // As many as a cluster has, from number `first` on.
+    void begin_blocks(uint64_t first) {
+        const Dim &grid = launch_->grid;
+        here_.clear();
+        for (uint64_t b = first; b < first + launch_->cluster; ++b) {
+            Block &fresh = here_.emplace_back();
+            fresh.index = {static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
+                           static_cast<unsigned>(b / grid.x / grid.y)};
+            fresh.dynamic = std::make_unique<Guarded>(launch_->dynamic_shared);
+            fresh.shared_bytes = launch_->dynamic_shared;
+        }
+    }
+
+    void run_blocks() {
+        at_cluster_ = 0;
         ready_.clear();
         error_ = nullptr;
         int done = 0;
-        for (int t = 0; t < count_; ++t) {
-            fibers_[t].state = State::kReady;
-            ready_.push_back(t);
+        for (int f = 0; f < fibers_here_; ++f) {
+            fibers_[f].state = State::kReady;
+            ready_.push_back(f);
         }
         while (!ready_.empty() && !error_) {
             if (seed_ != 0) std::swap(ready_.front(), ready_[random_() % ready_.size()]);
-            const int t = ready_.front();
+            const int f = ready_.front();
             ready_.pop_front();
-            resume(t);
-            done += fibers_[t].state == State::kDone;
+            resume(f);
+            done += fibers_[f].state == State::kDone;
         }
-        if (error_ || done < count_) {
+        if (error_ || done < fibers_here_) {
             abandon_fibers();
             if (error_) std::rethrow_exception(error_);
             throw std::logic_error(stuck_message_);
         }
-        check_edges();
-        for (const auto &[site, reads] : reads_) reads.count(conflicts_[site]);
-    }
-
-    void check_edges() const {
-        bool intact = dynamic_->intact();
-        for (const auto &[key, variable] : variables_) intact = intact && variable->intact();
-        if (!intact) fail("shared memory was written outside of what was declared");
+        for (const Block &each : here_) {
+            blockIdx = each.index;
+            if (!each.intact()) fail("shared memory was written outside of what was declared");
+            for (const auto &[site, reads] : each.reads) reads.count(conflicts_[site]);
+        }
     }
 
     // Stuck or failed: their stacks hold frames that nobody will return to.
     void abandon_fibers() {
         std::ostringstream message;
-        message << "block (" << blockIdx.x << ", " << blockIdx.y << ", " << blockIdx.z << ") is stuck:";
+        const uint3 &first = here_.front().index;
+        message << (here_.size() > 1 ? "the cluster of " : "") << "block (" << first.x << ", " << first.y << ", "
+                << first.z << ") is stuck:";
         std::map<std::string, std::pair<int, int>> groups;  // how many threads do the same, and the first of them
-        for (int t = 0; t < count_; ++t) {
-            const Fiber &fiber = fibers_[t];
+        for (int f = 0; f < fibers_here_; ++f) {
+            const Fiber &fiber = fibers_[f];
             std::ostringstream what;
             if (fiber.state == State::kDone) {
                 what << "ended";
@@ -243,7 +285,7 @@ class Executor {
                 what << "at " << fiber.operation << " in " << text(fiber.site);
                 if (fiber.state == State::kAtWarp) what << " with mask 0x" << std::hex << fiber.mask;
             }
-            auto &[number, first] = groups.try_emplace(what.str(), 0, t).first->second;
+            auto &[number, thread] = groups.try_emplace(what.str(), 0, f % count_).first->second;
             ++number;
         }
         for (const auto &[what, group] : groups) {
@@ -262,30 +304,31 @@ class Executor {
         me.value = value;
     }
 
-    void release_barrier(const char *operation, Site site) {
-        at_barrier_ = 0;
+    // Lets `count` fibers from `first` on go on, which are all at the same kind of barrier.
+    void release(int first, int count, State at, const char *operation, Site site) {
         uint64_t sum = 0;
-        for (int t = 0; t < count_; ++t) {
-            const Fiber &other = fibers_[t];
-            if (other.site.line != site.line || std::strcmp(other.site.file, site.file) != 0) {
+        for (int f = first; f < first + count; ++f) {
+            const Fiber &other = fibers_[f];
+            if (other.state != at || other.site.line != site.line || std::strcmp(other.site.file, site.file) != 0) {
                 fail(std::string("threads wait at different barriers: ") + operation + " in " + text(site) + " and " +
                      other.operation + " in " + text(other.site));
             }
             sum += other.value;
         }
-        for (int t = 0; t < count_; ++t) {
-            fibers_[t].value = sum;
-            fibers_[t].state = State::kReady;
-            ready_.push_back(t);
+        for (int f = first; f < first + count; ++f) {
+            fibers_[f].value = sum;
+            fibers_[f].state = State::kReady;
+            ready_.push_back(f);
         }
     }
 
     // Lets the lanes of a warp-wide operation go on if all of them are at it.
     void release_warp(const Fiber &me) {
-        const int first = current_ / 32 * 32;
+        const int first = first_of_block() + thread() / 32 * 32;
         for (int i = 0; i < 32; ++i) {
             if ((me.mask >> i & 1) == 0) continue;
-            if (first + i >= count_) fail(std::string(me.operation) + ": its mask names lanes that do not exist");
+            if (thread() / 32 * 32 + i >= count_)
+                fail(std::string(me.operation) + ": its mask names lanes that do not exist");
             const Fiber &other = fibers_[first + i];
             if (other.state != State::kAtWarp || other.mask != me.mask || other.site.line != me.site.line ||
                 std::strcmp(other.operation, me.operation) != 0 || std::strcmp(other.site.file, me.site.file) != 0) {
@@ -305,10 +348,12 @@ class Executor {
 
     // ---- changing places ----
 
-    void resume(int t) {
-        current_ = t;
+    void resume(int f) {
+        current_ = f;
+        const unsigned t = static_cast<unsigned>(thread());
         threadIdx = {t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y};
-        Fiber &fiber = fibers_[t];
+        blockIdx = block().index;
+        Fiber &fiber = fibers_[f];
 #if defined(__SANITIZE_ADDRESS__)
         void *fake = nullptr;
         if (!fiber.stack) allocate(fiber);
@@ -357,16 +402,13 @@ class Executor {
     jmp_buf scheduler_;
     const Launch *launch_ = nullptr;
     const std::function<void()> *body_ = nullptr;
-    std::map<const void *, std::unique_ptr<Guarded>> variables_;
-    std::unique_ptr<Guarded> dynamic_;
-    std::map<std::string, Reads> reads_;  // of this block
+    std::vector<Block> here_;  // the blocks that run beside each other
     std::map<std::string, std::pair<int64_t, int64_t>> conflicts_;
-    size_t shared_bytes_ = 0;
     std::exception_ptr error_;
     std::string stuck_message_;
     std::mt19937_64 random_;
-    uint64_t seed_ = 0, blocks_ = 0;
-    int count_ = 0, current_ = 0, at_barrier_ = 0;
+    uint64_t seed_ = 0, blocks_ = 0, launches_ = 0;
+    int count_ = 0, fibers_here_ = 0, current_ = 0, at_cluster_ = 0;  // count_: threads of a block
 #if defined(__SANITIZE_ADDRESS__)
     const void *main_stack_ = nullptr;
     size_t main_stack_size_ = 0;
@@ -401,11 +443,14 @@ void Executor::entry() {
 void execute(const Launch &launch, const std::function<void()> &body) { executor().run(launch, body); }
 void set_seed(uint64_t seed) { executor().set_seed(seed); }
 uint64_t blocks_executed() { return executor().blocks(); }
-int lane() { return executor().current() % 32; }
+uint64_t launches_executed() { return executor().launches(); }
+int lane() { return executor().thread() % 32; }
 
 int64_t block_barrier(const char *operation, Site site, int64_t value) {
     return executor().barrier(operation, site, value);
 }
+
+void cluster_barrier(Site site) { executor().cluster_barrier(site); }
 
 const uint64_t *warp_exchange(const char *operation, Site site, unsigned mask, uint64_t value) {
     return executor().exchange(operation, site, mask, value);

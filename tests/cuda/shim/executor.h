@@ -1,4 +1,5 @@
-// Executes a kernel on the CPU: the threads of a block are fibers of one system thread, block after block.
+// Executes a kernel on the CPU: the threads of a block are fibers of one system thread, block after block. The blocks
+// of a cluster run beside each other, cluster after cluster.
 //
 // A fiber runs until it comes to a barrier, a warp-wide operation or its end. Without a seed the fibers go round in the
 // order of their numbers; with one, the next to run is drawn at random, and atomics may switch too. What depends on an
@@ -26,6 +27,7 @@ struct Dim {
 
 struct Launch {
     Dim grid, block;
+    unsigned cluster = 1;  // blocks beside each other
     size_t dynamic_shared = 0;
     size_t shared_limit = 48 * 1024;  // static and dynamic together
 };
@@ -41,6 +43,7 @@ void execute(const Launch &launch, const std::function<void()> &body);
 
 void set_seed(uint64_t seed);  // 0: in the order of the numbers
 uint64_t blocks_executed();    // since the process started: shows what a launcher's grid really was
+uint64_t launches_executed();  // likewise
 
 // ---- what kernels call, through cuda_runtime.h ----
 
@@ -48,6 +51,9 @@ int lane();
 
 // Waits until all threads of the block are here; the sum of their values.
 int64_t block_barrier(const char *operation, Site site, int64_t value);
+
+// Waits until all threads of the blocks of the cluster are here.
+void cluster_barrier(Site site);
 
 // Waits until the lanes of the mask are here; values[i] is then what lane i brought, for the lanes of the mask.
 const uint64_t *warp_exchange(const char *operation, Site site, unsigned mask, uint64_t value);

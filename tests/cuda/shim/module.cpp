@@ -10,6 +10,7 @@ PYBIND11_MODULE(ksl_shim, m) {
     ksl::bind_cuda(m);
     m.def("set_seed", &shim::set_seed);
     m.def("blocks_executed", &shim::blocks_executed);
+    m.def("launches_executed", &shim::launches_executed);
     m.def("granted_shared", &shim::granted_shared);
     m.def("bank_conflicts", &shim::bank_conflicts);
     m.def("contexts", &shim::contexts);

@@ -2,14 +2,15 @@
 
 #include <vector>
 
-#include "cuda/elements.cuh"
+#include "cuda/ks_counts.cuh"
+#include "cuda/ks_sort.cuh"
 #include "probes.h"
 
 namespace {
 
 using ksl::cuda::BlockMax;
 using ksl::cuda::BlockReduce;
-using ksl::cuda::BlockScan;
+using ksl::cuda::BlockSum;
 using ksl::cuda::kFullWarp;
 
 // What a probe writes, one value per thread.
@@ -24,11 +25,10 @@ __global__ void reversed(int64_t *out, bool with_barrier) {
     out[threadIdx.x] = values[blockDim.x - 1 - threadIdx.x];
 }
 
-__global__ void scans(int64_t *out) {
-    KSL_SHARED(scan, BlockScan<int, 64>::Storage);
-    int total = 0;
-    const int before = BlockScan<int, 64>::exclusive_sum(scan, static_cast<int>(threadIdx.x), total);
-    out[threadIdx.x] = before * 10000 + total;
+template <int kThreads>
+__global__ void sums(int64_t *out) {
+    KSL_SHARED(storage, typename BlockSum<kThreads>::Storage);
+    out[threadIdx.x] = BlockSum<kThreads>::before(storage, static_cast<int>(threadIdx.x * 37 % 64) - 20);
 }
 
 __global__ void reduces(int64_t *out) {
@@ -77,6 +77,24 @@ __global__ void strided(int64_t *out, int stride) {
     const auto *values = reinterpret_cast<const T *>(memory);
     const T value = KSL_WATCHED(values + threadIdx.x * stride);
     out[threadIdx.x] = reinterpret_cast<const unsigned char &>(value);
+}
+
+// Every block writes a number, and every thread adds up those of its cluster of four.
+constexpr int kCluster = 4;
+__global__ void cluster_sums(int64_t *numbers, bool with_barrier) {
+    KSL_SHARED(own, int);
+    if (threadIdx.x == 0) own = 1 << blockIdx.x;
+    __syncthreads();
+    if (threadIdx.x == 0) numbers[blockIdx.x] = own;
+    if (with_barrier) ksl::cuda::cluster_barrier();
+    int64_t sum = 0;
+    for (unsigned b = 0; b < kCluster; ++b) sum += numbers[blockIdx.x / kCluster * kCluster + b];
+    numbers[gridDim.x + blockIdx.x * blockDim.x + threadIdx.x] = sum + __shfl_sync(kFullWarp, 0, 0);
+}
+
+__global__ void some_leave_before_a_cluster_barrier() {
+    if (blockIdx.x == 1 && threadIdx.x < 7) return;
+    ksl::cuda::cluster_barrier();
 }
 
 __global__ void some_leave_before_a_barrier() {
@@ -132,10 +150,11 @@ Out outputs(size_t size, void (*kernel)(Parameters...), ksl::cuda::Shape shape, 
 Out run(const std::string &name, int64_t argument) {
     if (name == "numbers") return outputs(3 * 40, numbers, {3, 40});
     if (name == "reversed") return outputs(256, reversed, {1, 256}, argument != 0);
-    if (name == "scans") return outputs(64, scans, {1, 64});
+    if (name == "sums") return argument == 64 ? outputs(64, sums<64>, {1, 64}) : outputs(512, sums<512>, {1, 512});
     if (name == "reduces") return outputs(65, reduces, {1, 64});
     if (name == "warps") return outputs(64, warps, {1, 64});
     if (name == "atomics") return outputs(100, atomics, {1, 100});
+    if (name == "cluster sums") return outputs(8 + 8 * 64, cluster_sums, {8, 64, 0, kCluster}, argument != 0);
     if (name == "quotients") return outputs(49, quotients, {1, 1});
     if (name == "words") return outputs(32, strided<unsigned>, {1, 32, 32 * 33 * 4}, static_cast<int>(argument));
     if (name == "vectors") return outputs(32, strided<uint4>, {1, 32, 32 * 5 * 16}, static_cast<int>(argument));
@@ -146,6 +165,8 @@ Out run(const std::string &name, int64_t argument) {
     if (name == "shuffle outside the mask") start(shuffle_outside_the_mask, {1, 32});
     if (name == "beyond dynamic shared") start(beyond_dynamic_shared, {1, 32, 100}, static_cast<int>(argument));
     if (name == "large static shared") start(large_static_shared, {1, 32});
+    if (name == "some leave before a cluster barrier") start(some_leave_before_a_cluster_barrier, {2, 64, 0, 2});
+    if (name == "cluster of") start(two_barriers, {16, 32, 0, static_cast<int>(argument)});
     if (name == "threads") start(two_barriers, {1, static_cast<int>(argument)});
     if (name == "blocks") start(two_barriers, {argument, 32});
     return {};

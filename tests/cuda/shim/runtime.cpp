@@ -36,6 +36,12 @@ size_t &allowed_shared(const void *kernel) {
 
 size_t shared_limit(const void *kernel) { return allowed_shared(kernel) > 48 * 1024 ? kSharedOptin : 48 * 1024; }
 
+unsigned cluster_of(const cudaLaunchConfig_t &config) {
+    unsigned blocks = 1;
+    for (unsigned i = 0; i < config.numAttrs; ++i) blocks = config.attrs[i].val.clusterDim.x;
+    return blocks;
+}
+
 cudaError_t check_launch(const cudaLaunchConfig_t &config, const void *kernel) {
     const dim3 &grid = config.gridDim, &block = config.blockDim;
     const uint64_t threads = uint64_t{block.x} * block.y * block.z;
@@ -43,6 +49,9 @@ cudaError_t check_launch(const cudaLaunchConfig_t &config, const void *kernel) {
         return cudaErrorInvalidConfiguration;
     }
     if (threads == 0 || threads > 1024 || block.z > 64) return cudaErrorInvalidConfiguration;
+    const unsigned cluster = cluster_of(config);
+    if (cluster == 0 || grid.x % cluster != 0) return cudaErrorInvalidClusterSize;
+    if (cluster > 1 && cluster > kLargestCluster[current]) return cudaErrorInvalidClusterSize;
     with_context.insert(current);
     return config.dynamicSmemBytes > allowed_shared(kernel) ? cudaErrorInvalidValue : cudaSuccess;
 }
@@ -67,6 +76,8 @@ const char *cudaGetErrorName(cudaError_t error) {
             return "cudaErrorInvalidDevice";
         case cudaErrorNoKernelImageForDevice:
             return "cudaErrorNoKernelImageForDevice";
+        case cudaErrorInvalidClusterSize:
+            return "cudaErrorInvalidClusterSize";
     }
     return "an error";
 }
@@ -119,10 +130,12 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *) {
     if (shim::current == shim::device_without_kernels) return cudaErrorNoKernelImageForDevice;
     attributes->sharedSizeBytes = 1024;  // the shim does not know; the launcher must leave room for it
+    attributes->ptxVersion = shim::kLargestCluster[shim::current] > 0 ? 90 : 80;
     return cudaSuccess;
 }
 
-cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute, int value) {
+cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value) {
+    if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) return cudaSuccess;
     if (value < 0 || value > shim::kSharedOptin) return cudaErrorInvalidValue;
     shim::allowed_shared(kernel) = static_cast<size_t>(value);
     shim::granted.insert(value);
@@ -131,6 +144,11 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute, int valu
 
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *, int, size_t shared) {
     *blocks = shared > 100 * 1024 ? 1 : 2;
+    return cudaSuccess;
+}
+
+cudaError_t cudaOccupancyMaxActiveClusters(int *clusters, const void *, const cudaLaunchConfig_t *config) {
+    *clusters = shim::cluster_of(*config) <= shim::kLargestCluster[shim::current] ? 1 : 0;
     return cudaSuccess;
 }
 

@@ -1,4 +1,4 @@
-// Stands in for CUB's header of this name: as much of cub::BlockReduce as csrc/cuda/device.cuh uses.
+// Stands in for CUB's header of this name: as much of cub::BlockReduce as csrc/cuda/ks_sort.cuh uses.
 #pragma once
 
 #include "cuda_runtime.h"

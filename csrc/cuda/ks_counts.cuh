@@ -1,5 +1,5 @@
-// What a block does with the values of a row: it counts them in buckets (Counts), gathers and searches the values of
-// small buckets (SmallBuckets), and draws bounds from both (Block).
+// What a block keeps of a row in shared memory: the counts of its values in buckets (Counts), and the keys of small
+// buckets, which it gathers and searches (SmallBuckets). Sums and maxima over the threads of a block are here too.
 //
 // Thread t owns the buckets [t * kOwn, (t + 1) * kOwn). Functions marked "block" are called by all threads of the
 // block. They return the same to all of them unless stated otherwise.
@@ -13,17 +13,73 @@
 namespace ksl {
 namespace cuda {
 
+// The sum over the threads before this one, in their order. It takes one barrier. All threads call it. The storage is
+// shared memory. Between two uses of it there must be a __syncthreads().
+template <int kThreads>
+struct BlockSum {
+    static constexpr int kWarps = kThreads / kWarp;
+    static_assert(kThreads % kWarp == 0 && kWarps <= kWarp, "whole warps, and one lane for each of them");
+    struct Storage {
+        int sums[kWarps];
+    };
+
+    static __device__ int before(Storage &storage, int number) {
+        const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+        const int through = warp_sum_through(number, lane);
+        if (lane == kWarp - 1) storage.sums[warp] = through;
+        __syncthreads();
+        const int of_warps = warp_sum_through(lane < warp ? storage.sums[lane] : 0, lane);
+        return __shfl_sync(kFullWarp, of_warps, kWarp - 1) + through - number;
+    }
+
+  private:
+    // Of this lane and those before it.
+    static __device__ int warp_sum_through(int number, unsigned lane) {
+#pragma unroll
+        for (unsigned step = 1; step < kWarp; step *= 2) {
+            const int other = __shfl_up_sync(kFullWarp, number, step);
+            if (lane >= step) number += other;
+        }
+        return number;
+    }
+};
+
+// The maximum over the threads of a block of each of a few numbers, for all threads. It takes one barrier and two
+// instructions for each number, while CUB's reduction is for any type and any operation. The storage is shared memory.
+// Between two uses of it there must be a __syncthreads().
+template <int kThreads, int kNumbers>
+struct BlockMax {
+    static constexpr int kWarps = kThreads / kWarp;
+    static_assert(kThreads % kWarp == 0 && kWarps <= kWarp, "whole warps, and one lane for each of them");
+    struct Storage {
+        int numbers[kNumbers][kWarps];
+    };
+
+    static __device__ void reduce(Storage &storage, int (&numbers)[kNumbers]) {
+        const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+        for (int k = 0; k < kNumbers; ++k) {
+            numbers[k] = __reduce_max_sync(kFullWarp, numbers[k]);
+            if (lane == 0) storage.numbers[k][warp] = numbers[k];
+        }
+        __syncthreads();
+        for (int k = 0; k < kNumbers; ++k) {
+            numbers[k] = __reduce_max_sync(kFullWarp, storage.numbers[k][lane % kWarps]);
+        }
+    }
+};
+
 // With 2,048 buckets every bfloat16 of 8 octaves has one to itself.
 template <typename T, int kThreads>
 constexpr int kBucketsOf = std::min(2048, kThreads * (sizeof(T) == 2 ? 16 : 8));
 
 // f(sample, bucket, bits) for the values of this thread's pairs that differ and that the map contains, where sample is
-// OfX or OfY.
+// OfX or OfY. A map in shared memory is read anew by each pass, so that it takes no registers from one to the next.
 struct OfX {};
 struct OfY {};
 template <typename Map, typename Pairs, typename F>
-__device__ void each_place(const Map &map, Pairs &pairs, F &&f) {
+__device__ void each_place(const Map &shared_map, Pairs &pairs, F &&f) {
     using Bits = typename Pairs::Bits;
+    const Map map = shared_map;
     if constexpr (Map::kTwoAtOnce && Pairs::kTwoAWord) {
         pairs.each_word([&](uint32_t x, uint32_t y) {
             const uint32_t x_at = map.two_buckets(x), y_at = map.two_buckets(y), different = x ^ y;
@@ -217,170 +273,6 @@ struct SmallBuckets {
   private:
     __device__ uint32_t next_slot(OfX, int bucket) { return atomicAdd(&slots[bucket], 1u) & 0xffffu; }
     __device__ uint32_t next_slot(OfY, int bucket) { return atomicAdd(&slots[bucket], 0x10000u) >> 16; }
-};
-
-// How far the difference gets at the edges of buckets, and at most inside those that can hide more than that.
-struct Bounds {
-    int lower, upper;
-};
-
-// A range of keys that is being zoomed into, the difference before it, and the first bucket not yet looked into.
-template <typename Key>
-struct Frame {
-    Key low, high;
-    int before, next;
-};
-
-// A row's block: its shared memory, and what it has found so far. `best` only goes up.
-//
-// Block, for each map: shared.counts.clear(), a barrier, count(), scan(). From there on, and until the counts are
-// cleared, the other functions may be called with the same map.
-template <typename T, int kThreads_, bool kWide, Variant kVariant>
-struct Block {
-    using Value = T;
-    using Key = key_t<T>;
-    using Table = Counts<T, kThreads_, kWide>;
-    using Small = SmallBuckets<T, kThreads_, kVariant != Variant::kPlain>;
-    using Map = map_for<T, Table::kBuckets, kVariant>;
-    using Scan = BlockScan<int, kThreads_>;
-    using Max = BlockMax<kThreads_, 2>;
-    static constexpr int kThreads = kThreads_, kBuckets = Table::kBuckets, kOwn = Table::kOwn;
-    static constexpr int kFrames = 8;  // levels of a zoom: 64-bit keys, 9 bits a level
-
-    struct Shared {
-        Table counts;
-        Small small;
-        Frame<Key> frames[kFrames];
-        typename Scan::Storage scan;
-        typename Max::Storage max;
-        Map map;
-        bool map_fits;
-        int chosen, chosen_before;
-        Key lowest, highest;
-    };
-
-    Shared &shared;
-    int best;       // the largest difference found so far, or the floor of the goal
-    int stop;       // differences beyond this do not matter
-    int start = 0;  // this thread's own: the difference where its buckets start, after scan()
-
-    __device__ int me() const { return static_cast<int>(threadIdx.x); }
-    __device__ int first_own() const { return me() * kOwn; }
-
-    // Adds the pairs that the map contains.
-    template <typename Map_, typename Pairs>
-    __device__ void count(const Map_ &map, Pairs &pairs) {
-        each_place(map, pairs, [&](auto sample, int bucket, auto) { shared.counts.add(sample, bucket); });
-        __syncthreads();
-    }
-
-    // The largest of the bounds of all threads.
-    __device__ Bounds over_block(Bounds own) {
-        int numbers[2] = {own.lower, own.upper};
-        Max::reduce(shared.max, numbers);
-        return {numbers[0], numbers[1]};
-    }
-
-    // Starts with `before` at the first bucket. A bucket with values of one sample alone hides nothing, because inside
-    // it the difference moves in one direction, to the next edge.
-    template <typename Map_>
-    __device__ Bounds scan(const Map_ &map, int before) {
-        const typename Table::Sums sums = shared.counts.sums();
-        int total = 0;
-        start = before + Scan::exclusive_sum(shared.scan, sums.all, total);
-        Bounds bounds{0, 0};
-        shared.counts.each_own(start, sums.last, [&](int bucket, int at, int2 count) {
-            if (hides(map, bucket, count)) bounds.upper = max(bounds.upper, reach_of(at, count));
-            bounds.lower = max(bounds.lower, abs(at + count.x - count.y));
-        });
-        return over_block(bounds);
-    }
-
-    // Looks into the wanted buckets of at most kSmall keys, as many at a time as there is room for.
-    template <typename Map_, typename Pairs>
-    __device__ void look_into_small_buckets(const Map_ &map, Pairs &pairs) {
-        uint32_t done = 0;  // one bit for each bucket of this thread
-        bool more = true;
-        while (more && best < stop) {
-            if (me() == 0) shared.small.reset();
-            __syncthreads();
-            more = __syncthreads_or(take_small_buckets(map, done));
-            if (shared.small.count() == 0) break;
-            shared.small.gather(map, pairs);
-            best = max(best, over_block({shared.small.search(), 0}).lower);
-        }
-    }
-
-    // The first wanted bucket from `from` on that is too large to be looked into at once, and the difference before it.
-    // kBuckets if there is none.
-    template <typename Map_>
-    __device__ int2 next_large_bucket(const Map_ &map, int from) {
-        if (me() == 0) shared.chosen = kBuckets;
-        __syncthreads();
-        const uint32_t ahead = ~0u << min(max(from - first_own(), 0), kOwn);
-        const uint32_t large = wanted(map).large & ahead;
-        const int mine = large ? first_own() + __ffs(static_cast<int>(large)) - 1 : kBuckets;
-        if (large) atomicMin(&shared.chosen, mine);
-        __syncthreads();
-        if (large && mine == shared.chosen) shared.chosen_before = difference_before(mine);
-        __syncthreads();
-        return {shared.chosen, shared.chosen_before};
-    }
-
-  private:
-    // Buckets of this thread, one bit each.
-    struct Wanted {
-        uint32_t small, large;
-    };
-
-    template <typename Map_>
-    static __device__ bool hides(const Map_ &map, int bucket, int2 count) {
-        return count.x > 0 && count.y > 0 && !map.exact(bucket);
-    }
-
-    static __device__ int reach_of(int at, int2 count) { return max(at + count.x, count.y - at); }
-
-    // The number of values in a bucket. Both samples together have up to twice 2^30.
-    static __device__ uint32_t size(int2 count) {
-        return static_cast<uint32_t>(count.x) + static_cast<uint32_t>(count.y);
-    }
-
-    // This thread's buckets that may hide a difference larger than the best.
-    template <typename Map_>
-    __device__ Wanted wanted(const Map_ &map) const {
-        Wanted found{0, 0};
-        shared.counts.each_own(start, shared.counts.sums().last, [&](int bucket, int at, int2 count) {
-            if (!hides(map, bucket, count) || reach_of(at, count) <= best) return;
-            (size(count) <= Small::kSmall ? found.small : found.large) |= 1u << (bucket - first_own());
-        });
-        return found;
-    }
-
-    // At one of this thread's buckets. Few are asked for, so it adds the counts up again.
-    __device__ int difference_before(int bucket) const {
-        int at = start;
-        for (int b = first_own(); b < bucket; ++b) at += shared.counts[b].x - shared.counts[b].y;
-        return at;
-    }
-
-    // Takes the wanted small buckets of this thread that are not done. Returns whether some were left for the next
-    // time.
-    template <typename Map_>
-    __device__ bool take_small_buckets(const Map_ &map, uint32_t &done) {
-        uint32_t waiting = wanted(map).small & ~done, taken = 0;
-        bool left = false;
-        for (; waiting != 0; waiting &= waiting - 1) {
-            const int i = __ffs(static_cast<int>(waiting)) - 1, bucket = first_own() + i;
-            if (shared.small.take(bucket, difference_before(bucket), shared.counts[bucket])) {
-                taken |= 1u << i;
-            } else {
-                left = true;
-            }
-        }
-        shared.small.mark(taken);
-        done |= taken;
-        return left;
-    }
 };
 
 }  // namespace cuda
