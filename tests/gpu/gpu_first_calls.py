@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from kslottery_fast import ops
 
 Call = Callable[[], Sequence[Tensor]]
-HYPER = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
+HYPER: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
 VOCAB, K, D = 97, 5, 132
 
 
@@ -87,11 +88,22 @@ def step_of_tables(where: torch.device, count: int = 17) -> Call:
     steps = [torch.tensor(float(i), device=where) for i in range(count)]
     rates = [torch.tensor(0.01, dtype=torch.float64, device=where)] * count
     control = torch.zeros(3, dtype=torch.int32, device=where)
-    options = {name: [value] * count for name, value in HYPER.items()} | {"whole_grads": [False] * count}
+    options: dict[str, Any] = {name: [value] * count for name, value in HYPER.items()} | {
+        "whole_grads": [False] * count
+    }
 
     def run() -> Sequence[Tensor]:
-        tensors = (lists[0], [None] * count, lists[1], *moments, [torch.empty(0)] * count, steps, rates)
-        ops.row_adamw_step_(*tensors, control, **options, skip_nonfinite=True)
+        tensors: list[Any] = [
+            lists[0],
+            [None] * count,
+            lists[1],
+            *moments,
+            [torch.empty(0)] * count,
+            steps,
+            rates,
+            control,
+        ]
+        ops.row_adamw_step_(*tensors, **options, skip_nonfinite=True)
         return [*moments[0], *moments[1], *steps, control]
 
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import gpu_first_calls
 import pytest
@@ -13,7 +14,7 @@ import pytest
 def processes(gpu):
     """One process for each op. All of them run at the same time, because most of it is importing torch."""
     command = [sys.executable, gpu_first_calls.__file__]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     running = {name: subprocess.Popen([*command, name], **pipes) for name in gpu_first_calls.CASES}
     yield running
     for process in running.values():

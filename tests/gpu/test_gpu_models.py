@@ -30,7 +30,7 @@ class Tied(nn.Module):
     def get_output_embeddings(self) -> nn.Module:
         return self.head
 
-    def set_input_embeddings(self, module: nn.Module) -> None:
+    def set_input_embeddings(self, module: nn.Embedding) -> None:
         self.embedding = module
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -39,6 +39,8 @@ class Tied(nn.Module):
 
 class Int8Embedding(nn.Embedding):
     """A table of int8 with one scale a row, as bitsandbytes and torchao keep it."""
+
+    scale: torch.Tensor
 
     def __init__(self, table: torch.Tensor) -> None:
         super().__init__(*table.shape)
@@ -65,7 +67,9 @@ def outputs_and_gradient(model: nn.Module, ids: torch.Tensor) -> tuple[torch.Ten
     out = model(ids)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(3)).to(out.device)
     (out * weights).sum().backward()
-    return out.detach().cpu(), get_rows(model).rows.grad.cpu()
+    grad = get_rows(model).rows.grad
+    assert grad is not None
+    return out.detach().cpu(), grad.cpu()
 
 
 def assert_trains_as_on_the_cpu(there: nn.Module, here: nn.Module, device: torch.device, ids: torch.Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from kslottery_fast import RowAdamW, attach_rows, ops
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-HYPER = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
+HYPER: dict[str, Any] = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
 VOCAB, K = 997, 18
 reduced = pytest.mark.reduced
 
@@ -117,7 +118,7 @@ def make_optimizer(gpu, kind, dtype=torch.float32, lr=0.1):
     generator = torch.Generator().manual_seed(9)
     table = nn.Parameter(torch.randn(VOCAB, 64, generator=generator).to(gpu, dtype))
     beside = nn.Parameter(torch.randn(33, generator=generator).to(gpu))
-    options = {"capturable": True, "nonfinite": "skip"} if kind == "capturable" else {}
+    options: dict[str, Any] = {"capturable": True, "nonfinite": "skip"} if kind == "capturable" else {}
     return RowAdamW([{"params": [table], "rows": some_rows()}, {"params": [beside], "lr": 0.3}], lr=lr, **options)
 
 
@@ -177,12 +178,10 @@ def test_a_step_number_on_the_device_gives_the_bits_of_the_cpu(gpu, step, dtype)
     ops.row_adamw_(here[0], None, *here[1:], step=step + 1, **HYPER)
     number = torch.full((), float(step), device=gpu)
     rate = torch.full((), HYPER["lr"], dtype=torch.float64, device=gpu)
-    ops.row_adamw_step_(
-        *([there[0]], [None], [there[1]], [there[2]], [there[3]], [torch.empty(0)], [number], [rate]),
-        torch.zeros(3, dtype=torch.int32, device=gpu),
-        **{name: [HYPER[name]] for name in ("beta1", "beta2", "eps", "weight_decay")},
-        whole_grads=[False],
-    )
+    options: dict[str, Any] = {name: [HYPER[name]] for name in ("beta1", "beta2", "eps", "weight_decay")}
+    tensors: list[Any] = [[there[0]], [None], [there[1]], [there[2]], [there[3]], [torch.empty(0)], [number], [rate]]
+    tensors.append(torch.zeros(3, dtype=torch.int32, device=gpu))
+    ops.row_adamw_step_(*tensors, **options, whole_grads=[False])
     assert number.item() == step + 1
     assert_same_bits(there, here)
 
@@ -238,7 +237,7 @@ def test_the_optimizer_equals_the_one_on_the_cpu_bit_for_bit(gpu):
 def test_a_captured_training_step_with_attached_rows(gpu):
     """Forward, backward and update in one graph: none of the package's ops waits for the device."""
     torch.manual_seed(0)
-    model = attach_rows(nn.Embedding(VOCAB, 64).to(gpu), some_rows())
+    model: Any = attach_rows(nn.Embedding(VOCAB, 64).to(gpu), some_rows())
     optimizer = RowAdamW([model.rows], lr=0.1, capturable=True, nonfinite="skip")
     ids = torch.randint(VOCAB, (4, 32), device=gpu)
     ids[:, :4] = some_rows(4).to(gpu)
