@@ -33,19 +33,21 @@ def column_spec(op: str, rows: int, n: int, m: int) -> Spec:
 
 
 REFERENCE_SPEC = Spec(ONE_REFERENCE, REFERENCE[:2], torch.float64, f"one reference of {REFERENCE[2]:,} values")
+OMIT_SPEC = Spec(ONE_REFERENCE, REFERENCE[:2], torch.float64, f"one reference of {REFERENCE[2]:,} values, NaN omitted")
+MISSING = 0.1  # of the values of OMIT_SPEC that are NaN
 
 
 def suite(*, quick: bool = False) -> Suite:
     """The cases, each by ks_2samp and by its kernel alone. Quick: without the two that take long."""
     shapes = list(SHAPES)[: 2 if quick else None]
     specs = [column_spec(op, *shape) for shape in shapes for op in (COLUMNS, COLUMNS_KERNEL)]
-    return Suite([*specs, REFERENCE_SPEC], prepare)
+    return Suite([*specs, REFERENCE_SPEC, OMIT_SPEC], prepare)
 
 
 def prepare(spec: Spec) -> Workload:
     """The data and the contenders of one row."""
-    if spec == REFERENCE_SPEC:
-        return _one_reference(*REFERENCE)
+    if spec in (REFERENCE_SPEC, OMIT_SPEC):
+        return _one_reference(*REFERENCE, missing=MISSING if spec == OMIT_SPEC else 0.0)
     (shape,) = (shape for shape in SHAPES if column_spec(spec.op, *shape) == spec)
     return _columns(spec.op, *shape)
 
@@ -75,13 +77,14 @@ def _columns(op: str, rows: int, n: int, m: int) -> Workload:
     return Workload(contenders, x.nbytes + y.nbytes)
 
 
-def _one_reference(rows: int, n: int, size: int) -> Workload:
+def _one_reference(rows: int, n: int, size: int, missing: float) -> Workload:
     rng = np.random.default_rng(SEED)
     x, reference = rng.normal(SHIFT, size=(rows, n)), rng.normal(size=size)
     ordered = np.sort(reference)
+    x[rng.random(x.shape) < missing] = np.nan
     contenders = {
-        "ours": Contender(lambda turn: ks_2samp(x, reference, method="asymp", axis=1)),
-        "presorted": Contender(lambda turn: [presorted_statistic(row, ordered) for row in x]),
+        "ours": Contender(lambda turn: ks_2samp(x, reference, method="asymp", axis=1, nan_policy="omit")),
+        "presorted": Contender(lambda turn: [presorted_statistic(row[~np.isnan(row)], ordered) for row in x]),
     }
     return Workload(contenders, None)
 

@@ -121,7 +121,8 @@ def ks_2samp(
         Samples of shape [..., n] and [..., m] if they lie along the last axis. n and m may differ, and the other
         dimensions broadcast. Any float, integer or bool dtype. Values are compared exactly, and infinities are values
         like any other. Masked values are left out. Dates and durations are compared exactly too, and NaT counts as NaN.
-        Columns of pandas may be nullable, and objects may be numbers. Their missing values count as NaN.
+        Columns of pandas may be nullable, and objects may be numbers. Their missing values count as NaN. Decimals of
+        up to 15 digits count as their nearest floats, which are in the same order.
     alternative : {"two-sided", "less", "greater"}
         With F and G the distribution functions of ``data1`` and ``data2``, "less" uses D- = sup(G - F), "greater" uses
         D+ = sup(F - G), and "two-sided" uses D = max(D+, D-). As in scipy, the first letter decides.
@@ -224,21 +225,28 @@ class _Test:
 
 
 class _Ragged(NamedTuple):
-    """A sample [R, n], and a mask of the values that count. A sample that R rows share has one row here."""
+    """A sample of R rows, and a mask of the values that count. Numpy arrays on the CPU, and tensors elsewhere.
 
-    values: Tensor
-    keep: Tensor
+    On the CPU, torch would wake its threads for every small step, which takes milliseconds on a busy machine.
+    """
+
+    values: Any  # [R, n], or [1, k] of a sample that all rows share, without what does not count
+    keep: Any  # bool [R, n], or None if the sample is shared
     rows: int
 
-    def sizes(self) -> Tensor:
+    def sizes(self) -> Integers:
         """How many values count in each row."""
-        return self.keep.sum(1).expand(self.rows)
+        if self.keep is None:
+            return np.full(self.rows, self.values.shape[1])
+        sizes = self.keep.sum(1)
+        return np.asarray(sizes.cpu() if isinstance(sizes, Tensor) else sizes)
 
-    def dense(self, rows: Tensor, size: int) -> Tensor:
+    def dense(self, rows: Integers, size: int) -> Tensor:
         """The values that count in these rows. Each of the rows has ``size`` of them."""
-        if len(self.values) < self.rows:
-            return self.values[self.keep].expand(len(rows), size)
-        return self.values[rows][self.keep[rows]].reshape(-1, size)
+        if self.keep is None:
+            return torch.as_tensor(self.values).expand(len(rows), size)
+        chosen = torch.from_numpy(rows).to(self.values.device) if isinstance(self.values, Tensor) else rows
+        return torch.as_tensor(self.values[chosen][self.keep[chosen]].reshape(-1, size))
 
 
 def _fill(test: _Test, samples: Samples) -> None:
@@ -257,32 +265,49 @@ def _fill(test: _Test, samples: Samples) -> None:
     if not len(again):
         return
     omit = test.nan_policy == "omit" and bool(has_nan.any())
-    chosen = torch.from_numpy(again).to(x.device)
-    found_empty = _fill_ragged(test, again, _ragged(x, keep_x, chosen, omit), _ragged(y, keep_y, chosen, omit))
+    found_empty = _fill_ragged(test, again, _ragged(x, keep_x, again, omit), _ragged(y, keep_y, again, omit))
     if found_empty and omit:
         test.messages[_TOO_SMALL_OMIT if samples.scalar else _TOO_SMALL_ND_OMIT] = small_sample_warning()
     elif found_empty and samples.scalar:  # scipy does not warn about single rows of a masked array
         test.messages[_TOO_SMALL] = small_sample_warning()
 
 
-def _ragged(sample: Tensor, keep: Tensor | None, rows: Tensor, omit_nan: bool) -> _Ragged:
-    shared = all(tensor is None or tensor.stride(0) == 0 for tensor in (sample, keep))
-    chosen = rows[:1] if shared else rows  # one row of a shared sample is enough
-    values = sample[chosen]
-    keep = torch.ones_like(values, dtype=torch.bool) if keep is None else keep[chosen]
-    return _Ragged(values, keep & ~torch.isnan(values) if omit_nan else keep, len(rows))
+def _ragged(sample: Tensor, keep: Tensor | None, rows: Integers, omit_nan: bool) -> _Ragged:
+    shared = len(rows) > 1 and all(tensor is None or tensor.stride(0) == 0 for tensor in (sample, keep))
+    if shared:  # one row is enough
+        sample, keep = sample[:1], None if keep is None else keep[:1]
+    values, mask = _on_its_device(sample), None if keep is None else _on_its_device(keep)
+    if not shared:
+        chosen = torch.from_numpy(rows).to(sample.device) if isinstance(values, Tensor) else rows
+        values, mask = values[chosen], None if mask is None else mask[chosen]
+    there = values == values if omit_nan or mask is None else mask  # NaN differs from itself
+    if omit_nan and mask is not None:
+        there = there & mask
+    if not shared:
+        return _Ragged(values, there, len(rows))
+    left = values[there]
+    # It is sorted here, and not again for each size of the others: the kernel notices that it is.
+    return _Ragged((left.sort().values if isinstance(left, Tensor) else np.sort(left))[None], None, len(rows))
+
+
+def _on_its_device(tensor: Tensor) -> Any:
+    if tensor.device.type != "cpu":
+        return tensor
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _fill_ragged(test: _Test, rows: Integers, x: _Ragged, y: _Ragged) -> bool:
     """Test rows where values are left out, in one batch per pair of sizes. Return whether a sample was empty."""
-    sizes = torch.stack([x.sizes(), y.sizes()], dim=1)
+    n, m = x.sizes(), y.sizes()
+    pairs, which = np.unique(n * (int(m.max()) + 1) + m, return_inverse=True)
     found_empty = False
-    for n, m in torch.unique(sizes, dim=0).tolist():
-        members = torch.nonzero((sizes[:, 0] == n) & (sizes[:, 1] == m))[:, 0]
-        if n == 0 or m == 0:
+    for number in range(len(pairs)):
+        members = np.flatnonzero(which == number)
+        size, other = int(n[members[0]]), int(m[members[0]])
+        if size == 0 or other == 0:
             found_empty = True
             continue
-        _fill_rows(test, rows[members.cpu().numpy()], x.dense(members, n), y.dense(members, m))
+        _fill_rows(test, rows[members], x.dense(members, size), y.dense(members, other))
     return found_empty
 
 
