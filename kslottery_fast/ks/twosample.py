@@ -20,6 +20,7 @@ from kslottery_fast.ops.schemas import HAS_NAN
 from .joining import check_atol, join_close
 from .null import Floats, Integers, null_pvalues, resolve_method
 from .old_names import renamed
+from .ragged import Ragged, ragged
 from .samples import UNNAMED, Sample, Samples, gather_samples
 from .small_samples import small_sample_warning
 
@@ -224,31 +225,6 @@ class _Test:
     messages: dict[str, type[Warning]] = field(default_factory=dict)
 
 
-class _Ragged(NamedTuple):
-    """A sample of R rows, and a mask of the values that count. Numpy arrays on the CPU, and tensors elsewhere.
-
-    On the CPU, torch would wake its threads for every small step, which takes milliseconds on a busy machine.
-    """
-
-    values: Any  # [R, n], or [1, k] of a sample that all rows share, without what does not count
-    keep: Any  # bool [R, n], or None if the sample is shared
-    rows: int
-
-    def sizes(self) -> Integers:
-        """How many values count in each row."""
-        if self.keep is None:
-            return np.full(self.rows, self.values.shape[1])
-        sizes = self.keep.sum(1)
-        return np.asarray(sizes.cpu() if isinstance(sizes, Tensor) else sizes)
-
-    def dense(self, rows: Integers, size: int) -> Tensor:
-        """The values that count in these rows. Each of the rows has ``size`` of them."""
-        if self.keep is None:
-            return torch.as_tensor(self.values).expand(len(rows), size)
-        chosen = torch.from_numpy(rows).to(self.values.device) if isinstance(self.values, Tensor) else rows
-        return torch.as_tensor(self.values[chosen][self.keep[chosen]].reshape(-1, size))
-
-
 def _fill(test: _Test, samples: Samples) -> None:
     """Test all rows."""
     x, y, keep_x, keep_y = samples.x, samples.y, samples.keep_x, samples.keep_y
@@ -265,38 +241,14 @@ def _fill(test: _Test, samples: Samples) -> None:
     if not len(again):
         return
     omit = test.nan_policy == "omit" and bool(has_nan.any())
-    found_empty = _fill_ragged(test, again, _ragged(x, keep_x, again, omit), _ragged(y, keep_y, again, omit))
+    found_empty = _fill_ragged(test, again, ragged(x, keep_x, again, omit), ragged(y, keep_y, again, omit))
     if found_empty and omit:
         test.messages[_TOO_SMALL_OMIT if samples.scalar else _TOO_SMALL_ND_OMIT] = small_sample_warning()
     elif found_empty and samples.scalar:  # scipy does not warn about single rows of a masked array
         test.messages[_TOO_SMALL] = small_sample_warning()
 
 
-def _ragged(sample: Tensor, keep: Tensor | None, rows: Integers, omit_nan: bool) -> _Ragged:
-    shared = len(rows) > 1 and all(tensor is None or tensor.stride(0) == 0 for tensor in (sample, keep))
-    if shared:  # one row is enough
-        sample, keep = sample[:1], None if keep is None else keep[:1]
-    values, mask = _on_its_device(sample), None if keep is None else _on_its_device(keep)
-    if not shared:
-        chosen = torch.from_numpy(rows).to(sample.device) if isinstance(values, Tensor) else rows
-        values, mask = values[chosen], None if mask is None else mask[chosen]
-    there = values == values if omit_nan or mask is None else mask  # NaN differs from itself
-    if omit_nan and mask is not None:
-        there = there & mask
-    if not shared:
-        return _Ragged(values, there, len(rows))
-    left = values[there]
-    # It is sorted here, and not again for each size of the others: the kernel notices that it is.
-    return _Ragged((left.sort().values if isinstance(left, Tensor) else np.sort(left))[None], None, len(rows))
-
-
-def _on_its_device(tensor: Tensor) -> Any:
-    if tensor.device.type != "cpu":
-        return tensor
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-def _fill_ragged(test: _Test, rows: Integers, x: _Ragged, y: _Ragged) -> bool:
+def _fill_ragged(test: _Test, rows: Integers, x: Ragged, y: Ragged) -> bool:
     """Test rows where values are left out, in one batch per pair of sizes. Return whether a sample was empty."""
     n, m = x.sizes(), y.sizes()
     pairs, which = np.unique(n * (int(m.max()) + 1) + m, return_inverse=True)
