@@ -160,7 +160,7 @@ inline int side_bits(int64_t n, int64_t m) {
     if (n + m < int64_t{1} << 19) most = 13;  // the first-level cache
     if (larger(n, m) <= kSideBlock) most = SideTables::kCoarseBits;
     int bits = 6;
-    while (bits < most && int64_t{4} << bits < n + m) ++bits;
+    while (bits < most && int64_t{4} << bits < 3 * (n + m)) ++bits;  // about one value a bucket in short rows
     return bits;
 }
 
