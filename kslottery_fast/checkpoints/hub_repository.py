@@ -1,5 +1,6 @@
 """A repository on the Hugging Face Hub at one commit: which files it has, and how each of them is read."""
 
+import errno
 import fnmatch
 import json
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from .adapter_parts import CONFIG, MODELS, OLD_WEIGHTS, WEIGHTS
 from .hub_address import FILES, Address
 from .hub_client import LIBRARY, HubFile, asked
 
+_NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
 _MOST_JSON = 64 << 20  # bytes of an index or a config.json, which are read whole
 
 
@@ -80,8 +82,6 @@ class Repository:
         InputError
             The Hub does not give them.
         """
-        import huggingface_hub
-
         found = {name: self.file(name) for name in names}
         absent = [file for file in found.values() if isinstance(file, HubFile)]
         if absent:
@@ -93,14 +93,7 @@ class Repository:
                 f"huggingface_hub: {why}"
             )
         for file in absent:
-            fetch = partial(
-                huggingface_hub.hf_hub_download,
-                self.address.repository,
-                file.name,
-                revision=self.commit,
-                library_name=LIBRARY,
-            )
-            found[file.name] = Path(asked(fetch, self.address, str(file)))
+            found[file.name] = Path(asked(partial(_downloaded, file), self.address, str(file)))
         return [file for file in found.values() if isinstance(file, Path)]
 
     def holds_adapter(self) -> bool:
@@ -127,6 +120,23 @@ class Repository:
             raise InputError(f"{self} holds {CONFIG} and no {WEIGHTS}: upload the adapter again, with all of its files")
         places = [f"{self.folder}/{name}" if self.folder else name for name in (CONFIG, weights)]
         return self.whole(places, "all of an adapter is needed")[0].parent
+
+
+def _downloaded(file: HubFile) -> str:
+    """Download a file into the cache of huggingface_hub, and return its path there."""
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.hf_hub_download(
+            file.address.repository, file.name, revision=file.commit, library_name=LIBRARY
+        )
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
+        raise InputError(
+            f"{file} cannot be written to the cache of huggingface_hub, {huggingface_hub.constants.HF_HUB_CACHE} "
+            f"({error.strerror}); free space there, or set HF_HOME to another folder"
+        ) from error
 
 
 def find_repository(address: Address, name: str) -> Repository:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import pickle
@@ -84,6 +85,18 @@ def test_a_download_that_breaks_goes_on_where_it_stopped(hub, tables, monkeypatc
         assert ks_select_checkpoints("org/before", "org/after") == ks_select(*tables)
     assert not hub.handler.cuts
     assert without_bytes_of_the_sizes(sent(hub, BIN), 1) == len(content)
+
+
+def test_a_cache_that_takes_no_more_is_named_at_once(hub, monkeypatch):
+    hub.commit("org/after", "main", {BIN: saved({NAME: torch.zeros(9, 4)})})
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    message = r"cannot be written to the cache of huggingface_hub, .*hub_cache \(No space left on device\); free space"
+    with pytest.warns(RuntimeWarning, match="downloaded whole"), pytest.raises(InputError, match=message):
+        ks_select_checkpoints("org/before", "org/after")
 
 
 class Unsafe:
