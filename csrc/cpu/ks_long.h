@@ -27,8 +27,9 @@ class LongRow {
           w_(w),
           row_(w.tables),
           threads_(threads),
-          x_chunks_((search.n - 1) / kChunk + 1),
-          chunks_(x_chunks_ + (search.m - 1) / kChunk + 1) {}
+          chunk_(std::max(kChunk, (search.n + search.m) / (kChunks * threads) + 1)),
+          x_chunks_((search.n - 1) / chunk_ + 1),
+          chunks_(x_chunks_ + (search.m - 1) / chunk_ + 1) {}
 
     // Returns false, and leaves the row to the caller, if it is not an ordinary one.
     bool look() {
@@ -46,7 +47,8 @@ class LongRow {
     }
 
   private:
-    static constexpr int64_t kChunk = int64_t{1} << 18;
+    // A chunk has at least kChunk values, and a thread about kChunks chunks at most. Each has a table of up to 256 KiB.
+    static constexpr int64_t kChunk = int64_t{1} << 18, kChunks = 8;
 
     int32_t *table(int64_t chunk) { return tables_.data() + (chunk << map_.bits); }
 
@@ -54,8 +56,8 @@ class LongRow {
     template <typename F>
     auto with_chunk(int64_t chunk, F &&f) const {
         const bool of_x = chunk < x_chunks_;
-        const int64_t start = (of_x ? chunk : chunk - x_chunks_) * kChunk, size = of_x ? search_.n : search_.m;
-        return f((of_x ? x_ : y_) + start, std::min(kChunk, size - start));
+        const int64_t start = (of_x ? chunk : chunk - x_chunks_) * chunk_, size = of_x ? search_.n : search_.m;
+        return f((of_x ? x_ : y_) + start, std::min(chunk_, size - start));
     }
 
     bool count() {
@@ -133,7 +135,7 @@ class LongRow {
     SideTables &row_;
     SideMap map_{};
     const int threads_;
-    const int64_t x_chunks_, chunks_;
+    const int64_t chunk_, x_chunks_, chunks_;
     std::vector<int32_t> tables_;
 };
 

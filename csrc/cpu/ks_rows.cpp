@@ -144,6 +144,7 @@ void sort_keys(Key *keys, int64_t n, Key *scratch) {
         std::sort(keys, keys + n);
         return;
     }
+    if (std::is_sorted(keys, keys + n)) return;  // a reference that is kept for many calls often is
     constexpr int kBits = 11, kDigits = (8 * sizeof(Key) + kBits - 1) / kBits;
     constexpr int64_t kValues = int64_t{1} << kBits;
     std::vector<int64_t> counts(kDigits * kValues);

@@ -155,9 +155,12 @@ LinearMap<element_compute_t<T>> side_map(const SideMap &map) {
 }
 
 inline int side_bits(int64_t n, int64_t m) {
-    const int most = larger(n, m) <= kSideBlock ? SideTables::kCoarseBits : SideTables::kBits;
+    int most = SideTables::kBits;
+    if (n + m < int64_t{1} << 22) most = 15;  // and its tables fit the second-level cache of any CPU
+    if (n + m < int64_t{1} << 19) most = 13;  // the first-level cache
+    if (larger(n, m) <= kSideBlock) most = SideTables::kCoarseBits;
     int bits = 6;
-    while (bits < most && int64_t{4} << bits < n + m) ++bits;
+    while (bits < most && int64_t{4} << bits < 3 * (n + m)) ++bits;  // about one value a bucket in short rows
     return bits;
 }
 

@@ -270,9 +270,9 @@ struct SidePart {
 };
 
 // The tables of rows of any two sizes, for both sides.
-class SideTables : public BucketTables<SidePart, 13, 2> {
+class SideTables : public BucketTables<SidePart, 16, 2> {
   public:
-    static constexpr int kBits = 13, kCoarseBits = 11;
+    static constexpr int kBits = 16, kCoarseBits = 11;  // a location has 16 bits
 
     struct Marks {
         uint16_t *wanted;

@@ -50,6 +50,11 @@ class AdaptedTensor(StoredTensor):
         dtype = torch.promote_types(self.base.floats or torch.float32, self.values.dtype)
         return dtype if self.product is None else torch.promote_types(dtype, torch.float32)
 
+    @property
+    def remote(self) -> bool:
+        """See :attr:`StoredTensor.remote`."""
+        return self.base.remote
+
     def derived_from(self, other: StoredTensor) -> Callable[[int, Tensor], Tensor] | None:
         """See :meth:`StoredTensor.derived_from`."""
         return self.over if other is self.base else None
@@ -103,7 +108,7 @@ class HeldTensor(StoredTensor):
         return self.values.reshape(self.height, self.width)[start:stop]
 
 
-def apply_adapter(folder: Path, base: Checkpoint) -> Checkpoint:
+def apply_adapter(folder: Path, base: Checkpoint, source: str | None = None) -> Checkpoint:
     """Open an adapter as the checkpoint that it makes of its base model.
 
     Parameters
@@ -112,6 +117,8 @@ def apply_adapter(folder: Path, base: Checkpoint) -> Checkpoint:
         The directory of a LoRA or TrainableTokens adapter that PEFT or this package wrote.
     base : Checkpoint
         The base model.
+    source : str, optional
+        What the user named, if that is not the folder.
 
     Returns
     -------
@@ -135,9 +142,10 @@ def apply_adapter(folder: Path, base: Checkpoint) -> Checkpoint:
         raise InputError(f"{path} holds no tensors; save the adapter again")
     over.join_tied()
     count = len(over.tensors)
-    note = f"{folder} is an adapter; it changes {count} tensor{'s' * (count != 1)} of {base.source}"
+    source = str(folder) if source is None else source
+    note = f"{source} is an adapter; it changes {count} tensor{'s' * (count != 1)} of {base.source}"
     tensors: Mapping[str, StoredTensor] = ChainMap(over.tensors, base)  # type: ignore[arg-type]
-    return Checkpoint(str(folder), tensors, over.config, (*base.notes, note))
+    return Checkpoint(source, tensors, over.config, (*base.notes, note))
 
 
 class _Over:

@@ -17,6 +17,8 @@ from kslottery_fast.base.files import read_json
 from .tensors import StoredTensor
 
 CONFIG, WEIGHTS, OLD_WEIGHTS = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+MODELS = ("model*.safetensors*", "pytorch_model*")
+"""The files of a model, beside which an adapter is not what the folder is named for."""
 _PREFIX = "base_model.model."
 _KINDS = ("LORA", "TRAINABLE_TOKENS", "KSLOTTERY_ROWS")
 _VARIANTS = (
@@ -84,8 +86,7 @@ class Part:
 
 def is_adapter(folder: Path) -> bool:
     """Tell whether a folder holds an adapter and no model."""
-    models = ("model*.safetensors*", "pytorch_model*")
-    return (folder / CONFIG).is_file() and not any(any(folder.glob(each)) for each in models)
+    return (folder / CONFIG).is_file() and not any(any(folder.glob(each)) for each in MODELS)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -72,6 +72,11 @@ class Fp8Tensor(StoredTensor):
         """bfloat16 holds every 8-bit float exactly. A product with a scale needs float32."""
         return torch.bfloat16 if self.scale is None else torch.float32
 
+    @property
+    def remote(self) -> bool:
+        """See :attr:`StoredTensor.remote`."""
+        return self.stored.remote
+
     def rows(self, start: int, stop: int, /) -> Tensor:
         """See :meth:`StoredTensor.rows`."""
         with self.opened() as reader:

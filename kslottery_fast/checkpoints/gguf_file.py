@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,6 +54,11 @@ class GgufTensor(StoredTensor):
         """The package gguf returns float32."""
         return torch.float32
 
+    @property
+    def remote(self) -> bool:
+        """See :attr:`StoredTensor.remote`."""
+        return self.stored.remote
+
     def rows(self, start: int, stop: int, /) -> Tensor:
         """See :meth:`StoredTensor.rows`."""
         with self.opened() as reader:
@@ -94,58 +99,111 @@ def open_gguf(path: Path) -> GgufCheckpoint:
     InputError
         A file or part is missing, cut short or damaged. Or the package gguf is not installed.
     """
-    parts = [(part, *read_gguf_header(part)) for part in _parts(path)]
-    header = parts[0][1]
+    parts = [path.with_name(name) for name in part_names(path.name)]
+    for part in parts:
+        if len(parts) > 1 and not part.exists():
+            raise InputError(f"{part}: no such file, but {path.name} is one of {len(parts)} parts of a model")
+    return joined_parts(str(path), [file_part(part) for part in parts])
+
+
+class Part(NamedTuple):
+    """One file of a model.
+
+    Attributes
+    ----------
+    label : str
+        What messages call it.
+    header : GgufHeader
+    place : callable
+        Makes the tensor of an entry, from the entry, and the dtype, shape and note that it gets.
+    """
+
+    label: str
+    header: GgufHeader
+    place: Callable[[GgufEntry, str, tuple[int, ...], str], StoredTensor]
+
+
+def file_part(path: Path) -> Part:
+    """Read the header of a file on disk.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_gguf`.
+    """
+    header, stamp = read_gguf_header(path)
+
+    def place(entry: GgufEntry, dtype: str, shape: tuple[int, ...], note: str) -> StoredTensor:
+        return FileTensor(str(path), entry.name, dtype, shape, entry.nbytes, path, entry.offset, stamp, note=note)
+
+    return Part(str(path), header, place)
+
+
+def joined_parts(source: str, parts: Sequence[Part]) -> GgufCheckpoint:
+    """Make one checkpoint of the files of a model. ``source`` is what the user named.
+
+    Raises
+    ------
+    InputError
+        It is an adapter, or two files hold a tensor of the same name.
+    """
+    header = parts[0].header
     if header.entries.get("general.type") == "adapter":
-        raise InputError(f"{path} is an adapter in GGUF, which is not read here; give the adapter in the form of PEFT")
+        raise InputError(
+            f"{source} is an adapter in GGUF, which is not read here; give the adapter in the form of PEFT"
+        )
     tensors: dict[str, StoredTensor] = {}
-    for part, read, stamp in parts:
-        for name, entry in read.tensors.items():
+    for part in parts:
+        for name, entry in part.header.tensors.items():
             if name in tensors:
-                raise InputError(f"{part} holds tensor {name}, which another part holds too: they are of two models")
-            tensors[name] = _stored(part, entry, stamp)
-    checkpoint = GgufCheckpoint(str(path), tensors, lambda: _config(tensors, header))
+                raise InputError(
+                    f"{part.label} holds tensor {name}, which another part holds too: they are of two models"
+                )
+            tensors[name] = _stored(part, entry)
+    checkpoint = GgufCheckpoint(source, tensors, lambda: _config(tensors, header))
     checkpoint.header = header
     return checkpoint
 
 
-def first_part(path: Path) -> Path:
-    """The first file of a model that llama-gguf-split has cut, or the file itself.
+def first_part(name: str) -> str:
+    """The name of the first file of a model that llama-gguf-split has cut, or of the file itself.
 
     Examples
     --------
-    >>> first_part(Path("m-00002-of-00003.gguf")).name, first_part(Path("m.gguf")).name
+    >>> first_part("m-00002-of-00003.gguf"), first_part("m.gguf")
     ('m-00001-of-00003.gguf', 'm.gguf')
     """
-    return path.with_name(_PART.sub(r"-00001-of-\2.gguf", path.name))
+    return _PART.sub(r"-00001-of-\2.gguf", name)
 
 
-def _parts(path: Path) -> list[Path]:
-    """The files of a model that llama-gguf-split has cut, or the only file."""
-    found = _PART.search(path.name)
+def part_names(name: str) -> list[str]:
+    """The names of the files of a model that llama-gguf-split has cut, or of the only file.
+
+    Examples
+    --------
+    >>> part_names("m-00002-of-00002.gguf"), part_names("m.gguf")
+    (['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf'], ['m.gguf'])
+    """
+    found = _PART.search(name)
     if found is None:
-        return [path]
-    stem, count = path.name[: found.start()], int(found[2])
-    parts = [path.with_name(f"{stem}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
-    for part in parts:
-        if not part.exists():
-            raise InputError(f"{part}: no such file, but {path.name} is one of {count} parts of a model")
-    return parts
+        return [name]
+    stem, count = name[: found.start()], int(found[2])
+    return [f"{stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
 
 
-def _stored(path: Path, entry: GgufEntry, stamp: tuple[int, ...]) -> StoredTensor:
+def _stored(part: Part, entry: GgufEntry) -> StoredTensor:
     """The tensor of an entry. It has no floats if its type is not decoded, and a note that says why."""
-    about = (str(path), entry.name)
     if decodable(entry.type_name):
-        raw = FileTensor(*about, "U8", (*entry.shape[:-1], entry.row_bytes), entry.nbytes, path, entry.offset, stamp)
-        return GgufTensor(*about, entry.type_name, entry.shape, entry.nbytes, raw, note=f"GGUF {entry.type_name}")
+        raw = part.place(entry, "U8", (*entry.shape[:-1], entry.row_bytes), "")
+        about = (raw.source, entry.name, entry.type_name, entry.shape, entry.nbytes)
+        return GgufTensor(*about, raw, note=f"GGUF {entry.type_name}")
     note = ""
     if entry.type_name not in (*FLOATS, "I8", "I16", "I32", "I64"):
         note = (
             f"is of the GGUF type {entry.type_name}, which the package gguf {version('gguf')} does not decode: upgrade "
             "gguf, or compare the checkpoint that the file was made from"
         )
-    return FileTensor(*about, entry.type_name, entry.shape, entry.nbytes, path, entry.offset, stamp, note=note)
+    return part.place(entry, entry.type_name, entry.shape, note)
 
 
 @cache

@@ -6,6 +6,7 @@ import math
 import os
 import struct
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,20 +90,31 @@ def read_gguf_header(path: Path) -> tuple[GgufHeader, tuple[int, ...]]:
         The file cannot be read, is cut short or damaged, or is of a version that is unknown here. Or the package gguf
         is not installed.
     """
-    require_lab(f"{path} is a GGUF file, and reading it", "gguf", extra="gguf")
     try:
         with path.open("rb") as file:
             stat = os.fstat(file.fileno())
-            return _Reader(path, file, stat.st_size).header(), stamp_of(stat)
+            return parse_gguf_header(str(path), file, stat.st_size), stamp_of(stat)
     except OSError as error:
         raise file_errors.unreadable(path, error) from None
+
+
+def parse_gguf_header(label: str, file: BinaryIO | BufferedReader, size: int) -> GgufHeader:
+    """Read the header of an open GGUF file of so many bytes. Messages call it ``label``.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_gguf_header`.
+    """
+    require_lab(f"{label} is a GGUF file, and reading it", "gguf", extra="gguf")
+    return _Reader(label, file, size).header()
 
 
 class _Reader:
     """Reads a header from its start. All lengths are checked against the size of the file."""
 
-    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
-        self._path, self._file, self._size = path, file, size
+    def __init__(self, label: str, file: BinaryIO | BufferedReader, size: int) -> None:
+        self._path, self._file, self._size = label, file, size
 
     def header(self) -> GgufHeader:
         if self._file.read(4) != MAGIC:

@@ -1,195 +1,108 @@
-"""A checkpoint on the Hugging Face Hub: its headers are fetched first, and then the bytes of the wanted rows alone."""
+"""A checkpoint on the Hugging Face Hub: its headers are fetched first, and then the bytes of the wanted rows alone.
 
-import json
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+PyTorch files are downloaded whole, since nothing but torch may read what is in a pickle.
+"""
+
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from kslottery_fast.base.errors import InputError
 
+from .adapter_parts import CONFIG
 from .checkpoint import Checkpoint, ShardedTensors
+from .file_errors import PICKLES
+from .gguf_file import first_part
 from .header import read_entries
 from .hub_address import FILES, Address
-from .hub_client import LIBRARY, HubFile, asked
+from .hub_client import HubFile
+from .hub_gguf import open_hub_gguf
+from .hub_repository import Repository
+from .hub_tensor import HubTensor
+from .pickle_file import holds_weights, read_pickle
 from .safetensors_file import MAX_HEADER, read_header
+from .saved_distributed import METADATA
 from .shards import lacking, read_together, refuse_gaps, shard_names
-from .tensors import STORED, RowReader, StoredTensor
+from .tensors import StoredTensor
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-_MOST_JSON = 64 << 20  # bytes of an index or a config.json, which are read whole
+WHOLE_MODELS = (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""The files that hold or name all tensors of a model, in the order of transformers."""
+_WEIGHTS = (".safetensors", ".gguf", *PICKLES)
 
 
-@dataclass(frozen=True)
-class HubTensor(StoredTensor):
-    """A tensor in a safetensors file on the Hub.
+def open_repository(repository: Repository) -> Checkpoint:
+    """Open a checkpoint on the Hub.
 
-    Attributes
-    ----------
-    file : HubFile
-        The file.
-    offset : int
-        Where the tensor begins in the file.
-    """
-
-    file: HubFile
-    offset: int
-
-    @property
-    def remote(self) -> bool:
-        """See :attr:`StoredTensor.remote`."""
-        return True
-
-    def rows(self, start: int, stop: int, /) -> Tensor:
-        """See :meth:`StoredTensor.rows`."""
-        dtype, shape = STORED[self.dtype], (stop - start, self.width)
-        begin, end = (self.offset + row * self.row_bytes for row in (start, stop))
-        if begin == end:
-            return torch.empty(shape, dtype=dtype)
-        return torch.frombuffer(self.file.read(begin, end), dtype=dtype).view(shape)
-
-    @contextmanager
-    def opened(self) -> Iterator[RowReader]:
-        """Fetch the next block in a thread while a block is compared."""
-        thread = ThreadPoolExecutor(1, "kslottery-fetch")
-        try:
-            yield _Ahead(self, thread)
-        finally:
-            thread.shutdown(wait=False, cancel_futures=True)
-
-
-class _Ahead:
-    """Reads rows of a tensor, and the rows after them in a thread."""
-
-    def __init__(self, tensor: HubTensor, thread: ThreadPoolExecutor) -> None:
-        self._tensor, self._thread = tensor, thread
-        self._coming: dict[tuple[int, int], Future[Tensor]] = {}
-
-    def rows(self, start: int, stop: int, /) -> Tensor:
-        """Return the rows that are coming, or fetch them."""
-        coming = self._coming.pop((start, stop), None)
-        return self._tensor.rows(start, stop) if coming is None else coming.result()
-
-    def read_ahead(self, start: int, stop: int, /) -> None:
-        """Begin to fetch these rows."""
-        if (start, stop) not in self._coming:
-            self._coming[start, stop] = self._thread.submit(self._tensor.rows, start, stop)
-
-
-class _Repository(NamedTuple):
-    """A repository at one commit, with the names of its files."""
-
-    address: Address
-    commit: str
-    names: Sequence[str]
-
-    def file(self, name: str) -> HubFile | Path:
-        """A file of the repository: the one in the cache of huggingface_hub if it is there, else the one on the Hub."""
-        import huggingface_hub
-
-        cached = huggingface_hub.try_to_load_from_cache(self.address.repository, name, revision=self.commit)
-        return Path(cached) if isinstance(cached, str) else HubFile(self.address, self.commit, name)
-
-    def json(self, name: str) -> Any:
-        """The content of a JSON file."""
-        file = self.file(name)
-        content = file.read_all(_MOST_JSON) if isinstance(file, HubFile) else file.read_bytes()
-        try:
-            return json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{file} is not valid JSON ({error})") from None
-
-
-def cached_folder(address: Address, name: str) -> Path:
-    """Find the folder of a repository in the cache of huggingface_hub, for HF_HUB_OFFLINE.
+    Of safetensors and GGUF files, nothing but headers is fetched before the rows.
 
     Raises
     ------
     InputError
-        The cache does not have it.
+        The Hub does not give a file, or the address names no checkpoint.
     """
-    import huggingface_hub
-
-    try:
-        root = huggingface_hub.snapshot_download(address.repository, revision=address.revision, local_files_only=True)
-    except Exception as error:  # of huggingface_hub, whose class depends on its version
-        raise InputError(
-            f"{name} is {address.text}: no local path, and the cache of huggingface_hub does not have it; unset "
-            "HF_HUB_OFFLINE to read it from the Hub"
-        ) from error
-    return Path(root, address.path)
-
-
-def open_repository(address: Address, name: str) -> Checkpoint:
-    """Open a safetensors checkpoint on the Hub. Nothing but names, an index and headers is fetched before the rows.
-
-    Raises
-    ------
-    InputError
-        The Hub does not give it, or it is no checkpoint of safetensors files. The message calls it ``name``.
-    """
-    import huggingface_hub
-
-    api = huggingface_hub.HfApi(library_name=LIBRARY)
-    ask = partial(api.model_info, address.repository, revision=address.revision)
-    info = asked(ask, address, f"{name} {address.text}")
-    if info.sha is None:
-        raise InputError(f"{name} {address.text}: the Hub does not say which commit it is")
-    repository = _Repository(address, info.sha, [each.rfilename for each in info.siblings or ()])
+    address = repository.address
     if address.path in repository.names:
-        folder, _, chosen = address.path.rpartition("/")
-        return _checkpoint(repository, folder, [chosen])
-    inside = [each for each in repository.names if each.rpartition("/")[0] == address.path]
-    if not inside:
-        raise InputError(f"{name} {address.text}: {address.repository} has no file or folder {address.path} on the Hub")
-    return _checkpoint(repository, address.path, _chosen(address, [each.rpartition("/")[2] for each in inside]))
+        return _checkpoint(repository, repository.folder, [address.path.rpartition("/")[2]])
+    return _checkpoint(repository, address.path, _chosen(address, repository.inside(address.path)))
 
 
 def _chosen(address: Address, names: Sequence[str]) -> list[str]:
     """Choose the files of the checkpoint in a folder, as transformers does."""
-    for single in (SINGLE, INDEX):
-        if single in names:
-            return [single]
-    if "adapter_config.json" in names:
-        raise InputError(f"{address.text} holds an adapter, not a model: download it, and give its folder as AFTER")
-    found = sorted(each for each in names if each.endswith(".safetensors"))
-    if not found:
+    for each in WHOLE_MODELS:
+        if each in names:
+            return [each]
+    if METADATA in names:
+        raise InputError(
+            f"{address.text} holds what torch.distributed.checkpoint wrote, which is not read from the Hub; "
+            f"hf download {address.repository} --local-dir FOLDER, and pass the folder"
+        )
+    if CONFIG in names:
+        raise InputError(f"{address.text} holds an adapter, not a model: give it as AFTER and its base model as BEFORE")
+    tensors = sorted(each for each in names if each.endswith(".safetensors"))
+    pickles = sorted(each for each in names if each.endswith(PICKLES) and holds_weights(each))
+    for found in (tensors, pickles):
+        if found:
+            refuse_gaps(address.text, found)
+            return found
+    models = sorted({first_part(each) for each in names if each.endswith(".gguf")})
+    if len(models) > 1:
+        some = ", ".join(models[:4]) + (", ..." if len(models) > 4 else "")
+        folder = f"{address.path}/" if address.path else ""
+        raise InputError(
+            f"{address.text} has {len(models)} GGUF files: pass one of them, such as "
+            f"hf://{address.repository}/{folder}{models[0]} ({some})"
+        )
+    if not models:
         others = sorted(each for each in names if each.endswith(FILES) and not each.endswith(".json"))
         held = f"it has {', '.join(others[:4])}" if others else "it has no weights at all"
         raise InputError(
-            f"{address.text} has no safetensors file on the Hub, the only kind that is read by byte ranges ({held}); "
-            f"hf download {address.repository} --local-dir FOLDER, and pass the folder"
+            f"{address.text} holds no checkpoint on the Hub: expected {SINGLE} or another file of weights ({held})"
         )
-    refuse_gaps(address.text, found)
-    return found
+    return models
 
 
-def _checkpoint(repository: _Repository, folder: str, names: Sequence[str]) -> Checkpoint:
+def _checkpoint(repository: Repository, folder: str, names: Sequence[str]) -> Checkpoint:
     """The checkpoint of one file, of an index, or of several files."""
     places = {name: f"{folder}/{name}" if folder else name for name in names}
-    text, config = repository.address.text, partial(_config, repository, folder)
+    text, config = str(repository), partial(_config, repository, folder)
+    read = partial(_read, repository)
     if len(names) > 1:
         files = {name: repository.file(place) for name, place in places.items()}
-        tensors, note = read_together(text, files, _header)
+        tensors, note = read_together(text, files, read)
         return Checkpoint(text, tensors, config, (note,))
     (name,) = names
     if name.endswith(".index.json"):
         return Checkpoint(text, _sharded(repository, folder, places[name]), config)
-    if not name.endswith(".safetensors"):
-        raise InputError(
-            f"{text} is no safetensors file, the only kind that is read from the Hub by byte ranges; hf download "
-            f"{repository.address.repository} {places[name]} --local-dir FOLDER, and pass that file"
-        )
-    return Checkpoint(text, _header(repository.file(places[name])), config)
+    if name.endswith(".gguf"):
+        return open_hub_gguf(repository, places[name])
+    if not name.endswith(_WEIGHTS):
+        raise InputError(f"{text} is no file of weights: expected one that ends in {', '.join(_WEIGHTS)}")
+    return Checkpoint(text, read(repository.file(places[name])), config)
 
 
-def _sharded(repository: _Repository, folder: str, index: str) -> ShardedTensors[HubFile | Path]:
+def _sharded(repository: Repository, folder: str, index: str) -> ShardedTensors[HubFile | Path]:
     """The tensors of the shards that an index names."""
     shown = f"hf://{repository.address.repository}/{index}"
     shards = shard_names(shown, repository.json(index))
@@ -197,30 +110,35 @@ def _sharded(repository: _Repository, folder: str, index: str) -> ShardedTensors
     for place in places.values():
         if place not in repository.names:
             raise InputError(f"{shown} names the shard {place}, which the repository lacks")
-        if not place.endswith(".safetensors"):
-            raise InputError(
-                f"{shown} names {place}, which is no safetensors file, the only kind that is read from the Hub by byte "
-                f"ranges; hf download {repository.address.repository} --local-dir FOLDER, and pass the folder"
-            )
+        if not place.endswith((".safetensors", *PICKLES)):
+            raise InputError(f"{shown} names {place}, which is neither a safetensors nor a PyTorch file")
     opened = {shard: repository.file(place) for shard, place in places.items()}
-    return ShardedTensors({name: opened[shard] for name, shard in shards.items()}, _header, partial(lacking, shown))
+    files = {name: opened[shard] for name, shard in shards.items()}
+    return ShardedTensors(files, partial(_read, repository), partial(lacking, shown))
 
 
-def _config(repository: _Repository, folder: str) -> dict[str, Any] | None:
+def _config(repository: Repository, folder: str) -> dict[str, Any] | None:
     """The config.json of a folder, if it has one."""
     place = f"{folder}/config.json".lstrip("/")
     if place not in repository.names:
         return None
     content = repository.json(place)
     if not isinstance(content, dict):
-        raise InputError(f"{place} of {repository.address.text} is not the config of a model: expected a JSON object")
+        raise InputError(f"{place} of {repository} is not the config of a model: expected a JSON object")
     return content
 
 
-def _header(file: HubFile | Path) -> dict[str, StoredTensor]:
-    """Which tensors a file holds: 8 bytes say how long the header is, and the header says the rest."""
-    if isinstance(file, Path):
-        return read_header(file)
+def _read(repository: Repository, file: HubFile | Path) -> dict[str, StoredTensor]:
+    """Which tensors a file holds."""
+    if isinstance(file, HubFile) and file.name.endswith(PICKLES):
+        (file,) = repository.whole([file.name], "a PyTorch file cannot be read by byte ranges")
+    if isinstance(file, HubFile):
+        return _header(file)
+    return read_pickle(file) if file.suffix in PICKLES else read_header(file)
+
+
+def _header(file: HubFile) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file: 8 bytes say how long the header is, and the header says the rest."""
     length = int.from_bytes(file.read(0, 8), "little")
     size = (file.size or 0) - 8 - length
     if length > MAX_HEADER or size < 0:
@@ -237,21 +155,3 @@ def _header(file: HubFile | Path) -> dict[str, StoredTensor]:
         )
         for name, entry in entries.items()
     }
-
-
-def fetched_folder(address: Address, patterns: Sequence[str]) -> Path:
-    """Fetch small files of a repository, such as those of its tokenizer, into the cache, and return their folder.
-
-    Raises
-    ------
-    InputError
-        The Hub does not give them.
-    """
-    import huggingface_hub
-
-    folder = address.path.rpartition("/")[0] if address.path.endswith(FILES) else address.path
-    inside = [f"{folder}/{pattern}" if folder else pattern for pattern in patterns]
-    fetch = partial(
-        huggingface_hub.snapshot_download, address.repository, revision=address.revision, allow_patterns=inside
-    )
-    return Path(asked(fetch, address, address.text), folder)

@@ -14,11 +14,15 @@ from .hub_address import Address
 T = TypeVar("T")
 
 TRIES = 6
-"""How often a request is sent until it is given up. A request that was interrupted goes on where it stopped."""
+"""How often a request is sent until it is given up. A request that was interrupted goes on where it stopped.
+
+A try that got on does not count. So a large block survives any number of interruptions.
+"""
+_GOT_ON = 4096  # bytes that a try has to bring
 LIBRARY = "kslottery-fast"
 _PAUSE = 0.5  # seconds before the second try, doubled for each further one
 _PASSING = (408, 425, 429, 500, 502, 503, 504)  # status codes of troubles that may pass
-_PIECE = 1 << 20  # bytes
+_PIECE = 1 << 16  # bytes
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -51,8 +55,21 @@ class HubFile:
             The Hub refuses, sends something else, or cannot be reached.
         """
         part = _Part(self, begin, end)
-        asked(part.receive, self.address, str(self))
+        asked(part.receive, self.address, str(self), lambda: part.have)
         return part.data
+
+    def measured(self) -> int:
+        """The size of the file in bytes. Its first bytes are fetched if nothing was yet.
+
+        Raises
+        ------
+        InputError
+            As :meth:`read`.
+        """
+        if self.size is None:
+            self.read(0, 1)
+        assert self.size is not None
+        return self.size
 
     def read_all(self, most: int) -> bytearray:
         """Read a small file of at most ``most`` bytes.
@@ -127,11 +144,23 @@ def _streamed(url: str, headers: Mapping[str, str]) -> Iterator[tuple[Any, Itera
             yield response, response.iter_raw()  # with a size of pieces it would withhold what came before a break
     else:  # huggingface_hub before 1.0 has a session of requests
         with session.get(url, headers=headers, timeout=timeout, stream=True) as response:
-            yield response, iter(partial(response.raw.read1, _PIECE), b"")
+            read = getattr(response.raw, "read1", response.raw.read)  # urllib3 1.x has no read1
+            yield response, iter(partial(read, _PIECE), b"")
 
 
-def asked(request: Callable[[], T], address: Address, what: str) -> T:
+def asked(request: Callable[[], T], address: Address, what: str, received: Callable[[], int] = lambda: 0) -> T:
     """Send a request, again if a trouble may pass, and say in one line why it was refused.
+
+    Parameters
+    ----------
+    request : callable
+        Sends the request, and goes on where it stopped if it is called again.
+    address : Address
+        What the user asked for.
+    what : str
+        What a message calls it.
+    received : callable, optional
+        How many bytes have come so far.
 
     Raises
     ------
@@ -140,7 +169,8 @@ def asked(request: Callable[[], T], address: Address, what: str) -> T:
     """
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
-    for tried in range(1, TRIES + 1):
+    tried, known = 0, 0
+    while True:
         try:
             return request()
         except InputError:
@@ -149,10 +179,11 @@ def asked(request: Callable[[], T], address: Address, what: str) -> T:
             status = getattr(getattr(error, "response", None), "status_code", None)
             if not (_is_io(error) or isinstance(error, (EntryNotFoundError, HFValidationError))):
                 raise
+            now = received()
+            tried, known = (1, now) if now >= known + _GOT_ON else (tried + 1, known)
             if offline() or tried == TRIES or (status is not None and status not in _PASSING):
                 raise _refused(error, status, address, what) from error
         time.sleep(_PAUSE * 2 ** (tried - 1))
-    raise AssertionError("the last try returns or raises")
 
 
 def offline() -> bool:

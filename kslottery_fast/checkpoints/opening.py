@@ -13,16 +13,14 @@ from . import file_errors
 from .checkpoint import Checkpoint, ShardedTensors
 from .gguf_file import first_part, open_gguf
 from .hub_address import hub_address
-from .hub_checkpoint import INDEX, SINGLE, cached_folder, open_repository
+from .hub_checkpoint import INDEX, SINGLE, WHOLE_MODELS, open_repository
 from .hub_client import offline
-from .pickle_file import read_pickle
+from .hub_repository import Repository, cached_folder, find_repository
+from .pickle_file import holds_weights, read_pickle
 from .safetensors_file import read_header
 from .saved_distributed import METADATA, read_saved
 from .shards import lacking, read_together, refuse_gaps, shard_names
 from .tensors import StoredTensor
-
-_NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "random_states")
-"""How the names of pickles begin that training programs write beside the weights."""
 
 
 def open_checkpoint(path: str | os.PathLike[str], name: str = "path") -> Checkpoint:
@@ -33,7 +31,8 @@ def open_checkpoint(path: str | os.PathLike[str], name: str = "path") -> Checkpo
     path : str or path
         The file or folder. In a folder the order is that of transformers: ``model.safetensors``, then its index, then
         all other ``.safetensors`` files together. A str may also be a repository of the Hugging Face Hub: ``org/name``,
-        ``org/name@revision`` or ``hf://org/name/file@revision``. Only its headers and the wanted rows are fetched. A
+        ``org/name@revision`` or ``hf://org/name/file@revision``. Of safetensors and GGUF files only headers and the
+        wanted rows are fetched. Files of PyTorch are downloaded whole, after a warning that says how large they are. A
         file or folder of that name comes first.
     name : str
         What an error message calls ``path``.
@@ -50,17 +49,35 @@ def open_checkpoint(path: str | os.PathLike[str], name: str = "path") -> Checkpo
     TypeError
         ``path`` is not a path.
     """
+    return open_located(located(path, name))
+
+
+def located(path: str | os.PathLike[str], name: str) -> Path | Repository:
+    """Find what a path names: a file or folder, also one in the cache of huggingface_hub, or a repository of the Hub.
+
+    Raises
+    ------
+    InputError, TypeError
+        As :func:`open_checkpoint`.
+    """
     local = check_path(path, name, "a path; ks_select compares models and tables in memory")
     if (address := hub_address(path)) is not None:
-        if not offline():
-            return open_repository(address, name)
-        local = cached_folder(address, name)
-    elif not file_errors.exists(local):
+        return cached_folder(address, name) if offline() else find_repository(address, name)
+    if not file_errors.exists(local):
         raise file_errors.nothing(local, name)
-    return _local(local)
+    return local
 
 
-def _local(path: Path) -> Checkpoint:
+def open_located(path: Path | Repository) -> Checkpoint:
+    """Open the checkpoint that :func:`located` has found.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_checkpoint`.
+    """
+    if isinstance(path, Repository):
+        return open_repository(path)
     if path.is_dir():
         return _folder(path)
     if path.name.endswith(".index.json"):
@@ -80,7 +97,7 @@ def _read(file: Path) -> dict[str, StoredTensor]:
 
 
 def _folder(folder: Path) -> Checkpoint:
-    for name in (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"):
+    for name in WHOLE_MODELS:
         if (folder / name).is_symlink() and not (folder / name).exists():
             raise file_errors.dangling(folder / name)
         if (folder / name).exists():
@@ -101,7 +118,7 @@ def _folder(folder: Path) -> Checkpoint:
         if found:
             tensors, note = read_together(str(folder), {file.name: file for file in found}, _read)
             return Checkpoint(str(folder), tensors, partial(_config, folder), (note,))
-    models = sorted({first_part(file) for file in folder.glob("*.gguf")})
+    models = sorted({file.with_name(first_part(file.name)) for file in folder.glob("*.gguf")})
     if len(models) == 1:
         return open_gguf(models[0])
     if models:
@@ -130,7 +147,7 @@ def _shard(index: Path, file: Path) -> dict[str, StoredTensor]:
 def _pickles(folder: Path) -> list[Path]:
     """The PyTorch files of a folder that may hold weights."""
     found = (file for file in folder.iterdir() if file.suffix in file_errors.PICKLES)
-    return sorted(file for file in found if not file.name.startswith(_NO_WEIGHTS))
+    return sorted(file for file in found if holds_weights(file.name))
 
 
 def _cache_root(folder: Path) -> InputError:

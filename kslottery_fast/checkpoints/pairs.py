@@ -12,7 +12,8 @@ from kslottery_fast.base.errors import InputError
 from .adapter import apply_adapter
 from .adapter_parts import OLD_WEIGHTS, WEIGHTS, is_adapter
 from .checkpoint import Checkpoint
-from .opening import open_checkpoint
+from .hub_repository import Repository
+from .opening import located, open_located
 from .tensors import StoredTensor
 
 _SHARED_SCALES = ("with one scale", "for each block", "for each matrix")
@@ -24,8 +25,8 @@ def open_pair(before: str | os.PathLike[str], after: str | os.PathLike[str]) -> 
     Parameters
     ----------
     before, after : str or path
-        Whatever :func:`kslottery_fast.checkpoints.opening.open_checkpoint` opens. ``after`` may also be the directory
-        of a PEFT adapter, whose base model is ``before``.
+        Whatever :func:`kslottery_fast.checkpoints.opening.open_checkpoint` opens. ``after`` may also be a PEFT adapter,
+        whose base model is ``before``: its directory, or a repository of the Hub, which is downloaded.
 
     Raises
     ------
@@ -34,27 +35,28 @@ def open_pair(before: str | os.PathLike[str], after: str | os.PathLike[str]) -> 
     TypeError
         An argument is not a path.
     """
-    adapter = _adapter_folder(before)
-    if adapter is not None:
+    place = located(before, "before")
+    if _is_adapter(place):
         raise InputError(
-            f"before is {adapter}, an adapter: give the base model that it was trained on as BEFORE, and the adapter "
-            "as AFTER"
+            f"before is {place}, an adapter: give the base model that it was trained on as BEFORE, and the adapter as "
+            "AFTER"
         )
-    first = open_checkpoint(before, "before")
-    adapter = _adapter_folder(after)
-    return first, open_checkpoint(after, "after") if adapter is None else apply_adapter(adapter, first)
+    first = open_located(place)
+    place = located(after, "after")
+    if not _is_adapter(place):
+        return first, open_located(place)
+    if isinstance(place, Repository):
+        return first, apply_adapter(place.adapter(), first, str(place))
+    return first, apply_adapter(_folder(place), first)
 
 
-def _adapter_folder(path: str | os.PathLike[str]) -> Path | None:
-    """The directory of an adapter, if the path names one or the weights in one."""
-    if not isinstance(path, (str, os.PathLike)):
-        return None
-    folder = Path(path)
-    folder = folder.parent if folder.name in (WEIGHTS, OLD_WEIGHTS) else folder
-    try:
-        return folder if is_adapter(folder) else None
-    except OSError:  # a name that the system cannot take
-        return None
+def _is_adapter(place: Path | Repository) -> bool:
+    """Tell whether a place is an adapter: its directory, or the weights in it."""
+    return place.holds_adapter() if isinstance(place, Repository) else is_adapter(_folder(place))
+
+
+def _folder(place: Path) -> Path:
+    return place.parent if place.name in (WEIGHTS, OLD_WEIGHTS) else place
 
 
 def rounding_warning(before: StoredTensor, after: StoredTensor) -> str | None:

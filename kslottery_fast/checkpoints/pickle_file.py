@@ -22,7 +22,18 @@ from .tensors import StoredTensor
 
 _INSIDE = ("state_dict", "model_state_dict", "model", "module")
 """Where training programs put the weights in what they save."""
+_NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "random_states")
+"""How the names of pickles begin that training programs write beside the weights."""
 _OLD = "mmap can only be used"  # a file of torch before 1.6
+
+
+def holds_weights(name: str) -> bool:
+    """Tell whether a file of torch may hold weights, by its name.
+
+    >>> holds_weights("pytorch_model.bin"), holds_weights("optimizer.pt")
+    (True, False)
+    """
+    return not name.startswith(_NO_WEIGHTS)
 
 
 def read_pickle(path: Path) -> dict[str, StoredTensor]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kslottery_fast.base.arguments import check_path
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.checkpoints.hub_address import hub_address
-from kslottery_fast.checkpoints.hub_checkpoint import fetched_folder
+from kslottery_fast.checkpoints.hub_repository import fetched_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

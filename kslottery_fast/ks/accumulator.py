@@ -15,8 +15,8 @@ from .bucket_counts import BucketCounts, CollectedKeys, X, Y
 from .key_intervals import Intervals
 from .samples import Sample
 from .standing import SIDES, Sizes, Standing, advance
+from .stream_dates import Clock, Kind, joined_kind, read_chunk
 from .stream_result import KsStreamResult, empty_result, make_result
-from .value_keys import read_numbers
 from .zoom import Plan, first_plan, next_plan
 
 Alternative = Literal["two-sided", "less", "greater"]
@@ -89,13 +89,13 @@ class KsAccumulator:
         if self._bits > 26:
             raise InputError(f"buckets is {buckets}: expected at most 2^26")
         self._keep = check_integer(keep, "keep", 16)
+        self._kind: Kind = None  # of the values so far: the dtype of numbers, or what dates are measured in
         self._start(None, first_plan(self._bits), 1)
 
     def _start(self, earlier: Standing | None, plan: Plan, passes: int) -> None:
         self._earlier, self._plan, self._passes = earlier, plan, passes
         self._found: Any = (CollectedKeys if plan.keeps_keys else BucketCounts)(plan.partition)
         self._seen, self._nans = [0, 0], [0, 0]
-        self._dtype: np.dtype[Any] | None = None
         self._now: Standing | None = None  # what is known, until another value comes
 
     def __repr__(self) -> str:
@@ -122,7 +122,8 @@ class KsAccumulator:
         Parameters
         ----------
         x, y : array_like or tensor, optional
-            Real numbers in any shape. Masked values are left out.
+            Real numbers, dates or durations in any shape. Masked values are left out, and missing ones count as NaN.
+            Chunks of dates may differ in their units, as long as that of the first chunk holds all values.
 
         Returns
         -------
@@ -132,9 +133,9 @@ class KsAccumulator:
         Raises
         ------
         InputError
-            NaN with ``nan_policy="raise"``.
+            NaN with ``nan_policy="raise"``, or a date that the unit of the first chunk does not hold.
         TypeError
-            Not real numbers, or a type wider than float64. Nothing was counted.
+            Not real numbers, a type wider than float64, or dates with numbers. Nothing was counted.
 
         Examples
         --------
@@ -142,16 +143,19 @@ class KsAccumulator:
         KsAccumulator(pass 1: 2 values of x and 1 of y)
         """
         given = ((X, "x", x), (Y, "y", y))
-        chunks = [(side, read_numbers(chunk, name)) for side, name, chunk in given if chunk is not None]
-        for side, numbers in chunks:
-            if self._nan_policy == "raise" and numbers.dtype.kind == "f" and bool(np.isnan(numbers).any()):
-                raise InputError(f"{'xy'[side]} contains nan values")
-        self._now = None
-        for side, numbers in chunks:
+        kind, chunks = self._kind, []
+        for side, name, chunk in given:
+            if chunk is None:
+                continue
+            numbers, nats, kind = read_chunk(chunk, name, kind)
+            if self._nan_policy == "raise" and (nats or (numbers.dtype.kind == "f" and bool(np.isnan(numbers).any()))):
+                raise InputError(f"{name} contains nan values")
+            chunks.append((side, numbers, nats))
+        self._now, self._kind = None, kind
+        for side, numbers, nats in chunks:
             nans = self._found.add(side, numbers)
-            self._nans[side] += nans
+            self._nans[side] += nans + nats
             self._seen[side] += numbers.size - nans
-            self._dtype = _joined(self._dtype, numbers.dtype)
         return self
 
     def merge(self, other: KsAccumulator) -> Self:
@@ -188,12 +192,12 @@ class KsAccumulator:
             )
         if other is self:
             raise InputError("other is the accumulator itself: expected another one")
+        self._kind = joined_kind(self._kind, other._kind)
         self._now = None
         self._found.merge(other._found)
         for side in (X, Y):
             self._seen[side] += other._seen[side]
             self._nans[side] += other._nans[side]
-        self._dtype = _joined(self._dtype, other._dtype)
         return self
 
     def _options(self) -> tuple[Any, ...]:
@@ -214,6 +218,7 @@ class KsAccumulator:
         other = KsAccumulator.__new__(KsAccumulator)
         other._alternative, other._nan_policy = self._alternative, self._nan_policy
         other._bits, other._keep = self._bits, self._keep
+        other._kind = self._kind if isinstance(self._kind, Clock) else None  # all chunks of dates need one unit
         other._start(self._earlier, self._plan, self._passes)
         return other
 
@@ -288,8 +293,8 @@ class KsAccumulator:
         """
         check_choice(method, METHODS, "method")
         if self._is_nan():
-            return empty_result(self, omitted=self._nan_policy == "omit" and any(self._nans))
-        return make_result(self, self._standing(), self._alternative, method, self._dtype)
+            return empty_result(self, self._nan_policy == "omit" and any(self._nans), self._kind)
+        return make_result(self, self._standing(), self._alternative, method, self._kind)
 
     def _is_nan(self) -> bool:
         if self._earlier is not None:
@@ -321,9 +326,3 @@ def _same_counts(points: Any, cut: Intervals) -> bool:
     """Tell whether a pass has found as many values in each interval as the pass before."""
     counts = [np.bincount(points.interval, side, minlength=len(cut)) for side in points.counts]
     return np.array_equal(counts[X], cut.x_inside) and np.array_equal(counts[Y], cut.y_inside)
-
-
-def _joined(first: np.dtype[Any] | None, second: np.dtype[Any] | None) -> np.dtype[Any] | None:
-    if first is None or second is None:
-        return first or second
-    return np.result_type(first, second)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from kslottery_fast.base.errors import InputError
 Array = npt.NDArray[Any]
 
 _EXACT = 2**53  # every integer up to here is a float64
+_DIGITS = 15  # decimal digits that survive a conversion to float64 and back
 _CONVERT = "convert it first, for example with .astype(float)"
 
 
@@ -26,7 +29,7 @@ def as_array(value: Any, name: str) -> Array:
     Raises
     ------
     InputError
-        Ragged input, or integers whose digits no float holds, beside missing ones.
+        Ragged input, integers whose digits no float holds, beside missing ones, or decimals of more than 15 digits.
     TypeError
         Objects that are not real numbers, or tensors of a dtype without numbers.
 
@@ -60,6 +63,26 @@ def check_same_clock(data1: Any, data2: Any) -> None:
         raise TypeError(
             f"{with_zone} has a time zone and {without} has none: give both one, or neither, with .dt.tz_localize"
         )
+
+
+def has_timezone(value: Any) -> bool:
+    """Tell whether a column has dates with a time zone."""
+    return _timezone(value) is not None
+
+
+def declared_clock(value: Any) -> tuple[np.dtype[Any] | None, bool]:
+    """Return the numpy dtype of a collection of dates or durations, or None for others, and whether it has a time zone.
+
+    >>> declared_clock(np.zeros(2, "timedelta64[s]")), declared_clock([1.0])
+    ((dtype('<m8[s]'), False), (None, False))
+    """
+    if not hasattr(type(value), "dtype"):  # a Delayed of Dask has every attribute
+        return None, False
+    kind: Any = value.dtype
+    if has_timezone(value):
+        return np.dtype(f"datetime64[{getattr(kind, 'unit', 'ns')}]"), True
+    kind = getattr(kind, "numpy_dtype", kind)
+    return (kind if isinstance(kind, np.dtype) and kind.kind in "Mm" else None), False
 
 
 def check_convertible(dtype: torch.dtype, name: str) -> None:
@@ -115,6 +138,7 @@ def _of_objects(array: Array, name: str) -> Array:
     values = array.reshape(-1).tolist()
     missing = np.array([value is None or type(value).__name__ == "NAType" for value in values], dtype=bool)
     numbers = [0 if absent else value for value, absent in zip(values, missing, strict=True)]
+    numbers = [_of_decimal(value, name) if isinstance(value, Decimal) else value for value in numbers]
     for value in numbers:
         if not isinstance(value, (int, float, np.integer, np.floating, np.bool_)):
             raise TypeError(f"{name} has dtype object and holds {shown(value)}: expected real numbers; {_CONVERT}")
@@ -123,6 +147,19 @@ def _of_objects(array: Array, name: str) -> Array:
     if integers and found.dtype.kind not in "iub" and max(map(abs, integers)) > _EXACT:
         found = _long_doubles(numbers, max(map(abs, integers)), name)
     return (_with_missing(found, missing, name) if missing.any() else found).reshape(array.shape)
+
+
+def _of_decimal(value: Decimal, name: str) -> float:
+    """The nearest float64. Two decimals of up to 15 digits are equal, or in order, exactly where these floats are."""
+    if value.is_nan():
+        return math.nan
+    digits = "".join(map(str, value.as_tuple().digits)).strip("0")
+    if len(digits) > _DIGITS:
+        raise InputError(
+            f"{name} holds {value}, a decimal of {len(digits)} digits: decimals of up to {_DIGITS} digits are compared "
+            "exactly, by their nearest floats; ks_frames compares decimals of up to 64 bits as integers"
+        )
+    return float(value)
 
 
 def _with_missing(array: Array, missing: npt.NDArray[np.bool_], name: str) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from kslottery_fast.base.arguments import shown
@@ -32,12 +33,20 @@ def count_partitions(seen: KsAccumulator, side: int, collection: Any, name: str)
 
     # The tasks share one accumulator, which goes to each worker once. It is not in the graph of every task.
     empty = delayed(seen.empty(), pure=False, traverse=False)
-    count, merge = delayed(_count, pure=False), delayed(_merge, pure=False)
-    level = [count(empty, side, part, name) for part in _partitions(collection, name)]
-    while len(level) > 1:
-        level = [merge(level[start : start + _FAN_IN]) for start in range(0, len(level), _FAN_IN)]
-    for counted in compute(*level):
+    count = delayed(_count, pure=False)
+    parts = [count(empty, side, part, name) for part in _partitions(collection, name)]
+    for counted in compute(*merged_in_tree(parts, _merge)):
         seen.merge(counted)
+
+
+def merged_in_tree(level: list[Any], merge: Callable[[list[Any]], Any]) -> list[Any]:
+    """Merge delayed counts in a tree of tasks. Without any there is none, otherwise one is left."""
+    from dask import delayed
+
+    task = delayed(merge, pure=False)
+    while len(level) > 1:
+        level = [task(level[start : start + _FAN_IN]) for start in range(0, len(level), _FAN_IN)]
+    return level
 
 
 def _partitions(collection: Any, name: str) -> list[Any]:

@@ -131,6 +131,14 @@ def common_measure(first: pa.DataType, second: pa.DataType) -> Measure | str:
     return Measure(kind, pa.timestamp(unit, None if first.tz is None else "UTC"), "" if first.tz is None else "Z")
 
 
+def why_other_kind(kind: pa.DataType, measure: Measure) -> str | None:
+    """Return the reason why a piece of a column of this type does not fit its measure, or None."""
+    own = _kind(kind)
+    if own in (measure.kind, "missing"):
+        return None
+    return f"different types in its pieces: {measure.kind} and {_name(kind)}"
+
+
 def beyond_float64(values: Values) -> bool:
     """Tell whether float64 cannot hold some of these integers. Then a location in float64 would be rounded."""
     if values.dtype.kind not in "iu" or values.itemsize < 8:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kslottery_fast.base.errors import InputError
 
-from .frame_tables import TWICE, Source, arrow_table, not_utf8, reading
+from .frame_tables import TWICE, Countable, Source, arrow_table, count_batches, not_utf8, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,6 +78,10 @@ class LargeCsv:
         with reading(self.label, "CSV"), csv.open_csv(self.label, None, self.layout, convert) as reader:
             for batch in reader:
                 yield {name: batch.column(name) for name in names}
+
+    def count(self, columns: Mapping[str, Countable], side: int) -> None:
+        """Count the columns piece by piece."""
+        count_batches(self, columns, side)
 
 
 def _open_large(path: Path, layout: Any) -> LargeCsv:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,9 @@ from kslottery_fast.base.arguments import check_path
 from kslottery_fast.base.errors import InputError
 
 from .frame_csv import open_csv
-from .frame_tables import TWICE, Source, reading
+from .frame_tables import TWICE, Countable, Source, count_batches, reading
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import pyarrow.dataset
 
 _FORMATS = {
@@ -93,6 +92,10 @@ class FileTable:
             ):
                 yield {name: batch.column(name) for name in names}
 
+    def count(self, columns: Mapping[str, Countable], side: int) -> None:
+        """Count the columns piece by piece."""
+        count_batches(self, columns, side)
+
 
 def _open_dataset(files: list[Path], kind: str, label: str) -> FileTable:
     import pyarrow as pa
@@ -103,7 +106,7 @@ def _open_dataset(files: list[Path], kind: str, label: str) -> FileTable:
         schemas = [data.schema]
         if len(files) > 1:
             schemas = [fragment.physical_schema for fragment in data.get_fragments()]
-        types = _common_types(schemas)
+        types = common_types([[(field.name, field.type) for field in schema] for schema in schemas], "files")
         if len(files) > 1:
             known = pa.schema([(name, found) for name, found in types.items() if not isinstance(found, str)])
             data = dataset.dataset([str(file) for file in files], known, kind)
@@ -111,21 +114,29 @@ def _open_dataset(files: list[Path], kind: str, label: str) -> FileTable:
     return FileTable(label, types, rows, kind, data)
 
 
-def _common_types(schemas: list[pa.Schema]) -> dict[str, Any]:
-    """Return a type for each column that holds its values in all files, or the reason why there is none."""
+def common_types(pieces: Sequence[Sequence[tuple[str, Any]]], what: str) -> dict[str, Any]:
+    """Return a type for each column that holds its values in all pieces, or the reason why there is none.
+
+    Parameters
+    ----------
+    pieces : sequence of sequence of (str, pyarrow type)
+        The columns of each piece.
+    what : str
+        What a message calls the pieces.
+    """
     import pyarrow as pa
 
-    found: dict[str, list[pa.Field]] = {}
-    for schema in schemas:
-        for field in schema:
-            found.setdefault(field.name, []).append(field)
-    twice = {name for schema in schemas for name, count in Counter(schema.names).items() if count > 1}
+    found: dict[str, list[Any]] = {}
+    for columns in pieces:
+        for name, kind in columns:
+            found.setdefault(name, []).append(kind)
+    twice = {name for columns in pieces for name, count in Counter(each for each, _ in columns).items() if count > 1}
     types: dict[str, Any] = {}
-    for name, fields in found.items():
-        own = list(dict.fromkeys(str(field.type) for field in fields))
+    for name, kinds in found.items():
+        own = list(dict.fromkeys(str(kind) for kind in kinds))
         try:
-            schema = pa.unify_schemas([pa.schema([field]) for field in fields], promote_options="permissive")
+            schema = pa.unify_schemas([pa.schema([(name, kind)]) for kind in kinds], promote_options="permissive")
             types[name] = TWICE if name in twice else schema.field(0).type
         except pa.ArrowException:
-            types[name] = TWICE if name in twice else f"different types in its files: {' and '.join(own[:3])}"
+            types[name] = TWICE if name in twice else f"different types in its {what}: {' and '.join(own[:3])}"
     return types

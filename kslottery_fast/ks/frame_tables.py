@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from kslottery_fast.base.arguments import shown
 from kslottery_fast.base.errors import InputError
 
-EXPECTED = "expected a DataFrame of pandas or polars, a pyarrow table, or the path of a parquet, CSV or feather file"
+EXPECTED = (
+    "expected a DataFrame of pandas, polars or Dask, a pyarrow table, or the path of a parquet, CSV or feather file"
+)
 TWICE = "the name occurs more than once"
-_LAZY = ("collect", "compute")  # what makes a table of a lazy frame of polars, and of one of Dask
+_LAZY = ("collect", "compute")  # what makes a table of a lazy one
 
 
 class SupportsArrow(Protocol):
@@ -26,6 +28,19 @@ class SupportsArrow(Protocol):
 Table: TypeAlias = "SupportsArrow | str | os.PathLike[str]"
 
 
+class Countable(Protocol):
+    """What the passes have seen of a column. See :class:`~.frame_passes.PassColumn`."""
+
+    def empty(self) -> Countable:
+        """Return a column of the same pass that has seen nothing."""
+
+    def add(self, side: int, piece: Any) -> None:
+        """Count a piece of one side: a pyarrow array, or the reason why it cannot be one."""
+
+    def merge(self, other: Any) -> None:
+        """Add what another column of the same pass has seen."""
+
+
 class Source(Protocol):
     """Where the columns of a table come from.
 
@@ -35,22 +50,34 @@ class Source(Protocol):
         What a message calls the table.
     types : dict of str to pyarrow type or str
         The columns. A text says why a column cannot be read.
-    rows : int
-        The number of rows.
+    rows : int or None
+        The number of rows. None if it takes a pass over all of them to know it.
     on_disk : bool
         Whether reading a column takes memory that is not taken yet.
     """
 
     label: str
     types: dict[str, Any]
-    rows: int
     on_disk: bool
+
+    @property
+    def rows(self) -> int | None: ...
 
     def read(self, names: Sequence[str]) -> dict[str, Any]:
         """Return whole columns, each as a pyarrow Array or ChunkedArray."""
 
     def batches(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Go through the rows once, and return the columns in pieces."""
+
+    def count(self, columns: Mapping[str, Countable], side: int) -> None:
+        """Go through the rows once, and add the columns of these names to what is known of them."""
+
+
+def count_batches(source: Source, columns: Mapping[str, Countable], side: int) -> None:
+    """Count the columns of a source batch by batch, in this process."""
+    for batch in source.batches(list(columns)):
+        for name, piece in batch.items():
+            columns[name].add(side, piece)
 
 
 @dataclass
@@ -70,6 +97,10 @@ class MemoryTable:
     def batches(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Return all rows at once: they are in memory already."""
         yield self.read(names)
+
+    def count(self, columns: Mapping[str, Countable], side: int) -> None:
+        """Count all rows at once."""
+        count_batches(self, columns, side)
 
 
 def arrow_table(table: Any, label: str) -> MemoryTable:
@@ -108,8 +139,7 @@ def memory_table(table: Any, name: str) -> MemoryTable:
     for method in _LAZY:
         if hasattr(kind, method) and not hasattr(kind, "__arrow_c_stream__"):
             raise TypeError(
-                f"{name} is {shown(table)}, which is lazy: expected a table in memory, {name}.{method}(), or a path; "
-                "ks_stream takes single columns of Dask"
+                f"{name} is {shown(table)}, which is lazy: expected a table in memory, {name}.{method}(), or a path"
             )
     if hasattr(kind, "iloc") and hasattr(kind, "columns"):
         return _of_pandas(table, name)
@@ -152,6 +182,11 @@ def reading(path: str, kind: str) -> Iterator[None]:
         raise InputError(f"{path} cannot be read as {kind} ({text}); write it again") from None
 
 
+def no_rows(label: str) -> InputError:
+    """Say that a table is empty."""
+    return InputError(f"{label} has no rows: expected a table with at least one")
+
+
 def not_utf8(path: str, where: str = "") -> str:
     """Say that a file of text holds bytes of another encoding."""
     return f"{path} is not UTF-8{where}; save it as UTF-8, in one encoding throughout"
@@ -159,8 +194,12 @@ def not_utf8(path: str, where: str = "") -> str:
 
 def _of_pandas(frame: Any, name: str) -> MemoryTable:
     """Return a DataFrame column by column, so that a column which Arrow does not take leaves the others alone."""
-    columns = [_of_series(frame.iloc[:, at]) for at in range(frame.shape[1])]
-    return _named(name, [str(column) for column in frame.columns], columns, len(frame))
+    return _named(name, [str(column) for column in frame.columns], column_arrays(frame), len(frame))
+
+
+def column_arrays(frame: Any) -> list[Any]:
+    """Return the columns of a DataFrame of pandas, each as an Arrow array or as the reason why it cannot be one."""
+    return [_of_series(frame.iloc[:, at]) for at in range(frame.shape[1])]
 
 
 def _of_polars(frame: Any, name: str) -> MemoryTable:

@@ -121,7 +121,9 @@ def why_not(n: int, m: int) -> str | None:
 
 
 def too_large(reference: Source, current: Source) -> bool:
-    """Tell whether a column of both tables is too large to be read whole from a file."""
+    """Tell whether a column of both tables is too large to be read whole. That of a Dask dataframe may always be."""
+    if reference.rows is None or current.rows is None:
+        return True
     if not (reference.on_disk or current.on_disk):
         return False
     size = _WIDTH * (reference.rows + current.rows)
@@ -132,7 +134,7 @@ def groups(measures: Mapping[str, Measure], reference: Source, current: Source) 
     """Divide columns into groups that are read together."""
     most = _STREAMED
     if not too_large(reference, current):
-        most = max(1, _GROUP_BYTES // (_WIDTH * (reference.rows + current.rows)))
+        most = max(1, _GROUP_BYTES // (_WIDTH * ((reference.rows or 0) + (current.rows or 0))))
     names = list(measures)
     for start in range(0, len(names), most):
         yield {name: measures[name] for name in names[start : start + most]}

@@ -15,11 +15,13 @@ from kslottery_fast.base.extras import require_lab
 from kslottery_fast.base.options import Correction
 
 from .corrections import adjust, check_correction
+from .dask_stream import is_dask
 from .frame_columns import Measure, common_measure
+from .frame_dask import dask_table
 from .frame_files import open_file
 from .frame_passes import find_in_passes
 from .frame_result import Alternative, ColumnTest, KsFrameResult, KsMethod
-from .frame_tables import Source, Table, memory_table
+from .frame_tables import Source, Table, memory_table, no_rows
 from .frame_testing import Finding, Findings, groups, too_large
 from .significance import check_alpha
 
@@ -43,9 +45,9 @@ def ks_frames(
     Parameters
     ----------
     reference, current : table, str or path
-        DataFrames of pandas or polars, tables of pyarrow, any other table that hands over Arrow data, or paths: a
+        DataFrames of pandas, polars or Dask, tables of pyarrow, any other table that hands over Arrow data, or paths: a
         parquet, feather or CSV file, or a folder of parquet files. The two may be of different sorts and lengths. Files
-        may be larger than memory.
+        and Dask dataframes may be larger than memory.
     columns : sequence of str, optional
         The columns to test. By default all columns that both tables have.
     alpha : float
@@ -89,7 +91,8 @@ def ks_frames(
 
     Columns of equal sizes are tested in one batch. Columns of files are read in groups of up to 256 MiB. If a single
     column of both tables takes more than that, and more than an eighth of the free memory, the files are read in
-    pieces, in a few passes, as :func:`kslottery_fast.ks_stream` does. The results are the same.
+    pieces, in a few passes, as :func:`kslottery_fast.ks_stream` does. The results are the same. The partitions of a
+    Dask dataframe are always counted in passes, by its workers, up to 16 columns at a time.
 
     Examples
     --------
@@ -146,9 +149,13 @@ def _check_columns(columns: Any) -> list[str] | None:
 
 def _open(table: Any, name: str) -> Source:
     require_lab("ks_frames", "pyarrow", extra="frames")
-    source: Source = open_file(table, name) if isinstance(table, (str, os.PathLike)) else memory_table(table, name)
+    source: Source
+    if isinstance(table, (str, os.PathLike)):
+        source = open_file(table, name)
+    else:
+        source = dask_table(table, name) if is_dask(table) else memory_table(table, name)
     if source.rows == 0:
-        raise InputError(f"{source.label} has no rows: expected a table with at least one")
+        raise no_rows(source.label)
     return source
 
 

@@ -28,6 +28,7 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 MAX_AUTO_N = 10_000  # scipy: 'auto' is exact up to here
+_DENSE = 1 << 16  # tables of all counts, 1.1 MB at most
 METHODS = ("exact", "asymp", "paper")
 
 
@@ -75,6 +76,8 @@ def null_pvalues(counts: Integers, n: int, m: int, alternative: str, method: str
     if method == "exact" and n == m:
         log_p = _equal_sizes_table(n, one_sided)[counts]
         return np.exp(log_p), log_p
+    if math.lcm(n, m) <= _DENSE:
+        return _dense_pvalues(counts, n, m, one_sided, method)
     distinct, inverse = np.unique(counts, return_inverse=True)
     memory = _memory(n, m, one_sided, method)
     known = memory.table
@@ -83,6 +86,23 @@ def null_pvalues(counts: Integers, n: int, m: int, alternative: str, method: str
         known = memory.table = known.merged(_Table(new, *_compute(new, n, m, one_sided, method)))
     places = np.searchsorted(known.counts, distinct)[inverse.reshape(-1)].reshape(counts.shape)
     return known.p[places], known.log_p[places]
+
+
+def _dense_pvalues(counts: Integers, n: int, m: int, one_sided: bool, method: str) -> tuple[Floats, Floats]:
+    """The same from a table that has a place for every count. Looking up thousands of counts needs no sort."""
+    p, log_p, known = _dense_table(n, m, one_sided, method)
+    if not known[counts].all():
+        new = np.flatnonzero(np.bincount(counts[~known[counts]].reshape(-1)))
+        p[new], log_p[new] = _compute(new, n, m, one_sided, method)
+        known[new] = True  # last, so that other threads see whole entries
+    return p[counts], log_p[counts]
+
+
+@lru_cache(maxsize=64)
+def _dense_table(n: int, m: int, one_sided: bool, method: str) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+    """P-values, their logarithms and whether they are known, for each count. They are filled as they are asked for."""
+    size = math.lcm(n, m) + 1
+    return np.empty(size), np.empty(size), np.zeros(size, dtype=bool)
 
 
 class _Table(NamedTuple):

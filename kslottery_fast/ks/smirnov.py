@@ -16,6 +16,7 @@ Floats = npt.NDArray[np.float64]
 _WIDTHS = 12.0  # a term that many standard deviations from the largest one is too small to count
 _POINTS = 128  # terms that are added up, at least, where there are more
 _FEW = 30.0  # more terms on both sides, where the bell is so narrow that it is none
+_HALVINGS = 8  # after which a place is known to 2^-8 n^(1/2)
 _BATCH = 1 << 16  # terms in memory at a time
 _SERIES = 16  # from here on Stirling's series has the precision of float64
 _EXACT_ERRORS = np.array(
@@ -56,11 +57,11 @@ def _bell(n: int, d: Floats) -> tuple[Floats, Floats]:
     """The place j of the largest term, roughly, and the standard deviation of the bell there.
 
     A term is about exp(n f(u)) with ``f(u) = u log((u + d) / u) + (1 - u) log((1 - u - d) / (1 - u))``, which is
-    concave. So the zero of its derivative is found by halving.
+    concave. So the zero of its derivative is found by halving, to a small part of the width, which is n^(1/2) or less.
     """
     low, high = np.zeros(d.size), 1 - d
     with np.errstate(divide="ignore", invalid="ignore"):
-        for _ in range(30):
+        for _ in range(_HALVINGS + n.bit_length() // 2):
             u = (low + high) / 2
             rest = 1 - u - d
             rising = np.log1p(d / u) + np.log((1 - u) / rest) - d / (u + d) - d / rest > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeAlias
 
@@ -16,6 +17,7 @@ from kslottery_fast.base.errors import InputError
 from .accumulator import METHODS, Alternative, KsAccumulator, NanPolicy
 from .dask_stream import count_chunk, count_partitions, is_dask
 from .samples import Sample
+from .stream_dates import clock_of, common_clock
 from .stream_result import KsStreamResult
 
 Chunks: TypeAlias = Callable[[], Iterable[Sample]] | Iterable[Sample] | Sample
@@ -46,10 +48,11 @@ def ks_stream(
     Parameters
     ----------
     x_chunks, y_chunks : function, iterable, array or Dask collection
-        The chunks of a sample: arrays or tensors of real numbers. A function is called without arguments for every pass
-        and returns an iterable of chunks. Any other iterable must give its chunks anew each time, as a list does. A
-        single array, such as a ``numpy.memmap``, is cut into chunks. The partitions of a Dask array, or of a column of
-        a Dask dataframe, are counted by its workers, and their counts are merged in a tree.
+        The chunks of a sample: arrays or tensors of real numbers, dates or durations. A function is called without
+        arguments for every pass and returns an iterable of chunks. Any other iterable must give its chunks anew each
+        time, as a list does. A single array is cut into chunks. One that lies on disk, such as a ``numpy.memmap``, an
+        h5py dataset or a zarr array, is read in pieces. The partitions of a Dask array, or of a column of a Dask
+        dataframe, are counted by its workers, and their counts are merged in a tree.
     alternative, method, nan_policy
         As for :func:`kslottery_fast.ks_2samp`.
     max_passes : int
@@ -95,10 +98,10 @@ def ks_stream(
     """
     check_integer(max_passes, "max_passes", 1)
     check_choice(method, METHODS, "method")
-    seen: KsAccumulator | None = KsAccumulator(alternative, nan_policy=nan_policy, buckets=buckets, keep=keep)
+    seen = KsAccumulator(alternative, nan_policy=nan_policy, buckets=buckets, keep=keep)
+    seen._kind = common_clock(clock_of(x_chunks), clock_of(y_chunks))  # a column of a table may have a finer unit
     sources = [_source(x_chunks, "x_chunks", max_passes), _source(y_chunks, "y_chunks", max_passes)]
     while True:
-        assert seen is not None
         for side, source in enumerate(sources):
             source(seen, side)
         following = seen.refined() if max_passes > 1 or seen.passes > 1 else None
@@ -141,8 +144,36 @@ def _called(chunks: Callable[[], Any], name: str) -> Iterable[Any]:
 
 
 def _cut(array: Any) -> Iterator[Any]:
+    if _is_on_disk(array):
+        yield from _pieces(array, ())
+        return
     flat = array.reshape(-1) if isinstance(array, Tensor) else np.ravel(array, order="K")  # "K": no copy of a file
-    return (flat[start : start + _SLICE] for start in range(0, len(flat), _SLICE))
+    yield from (flat[start : start + _SLICE] for start in range(0, len(flat), _SLICE))
+
+
+def _is_on_disk(array: Any) -> bool:
+    """Tell whether an array is read as it is indexed, as those of h5py and zarr. A column of pandas is in memory."""
+    if isinstance(array, (np.ndarray, np.generic, Tensor)) or hasattr(array, "to_numpy"):
+        return False
+    return hasattr(type(array), "__getitem__") and isinstance(getattr(array, "shape", None), tuple)
+
+
+def _pieces(array: Any, place: tuple[int, ...]) -> Iterator[Any]:
+    """Read an array in pieces along its first axis, and along the next one where a piece would be too large."""
+    shape = array.shape[len(place) :]
+    if not shape:
+        yield np.asarray(array[place])
+        return
+    inside = math.prod(shape[1:])
+    if inside > _SLICE:
+        for index in range(shape[0]):
+            yield from _pieces(array, (*place, index))
+        return
+    step = max(1, _SLICE // max(1, inside))
+    if stored := getattr(array, "chunks", None):  # reading a part of a compressed chunk costs as much as all of it
+        step = max(step // stored[len(place)], 1) * stored[len(place)]
+    for start in range(0, shape[0], step):
+        yield np.asarray(array[(*place, slice(start, start + step))])
 
 
 def _count(seen: KsAccumulator, side: int, name: str, chunks: Iterable[Any]) -> None:

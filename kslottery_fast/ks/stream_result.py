@@ -14,6 +14,7 @@ from kslottery_fast.base.caller import warn_caller
 from .null import null_pvalues, resolve_method
 from .small_samples import small_sample_warning
 from .standing import MINUS, PLUS, Place, Standing
+from .stream_dates import Clock, Kind, date_of
 from .twosample import KsResult
 from .value_keys import number_of_key
 
@@ -79,20 +80,18 @@ class KsStreamResult(KsResult):
         return self
 
 
-def empty_result(seen: KsAccumulator, omitted: bool) -> KsStreamResult:
+def empty_result(seen: KsAccumulator, omitted: bool, kind: Kind) -> KsStreamResult:
     """Return the result where a sample is empty, which is warned of, or holds NaN that count."""
     nan = np.float64("nan")
     if 0 in seen.sizes and (omitted or not any(seen.missing)):
         after = "After omitting NaNs, one" if omitted else "One"
         warn_caller(f"{after} or more sample arguments is {_TOO_SMALL}", small_sample_warning())
-    values: dict[str, Any] = {"statistic_location": nan, "statistic_sign": nan, "log_pvalue": nan}
+    values: dict[str, Any] = {"statistic_location": _nowhere(kind), "statistic_sign": nan, "log_pvalue": nan}
     return KsStreamResult(nan, nan, **values, **_about(seen, (float(nan), float(nan)), True))
 
 
-def make_result(
-    seen: KsAccumulator, standing: Standing, alternative: str, method: str, dtype: np.dtype[Any] | None
-) -> KsStreamResult:
-    """Return the result of two samples that have values."""
+def make_result(seen: KsAccumulator, standing: Standing, alternative: str, method: str, kind: Kind) -> KsStreamResult:
+    """Return the result of two samples that have values. ``kind`` tells what they are."""
     n, m = standing.sizes
     place, sign = _winner(standing)
     resolved, fallback = resolve_method(n, m, alternative, method, certain=standing.low == 0)
@@ -100,13 +99,21 @@ def make_result(
         warn_caller(fallback, RuntimeWarning)
     statistic, p, log_p = _values(standing.low, n, m, alternative, resolved)
     exact = standing.left is None
-    location: Any = np.float64("nan")
+    location = _nowhere(kind)
     if place is not None:
         number = number_of_key(*place.key)
-        location = np.dtype(np.float64 if dtype is None else dtype).type(number)
+        if isinstance(kind, Clock):
+            location = date_of(int(number), kind)
+        else:
+            location = np.dtype(np.float64 if kind is None else kind).type(number)
     bounds = (standing.low / standing.sizes.lcm, standing.high / standing.sizes.lcm)
     values: dict[str, Any] = {"statistic_location": location, "statistic_sign": np.int8(sign), "log_pvalue": log_p}
     return KsStreamResult(statistic, p, **values, **_about(seen, bounds, exact))
+
+
+def _nowhere(kind: Kind) -> Any:
+    """The location where there is none: NaN, or NaT."""
+    return np.array("NaT", kind.unit)[()] if isinstance(kind, Clock) else np.float64("nan")
 
 
 def _about(seen: KsAccumulator, bounds: tuple[float, float], exact: bool) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from kslottery_fast.ops.schemas import HAS_NAN
 from .joining import check_atol, join_close
 from .null import Floats, Integers, null_pvalues, resolve_method
 from .old_names import renamed
+from .ragged import Ragged, ragged
 from .samples import UNNAMED, Sample, Samples, gather_samples
 from .small_samples import small_sample_warning
 
@@ -121,7 +122,8 @@ def ks_2samp(
         Samples of shape [..., n] and [..., m] if they lie along the last axis. n and m may differ, and the other
         dimensions broadcast. Any float, integer or bool dtype. Values are compared exactly, and infinities are values
         like any other. Masked values are left out. Dates and durations are compared exactly too, and NaT counts as NaN.
-        Columns of pandas may be nullable, and objects may be numbers. Their missing values count as NaN.
+        Columns of pandas may be nullable, and objects may be numbers. Their missing values count as NaN. Decimals of
+        up to 15 digits count as their nearest floats, which are in the same order.
     alternative : {"two-sided", "less", "greater"}
         With F and G the distribution functions of ``data1`` and ``data2``, "less" uses D- = sup(G - F), "greater" uses
         D+ = sup(F - G), and "two-sided" uses D = max(D+, D-). As in scipy, the first letter decides.
@@ -223,24 +225,6 @@ class _Test:
     messages: dict[str, type[Warning]] = field(default_factory=dict)
 
 
-class _Ragged(NamedTuple):
-    """A sample [R, n], and a mask of the values that count. A sample that R rows share has one row here."""
-
-    values: Tensor
-    keep: Tensor
-    rows: int
-
-    def sizes(self) -> Tensor:
-        """How many values count in each row."""
-        return self.keep.sum(1).expand(self.rows)
-
-    def dense(self, rows: Tensor, size: int) -> Tensor:
-        """The values that count in these rows. Each of the rows has ``size`` of them."""
-        if len(self.values) < self.rows:
-            return self.values[self.keep].expand(len(rows), size)
-        return self.values[rows][self.keep[rows]].reshape(-1, size)
-
-
 def _fill(test: _Test, samples: Samples) -> None:
     """Test all rows."""
     x, y, keep_x, keep_y = samples.x, samples.y, samples.keep_x, samples.keep_y
@@ -257,32 +241,25 @@ def _fill(test: _Test, samples: Samples) -> None:
     if not len(again):
         return
     omit = test.nan_policy == "omit" and bool(has_nan.any())
-    chosen = torch.from_numpy(again).to(x.device)
-    found_empty = _fill_ragged(test, again, _ragged(x, keep_x, chosen, omit), _ragged(y, keep_y, chosen, omit))
+    found_empty = _fill_ragged(test, again, ragged(x, keep_x, again, omit), ragged(y, keep_y, again, omit))
     if found_empty and omit:
         test.messages[_TOO_SMALL_OMIT if samples.scalar else _TOO_SMALL_ND_OMIT] = small_sample_warning()
     elif found_empty and samples.scalar:  # scipy does not warn about single rows of a masked array
         test.messages[_TOO_SMALL] = small_sample_warning()
 
 
-def _ragged(sample: Tensor, keep: Tensor | None, rows: Tensor, omit_nan: bool) -> _Ragged:
-    shared = all(tensor is None or tensor.stride(0) == 0 for tensor in (sample, keep))
-    chosen = rows[:1] if shared else rows  # one row of a shared sample is enough
-    values = sample[chosen]
-    keep = torch.ones_like(values, dtype=torch.bool) if keep is None else keep[chosen]
-    return _Ragged(values, keep & ~torch.isnan(values) if omit_nan else keep, len(rows))
-
-
-def _fill_ragged(test: _Test, rows: Integers, x: _Ragged, y: _Ragged) -> bool:
+def _fill_ragged(test: _Test, rows: Integers, x: Ragged, y: Ragged) -> bool:
     """Test rows where values are left out, in one batch per pair of sizes. Return whether a sample was empty."""
-    sizes = torch.stack([x.sizes(), y.sizes()], dim=1)
+    n, m = x.sizes(), y.sizes()
+    pairs, which = np.unique(n * (int(m.max()) + 1) + m, return_inverse=True)
     found_empty = False
-    for n, m in torch.unique(sizes, dim=0).tolist():
-        members = torch.nonzero((sizes[:, 0] == n) & (sizes[:, 1] == m))[:, 0]
-        if n == 0 or m == 0:
+    for number in range(len(pairs)):
+        members = np.flatnonzero(which == number)
+        size, other = int(n[members[0]]), int(m[members[0]])
+        if size == 0 or other == 0:
             found_empty = True
             continue
-        _fill_rows(test, rows[members.cpu().numpy()], x.dense(members, n), y.dense(members, m))
+        _fill_rows(test, rows[members], x.dense(members, size), y.dense(members, other))
     return found_empty
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from kslottery_fast.base.arguments import shown
-from kslottery_fast.base.errors import InputError
 
+from .columns import as_array
 from .samples import check_dense
 
 Keys: TypeAlias = npt.NDArray[np.uint64]
@@ -33,10 +33,12 @@ _BLOCK = 1 << 16  # values that are converted at a time
 def read_numbers(values: Any, name: str) -> Numbers:
     """Return the numbers of a chunk as a one-dimensional array, without those that a masked array hides.
 
+    Dates and durations are returned as they are. Missing numbers are NaN.
+
     Raises
     ------
     InputError
-        A ragged list, or a tensor without numbers (meta).
+        A ragged list, a tensor without numbers (meta), or numbers too long for float64.
     TypeError
         Not real numbers, or a type that is wider than float64.
     """
@@ -49,11 +51,8 @@ def read_numbers(values: Any, name: str) -> Numbers:
     elif values is None or isinstance(values, (str, bytes, dict, torch.nn.Module)):
         raise TypeError(f"{name} is {shown(values)}: expected an array or a list of numbers")
     else:
-        try:
-            array = values.compressed() if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
-        except ValueError as error:
-            raise InputError(f"{name} is not a rectangular array: {error}") from None
-    if array.dtype.kind not in "fiub":
+        array = as_array(values.compressed() if isinstance(values, np.ma.MaskedArray) else values, name)
+    if array.dtype.kind not in "fiubMm":
         raise TypeError(f"{name} has dtype {array.dtype}: expected real numbers, as from .astype(float)")
     if array.dtype.itemsize > 8:
         raise TypeError(f"{name} has dtype {array.dtype}: expected at most float64, as from .astype(float)")

@@ -15,6 +15,7 @@ from kslottery_fast.base.files import read_json, read_safetensors, write_json, w
 from kslottery_fast.ks.decision import select_rows
 from kslottery_fast.rows.overlay import RowEmbedding
 
+from .row_differences import l2_shifts
 from .select import select_tickets
 from .tables import ks_statistics
 from .tickets import Tickets
@@ -231,7 +232,7 @@ class Witness:
         return Evidence(
             token_ids=token_ids,
             counts=counts,
-            l2=(rows.double() - before.double()).norm(dim=1),
+            l2=l2_shifts(before, rows),
             gradient=self.gradient,
             frequency=frequency[token_ids],
             vocab_size=len(self.before),

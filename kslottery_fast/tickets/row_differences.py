@@ -99,22 +99,47 @@ def memory_blocks(before: Tensor, after: Tensor, block_bytes: int) -> Iterator[t
         yield start, before[start : start + step], after[start : start + step]
 
 
-def row_norms(rows: Tensor) -> Tensor:
-    """The L2 norm of each row, float64 [n], also where the squares of the numbers are beyond the largest float64.
+_LEAST, _MOST = 2.0**-480, 2.0**500
+"""Norms between these are right as they are. Beyond them, squares may leave the range of float64."""
 
-    >>> row_norms(torch.tensor([[3.0, 4.0], [0.0, 3e200]], dtype=torch.float64)).tolist()
-    [5.0, 3e+200]
+
+def row_norms(rows: Tensor) -> Tensor:
+    """The L2 norm of each row, float64 [n], also where the squares of the numbers are beyond the range of float64.
+
+    >>> found = row_norms(torch.tensor([[3.0, 4.0], [3e200, 4e200], [3e-200, 4e-200]], dtype=torch.float64))
+    >>> [f"{norm:.12g}" for norm in found.tolist()]
+    ['5', '5e+200', '5e-200']
     """
     found = rows.norm(dim=1)
-    if found.isfinite().all():
-        return found
-    largest = rows.abs().amax(dim=1, keepdim=True)
-    return torch.where(found.isfinite(), found, largest[:, 0] * (rows / largest).norm(dim=1))
+    odd = ~((found > _LEAST) & (found < _MOST))
+    if rows.shape[1] and bool(odd.any()):
+        found[odd] = _scaled_norms(rows[odd])
+    return found
+
+
+def l2_shifts(before: Tensor, after: Tensor) -> Tensor:
+    """The L2 norm of the difference of each row, float64 [n]. It is Inf only where float64 cannot hold it.
+
+    >>> l2_shifts(torch.full((1, 2), -8e307, dtype=torch.float64), torch.full((1, 2), 2e307, dtype=torch.float64))
+    tensor([1.4142e+308], dtype=torch.float64)
+    """
+    return row_norms(after.double() - before.double())
+
+
+def _scaled_norms(rows: Tensor) -> Tensor:
+    """The same, as hypot computes it: after a division by a power of two near the largest number."""
+    largest = rows.abs().amax(dim=1)
+    exponent = torch.frexp(torch.where(largest.isfinite(), largest, 1.0))[1].double()
+    # In two steps, because 2^1024 is beyond float64. (torch.ldexp computes the power in float32.)
+    half = (exponent / 2).floor()
+    first, second = torch.exp2(half), torch.exp2(exponent - half)
+    norms = (rows / first[:, None] / second[:, None]).norm(dim=1) * first * second
+    return torch.where(largest.isfinite(), norms, largest)  # infinity, or NaN
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
     """L2 shift, relative L2 shift and cosine of each row, float64 [3, n]."""
-    l2, before, after = row_norms(y - x), row_norms(x), row_norms(y)
+    l2, before, after = l2_shifts(x, y), row_norms(x), row_norms(y)
     zero = before == 0
     relative = torch.where(zero, torch.nan, l2 / before)
     # The norms divide one after the other, because their product may overflow or underflow.

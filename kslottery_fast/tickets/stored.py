@@ -22,6 +22,7 @@ from kslottery_fast.ks.tables import counts_and_largest, refuse_flagged
 from kslottery_fast.ops.schemas import HAS_INF, HAS_NAN
 
 from .aligned import aligned_names, check_name_map
+from .row_differences import l2_shifts
 from .select import select_tickets
 from .selected_rows import SelectedRows, largest_shifts
 from .tickets import Tickets
@@ -176,11 +177,13 @@ def l2_select_checkpoints(
     first, second, found = _matching_tables(before, after, tensor, table, rows, name_map)
     V = min(first.height, second.height)
     shifts = torch.zeros(V, dtype=torch.float64)
+    bad: list[int] = []
     for start, old, new in row_blocks(first, second, block_bytes):
-        shifts[start : start + len(old)] = (new.double() - old.double()).norm(dim=1)
+        here = shifts[start : start + len(old)] = l2_shifts(old, new)
+        if not bool(here.isfinite().all()):
+            bad += (start + (~(old.isfinite() & new.isfinite()).all(dim=1)).nonzero()[:, 0]).tolist()
         if progress is not None:
             progress(start + len(old), V)
-    bad = (~shifts.isfinite()).nonzero()[:, 0].tolist()
     if bad:
         raise InputError(
             f"{first} or {second} has NaN or Inf in {len(bad)} rows, the first of them {bad[:5]}: the checkpoint is "

@@ -15,7 +15,7 @@ from fake_hub import FakeHub, Handler, fake_hub
 
 
 class Served(NamedTuple):
-    """A range that was asked for: of which file, which bytes, how many of them were sent, and with which token."""
+    """What was asked for: of which file, which bytes, how many of them were sent, and with which token."""
 
     file: str
     begin: int
@@ -25,31 +25,55 @@ class Served(NamedTuple):
 
 
 class RangeHandler(Handler):
-    """Answers ranges. A fault is a function of this handler and of the range's bytes, used once for the next range."""
+    """Answers ranges. A fault is a function of this handler and of the range's bytes, used once for the next range.
+
+    A range without an end is the rest of a download that broke. Each number in ``cuts`` breaks one download of a whole
+    file, or of its rest, after so many bytes.
+    """
 
     log: list[Served]
     faults: deque[Callable[[RangeHandler, bytes], None]]
+    cuts: deque[int]
 
     def answer(self, body: object, status: int = 200, **headers: str) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if asked is None or status != 200 or not isinstance(body, bytes):
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if status != 200 or not isinstance(body, bytes) or self.command == "HEAD":
             super().answer(body, status, **headers)
             return
-        self.size, self.begin = len(body), int(asked[1])
-        part = body[self.begin : int(asked[2]) + 1]
-        if self.faults:
+        self.size, self.begin = len(body), int(asked[1]) if asked else 0
+        part = body[self.begin : int(asked[2]) + 1 if asked and asked[2] else None]
+        if asked is None:
+            self.send_whole(body, headers)
+        elif not asked[2]:
+            self.send(part, only=self.cuts.popleft() if self.cuts else None)
+        elif self.faults:
             self.faults.popleft()(self, part)
         elif not part:
             super().answer(b"", 416)
         else:
             self.send(part)
 
+    def send_whole(self, body: bytes, headers: dict[str, str]) -> None:
+        """Send a file, or only its first bytes before the connection closes."""
+        only = self.cuts.popleft() if self.cuts else None
+        self.note(body, body[:only])
+        self.send_response(200)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body[:only])
+        self.close_connection = only is not None
+
+    def note(self, part: bytes, sent: bytes) -> None:
+        """Write into the log."""
+        name, token = self.path.rpartition("/")[2], self.headers.get("Authorization")
+        self.log.append(Served(name, self.begin, self.begin + len(part), len(sent), token))
+
     def send(self, part: bytes, *, only: int | None = None, begin: int | None = None, longer: bytes = b"") -> None:
         """Send a range, or ``only`` its first bytes before the connection closes."""
         begin = self.begin if begin is None else begin
         sent = part[:only]
-        name, token = self.path.rpartition("/")[2], self.headers.get("Authorization")
-        self.log.append(Served(name, self.begin, self.begin + len(part), len(sent), token))
+        self.note(part, sent)
         self.send_response(206)
         self.send_header("Content-Range", f"bytes {begin}-{begin + len(part) - 1}/{self.size}")
         if longer:
@@ -73,7 +97,7 @@ def refuse(status: int, **headers: str) -> Callable[[RangeHandler, bytes], None]
 @contextlib.contextmanager
 def range_hub(folder: Path) -> Iterator[tuple[FakeHub, type[RangeHandler]]]:
     """A hub with an empty log and no faults."""
-    handler = type("Fresh", (RangeHandler,), {"log": [], "faults": deque()})
+    handler = type("Fresh", (RangeHandler,), {"log": [], "faults": deque(), "cuts": deque()})
     with fake_hub(folder, handler) as hub:
         yield hub, handler
 

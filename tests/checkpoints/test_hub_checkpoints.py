@@ -9,14 +9,14 @@ import huggingface_hub
 import pytest
 import requests
 import torch
-from range_hub import RangeHandler, other_host, range_hub, refuse, whole
+from range_hub import RangeHandler, other_host, refuse, whole
 from safetensors.torch import save, save_file
 from stored_tables import NAME, D, V, write
 
 from kslottery_fast import InputError, ks_select
 from kslottery_fast.checkpoints import hub_client
 from kslottery_fast.checkpoints.hub_address import hub_address
-from kslottery_fast.checkpoints.hub_checkpoint import fetched_folder
+from kslottery_fast.checkpoints.hub_repository import fetched_folder
 from kslottery_fast.checkpoints.opening import open_checkpoint
 from kslottery_fast.lab.cli.main import main
 from kslottery_fast.tickets.scan import scan_checkpoints
@@ -24,17 +24,6 @@ from kslottery_fast.tickets.stored import ks_select_checkpoints
 
 FILE = "model.safetensors"
 TABLE = 4 * V * D
-
-
-@pytest.fixture
-def hub(tables, tmp_path, monkeypatch):
-    """Two repositories with the two tables, and in each a tensor that nobody wants."""
-    monkeypatch.setattr(hub_client, "_PAUSE", 0.0)
-    with range_hub(tmp_path) as (hub, handler):
-        for name, table in zip(("org/before", "org/after"), tables, strict=True):
-            hub.commit(name, "main", {FILE: save({NAME: table, "big": torch.zeros(500, 100)}), "README.md": b"x"})
-        hub.handler = handler
-        yield hub
 
 
 def header_bytes(content: bytes) -> int:
@@ -107,16 +96,28 @@ def test_a_local_path_wins(hub, tables, tmp_path, monkeypatch):
     assert not hub.requests
 
 
-@pytest.mark.parametrize("client", ["httpx", "requests"])
+@pytest.mark.parametrize("client", ["httpx", "requests", "requests over urllib3 1.x"])
 def test_an_interrupted_range_goes_on_where_it_stopped(hub, tables, monkeypatch, client):
-    if client == "requests":  # huggingface_hub before 1.0 has a session of requests
+    if client != "httpx":  # huggingface_hub before 1.0 has a session of requests
         monkeypatch.setattr("huggingface_hub.utils.get_session", requests.Session)
+    if client.endswith("1.x"):
+        for name in ("HTTPResponse", "BaseHTTPResponse"):
+            monkeypatch.delattr(f"urllib3.response.{name}.read1", raising=False)
     cut = [None, None, 1000, 0, 70, None]  # 8 bytes, header, the table in three pieces
     hub.handler.faults.extend(lambda handler, part, n=n: handler.send(part, only=n) for n in cut)
     assert open_checkpoint("org/after")[NAME].rows(0, V).equal(tables[1])
     begins = [each.begin for each in hub.handler.log[2:]]
     assert [begin - begins[0] for begin in begins] == [0, 1000, 1000, 1070]
     assert sum(each.sent for each in hub.handler.log[2:]) == TABLE
+
+
+def test_a_block_that_is_interrupted_more_often_than_a_request_is_tried_goes_on(hub, tables):
+    tensor = open_checkpoint("org/after")[NAME]
+    hub.handler.log.clear()
+    often = hub_client.TRIES + 3
+    hub.handler.faults.extend([lambda handler, part: handler.send(part, only=5000)] * often)
+    assert tensor.rows(0, V).equal(tables[1])
+    assert [each.sent for each in hub.handler.log] == [5000] * often + [TABLE - 5000 * often]
 
 
 def test_connections_that_break_again_and_again_are_given_up(hub):
@@ -160,7 +161,7 @@ def test_answers_that_refuse_or_are_wrong_are_one_line(hub, fault, message):
         ("org/none", "after org/none is neither a local path nor a repository that the Hub gives; check the name"),
         ("org/after@none", "after org/after@none: org/after has no revision 'none'"),
         ("hf://org/after/none.safetensors", "org/after has no file or folder none.safetensors on the Hub"),
-        ("hf://org/after/README.md", "is no safetensors file, the only kind"),
+        ("hf://org/after/README.md", r"is no file of weights: expected one that ends in \.safetensors, \.gguf, \.bin"),
     ],
 )
 def test_addresses_of_nothing(hub, text, message):
@@ -171,12 +172,9 @@ def test_addresses_of_nothing(hub, text, message):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (
-            {"pytorch_model.bin": b"x"},
-            r"no safetensors file on the Hub.*\(it has pytorch_model.bin\); hf download org/",
-        ),
-        ({"README.md": b"x"}, "it has no weights at all"),
-        ({"adapter_config.json": b"{}", "adapter_model.safetensors": b""}, "holds an adapter, not a model"),
+        ({"README.md": b"x"}, "holds no checkpoint on the Hub: .*it has no weights at all"),
+        ({"optimizer.pt": b"x"}, r"expected model.safetensors or another file of weights \(it has optimizer.pt\)"),
+        ({".metadata": b"x", "__0_0.distcp": b""}, "what torch.distributed.checkpoint wrote.* hf download org/after "),
         ({FILE: b"1234"}, "ends at byte 4, before byte 7: the file is cut short"),
         ({FILE: (1 << 40).to_bytes(8, "little") + b"{}"}, "is damaged or no safetensors file: its header has 1099511"),
         ({FILE: (2).to_bytes(8, "little") + b"[]"}, "is damaged: its header is not a JSON object"),
@@ -184,8 +182,8 @@ def test_addresses_of_nothing(hub, text, message):
         ({"model.safetensors.index.json": b'{"weight_map": {"a": "x.safetensors"}}'}, "which the repository lacks"),
         ({"model.safetensors.index.json": b"{"}, "is not valid JSON"),
         (
-            {"model.safetensors.index.json": b'{"weight_map": {"a": "x.bin"}}', "x.bin": b"x"},
-            "names x.bin, which is no safetensors file, the only kind",
+            {"model.safetensors.index.json": b'{"weight_map": {"a": "x.h5"}}', "x.h5": b"x"},
+            "names x.h5, which is neither a safetensors nor a PyTorch file",
         ),
         ({FILE: save({NAME: torch.zeros(9, 4)}), "config.json": b"[]"}, "is not the config of a model"),
     ],

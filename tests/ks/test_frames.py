@@ -279,7 +279,11 @@ def test_the_table_of_a_result_begins_with_the_smallest_p_and_names_what_it_lack
             TypeError,
             r"which is lazy: expected a table in memory, reference.collect\(\)",
         ),
-        ({"reference": {"a": [1]}}, TypeError, "reference is the dict .*: expected a DataFrame of pandas or polars"),
+        (
+            {"reference": {"a": [1]}},
+            TypeError,
+            "reference is the dict .*: expected a DataFrame of pandas, polars or Dask",
+        ),
         ({"correction": "holm"}, InputError, "correction is 'holm'"),
         ({"method": "paper"}, InputError, "method is 'paper'"),
         ({"alternative": "t"}, InputError, "alternative is 't'"),

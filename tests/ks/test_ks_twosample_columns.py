@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -108,9 +108,9 @@ def test_lists_of_tensors_are_taken_as_lists_of_numbers_are() -> None:
     ("samples", "error", "message"),
     [
         (
-            ([Decimal(1), 2], [1]),
+            ([Fraction(1), 2], [1]),
             TypeError,
-            r"data1 has dtype object and holds 1*a? ?Decimal.*: expected real numbers; con",
+            r"data1 has dtype object and holds 1*a? ?Fraction.*: expected real numbers; con",
         ),
         (([1], np.array(["a", 2], object)), TypeError, r"data2 has dtype object and holds 'a': .*\.astype\(float\)"),
         (

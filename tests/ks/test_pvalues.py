@@ -377,3 +377,19 @@ def test_a_pvalue_is_shown_from_its_logarithm_as_python_shows_the_number():
         for value in (1.0, 0.96, 0.95001, 0.5, 0.12345):
             p = value * 10.0**power
             assert float(pvalue_of_log(math.log(p))) == pytest.approx(p, rel=0.06)
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 200), (576, 576), (7, 11)])
+@pytest.mark.parametrize(("alternative", "method"), [("two-sided", "asymp"), ("less", "asymp"), ("two-sided", "exact")])
+def test_a_table_of_all_counts_holds_what_is_computed_for_each(n, m, alternative, method, monkeypatch):
+    counts = np.random.default_rng(0).integers(0, np.lcm(n, m) + 1, size=(3, 40))
+    ks_pvalues._dense_table.cache_clear()
+    first = null_pvalues(counts[:1], n, m, alternative, method)
+    known = null_pvalues(counts, n, m, alternative, method)
+    monkeypatch.setattr(ks_pvalues, "_DENSE", 0)
+    ks_pvalues._memory.cache_clear()
+    expected = null_pvalues(counts, n, m, alternative, method)
+    for own, part, its in zip(known, first, expected, strict=True):
+        np.testing.assert_array_equal(own[:1], part)
+        # Functions of numpy round differently by a bit or two at other places of an array.
+        np.testing.assert_allclose(own, its, rtol=1e-14, atol=0)

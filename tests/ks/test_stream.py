@@ -318,7 +318,8 @@ def test_other_values_in_a_later_pass_are_refused():
     [
         ([["a"]], TypeError, "x_chunks: chunk 0: x has dtype <U1: expected real numbers"),
         ([[1.0], [[1.0], [2.0, 3.0]]], InputError, "x_chunks: chunk 1: x is not a rectangular array"),
-        ([np.array([1, 2**70], dtype=object)], TypeError, "x has dtype object: expected real numbers"),
+        ([np.array([1, 2**70], dtype=object)], InputError, "x holds 1180591620717411303424, and no float of this"),
+        ([np.array([1, "a"], dtype=object)], TypeError, "x has dtype object and holds 'a': expected real numbers"),
         ([np.array([1j])], TypeError, "x has dtype complex128"),
         ([np.ones(2, dtype=np.longdouble)], TypeError, "expected at most float64"),
         ([torch.ones(2, device="meta")], InputError, "x is on the meta device"),

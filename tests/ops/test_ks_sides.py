@@ -120,6 +120,23 @@ def test_a_long_row_cut_over_threads_is_exact(case):
         assert_equal(ops.ks_rows(x, y), want)
 
 
+@pytest.mark.parametrize("case", ["normal", "quantized", "huge range", "clusters"])
+@pytest.mark.parametrize(("n", "m"), [(2**18, 2**18 - 1), (2**18, 2**18), (2**20, 3000), (2**21 - 9, 2**21 + 9)])
+def test_rows_with_more_buckets_are_exact(case, n, m):
+    x, y = make_pair(case, np.random.default_rng(n), 1, n, m, (torch.float64, torch.float64))
+    want = expected(x, y)
+    assert_equal(ops.ks_rows(x, y), want)
+    if m < 2**20:  # the others are too long for many rows
+        both = torch.cat([y, -y])
+        assert_equal(ops.ks_rows(x.expand(2, n), both), ops.ks_rows(x.repeat(2, 1), both))
+
+
+def test_a_shared_sample_that_is_sorted_already_gives_the_same():
+    x, y = make_pair("normal", np.random.default_rng(6), 5, 3000, 40, (torch.float64, torch.float64))
+    shared = x[:1].expand_as(x)
+    assert_equal(ops.ks_rows(shared.sort().values[:1].expand_as(x), y), ops.ks_rows(shared, y))
+
+
 def test_a_row_that_is_too_long_to_keep_its_locations_is_exact():
     size = 2**21 + 5
     x = torch.arange(size, dtype=torch.float32)[None]

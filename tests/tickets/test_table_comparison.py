@@ -62,15 +62,33 @@ def test_each_row_has_the_status_and_the_numbers_that_numpy_and_scipy_give(pair,
     assert (found.changed, len(found), found.rows("reordered").tolist()) == (13, V, [9, 10])
 
 
-def test_norms_of_numbers_whose_squares_overflow(pair, tmp_path):
-    large = [table.double() * 1e200 for table in pair]
+@pytest.mark.parametrize("factor", [1e200, 1e-200, 3e-310])
+def test_norms_of_numbers_whose_squares_leave_the_range_of_float64(pair, tmp_path, factor):
+    large = [table.double() * factor for table in pair]
     found, expected = compare_tables(*large), compare_tables(*pair)
-    torch.testing.assert_close(found.l2, expected.l2 * 1e200, rtol=1e-6, atol=0)
-    torch.testing.assert_close(found.cosine, expected.cosine, rtol=1e-6, atol=1e-7, equal_nan=True)
+    rtol = 1e-6 if factor > 1e-300 else 1e-3  # subnormal numbers have few digits
+    torch.testing.assert_close(found.l2 / factor, expected.l2, rtol=rtol, atol=0)
+    torch.testing.assert_close(found.cosine, expected.cosine, rtol=rtol, atol=1e-3 * rtol, equal_nan=True)
     for name, table in zip("ab", large, strict=True):
         write(tmp_path / name, table, norm=table[0].clone())
+    rows = l2_select_checkpoints(tmp_path / "a", tmp_path / "b", 5)
+    assert list(rows) == list(found.l2_rows(5))
+    assert torch.equal(rows.values, found.l2_rows(5).values)
     (vector,) = scan_checkpoints(tmp_path / "a", tmp_path / "b").vectors
     assert vector.relative_l2 == pytest.approx(found.relative_l2[0].item(), rel=1e-12)
+
+
+def test_norms_of_rows_with_the_largest_and_the_smallest_numbers():
+    largest, least = torch.finfo(torch.float64).max, 2.0**-1074
+    rows = torch.tensor(
+        [[0.0, 0.0], [largest, 0.0], [largest, largest], [least, 0.0], [torch.inf, 1.0], [torch.nan, 1.0], [3.0, 4.0]],
+        dtype=torch.float64,
+    )
+    found = measuring.row_norms(rows)
+    assert found[[0, 1, 2, 3, 4, 6]].tolist() == [0.0, largest, math.inf, least, math.inf, 5.0]
+    assert math.isnan(found[5])
+    assert measuring.row_norms(torch.zeros(3, 0, dtype=torch.float64)).tolist() == [0.0] * 3
+    assert measuring.l2_shifts(-rows[1:2], rows[1:2]).tolist() == [math.inf]
 
 
 @pytest.mark.parametrize("options", [{}, {"correction": "bh"}, {"correction": "bonferroni"}, {"method": "paper"}])

@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -170,14 +169,12 @@ def _select(options: argparse.Namespace) -> int:
     tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
     test = {name: getattr(options, name) for name in ("alpha", "method", "correction")}
     reading = {"tensor": options.tensor, "table": options.table, "tokenizer": tokenizer, **pairing(options)}
-    with warnings.catch_warnings(record=True) as notes, console.task("Comparing rows") as progress:
-        warnings.simplefilter("always", RuntimeWarning)
+    _quiet_downloads(options)
+    with console.task("Comparing rows") as progress, console.warnings_as_notes():
         found = compare_checkpoints(options.before, options.after, progress=progress, **reading, **test)
         if not len(found.counts):
             raise InputError(f"{found.before} or {found.after} is a table without rows: there is nothing to compare")
         tickets = found.l2_rows(options.top_k) if options.select_by == "l2" else found.tickets(options.top_k)
-    for note in notes:
-        console.note(str(note.message))
     if tokenizer is None and (found.changed or files):
         found = _with_own_tokens(options, found, console)
     tickets = _with_texts(tickets, found, console)
@@ -311,7 +308,8 @@ def _scan(options: argparse.Namespace) -> int:
     test = {name: getattr(options, name) for name in ("alpha", "method", "table")}
     test |= pairing(options)
     console = RunConsole(quiet=options.quiet)
-    with console.task("Comparing all tensors, MiB") as progress:
+    _quiet_downloads(options)
+    with console.task("Comparing all tensors, MiB") as progress, console.warnings_as_notes():
         on_hub = not all(isinstance(each, Path) for each in (options.before, options.after))
         told = _announced(progress, console) if on_hub else progress
         scan = scan_checkpoints(options.before, options.after, progress=told, **test)
@@ -326,6 +324,14 @@ def _scan(options: argparse.Namespace) -> int:
     show_scan(scan)
     print(f"Written to {folder}: {', '.join(_SCAN_FILES)}")
     return 0
+
+
+def _quiet_downloads(options: argparse.Namespace) -> None:
+    """Without progress, huggingface_hub shows none either for the files that it downloads whole."""
+    if options.quiet and any(isinstance(each, str) for each in (options.before, options.after)):
+        import huggingface_hub.utils
+
+        huggingface_hub.utils.disable_progress_bars()
 
 
 def _announced(progress: Callable[[int, int], None], console: "RunConsole") -> Callable[[int, int], None]:

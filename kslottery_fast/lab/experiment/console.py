@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from statistics import median
@@ -134,6 +135,22 @@ class RunConsole:
     def note(self, text: str) -> None:
         """Write one line about something unexpected, even if quiet."""
         self.console.print(f"note: {text}", markup=False)
+
+    @contextlib.contextmanager
+    def warnings_as_notes(self) -> Iterator[None]:
+        """Write each RuntimeWarning of the block as a note, at once: some say what is about to be downloaded."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", RuntimeWarning)
+            others = warnings.showwarning
+
+            def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+                if issubclass(category, RuntimeWarning):
+                    self.note(str(message))
+                else:
+                    others(message, category, *place)
+
+            warnings.showwarning = show  # type: ignore[assignment]  # catch_warnings restores it
+            yield
 
     @contextlib.contextmanager
     def task(self, title: str, forecast: Forecast | None = None) -> Iterator[ProgressCallback]:

@@ -1,0 +1,176 @@
+"""ks_stream of dates, durations, nullable columns, decimals, and arrays that are read in pieces."""
+
+from __future__ import annotations
+
+import pickle
+from decimal import Decimal
+from fractions import Fraction
+
+import dask
+import dask.dataframe
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from kslottery_fast import InputError, KsAccumulator, ks_2samp, ks_stream
+from kslottery_fast.ks import stream
+
+FIELDS = ("statistic", "pvalue", "statistic_location", "statistic_sign", "log_pvalue")
+SMALL = {"buckets": 16, "keep": 16, "max_passes": 999}  # so that hundreds of values need several passes
+
+
+def assert_same(result, expected):
+    for name in FIELDS:
+        mine, its = np.asarray(getattr(result, name)), np.asarray(getattr(expected, name))
+        assert mine.dtype == its.dtype, name
+        assert np.array_equal(mine, its, equal_nan=True), (name, mine, its)
+
+
+def chunks_of(sample):
+    return np.array_split(sample, [20, 20, 150])
+
+
+@pytest.mark.parametrize("unit", ["D", "s", "us", "ns"])
+@pytest.mark.parametrize("kind", ["datetime64", "timedelta64"])
+def test_dates_and_durations_give_the_result_of_ks_2samp(kind, unit):
+    rng = np.random.default_rng(0)
+    x, y = (rng.integers(10**8, 10**8 + most, 300).view(f"{kind}[{unit}]") for most in (500, 450))
+    x[[3, 200]] = "NaT"
+    assert_same(ks_stream(chunks_of(x), chunks_of(y), nan_policy="omit", **SMALL), ks_2samp(x, y, nan_policy="omit"))
+    result = ks_stream(x, y, nan_policy="omit", **SMALL)
+    assert result.missing == (2, 0)
+    assert result.passes > 1
+    assert_same(ks_stream([x], [y]), ks_2samp(x, y))
+    with pytest.raises(InputError, match="x contains nan values"):
+        ks_stream([x], [y], nan_policy="raise")
+
+
+def test_dates_of_two_units_are_compared_in_the_finer_one_if_both_are_known():
+    days = np.arange("2024-01-01", "2024-03-01", dtype="datetime64[D]")
+    hours = np.arange("2024-01-09", "2024-02-20", dtype="datetime64[h]")
+    assert_same(ks_stream(days, hours, **SMALL), ks_2samp(days, hours))
+    assert_same(ks_stream([hours], [days], **SMALL), ks_2samp(hours, days))
+    with pytest.raises(InputError, match=r"y holds .*\[h\] that datetime64\[D\], the unit of the first chunk, cannot"):
+        ks_stream([days], [hours])
+    whole = hours[::24]
+    assert ks_stream([days], [whole]).statistic == ks_2samp(days, whole).statistic
+    far = np.array(["9999-12-31"], "datetime64[D]")
+    assert ks_stream([far], [days]).statistic == 1
+    with pytest.raises(InputError, match=r"that datetime64\[ns\], the unit of the first chunk, cannot hold: give all"):
+        ks_stream([days.astype("datetime64[ns]")], [far])
+
+
+def test_columns_of_pandas_with_time_zones_and_missing_values():
+    rng = np.random.default_rng(1)
+    moments = pd.Series(pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 999, 300), unit="min"))
+    zoned = moments.dt.tz_localize("Europe/Rome")
+    later = (moments + pd.Timedelta(hours=1)).dt.tz_localize("UTC")
+    assert_same(ks_stream([zoned[:9], zoned[9:]], [later], **SMALL), ks_2samp(zoned, later))
+    nullable = pd.Series([1, None, 3, 2**60 + 1], dtype="Int64").iloc[:3]
+    result = ks_stream([nullable], [[2.0, 3.0]], nan_policy="omit")
+    assert_same(result, ks_2samp(nullable, [2.0, 3.0], nan_policy="omit"))
+    with pytest.raises(TypeError, match=r"y has dtype datetime64\[\w+\], and earlier chunks .* with a time zone"):
+        ks_stream([zoned], [moments])
+
+
+def test_dates_do_not_meet_numbers_or_durations():
+    days = np.arange("2024-01-01", "2024-03-01", dtype="datetime64[D]")
+    for other in ([1.0], [3], np.array([5], "timedelta64[D]")):
+        for x, y in (([days], [other]), ([other], [days])):
+            with pytest.raises(TypeError, match=r"y has dtype .*, and earlier chunks .*: expected all of one kind"):
+                ks_stream(x, y)
+    seen = KsAccumulator().update(x=days)
+    with pytest.raises(TypeError, match="expected all of one kind"):
+        seen.update(y=[1])
+    assert seen.sizes == (len(days), 0)
+    with pytest.raises(InputError, match=r"other has seen float64, and this one datetime64\[D\]: give all chunks one"):
+        seen.merge(KsAccumulator().update(y=[1.0]))
+    with pytest.raises(InputError, match=r"other has seen datetime64\[h\], and this one datetime64\[D\]"):
+        seen.merge(KsAccumulator().update(y=days.astype("datetime64[h]")))
+    part = pickle.loads(pickle.dumps(seen.empty())).update(y=days + 5)
+    assert seen.merge(part).sizes == (len(days), len(days))
+    assert_same(seen.refined().update(x=days, y=days + 5).result(), ks_2samp(days, days + 5))
+
+
+def test_a_sample_of_missing_dates_has_no_location():
+    with pytest.warns(RuntimeWarning, match="too small"):
+        result = ks_stream([np.array(["NaT"], "datetime64[D]")], [np.array([3], "datetime64[D]")], nan_policy="omit")
+    assert np.isnan(result.statistic)
+    assert np.isnat(result.statistic_location)
+
+
+def test_columns_of_dates_of_dask():
+    rng = np.random.default_rng(2)
+    start = pd.Timestamp("2024-01-01")
+    x, y = (pd.Series(start + pd.to_timedelta(rng.integers(0, 999, 300), unit="h")) for _ in range(2))
+    y = y.astype("datetime64[s]")
+    columns = [dask.dataframe.from_pandas(pd.DataFrame({"a": each}), npartitions=3)["a"] for each in (x, y)]
+    with dask.config.set(scheduler="synchronous"):
+        assert_same(ks_stream(*columns, **SMALL), ks_2samp(x, y))
+
+
+def test_decimals_of_fifteen_digits_are_compared_exactly():
+    rng = np.random.default_rng(3)
+    x, y = ([Decimal(int(each)) / 100 for each in rng.integers(-9000, 9000, 200)] for _ in range(2))
+    y[:50] = x[:50]
+    exact = [[Fraction(each) for each in sample] for sample in (x, y)]
+    places = sorted(set(exact[0] + exact[1]))
+    ranks = [[places.index(each) for each in sample] for sample in exact]
+    expected = ks_2samp(*ranks)
+    for found in (ks_2samp(x, y), ks_stream([x[:7], x[7:]], [np.array(y, dtype=object)], **SMALL)):
+        assert (found.statistic, found.pvalue) == (expected.statistic, expected.pvalue)
+        assert found.statistic_location == float(places[expected.statistic_location])
+    assert ks_stream([pa.array(x)], [pa.array(y)]).statistic == expected.statistic
+    near = [Decimal("0.123456789012345"), Decimal("0.123456789012346000")]
+    assert ks_2samp(near[:1], near[1:]).statistic == 1
+    assert np.isnan(ks_2samp([Decimal("NaN"), Decimal(1)], near).statistic)
+    message = "holds 1.2345678901234567, a decimal of 17 digits: decimals of up to 15 digits are compared exactly"
+    for test in (ks_2samp, ks_stream):
+        with pytest.raises(InputError, match=message):
+            test([[Decimal("1.2345678901234567")]] if test is ks_stream else [Decimal("1.2345678901234567")], [[1.0]])
+
+
+class OnDisk:
+    """What h5py and zarr have in common: values are read when they are indexed."""
+
+    def __init__(self, values, chunks=None):
+        self._values, self.shape, self.dtype, self.reads = values, values.shape, values.dtype, []
+        if chunks is not None:
+            self.chunks = chunks
+
+    def __getitem__(self, place):
+        read = self._values[place]
+        self.reads.append(read.shape)
+        return read
+
+    def __array__(self, *_):
+        raise AssertionError("read as a whole")
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "reads"),
+    [
+        ((1000,), None, [(256,)] * 3 + [(232,)]),
+        ((1000,), (100,), [(200,)] * 5),
+        ((1000,), (600,), [(600,), (400,)]),
+        ((100, 10), None, [(25, 10)] * 4),
+        ((2, 500), (1, 250), [(250,)] * 4),
+        ((5, 2, 100), None, [(1, 2, 100)] * 5),
+        ((1,), None, [(1,)]),
+    ],
+)
+def test_an_array_on_disk_is_read_in_pieces_that_end_with_its_own_chunks(monkeypatch, shape, chunks, reads):
+    monkeypatch.setattr(stream, "_SLICE", 256)
+    values = np.random.default_rng(4).normal(size=shape)
+    other = np.random.default_rng(5).normal(size=700)
+    array = OnDisk(values, chunks)
+    result = ks_stream(array, other, max_passes=1)
+    assert array.reads == reads
+    assert result.n == values.size
+    assert_same(ks_stream(OnDisk(values, chunks), other), ks_2samp(values, other, axis=None))
+
+
+def test_an_array_on_disk_without_dimensions_is_one_value():
+    array = OnDisk(np.array(3.0))
+    assert ks_stream(array, [[1.0, 4.0]]).n == 1
