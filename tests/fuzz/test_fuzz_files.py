@@ -100,7 +100,7 @@ def test_a_state_that_is_half_written_is_not_seen(tmp_path):
 def test_the_fuzzer_sees(read, what, monkeypatch, tmp_path):
     reader = Reader(lambda folder: (folder / "a.txt").write_text("valid"), read)
     monkeypatch.setitem(READERS, "made-up", reader)
-    monkeypatch.setattr(fuzz_files, "SECONDS_PER_CASE", 0.3)
+    monkeypatch.setattr(fuzz_files, "SECONDS_PER_CASE", 0.3 if read is _endless else 30)
     monkeypatch.setattr(fuzz_files, "WARM", 0)
     log = tmp_path / "log.jsonl"
     Worker("made-up", 0, 0, log).run(1, time.monotonic() + 60)

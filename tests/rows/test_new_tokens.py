@@ -8,7 +8,7 @@ import string
 import pytest
 import torch
 import transformers as T
-from tiny_models import ALL, V, make
+from tiny_models import ALL, V, in_own_memory, make
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from torch import nn
 
@@ -323,7 +323,7 @@ def test_tokens_of_clip_are_saved_with_its_text_model_and_pooled_at_the_end(tmp_
     assert not [each for each in recwarn if "eos_token_id" in str(each.message)]
     inputs = {"input_ids": torch.tensor([[1, token, tokenizer.eos_token_id]])}
     model.save_pretrained(tmp_path)
-    loaded = T.CLIPModel.from_pretrained(tmp_path)
+    loaded = in_own_memory(T.CLIPModel.from_pretrained(tmp_path))
     assert loaded.config.text_config.vocab_size == V + 1
     with torch.no_grad():
         features = [each.get_text_features(**inputs).pooler_output for each in (model, loaded)]
