@@ -33,9 +33,9 @@ def of(model: str = "smollm2-135m") -> ExperimentSettings:
 
 
 @pytest.mark.parametrize(
-    ("cores", "gigabytes", "expected"), [(4, 100, 4), (4, 9, 3), (4, 8.5, 2), (4, 1, 1), (1, 100, 1)]
+    ("cores", "gigabytes", "expected"), [(4, 100, 4), (4, 10, 3), (4, 9.5, 2), (4, 1, 1), (1, 100, 1)]
 )
-def test_there_is_a_worker_for_each_core_and_each_2_9_gigabytes(machine, tmp_path, cores, gigabytes, expected):
+def test_there_is_a_worker_for_each_core_and_each_3_3_gigabytes(machine, tmp_path, cores, gigabytes, expected):
     machine(cores, gigabytes)
     assert fitting(of(), RunFolder(tmp_path)) == expected
 

@@ -30,7 +30,7 @@ from .run_folder import RunFolder, join_run_folder, tidy
 from .settings import ExperimentSettings
 
 _GRACE = 5.0  # seconds that a worker gets to end
-_MEMORY = {DEFAULT_MODEL: 2.9e9}  # bytes of a worker, measured
+_MEMORY = {DEFAULT_MODEL: 3.3e9}  # bytes of a worker, measured
 
 
 class WorkerError(RuntimeError):
