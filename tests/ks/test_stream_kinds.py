@@ -154,9 +154,15 @@ class OnDisk:
         ((1000,), None, [(256,)] * 3 + [(232,)]),
         ((1000,), (100,), [(200,)] * 5),
         ((1000,), (600,), [(600,), (400,)]),
+        ((1000,), (4000,), [(1000,)]),
         ((100, 10), None, [(25, 10)] * 4),
-        ((2, 500), (1, 250), [(250,)] * 4),
+        ((100, 10), (10, 5), [(20, 10)] * 5),
+        ((2, 500), None, [(1, 256), (1, 244)] * 2),
+        ((2, 500), (1, 250), [(1, 500)] * 2),
+        ((4, 3000), (2, 100), [(2, 100)] * 60),
+        ((4, 3000), (2, 2000), [(2, 2000), (2, 1000)] * 2),
         ((5, 2, 100), None, [(1, 2, 100)] * 5),
+        ((9, 40, 40), (4, 20, 20), [(4, 20, 20)] * 8 + [(1, 20, 40)] * 2),
         ((1,), None, [(1,)]),
     ],
 )
@@ -168,6 +174,8 @@ def test_an_array_on_disk_is_read_in_pieces_that_end_with_its_own_chunks(monkeyp
     result = ks_stream(array, other, max_passes=1)
     assert array.reads == reads
     assert result.n == values.size
+    # At most four times as much as wanted, or one chunk of the array, and no chunk is read twice.
+    assert max(map(np.prod, reads)) <= max(4 * 256, np.prod(chunks or 1))
     assert_same(ks_stream(OnDisk(values, chunks), other), ks_2samp(values, other, axis=None))
 
 
