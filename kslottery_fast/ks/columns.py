@@ -44,7 +44,7 @@ def as_array(value: Any, name: str) -> Array:
     if hasattr(kind, "numpy_dtype") and hasattr(value, "isna") and kind.numpy_dtype.kind != "O":
         array = _of_nullable(value, kind.numpy_dtype, name)
     elif _timezone(value) is not None and hasattr(value, "to_numpy"):
-        array = value.to_numpy(dtype=f"datetime64[{getattr(kind, 'unit', 'ns')}]")
+        array = value.to_numpy(dtype=f"datetime64[{_unit(kind)}]")
     else:
         array = _asarray(value, name)
     return _of_objects(array, name) if array.dtype.kind == "O" else array
@@ -80,7 +80,7 @@ def declared_clock(value: Any) -> tuple[np.dtype[Any] | None, bool]:
         return None, False
     kind: Any = value.dtype
     if has_timezone(value):
-        return np.dtype(f"datetime64[{getattr(kind, 'unit', 'ns')}]"), True
+        return np.dtype(f"datetime64[{_unit(kind)}]"), True
     kind = getattr(kind, "numpy_dtype", kind)
     return (kind if isinstance(kind, np.dtype) and kind.kind in "Mm" else None), False
 
@@ -124,6 +124,11 @@ def _without_tensors(value: Any, name: str) -> Any:
 def _timezone(value: Any) -> Any:
     kind = getattr(value, "dtype", None)
     return getattr(kind, "tz", None) or getattr(getattr(kind, "pyarrow_dtype", None), "tz", None)
+
+
+def _unit(kind: Any) -> str:
+    """Return the unit of dates with a time zone, of pandas or of pyarrow in pandas."""
+    return str(getattr(getattr(kind, "pyarrow_dtype", kind), "unit", "ns"))
 
 
 def _of_nullable(column: Any, dtype: np.dtype[Any], name: str) -> Array:

@@ -148,6 +148,11 @@ def _cut(array: Any) -> Iterator[Any]:
     if _is_on_disk(array):
         yield from _pieces(array, ())
         return
+    if hasattr(array, "to_numpy") and len(getattr(array, "shape", (0,))) == 1:
+        # A column, whose parts are read as chunks are: numpy makes objects of dates with a time zone.
+        column = array.iloc if hasattr(type(array), "iloc") else array
+        yield from (column[start : start + _SLICE] for start in range(0, len(array), _SLICE))
+        return
     flat = array.reshape(-1) if isinstance(array, Tensor) else np.ravel(array, order="K")  # "K": no copy of a file
     yield from (flat[start : start + _SLICE] for start in range(0, len(flat), _SLICE))
 

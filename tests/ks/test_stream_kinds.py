@@ -93,6 +93,22 @@ def test_dates_do_not_meet_numbers_or_durations():
     assert_same(seen.refined().update(x=days, y=days + 5).result(), ks_2samp(days, days + 5))
 
 
+def test_a_single_column_with_a_time_zone_is_cut_into_columns(monkeypatch):
+    monkeypatch.setattr(stream, "_SLICE", 100)
+    rng = np.random.default_rng(6)
+    x, y = (pd.Series(pd.to_datetime(rng.integers(0, 999, 300), unit="s", utc=True)) for _ in range(2))
+    x[5] = pd.NaT
+    x.index = rng.random(300)  # a slice of a column with such an index goes by its labels
+    expected = ks_2samp(x, y, nan_policy="omit")
+    arrow = x.astype(pd.ArrowDtype(pa.timestamp(x.dt.unit, "UTC")))
+    for column in (x, x.array, pd.Index(x), arrow, arrow.array):
+        assert_same(ks_stream(column, y, nan_policy="omit", **SMALL), expected)
+    far = pd.Series([253402214400, None], dtype=pd.ArrowDtype(pa.timestamp("s", "UTC")))  # in 9999
+    assert ks_stream(far, y.dt.as_unit("s"), nan_policy="omit").statistic == 1
+    for column in (pa.array([1, 2, None]), pa.chunked_array([[1, 2], [None]]), pd.Series([1, 2, None], dtype="Int64")):
+        assert_same(ks_stream(column, [[2.0]], nan_policy="omit"), ks_2samp([1, 2], [2.0]))
+
+
 def test_a_sample_of_missing_dates_has_no_location():
     with pytest.warns(RuntimeWarning, match="too small"):
         result = ks_stream([np.array(["NaT"], "datetime64[D]")], [np.array([3], "datetime64[D]")], nan_policy="omit")
