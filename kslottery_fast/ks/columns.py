@@ -18,6 +18,7 @@ Array = npt.NDArray[Any]
 
 _EXACT = 2**53  # every integer up to here is a float64
 _DIGITS = 15  # decimal digits that survive a conversion to float64 and back
+_LARGEST_EXPONENT = 307  # of decimals whose nearest float64 is neither infinite nor subnormal, which has fewer digits
 _CONVERT = "convert it first, for example with .astype(float)"
 
 
@@ -29,7 +30,8 @@ def as_array(value: Any, name: str) -> Array:
     Raises
     ------
     InputError
-        Ragged input, integers whose digits no float holds, beside missing ones, or decimals of more than 15 digits.
+        Ragged input, integers whose digits no float holds, beside missing ones, or decimals of more than 15 digits or
+        beyond the range of floats.
     TypeError
         Objects that are not real numbers, or tensors of a dtype without numbers.
 
@@ -163,6 +165,11 @@ def _of_decimal(value: Decimal, name: str) -> float:
         raise InputError(
             f"{name} holds {value}, a decimal of {len(digits)} digits: decimals of up to {_DIGITS} digits are compared "
             "exactly, by their nearest floats; ks_frames compares decimals of up to 64 bits as integers"
+        )
+    if digits and abs(value.adjusted()) > _LARGEST_EXPONENT:
+        raise InputError(
+            f"{name} holds a decimal of about 1e{value.adjusted():+d}: floats tell decimals apart from "
+            f"1e-{_LARGEST_EXPONENT} to below 1e+{_LARGEST_EXPONENT + 1}; scale all values first, as with .scaleb(-100)"
         )
     return float(value)
 

@@ -147,6 +147,18 @@ def test_decimals_of_fifteen_digits_are_compared_exactly():
             test([[Decimal("1.2345678901234567")]] if test is ks_stream else [Decimal("1.2345678901234567")], [[1.0]])
 
 
+def test_decimals_beyond_the_range_of_floats_are_refused():
+    low, high = Decimal("1E-307"), Decimal("9.99999999999999E+307")
+    assert ks_2samp([low, -high], [low * 1 + Decimal("1E-321"), -high]).statistic == 0.5
+    assert ks_2samp([Decimal(0), Decimal("Infinity")], [Decimal("-0"), Decimal("Infinity")]).statistic == 0
+    assert ks_2samp([Decimal("0E-999")], [0.0]).statistic == 0
+    for number, size in (("1E400", r"1e\+400"), ("-2E308", r"1e\+308"), ("3E-308", "1e-308"), (10**310, r"1e\+310")):
+        with pytest.raises(InputError, match=f"data1 holds a decimal of about {size}: floats tell decimals apart from"):
+            ks_2samp([Decimal(number)], [1.0])
+        with pytest.raises(InputError, match=r"to below 1e\+308; scale all values first, as with .scaleb\(-100\)"):
+            ks_stream([[1.0]], [[Decimal(1), Decimal(number)]])
+
+
 class OnDisk:
     """What h5py and zarr have in common: values are read when they are indexed."""
 
