@@ -93,6 +93,73 @@ def test_dates_do_not_meet_numbers_or_durations():
     assert_same(seen.refined().update(x=days, y=days + 5).result(), ks_2samp(days, days + 5))
 
 
+def test_the_byte_order_of_dates_does_not_matter():
+    for kind in ("M8[s]", "m8[s]"):
+        x, y = np.array([1, 2, 3] * 10, f">{kind}"), np.array([256, 3, 4] * 10, kind)
+        for swapped, native in ((x, y), (y, x)):
+            for one, other in ((swapped, native), ([swapped], [native])):
+                assert_same(ks_stream(one, other), ks_2samp(swapped, native))
+    assert ks_stream([x], [y]).statistic == 2 / 3
+
+
+def test_a_second_array_may_have_a_coarser_or_a_finer_unit_than_chunks():
+    days = np.arange("2024-01-01", "2024-03-01", dtype="datetime64[D]")
+    hours = np.arange("2024-01-09", "2024-02-20", dtype="datetime64[h]")
+    for x, y in ((days, hours), (hours, days)):
+        assert_same(ks_stream([x], y, **SMALL), ks_2samp(x, y))
+        assert_same(ks_stream(lambda x=x: [x[:9], x[9:]], y, **SMALL), ks_2samp(x, y))
+    for other in ([1.0, 2.0], np.array([5], "timedelta64[D]")):
+        with pytest.raises(TypeError, match=r"y_chunks: .*: y has dtype .*, and earlier chunks .*: expected all of"):
+            ks_stream([other], days)
+
+
+def test_chunks_without_values_are_of_no_kind():
+    days = np.arange("2024-01-01", "2024-03-01", dtype="datetime64[D]")
+    hours = days[:20].astype("datetime64[h]") + np.timedelta64(5, "h")
+    nothing = [], np.array([], dtype=object), np.zeros(0), np.zeros(0, "datetime64[Y]"), np.zeros(0, "datetime64")
+    for empty in nothing:
+        assert_same(ks_stream([empty, hours], [empty, days], **SMALL), ks_2samp(hours, days))
+        assert_same(ks_stream([hours, empty], [days, empty], **SMALL), ks_2samp(hours, days))
+        assert_same(ks_stream([empty, [1, 2]], [[2, 3], empty], **SMALL), ks_2samp([1, 2], [2, 3]))
+    for absent in ([None, None], np.array([None], dtype=object), [np.nan], np.array(["NaT"], "datetime64")):
+        for chunks in ([absent, hours], [hours, absent]):
+            result = ks_stream(chunks, [days], nan_policy="omit", **SMALL)
+            assert_same(result, ks_2samp(hours, days))
+            assert result.missing == (len(absent), 0)
+    with pytest.raises(TypeError, match=r"x has dtype datetime64\[D\], and earlier chunks numbers: expected all"):
+        ks_stream([[np.nan], [1.0], days], [days])
+
+
+def test_accumulators_without_values_are_of_no_kind():
+    days = np.arange("2024-01-01", "2024-03-01", dtype="datetime64[D]")
+    expected = ks_2samp(days, days[:9])
+    for nothing in ([], [None], np.zeros(0, "datetime64[s]")):
+        for first, second in ((nothing, days), (days, nothing)):
+            seen = KsAccumulator(nan_policy="omit").update(x=first)
+            seen.merge(KsAccumulator(nan_policy="omit").update(x=second))
+            seen.merge(KsAccumulator(nan_policy="omit").update(y=days[:9]))
+            assert_same(seen.refined().update(x=days, y=days[:9]).result(), expected)
+    seen = KsAccumulator(nan_policy="omit").update(x=[None]).merge(KsAccumulator(nan_policy="omit").update(y=[1]))
+    assert seen.sizes == (0, 1)
+
+
+def test_units_that_cannot_be_converted_are_refused():
+    months, days = np.array([1, 2], "timedelta64[M]"), np.array([30, 60], "timedelta64[D]")
+    plain, none = np.array([5, 6], "timedelta64"), np.array(["NaT"], "timedelta64")
+    with pytest.raises(InputError, match=r"x_chunks has dtype timedelta64\[M\] and y_chunks timedelta64\[D\], which"):
+        ks_stream(months, days)
+    for x, y in ((days, months), (months, days), (plain, days), (days, plain)):
+        with pytest.raises(InputError, match=r"y has dtype .*, and earlier chunks .*, which have no common unit: give"):
+            ks_stream([x], [y])
+        with pytest.raises(InputError, match=r"which have no common unit: give (all chunks|both) one with \.astype"):
+            ks_stream([x], y)
+    with pytest.raises(InputError, match=r"data1 has dtype timedelta64\[M\] and data2 has dtype timedelta64\[D\], w"):
+        ks_2samp(months, days)
+    assert_same(ks_stream(plain, plain + 1), ks_2samp(plain, plain + 1))
+    for x in (none, [none]):
+        assert_same(ks_stream(x, [days]), ks_2samp(none, days))
+
+
 def test_a_single_column_with_a_time_zone_is_cut_into_columns(monkeypatch):
     monkeypatch.setattr(stream, "_SLICE", 100)
     rng = np.random.default_rng(6)
