@@ -15,7 +15,7 @@ from .bucket_counts import BucketCounts, CollectedKeys, X, Y
 from .key_intervals import Intervals
 from .samples import Sample
 from .standing import SIDES, Sizes, Standing, advance
-from .stream_dates import Clock, Kind, joined_kind, read_chunk
+from .stream_dates import Clock, Kind, has_numbers, joined_kind, read_chunk
 from .stream_result import KsStreamResult, empty_result, make_result
 from .zoom import Plan, first_plan, next_plan
 
@@ -143,11 +143,12 @@ class KsAccumulator:
         KsAccumulator(pass 1: 2 values of x and 1 of y)
         """
         given = ((X, "x", x), (Y, "y", y))
-        kind, chunks = self._kind, []
+        kind, counted, chunks = self._kind, any(self._seen), []
         for side, name, chunk in given:
             if chunk is None:
                 continue
-            numbers, nats, kind = read_chunk(chunk, name, kind)
+            numbers, nats, kind = read_chunk(chunk, name, kind, counted)
+            counted = counted or has_numbers(numbers)
             if self._nan_policy == "raise" and (nats or (numbers.dtype.kind == "f" and bool(np.isnan(numbers).any()))):
                 raise InputError(f"{name} contains nan values")
             chunks.append((side, numbers, nats))
@@ -192,7 +193,7 @@ class KsAccumulator:
             )
         if other is self:
             raise InputError("other is the accumulator itself: expected another one")
-        self._kind = joined_kind(self._kind, other._kind)
+        self._kind = joined_kind(self._kind, other._kind, (any(self._seen), any(other._seen)))
         self._now = None
         self._found.merge(other._found)
         for side in (X, Y):

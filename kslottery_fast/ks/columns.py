@@ -18,6 +18,7 @@ Array = npt.NDArray[Any]
 
 _EXACT = 2**53  # every integer up to here is a float64
 _DIGITS = 15  # decimal digits that survive a conversion to float64 and back
+_LARGEST_EXPONENT = 307  # of decimals whose nearest float64 is neither infinite nor subnormal, which has fewer digits
 _CONVERT = "convert it first, for example with .astype(float)"
 
 
@@ -29,7 +30,8 @@ def as_array(value: Any, name: str) -> Array:
     Raises
     ------
     InputError
-        Ragged input, integers whose digits no float holds, beside missing ones, or decimals of more than 15 digits.
+        Ragged input, integers whose digits no float holds, beside missing ones, or decimals of more than 15 digits or
+        beyond the range of floats.
     TypeError
         Objects that are not real numbers, or tensors of a dtype without numbers.
 
@@ -44,7 +46,7 @@ def as_array(value: Any, name: str) -> Array:
     if hasattr(kind, "numpy_dtype") and hasattr(value, "isna") and kind.numpy_dtype.kind != "O":
         array = _of_nullable(value, kind.numpy_dtype, name)
     elif _timezone(value) is not None and hasattr(value, "to_numpy"):
-        array = value.to_numpy(dtype=f"datetime64[{getattr(kind, 'unit', 'ns')}]")
+        array = value.to_numpy(dtype=f"datetime64[{_unit(kind)}]")
     else:
         array = _asarray(value, name)
     return _of_objects(array, name) if array.dtype.kind == "O" else array
@@ -80,7 +82,7 @@ def declared_clock(value: Any) -> tuple[np.dtype[Any] | None, bool]:
         return None, False
     kind: Any = value.dtype
     if has_timezone(value):
-        return np.dtype(f"datetime64[{getattr(kind, 'unit', 'ns')}]"), True
+        return np.dtype(f"datetime64[{_unit(kind)}]"), True
     kind = getattr(kind, "numpy_dtype", kind)
     return (kind if isinstance(kind, np.dtype) and kind.kind in "Mm" else None), False
 
@@ -126,6 +128,11 @@ def _timezone(value: Any) -> Any:
     return getattr(kind, "tz", None) or getattr(getattr(kind, "pyarrow_dtype", None), "tz", None)
 
 
+def _unit(kind: Any) -> str:
+    """Return the unit of dates with a time zone, of pandas or of pyarrow in pandas."""
+    return str(getattr(getattr(kind, "pyarrow_dtype", kind), "unit", "ns"))
+
+
 def _of_nullable(column: Any, dtype: np.dtype[Any], name: str) -> Array:
     missing = np.asarray(column.isna(), dtype=bool)
     if dtype.kind in "Mm":
@@ -158,6 +165,11 @@ def _of_decimal(value: Decimal, name: str) -> float:
         raise InputError(
             f"{name} holds {value}, a decimal of {len(digits)} digits: decimals of up to {_DIGITS} digits are compared "
             "exactly, by their nearest floats; ks_frames compares decimals of up to 64 bits as integers"
+        )
+    if digits and abs(value.adjusted()) > _LARGEST_EXPONENT:
+        raise InputError(
+            f"{name} holds a decimal of about 1e{value.adjusted():+d}: floats tell decimals apart from "
+            f"1e-{_LARGEST_EXPONENT} to below 1e+{_LARGEST_EXPONENT + 1}; scale all values first, as with .scaleb(-100)"
         )
     return float(value)
 

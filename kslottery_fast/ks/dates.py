@@ -25,7 +25,7 @@ def rank_dates(x: Any, y: Any) -> tuple[Any, Any, Array | None]:
     Raises
     ------
     InputError
-        Dates that do not fit into 64 bits in the finer unit of the two.
+        Dates that do not fit into 64 bits in the finer unit of the two, or units that cannot be converted.
     TypeError
         Dates with durations or with numbers.
 
@@ -40,7 +40,13 @@ def rank_dates(x: Any, y: Any) -> tuple[Any, Any, Array | None]:
         return x, y, None
     if kinds[0] != kinds[1]:
         raise TypeError(f"data1 has dtype {x.dtype} and data2 has dtype {y.dtype}: expected both of one kind")
-    unit = np.result_type(x.dtype, y.dtype)
+    try:
+        unit = np.result_type(x.dtype, y.dtype)
+    except (TypeError, OverflowError):  # durations in months and in days, for example
+        raise InputError(
+            f"data1 has dtype {x.dtype} and data2 has dtype {y.dtype}, which have no common unit: give both one "
+            "with .astype"
+        ) from None
     both = np.concatenate([_in_unit(sample, unit, name) for sample, name in ((x, "data1"), (y, "data2"))])
     values, ranks = np.unique(both, return_inverse=True)
     found = np.where(np.isnat(both), np.nan, ranks.reshape(-1))

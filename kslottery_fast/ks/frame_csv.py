@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kslottery_fast.base.errors import InputError
 
-from .frame_tables import TWICE, Countable, Source, arrow_table, count_batches, not_utf8, reading
+from .frame_tables import TWICE, Countable, ReadableSource, arrow_table, count_batches, not_utf8, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,7 +21,7 @@ _DELIMITERS = ",;\t|"
 _ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # by the mark at the beginning of a file
 
 
-def open_csv(path: Path) -> Source:
+def open_csv(path: Path) -> ReadableSource:
     """Return the source of a CSV file.
 
     Parameters
@@ -31,7 +31,7 @@ def open_csv(path: Path) -> Source:
 
     Returns
     -------
-    Source
+    ReadableSource
 
     Raises
     ------
@@ -51,7 +51,7 @@ def open_csv(path: Path) -> Source:
 
 @dataclass
 class LargeCsv:
-    """A CSV file that is read in pieces, from its beginning for each pass. See :class:`~.frame_tables.Source`."""
+    """A CSV file that is read in pieces, from the start for each pass. See :class:`~.frame_tables.ReadableSource`."""
 
     label: str
     types: dict[str, Any]

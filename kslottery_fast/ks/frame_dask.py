@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from .frame_tables import Countable, column_arrays, memory_table
 
 @dataclass
 class DaskTable:
-    """A Dask dataframe. See :class:`~.frame_tables.Source`.
+    """A Dask dataframe. See :class:`~.frame_tables.Source`. A column of Python objects has no type before ``settle``.
 
     Attributes
     ----------
@@ -31,15 +31,15 @@ class DaskTable:
     rows: int | None = None
     on_disk: bool = True
 
-    def read(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return whole columns, in the memory of this process."""
-        frame = self.frame[[self.labels[name] for name in names]].compute()
-        return dict(zip(names, column_arrays(frame), strict=True))
-
-    def batches(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Return one partition after the other."""
-        for part in self._partitions(names):
-            yield dict(zip(names, column_arrays(part.compute()), strict=True))
+    def settle(self, names: Sequence[str]) -> None:
+        """Find the types of those of these columns that hold Python objects. The partitions alone tell them."""
+        unknown = [
+            name
+            for name in names
+            if not isinstance(self.types[name], str) and self.frame._meta[self.labels[name]].dtype == object
+        ]
+        if unknown:
+            self.types.update(_types_of_objects(self, unknown))
 
     def count(self, columns: Mapping[str, Countable], side: int) -> None:
         """Count all partitions, one task each, merge the counts in a tree, and add them to ``columns``."""
@@ -81,16 +81,7 @@ def dask_table(frame: Any, name: str) -> DaskTable:
         )
     types = dict(memory_table(frame._meta, name).types)
     labels = {str(label): label for label in frame.columns}
-    # The partitions alone tell what a column of objects holds.
-    unknown = [
-        each
-        for each, label in labels.items()
-        if not isinstance(types[each], str) and frame._meta.dtypes[label].kind == "O"
-    ]
-    table = DaskTable(name, types, frame, labels)
-    if unknown:
-        table.types.update(_types_of_objects(table, unknown))
-    return table
+    return DaskTable(name, types, frame, labels)
 
 
 def _types_of_objects(table: DaskTable, names: list[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from kslottery_fast.base.arguments import check_path
 from kslottery_fast.base.errors import InputError
 
 from .frame_csv import open_csv
-from .frame_tables import TWICE, Countable, Source, count_batches, reading
+from .frame_tables import TWICE, Countable, ReadableSource, count_batches, reading
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -30,7 +30,7 @@ _COMPRESSED = (".gz", ".bz2", ".zst")
 _BATCH_ROWS = 1 << 16
 
 
-def open_file(path: Any, name: str) -> Source:
+def open_file(path: Any, name: str) -> ReadableSource:
     """Return the source of a file, or of a folder of parquet files.
 
     Parameters
@@ -42,7 +42,7 @@ def open_file(path: Any, name: str) -> Source:
 
     Returns
     -------
-    Source
+    ReadableSource
 
     Raises
     ------
@@ -68,7 +68,7 @@ def open_file(path: Any, name: str) -> Source:
 
 @dataclass
 class FileTable:
-    """Parquet or feather files, whose columns are read one by one. See :class:`~.frame_tables.Source`."""
+    """Parquet or feather files, whose columns are read one by one. See :class:`~.frame_tables.ReadableSource`."""
 
     label: str
     types: dict[str, Any]

@@ -51,7 +51,7 @@ class Source(Protocol):
     types : dict of str to pyarrow type or str
         The columns. A text says why a column cannot be read.
     rows : int or None
-        The number of rows. None if it takes a pass over all of them to know it.
+        The number of rows. None if it takes a pass over all of them to know it: then it is counted in passes.
     on_disk : bool
         Whether reading a column takes memory that is not taken yet.
     """
@@ -63,17 +63,21 @@ class Source(Protocol):
     @property
     def rows(self) -> int | None: ...
 
+    def count(self, columns: Mapping[str, Countable], side: int) -> None:
+        """Go through the rows once, and add the columns of these names to what is known of them."""
+
+
+class ReadableSource(Source, Protocol):
+    """A source that this process can read itself."""
+
     def read(self, names: Sequence[str]) -> dict[str, Any]:
         """Return whole columns, each as a pyarrow Array or ChunkedArray."""
 
     def batches(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Go through the rows once, and return the columns in pieces."""
 
-    def count(self, columns: Mapping[str, Countable], side: int) -> None:
-        """Go through the rows once, and add the columns of these names to what is known of them."""
 
-
-def count_batches(source: Source, columns: Mapping[str, Countable], side: int) -> None:
+def count_batches(source: ReadableSource, columns: Mapping[str, Countable], side: int) -> None:
     """Count the columns of a source batch by batch, in this process."""
     for batch in source.batches(list(columns)):
         for name, piece in batch.items():
@@ -82,7 +86,7 @@ def count_batches(source: Source, columns: Mapping[str, Countable], side: int) -
 
 @dataclass
 class MemoryTable:
-    """A table in memory. See :class:`Source`."""
+    """A table in memory. See :class:`ReadableSource`."""
 
     label: str
     columns: dict[str, Any]

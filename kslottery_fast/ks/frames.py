@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence, Sized
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -17,11 +17,11 @@ from kslottery_fast.base.options import Correction
 from .corrections import adjust, check_correction
 from .dask_stream import is_dask
 from .frame_columns import Measure, common_measure
-from .frame_dask import dask_table
+from .frame_dask import DaskTable, dask_table
 from .frame_files import open_file
 from .frame_passes import find_in_passes
 from .frame_result import Alternative, ColumnTest, KsFrameResult, KsMethod
-from .frame_tables import Source, Table, memory_table, no_rows
+from .frame_tables import ReadableSource, Source, Table, memory_table, no_rows
 from .frame_testing import Finding, Findings, groups, too_large
 from .significance import check_alpha
 
@@ -121,7 +121,8 @@ def ks_frames(
         if passes:
             find_in_passes(findings, group, *tables)
         else:
-            findings.in_memory(group, *(table.read(list(group)) for table in tables))
+            # Whatever cannot be read whole, such as a Dask dataframe, is too large.
+            findings.in_memory(group, *(cast("ReadableSource", table).read(list(group)) for table in tables))
         done += len(group)
         if progress is not None:
             progress(done, len(measures))
@@ -175,6 +176,10 @@ def _measures(
             for name in chosen:
                 if name not in source.types:
                     raise InputError(f"columns names {name!r}, which {source.label} lacks{_nearest(name, source)}")
+    both = [name for name in chosen if name in reference.types and name in current.types]
+    for source in (reference, current):
+        if isinstance(source, DaskTable):
+            source.settle(both)
     found = {}
     for name in chosen:
         measure = _measure(reference.types.get(name), current.types.get(name))

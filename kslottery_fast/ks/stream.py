@@ -24,6 +24,7 @@ Chunks: TypeAlias = Callable[[], Iterable[Sample]] | Iterable[Sample] | Sample
 """Something that gives the chunks of a sample anew for every pass."""
 
 _SLICE = 1 << 22  # values of an array that are counted at a time
+_LARGEST = 4  # times as many are read together if they are stored together
 _AGAIN = (
     "it can be read only once, and D needs two or three passes: give a function that returns a new iterator, as in "
     "ks_stream(lambda: chunks_of(file), ...), or max_passes=1 for bounds of D"
@@ -147,6 +148,11 @@ def _cut(array: Any) -> Iterator[Any]:
     if _is_on_disk(array):
         yield from _pieces(array, ())
         return
+    if hasattr(array, "to_numpy") and len(getattr(array, "shape", (0,))) == 1:
+        # A column, whose parts are read as chunks are: numpy makes objects of dates with a time zone.
+        column = array.iloc if hasattr(type(array), "iloc") else array
+        yield from (column[start : start + _SLICE] for start in range(0, len(array), _SLICE))
+        return
     flat = array.reshape(-1) if isinstance(array, Tensor) else np.ravel(array, order="K")  # "K": no copy of a file
     yield from (flat[start : start + _SLICE] for start in range(0, len(flat), _SLICE))
 
@@ -158,21 +164,23 @@ def _is_on_disk(array: Any) -> bool:
     return hasattr(type(array), "__getitem__") and isinstance(getattr(array, "shape", None), tuple)
 
 
-def _pieces(array: Any, place: tuple[int, ...]) -> Iterator[Any]:
-    """Read an array in pieces along its first axis, and along the next one where a piece would be too large."""
-    shape = array.shape[len(place) :]
+def _pieces(array: Any, place: tuple[slice, ...]) -> Iterator[Any]:
+    """Read an array in pieces along one axis, and along the next one where a piece would be too large.
+
+    Pieces end where the chunks of the array end: reading a part of a compressed one costs as much as all of it.
+    """
+    axis, shape, stored = len(place), array.shape, getattr(array, "chunks", None)
     if not shape:
-        yield np.asarray(array[place])
+        yield np.asarray(array[()])
         return
-    inside = math.prod(shape[1:])
-    if inside > _SLICE:
-        for index in range(shape[0]):
-            yield from _pieces(array, (*place, index))
+    least = max(1, min(stored[axis], shape[axis])) if stored else 1
+    size = least * math.prod(taken.stop - taken.start for taken in place) * math.prod(shape[axis + 1 :])
+    if axis + 1 < len(shape) and size > (_LARGEST * _SLICE if stored else _SLICE):
+        for start in range(0, shape[axis], least):
+            yield from _pieces(array, (*place, slice(start, min(start + least, shape[axis]))))
         return
-    step = max(1, _SLICE // max(1, inside))
-    if stored := getattr(array, "chunks", None):  # reading a part of a compressed chunk costs as much as all of it
-        step = max(step // stored[len(place)], 1) * stored[len(place)]
-    for start in range(0, shape[0], step):
+    step = max(1, _SLICE // max(1, size)) * least
+    for start in range(0, shape[axis], step):
         yield np.asarray(array[(*place, slice(start, start + step))])
 
 

@@ -123,7 +123,7 @@ def ks_2samp(
         dimensions broadcast. Any float, integer or bool dtype. Values are compared exactly, and infinities are values
         like any other. Masked values are left out. Dates and durations are compared exactly too, and NaT counts as NaN.
         Columns of pandas may be nullable, and objects may be numbers. Their missing values count as NaN. Decimals of
-        up to 15 digits count as their nearest floats, which are in the same order.
+        up to 15 digits, in the range of floats, count as their nearest floats, which are in the same order.
     alternative : {"two-sided", "less", "greater"}
         With F and G the distribution functions of ``data1`` and ``data2``, "less" uses D- = sup(G - F), "greater" uses
         D+ = sup(F - G), and "two-sided" uses D = max(D+, D-). As in scipy, the first letter decides.

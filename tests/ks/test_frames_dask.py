@@ -126,6 +126,26 @@ def test_partitions_of_other_types_than_the_rest_are_named(synchronous):
     assert ks_frames(mixed, current, ["a"]).skipped["a"].startswith("different types in its partitions: ")
 
 
+def test_only_columns_of_objects_that_are_tested_are_read_for_their_types(synchronous):
+    reads = []
+
+    def part(number):
+        reads.append(number)
+        columns = {"a": [1.0, number], "o": [number, None], "only": [1, 2], "text": ["a", "b"], "kind": ["c", "d"]}
+        types = {"o": object, "only": object, "text": "string[pyarrow]", "kind": "category"}
+        return pd.DataFrame(columns).astype(types)
+
+    frame = dask.dataframe.from_map(part, range(3), meta=part(0).iloc[:0], enforce_metadata=False)
+    current = pd.concat([part(number) for number in range(2)]).drop(columns="only")
+    whole = pd.concat([part(number) for number in range(3)])
+    for columns, passes in ((["a"], 1), (["a", "text", "kind"], 1), (["a", "o"], 2), (None, 2)):
+        reads.clear()
+        found = ks_frames(frame, current, columns)
+        assert len(reads) == 3 * passes
+        assert list(found) == list(ks_frames(whole, current, columns))
+        assert found.skipped.get("only") == (None if columns else "only in reference")
+
+
 def test_other_collections_of_dask_and_tables_without_rows_are_refused(synchronous):
     current = pd.DataFrame({"a": [1.0, 2.0]})
     for value in (dask.array.arange(5), dask.delayed(current), dask.dataframe.from_pandas(current, npartitions=1)["a"]):
