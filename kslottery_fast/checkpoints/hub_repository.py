@@ -92,7 +92,9 @@ class Repository:
         if absent:
             total = sum(file.measured() for file in absent)
             size = f"{total >> 20:,} MiB" if total >> 20 else "less than 1 MiB"
-            listed = " and ".join(file.name for file in absent)
+            listed = " and ".join(file.name for file in absent[:2])
+            if len(absent) > 2:
+                listed = f"{absent[0].name} and {len(absent) - 1:,} more files"
             warn_caller(
                 f"{self}: {listed} ({size}) {'is' if len(absent) == 1 else 'are'} downloaded whole, into the cache of "
                 f"huggingface_hub: {why}"

@@ -221,5 +221,5 @@ def test_the_commands_say_what_they_download_before_anything_else(hub, adapter, 
     assert main(["scan", "org/base", "org/after", "--json", "--quiet"]) == 0
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith(f"note: org/after: {BIN} (less than 1 MiB) is downloaded whole")
-    assert "MiB of matrices are compared, and those on the Hub are fetched" in said[1]
+    assert "MiB of matrices are compared, and those that are still on the Hub are fetched" in said[1]
     assert huggingface_hub.utils.are_progress_bars_disabled()
