@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,13 @@ def write(path: Path, table: torch.Tensor, name: str = NAME, **others: torch.Ten
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: table, **others}, path)
     return path
+
+
+def saved(content: object) -> bytes:
+    """What torch.save writes."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
 
 
 def refused(before: Path, after: Path, *parts: str, **options: object) -> None:

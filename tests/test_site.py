@@ -125,7 +125,7 @@ def _(
     print(double)
     return (double,)
 
-@app.cell
+@app.cell(hide_code=False)
 def _(double):
     sum(double)
 """

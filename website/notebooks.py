@@ -45,7 +45,7 @@ def cells(source: str) -> Iterator[Cell]:
             call = node.decorator_list[0]
         else:
             continue
-        hidden = isinstance(call, ast.Call) and any(option.arg == "hide_code" for option in call.keywords)
+        hidden = isinstance(call, ast.Call) and any(map(_hides, call.keywords))
         body = [each for each in node.body if not isinstance(each, ast.Return)]
         if not body:
             continue
@@ -60,6 +60,10 @@ def cells(source: str) -> Iterator[Cell]:
             ast.Module(body, []),
             ast.Expression(value.value) if isinstance(value, ast.Expr) else None,
         )
+
+
+def _hides(option: ast.keyword) -> bool:
+    return option.arg == "hide_code" and isinstance(option.value, ast.Constant) and option.value.value is True
 
 
 def render(file: Path, figures: Path) -> str:

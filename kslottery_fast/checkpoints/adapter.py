@@ -136,7 +136,9 @@ def apply_adapter(folder: Path, base: Checkpoint, source: str | None = None) -> 
         raise InputError(f"{folder} has no {WEIGHTS}: save the adapter again, or copy all of its files")
     stored = read_header(path) if path.name == WEIGHTS else read_pickle(path)
     over = _Over(folder, base, bool(config.get("fan_in_fan_out")))
-    for module, part in read_parts(folder, config, stored).items():
+    parts = read_parts(folder, config, stored)
+    over.fetch(parts)
+    for module, part in parts.items():
         over.put(module, part)
     if not over.tensors:
         raise InputError(f"{path} holds no tensors; save the adapter again")
@@ -145,7 +147,7 @@ def apply_adapter(folder: Path, base: Checkpoint, source: str | None = None) -> 
     source = str(folder) if source is None else source
     note = f"{source} is an adapter; it changes {count} tensor{'s' * (count != 1)} of {base.source}"
     tensors: Mapping[str, StoredTensor] = ChainMap(over.tensors, base)  # type: ignore[arg-type]
-    return Checkpoint(source, tensors, over.config, (*base.notes, note))
+    return Checkpoint(source, tensors, over.config, (*base.notes, note), base.fetch)
 
 
 class _Over:
@@ -154,6 +156,11 @@ class _Over:
     def __init__(self, folder: Path, base: Checkpoint, fan_in_fan_out: bool) -> None:
         self._folder, self._base, self._fan_in_fan_out = folder, base, fan_in_fan_out
         self.tensors: dict[str, StoredTensor] = {}
+
+    def fetch(self, modules: Iterable[str]) -> None:
+        """Bring the files of the base that hold the matrices of these modules together."""
+        found = (self._names(f"{module}.weight") for module in modules)
+        self._base.fetch([names[1] for names in found if names is not None])
 
     def put(self, module: str, part: Part) -> None:
         """Apply the part of a module."""
@@ -190,18 +197,21 @@ class _Over:
 
     def _target(self, name: str) -> tuple[str, StoredTensor]:
         """The name that the base gives a tensor, and the tensor that the adapter lies over."""
-        if name in self._base:
-            return name, self._base[name]
-        found = _same_tensor(name, self._base)
+        found = self._names(name)
+        if found is None:
+            raise InputError(
+                f"{self._folder} changes {name.removeprefix('.')}, which {self._base.source} does not have: give the "
+                "base model of the adapter as BEFORE"
+            )
+        return found[0], self._base[found[1]]
+
+    def _names(self, name: str) -> tuple[str, str] | None:
+        """The name of a tensor of the adapter, and what the base calls the one that it lies over."""
+        found = name if name in self._base else _same_tensor(name, self._base)
         if found is not None:
-            return found, self._base[found]
+            return found, found
         head = locate_head(self._base)[0] if is_end_of(name, HEAD_NAMES) else None
-        if head is not None:
-            return name, self._base[head]
-        raise InputError(
-            f"{self._folder} changes {name.removeprefix('.')}, which {self._base.source} does not have: give the base "
-            "model of the adapter as BEFORE"
-        )
+        return (name, head) if head is not None else None
 
     def _adapted(self, base: StoredTensor, part: Part) -> StoredTensor:
         if base.floats is None:

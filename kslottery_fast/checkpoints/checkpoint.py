@@ -1,6 +1,6 @@
 """A checkpoint: its tensors by name, whatever the format and the place."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from .quantized import Decoded
@@ -22,6 +22,10 @@ class Checkpoint(Mapping[str, StoredTensor]):
         Reads the config.json of the model. It returns a dict, or None if there is no such file.
     notes : sequence of str
         Remarks on how the checkpoint was read.
+    fetch : callable, optional
+        Called with the names of all tensors that are wanted, before they are asked for. It brings the files that can
+        only be downloaded whole, so that one line can say beforehand how large all of them are. Names that the
+        checkpoint does not have are passed over.
     """
 
     def __init__(
@@ -30,8 +34,9 @@ class Checkpoint(Mapping[str, StoredTensor]):
         tensors: Mapping[str, StoredTensor],
         config: Callable[[], dict[str, Any] | None] = lambda: None,
         notes: tuple[str, ...] = (),
+        fetch: Callable[[Iterable[str]], None] = lambda _names: None,
     ) -> None:
-        self.source, self.config, self.notes = source, config, notes
+        self.source, self.config, self.notes, self.fetch = source, config, notes, fetch
         self._tensors = Decoded(tensors, config)
 
     def __getitem__(self, name: str) -> StoredTensor:
@@ -63,6 +68,8 @@ class ShardedTensors(Mapping[str, StoredTensor], Generic[F]):
         Reads which tensors a file holds.
     lacking : callable
         Makes the error about a file that lacks a tensor, from both.
+    together : callable, optional
+        Brings several files that are about to be read. By default each is brought when it is read.
     """
 
     def __init__(
@@ -70,8 +77,9 @@ class ShardedTensors(Mapping[str, StoredTensor], Generic[F]):
         files: Mapping[str, F],
         read: Callable[[F], Mapping[str, StoredTensor]],
         lacking: Callable[[F, str], Exception],
+        together: Callable[[Sequence[F]], object] = lambda _files: None,
     ) -> None:
-        self._files, self._read, self._lacking = files, read, lacking
+        self._files, self._read, self._lacking, self._together = files, read, lacking, together
         self._headers: dict[F, Mapping[str, StoredTensor]] = {}
 
     def __getitem__(self, name: str) -> StoredTensor:
@@ -90,3 +98,8 @@ class ShardedTensors(Mapping[str, StoredTensor], Generic[F]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._files
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Bring the files of these tensors together, so that one line can say beforehand how large all of them are."""
+        files = dict.fromkeys(self._files[name] for name in names if name in self._files)
+        self._together([file for file in files if file not in self._headers])

@@ -20,6 +20,7 @@ MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MAX_DIMENSIONS = 4  # of the library that defines the format
 _MAX_COUNT = 1 << 20  # of tensors, or of entries: far more than any model has
+_MOST_TEXT = 64 << 20  # bytes of one text: a damaged length must not ask for memory
 _STRING, _ARRAY = 8, 9
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """The types of entries that are one number, as struct knows them."""
@@ -203,6 +204,8 @@ class _Reader:
 
     def _text(self) -> str:
         length = self._count("Q")
+        if length > _MOST_TEXT:
+            raise self._damaged(f"a text in its header claims {length:,} bytes")
         read = self._file.read(length)
         if len(read) < length:
             raise self._cut_short()

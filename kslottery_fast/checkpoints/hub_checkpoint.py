@@ -1,6 +1,7 @@
 """A checkpoint on the Hugging Face Hub: its headers are fetched first, and then the bytes of the wanted rows alone.
 
-PyTorch files are downloaded whole, since nothing but torch may read what is in a pickle.
+PyTorch files are downloaded whole, since nothing but torch may read what is in a pickle. Those that are wanted together
+are downloaded together, after one warning that says how large all of them are.
 """
 
 from collections.abc import Sequence
@@ -90,11 +91,13 @@ def _checkpoint(repository: Repository, folder: str, names: Sequence[str]) -> Ch
     read = partial(_read, repository)
     if len(names) > 1:
         files = {name: repository.file(place) for name, place in places.items()}
+        _fetch(repository, list(files.values()))
         tensors, note = read_together(text, files, read)
         return Checkpoint(text, tensors, config, (note,))
     (name,) = names
     if name.endswith(".index.json"):
-        return Checkpoint(text, _sharded(repository, folder, places[name]), config)
+        shards = _sharded(repository, folder, places[name])
+        return Checkpoint(text, shards, config, fetch=shards.fetch)
     if name.endswith(".gguf"):
         return open_hub_gguf(repository, places[name])
     if not name.endswith(_WEIGHTS):
@@ -114,7 +117,7 @@ def _sharded(repository: Repository, folder: str, index: str) -> ShardedTensors[
             raise InputError(f"{shown} names {place}, which is neither a safetensors nor a PyTorch file")
     opened = {shard: repository.file(place) for shard, place in places.items()}
     files = {name: opened[shard] for name, shard in shards.items()}
-    return ShardedTensors(files, partial(_read, repository), partial(lacking, shown))
+    return ShardedTensors(files, partial(_read, repository), partial(lacking, shown), partial(_fetch, repository))
 
 
 def _config(repository: Repository, folder: str) -> dict[str, Any] | None:
@@ -130,11 +133,17 @@ def _config(repository: Repository, folder: str) -> dict[str, Any] | None:
 
 def _read(repository: Repository, file: HubFile | Path) -> dict[str, StoredTensor]:
     """Which tensors a file holds."""
-    if isinstance(file, HubFile) and file.name.endswith(PICKLES):
-        (file,) = repository.whole([file.name], "a PyTorch file cannot be read by byte ranges")
     if isinstance(file, HubFile):
-        return _header(file)
+        if not file.name.endswith(PICKLES):
+            return _header(file)
+        (file,) = _fetch(repository, [file])
     return read_pickle(file) if file.suffix in PICKLES else read_header(file)
+
+
+def _fetch(repository: Repository, files: Sequence[HubFile | Path]) -> list[Path]:
+    """Download those of the files that are not read by byte ranges. Those that are in the cache by now cost nothing."""
+    names = [file.name for file in files if isinstance(file, HubFile) and file.name.endswith(PICKLES)]
+    return repository.whole(names, "a PyTorch file cannot be read by byte ranges")
 
 
 def _header(file: HubFile) -> dict[str, StoredTensor]:

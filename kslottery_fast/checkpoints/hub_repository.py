@@ -3,7 +3,9 @@
 import errno
 import fnmatch
 import json
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from .hub_address import FILES, Address
 from .hub_client import LIBRARY, HubFile, asked
 
 _NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # how hf_xet, which is written in Rust, quotes the system
 _MOST_JSON = 64 << 20  # bytes of an index or a config.json, which are read whole
 
 
@@ -82,18 +85,29 @@ class Repository:
         InputError
             The Hub does not give them.
         """
+        import huggingface_hub
+
         found = {name: self.file(name) for name in names}
         absent = [file for file in found.values() if isinstance(file, HubFile)]
         if absent:
             total = sum(file.measured() for file in absent)
             size = f"{total >> 20:,} MiB" if total >> 20 else "less than 1 MiB"
-            listed = " and ".join(file.name for file in absent)
+            listed = " and ".join(file.name for file in absent[:2])
+            if len(absent) > 2:
+                listed = f"{absent[0].name} and {len(absent) - 1:,} more files"
             warn_caller(
                 f"{self}: {listed} ({size}) {'is' if len(absent) == 1 else 'are'} downloaded whole, into the cache of "
                 f"huggingface_hub: {why}"
             )
         for file in absent:
-            found[file.name] = Path(asked(partial(_downloaded, file), self.address, str(file)))
+            download = partial(
+                huggingface_hub.hf_hub_download,
+                self.address.repository,
+                file.name,
+                revision=self.commit,
+                library_name=LIBRARY,
+            )
+            found[file.name] = Path(asked(partial(_in_cache, download, str(file)), self.address, str(file)))
         return [file for file in found.values() if isinstance(file, Path)]
 
     def holds_adapter(self) -> bool:
@@ -122,21 +136,33 @@ class Repository:
         return self.whole(places, "all of an adapter is needed")[0].parent
 
 
-def _downloaded(file: HubFile) -> str:
-    """Download a file into the cache of huggingface_hub, and return its path there."""
-    import huggingface_hub
+def _in_cache(download: Callable[[], str], what: str) -> str:
+    """Call what downloads into the cache of huggingface_hub, and return its path there.
 
+    With hf_xet a download fails with a bare RuntimeError, whatever the reason is. It becomes what it would be without.
+    """
     try:
-        return huggingface_hub.hf_hub_download(
-            file.address.repository, file.name, revision=file.commit, library_name=LIBRARY
-        )
+        return download()
     except OSError as error:
         if error.errno not in _NO_PLACE:
             raise
-        raise InputError(
-            f"{file} cannot be written to the cache of huggingface_hub, {huggingface_hub.constants.HF_HUB_CACHE} "
-            f"({error.strerror}); free space there, or set HF_HOME to another folder"
-        ) from error
+        raise _no_place(what, str(error.strerror)) from error
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:
+            raise
+        found = _SYSTEM_ERROR.search(str(error))
+        if found and int(found[1]) in _NO_PLACE:
+            raise _no_place(what, os.strerror(int(found[1]))) from error
+        raise ConnectionError(str(error)) from error
+
+
+def _no_place(what: str, reason: str) -> InputError:
+    from huggingface_hub import constants
+
+    return InputError(
+        f"{what} cannot be written to the cache of huggingface_hub, {constants.HF_HUB_CACHE} ({reason}); free space "
+        "there, or set HF_HOME to another folder"
+    )
 
 
 def find_repository(address: Address, name: str) -> Repository:
@@ -195,4 +221,4 @@ def fetched_folder(address: Address, patterns: Sequence[str]) -> Path:
     fetch = partial(
         huggingface_hub.snapshot_download, address.repository, revision=address.revision, allow_patterns=inside
     )
-    return Path(asked(fetch, address, address.text), folder)
+    return Path(asked(partial(_in_cache, fetch, address.text), address, address.text), folder)

@@ -19,7 +19,9 @@ from .tensors import StoredTensor
 _SHARED_SCALES = ("with one scale", "for each block", "for each matrix")
 
 
-def open_pair(before: str | os.PathLike[str], after: str | os.PathLike[str]) -> tuple[Checkpoint, Checkpoint]:
+def open_pair(
+    before: str | os.PathLike[str], after: str | os.PathLike[str], *, every: bool = False
+) -> tuple[Checkpoint, Checkpoint]:
     """Open the two checkpoints of a comparison.
 
     Parameters
@@ -27,6 +29,8 @@ def open_pair(before: str | os.PathLike[str], after: str | os.PathLike[str]) -> 
     before, after : str or path
         Whatever :func:`kslottery_fast.checkpoints.opening.open_checkpoint` opens. ``after`` may also be a PEFT adapter,
         whose base model is ``before``: its directory, or a repository of the Hub, which is downloaded.
+    every : bool
+        Whether all tensors are wanted. Then files that can only be downloaded whole are downloaded now.
 
     Raises
     ------
@@ -44,10 +48,14 @@ def open_pair(before: str | os.PathLike[str], after: str | os.PathLike[str]) -> 
     first = open_located(place)
     place = located(after, "after")
     if not _is_adapter(place):
-        return first, open_located(place)
-    if isinstance(place, Repository):
-        return first, apply_adapter(place.adapter(), first, str(place))
-    return first, apply_adapter(_folder(place), first)
+        second = open_located(place)
+        for each in (first, second) if every else ():
+            each.fetch(each)
+        return first, second
+    folder = place.adapter() if isinstance(place, Repository) else _folder(place)
+    if every:
+        first.fetch(first)
+    return first, apply_adapter(folder, first, str(place) if isinstance(place, Repository) else None)
 
 
 def _is_adapter(place: Path | Repository) -> bool:

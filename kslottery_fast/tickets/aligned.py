@@ -72,8 +72,11 @@ def aligned_names(before: Checkpoint, after: Checkpoint, name_map: Mapping[str, 
     found = {name: new for name, new in called.items() if new in after}
     taken = set(found.values())
     alone = {new: name for name, new in called.items() if name not in found}
+    others = [name for name in after if name not in taken]
+    before.fetch(alone.values())
+    after.fetch(others)
     left = {name: before[old].shape for name, old in alone.items()}
-    right = {name: after[name].shape for name in after if name not in taken}
+    right = {name: after[name].shape for name in others}
     matches = _matches(left, right)
     matches |= _of_other_shape(matches, left.keys() - matches.keys(), right.keys() - set(matches.values()))
     found |= {alone[name]: other for name, other in matches.items()}

@@ -110,7 +110,7 @@ def scan_checkpoints(
     check_choice(rows, get_args(ComparedRows), "rows")
     renaming = check_name_map(name_map)
     critical_count(1000, alpha, method)  # refuses bad options before anything is read
-    first, second = named_alike(*open_pair(before, after))
+    first, second = named_alike(*open_pair(before, after, every=True))
     pairs = pair_tensors(first, second, rows, renaming)
     if not pairs.matrices and (not pairs.vectors or pairs.quantized or pairs.other_shape):
         raise nothing_shared(first, second, pairs)
@@ -121,7 +121,7 @@ def scan_checkpoints(
     read = pairs.matrices + pairs.vectors
     total, done = sum(_bytes_of(pair, _height(pair)) for pair in read), 0
     if progress is not None and any(tensor.remote for pair in read for tensor in pair):
-        progress(0, total >> 20)  # says what will be fetched before anything is
+        progress(0, total >> 20)  # says what will be fetched before any rows are
     # Two different samples of one number each always have D = 1, so no such row is tested.
     threshold = functools.cache(lambda d: critical_count(d, alpha, method) if d > 1 else 2)
 

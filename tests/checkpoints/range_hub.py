@@ -102,6 +102,16 @@ def range_hub(folder: Path) -> Iterator[tuple[FakeHub, type[RangeHandler]]]:
         yield hub, handler
 
 
+def sent(hub: FakeHub, *names: str) -> int:
+    """How many bytes of these files were served."""
+    return sum(each.sent for each in hub.handler.log if each.file in names)  # type: ignore[attr-defined]
+
+
+def without_bytes_of_the_sizes(count: int, files: int) -> int:
+    """One byte of each file was asked for to learn how large it is."""
+    return count - files
+
+
 class _Store(BaseHTTPRequestHandler):
     """Another host, to which large files are redirected."""
 

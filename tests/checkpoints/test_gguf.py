@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from stored_tables import refused, write
 
 from kslottery_fast import InputError, ks_select
 from kslottery_fast.checkpoints.gguf_file import decodable, open_gguf
-from kslottery_fast.checkpoints.gguf_header import read_gguf_header
+from kslottery_fast.checkpoints.gguf_header import parse_gguf_header, read_gguf_header
 from kslottery_fast.checkpoints.opening import open_checkpoint
 from kslottery_fast.tickets.scan import scan_checkpoints
 from kslottery_fast.tickets.stored import ks_select_checkpoints
@@ -164,6 +165,28 @@ def test_a_header_that_is_damaged_is_one_line(tmp_path, moved, place, new, messa
     content = path.read_bytes()
     path.write_bytes(content[:place] + new + content[place + len(new) :])
     refused(path, path, message)
+
+
+class Recorded(io.BytesIO):
+    """A file that remembers the largest read that it was asked for."""
+
+    most = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.most = max(self.most, size or 0)
+        return super().read(size)
+
+
+@pytest.mark.parametrize(("place", "what"), [(24, "a key"), (24 + 8 + len("general.architecture") + 4, "a value")])
+def test_a_damaged_length_in_a_large_file_asks_for_no_memory(tmp_path, moved, place, what):
+    path = tmp_path / "m.gguf"
+    write_gguf(path, {EMBEDDING: (moved[0], "Q8_0")})
+    content = path.read_bytes()
+    assert struct.unpack("<Q", content[place : place + 8])[0] < 99, what
+    file = Recorded(content[:place] + struct.pack("<Q", 10**11) + content[place + 8 :])
+    with pytest.raises(InputError, match=r"^m.gguf is damaged: a text in its header claims 100,000,000,000 bytes; "):
+        parse_gguf_header("m.gguf", file, 10**15)
+    assert file.most <= 1 << 20
 
 
 def test_every_cut_of_a_file_is_one_line(tmp_path):

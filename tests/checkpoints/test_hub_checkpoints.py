@@ -264,7 +264,7 @@ def test_the_commands_take_repositories_and_fetch_their_tokenizer(hub, tmp_path,
     assert main(["scan", "org/before@v2", "hf://org/after@v2", "--json"]) == 0
     captured = capsys.readouterr()
     assert [each["changed_rows"] for each in json.loads(captured.out)["tensors"]] == [5, 5]
-    assert "less than 1 MiB of matrices are compared, and those on the Hub are fetched" in captured.err
+    assert "less than 1 MiB of matrices are compared, and those that are still on the Hub are fetched" in captured.err
     assert main(["select", "org/before@v2", "org/after@none"]) == 2
     assert "org/after has no revision 'none' on the Hub" in capsys.readouterr().err
     assert not Path("tickets.json").exists()

@@ -1,12 +1,8 @@
-"""PyTorch files, GGUF models and adapters on the Hub: the result of the files, and the bytes that they cost."""
+"""GGUF models and adapters on the Hub: the result of the files, and the bytes that they cost."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import io
-import json
-import pickle
 import warnings
 from pathlib import Path
 
@@ -15,8 +11,9 @@ import peft
 import pytest
 import torch
 from gguf_models import write_gguf
+from range_hub import sent, without_bytes_of_the_sizes
 from safetensors.torch import save
-from stored_tables import NAME, D, V
+from stored_tables import V, saved
 from tiny_models import TOKENS, make
 
 from kslottery_fast import InputError, ks_select
@@ -27,98 +24,8 @@ from kslottery_fast.lab.cli.main import main
 from kslottery_fast.tickets.scan import scan_checkpoints
 from kslottery_fast.tickets.stored import ks_select_checkpoints
 
-TABLE = 4 * V * D
-BIN, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+BIN = "pytorch_model.bin"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-
-
-def saved(content: object) -> bytes:
-    file = io.BytesIO()
-    torch.save(content, file)
-    return file.getvalue()
-
-
-def sent(hub, *names: str) -> int:
-    """How many bytes of these files were served."""
-    return sum(each.sent for each in hub.handler.log if each.file in names)
-
-
-def without_bytes_of_the_sizes(count: int, files: int) -> int:
-    """One byte of each file was asked for to learn how large it is."""
-    return count - files
-
-
-# --- PyTorch ---
-
-
-@pytest.mark.parametrize("path", ["org/after", f"hf://org/after/{BIN}", "org/after@v1"])
-def test_a_torch_file_is_downloaded_once_and_a_warning_says_its_size_before(hub, tables, path):
-    content = saved({NAME: tables[1], "big": torch.zeros(5000, 100)})
-    for branch in ("main", "v1"):
-        hub.commit("org/after", branch, {BIN: content, "optimizer.pt": b"x"})
-    said = rf"{BIN} \(1 MiB\) is downloaded whole, into the cache of huggingface_hub: a PyTorch file cannot be read by"
-    with pytest.warns(RuntimeWarning, match=said):
-        assert ks_select_checkpoints("org/before", path) == ks_select(*tables)
-    assert without_bytes_of_the_sizes(sent(hub, BIN), 1) == len(content)
-    assert ks_select_checkpoints("org/before", path) == ks_select(*tables)
-    assert without_bytes_of_the_sizes(sent(hub, BIN), 1) == len(content)
-
-
-def test_of_sharded_torch_files_only_the_shard_of_the_table_is_downloaded(hub, tables):
-    index = {"weight_map": {NAME: "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}}
-    shards = {index["weight_map"][NAME]: saved({NAME: tables[1]}), index["weight_map"]["b"]: saved({"b": tables[0]})}
-    hub.commit("org/after", "main", {INDEX: json.dumps(index).encode(), **shards})
-    with pytest.warns(RuntimeWarning, match=r"00001-of-00002.bin .* is downloaded whole"):
-        assert ks_select_checkpoints("org/before", "org/after") == ks_select(*tables)
-    assert {each.file for each in hub.handler.log if each.file.endswith(".bin")} == {"pytorch_model-00001-of-00002.bin"}
-    hub.commit("org/after", "main", shards)
-    with pytest.warns(RuntimeWarning, match="downloaded whole|no index: its 2 weight files are read as one"):
-        assert set(open_checkpoint("org/after")) == {NAME, "b"}
-
-
-def test_a_download_that_breaks_goes_on_where_it_stopped(hub, tables, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 100)  # what is written at a time
-    content = saved({NAME: tables[1]})
-    hub.commit("org/after", "main", {BIN: content})
-    hub.handler.cuts.extend([1000, 500])
-    with pytest.warns(RuntimeWarning, match="downloaded whole"):
-        assert ks_select_checkpoints("org/before", "org/after") == ks_select(*tables)
-    assert not hub.handler.cuts
-    assert without_bytes_of_the_sizes(sent(hub, BIN), 1) == len(content)
-
-
-def test_a_cache_that_takes_no_more_is_named_at_once(hub, monkeypatch):
-    hub.commit("org/after", "main", {BIN: saved({NAME: torch.zeros(9, 4)})})
-
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
-    message = r"cannot be written to the cache of huggingface_hub, .*hub_cache \(No space left on device\); free space"
-    with pytest.warns(RuntimeWarning, match="downloaded whole"), pytest.raises(InputError, match=message):
-        ks_select_checkpoints("org/before", "org/after")
-
-
-class Unsafe:
-    def __reduce__(self):
-        return (print, ("this must not run",))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (saved({NAME: Unsafe()}), r"is a pickle of [\w.]*print, which can run code when it is read"),
-        (pickle.dumps(Unsafe()), "is a pickle of something else than tensors, which can run code when it is read"),
-        (saved({NAME: torch.zeros(9, 4)})[:-100], "is cut short, damaged or no PyTorch file"),
-        (saved([1, 2]), "holds no state dict"),
-    ],
-)
-def test_downloaded_torch_files_are_read_with_the_same_care_as_local_ones(hub, capsys, content, message):
-    hub.commit("org/after", "main", {BIN: content})
-    with pytest.warns(RuntimeWarning, match="downloaded whole"), pytest.raises(InputError, match=message) as caught:
-        ks_select_checkpoints("org/before", "org/after")
-    assert "\n" not in str(caught.value)
-    assert "must not run" not in capsys.readouterr().out
 
 
 # --- GGUF ---
@@ -295,7 +202,16 @@ def test_adapters_that_do_not_fit_their_place_say_what_to_do(hub, adapter):
 # --- commands ---
 
 
+@pytest.fixture
+def progress_bars():
+    """Those of huggingface_hub are as before after the test, which quiets them."""
+    hidden = huggingface_hub.utils.are_progress_bars_disabled()
+    yield
+    (huggingface_hub.utils.disable_progress_bars if hidden else huggingface_hub.utils.enable_progress_bars)()
+
+
 @is_an_adapter
+@pytest.mark.usefixtures("progress_bars")
 def test_the_commands_say_what_they_download_before_anything_else(hub, adapter, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["select", "org/base", "org/adapter", "--alpha", "0.9", "--json"]) == 0
@@ -305,6 +221,5 @@ def test_the_commands_say_what_they_download_before_anything_else(hub, adapter, 
     assert main(["scan", "org/base", "org/after", "--json", "--quiet"]) == 0
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith(f"note: org/after: {BIN} (less than 1 MiB) is downloaded whole")
-    assert "MiB of matrices are compared, and those on the Hub are fetched" in said[1]
-    with contextlib.suppress(AttributeError):
-        huggingface_hub.utils.enable_progress_bars()
+    assert "MiB of matrices are compared, and those that are still on the Hub are fetched" in said[1]
+    assert huggingface_hub.utils.are_progress_bars_disabled()

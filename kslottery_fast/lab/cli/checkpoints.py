@@ -335,13 +335,16 @@ def _quiet_downloads(options: argparse.Namespace) -> None:
 
 
 def _announced(progress: Callable[[int, int], None], console: "RunConsole") -> Callable[[int, int], None]:
-    """A progress that says with its first call, before anything is fetched, how much is read."""
+    """A progress that says with its first call how much is read.
+
+    By then only headers were fetched, and the files that are downloaded whole, after lines of their own.
+    """
     calls = itertools.count()
 
     def announced(done: int, total: int) -> None:
         if next(calls) == 0:
             size = f"{total:,} MiB" if total else "less than 1 MiB"
-            console.note(f"{size} of matrices are compared, and those on the Hub are fetched")
+            console.note(f"{size} of matrices are compared, and those that are still on the Hub are fetched")
         progress(done, total)
 
     return announced
