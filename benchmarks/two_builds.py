@@ -110,7 +110,7 @@ def pair(builds: list[Path], turns: int, scale: int, threshold: int) -> Iterator
         if what:
             process.stdin.write(f"{what}\n")
             process.stdin.flush()
-        if not (said := process.stdout.readline()) and what != "next":
+        if not (said := process.stdout.readline()):
             raise RuntimeError("a process of the pair has ended; its error is above")
         return said
 

@@ -1,12 +1,14 @@
 """ks_2samp on many columns: the cases that loops over scipy are replaced for, in float64 with asymptotic p-values.
 
 python -m benchmarks.table --only "float64, against"   one call of ks_2samp after each loop over scipy
-python -m benchmarks.two_sample_workloads              many calls in a row, and calls that know no p-values yet
+python -m benchmarks.two_sample_workloads              calls in a row, and calls that know no p-values yet
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from kslottery_fast import ks_2samp, ops
 from kslottery_fast.ks import null
 
 from .measure import Contender
+from .paired import Ratio
 from .workloads import Spec, Suite, Workload
 
 SEED = 20_240_203
@@ -93,9 +96,15 @@ def _one_reference(rows: int, n: int, size: int, missing: float) -> Workload:
     x, reference = rng.normal(SHIFT, size=(rows, n)), rng.normal(size=size)
     ordered = np.sort(reference)
     x[rng.random(x.shape) < missing] = np.nan
+    policy = "omit" if missing else "propagate"
+
+    def presorted(turn: int) -> object:
+        del turn
+        return [presorted_statistic(row[~np.isnan(row)] if missing else row, ordered) for row in x]
+
     contenders = {
-        "ours": Contender(lambda turn: ks_2samp(x, reference, method="asymp", axis=1, nan_policy="omit")),
-        "presorted": Contender(lambda turn: [presorted_statistic(row[~np.isnan(row)], ordered) for row in x]),
+        "ours": Contender(lambda turn: ks_2samp(x, reference, method="asymp", axis=1, nan_policy=policy)),
+        "presorted": Contender(presorted),
     }
     return Workload(contenders, None)
 
@@ -110,14 +119,13 @@ def presorted_statistic(sample: Array, ordered: Array) -> float:
     return float(max(np.abs(below - at).max(), np.abs(before - until).max()))
 
 
-def shortest(work: Callable[[], object], turns: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """The shortest time of a call among many in a row, in seconds. Other processes lengthen it least."""
-    seconds = []
-    for _ in range(turns):
-        start = clock()
+def mean_seconds(work: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
+    """The seconds of a call, as the mean of some that follow each other and one that is not measured."""
+    work()
+    start = clock()
+    for _ in range(calls):
         work()
-        seconds.append(clock() - start)
-    return min(seconds)
+    return (clock() - start) / calls
 
 
 def forget_pvalues() -> None:
@@ -128,23 +136,44 @@ def forget_pvalues() -> None:
 
 def main() -> int:
     """Print how many times as fast as scipy ks_2samp is if calls follow each other."""
+    parser = argparse.ArgumentParser(description="ks_2samp in calls that follow each other, and loops over scipy")
+    parser.add_argument("--turns", type=int, default=7, help="of each shape, of which the medians are printed")
+    turns = parser.parse_args().turns
     print(
-        f"the shortest times; two threads by the clock, one thread by its processor time; load {os.getloadavg()[0]:.1f}"
+        f"medians of {turns} turns: scipy by its processor time, ks_2samp with two threads by the clock and with one "
+        f"by its processor time; load {os.getloadavg()[0]:.1f}"
     )
     for shape, to_reach in SHAPES.items():
-        workload = _columns(COLUMNS, *shape)
-        ours, loop = workload.contenders["ours"], workload.contenders["scipy"]
-        turns = 61 if shape[1] < 10_000 else 9
         print(f"{shape[0]:,} x {shape[1]:,}, {shape[2]:,} (to reach: {to_reach})")
-        for threads, clock in ((2, time.perf_counter), (1, time.thread_time)):
-            torch.set_num_threads(threads)
-            theirs = shortest(partial(loop.run, 0), 3, clock) * loop.scale
-            again = shortest(partial(ours.run, 0), turns, clock)
-            first = shortest(partial(_first_call, ours), turns, clock)
-            print(f"  {threads} threads: scipy {theirs * 1e3:,.0f} ms", end="; ")
-            print(f"ks_2samp {again * 1e3:.3g} ms, x {theirs / again:.0f}", end="; ")
-            print(f"with all p-values computed anew {first * 1e3:.3g} ms, x {theirs / first:.0f}")
+        workload = _columns(COLUMNS, *shape)
+        for threads in (2, 1):
+            _print_line(workload, threads, turns, calls=60 if shape[1] < 10_000 else 8)
     return 0
+
+
+def _print_line(workload: Workload, threads: int, turns: int, calls: int) -> None:
+    """A turn is a loop over scipy, then calls of ks_2samp, then such that compute all p-values anew.
+
+    scipy has one thread, so its processor time is what its loop takes where no other process is at work. Ours gets
+    nothing of that kind with two threads, which wait for each other: what disturbs it counts against it.
+    """
+    ours, loop = workload.contenders["ours"], workload.contenders["scipy"]
+    clock = time.perf_counter if threads > 1 else time.thread_time
+    seconds: dict[str, list[float]] = {"scipy": [], "ks_2samp": [], "with all p-values computed anew": []}
+    theirs, again, first = seconds.values()
+    torch.set_num_threads(threads)
+    for _ in range(turns):
+        start = time.thread_time()
+        loop.run(0)
+        theirs.append((time.thread_time() - start) * loop.scale)
+        again.append(mean_seconds(partial(ours.run, 0), calls, clock))
+        first.append(mean_seconds(partial(_first_call, ours), calls, clock))
+    print(f"  threads: {threads}; scipy {statistics.median(theirs) * 1e3:,.0f} ms", end="")
+    for name, of_turns in list(seconds.items())[1:]:
+        ratio = Ratio.of(theirs, of_turns)
+        print(f"; {name} {statistics.median(of_turns) * 1e3:.3g} ms, x {ratio.median:.0f}", end="")
+        print(f" ({ratio.low:.0f} to {ratio.high:.0f})", end="")
+    print(flush=True)
 
 
 def _first_call(ours: Contender) -> None:

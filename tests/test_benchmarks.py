@@ -107,6 +107,43 @@ def test_the_workloads_of_columns_have_the_peers_of_their_targets(op, monkeypatc
     assert "x scipy" in paired_ratios(dict.fromkeys(workload.contenders, Timing.of([1.0])), targets.PEERS)
 
 
+def test_calls_in_a_row_and_loops_over_scipy_take_turns_and_have_the_same_statistic(monkeypatch, capsys):
+    monkeypatch.setattr(two_sample_workloads, "SHAPES", {(3, 40, 30): 1})
+    monkeypatch.setattr(sys, "argv", ["two_sample_workloads", "--turns", "3"])
+    ticks = {"clock": 0.0}
+
+    def tick() -> float:
+        ticks["clock"] += 1.0
+        return ticks["clock"]
+
+    monkeypatch.setattr("time.perf_counter", tick)
+    monkeypatch.setattr("time.thread_time", tick)
+    threads_before = torch.get_num_threads()
+    try:
+        assert two_sample_workloads.main() == 0
+    finally:
+        torch.set_num_threads(threads_before)
+    heading, shape, *lines = capsys.readouterr().out.splitlines()
+    assert heading.startswith("medians of 3 turns")
+    assert shape == "3 x 40, 30 (to reach: 1)"
+    # One tick for a loop of scipy, and one for 60 of our calls.
+    assert [line.split(";")[0] for line in lines] == ["  threads: 2", "  threads: 1"]
+    assert all("scipy 1,000 ms; ks_2samp 16.7 ms, x 60 (60 to 60); with all" in line for line in lines)
+
+
+@pytest.mark.parametrize(("missing", "policy"), [(0.0, "propagate"), (0.1, "omit")])
+def test_only_samples_with_missing_values_are_searched_for_them(missing, policy, monkeypatch):
+    policies, searched = [], []
+    monkeypatch.setattr(two_sample_workloads, "REFERENCE", (4, 20, 300))
+    monkeypatch.setattr(two_sample_workloads, "ks_2samp", lambda *_, **options: policies.append(options["nan_policy"]))
+    workload = two_sample_workloads._one_reference(4, 20, 300, missing)
+    monkeypatch.setattr(two_sample_workloads.np, "isnan", lambda row: searched.append(row) or np.not_equal(row, row))
+    for contender in workload.contenders.values():
+        contender.run(0)
+    assert policies == [policy]
+    assert bool(searched) == (missing > 0)
+
+
 def test_every_target_belongs_to_a_row_of_the_full_table():
     modules = ks_workloads, two_sample_workloads, row_workloads, training_workloads
     assert set(targets.TARGETS) <= {spec for module in modules for spec in module.suite().specs}

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
-#include <vector>
 
 #include "../parallel.h"
 #include "ks_kernels.h"
@@ -34,7 +33,7 @@ class LongRow {
     // Returns false, and leaves the row to the caller, if it is not an ordinary one.
     bool look() {
         if (!kernels_.fit(x_, search_.n, y_, search_.m, map_)) return false;
-        tables_.assign(static_cast<size_t>(chunks_) << map_.bits, 0);
+        tables_.reset(new int32_t[static_cast<size_t>(chunks_) << map_.bits]);
         if (!count()) return false;
         add_tables();
         kernels_.plan(search_, row_);
@@ -47,10 +46,20 @@ class LongRow {
     }
 
   private:
-    // A chunk has at least kChunk values, and a thread about kChunks chunks at most. Each has a table of up to 256 KiB.
+    // A chunk has at least kChunk values, and a thread about kChunks chunks at most. Each has a table of up to 256 KiB,
+    // a counter for every four values. With many threads one alone would need longer for all tables than they for the
+    // values. So a table is cleared by the thread that counts its chunk, and threads add up and walk through buckets of
+    // all tables.
     static constexpr int64_t kChunk = int64_t{1} << 18, kChunks = 8;
 
-    int32_t *table(int64_t chunk) { return tables_.data() + (chunk << map_.bits); }
+    int32_t *table(int64_t chunk) { return tables_.get() + (chunk << map_.bits); }
+
+    // f(first bucket, last bucket) on all threads.
+    template <typename F>
+    void over_buckets(F &&f) const {
+        const int64_t buckets = int64_t{1} << map_.bits;
+        parallel_for(0, buckets, std::max(kBuckets, buckets / threads_), threads_, f);
+    }
 
     // f(first value, number of values) of a chunk.
     template <typename F>
@@ -65,6 +74,7 @@ class LongRow {
         parallel_for(0, chunks_, 1, threads_, [&](int64_t first, int64_t last) {
             const std::unique_ptr<uint16_t[]> location(new uint16_t[kSideBlock + kSlack]);
             for (int64_t chunk = first; chunk < last && finite.load(std::memory_order_relaxed); ++chunk) {
+                std::memset(table(chunk), 0, sizeof(int32_t) << map_.bits);
                 const bool good = with_chunk(chunk, [&](const T *values, int64_t n) {
                     return kernels_.count(map_, values, n, location.get(), table(chunk));
                 });
@@ -76,27 +86,29 @@ class LongRow {
 
     void add_tables() {
         row_.begin(map_.bits);
-        const int64_t buckets = int64_t{1} << map_.bits;
-        for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
-            int32_t *sum = chunk < x_chunks_ ? row_.x_counters() : row_.y_counters();
-            const int32_t *counts = table(chunk);
-            for (int64_t b = 0; b < buckets; ++b) sum[b] += counts[b];
-        }
+        over_buckets([&](int64_t first, int64_t last) {
+            for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
+                int32_t *sum = chunk < x_chunks_ ? row_.x_counters() : row_.y_counters();
+                const int32_t *counts = table(chunk);
+                for (int64_t b = first; b < last; ++b) sum[b] += counts[b];
+            }
+        });
     }
 
     // The tables of the chunks become the numbers of keys that earlier chunks copy to a bucket.
     void find_places() {
-        const int64_t buckets = int64_t{1} << map_.bits;
-        for (int64_t b = 0; b < buckets; ++b) {
-            if (!row_.is_wanted(b)) continue;
-            int32_t done = 0;
-            for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
-                if (chunk == x_chunks_) done = 0;
-                const int32_t count = table(chunk)[b];
-                table(chunk)[b] = done;
-                done += count;
+        over_buckets([&](int64_t first, int64_t last) {
+            for (int64_t b = first; b < last; ++b) {
+                if (!row_.is_wanted(b)) continue;
+                int32_t done = 0;
+                for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
+                    if (chunk == x_chunks_) done = 0;
+                    const int32_t count = table(chunk)[b];
+                    table(chunk)[b] = done;
+                    done += count;
+                }
             }
-        }
+        });
     }
 
     void gather(Key *keys) {
@@ -126,7 +138,8 @@ class LongRow {
         });
     }
 
-    static constexpr int64_t kFew = 1 << 14;  // keys that are not worth several threads
+    static constexpr int64_t kFew = 1 << 14;      // keys that are not worth several threads
+    static constexpr int64_t kBuckets = 1 << 11;  // of a piece of all tables, at least
 
     const T *const x_, *const y_;
     Search<Key> &search_;
@@ -136,7 +149,7 @@ class LongRow {
     SideMap map_{};
     const int threads_;
     const int64_t chunk_, x_chunks_, chunks_;
-    std::vector<int32_t> tables_;
+    std::unique_ptr<int32_t[]> tables_;
 };
 
 // Returns the flags of the row.

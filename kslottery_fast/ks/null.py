@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 MAX_AUTO_N = 10_000  # scipy: 'auto' is exact up to here
-_DENSE = 1 << 16  # tables of all counts, 1.1 MB at most
+_DENSE = 1 << 16  # tables of all counts, 1.1 MB each at most, of which 8 are kept
 METHODS = ("exact", "asymp", "paper")
 
 
@@ -98,7 +98,7 @@ def _dense_pvalues(counts: Integers, n: int, m: int, one_sided: bool, method: st
     return p[counts], log_p[counts]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _dense_table(n: int, m: int, one_sided: bool, method: str) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
     """P-values, their logarithms and whether they are known, for each count. They are filled as they are asked for."""
     size = math.lcm(n, m) + 1

@@ -64,9 +64,9 @@ def ks_stream(
     Returns
     -------
     KsStreamResult
-        The same statistic, location, sign and p-value as from :func:`kslottery_fast.ks_2samp`, bit for bit. ``passes``
-        says how many passes were made. ``exact`` is False if ``max_passes`` was too small. Then ``statistic`` is a
-        lower bound, and ``bounds`` has both.
+        Exactly the statistic, location and sign of :func:`kslottery_fast.ks_2samp`, and its p-value to rounding.
+        ``passes`` says how many passes were made. ``exact`` is False if ``max_passes`` was too small. Then
+        ``statistic`` is a lower bound, and ``bounds`` has both.
 
     Raises
     ------

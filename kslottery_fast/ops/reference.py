@@ -149,6 +149,14 @@ def _power(beta: float, step: int) -> float:
     return float(Context(prec=40, traps=[]).power(Decimal(float(beta)), step))
 
 
+def _power_at(beta: float, step: Tensor) -> Tensor:
+    """The same for a step number in a float64 tensor.
+
+    Another device would have to be waited for. There it is torch's power, whose last bit depends on the device.
+    """
+    return step.new_tensor(_power(beta, int(step))) if step.device.type == "cpu" else beta**step
+
+
 def row_adamw_step_(*tensors: Any, **options: Any) -> None:
     """See ``kslottery_fast.ops.row_adamw_step_``."""
     update_tables(StepUpdate(*tensors, **options))
@@ -167,16 +175,16 @@ def update_tables(update: StepUpdate) -> None:
         left_out = left_out | (update.found_inf != 0).reshape(())
     for i, rows_grad in enumerate(grads):
         dtype = update.exp_avgs[i].dtype
-        # Scalars in float64, rounded once, as in the kernels.
+        # Scalars in float64, rounded once. With the powers of the CPU they are those of the kernels.
         step, lr = update.steps[i].double().reshape(()) + 1, update.lrs[i].double().reshape(())
         beta1, beta2 = update.beta1[i], update.beta2[i]
         grad = rows_grad.to(dtype)
         grad = grad if update.grad_scale is None else grad / update.grad_scale.to(dtype)
         _update_rows(
             update.part(i, grad=grad, step=0, lr=0.0),
-            root_bias2=(1 - beta2**step).sqrt().to(dtype),
+            root_bias2=(1 - _power_at(beta2, step)).sqrt().to(dtype),
             decay=(1 - lr * update.weight_decay[i]).to(dtype),
-            step_size=(-lr / (1 - beta1**step)).to(dtype),
+            step_size=(-lr / (1 - _power_at(beta1, step))).to(dtype),
             left_out=left_out,
         )
         update.steps[i] += (~left_out).to(update.steps[i])

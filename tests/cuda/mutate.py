@@ -39,6 +39,10 @@ class Fault(NamedTuple):
     old: str
     new: str
 
+    def fits(self, text: str) -> bool:
+        """Whether the line is in the text of the file once, and the token once in the line."""
+        return text.count(self.line) == 1 and self.line.count(self.old) == 1
+
 
 FAULTS = (
     Fault("ks_counts.cuh", "at += of_part[j] <= of_part[i];", "<= of", "< of"),
@@ -69,7 +73,7 @@ FAULTS = (
     Fault("ks_sort.cuh", "if (keys[middle] <= key) {", "<= key", "< key"),
     Fault("ks_sort.cuh", "return at < other.at;", "< other", "> other"),
     Fault("row_adamw.cuh", "exists = element < u.k * u.table.cols;", "< u.k", "<= u.k"),
-    Fault("row_adamw.cuh", "const double step = u.step ? static_cast<double>(*u.step) + 1 : 0;", "+ 1", "+ 2"),
+    Fault("row_adamw.cuh", "const int64_t step = u.step ? static_cast<int64_t>(*u.step) + 1 : 0;", "+ 1", "+ 2"),
     Fault("row_adamw.cuh", "grad_row = u.whole_grad ? row : i;", "row : i", "i : row"),
     Fault("row_adamw.cu", "return blockIdx.x >= turn ?", ">= turn", "> turn"),
     Fault("row_adamw.cu", "if (step.last) control.state[kNonfinite] = 0;", "(step.last)", "(!step.last)"),
@@ -124,7 +128,7 @@ def main(numbers: list[int]) -> int:
             continue
         path = COPY / "csrc" / "cuda" / fault.file
         text = path.read_text()
-        if text.count(fault.line) != 1 or fault.line.count(fault.old) != 1:
+        if not fault.fits(text):
             raise SystemExit(f"fault {number}: {fault.file} does not read {fault.line!r} exactly once")
         path.write_text(text.replace(fault.line, fault.line.replace(fault.old, fault.new)))
         try:

@@ -82,7 +82,7 @@ def update(*, lazy: bool) -> Callable[[torch.device], Call]:
 
 
 def step_of_tables(where: torch.device, count: int = 17) -> Call:
-    """row_adamw_step_ on 17 tables, which are two launches. The moments have the CPU's bits (see csrc/ksl.h)."""
+    """row_adamw_step_ on 17 tables, which are two launches. All that it writes has the CPU's bits (see csrc/ksl.h)."""
     lists = [[random(VOCAB, D, seed=i + 10 * j).to(where) for i in range(count)] for j in range(2)]
     moments = [[random(VOCAB, D, seed=i + 10 * j).square().to(where) for i in range(count)] for j in (2, 3)]
     steps = [torch.tensor(float(i), device=where) for i in range(count)]
@@ -104,7 +104,7 @@ def step_of_tables(where: torch.device, count: int = 17) -> Call:
             control,
         ]
         ops.row_adamw_step_(*tensors, **options, skip_nonfinite=True)
-        return [*moments[0], *moments[1], *steps, control]
+        return [*lists[0], *moments[0], *moments[1], *steps, control]
 
     return run
 

@@ -30,6 +30,13 @@ def test_ks_kernels_are_exact_and_read_to_the_end_of_memory_and_no_further(found
     assert found[isa]["differences"] == []
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_rows_with_the_largest_tables_of_buckets_are_exact(found, isa):
+    if "does not have it" in found[isa].get("refused", ""):
+        pytest.skip(f"this CPU has no {isa}")
+    assert found[isa]["long_rows"] == []
+
+
 def test_row_adamw_gives_the_same_bits(found):
     assert "row_adamw" in found["baseline"]
     assert len({result["row_adamw"] for result in found.values() if "row_adamw" in result}) == 1

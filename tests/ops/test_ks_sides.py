@@ -115,7 +115,7 @@ def test_a_long_row_cut_over_threads_is_exact(case):
     n, m = 2**19 + 77, 2**19 + (77 if case == "identical" else 1000)
     x, y = make_pair(case, np.random.default_rng(3), 1, n, m, (torch.float32, torch.float32))
     want = expected(x, y)
-    for threads in (1, 3):
+    for threads in (1, 3, 16):
         torch.set_num_threads(threads)
         assert_equal(ops.ks_rows(x, y), want)
 

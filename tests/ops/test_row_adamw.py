@@ -148,6 +148,23 @@ def test_late_steps_are_those_of_torch(step, beta2):
 
 
 @pytest.mark.parametrize("module", [ops, reference], ids=["native", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_step_number_in_a_tensor_gives_the_bits_of_the_same_number(module, dtype):
+    start, (grad,) = random(len(ROWS), D, dtype=dtype), gradients(1, len(ROWS), dtype)
+    for step in (1, 2, 494, 2_258, 2_993, 100_000):  # the C library rounds some powers of 0.9999 otherwise
+        for beta2 in (0.9, 0.99, 0.999, 0.9999):
+            hyper = {**HYPER, "beta2": beta2}
+            lr, expected = hyper.pop("lr"), [start.clone(), start * 0, start * start]
+            got = [each.clone() for each in expected]
+            module.row_adamw_(expected[0], None, grad, *expected[1:], step=step, lr=lr, **hyper)
+            words = [torch.tensor(step - 1.0)], [torch.tensor(lr, dtype=torch.float64)]
+            lists = [got[0]], [None], [grad], [got[1]], [got[2]], [torch.empty(0)], *words
+            options = {name: [value] for name, value in hyper.items()} | {"whole_grads": [False]}
+            module.row_adamw_step_(*lists, torch.zeros(3, dtype=torch.int32), **options)
+            assert all(map(torch.equal, got, expected)), f"step {step}, beta2 {beta2}"
+
+
+@pytest.mark.parametrize("module", [ops, reference], ids=["native", "reference"])
 class TestBothImplementations:
     def state(self):
         return torch.zeros(len(ROWS), D), torch.zeros(len(ROWS), D)
