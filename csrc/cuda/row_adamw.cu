@@ -190,11 +190,15 @@ std::pair<Step, int64_t> step_from(int64_t first, const RowUpdate *updates, int6
 std::string update_in_one_cluster(const RowUpdate *updates, int64_t count, const StepControl &control, Stream stream) {
     if (count > kTables) return "a step has more than " + std::to_string(kTables) + " tables";
     const int64_t most = cluster_blocks(cluster_kernel, kClusterThreads, stream);
-    if (most == 0) return "device " + std::to_string(stream.device) + " has no clusters of thread blocks";
+    if (most == 0) {
+        return "device " + std::to_string(stream.device) +
+               " has no clusters of thread blocks, or the kernels were not compiled for 9.0 (KSL_CUDA_ARCHITECTURES)";
+    }
     const auto [step, tiles] = step_from(0, updates, count, control, kClusterThreads);
     if (tiles > most * kRounds) {
         return "a step has more than " + std::to_string(most * kRounds) + " times " + std::to_string(kClusterThreads) +
-               " packs of 16 bytes, which is too much for one cluster";
+               " packs (of 16 bytes, or of one element where rows do not divide into such), which is too much for one "
+               "cluster";
     }
     int blocks = 1;
     while (blocks < most && blocks < tiles) blocks *= 2;

@@ -8,7 +8,9 @@ import pytest
 KERNELS = mutate.ROOT / "csrc" / "cuda"
 
 
-@pytest.mark.parametrize(("number", "fault"), list(enumerate(mutate.FAULTS, start=1)), ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("number", "fault"), list(enumerate(mutate.FAULTS, start=1)), ids=lambda value: str(value)[:60]
+)
 def test_a_fault_names_a_line_that_its_file_has_once(number, fault):
     assert fault.fits((KERNELS / fault.file).read_text()), f"fault {number}: {fault.line!r} in {fault.file}"
 
