@@ -348,6 +348,14 @@ def test_rows_of_both_tables_may_take_their_share_of_memory_twice(monkeypatch, c
     assert (record["bound"], record["extra"], record["verdict"]) == (bound, 10_000_000, verdict)
 
 
+def test_one_process_that_takes_more_memory_decides_nothing(monkeypatch):
+    ours = iter([1 << 20, 14 << 20, 2 << 20, 0, -(3 << 20)])
+    monkeypatch.setattr(training_checks, "in_a_process", lambda name, V, case: next(ours) if name == "ours" else 0)
+    monkeypatch.setattr(training_checks, "peers_of", lambda case: ())
+    record = training_checks.memory(49_152, "untied")
+    assert (record["extra"], record["verdict"]) == (1 << 20, "met")
+
+
 def test_small_calls_between_operators_of_torch_end_no_thread():
     before = torch.get_num_threads()
     try:
