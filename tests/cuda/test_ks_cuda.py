@@ -106,6 +106,12 @@ def test_every_variant_is_exact_in_blocks_of_every_size(cuda, monkeypatch, threa
     assert_bucketed_exact(cuda, x, y, expected(x, y))
 
 
+@pytest.mark.parametrize("magnitude", [0x0000, 0x0001, 0x0400, 0x3C80, 0x4000, 0x7F00, 0x7F7F])
+def test_two_bfloat16_at_once_come_into_the_buckets_of_each(shim, magnitude):
+    # Results do not show this: if many values come into one bucket, another map is fitted.
+    assert shim.probe("two buckets", magnitude) == [0] * 32
+
+
 def test_an_unknown_variant_is_refused(cuda, monkeypatch):
     monkeypatch.setenv("KSL_CUDA_VARIANT", "faster")
     with pytest.raises(InputError, match="KSL_CUDA_VARIANT is 'faster'; expected plain, interval or fast"):

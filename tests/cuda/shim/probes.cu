@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "cuda/ks_counts.cuh"
+#include "cuda/ks_maps.cuh"
 #include "cuda/ks_sort.cuh"
 #include "probes.h"
 
@@ -135,6 +136,36 @@ __global__ void quotients(int64_t *out) {
     }
 }
 
+// Pairs whose sample is one magnitude, to which a map is fitted.
+struct OneMagnitude {
+    using Bits = uint16_t;
+    static constexpr bool kTwoAWord = true;
+    static constexpr int kSample = 1;
+    Bits magnitude;
+
+    __device__ bool differ(bool &) const { return true; }
+    template <typename F>
+    __device__ void each(F &&) const {}
+    __device__ bool sample(int, int, Bits &x, Bits &y) const {
+        x = y = magnitude;
+        return true;
+    }
+};
+
+// For how many words the buckets of two bfloat16 at once are not those of each. Every value is in either half once.
+__global__ void two_buckets(int64_t *out, int magnitude) {
+    ksl::cuda::PairedBitMap<ksl::BFloat16, 2048> map;
+    map.fit(OneMagnitude{static_cast<uint16_t>(magnitude)}, 1);
+    int64_t different = 0;
+    for (uint32_t low = threadIdx.x; low < 0x10000u; low += blockDim.x) {
+        const uint32_t high = low * 40503u & 0xffffu;  // an odd factor, so that each value occurs
+        const uint32_t both = static_cast<uint32_t>(map.bucket(static_cast<uint16_t>(high))) << 16 |
+                              static_cast<uint32_t>(map.bucket(static_cast<uint16_t>(low)));
+        different += map.two_buckets(high << 16 | low) != both;
+    }
+    out[threadIdx.x] = different;
+}
+
 template <typename... Parameters, typename... Arguments>
 void start(void (*kernel)(Parameters...), ksl::cuda::Shape shape, Arguments... arguments) {
     ksl::cuda::launch("probe", kernel, shape, {0, nullptr}, arguments...);
@@ -156,6 +187,7 @@ Out run(const std::string &name, int64_t argument) {
     if (name == "atomics") return outputs(100, atomics, {1, 100});
     if (name == "cluster sums") return outputs(8 + 8 * 64, cluster_sums, {8, 64, 0, kCluster}, argument != 0);
     if (name == "quotients") return outputs(49, quotients, {1, 1});
+    if (name == "two buckets") return outputs(32, two_buckets, {1, 32}, static_cast<int>(argument));
     if (name == "words") return outputs(32, strided<unsigned>, {1, 32, 32 * 33 * 4}, static_cast<int>(argument));
     if (name == "vectors") return outputs(32, strided<uint4>, {1, 32, 32 * 5 * 16}, static_cast<int>(argument));
     if (name == "poison") return outputs(64, poison, {2, 64, 64});
