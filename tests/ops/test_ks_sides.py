@@ -186,3 +186,13 @@ def test_unknown_sides_and_unlike_integers_are_refused():
         ops.ks_rows(x.long(), x)
     with pytest.raises(InputError, match=r"y has dtype torch.int64"):
         ops.ks_rows(x, x.long())
+
+
+def test_the_reference_takes_columns_without_a_warning_of_torch(recwarn):
+    x, y = torch.randn(40, 3).T, torch.randn(50, 3).T
+    torch.set_warn_always(True)
+    try:
+        assert_equal(reference.ks_rows(x, y), ops.ks_rows(x.contiguous(), y.contiguous()))
+    finally:
+        torch.set_warn_always(False)
+    assert not recwarn.list
