@@ -2,8 +2,8 @@
 
     python -m benchmarks.training_checks [--quick]
 
-A memory figure is the peak of a process of its own, from the loaded model to the end of the third step, or the median
-of five. Linux can reset VmHWM, the highest resident size, for that.
+A memory figure is the peak of a process of its own, from the loaded model to the end of the third step. Those of the
+frozen model and of ours are medians of five processes. Linux can reset VmHWM, the highest resident size, for that.
 """
 
 from __future__ import annotations

@@ -349,8 +349,11 @@ def test_rows_of_both_tables_may_take_their_share_of_memory_twice(monkeypatch, c
 
 
 def test_one_process_that_takes_more_memory_decides_nothing(monkeypatch):
-    ours = iter([1 << 20, 14 << 20, 2 << 20, 0, -(3 << 20)])
-    monkeypatch.setattr(training_checks, "in_a_process", lambda name, V, case: next(ours) if name == "ours" else 0)
+    peaks = {
+        "ours": iter([14 << 20, 1 << 20, 2 << 20, 0, -(3 << 20)]),
+        "floor": iter([-(9 << 20), 0, 0, 1 << 20, 0]),
+    }
+    monkeypatch.setattr(training_checks, "in_a_process", lambda name, V, case: next(peaks[name]))
     monkeypatch.setattr(training_checks, "peers_of", lambda case: ())
     record = training_checks.memory(49_152, "untied")
     assert (record["extra"], record["verdict"]) == (1 << 20, "met")

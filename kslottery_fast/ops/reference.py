@@ -79,7 +79,7 @@ def _ks_block(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Ten
     dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
     integers = x.dtype in schemas.INTEGER_CODES
     dtype = x.dtype if integers else dtype
-    # Values sorted in place of others keep their strides, and searchsorted warns of rows that are not contiguous.
+    # sort() keeps the strides of its input, and searchsorted warns if its rows are not contiguous.
     x, y = (sample.to(dtype).contiguous().sort(dim=1).values for sample in (x, y))
     n, m = x.shape[1], y.shape[1]
     gcd = math.gcd(n, m)

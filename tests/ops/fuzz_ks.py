@@ -120,8 +120,8 @@ def compare_with_scipy(x: torch.Tensor, y: torch.Tensor, where: str) -> list[str
             got = ks_2samp(x, y, alternative=alternative, method=method)
         # Where rounding takes scipy's exact value above 1 it warns and gives the asymptotic one; ours stays exact.
         gave_up = any("Switching to method=asymp" in str(warning.message) for warning in caught)
-        # For equal sizes scipy multiplies factors of at most 1 - 2 D. Close to 0 the product is a few units, rounds to
-        # itself and stays there, at less than 1 / (4 D) units. Then it is doubled. Ours comes from its logarithm.
+        # For equal sizes scipy multiplies factors that fall to (1 - D) / (1 + D). Close to 0 the product is a few units
+        # and rounds to itself, at up to (1 + D) / (4 D) of them. Then it is doubled. Ours comes from its logarithm.
         stuck = (2 + 1 / (2 * max(float(got.statistic), 1 / n))) * SUBNORMAL
         for field in ("statistic", "statistic_location", "statistic_sign", "pvalue"):
             a, b = float(getattr(got, field)), float(getattr(want, field))

@@ -190,9 +190,10 @@ def test_unknown_sides_and_unlike_integers_are_refused():
 
 def test_the_reference_takes_columns_without_a_warning_of_torch(recwarn):
     x, y = torch.randn(40, 3).T, torch.randn(50, 3).T
+    before = torch.is_warn_always_enabled()
     torch.set_warn_always(True)
     try:
         assert_equal(reference.ks_rows(x, y), ops.ks_rows(x.contiguous(), y.contiguous()))
     finally:
-        torch.set_warn_always(False)
+        torch.set_warn_always(before)
     assert not recwarn.list

@@ -139,7 +139,7 @@ __global__ void quotients(int64_t *out) {
 // Pairs whose sample is one magnitude, to which a map is fitted.
 struct OneMagnitude {
     using Bits = uint16_t;
-    static constexpr bool kTwoAWord = true;
+    static constexpr bool kTwoAWord = false;
     static constexpr int kSample = 1;
     Bits magnitude;
 
