@@ -250,6 +250,8 @@ def test_a_full_disk_is_named_and_what_is_finished_stays(tmp_path):
         ({"stage1_lazy": 1}, "stage1_lazy is 1; expected True or False"),
         ({"steps": 0}, "steps is 0; expected an integer of at least 1"),
         ({"contribution_examples": 0}, "contribution_examples is 0; expected an integer of at least 1"),
+        ({"tuning_steps": 0}, "tuning_steps is 0; expected an integer of at least 1"),
+        ({"tuning_steps": 1.5}, "tuning_steps is 1.5; expected an integer of at least 1"),
         ({"seed": -1}, "seed is -1; expected an integer of at least 0"),
         ({"method": "guess"}, "method is 'guess'; expected one of auto, exact"),
         ({"correction": "holm"}, "correction is 'holm'"),

@@ -177,7 +177,7 @@ def _add_setting(group: Any, field: Any) -> None:
         options |= {"type": one_seed, "metavar": "N"}
     elif isinstance(field.default, bool):
         options["action"] = argparse.BooleanOptionalAction
-    elif isinstance(field.default, int) or field.name == "contribution_examples":
+    elif isinstance(field.default, int) or field.default is None:  # None: as many as something else
         options |= {"type": at_least(1), "metavar": "N"}
     elif isinstance(field.default, float):
         read = {"alpha": probability, "stage1_beta2": below_one}.get(field.name, positive)

@@ -110,7 +110,7 @@ class EmbedTuning(RowArm):
 
     def rows(self, cell: Cell, spec: ArmSpec, folder: Path, progress: ProgressCallback) -> TrainedRows:
         shop, settings = cell.shop, cell.shop.settings
-        steps = spec.steps or settings.steps
+        steps = cell.steps(spec)
         witness = Witness(shop.base_table(), steps)
         active = shop.counts.nonzero().squeeze(1)
         tuned = cell.train(spec, active, spec.learning_rate or settings.learning_rate, progress, witness)

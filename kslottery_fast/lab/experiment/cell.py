@@ -170,6 +170,11 @@ class Cell:
         by_alpha = self.tickets.selected_by == "alpha"
         return ArmSpec("transfer", self.shop.settings.alpha if by_alpha else len(self.tickets))
 
+    def steps(self, spec: ArmSpec) -> int:
+        """The number of updates of an arm that trains."""
+        settings = self.shop.settings
+        return spec.steps or (settings.tuning_steps if spec.facts.tunes else None) or settings.steps
+
     def recipe(self, spec: ArmSpec, learning_rate: float) -> "Recipe":
         """How an arm of this cell is trained. Embed Tuning and the frozen arms have an optimizer of their own."""
         from .training import Recipe  # slow: imports transformers
@@ -177,7 +182,7 @@ class Cell:
         settings = self.shop.settings
         recipe = Recipe(
             pad_token_id=self.shop.pad_token_id,
-            steps=spec.steps or settings.steps,
+            steps=self.steps(spec),
             batch_size=settings.batch_size,
             micro_batch_size=settings.micro_batch_size,
             learning_rate=learning_rate,

@@ -154,7 +154,8 @@ class Experiment:
     def _make(self, cell: Cell, spec: ArmSpec, make: Callable[[Cell, ArmSpec, Path, ProgressCallback], None]) -> Job:
         arm, needs = ARMS[spec.name], [cell.corpus_stage]
         needs += [cell.embed_stage] * arm.reads_embed(spec) + [_contribution_stage(cell)] * spec.needs_contributions
-        kind = arm.kind if spec.steps is None else f"{arm.kind}.{spec.steps}"  # whose time says little about others
+        steps, usual = cell.steps(spec), cell.shop.settings.steps
+        kind = arm.kind if steps == usual else f"{arm.kind}.{steps}"  # whose time says little about others
         return Job(
             _stage(cell, spec),
             self._label(cell, spec),

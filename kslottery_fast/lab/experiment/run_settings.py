@@ -23,6 +23,7 @@ BEFORE_THEY_EXISTED = {
     "stage1_eps": 1e-8,
     "stage1_lazy": False,
     "contribution_examples": None,
+    "tuning_steps": None,
 }
 """Settings that older folders do not record, and the values with which those folders were made."""
 
@@ -96,6 +97,9 @@ class RunSettings:
         True, TRAINING, "Embed Tuning updates a row only if the batch reads it, so that momentum carries no rare row"
     )
     steps: int = option(150, TRAINING, "updates of each training")
+    tuning_steps: int | None = option(
+        None, TRAINING, "updates of Partial Tuning and of its controls (default: as many as --steps)"
+    )
     batch_size: int = option(16, TRAINING, "examples per update")
     micro_batch_size: int = option(8, TRAINING, "examples of similar length that go through the model together")
     output_role: SharedRole = option(  # noqa: RUF009
@@ -140,8 +144,7 @@ class RunSettings:
         if not isinstance(self.stage1_lazy, bool):
             raise InputError(f"stage1_lazy is {self.stage1_lazy!r}; expected True or False")
         counts: tuple[str, ...] = ("train", "validation", "test", "top_k", "steps", "batch_size", "micro_batch_size")
-        if self.contribution_examples is not None:
-            counts += ("contribution_examples",)
+        counts += tuple(name for name in ("contribution_examples", "tuning_steps") if getattr(self, name) is not None)
         for name in (*counts, "max_new_tokens", "eval_batch_size", "n_bootstrap", "seed"):
             value, bound = getattr(self, name), int(name != "seed")
             if isinstance(value, bool) or not isinstance(value, int) or value < bound:

@@ -44,6 +44,11 @@ class ArmFacts:
     selector: str | None = None
 
     @property
+    def tunes(self) -> bool:
+        """Whether it is Partial Tuning or a control of it, which trains the rows that a selector chooses."""
+        return self.trains and self.selector is not None
+
+    @property
     def contributions(self) -> bool:
         """Whether its rows are chosen by their contributions."""
         return self.selector == "contribution"
@@ -117,7 +122,8 @@ class ArmSpec:
         The learning rates of a search, in ascending order. The one with the lowest NLL on the validation pairs is kept.
         Empty if the arm does not search.
     steps : int or None
-        The number of updates. None stands for the ``steps`` of the run.
+        The number of updates. None stands for the ``steps`` of the run, or its ``tuning_steps`` where the arm tunes
+        chosen rows.
     draw : int
         Which random draw it is. Every draw depends on the training seed too.
     """

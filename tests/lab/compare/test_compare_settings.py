@@ -132,6 +132,7 @@ def test_a_folder_from_before_a_setting_existed_reads_as_it_was_made():
     older = {name: value for name, value in found.binding.items() if name not in BEFORE_THEY_EXISTED}
     read = ExperimentSettings.recorded({"settings": older, "grid": found.grid}, Path("runs/a")).base
     assert (read.stage1_beta2, read.stage1_eps, read.contribution_examples) == (0.999, 1e-8, None)
+    assert read.tuning_steps is None
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,15 @@ from kslottery_fast.base.files import read_json, read_safetensors
 from kslottery_fast.evaluation.likelihood import nll
 from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.experiment import training
-from kslottery_fast.lab.experiment.arms import ARMS
+from kslottery_fast.lab.experiment.arms import ARMS, Tune
 from kslottery_fast.lab.experiment.cell import Cell
 from kslottery_fast.lab.experiment.console import RunConsole
 from kslottery_fast.lab.experiment.jobs import work_through
 from kslottery_fast.lab.experiment.plan import Experiment
-from kslottery_fast.lab.experiment.run_folder import open_run_folder
+from kslottery_fast.lab.experiment.run_folder import RunFolder, open_run_folder
 from kslottery_fast.lab.experiment.run_settings import RunSettings
 from kslottery_fast.lab.experiment.settings import ExperimentSettings
-from kslottery_fast.lab.experiment.specs import ArmSpec, parse_arm
+from kslottery_fast.lab.experiment.specs import FACTS, ArmSpec, parse_arm
 from kslottery_fast.lab.experiment.trained import TrainedRows
 
 SEED = 5
@@ -31,11 +31,11 @@ SEED = 5
 def worked(compare_world, tmp_path):
     """``worked(*arms)``: the cell of an experiment whose arms are made, in one folder for all calls of a test."""
 
-    def work(*arms: str, scores: bool = False) -> Cell:
+    def work(*arms: str, scores: bool = False, tuning_steps: int | None = None) -> Cell:
         sizes = {"train": 16, "validation": 3, "test": 2, "steps": 2, "batch_size": 8, "micro_batch_size": 8}
         sizes |= {"max_new_tokens": 2, "n_bootstrap": 5}
         paths = {"model": str(compare_world / "model"), "corpus": str(compare_world / "pairs.tsv"), "dtype": "float32"}
-        base = RunSettings(**paths, **sizes, alpha=0.3, learning_rate=0.05)
+        base = RunSettings(**paths, **sizes, alpha=0.3, learning_rate=0.05, tuning_steps=tuning_steps)
         settings = ExperimentSettings(base, arms, seeds=(SEED,), effects=0)
         with open_run_folder(tmp_path / "run", settings.binding, settings.grid) as folder:
             experiment = Experiment(settings, folder, RunConsole(quiet=True))
@@ -188,6 +188,30 @@ def test_an_arm_trains_for_its_own_number_of_steps(worked, trained):
     assert (own.losses[:2], len(own.losses)) == (usual.losses, 3)
     assert not torch.equal(own.rows, usual.rows)
     assert read_json(cell.stage(ArmSpec("embed", steps=5)) / "evidence.json")["trajectory_steps"][-1] == 5
+
+
+def test_the_tuning_steps_of_a_run_are_those_of_partial_tuning_and_its_controls(worked, trained):
+    cell = worked("partial@4", "random@4", "frequency@4:steps=4", "frozen@4", "lora@8", tuning_steps=3)
+    names = {stage: steps for _, steps, stage in trained}
+    expected = {"embed": 2, "partial@4": 3, "random@4": 3, "frequency@4:steps=4": 4, "frozen@4": 2, "lora@8": 2}
+    assert {name.rpartition(f".{SEED}.")[2]: steps for name, steps in names.items()} == expected
+    assert len(TrainedRows.load(cell.stage(ArmSpec("partial", 4))).losses) == 3
+
+
+def test_the_facts_say_which_arms_tune_chosen_rows():
+    assert {name: facts.tunes for name, facts in FACTS.items()} == {n: isinstance(arm, Tune) for n, arm in ARMS.items()}
+
+
+def test_trainings_of_other_lengths_are_forecast_apart(tmp_path):
+    settings = ExperimentSettings(RunSettings(tuning_steps=300), ("partial@4", "frequency@4:steps=150"))
+    jobs = Experiment(settings, RunFolder(tmp_path), RunConsole(quiet=True)).jobs()
+    kinds = {job.stage: job.kind for job in jobs if job.kind.startswith("training")}
+    seed = settings.seeds[0]
+    assert [kinds[f"es.{seed}.{arm}"] for arm in ("embed", "partial@4", "frequency@4:steps=150")] == [
+        "training",
+        "training.300",
+        "training",
+    ]
 
 
 def test_a_draw_chooses_other_rows_and_draw_0_those_of_the_training_seed(worked):
