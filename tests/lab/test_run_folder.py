@@ -270,6 +270,10 @@ def test_bad_settings_are_refused_by_name(changed, message):
     assert message in str(error.value)
 
 
+def test_tuning_steps_as_many_as_steps_are_the_default():
+    assert RunSettings(steps=20, tuning_steps=20) == RunSettings(steps=20) != RunSettings(steps=20, tuning_steps=21)
+
+
 def test_the_tokenizers_of_bleu_are_those_of_the_evaluation():
     assert get_args(BleuTokenizer) == BLEU_TOKENIZERS
 

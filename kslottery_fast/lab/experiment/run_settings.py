@@ -96,7 +96,7 @@ class RunSettings:
     stage1_lazy: bool = option(
         True, TRAINING, "Embed Tuning updates a row only if the batch reads it, so that momentum carries no rare row"
     )
-    steps: int = option(150, TRAINING, "updates of each training")
+    steps: int = option(150, TRAINING, "updates of each training, where nothing else is said")
     tuning_steps: int | None = option(
         None, TRAINING, "updates of Partial Tuning and of its controls (default: as many as --steps)"
     )
@@ -149,6 +149,8 @@ class RunSettings:
             value, bound = getattr(self, name), int(name != "seed")
             if isinstance(value, bool) or not isinstance(value, int) or value < bound:
                 raise InputError(f"{name} is {value}; expected an integer of at least {bound}")
+        if self.tuning_steps == self.steps:  # the default by another name: the folder of one is that of the other
+            object.__setattr__(self, "tuning_steps", None)
         if self.batch_size % self.micro_batch_size:
             raise InputError(
                 f"batch_size is {self.batch_size}; expected a multiple of micro_batch_size, {self.micro_batch_size}"

@@ -95,7 +95,7 @@ _BETWEEN = "_"
 
 OPTIONS = {
     "lr=RATE[/RATE...]": "The learning rate. Of several, the one with the lowest NLL on the validation pairs is kept.",
-    "steps=N": "The number of updates, over which the learning rate falls to 0. For arms that train.",
+    "steps=N": "The number of updates, over which the learning rate falls to 0, in place of --steps or --tuning-steps.",
     "draw=N": "Which random draw it is: 0 (the default), 1, 2, ... For arms that draw rows or directions at random.",
 }
 """The options of an arm, as ``--list-arms`` explains them."""

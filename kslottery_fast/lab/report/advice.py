@@ -25,7 +25,7 @@ _ONE = "There is one training seed, so it is unknown how much these differences 
 _CORRECTIONS = {None: "", "bonferroni": " (Bonferroni)", "bh": " (Benjamini-Hochberg)"}
 
 
-def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
+def sentences(language: Mapping[str, Any], correction: str | None, updates: tuple[int, int] | None = None) -> list[str]:
     """State the findings of one language.
 
     Parameters
@@ -34,6 +34,8 @@ def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
         The entry of the language in ``summary.json``. Its differences have paired intervals.
     correction : str or None
         The correction for multiple tests that the run used.
+    updates : (int, int) or None
+        The updates of Embed Tuning, and those of the arms that train chosen rows. A finding says so if they differ.
 
     Returns
     -------
@@ -53,6 +55,7 @@ def sentences(language: Mapping[str, Any], correction: str | None) -> list[str]:
         _selection(selection, correction, one_of),
         *_contributions(language),
         _gain(language, own),
+        *_updates(updates),
         _stopping(arms, own if own in arms else "embed"),
         _certified(language["certificates"][seeds[0]], selection, one_of),
         *_warnings(language["tickets"]),
@@ -145,6 +148,14 @@ def _gain(language: Mapping[str, Any], own: str) -> str:
         text += f" {verb.capitalize()} {_rows_of(own, language)} recovers {share} of this gain"
         text += "".join(f"; {verb} them recovers {share}" for verb, share in rest) + "."
     return text
+
+
+def _updates(updates: tuple[int, int] | None) -> Iterator[str]:
+    if updates and updates[0] != updates[1]:
+        yield (
+            f"Partial Tuning and its controls trained for {updates[1]:,} updates, and Embed Tuning for {updates[0]:,}. "
+            "The shares of its gain do not tell how they compare after equally many."
+        )
 
 
 def _stopping(arms: Mapping[str, Any], tuned: str) -> str:

@@ -172,7 +172,8 @@ class Language:
             "selectors": selectors(self.test, self.per_seed, self.rows),
             "samples": self._samples(),
         }
-        said = {"advice": advice.sentences(found, self.base.correction), "verdict": verdict(found)}
+        updates = (self.base.steps, self.base.tuning_steps or self.base.steps)
+        said = {"advice": advice.sentences(found, self.base.correction, updates), "verdict": verdict(found)}
         return {**found, **said, "on_test": on_test(found)}
 
     def _first(self, kind: str, of: str) -> Any:

@@ -47,8 +47,8 @@ def losses(code: str, language: Mapping[str, Any], curves: Losses, of: str = "")
         f"losses-{code}",
         add_title(figure, f"Training loss{of}"),
         f"Training loss by update. Mean of the last {window}: {'; '.join(last)}.",
-        f"Loss on the training batches with the first training seed: {steps_text}.{raw} All arms see the same batches. "
-        "Models that train nothing have no curve.",
+        f"Loss on the training batches with the first training seed: {steps_text}.{raw} All arms see the same batches, "
+        "as far as they train. Models that train nothing have no curve.",
         figure,
     )
 

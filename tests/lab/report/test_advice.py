@@ -168,6 +168,14 @@ def test_several_seeds_are_told_which_one_a_sentence_is_about():
     assert not any("There is one training seed" in sentence for sentence in text)
 
 
+def test_trainings_of_different_lengths_are_said_to_be_so():
+    language = comparison(rows=60).spanish
+    text = sentences(language, None, (150, 1300))
+    (told,) = set(text) - set(sentences(language, None, (150, 150)))
+    assert told.startswith("Partial Tuning and its controls trained for 1,300 updates, and Embed Tuning for 150. ")
+    assert sentences(language, None) == sentences(language, None, (150, 150))
+
+
 def warnings(counts: list[int], overlap: float | None = None, by_alpha: dict[float, int] | None = None) -> list[str]:
     facts = {**ticket_facts([], counts, 2000), "overlap_of_seeds": overlap}
     if by_alpha:
