@@ -73,7 +73,8 @@ def test_embed_tuning_says_why_alpha_selects_nothing_and_how_many_rows_moved(tmp
         settings=settings, console=RunConsole(), base_table=lambda: before, counts=torch.zeros(400, dtype=torch.int64)
     )
     shop.counts[ACTIVE] = 1
-    ARMS["embed"].rows(SimpleNamespace(shop=shop, train=train), ArmSpec("embed"), tmp_path, None)
+    making = SimpleNamespace(shop=shop, train=train, steps=lambda _: settings.steps)
+    ARMS["embed"].rows(making, ArmSpec("embed"), tmp_path, None)
     *said, _ = capsys.readouterr().err.splitlines()  # the last line says what was selected
     assert [line.partition(":")[2].partition(":")[0] for line in said] == [f" {note}" for note in notes]
     assert all(line.startswith("note: ") for line in said)
