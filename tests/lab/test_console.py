@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from kslottery_fast.lab.experiment.console import Forecast, RunConsole
+from kslottery_fast.lab.experiment.console import Effort, Forecast, RunConsole
 
 
 class Clock:
@@ -21,6 +21,10 @@ def clock():
     return Clock()
 
 
+def efforts(*kinds):
+    return [Effort(kind) for kind in kinds]
+
+
 def steps(forecast, clock, seconds, total, count, first=1):
     """Do some steps of the job at hand and return what was last said of it."""
     found = None
@@ -31,7 +35,7 @@ def steps(forecast, clock, seconds, total, count, first=1):
 
 
 def test_nothing_is_said_while_nothing_is_known(clock):
-    forecast = Forecast(["scoring", "training", "scoring"], clock)
+    forecast = Forecast(efforts("scoring", "training", "scoring"), clock)
     assert steps(forecast, clock, 1.0, 100, 50) is None  # what a training takes cannot be told
     forecast.finish(100.0)
     assert forecast.text(1, 10) == ""
@@ -41,16 +45,27 @@ def test_nothing_is_said_while_nothing_is_known(clock):
 
 def test_work_of_the_same_kind_counts_then_work_of_the_same_family(clock):
     kinds = ["training", "none", "training.lora", "scoring", "scoring.certificate", "training"]
-    forecast = Forecast(kinds, clock)
-    forecast.learn("scoring", 30.0)
+    forecast = Forecast(efforts(*kinds), clock)
+    forecast.learn(Effort("scoring"), 30.0)
     assert steps(forecast, clock, 1.0, 100, 10) == pytest.approx(90 + 0 + 100 + 30 + 30 + 100)
-    forecast.learn("training.lora", 500.0)
-    forecast.learn("scoring.certificate", 7.0)
+    forecast.learn(Effort("training.lora"), 500.0)
+    forecast.learn(Effort("scoring.certificate"), 7.0)
     assert steps(forecast, clock, 1.0, 100, 1, first=11) == pytest.approx(89 + 0 + 500 + 30 + 7 + 100)
 
 
+def test_a_job_of_twice_the_size_takes_twice_the_time(clock):
+    forecast = Forecast([Effort("training"), Effort("training", 2.0), Effort("training.lora", 0.5)], clock)
+    assert steps(forecast, clock, 1.0, 100, 10) == pytest.approx(90 + 200 + 50)
+    forecast.finish(100.0)
+    assert forecast.seconds_left(0, 200) == pytest.approx(200 + 50)  # before it has a pace of its own
+    assert steps(forecast, clock, 3.0, 200, 10) == pytest.approx(190 * 3 + 150)  # all trainings are slower now
+    forecast.finish(600.0)
+    assert forecast.known["training"] == [100.0, 300.0]
+    assert forecast.whole(Effort("training", 4.0)) == pytest.approx(800)
+
+
 def test_the_pace_of_a_training_is_the_median_of_its_last_steps(clock):
-    forecast = Forecast(["training", "training"], clock)
+    forecast = Forecast(efforts("training", "training"), clock)
     steps(forecast, clock, 50.0, 100, 1)  # the first step warms up
     assert steps(forecast, clock, 1.0, 100, 9, first=2) == pytest.approx(90 + 100)
     steps(forecast, clock, 60.0, 100, 1, first=11)  # a laptop that slept
@@ -59,31 +74,31 @@ def test_the_pace_of_a_training_is_the_median_of_its_last_steps(clock):
 
 
 def test_a_training_that_goes_on_from_a_checkpoint_is_not_taken_for_a_fast_one(clock):
-    assert steps(Forecast(["training"], clock), clock, 2.0, 150, 10, first=101) == pytest.approx(40 * 2)
+    assert steps(Forecast(efforts("training"), clock), clock, 2.0, 150, 10, first=101) == pytest.approx(40 * 2)
 
 
 def test_what_has_been_scored_before_says_more_than_the_first_half_of_a_scoring(clock):
-    forecast = Forecast(["scoring"], clock)
-    forecast.learn("scoring", 100.0)  # quick likelihoods, then slow translations
+    forecast = Forecast(efforts("scoring"), clock)
+    forecast.learn(Effort("scoring"), 100.0)  # quick likelihoods, then slow translations
     assert steps(forecast, clock, 0.1, 20, 10) == pytest.approx(50)
 
 
 def test_zero_seconds_are_never_left(clock):
-    forecast = Forecast(["training"], clock)
+    forecast = Forecast(efforts("training"), clock)
     said = [forecast.text(step, 5) for step in range(1, 6) if not setattr(clock, "now", step * 0.001)]
     assert said == ["", "", "", "less than a minute left", ""]
 
 
 def test_work_without_parts_is_none(clock):
-    forecast = Forecast(["scoring", "scoring"], clock)
-    forecast.learn("scoring", 100.0)
+    forecast = Forecast(efforts("scoring", "scoring"), clock)
+    forecast.learn(Effort("scoring"), 100.0)
     assert forecast.seconds_left(0, 0) == 100
 
 
 def test_lines_without_a_terminal_show_loss_and_time_left_in_all(clock):
     file = io.StringIO()
     console = RunConsole(Console(file=file, width=200), heartbeat=0.0)
-    with console.task("Embed Tuning", Forecast(["training", "training"], clock)) as progress:
+    with console.task("Embed Tuning", Forecast(efforts("training", "training"), clock)) as progress:
         for step in range(1, 7):
             clock.now += 10
             progress(step, 60, f"loss {3 - step / 10:.3f}")
@@ -108,7 +123,7 @@ def test_a_bar_has_them_beside_it_within_80_columns(clock):
     file = io.StringIO()
     console = RunConsole(Console(file=file, width=80, force_terminal=True))
     title = "[112/140] es, seed 0: evaluating Rows by gradient @0.05, paraphrased"
-    with console.task(title, Forecast(["training", "training"], clock)) as progress:
+    with console.task(title, Forecast(efforts("training", "training"), clock)) as progress:
         for step in range(1, 7):
             clock.now += 100
             progress(step, 60, "loss 2.400")

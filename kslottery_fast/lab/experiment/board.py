@@ -125,14 +125,14 @@ class Board:
     def _learn(self, job: Job) -> None:
         self.left.discard(job.stage)
         if not job.idle():
-            self.forecast.learn(job.kind, self.folder.seconds(job.stage))
+            self.forecast.learn(job.effort, self.folder.seconds(job.stage))
 
     def _time_left(self) -> str:
         """What is left if the workers share it evenly. Empty if it is not known, or if nothing is left."""
         seconds: list[float] = []
         running = {one.job.stage: one.done / one.total for one in self.running.values() if one.total}
         for stage in self.left:
-            whole = self.forecast.whole(self.by_stage[stage].kind)
+            whole = self.forecast.whole(self.by_stage[stage].effort)
             if whole is None:
                 return ""
             seconds.append(whole * (1 - running.get(stage, 0.0)))

@@ -7,7 +7,7 @@ import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
@@ -24,46 +24,57 @@ class ProgressCallback(Protocol):
         """Show that ``done`` of ``total`` parts are done, and a ``note`` such as the loss."""
 
 
+class Effort(NamedTuple):
+    """What a job takes time for: a kind of work, and how much of it.
+
+    A kind is written ``family.detail``, for example ``training.lora``. Work of the kind ``none`` takes no time. A job
+    of twice the ``size`` takes twice the time.
+    """
+
+    kind: str
+    size: float = 1.0
+
+
 class Forecast:
     """Forecasts how many seconds a list of jobs still takes. The first job is the one that is running.
 
-    A kind of work is written ``family.detail``, for example ``training.lora``. If no job of a kind has been timed yet,
-    its family is used instead. If no job of the family has been timed either, there is no forecast. Work of the kind
-    ``none`` takes no time.
+    If no job of a kind has been timed yet, its family is used instead. If no job of the family has been timed either,
+    there is no forecast.
 
     Parameters
     ----------
-    kinds : iterable of str
-        The kind of each job, in the order in which they run.
+    efforts : iterable of Effort
+        The effort of each job, in the order in which they run.
     clock : callable, optional
         Returns the time in seconds.
     """
 
-    def __init__(self, kinds: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
-        self.left, self.clock = list(kinds), clock
-        self.known: dict[str, list[float]] = defaultdict(list)
+    def __init__(self, efforts: Iterable[Effort], clock: Callable[[], float] = time.monotonic) -> None:
+        self.left, self.clock = list(efforts), clock
+        self.known: dict[str, list[float]] = defaultdict(list)  # seconds of work of size 1
         self.marks: deque[tuple[float, int]] = deque(maxlen=_STEPS + 1)
 
-    def learn(self, kind: str, seconds: float) -> None:
-        """Record that a job of this kind took so many seconds."""
-        self.known[kind].append(seconds)
+    def learn(self, effort: Effort, seconds: float) -> None:
+        """Record that a job of this effort took so many seconds."""
+        self.known[effort.kind].append(seconds / effort.size)
 
     def finish(self, seconds: float | None) -> None:
         """Go on to the next job. ``seconds`` is None if the time of the finished job says nothing about others."""
         self.marks.clear()
-        kind = self.left.pop(0)
+        effort = self.left.pop(0)
         if seconds is not None:
-            self.learn(kind, seconds)
+            self.learn(effort, seconds)
 
     def seconds_left(self, done: int, total: int) -> float | None:
         """Seconds left of all jobs when ``done`` of ``total`` parts of the running job are done; None if not known."""
         self.marks.append((self.clock(), done))
-        kind, *others = self.left
-        whole = self._pace(total)
-        if whole is None or (not kind.startswith("training") and self.known[kind]):
-            whole = self._whole(kind, whole)
-        parts = [whole and whole * (1 - done / total if total else 0)]
-        parts += [self._whole(other, whole if _family(other) == _family(kind) else None) for other in others]
+        effort, *others = self.left
+        pace = self._pace(total)
+        unit = None if pace is None else pace / effort.size
+        if unit is None or (_family(effort.kind) != "training" and self.known[effort.kind]):
+            unit = self._unit(effort.kind, unit)
+        parts = [unit and unit * effort.size * (1 - done / total if total else 0)]
+        parts += [self._whole(other, unit if _family(other.kind) == _family(effort.kind) else None) for other in others]
         return None if None in parts else sum(part for part in parts if part is not None)
 
     def text(self, done: int, total: int) -> str:
@@ -71,16 +82,21 @@ class Forecast:
         seconds = self.seconds_left(done, total)
         return "" if not seconds else f"{roughly(seconds)} left{' in all' if len(self.left) > 1 else ''}"
 
-    def whole(self, kind: str) -> float | None:
-        """Seconds that a job of a kind takes; None if no such job has been timed."""
-        return self._whole(kind, None)
+    def whole(self, effort: Effort) -> float | None:
+        """Seconds that a job takes; None if no job of its family has been timed."""
+        return self._whole(effort, None)
 
     def _pace(self, total: int) -> float | None:
         """Seconds that the whole running job takes at the median speed of its latest steps."""
         steps = [(b - a) / (n - m) for (a, m), (b, n) in zip(self.marks, list(self.marks)[1:], strict=False) if n > m]
         return median(steps) * total if len(steps) >= _LEAST else None
 
-    def _whole(self, kind: str, otherwise: float | None) -> float | None:
+    def _whole(self, effort: Effort, otherwise: float | None) -> float | None:
+        unit = self._unit(effort.kind, otherwise)
+        return None if unit is None else unit * effort.size
+
+    def _unit(self, kind: str, otherwise: float | None) -> float | None:
+        """Seconds of work of size 1 of this kind."""
         if kind == "none":
             return 0.0
         relatives = [each for name, known in self.known.items() if _family(name) == _family(kind) for each in known]
@@ -166,7 +182,7 @@ class RunConsole:
         if self.quiet:
             yield lambda *_: None
             return
-        started, forecast = time.perf_counter(), forecast or Forecast([title])
+        started, forecast = time.perf_counter(), forecast or Forecast([Effort(title)])
         if self.console.is_terminal:
             note_column = TextColumn("{task.fields[note]}", markup=False)
             columns = (BarColumn(16), MofNCompleteColumn(), TimeElapsedColumn(), note_column)

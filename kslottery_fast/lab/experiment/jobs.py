@@ -13,7 +13,7 @@ from typing import Protocol
 from kslottery_fast.base.memory import reset_peak_memory, trimming
 
 from .claims import Claim, ClaimLostError
-from .console import Forecast, ProgressCallback, RunConsole
+from .console import Effort, Forecast, ProgressCallback, RunConsole
 from .run_folder import RunFolder
 
 
@@ -33,7 +33,9 @@ class Job:
         Called when the stage is finished, and again at every later start, because the process may have been killed
         between the two. To call it twice, even at the same time, must have the same effect as to call it once.
     kind : str
-        The kind of work, for :class:`~.console.Forecast`.
+        The kind of work, see :class:`~.console.Effort`.
+    size : float
+        How much work there is, compared with other jobs of this kind.
     show : callable, optional
         Shows what the stage found. Called once in every call that has work to do.
     idle : callable
@@ -47,9 +49,15 @@ class Job:
     work: Callable[[Path, ProgressCallback], None]
     afterwards: Callable[[], None] = lambda: None
     kind: str = "other"
+    size: float = 1.0
     show: Callable[[], None] | None = None
     idle: Callable[[], bool] = lambda: False
     needs: tuple[str, ...] = ()
+
+    @property
+    def effort(self) -> Effort:
+        """What the job takes time for."""
+        return Effort(self.kind, self.size)
 
 
 class Engine(Protocol):
@@ -82,10 +90,11 @@ def work_through(jobs: Sequence[Job], folder: RunFolder, console: RunConsole, co
     forecast = Forecast(())
     for job in done:
         if not job.idle():
-            forecast.learn(job.kind, folder.seconds(job.stage))
+            forecast.learn(job.effort, folder.seconds(job.stage))
 
     def do(job: Job, claim: Claim) -> None:
-        forecast.left = [job.kind, *(other.kind for other in todo if other != job and not folder.finished(other.stage))]
+        others = [other.effort for other in todo if other != job and not folder.finished(other.stage)]
+        forecast.left = [job.effort, *others]
         with _shown(job, jobs, console, forecast) as progress:
             make_stage(job, folder, command, progress, claim)
         forecast.finish(None if job.idle() else folder.seconds(job.stage))

@@ -154,13 +154,12 @@ class Experiment:
     def _make(self, cell: Cell, spec: ArmSpec, make: Callable[[Cell, ArmSpec, Path, ProgressCallback], None]) -> Job:
         arm, needs = ARMS[spec.name], [cell.corpus_stage]
         needs += [cell.embed_stage] * arm.reads_embed(spec) + [_contribution_stage(cell)] * spec.needs_contributions
-        steps, usual = cell.steps(spec), cell.shop.settings.steps
-        kind = arm.kind if steps == usual else f"{arm.kind}.{steps}"  # whose time says little about others
         return Job(
             _stage(cell, spec),
             self._label(cell, spec),
             partial(make, cell, spec),
-            kind=kind,
+            kind=arm.kind,
+            size=cell.steps(spec) / cell.shop.settings.steps,
             idle=partial(_unchanged, cell, spec),
             needs=tuple(needs),
         )

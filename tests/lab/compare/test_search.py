@@ -15,7 +15,7 @@ from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.experiment import training
 from kslottery_fast.lab.experiment.arms import ARMS, Tune
 from kslottery_fast.lab.experiment.cell import Cell
-from kslottery_fast.lab.experiment.console import RunConsole
+from kslottery_fast.lab.experiment.console import Effort, RunConsole
 from kslottery_fast.lab.experiment.jobs import work_through
 from kslottery_fast.lab.experiment.plan import Experiment
 from kslottery_fast.lab.experiment.run_folder import RunFolder, open_run_folder
@@ -202,16 +202,13 @@ def test_the_facts_say_which_arms_tune_chosen_rows():
     assert {name: facts.tunes for name, facts in FACTS.items()} == {n: isinstance(arm, Tune) for n, arm in ARMS.items()}
 
 
-def test_trainings_of_other_lengths_are_forecast_apart(tmp_path):
-    settings = ExperimentSettings(RunSettings(tuning_steps=300), ("partial@4", "frequency@4:steps=150"))
+def test_a_training_of_more_updates_is_forecast_to_take_longer(tmp_path):
+    settings = ExperimentSettings(RunSettings(tuning_steps=300), ("partial@4", "frequency@4:steps=75"))
     jobs = Experiment(settings, RunFolder(tmp_path), RunConsole(quiet=True)).jobs()
-    kinds = {job.stage: job.kind for job in jobs if job.kind.startswith("training")}
-    seed = settings.seeds[0]
-    assert [kinds[f"es.{seed}.{arm}"] for arm in ("embed", "partial@4", "frequency@4:steps=150")] == [
-        "training",
-        "training.300",
-        "training",
-    ]
+    efforts = {job.stage.partition(f".{settings.seeds[0]}.")[2]: job.effort for job in jobs}
+    assert efforts["embed"] == Effort("training")
+    assert efforts["partial@4"] == Effort("training", 2.0)
+    assert efforts["frequency@4:steps=75"] == Effort("training", 0.5)
 
 
 def test_a_draw_chooses_other_rows_and_draw_0_those_of_the_training_seed(worked):
