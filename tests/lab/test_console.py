@@ -60,8 +60,15 @@ def test_a_job_of_twice_the_size_takes_twice_the_time(clock):
     assert forecast.seconds_left(0, 200) == pytest.approx(200 + 50)  # before it has a pace of its own
     assert steps(forecast, clock, 3.0, 200, 10) == pytest.approx(190 * 3 + 150)  # all trainings are slower now
     forecast.finish(600.0)
-    assert forecast.known["training"] == [100.0, 300.0]
-    assert forecast.whole(Effort("training", 4.0)) == pytest.approx(800)
+    assert forecast.whole(Effort("training", 4.0)) == pytest.approx(1200)  # the larger job counts more
+
+
+def test_short_jobs_say_little_about_long_ones(clock):
+    forecast = Forecast([], clock)
+    for _ in range(3):
+        forecast.learn(Effort("training", 1 / 30), 15.0)  # most of which is not training
+    forecast.learn(Effort("training"), 100.0)
+    assert forecast.whole(Effort("training")) == pytest.approx(100)
 
 
 def test_the_pace_of_a_training_is_the_median_of_its_last_steps(clock):

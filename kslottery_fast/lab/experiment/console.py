@@ -6,6 +6,7 @@ import time
 import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from statistics import median
 from typing import Any, NamedTuple, Protocol
 
@@ -51,12 +52,12 @@ class Forecast:
 
     def __init__(self, efforts: Iterable[Effort], clock: Callable[[], float] = time.monotonic) -> None:
         self.left, self.clock = list(efforts), clock
-        self.known: dict[str, list[float]] = defaultdict(list)  # seconds of work of size 1
+        self.known: dict[str, list[tuple[float, float]]] = defaultdict(list)  # seconds of work of size 1, and the size
         self.marks: deque[tuple[float, int]] = deque(maxlen=_STEPS + 1)
 
     def learn(self, effort: Effort, seconds: float) -> None:
         """Record that a job of this effort took so many seconds."""
-        self.known[effort.kind].append(seconds / effort.size)
+        self.known[effort.kind].append((seconds / effort.size, effort.size))
 
     def finish(self, seconds: float | None) -> None:
         """Go on to the next job. ``seconds`` is None if the time of the finished job says nothing about others."""
@@ -101,12 +102,19 @@ class Forecast:
             return 0.0
         relatives = [each for name, known in self.known.items() if _family(name) == _family(kind) for each in known]
         if self.known[kind] or (otherwise is None and relatives):
-            return median(self.known[kind] or relatives)
+            return _typical(self.known[kind] or relatives)
         return otherwise
 
 
 def _family(kind: str) -> str:
     return kind.partition(".")[0]
+
+
+def _typical(known: list[tuple[float, float]]) -> float:
+    """The median of the seconds, weighted by the sizes: a short job is mostly what every job does once."""
+    known = sorted(known)
+    reached = list(accumulate(size for _, size in known))
+    return next(seconds for (seconds, _), so_far in zip(known, reached, strict=True) if so_far >= reached[-1] / 2)
 
 
 def roughly(seconds: float) -> str:

@@ -39,7 +39,7 @@ class Job:
     show : callable, optional
         Shows what the stage found. Called once in every call that has work to do.
     idle : callable
-        Returns whether a finished stage had nothing to do. Its time then says nothing about others.
+        Returns whether a finished stage did less than others of its kind, so that its time says nothing about them.
     needs : tuple of str
         The stages that the work reads.
     """

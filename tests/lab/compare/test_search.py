@@ -15,7 +15,7 @@ from kslottery_fast.lab.cli import main as cli
 from kslottery_fast.lab.experiment import training
 from kslottery_fast.lab.experiment.arms import ARMS, Tune
 from kslottery_fast.lab.experiment.cell import Cell
-from kslottery_fast.lab.experiment.console import Effort, RunConsole
+from kslottery_fast.lab.experiment.console import Effort, Forecast, RunConsole
 from kslottery_fast.lab.experiment.jobs import work_through
 from kslottery_fast.lab.experiment.plan import Experiment
 from kslottery_fast.lab.experiment.run_folder import RunFolder, open_run_folder
@@ -155,6 +155,13 @@ def test_a_rate_at_which_the_training_diverges_is_not_kept(worked):
         worked("random@4:lr=1e39", scores=True)
     with pytest.raises(DivergedError, match=r"arm random@4:lr=9e\+38/1e\+39: .* at every learning rate; give lower"):
         worked("random@4:lr=1e39/9e38")
+
+
+def test_the_time_of_a_training_that_diverged_says_nothing_about_others(worked, monkeypatch):
+    learned = []
+    monkeypatch.setattr(Forecast, "learn", lambda self, effort, seconds: learned.append(effort))
+    worked("random@4:lr=0.01/1e39")
+    assert learned.count(Effort("training")) == 2  # Embed Tuning, and the rate that was kept
 
 
 def test_rows_that_alpha_does_not_select_have_no_rate(worked, trained):
