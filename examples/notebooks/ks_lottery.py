@@ -256,8 +256,8 @@ def _():
     - Real rows have hundreds or thousands of values. The test is then far more sensitive than with 32.
     - The optimizer decides which rows the test finds. Plain Adam moves rare rows as far as frequent ones, and the
       test then prefers rare tokens. docs/studies.md shows what lazy updates and a larger eps change.
-    - Rows by *contribution* (`row_contributions`) were better than KS rows in the experiments of docs/results.md. Always run the
-      controls.
+    - Rows by *contribution* (`row_contributions`) were better than KS rows in the experiments of docs/results.md.
+      Always run the controls.
     """)
     return
 
