@@ -172,7 +172,7 @@ class Experiment:
             partial(keep_best, cell, spec),
             afterwards=self._spend(cell, spec.candidates),
             kind="scoring.search",
-            idle=partial(_did_less, cell, spec),
+            idle=partial(_unchanged, cell, spec),
             needs=(cell.corpus_stage, *(_stage(cell, candidate) for candidate in spec.candidates)),
         )
         return [*(self._make(cell, candidate, make_candidate) for candidate in spec.candidates), choice]
@@ -187,7 +187,7 @@ class Experiment:
             afterwards=self._spend(cell, [spec]),
             kind="scoring",
             show=partial(self._show, label, cell.home(spec).stage_path(str(spec) + SCORE)) if ending == SCORE else None,
-            idle=partial(_did_less, cell, spec),
+            idle=partial(_unchanged, cell, spec),
             needs=needs if spec == UNTUNED else (*needs, untuned),  # an arm without rows takes the untuned scores
         )
 
@@ -228,7 +228,7 @@ class Experiment:
     def _job(self, cell: Cell, name: str, words: str, work: Work, spec: ArmSpec = EMBED) -> Job:
         title, kind = self._where(cell.code, cell.seed) + words, f"scoring.{name.partition('@')[0]}"
         needs = dict.fromkeys((cell.corpus_stage, cell.embed_stage, cell.folder.prefix + str(spec)))
-        stage, idle = cell.folder.prefix + name, partial(_did_less, cell, spec)
+        stage, idle = cell.folder.prefix + name, partial(_unchanged, cell, spec)
         return Job(stage, title, work, kind=kind, idle=idle, needs=tuple(needs))
 
     def _where(self, code: str, seed: int | None = None) -> str:
@@ -244,8 +244,8 @@ def _unchanged(cell: Cell, spec: ArmSpec) -> bool:
 
 
 def _did_less(cell: Cell, spec: ArmSpec) -> bool:
-    """Whether the jobs of an arm had less to do than others: no row was selected for it, or its training diverged."""
-    return _unchanged(cell, spec) or (spec != UNTUNED and "diverged" in cell.record(spec))
+    """Whether an arm took less work than others: no row was selected for it, or its training diverged."""
+    return _unchanged(cell, spec) or "diverged" in cell.record(spec)
 
 
 def _stage(cell: Cell, spec: ArmSpec) -> str:
