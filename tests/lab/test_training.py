@@ -9,8 +9,9 @@ from transformers import TrainingArguments
 
 from kslottery_fast.base.errors import InputError
 from kslottery_fast.evaluation.encoding import Example, encode
+from kslottery_fast.integrations.peft_adapters import LORA, PREFIX
 from kslottery_fast.lab.experiment.trained import TrainedRows
-from kslottery_fast.lab.experiment.training import GroupedBatches, Recipe, train_rows
+from kslottery_fast.lab.experiment.training import GroupedBatches, Recipe, train_parameters, train_rows
 from kslottery_fast.optim.row_adamw import RowAdamW
 from kslottery_fast.rows.attach import has_rows
 
@@ -117,4 +118,20 @@ def test_a_bfloat16_model_on_the_cpu_trains_with_plain_attention_and_gets_its_ow
         model, torch.tensor([5]), features, RECIPE, progress=lambda *_: seen.add(model.config._attn_implementation)
     )
     assert seen == {during}
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("kind", [LORA, PREFIX])
+def test_a_bfloat16_model_inside_an_adapter_trains_with_plain_attention_too(tiny_llama, features, kind):
+    model, seen = tiny_llama().to(torch.bfloat16), set()
+    with kind.attached(model, 512, features[0]["input_ids"]) as (adapter, _):
+        before = [parameter.detach().clone() for parameter in adapter.parameters() if parameter.requires_grad]
+        losses = train_parameters(
+            adapter, features, RECIPE, progress=lambda *_: seen.add(model.config._attn_implementation)
+        )
+        trained = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
+        assert {parameter.dtype for parameter in trained} == {torch.float32}
+        assert any(not torch.equal(now, then) for now, then in zip(trained, before, strict=True))
+    assert len(losses) == RECIPE.steps
+    assert seen == {"eager"}
     assert model.config._attn_implementation == "sdpa"

@@ -12,8 +12,10 @@ def quick_attention(model: Any) -> Iterator[None]:
     """Take gradients of a bfloat16 model on a CPU with transformers' own attention in place of torch's fused one.
 
     In bfloat16 the backward pass of the fused attention is so slow that a step takes 0.7 of the time without it. In
-    float32 the fused attention is faster (docs/performance.md).
+    float32 the fused attention is faster (docs/performance.md). The model may be inside an adapter.
     """
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()
     attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
     parameter = next(model.parameters())
     slow = parameter.device.type == "cpu" and parameter.dtype == torch.bfloat16 and attention == "sdpa"
