@@ -25,7 +25,7 @@ from .adapter_kind import (
 class Lora(AdapterKind):
     """LoRA on the projections that PEFT adapts by default. A small budget covers the upper layers only."""
 
-    default_rate = 1e-3
+    default_rate = 1e-2
 
     @contextlib.contextmanager
     def attached(
