@@ -48,7 +48,7 @@ def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_trained(arguments,
 
 
 def test_an_unknown_model_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # which read the environment when imported
     corpus = tmp_path / "pairs.tsv"
     corpus.write_text("".join(f"word {i}\tpalabra {i}\n" for i in range(40)), encoding="utf-8")
     sizes = ["--train", "20", "--validation", "4", "--test", "8"]
