@@ -25,7 +25,7 @@ class Prefix(AdapterKind):
     MLP.
     """
 
-    default_rate = 3e-2
+    default_rate = 3e-2  # chosen as for LoRA (docs/experiments.md)
     noise = 0.1
 
     @contextlib.contextmanager
